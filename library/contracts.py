@@ -1,0 +1,110 @@
+"""The nouns that the parts hand to one another. A part imports these, `config`, `messages`, and no other part.
+
+Letters of shapes, everywhere in the project:
+    B batch            C channels of a latent    h, w latent rows and columns    H, W picture rows and columns
+    S caption tokens   D width of their states   r rank of an adapter            n, m inputs and outputs of a layer
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # pictures and captions are read and checked before torch is imported
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of the training or regularization set and what belongs to it, as found on disk."""
+
+    image_path: Path
+    caption: str  # as in the file (all lines), or the folder's text where there is no file
+    width: int  # of the upright picture: EXIF orientation is applied
+    height: int
+    folder: str  # base name of its `N_concept` folder
+    repeats: int
+    is_regularization: bool
+    caption_path: Path | None = None  # None: the caption is the folder's text
+
+
+class Fit(NamedTuple):
+    """How a picture is brought to its bucket: resized to cover it, then cropped. All in pixels, width first."""
+
+    bucket: tuple[int, int]
+    resized: tuple[int, int]
+    crop: tuple[int, int]  # left, top of the bucket within the resized picture
+
+
+@dataclass
+class Conditioning:
+    """What the captions tell the U-Net."""
+
+    states: Tensor  # (B, S, D) one per caption token
+    pooled: Tensor | None = None  # (B, D2) one per caption: SDXL
+    sizes: Tensor | None = None  # (B, 6) original height, width, crop top, left, target height, width: SDXL
+
+
+@dataclass
+class Batch:
+    """What one forward pass needs. What is cached is not fresh: of each pair below one is None."""
+
+    samples: list[Sample]
+    captions: list[str]  # (B) after shuffle, dropout, ...
+    weights: Tensor  # (B,) 1.0, or prior_loss_weight for regularization images
+    sizes: Tensor  # (B, 6) as in Conditioning
+    latents: Tensor | None = None  # (B, C, h, w) scaled, from the cache
+    pixels: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
+    conditioning: Conditioning | None = None  # from the cache
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """The noise that a family of models was trained to remove."""
+
+    objective: str = "epsilon"  # what the network predicts: "epsilon", "v" or "flow"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    step_count: int = 1000
+
+
+class Target(NamedTuple):
+    """A layer to adapt and its name in the saved file: names are the family's, execution is the adapter's."""
+
+    layer: nn.Module  # nn.Linear or nn.Conv2d
+    saved_as: str  # "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    part: str  # "text_encoder", "text_encoder_2" or "unet"
+    needs_conv_dim: bool = False  # adapted only where conv_dim is given (resnets, down- and upsamplers)
+
+
+class Family(Protocol):
+    """A line of base models (SD 1.x, SDXL, ...): everything that differs between them."""
+
+    name: str  # "sd1", "sd2", "sdxl"
+    noise: NoiseSpec
+    size_step: int  # pictures are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) scaled latents: the mean of the VAE's distribution."""
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) scaled -> (B, 3, H, W) in [-1, 1]."""
+
+    def encode_captions(self, captions: list[str], sizes: Tensor) -> Conditioning:
+        """(B) captions and (B, 6) sizes -> what `predict` takes. Gradients flow if they are on."""
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """(B, C, h, w) noisy latents, (B,) timesteps -> the U-Net's prediction (B, C, h, w)."""
+
+    def token_counts(self, captions: list[str]) -> list[tuple[int, int]]:
+        """For each caption: its tokens, and how many of them the text encoder sees (the rest is cut)."""
+
+    def targets(self) -> list[Target]:
+        """Every layer that can be adapted, in the order of the saved file."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """"unet", "vae", "text_encoder" (and "text_encoder_2"): to place, to freeze and to compile."""
+
+    def metadata(self) -> dict[str, str]:
+        """ss_* and modelspec.* entries that say what kind of base model this is."""

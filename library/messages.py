@@ -1,0 +1,44 @@
+"""What the program says to a person: in one language, the user's, and all problems at once.
+
+Both texts stand at the place of use, `say("no picture found", "没有找到图片")`, so whoever changes one sees the other.
+"""
+
+import locale
+import os
+
+_language = "en"
+
+
+def set_language(language: str) -> None:
+    """Choose the language of all messages: "en", "zh", or "auto" (Chinese under a zh locale, else English)."""
+    global _language
+    _language = locale_language() if language == "auto" else language
+
+
+def locale_language() -> str:
+    """"zh" where the environment or the system's locale is Chinese, else "en"."""
+    for variable in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):  # the order gettext looks in
+        value = os.environ.get(variable, "")
+        if value:
+            return "zh" if value.lower().startswith("zh") else "en"
+    name = locale.getlocale()[0] or ""  # Windows has no LANG
+    return "zh" if name.lower().startswith(("zh", "chinese")) else "en"
+
+
+def say(english: str, chinese: str) -> str:
+    """The one of two texts that is in the user's language."""
+    return chinese if _language == "zh" else english
+
+
+class UserError(ValueError):
+    """Something only the user can put right. Programs print it without a traceback and end with exit code 2.
+
+    Args:
+        problems: each says what was wrong, where (file, line, picture) and what to do.
+        heading: one line above them; where there is none, the problems speak for themselves.
+    """
+
+    def __init__(self, problems: str | list[str], heading: str | None = None):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        lines = ([heading] if heading else []) + [f"  {problem}" if heading else problem for problem in self.problems]
+        super().__init__("\n".join(lines))
