@@ -1,0 +1,271 @@
+"""Preview pictures: prompt files as sd-scripts reads them, and drawing with diffusers' samplers.
+
+Noise comes from a generator of each picture's own seed on the CPU, so a preview is the same on every device and
+drawing it disturbs nothing of the training. To add a sampler: add a row to SAMPLERS.
+"""
+
+import inspect
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import diffusers
+import torch
+from PIL import Image
+from torch import Tensor
+
+from library.contracts import Conditioning, Family, NoiseSpec
+from library.messages import UserError, say
+
+SAMPLERS = {  # name in sd-scripts -> diffusers' class and its settings
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmsolver": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
+}
+SAMPLERS |= {f"k_{name}": SAMPLERS[name] for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One picture to draw; the options of a line in a prompt file stand behind the fields."""
+
+    text: str
+    negative: str = ""  # --n
+    width: int | None = None  # --w  pixels; None: the training resolution
+    height: int | None = None  # --h
+    seed: int | None = None  # --d  None: the run's seed, so that epochs can be compared
+    step_count: int = 30  # --s  1~1000
+    scale: float = 7.5  # --l  classifier-free guidance; 1: none
+    sampler: str | None = None  # --ss
+
+
+LINE_OPTIONS = {  # letter -> field, type
+    "n": ("negative", str), "w": ("width", int), "h": ("height", int), "d": ("seed", int),
+    "s": ("step_count", int), "l": ("scale", float), "ss": ("sampler", str),
+}  # fmt: skip
+FILE_KEYS = {  # keys of .toml and .json prompt files -> field
+    "prompt": "text", "negative_prompt": "negative", "width": "width", "height": "height", "seed": "seed",
+    "sample_steps": "step_count", "scale": "scale", "sample_sampler": "sampler",
+}  # fmt: skip
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a .txt (one per line, # begins a comment), .toml or .json file, in sd-scripts' format.
+
+    Raises:
+        UserError: every line that cannot be understood, with its number.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("gb18030", errors="replace")
+    prompts, problems = [], []
+    for where, entry in _entries(path, text):
+        try:
+            prompts.append(parse_line(entry) if isinstance(entry, str) else _from_keys(entry))
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+    if not prompts and not problems:
+        problems.append(
+            say(
+                f"{path}: there is no prompt in it. Write one per line, or set sample_prompts = None.",
+                f"{path}：里面没有提示词。请每行写一条，或设 sample_prompts = None。",
+            )
+        )
+    if problems:
+        raise UserError(problems)
+    return prompts
+
+
+def _entries(path: Path, text: str) -> list[tuple[str, str | dict]]:
+    """(place, line or table) for every prompt of the file."""
+    try:
+        if path.suffix.lower() == ".toml":
+            table = tomllib.loads(text).get("prompt", {})
+            shared = {key: value for key, value in table.items() if key != "subset"}
+            subsets = table.get("subset", [{}] if "prompt" in shared else [])
+            return [(f"{path} [{index}]", shared | subset) for index, subset in enumerate(subsets, 1)]
+        if path.suffix.lower() == ".json":
+            return [(f"{path} [{index}]", entry) for index, entry in enumerate(json.loads(text), 1)]
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise UserError(say(f"{path}: cannot be read: {error}", f"{path}：无法解析：{error}")) from None
+    lines = ((f"{path}:{number}", line.strip()) for number, line in enumerate(text.splitlines(), 1))
+    return [(where, line) for where, line in lines if line and not line.startswith("#")]
+
+
+def parse_line(line: str) -> Prompt:
+    """ "a cat --n blurry --w 512 --d 1" -> Prompt. What stands before the first " --" is always the prompt."""
+    text, *options = re.split(r"\s--(?=[a-zA-Z])", " " + line)
+    values: dict[str, object] = {}
+    for option in options:
+        letter, _, value = option.strip().partition(" ")
+        if letter not in LINE_OPTIONS:
+            known = " ".join(f"--{name}" for name in LINE_OPTIONS)
+            raise ValueError(
+                say(
+                    f"--{letter}: there is no such option. There are {known}.",
+                    f"--{letter}：没有这个选项。可用的有 {known}。",
+                )
+            )
+        name, kind = LINE_OPTIONS[letter]
+        values[name] = _number(f"--{letter}", value.strip(), kind)
+    return _checked(Prompt(text.strip(), **values))
+
+
+def _from_keys(entry: object) -> Prompt:
+    if isinstance(entry, str):
+        return parse_line(entry)
+    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
+        raise ValueError(say('a prompt needs "prompt" = "text".', '缺少 "prompt" = "提示词"。'))
+    unknown = sorted(set(entry) - set(FILE_KEYS))
+    if unknown:
+        known = ", ".join(FILE_KEYS)
+        raise ValueError(say(f"unknown: {unknown}. There are {known}.", f"不认识：{unknown}。可用的有 {known}。"))
+    types = {name: kind for name, kind in LINE_OPTIONS.values()} | {"text": str}
+    return _checked(Prompt(**{FILE_KEYS[k]: _number(k, str(v), types[FILE_KEYS[k]]) for k, v in entry.items()}))
+
+
+def _number(name: str, value: str, kind: type) -> object:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(say(f'{name} "{value}" is not a number.', f'{name} 的值 "{value}" 不是数字。')) from None
+
+
+def _checked(prompt: Prompt) -> Prompt:
+    if not 1 <= prompt.step_count <= 1000:
+        raise ValueError(
+            say(f"--s {prompt.step_count} is not 1 to 1000.", f"--s {prompt.step_count} 应在 1 到 1000 之间。")
+        )
+    if prompt.sampler is not None and prompt.sampler not in SAMPLERS:
+        known = ", ".join(SAMPLERS)
+        raise ValueError(
+            say(f"--ss {prompt.sampler}: the samplers are {known}.", f"--ss {prompt.sampler}：可用的采样器有 {known}。")
+        )
+    return prompt
+
+
+def complete(prompts: list[Prompt], *, size: tuple[int, int], seed: int, sampler: str) -> list[Prompt]:
+    """Fill in what the prompts leave open. Sides become multiples of 8 px, 64 px at least (or `size`, if smaller)."""
+
+    def side(wanted: int | None, default: int) -> int:
+        return max(min(64, default), (wanted or default) // 8 * 8)
+
+    return [
+        replace(
+            prompt,
+            width=side(prompt.width, size[0]),
+            height=side(prompt.height, size[1]),
+            seed=seed if prompt.seed is None else prompt.seed,
+            sampler=prompt.sampler or sampler,
+        )
+        for prompt in prompts
+    ]
+
+
+def build_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.device | str = "cpu"):
+    """diffusers' scheduler of this name for this noise process, ready for `step_count` steps.
+
+    Raises:
+        UserError: the sampler needs a package that is not there.
+    """
+    class_name, settings = SAMPLERS[name]
+    general = dict(
+        num_train_timesteps=noise.step_count,
+        beta_start=noise.beta_start,
+        beta_end=noise.beta_end,
+        beta_schedule="scaled_linear",
+        prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[noise.objective],
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+    kind = getattr(diffusers, class_name)
+    accepted = inspect.signature(kind.__init__).parameters
+    try:
+        sampler = kind(**{key: value for key, value in (general | settings).items() if key in accepted})
+        sampler.set_timesteps(step_count, device=device)
+    except ImportError:  # diffusers puts a class that only raises this where scipy is missing
+        raise UserError(
+            say(
+                f'sampler "{name}" needs scipy: pip install scipy, or take "euler".',
+                f'采样器 "{name}" 需要 scipy：请 pip install scipy，或改用 "euler"。',
+            )
+        ) from None
+    return sampler
+
+
+@torch.no_grad()
+def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
+    """Draw one picture with the model as it is now.
+
+    Args:
+        family: the model, its adapters attached or not.
+        prompt: completed by `complete`.
+        device: where the model is.
+
+    Returns:
+        An RGB picture of prompt.width x prompt.height pixels.
+    """
+    generator = torch.Generator("cpu").manual_seed(prompt.seed)
+    sampler = build_sampler(prompt.sampler, family.noise, prompt.step_count, device)
+    sizes = torch.tensor([[prompt.height, prompt.width, 0, 0, prompt.height, prompt.width]], device=device)
+    positive = family.encode_captions([prompt.text], sizes)
+    negative = family.encode_captions([prompt.negative], sizes) if prompt.scale != 1 else None
+    predict = _guided(family, positive, negative, prompt.scale)
+
+    latents = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=generator).to(device)
+    latents = latents * sampler.init_noise_sigma
+    randomness = {"generator": generator} if "generator" in inspect.signature(sampler.step).parameters else {}
+    for t in sampler.timesteps:
+        prediction = predict(sampler.scale_model_input(latents, t), t.to(device).reshape(1))
+        latents = sampler.step(prediction, t, latents, **randomness).prev_sample
+    return to_picture(family.decode_latents(latents)[0])
+
+
+def _guided(
+    family: Family, positive: Conditioning, negative: Conditioning | None, scale: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): away from the negative, towards the positive."""
+
+    def predict(noisy: Tensor, t: Tensor) -> Tensor:
+        wanted = family.predict(noisy, t, positive).float()
+        if negative is None:
+            return wanted
+        unwanted = family.predict(noisy, t, negative).float()
+        return unwanted + scale * (wanted - unwanted)
+
+    return predict
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] -> a PIL picture."""
+    values = ((pixels.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def grid(rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
+    """Pictures side by side, in rows, on white; each at its own size."""
+    heights = [max(picture.height for picture in row) for row in rows]
+    width = max(sum(picture.width + gap for picture in row) for row in rows) - gap
+    sheet = Image.new("RGB", (width, sum(heights) + gap * (len(rows) - 1)), "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for picture in row:
+            sheet.paste(picture, (left, top))
+            left += picture.width + gap
+        top += height + gap
+    return sheet
