@@ -1,0 +1,103 @@
+"""How wrong a prediction is, and how much each sample counts.
+
+`per_sample` gives one number per sample; every weight is a factor for it, so their order does not matter. To add a
+loss: add a row to LOSSES. A weight receives signal-to-noise ratios, not a noise process: it needs no more.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # difference (B, C, h, w), c (B, 1, 1, 1) -> (B, C, h, w)
+    "l2": lambda d, c: d**2,
+    "l1": lambda d, c: d.abs(),
+    "huber": lambda d, c: 2 * c * ((d**2 + c**2).sqrt() - c),  # l2 near 0, 2c * l1 far from it
+    "smooth_l1": lambda d, c: 2 * ((d**2 + c**2).sqrt() - c),  # the same over c: l1 in scale
+}
+
+HUBER_SCHEDULES: dict[str, Callable[..., Tensor]] = {  # t (B,), snr (B,), c, scale, step_count -> (B,)
+    "constant": lambda t, snr, c, scale, step_count: torch.full_like(snr, c * scale),
+    "exponential": lambda t, snr, c, scale, step_count: (math.log(c) / step_count * t).exp() * scale,
+    "snr": lambda t, snr, c, scale, step_count: (1 - c) / (1 + snr.rsqrt()) ** 2 + c,
+}
+
+
+def per_sample(prediction: Tensor, target: Tensor, loss_type: str = "l2", huber_c: Tensor | None = None) -> Tensor:
+    """The loss of each sample: mean over channels and pixels.
+
+    Args:
+        prediction, target: (B, C, h, w), of any dtype; compared in float32.
+        loss_type: a key of LOSSES.
+        huber_c: (B,) where the loss turns from quadratic to linear, see `huber_threshold`; for "huber" and "smooth_l1".
+
+    Returns:
+        (B,) float32, on the device: reading it would stall the step.
+    """
+    c = None if huber_c is None else huber_c[:, None, None, None]
+    return LOSSES[loss_type](prediction.float() - target.float(), c).mean(dim=(1, 2, 3))
+
+
+def huber_threshold(
+    schedule: str, t: Tensor, snr: Tensor, *, c: float = 0.1, scale: float = 1.0, step_count: int = 1000
+) -> Tensor:
+    """Where the Huber losses turn from quadratic to linear: outliers matter less at noisy timesteps.
+
+    Args:
+        schedule: "snr", "exponential" (both fall from 1 to about c over the timesteps) or "constant".
+        t, snr: (B,) timesteps and their signal-to-noise ratios.
+        c: the threshold at the noisiest timestep, > 0.
+        scale: factor of "exponential" and "constant"; as in sd-scripts, "snr" has none.
+
+    Returns:
+        (B,).
+
+    Source: Khrapov et al. 2024, "Improving Diffusion Models' Data-Corruption Resistance using Scheduled Pseudo-Huber
+    Loss", arXiv:2403.16728.
+    """
+    return HUBER_SCHEDULES[schedule](t, snr, c, scale, step_count)
+
+
+def min_snr_weight(snr: Tensor, gamma: float, objective: str) -> Tensor:
+    """Weights that stop easy, low-noise timesteps from dominating the loss.
+
+    Args:
+        snr: (B,) signal-to-noise ratio, signal² / sigma².
+        gamma: cap on the SNR; 5 in the paper. Larger changes less.
+        objective: "epsilon", "v" or "flow"; the loss's own scale differs between them.
+
+    Returns:
+        (B,) factors for the per-sample loss: min(snr, gamma) / snr, with snr + 1 below for "v", and (sqrt(snr) + 1)²
+        for "flow": what a squared error of the prediction is, measured in the latents, times min(snr, gamma).
+
+    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting", arXiv:2303.09556.
+    """
+    return snr.clamp(max=gamma) / {"epsilon": snr, "v": snr + 1, "flow": (snr.sqrt() + 1) ** 2}[objective]
+
+
+def debiased_weight(snr: Tensor, objective: str) -> Tensor:
+    """Weights that give noisy timesteps, where the picture's layout is decided, their due.
+
+    Args:
+        snr: (B,); counted as at most 1000.
+        objective: "epsilon" or "v".
+
+    Returns:
+        (B,) factors: 1 / sqrt(snr) for "epsilon", 1 / (snr + 1) for "v".
+
+    Source: Yu et al. 2024, "Unmasking Bias in Diffusion Model Training", arXiv:2310.08442.
+    """
+    snr = snr.clamp(max=1000)
+    return {"epsilon": snr.rsqrt(), "v": 1 / (snr + 1)}[objective]
+
+
+def scale_v_pred_weight(snr: Tensor) -> Tensor:
+    """(B,) factors snr / (snr + 1) that give the loss of a "v" model the scale of an "epsilon" model's."""
+    snr = snr.clamp(max=1000)
+    return snr / (snr + 1)
+
+
+def v_pred_like_weight(snr: Tensor, strength: float) -> Tensor:
+    """(B,) factors that add to an "epsilon" loss the same loss in the scale of "v", times `strength`."""
+    return 1 + strength / scale_v_pred_weight(snr)
