@@ -224,7 +224,7 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
     sizes = torch.tensor([[prompt.height, prompt.width, 0, 0, prompt.height, prompt.width]], device=device)
     positive = family.encode_captions([prompt.text], sizes)
     negative = family.encode_captions([prompt.negative], sizes) if prompt.scale != 1 else None
-    predict = _guided(family, positive, negative, prompt.scale)
+    predict = guided(family, positive, negative, prompt.scale)
 
     latents = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=generator).to(device)
     latents = latents * sampler.init_noise_sigma
@@ -235,7 +235,7 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
     return to_picture(family.decode_latents(latents)[0])
 
 
-def _guided(
+def guided(
     family: Family, positive: Conditioning, negative: Conditioning | None, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): away from the negative, towards the positive."""
