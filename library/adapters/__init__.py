@@ -1,0 +1,253 @@
+"""Adapters: what is trained. The base model stays as it is; each targeted layer gets a small update of its own.
+
+`attach` hooks them into a family's targets, `Adapters` is all of them together: its tensors carry the names of the
+saved file. To add a kind: write its layer in a file of this package (constructor and methods as in `lora.py`), and add
+a row to KINDS.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from library.adapters.lora import LoraLayer
+from library.contracts import Target
+from library.messages import UserError, say
+
+KINDS = {"lora": LoraLayer}
+
+
+def attach(
+    targets: Iterable[Target],
+    *,
+    module: str = "lora",
+    rank: int,
+    alpha: float | None = None,
+    conv_rank: int | None = None,
+    conv_alpha: float | None = None,
+    dropout: float = 0.0,
+    rank_dropout: float = 0.0,
+    module_dropout: float = 0.0,
+    seed: int = 0,
+) -> "Adapters":
+    """Hook an adapter into every target; nothing is changed yet, because each starts at zero.
+
+    Args:
+        targets: the layers and their names in the file; leave out the parts that are not to be trained.
+        module: kind of adapter, a key of KINDS.
+        rank, alpha: of linear layers and 1x1 convolutions; the update is scaled by alpha / rank. None or 0: rank.
+        conv_rank, conv_alpha: the same for larger convolutions. None: targets that need it are left out.
+        dropout, rank_dropout, module_dropout: shares in [0, 1); see `LoraLayer`.
+        seed: same seed, same initial weights, whatever other random numbers were drawn.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if module not in KINDS:
+        raise UserError(_unknown_kind(module))
+    layers, parts = {}, {}
+    for target in targets:
+        if target.needs_conv_dim and conv_rank is None:
+            continue
+        assert isinstance(target.layer, nn.Linear | nn.Conv2d), f"{target.saved_as}: cannot adapt {target.layer}"
+        assert target.saved_as not in layers, f"{target.saved_as}: named twice"
+        is_large = tuple(target.layer.weight.shape[2:]) not in {(), (1, 1)}
+        layers[target.saved_as] = KINDS[module](
+            target.layer,
+            conv_rank if is_large and conv_rank else rank,
+            conv_alpha if is_large and conv_rank else alpha,
+            dropout=dropout,
+            rank_dropout=rank_dropout,
+            module_dropout=module_dropout,
+            seed=seed,
+            name=target.saved_as,
+        )
+        parts.setdefault(target.part, []).append(target.saved_as)
+    return Adapters(layers, parts)
+
+
+class Adapters:
+    """All adapters of a model together.
+
+    Args:
+        layers: name in the file -> adapter, in the order of the file.
+        parts: "text_encoder", "unet", ... -> names of their layers.
+    """
+
+    def __init__(self, layers: dict[str, LoraLayer], parts: dict[str, list[str]]):
+        self.layers = layers
+        self._names_of = parts
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What is trained in each part of the model, in the order of the targets."""
+        return {
+            part: [parameter for name in names for parameter in self.layers[name].parameters()]
+            for part, names in self._names_of.items()
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained; float32."""
+        return [parameter for parameters in self.parts().values() for parameter in parameters]
+
+    @property
+    def multiplier(self) -> float:
+        """Strength at which the update is applied: 1 in training, 0 shows the base model exactly."""
+        return next((layer.multiplier for layer in self.layers.values()), 1.0)
+
+    @multiplier.setter
+    def multiplier(self, strength: float) -> None:
+        for layer in self.layers.values():
+            layer.multiplier = strength
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The file's tensors under the file's names; float32, not copied: the next step changes them."""
+        tensors = {}
+        for name, layer in self.layers.items():
+            tensors[f"{name}.lora_down.weight"] = layer.down.detach()
+            tensors[f"{name}.lora_up.weight"] = layer.up.detach()
+            tensors[f"{name}.alpha"] = torch.tensor(layer.alpha)
+        return tensors
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the tensors of a file; all or none.
+
+        Raises:
+            UserError: the file's layers, ranks or alphas are not those of this run; says which, and what to set.
+        """
+        problems = _missing_and_unexpected(self, tensors) or _mismatches(self, tensors)
+        if problems:
+            raise UserError(problems, say("the LoRA does not fit this run:", "该 LoRA 与本次训练的设置不符："))
+        for name, layer in self.layers.items():
+            layer.down.copy_(tensors[f"{name}.lora_down.weight"])
+            layer.up.copy_(tensors[f"{name}.lora_up.weight"])
+
+    def limit_norms(self, maximum: float) -> Tensor:
+        """Shrink each layer's update whose norm is larger than `maximum`.
+
+        Returns:
+            () how many were; on the device: reading it stalls the step.
+        """
+        return torch.stack([layer.limit_norm(maximum) for layer in self.layers.values()]).sum()
+
+    def norms(self) -> dict[str, float]:
+        """What was learned in each part: the Frobenius norm of all its updates together."""
+        return {
+            part: float(torch.stack([self.layers[name].norm() for name in names]).norm())
+            for part, names in self._names_of.items()
+        }
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights; parameters stay the same objects, so an optimizer that holds them goes on."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(device)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Dropout on (or off)."""
+        for layer in self.layers.values():
+            layer.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Dropout off."""
+        return self.train(False)
+
+    def detach_from_model(self) -> None:
+        """Give every layer of the model its own `forward` back; the weights stay here."""
+        for layer in self.layers.values():
+            layer.detach_from_model()
+
+
+def _missing_and_unexpected(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
+    expected = {name for name in adapters.state_dict() if not name.endswith(".alpha")}  # without alpha: alpha = rank
+    given = {name for name in tensors if not name.endswith(".alpha")}
+    problems = []
+    if missing := sorted(expected - given):
+        problems.append(
+            say(
+                f"{_some(missing)} not in the file. If it was trained with fewer parts of the model, train the same: "
+                "text_encoder_lr = 0 for a U-Net only one, conv_dim = None for one without convolutions.",
+                f"文件中缺少 {_some(missing)}。如果它训练的部分较少，请保持一致：只含 U-Net 的设 text_encoder_lr = 0，"
+                "不含卷积层的设 conv_dim = None。",
+            )
+        )
+    if unexpected := sorted(given - expected):
+        problems.append(
+            say(
+                f"{_some(unexpected)} only in the file and would be lost. Train these parts too (text_encoder_lr, "
+                "unet_lr, conv_dim), and check that the file was made for this kind of base model.",
+                f"{_some(unexpected)} 只在文件中有，继续训练会丢失。请同时训练这些部分"
+                "（text_encoder_lr、unet_lr、conv_dim），并确认该文件对应同类底模。",
+            )
+        )
+    return problems
+
+
+def _mismatches(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
+    """One problem per cause, not one per layer: a wrong rank is wrong in all 264."""
+    problems: dict[str, str] = {}
+    for name, layer in adapters.layers.items():
+        option = "conv_dim" if layer.down.dim() == 4 and layer.down.shape[2:] != (1, 1) else "network_dim"
+        down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+        rank = down.shape[0]
+        alpha = float(tensors.get(f"{name}.alpha", rank))
+        same_layer = down.shape[1:] == layer.down.shape[1:] and up.shape[:1] + up.shape[2:] == (
+            layer.up.shape[:1] + layer.up.shape[2:]
+        )
+        if not same_layer or up.shape[1] != rank:
+            shapes = f"{_shape(down)}, {_shape(up)}"
+            ours = f"{_shape(layer.down)}, {_shape(layer.up)}"
+            problems.setdefault(
+                "shape",
+                say(
+                    f"{name}: shapes {shapes} in the file, {ours} in this model. The file was made for another kind of "
+                    "base model (SD 1.x, SD 2.x, SDXL): take one of the same kind.",
+                    f"{name}：文件中形状为 {shapes}，本模型为 {ours}。"
+                    "该文件对应另一类底模（SD 1.x、SD 2.x、SDXL），请换用同类的。",
+                ),
+            )
+        elif rank != layer.rank:
+            problems.setdefault(
+                option,
+                say(
+                    f"{name}: rank {rank} in the file, {layer.rank} in this run. Set {option} = {rank}.",
+                    f"{name}：文件的秩为 {rank}，本次为 {layer.rank}。请设 {option} = {rank}。",
+                ),
+            )
+        elif abs(alpha - layer.alpha) > 0.01 * abs(layer.alpha):  # the file may hold it in bfloat16: 3 digits
+            other = option.replace("dim", "alpha")
+            problems.setdefault(
+                other,
+                say(
+                    f"{name}: alpha {alpha:g} in the file, {layer.alpha:g} in this run: the update would change its "
+                    f"strength. Set {other} = {alpha:g}.",
+                    f"{name}：文件的 alpha 为 {alpha:g}，本次为 {layer.alpha:g}，效果强度会改变。"
+                    f"请设 {other} = {alpha:g}。",
+                ),
+            )
+    return list(problems.values())
+
+
+def _unknown_kind(module: str) -> str:
+    near = difflib.get_close_matches(module, KINDS, 1)
+    hint_en, hint_zh = (f" Did you mean {near[0]}?", f"是否想写 {near[0]}？") if near else ("", "")
+    return say(
+        f"network_module = {module}: there is no such kind of adapter.{hint_en} There are: {', '.join(KINDS)}.",
+        f"network_module = {module}：没有这种网络。{hint_zh}可用：{'、'.join(KINDS)}。",
+    )
+
+
+def _some(names: list[str]) -> str:
+    """The first few of many names, and how many there are."""
+    if len(names) <= 2:
+        return say(" and ".join(names) + (" is" if len(names) == 1 else " are"), "、".join(names))
+    return say(
+        f"{names[0]}, {names[1]}, ... ({len(names)} tensors) are", f"{names[0]}、{names[1]} 等 {len(names)} 个张量"
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
