@@ -1,1 +1,209 @@
-"""Lines of base models: what a checkpoint is, and how to load it."""
+"""Lines of base models: what a checkpoint is, and how to load it.
+
+    info = inspect(path)                 family and objective from names and small texts; no torch, no weights
+    family = open_model(path, ...)       a `contracts.Family`, frozen, from what lies on this machine and nothing else
+    family = tiny("sdxl")                a random one of kilobytes, for tests
+    family = architecture("sdxl")        one of true size on the meta device: shapes and names without memory
+
+To add a line: a module with `load` and `create` beside `sd.py`, its configurations in `configs/`, a row in `FAMILIES`,
+and how it is recognised in `recognise.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from library.contracts import Family, NoiseSpec
+from library.families.clip_text import chunks_for, is_everyday_word
+from library.families.recognise import ModelInfo, inspect, read_json
+from library.families.weights_file import refuse_absent
+from library.messages import UserError, say
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FAMILIES", "ModelInfo", "architecture", "inspect", "is_everyday_word", "open_model", "tiny"]
+
+FAMILIES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # family -> module in this package
+
+
+def open_model(
+    path: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    vae: str | Path | None = None,
+    vae_dtype: torch.dtype | None = None,
+    objective: str | None = None,
+    family: str | None = None,
+    clip_skip: int | None = None,
+    max_token_length: int | None = None,
+    configs: dict[str, dict] | None = None,
+) -> Family:
+    """Load a base model, frozen and in evaluation mode; never asks a network.
+
+    Args:
+        path: a .safetensors or .ckpt file with the original names, or a diffusers folder.
+        dtype: of all weights. The parameters come straight from the file in it, one at a time.
+        device: where they are put.
+        vae: a file or folder whose VAE replaces the model's.
+        vae_dtype: of the VAE; None: `dtype`, but float32 for an SDXL VAE that overflows in fp16.
+        objective: "epsilon" or "v" if the user says so; None: as `inspect` has found.
+        family: "sd1", "sd2" or "sdxl" if the user says so (`v2`): must be what the file is.
+        clip_skip: layer of the text encoder, counted from the last: None or 1 the last. SDXL ignores it.
+        max_token_length: 75 (None), 150 or 225 tokens of a caption are seen.
+        configs: of "unet", "vae", "text_encoder"(, "text_encoder_2") for a single file of unusual size.
+
+    Returns:
+        A `contracts.Family` with two things more: `info`, the `ModelInfo`, and `warnings`, a list of texts for the user.
+
+    Raises:
+        UserError: see `inspect`; or `vae` is no VAE, tensors are missing or unknown, values are impossible.
+    """
+    chunk_count = chunks_for(max_token_length)
+    if vae is not None:
+        refuse_absent(vae)
+    info = inspect(path)
+    refuse_other_family(info, family)
+    noise, warnings = noise_of(info, objective)
+    all_configs = read_configs(info.family) | folder_configs(info) | (configs or {})
+    from library.families.loading import Place
+
+    module = import_module(f"library.families.{FAMILIES[info.family]}")
+    model = module.load(
+        info,
+        noise,
+        all_configs,
+        place=Place(dtype, device),
+        vae_path=Path(vae).expanduser() if vae is not None else None,
+        vae_dtype=vae_dtype,
+        clip_skip=clip_skip,
+        chunk_count=chunk_count,
+    )
+    model.warnings[:0] = warnings + vae_warnings(vae, all_configs["vae"])
+    return model
+
+
+def tiny(name: str = "sd1", *, objective: str | None = None, max_token_length: int | None = None, seed: int = 0) -> Family:
+    """A random model of kilobytes with all parts of its family: same seed, same bits.
+
+    Args:
+        objective: None: "v" for "sd2", else "epsilon".
+    """
+    import torch
+
+    module = import_module(f"library.families.{FAMILIES[name]}")
+    noise = NoiseSpec(objective or ("v" if name == "sd2" else "epsilon"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return module.create(name, noise, module.TINY[name], "cpu", chunks_for(max_token_length))
+
+
+def architecture(name: str, objective: str = "epsilon") -> Family:
+    """A model of true size on the meta device: every name and shape, no memory, no values."""
+    module = import_module(f"library.families.{FAMILIES[name]}")
+    return module.create(name, NoiseSpec(objective), read_configs(name), "meta")
+
+
+def read_configs(name: str) -> dict[str, dict]:
+    """The configurations of a family's parts, as single files of it need them: they do not carry their own."""
+    return json.loads((Path(__file__).parent / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def folder_configs(info: ModelInfo) -> dict[str, dict]:
+    """The configurations that a diffusers folder carries."""
+    if not info.path.is_dir():
+        return {}
+    found = {}
+    for part in read_configs(info.family):
+        config = read_json(info.path / part / "config.json")
+        if config is None:
+            raise UserError(
+                say(
+                    f"{info.path}: {part}/config.json is missing; the download is not complete. Download it again.",
+                    f"{info.path}：缺少 {part}/config.json，文件夹没有下载完整，请重新下载。",
+                )
+            )
+        found[part] = config
+    return found
+
+
+def refuse_other_family(info: ModelInfo, family: str | None) -> None:
+    if family in (None, info.family):
+        return
+    raise UserError(
+        say(
+            f"{info.path}: this is {SPOKEN[info.family]}, but the parameters say {SPOKEN.get(family, family)}. Leave "
+            "`v2` (or `sdxl`) unset: the line is recognised by itself.",
+            f"{info.path}：这是 {SPOKEN[info.family]} 模型，而参数写的是 {SPOKEN.get(family, family)}。"
+            "请不要设置 v2（或 sdxl），程序会自动识别。",
+        )
+    )
+
+
+SPOKEN = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+
+
+def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[str]]:
+    """The noise this model was trained with, and warnings where the user says otherwise."""
+    if objective not in (None, "epsilon", "v"):
+        raise UserError(
+            say(
+                f"objective = {objective}: {SPOKEN[info.family]} knows epsilon and v.",
+                f"objective = {objective}：{SPOKEN[info.family]} 只有 epsilon 和 v 两种。",
+            )
+        )
+    warnings = []
+    if objective not in (None, info.objective) and info.is_objective_seen:
+        warnings.append(
+            say(
+                f"{info.path.name}: training for {objective} as you asked, although the model looks like "
+                f"{info.objective} ({info.objective_source}). If pictures turn to noise, leave v_parameterization unset.",
+                f"{info.path.name}：按您的要求以 {objective} 训练，但该模型看起来是 {info.objective}"
+                f"（{info.objective_source}）。如果出图变成噪点，请不要设置 v_parameterization。",
+            )
+        )
+    spec = NoiseSpec(objective or info.objective)
+    scheduler = read_json(info.path / "scheduler" / "scheduler_config.json") if info.path.is_dir() else None
+    if not scheduler:
+        return spec, warnings
+    if scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear":
+        warnings.append(
+            say(
+                f"{info.path}: its beta_schedule is {scheduler['beta_schedule']}; training uses scaled_linear, as all "
+                "Stable Diffusion does.",
+                f"{info.path}：它的 beta_schedule 是 {scheduler['beta_schedule']}，训练时按 Stable Diffusion 通用的 "
+                "scaled_linear 处理。",
+            )
+        )
+    return (
+        replace(
+            spec,
+            beta_start=scheduler.get("beta_start", spec.beta_start),
+            beta_end=scheduler.get("beta_end", spec.beta_end),
+            step_count=scheduler.get("num_train_timesteps", spec.step_count),
+        ),
+        warnings,
+    )
+
+
+def vae_warnings(vae: str | Path | None, config: dict) -> list[str]:
+    """A warning where the VAE's folder names another scale than the model needs: it belongs to another line."""
+    folder = Path(vae).expanduser() if vae is not None else None
+    if folder is None or not folder.is_dir():
+        return []
+    own = read_json((folder / "vae" if (folder / "vae").is_dir() else folder) / "config.json") or {}
+    scale, needed = own.get("scaling_factor", 0.18215), config.get("scaling_factor", 0.18215)
+    if scale == needed:
+        return []
+    return [
+        say(
+            f"{vae}: this VAE's latents are scaled by {scale}, the base model's by {needed}: it belongs to another line "
+            "of models, and pictures will be wrong. Choose a VAE of the base model's line.",
+            f"{vae}：这个 VAE 的缩放系数是 {scale}，而底模是 {needed}，二者不属于同一系列，出图会不正常。请换用与底模配套的 VAE。",
+        )
+    ]

@@ -2,15 +2,32 @@
 
 The vocabulary is the byte-pair table that OpenAI published with CLIP (MIT licence, beside the file). With it no run
 ever needs the network: 256 bytes + 256 bytes that end a word + one token per merge + two marks.
+
+The encoder sees 77 tokens: a start mark, 75 of the caption, an end mark. A longer caption is cut into chunks of 75 that
+are encoded each by itself and laid end to end. torch is imported only where captions become tensors, so that
+`is_everyday_word` may be asked before.
 """
 
+from __future__ import annotations
+
 import gzip
+import json
+import re
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from transformers import CLIPTokenizer
+from library.messages import UserError, say
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import CLIPTokenizer
+
+    from library.families.loading import Place, Source
 
 CLIP_MERGE_COUNT = 48_894  # 49,408 tokens in all
+EVERYDAY_MERGE_COUNT = 40_000  # the last 9,000 are rare: among them "sks" and "ohwx", which guides recommend as triggers
 VOCABULARY_FILE = Path(__file__).parent / "clip_vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
 
 
@@ -37,8 +54,263 @@ def build_tokenizer(merges: list[tuple[str, str]], pad_token: str = "<|endoftext
         pad_token: what fills a caption up: "<|endoftext|>" (SD 1.x, SDXL's first encoder) or "!" (id 0: SD 2.x and
             SDXL's second encoder).
     """
+    from transformers import CLIPTokenizer
+
     letters = byte_letters()
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocabulary, merges=list(merges), pad_token=pad_token, model_max_length=77)
+
+
+@lru_cache(maxsize=1)
+def everyday_words() -> frozenset[str]:
+    """Whole words among CLIP's more frequent tokens: "girl", "anime", "naruto"; not "sks"."""
+    merges = clip_merges()[:EVERYDAY_MERGE_COUNT]
+    return frozenset((first + second)[:-4] for first, second in merges if second.endswith("</w>"))
+
+
+def is_everyday_word(word: str) -> bool:
+    """Whether CLIP knows this word, or every word of this phrase, as one frequent token.
+
+    Such a concept ("girl", "red fox") has a strong meaning of its own, which the training would bend or lean on.
+    """
+    words = re.findall(r"[^\s_-]+", word.lower())
+    return bool(words) and all(part in everyday_words() for part in words)
+
+
+def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str) -> CLIPTokenizer:
+    """The tokenizer that lies in a diffusers folder, read without asking any network; CLIP's own if there is none.
+
+    Args:
+        vocab_size: of the text encoder that will see the ids.
+        pad_token: used if the folder does not name one.
+
+    Raises:
+        UserError: the vocabulary does not fit the text encoder.
+    """
+    from transformers import CLIPTokenizer
+
+    vocabulary, merges = read_vocabulary(folder)
+    if vocabulary is None:
+        tokenizer = build_tokenizer(clip_merges(), pad_token)
+    else:
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                named = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
+                named = named.get("content") if isinstance(named, dict) else named
+                pad_token = named if named in vocabulary else pad_token
+        tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            say(
+                f"{folder}: the tokenizer has {len(tokenizer):,} tokens, the text encoder knows {vocab_size:,}. They "
+                "are not of the same model; download the folder again.",
+                f"{folder}：分词器有 {len(tokenizer):,} 个词元，而文本编码器只认识 {vocab_size:,} 个，二者不是同一个模型的，请重新下载。",
+            )
+        )
+    return tokenizer
+
+
+def read_vocabulary(folder: Path) -> tuple[dict[str, int] | None, list[tuple[str, str]]]:
+    """Ids and merges from vocab.json and merges.txt, or from tokenizer.json (which transformers 5 writes instead)."""
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+        return vocabulary, merges
+    if (folder / "tokenizer.json").is_file():
+        model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        merges = [tuple(merge.split() if isinstance(merge, str) else merge) for merge in model["merges"]]
+        return model["vocab"], merges
+    return None, []
+
+
+# ---- Captions into tokens ----
+
+
+def caption_tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> list[list[int]]:
+    """The ids of each caption, without marks and uncut."""
+    if not captions:
+        return []
+    return tokenizer(captions, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str], chunk_count: int, positions: int = 77) -> Tensor:
+    """Captions in chunks, each between a start and an end mark and filled up; what does not fit is cut.
+
+    Args:
+        positions: tokens the encoder sees at once: 77 in every Stable Diffusion.
+
+    Returns:
+        (B, chunk_count, positions) ids. A chunk without caption tokens is start, end, padding.
+    """
+    import torch
+
+    room = positions - 2
+    rows = []
+    for ids in caption_tokens(tokenizer, captions):
+        for begin in range(0, chunk_count * room, room):
+            row = [tokenizer.bos_token_id, *ids[begin : begin + room]]
+            row.append(tokenizer.eos_token_id)
+            rows.append(row + [tokenizer.pad_token_id] * (positions - len(row)))
+    return torch.tensor(rows, dtype=torch.long).reshape(len(captions), chunk_count, positions)
+
+
+def chunks_for(max_token_length: int | None) -> int:
+    """How many chunks of 75 tokens `max_token_length` means.
+
+    Raises:
+        UserError: it is not None, 75, 150 or 225.
+    """
+    if max_token_length not in (None, 75, 150, 225):
+        raise UserError(
+            say(
+                f"max_token_length = {max_token_length}: it can be 75, 150 or 225.",
+                f"max_token_length = {max_token_length}：只能是 75、150 或 225。",
+            )
+        )
+    return (max_token_length or 75) // 75
+
+
+# ---- Tokens into states ----
+
+
+class Encoded(NamedTuple):
+    """What a text encoder says of captions."""
+
+    states: Tensor  # (B, S, D) S = 75 chunk_count + 2
+    pooled: Tensor | None  # (B, D2) projected; None if the encoder has no projection
+
+
+def encode(model: nn.Module, ids: Tensor, eos_token_id: int, skip: int = 1, is_normed: bool = True) -> Encoded:
+    """Encode chunks each by itself and lay their states end to end: one start mark, the captions' tokens, one end mark.
+
+    Args:
+        model: CLIPTextModel or CLIPTextModelWithProjection.
+        ids: (B, chunks, 77) from `tokenize`.
+        skip: which layer's states are taken, counted from the last: 1 the last, 2 the one before (clip skip 2).
+        is_normed: whether the final layer norm follows also where layers are skipped. SD does so, SDXL does not.
+
+    Returns:
+        The states, and the projection of the last layer at the first end mark of the first chunk.
+    """
+    import torch
+
+    batch, chunks, positions = ids.shape
+    text_model = getattr(model, "text_model", model)  # the wrapper went away in transformers 5.6
+    flat = ids.reshape(batch * chunks, positions).to(text_model.embeddings.token_embedding.weight.device)
+    output = text_model(input_ids=flat, output_hidden_states=True)
+    if skip == 1 and is_normed:
+        states = output.last_hidden_state  # (B * chunks, 77, D)
+    else:
+        states = output.hidden_states[-skip]
+        if is_normed:
+            states = text_model.final_layer_norm(states)
+    states = states.reshape(batch, chunks, positions, -1)
+    inner = states[:, :, 1:-1].reshape(batch, chunks * (positions - 2), -1)
+    states = torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)
+    if not hasattr(model, "text_projection"):
+        return Encoded(states, None)
+    end = (flat == eos_token_id).int().argmax(dim=-1)  # argmax: the first of them
+    at_end = output.last_hidden_state[torch.arange(len(flat), device=flat.device), end]
+    return Encoded(states, model.text_projection(at_end.reshape(batch, chunks, -1)[:, 0]))
+
+
+def refuse_deep_skip(clip_skip: int | None, layer_count: int) -> None:
+    """Raise a UserError where clip_skip goes beyond the encoder's layers."""
+    if clip_skip is not None and not 1 <= clip_skip <= layer_count:
+        raise UserError(
+            say(
+                f"clip_skip = {clip_skip}: it can be 1 to {layer_count}, the layers of this text encoder; usual are 1 "
+                "and, for anime models of SD 1.x, 2.",
+                f"clip_skip = {clip_skip}：这个文本编码器有 {layer_count} 层，只能填 1～{layer_count}；"
+                "常用 1，SD 1.x 的动漫模型常用 2。",
+            )
+        )
+
+
+# ---- Where files keep a text encoder ----
+
+
+def folder_sources(name: str) -> Iterable[Source]:
+    """In a folder of transformers: the same name, with or without the wrapper that transformers 5.6 dropped."""
+    from library.families.loading import Source
+
+    bare = name.removeprefix("text_model.")
+    return Source(name), Source("text_model." + bare), Source(bare)
+
+
+def clip_sources(name: str, prefix: str) -> Iterable[Source]:
+    """OpenAI's CLIP in a checkpoint: transformers' names behind a prefix; NovelAI's first model lacks the wrapper."""
+    from library.families.loading import Source
+
+    bare = name.removeprefix("text_model.")
+    return Source(f"{prefix}text_model.{bare}"), Source(prefix + bare)
+
+
+OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+}
+OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+JOINT_ROWS = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
+
+
+def open_clip_sources(name: str, prefix: str) -> Iterable[Source]:
+    """OpenCLIP in a checkpoint (SD 2.x, SDXL's second encoder): query, key and value are one matrix there."""
+    from library.families.loading import Source
+
+    bare = name.removeprefix("text_model.")
+    if bare == "text_projection.weight":
+        return (Source(prefix + "text_projection", is_transposed=True),)
+    for ours, theirs in OPEN_CLIP.items():
+        if bare.startswith(ours):
+            return (Source(prefix + theirs + bare.removeprefix(ours)),)
+    _, _, layer, rest = bare.split(".", 3)  # encoder.layers.N.rest
+    beginning = f"{prefix}transformer.resblocks.{layer}."
+    joint = re.fullmatch(r"self_attn\.([qkv]_proj)\.(weight|bias)", rest)
+    if joint:
+        return (Source(f"{beginning}attn.in_proj_{joint[2]}", third=JOINT_ROWS[joint[1]]),)
+    layer_name, _, kind = rest.rpartition(".")
+    return (Source(f"{beginning}{OPEN_CLIP_LAYER.get(layer_name, layer_name)}.{kind}"),)
+
+
+def build_text_encoder(config: dict, device: str, has_projection: bool = False) -> nn.Module:
+    """A frozen CLIP text encoder from its configuration, on the meta device or with random weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from library.families.loading import build
+
+    kind = CLIPTextModelWithProjection if has_projection else CLIPTextModel
+    return build(lambda: kind(CLIPTextConfig.from_dict(config)), device)
+
+
+def load_text_encoder(
+    path: Path,
+    config: dict,
+    sources: Callable[[str], Iterable[Source]],
+    place: Place,
+    *,
+    has_projection: bool = False,
+    scope: str = "",
+    ignored: tuple[str, ...] = (),
+) -> nn.Module:
+    """A text encoder from a checkpoint, or from its own folder in a diffusers model (whose config.json then counts)."""
+    from library.families.loading import fill, folder_tensors
+    from library.families.weights_file import open_tensors
+
+    part = say("text encoder", "文本编码器")
+    if path.is_dir():
+        tensors, sources, scope, ignored = folder_tensors(path, part), folder_sources, "", ()
+    else:
+        tensors = open_tensors([path])
+    model = build_text_encoder(config, "meta", has_projection)
+    return fill(model, tensors, sources, place, part=part, path=path, scope=scope, ignored=ignored)

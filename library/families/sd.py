@@ -1,0 +1,165 @@
+"""Stable Diffusion 1.x and 2.x: one text encoder, latents scaled by 0.18215.
+
+They differ in the text encoder (OpenAI's CLIP-L; OpenCLIP-H up to its last layer but one), in the padding of captions
+and in linear or 1x1 projections, which the configuration tells. SD 2.x comes with the epsilon and the v objective.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from library.contracts import Conditioning, NoiseSpec, Target
+from library.families import clip_text
+from library.families.loading import Place
+from library.families.recognise import ModelInfo
+from library.families.targets import text_targets, unet_targets
+from library.families.unet import build_unet, load_unet, picture_step
+from library.families.vae import build_vae, decode_latents, encode_images, load_vae
+from library.messages import say
+
+PAD_TOKEN = {"sd1": "<|endoftext|>", "sd2": "!"}
+TINY_TEXT = dict(vocab_size=770, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
+TINY_TEXT |= dict(max_position_embeddings=77, projection_dim=16, bos_token_id=768, eos_token_id=769)
+TINY_UNET = dict(in_channels=4, out_channels=4, layers_per_block=1, norm_num_groups=4, block_out_channels=[8, 16])
+TINY_UNET |= dict(cross_attention_dim=16, attention_head_dim=2)
+TINY_UNET |= dict(down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"])
+TINY_UNET |= dict(up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"])
+TINY_VAE = dict(in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1, block_out_channels=[8, 8])
+TINY_VAE |= dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+TINY_VAE |= dict(norm_num_groups=4, scaling_factor=0.18215)
+TINY = {
+    "sd1": {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT | {"hidden_act": "quick_gelu"}},
+    "sd2": {
+        "unet": TINY_UNET | {"use_linear_projection": True},
+        "vae": TINY_VAE,
+        "text_encoder": TINY_TEXT | {"hidden_act": "gelu"},
+    },
+}
+
+
+@dataclass
+class StableDiffusion:
+    """The family of SD 1.x ("sd1") and SD 2.x ("sd2"); see `contracts.Family`."""
+
+    name: str
+    noise: NoiseSpec
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    tokenizer: object
+    clip_skip: int | None = None  # which layer of the text encoder, counted from the last; None: the last
+    chunk_count: int = 1  # of 75 tokens
+    info: ModelInfo | None = None  # None: not from a file
+    warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
+
+    def __post_init__(self):
+        self.size_step = picture_step(self.vae.config, self.unet.config)
+        clip_text.refuse_deep_skip(self.clip_skip, self.text_encoder.config.num_hidden_layers)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        return encode_images(self.vae, pixels)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return decode_latents(self.vae, latents)
+
+    def encode_captions(self, captions: list[str], sizes: Tensor | None = None) -> Conditioning:
+        positions = self.text_encoder.config.max_position_embeddings
+        ids = clip_text.tokenize(self.tokenizer, captions, self.chunk_count, positions)
+        encoded = clip_text.encode(self.text_encoder, ids, self.tokenizer.eos_token_id, self.clip_skip or 1)
+        return Conditioning(encoded.states)
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        dtype = self.unet.conv_in.weight.dtype
+        return self.unet(noisy.to(dtype), t, encoder_hidden_states=conditioning.states.to(dtype)).sample
+
+    def token_counts(self, captions: list[str]) -> list[tuple[int, int]]:
+        room = self.chunk_count * (self.text_encoder.config.max_position_embeddings - 2)
+        return [(len(ids), min(len(ids), room)) for ids in clip_text.caption_tokens(self.tokenizer, captions)]
+
+    def targets(self) -> list[Target]:
+        text = text_targets(self.text_encoder, "lora_te", "text_encoder")
+        return text + unet_targets(self.unet, lambda name: name)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+
+    def metadata(self) -> dict[str, str]:
+        is_v2, is_v = self.name == "sd2", self.noise.objective == "v"
+        line = "v1" if not is_v2 else "v2-768-v" if is_v else "v2-512"
+        return {
+            "ss_v2": str(is_v2),
+            "ss_base_model_version": ("sd_v2" if is_v2 else "sd_v1") + ("_v" if is_v else ""),
+            "modelspec.architecture": f"stable-diffusion-{line}/lora",
+            "modelspec.implementation": "diffusers",
+            "modelspec.prediction_type": self.noise.objective,
+            "modelspec.resolution": "768x768" if is_v2 and is_v else "512x512",
+        }
+
+
+def load(
+    info: ModelInfo,
+    noise: NoiseSpec,
+    configs: dict[str, dict],
+    *,
+    place: Place,
+    vae_path: Path | None,
+    vae_dtype: torch.dtype | None,
+    clip_skip: int | None,
+    chunk_count: int,
+) -> StableDiffusion:
+    """The model that `inspect` has found; arguments as in `families.open_model`."""
+    path, is_folder, warnings = info.path, info.path.is_dir(), []
+    text_config = configs["text_encoder"]
+    clip_text.refuse_deep_skip(clip_skip, text_config["num_hidden_layers"])  # before gigabytes are read
+    if info.family == "sd2" and (clip_skip or 1) > 1:
+        warnings.append(
+            say(
+                f"clip_skip = {clip_skip} with SD 2.x: its text encoder already ends at the last layer but one; "
+                "None is usual.",
+                f"SD 2.x 使用了 clip_skip = {clip_skip}：它的文本编码器本来就只到倒数第二层，通常填 None。",
+            )
+        )
+    vae = load_vae(vae_path or path, configs["vae"], place._replace(dtype=vae_dtype or place.dtype))
+    if info.family == "sd2":
+        prefix = "cond_stage_model.model."
+        sources = partial(clip_text.open_clip_sources, prefix=prefix)
+        ignored = (f"{prefix}transformer.resblocks.{text_config['num_hidden_layers']}.",)  # the last one is not used
+    else:
+        sources, ignored = partial(clip_text.clip_sources, prefix="cond_stage_model.transformer."), ()
+    return StableDiffusion(
+        name=info.family,
+        noise=noise,
+        unet=load_unet(path / "unet" if is_folder else path, configs["unet"], place),
+        vae=vae,
+        text_encoder=clip_text.load_text_encoder(
+            path / "text_encoder" if is_folder else path,
+            text_config,
+            sources,
+            place,
+            scope="cond_stage_model.",
+            ignored=ignored,
+        ),
+        tokenizer=clip_text.folder_tokenizer(path / "tokenizer", text_config["vocab_size"], PAD_TOKEN[info.family]),
+        clip_skip=clip_skip,
+        chunk_count=chunk_count,
+        info=info,
+        warnings=warnings,
+    )
+
+
+def create(name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, chunk_count: int = 1) -> StableDiffusion:
+    """A model from configurations alone: random, or of true size without memory on the "meta" device."""
+    text_config = configs["text_encoder"]
+    merges = clip_text.clip_merges()[: text_config["vocab_size"] - 514]
+    return StableDiffusion(
+        name=name,
+        noise=noise,
+        unet=build_unet(configs["unet"], device),
+        vae=build_vae(configs["vae"], device),
+        text_encoder=clip_text.build_text_encoder(text_config, device),
+        tokenizer=clip_text.build_tokenizer(merges, PAD_TOKEN[name]),
+        chunk_count=chunk_count,
+    )

@@ -1,0 +1,32 @@
+"""The U-Net of Stable Diffusion: built from a configuration, filled from a checkpoint or a diffusers folder."""
+
+from pathlib import Path
+
+from diffusers import UNet2DConditionModel
+
+from library.families.loading import Place, Source, build, fill, folder_tensors
+from library.families.recognise import UNET
+from library.families.unet_names import original_unet_name
+from library.families.weights_file import open_tensors
+
+
+def build_unet(config: dict, device: str) -> UNet2DConditionModel:
+    return build(lambda: UNet2DConditionModel.from_config(config), device)
+
+
+def load_unet(path: Path, config: dict, place: Place) -> UNet2DConditionModel:
+    """A U-Net from a checkpoint in the original layout, or from its own folder in a diffusers model."""
+    unet = build_unet(config, "meta")
+    if path.is_dir():
+        return fill(unet, folder_tensors(path, "U-Net"), lambda name: [Source(name)], place, part="U-Net", path=path)
+
+    def sources(name: str) -> list[Source]:
+        return [Source(UNET + original_unet_name(name, config["layers_per_block"], config["up_block_types"]))]
+
+    return fill(unet, open_tensors([path]), sources, place, part="U-Net", path=path, scope=UNET)
+
+
+def picture_step(vae_config: dict, unet_config: dict) -> int:
+    """Pictures are whole multiples of this: the VAE's factor times that of the U-Net's downsamplings."""
+    vae_factor = 2 ** (len(vae_config["block_out_channels"]) - 1)
+    return vae_factor * 2 ** (len(unet_config["block_out_channels"]) - 1)
