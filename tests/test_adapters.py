@@ -1,4 +1,4 @@
-"""LoRA layers against W + scale * up @ down, peft and finite differences; names in the file; errors that name the cure."""
+"""LoRA layers against W + scale * up @ down, peft and finite differences; names in the file; what errors say."""
 
 import copy
 

@@ -1,0 +1,292 @@
+"""Optimizers by name. To add one: add a row to OPTIMIZERS.
+
+Packages beyond torch are imported only when asked for, so nobody needs them all.
+"""
+
+import ast
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from library.messages import UserError, say
+
+
+class Built(NamedTuple):
+    """An optimizer, and what the user should know about it."""
+
+    optimizer: Optimizer
+    described_as: str  # "torch.optim.adamw.AdamW(weight_decay=0.1)": for ss_optimizer
+    notices: list[str]  # where something else was done than was asked for
+
+
+def build(name: str, groups: list[dict], *, learning_rate: float, args: dict[str, Any] | None = None) -> Built:
+    """The optimizer of that name.
+
+    Args:
+        name: a key of OPTIMIZERS, in upper or lower case, or an import path "package.module.Class".
+        groups: from `parameter_groups`; each has its own "lr".
+        learning_rate: for optimizers that want one beside those of the groups.
+        args: the optimizer's own settings, from `parse_args`.
+
+    Raises:
+        UserError: no such optimizer, no such setting, or a package is missing.
+    """
+    args = dict(args or {})
+    if "." in name:
+        return _plain(name)(groups, learning_rate, args)
+    of_lower = {key.lower(): key for key in OPTIMIZERS}
+    if name.lower() not in of_lower:
+        near = [of_lower[key] for key in difflib.get_close_matches(name.lower(), of_lower, 2)]
+        hint = say(f" Did you mean {' or '.join(near)}?", f"是否想写 {'、'.join(near)}？") if near else ""
+        raise UserError(
+            say(
+                f"optimizer_type = {name}: there is no such optimizer.{hint} There are: {', '.join(OPTIMIZERS)}, "
+                "and any import path such as package.module.Class.",
+                f"optimizer_type = {name}：没有这种优化器。{hint}可用：{'、'.join(OPTIMIZERS)}，或 Python 导入路径，"
+                "如 package.module.Class。",
+            )
+        )
+    return OPTIMIZERS[of_lower[name.lower()]](groups, learning_rate, args)
+
+
+def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
+    """["weight_decay=0.1", "betas=0.9,0.99"] -> {"weight_decay": 0.1, "betas": (0.9, 0.99)}.
+
+    Raises:
+        UserError: names every line that is not key=value with a Python value.
+    """
+    parsed, problems = {}, []
+    for line in lines or []:
+        key, equals, value = (piece.strip() for piece in line.partition("="))
+        try:
+            parsed[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            equals = ""
+        if not (key.isidentifier() and equals):
+            problems.append(
+                say(
+                    f"optimizer_args: {line!r} is not of the form name=value, with a value such as 0.1, True, None, "
+                    "0.9,0.99 or 'text'.",
+                    f"optimizer_args：{line!r} 不是“名称=值”的形式，值应如 0.1、True、None、0.9,0.99 或 'text'。",
+                )
+            )
+    if problems:
+        raise UserError(problems)
+    return parsed
+
+
+def learning_rates(
+    parts: Iterable[str], unet_lr: float | None, text_encoder_lr: float | None, learning_rate: float
+) -> dict[str, float]:
+    """The learning rate of each part that is trained; parts with 0 are frozen and left out.
+
+    Args:
+        parts: "unet", "text_encoder", "text_encoder_2".
+        unet_lr, text_encoder_lr: None means `learning_rate`.
+
+    Raises:
+        UserError: nothing would be trained.
+    """
+    rates = {part: unet_lr if part == "unet" else text_encoder_lr for part in parts}
+    rates = {part: learning_rate if rate is None else rate for part, rate in rates.items()}
+    trained = {part: rate for part, rate in rates.items() if rate > 0}
+    if not trained:
+        raise UserError(
+            say(
+                f"nothing would be trained: the learning rates of {', '.join(rates) or 'all parts'} are 0. "
+                "Set unet_lr or text_encoder_lr above 0.",
+                f"没有任何部分会被训练：{'、'.join(rates) or '各部分'}的学习率都是 0。"
+                "请把 unet_lr 或 text_encoder_lr 设为大于 0。",
+            )
+        )
+    return trained
+
+
+def parameter_groups(
+    parts: dict[str, list[nn.Parameter]], unet_lr: float | None, text_encoder_lr: float | None, learning_rate: float
+) -> list[dict]:
+    """One group for each part that is trained: {"name", "params", "lr"}; see `learning_rates`."""
+    rates = learning_rates(parts, unet_lr, text_encoder_lr, learning_rate)
+    return [dict(name=part, params=parts[part], lr=rate) for part, rate in rates.items()]
+
+
+class Lion(Optimizer):
+    """Steps of one size, in the direction of the momentum's sign.
+
+    Args:
+        lr: a third to a tenth of AdamW's.
+        betas: weight of the momentum in the direction of the step, and of the old momentum in the new one.
+        weight_decay: decoupled; three to ten times AdamW's.
+
+    Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, algorithm 2.
+    """
+
+    def __init__(self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
+        super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:
+        """One step from the gradients at hand."""
+        assert closure is None
+        for group in self.param_groups:
+            lr, (beta1, beta2) = group["lr"], group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                direction = momentum.lerp(parameter.grad, 1 - beta1).sign_()
+                parameter.mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr)
+                momentum.lerp_(parameter.grad, 1 - beta2)
+
+
+def _plain(path: str, package: str | None = None, **defaults) -> Callable[..., Built]:
+    """A row for a class that takes (groups, lr=..., **args); `package`: what to install where it is missing."""
+
+    def row(groups: list[dict], learning_rate: float | None, args: dict) -> Built:
+        cls = _import(path, package)
+        args = {**defaults, **args}
+        _check_args(cls, args)
+        try:
+            optimizer = cls(groups, lr=learning_rate, **args)
+        except (TypeError, ValueError) as error:  # "Invalid beta parameter at index 0: 1.5"
+            raise UserError(
+                say(f"optimizer_args: {cls.__name__}: {error}", f"optimizer_args：{cls.__name__} 不接受：{error}")
+            ) from error
+        settings = ", ".join(f"{key}={value}" for key, value in args.items())
+        return Built(optimizer, f"{cls.__module__}.{cls.__name__}({settings})", [])
+
+    return row
+
+
+def _prodigy(groups: list[dict], learning_rate: float, args: dict) -> Built:
+    """Mishchenko and Defazio 2023, arXiv:2306.06101: finds the learning rate itself; lr is a factor, usually 1."""
+    rates = {group["lr"] for group in groups}
+    if len(rates) > 1:
+        raise UserError(
+            say(
+                f"Prodigy finds one learning rate for all parts, but they were given {_listed(rates)}. Set unet_lr and "
+                "text_encoder_lr to None (or one of them to 0, to freeze that part), and learning_rate = 1.",
+                f"Prodigy 为所有部分寻找同一个学习率，但设置了不同的值：{_listed(rates)}。"
+                "请把 unet_lr 和 text_encoder_lr 设为 None（或把其中一个设为 0 以冻结该部分），learning_rate 设为 1。",
+            )
+        )
+    built = _plain("prodigyopt.Prodigy", "prodigyopt")(groups, learning_rate, args)
+    rate = rates.pop()
+    if rate < 0.1:
+        built.notices.append(
+            say(
+                f"Prodigy multiplies the learning rate it finds by {rate:g}: that is very little. Usual is 1.",
+                f"Prodigy 会把自己找到的学习率乘以 {rate:g}，这太小了，通常为 1。",
+            )
+        )
+    return built
+
+
+def _adafactor(groups: list[dict], learning_rate: float, args: dict) -> Built:
+    """Shazeer and Stern 2018, arXiv:1804.04235. Unless relative_step=False it sets the learning rate itself."""
+    row = _plain("transformers.optimization.Adafactor", "transformers")
+    if not args.get("relative_step", True):
+        return row(groups, learning_rate, args)
+    built = row([{**group, "lr": None} for group in groups], None, {"relative_step": True, **args})
+    built.notices.append(
+        say(
+            "Adafactor sets the learning rate itself, so learning_rate, unet_lr, text_encoder_lr and lr_scheduler are "
+            'not used. To use them: optimizer_args = ["relative_step=False", "scale_parameter=False"].',
+            "Adafactor 自行决定学习率，learning_rate、unet_lr、text_encoder_lr、lr_scheduler 不起作用。"
+            '如要使用它们：optimizer_args = ["relative_step=False", "scale_parameter=False"]。',
+        )
+    )
+    return built
+
+
+def _adamw8bit(groups: list[dict], learning_rate: float, args: dict) -> Built:
+    """Dettmers et al. 2021, arXiv:2110.02861, where bitsandbytes runs; else AdamW, which learns alike."""
+    path = "bitsandbytes.optim.AdamW8bit"
+    if reason := _why_no_bitsandbytes(path, groups[0]["params"][0].device):
+        built = OPTIMIZERS["AdamW"](groups, learning_rate, args)
+        built.notices.append(
+            say(
+                f"AdamW8bit cannot run here ({reason}): AdamW is used. It learns alike and needs a little more memory.",
+                f"此处无法使用 AdamW8bit（{reason}），改用 AdamW：学习效果相近，只是多占一点显存。",
+            )
+        )
+        return built
+    return _plain(path, "bitsandbytes")(groups, learning_rate, args)
+
+
+def _why_no_bitsandbytes(path: str, device: torch.device) -> str:
+    """Tried with one real step, because many installations import well and fail then. Empty where it runs."""
+    if device.type != "cuda":
+        return say(f"the device is {device.type}", f"设备为 {device.type}")
+    try:
+        parameter = nn.Parameter(torch.ones(8192, device=device))  # below 4096 values its state is not 8 bit
+        parameter.grad = torch.ones_like(parameter)
+        _import(path, "bitsandbytes")([parameter], lr=0.1).step()
+        return "" if bool((parameter < 1).all()) else say("its step does nothing", "执行后没有效果")
+    except Exception as error:  # whatever its binary brings up: missing, for another CUDA, for another card
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+OPTIMIZERS: dict[str, Callable[..., Built]] = {  # (groups, learning_rate, args) -> Built
+    "AdamW": _plain("torch.optim.AdamW"),
+    "AdamW8bit": _adamw8bit,
+    "Lion": _plain(f"{__name__}.Lion"),
+    "Prodigy": _prodigy,
+    "Adafactor": _adafactor,
+    "Adam": _plain("torch.optim.Adam"),
+    "SGD": _plain("torch.optim.SGD"),
+    "SGDNesterov": _plain("torch.optim.SGD", momentum=0.9, nesterov=True),
+}
+
+
+def _import(path: str, package: str | None) -> type[Optimizer]:
+    """The class at "package.module.Class"."""
+    module, _, name = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        package = package or module.split(".")[0]
+        raise UserError(
+            say(
+                f"optimizer_type: {path} cannot be imported ({error}). Install it: pip install {package}",
+                f"optimizer_type：无法导入 {path}（{error}）。请安装：pip install {package}",
+            )
+        ) from error
+    except AttributeError as error:
+        raise UserError(
+            say(f"optimizer_type: {module} has no {name}.", f"optimizer_type：{module} 里没有 {name}。")
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+        raise UserError(
+            say(
+                f"optimizer_type: {path} is not an optimizer of torch.", f"optimizer_type：{path} 不是 torch 的优化器。"
+            )
+        )
+    return cls
+
+
+def _check_args(cls: type[Optimizer], args: dict) -> None:
+    accepted = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return
+    own = [name for name in accepted if name not in {"params", "lr"}]
+    problems = [
+        say(
+            f"optimizer_args: {cls.__name__} has no setting {name}. It has: {', '.join(own)}.",
+            f"optimizer_args：{cls.__name__} 没有参数 {name}。可用：{'、'.join(own)}。",
+        )
+        for name in args
+        if name not in own
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:g}" for number in sorted(numbers))

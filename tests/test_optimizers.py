@@ -1,0 +1,152 @@
+"""Optimizers by name: what is built, what is said, and that Lion is its paper's algorithm."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from library import optimizers
+from library.messages import UserError
+from library.optimizers import build, learning_rates, parameter_groups, parse_args
+
+
+def parameters(*values):
+    return [nn.Parameter(torch.tensor(value)) for value in values]
+
+
+def groups(lr=1e-2):
+    return [dict(name="unet", params=parameters([[1.0, -2.0], [0.5, 3.0]]), lr=lr)]
+
+
+def take_steps(built, count=3):
+    for _ in range(count):
+        for group in built.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = parameter.detach().clone()  # of |p|² / 2
+        built.optimizer.step()
+
+
+@pytest.mark.parametrize("name", [*optimizers.OPTIMIZERS, "adamw", "LION", "torch.optim.RAdam"])
+def test_every_optimizer_makes_a_loss_smaller(name):
+    if name == "Prodigy":
+        pytest.importorskip("prodigyopt")
+    group = groups(lr=1.0 if name == "Prodigy" else 1e-2)
+    before = float(group[0]["params"][0].detach().norm())
+    take_steps(build(name, group, learning_rate=1e-2), 10)
+    assert float(group[0]["params"][0].detach().norm()) < before
+
+
+def test_optimizers_are_the_classes_they_are_named_after():
+    assert type(build("AdamW", groups(), learning_rate=1).optimizer) is torch.optim.AdamW
+    assert type(build("sgd", groups(), learning_rate=1).optimizer) is torch.optim.SGD
+    nesterov = build("SGDNesterov", groups(), learning_rate=1, args={"momentum": 0.8}).optimizer.param_groups[0]
+    assert (nesterov["momentum"], nesterov["nesterov"]) == (0.8, True)
+
+
+def test_settings_reach_the_optimizer_and_its_description():
+    built = build("AdamW", groups(3e-4), learning_rate=1, args={"weight_decay": 0.1, "betas": (0.9, 0.99)})
+    group = built.optimizer.param_groups[0]
+    assert (group["weight_decay"], group["betas"], group["lr"], group["name"]) == (0.1, (0.9, 0.99), 3e-4, "unet")
+    assert built.described_as == "torch.optim.adamw.AdamW(weight_decay=0.1, betas=(0.9, 0.99))"
+    assert built.notices == []
+
+
+def test_lion_takes_the_steps_of_its_paper():
+    weight, momentum, lr, decay = torch.tensor([1.0, -2.0, 0.5]), torch.zeros(3), 0.1, 0.2
+    parameter = nn.Parameter(weight.clone())
+    lion = optimizers.Lion([parameter], lr=lr, betas=(0.9, 0.99), weight_decay=decay)
+    for gradient in torch.randn(6, 3, generator=torch.Generator().manual_seed(0)):
+        parameter.grad = gradient.clone()
+        lion.step()
+        weight = weight - lr * ((0.9 * momentum + 0.1 * gradient).sign() + decay * weight)
+        momentum = 0.99 * momentum + 0.01 * gradient
+        torch.testing.assert_close(parameter.detach(), weight)
+
+
+def test_settings_are_read_as_python_values():
+    lines = ["weight_decay=0.1", " betas = 0.9,0.99 ", "relative_step=False", "mode='min'", "eps=None"]
+    assert parse_args(lines) == {
+        "weight_decay": 0.1, "betas": (0.9, 0.99), "relative_step": False, "mode": "min", "eps": None,
+    }  # fmt: skip
+    assert parse_args(None) == {}
+
+
+def test_every_setting_that_is_not_understood_is_named():
+    with pytest.raises(UserError) as error:
+        parse_args(["decouple=true", "0.1", "weight_decay=0.1", "x y=1"])
+    assert len(error.value.problems) == 3
+    assert "decouple=true" in str(error.value)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(UserError, match="Did you mean AdamW"):
+        build("AdanW", groups(), learning_rate=1)
+    with pytest.raises(UserError, match="SGD has no setting betas. It has: momentum"):
+        build("SGD", groups(), learning_rate=1, args={"betas": (0.9, 0.99)})
+    with pytest.raises(UserError, match="Invalid beta parameter at index 0: 1.5"):
+        build("AdamW", groups(), learning_rate=1, args={"betas": (1.5, 0.99)})
+    with pytest.raises(UserError, match="pip install no_such_package"):
+        build("no_such_package.Optimizer", groups(), learning_rate=1)
+    with pytest.raises(UserError, match="torch.optim has no AdamWW"):
+        build("torch.optim.AdamWW", groups(), learning_rate=1)
+    with pytest.raises(UserError, match="not an optimizer"):
+        build("torch.nn.Linear", groups(), learning_rate=1)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    with pytest.raises(UserError, match="pip install prodigyopt"):
+        build("Prodigy", groups(1.0), learning_rate=1)
+
+
+def test_prodigy_refuses_what_it_cannot_do_and_warns_of_small_rates():
+    pytest.importorskip("prodigyopt")
+    two = [dict(params=parameters([1.0]), lr=1.0), dict(params=parameters([1.0]), lr=0.5)]
+    with pytest.raises(UserError, match="given 0.5, 1"):
+        build("Prodigy", two, learning_rate=1)
+    assert "Usual is 1" in build("Prodigy", groups(1e-4), learning_rate=1).notices[0]
+    assert build("Prodigy", groups(1.0), learning_rate=1).notices == []
+
+
+def test_adafactor_sets_its_own_rate_unless_told_not_to():
+    own = build("Adafactor", groups(1e-2), learning_rate=1e-2)
+    assert own.optimizer.param_groups[0]["lr"] is None
+    assert "sets the learning rate itself" in own.notices[0]
+    given = build("Adafactor", groups(1e-2), learning_rate=1e-2, args={"relative_step": False})
+    assert given.optimizer.param_groups[0]["lr"] == 1e-2
+    assert given.notices == []
+
+
+def test_adamw8bit_falls_back_to_adamw_and_says_so(monkeypatch):
+    built = build("AdamW8bit", groups(), learning_rate=1, args={"weight_decay": 0.1})
+    assert type(built.optimizer) is torch.optim.AdamW
+    assert "the device is cpu" in built.notices[0]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    reason = optimizers._why_no_bitsandbytes("bitsandbytes.optim.AdamW8bit", torch.device("cuda"))
+    assert reason  # no CUDA here, or no bitsandbytes
+
+
+def test_each_part_has_its_rate_and_zero_freezes():
+    parts = {"text_encoder": parameters([1.0]), "text_encoder_2": parameters([1.0]), "unet": parameters([2.0])}
+    assert learning_rates(parts, None, 5e-5, 1e-4) == {"text_encoder": 5e-5, "text_encoder_2": 5e-5, "unet": 1e-4}
+    only = parameter_groups(parts, 2e-4, 0, 1e-4)
+    assert [(group["name"], group["lr"], group["params"]) for group in only] == [("unet", 2e-4, parts["unet"])]
+    with pytest.raises(UserError, match="nothing would be trained"):
+        parameter_groups(parts, 0, 0, 1e-4)
+    with pytest.raises(UserError, match="nothing would be trained"):
+        parameter_groups({"unet": []}, None, None, 0)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Lion", "Adafactor", "SGDNesterov", "Prodigy"])
+def test_a_saved_optimizer_goes_on_as_if_never_stopped(name):
+    if name == "Prodigy":
+        pytest.importorskip("prodigyopt")
+    straight, first, second = (build(name, groups(1.0), learning_rate=1) for _ in range(3))
+    take_steps(straight, 6)
+    take_steps(first, 3)
+    second.optimizer.param_groups[0]["params"][0].data.copy_(first.optimizer.param_groups[0]["params"][0])
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    take_steps(second, 3)
+    for a, b in zip(straight.optimizer.param_groups, second.optimizer.param_groups, strict=True):
+        assert torch.equal(a["params"][0], b["params"][0])
