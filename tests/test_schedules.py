@@ -1,0 +1,102 @@
+"""Schedules against diffusers' and transformers'."""
+
+import pytest
+import torch
+from torch import nn
+
+from library.messages import UserError
+from library.schedules import SHAPES, build, warmup_step_count
+
+
+def optimizer(*rates):
+    return torch.optim.SGD([dict(params=[nn.Parameter(torch.ones(1))], lr=rate) for rate in rates], lr=rates[0])
+
+
+def rates(schedule, step_count):
+    """Learning rates of the first group over the steps, and one beyond."""
+    result = []
+    for _ in range(step_count + 1):
+        result.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    return result
+
+
+@pytest.mark.parametrize("name", [*SHAPES])
+@pytest.mark.parametrize("warmup", [0, 7])
+@pytest.mark.parametrize("package", ["diffusers", "transformers"])
+def test_schedules_are_those_of_diffusers_and_transformers(name, warmup, package):
+    optimization = pytest.importorskip(f"{package}.optimization")
+    if name == "constant":
+        warmup = 0
+    if name == "inverse_sqrt" and package == "diffusers":
+        pytest.skip("diffusers has none")
+    special = dict(cosine_with_restarts=dict(num_cycles=3), polynomial=dict(power=1.7)).get(name, {})
+    theirs = dict(num_warmup_steps=warmup, num_training_steps=40)
+    theirs |= dict(scheduler_specific_kwargs=special) if package == "transformers" else special
+    reference = optimization.get_scheduler(name, optimizer(3e-4), **theirs)
+    ours = build(name, optimizer(3e-4), step_count=40, warmup=warmup, cycles=3, power=1.7)
+    assert rates(ours, 40) == pytest.approx(rates(reference, 40), abs=1e-15)
+
+
+def test_every_group_ends_polynomial_at_the_same_rate():
+    schedule = build("polynomial", optimizer(1e-3, 1e-5), step_count=10)
+    rates(schedule, 9)
+    assert schedule.get_last_lr() == pytest.approx([1e-7, 1e-7])
+
+
+def test_every_schedule_stays_put_after_the_end():
+    for name in SHAPES:
+        schedule = build(name, optimizer(1.0), step_count=10, cycles=2)
+        course = rates(schedule, 15)
+        assert all(0 <= rate <= 1 for rate in course), name
+        if name != "inverse_sqrt":
+            assert course[10:] == pytest.approx([course[10]] * 6), name
+
+
+@pytest.mark.parametrize(
+    ("warmup", "expected"), [(0, 0), (100, 100), ("100", 100), (0.05, 50), ("0.05", 50), ("5%", 50), ("12.5%", 125)]
+)
+def test_warmup_is_steps_a_share_or_percent(warmup, expected):
+    assert warmup_step_count(warmup, 1000) == expected
+
+
+@pytest.mark.parametrize("warmup", [-1, "soon", 1.5, "-5%", "%", None])
+def test_a_warmup_that_is_not_understood_is_an_error(warmup):
+    with pytest.raises(UserError, match="lr_warmup_steps"):
+        warmup_step_count(warmup, 1000)
+
+
+def test_a_warmup_as_long_as_the_run_is_an_error():
+    with pytest.raises(UserError, match="never reach"):
+        warmup_step_count(100, 100)
+    with pytest.raises(UserError, match="never reach"):
+        warmup_step_count("100%", 100)
+
+
+def test_what_cannot_be_is_said_with_its_cure():
+    with pytest.raises(UserError, match="Did you mean cosine?"):
+        build("cosin", optimizer(1.0), step_count=10)
+    with pytest.raises(UserError, match="constant_with_warmup"):
+        build("constant", optimizer(1.0), step_count=10, warmup=5)
+    with pytest.raises(UserError, match="optimizer_type = Adafactor"):
+        build("adafactor", optimizer(1.0), step_count=10)
+
+
+@pytest.mark.parametrize("name", ["cosine", "adafactor"])
+def test_adafactor_shows_the_rate_it_sets_itself(name):
+    optimization = pytest.importorskip("transformers.optimization")
+    parameter = nn.Parameter(torch.ones(4, 4))
+    schedule = build(name, optimization.Adafactor([dict(params=[parameter], lr=None)]), step_count=10)
+    parameter.grad = torch.ones_like(parameter)
+    schedule.optimizer.step()
+    schedule.step()
+    assert float(schedule.get_last_lr()[0]) == pytest.approx(1e-2)  # RMS of the weights, 1, times at most 0.01
+
+
+def test_a_saved_schedule_goes_on_where_it_was():
+    straight, first, second = (build("cosine", optimizer(1.0), step_count=20, warmup=3) for _ in range(3))
+    whole, half = rates(straight, 19), rates(first, 9)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert whole == half + rates(second, 9)
