@@ -1,0 +1,188 @@
+"""Buckets: every picture trains near its own shape, in the bucket of the closest aspect ratio and about the same area.
+
+The lists and choices are sd-scripts' own, so a set gives the same buckets in both. To add a way of choosing: add a
+function beside `_nearest_bucket` and `_without_enlarging`, and a field of `BucketRule` that selects it.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from math import isqrt, sqrt
+
+from ..config import Config
+from ..contracts import Fit
+from ..messages import UserError, say
+
+
+@dataclass(frozen=True)
+class BucketRule:
+    """Everything that decides the bucket of a picture. All in pixels."""
+
+    width: int
+    height: int
+    minimum: int  # shortest and longest side of a bucket
+    maximum: int
+    step: int  # sides of buckets are multiples of it
+    enable_bucket: bool = True  # False: all pictures are width x height
+    bucket_no_upscale: bool = False
+
+    @property
+    def area(self) -> int:
+        return self.width * self.height
+
+
+def resolve_resolution(config: Config, model_resolution: int, size_step: int) -> BucketRule:
+    """The options about sizes as numbers.
+
+    Args:
+        model_resolution: what the base model was trained at; what "auto" means.
+        size_step: the base model's sizes are multiples of it (`Family.size_step`).
+
+    Raises:
+        UserError: the options contradict one another or the base model; all problems at once.
+    """
+    width, height = _parse_resolution(config.resolution, model_resolution)
+    shorter, longer = min(width, height), max(width, height)
+    step = config.bucket_reso_steps
+    if step is None:  # 64, or finer where the resolution itself is small: the miniature's 64 pixels give 16
+        step = max(size_step, min(64, shorter // 4 // size_step * size_step))
+    problems = []
+    if step % size_step:
+        cure = max(size_step, round(step / size_step) * size_step)
+        problems.append(
+            say(
+                f"bucket_reso_steps = {step}: this base model takes sizes in multiples of {size_step}. Use {cure}.",
+                f"bucket_reso_steps = {step}：此底模的尺寸必须是 {size_step} 的倍数。请改为 {cure}。",
+            )
+        )
+    if not config.enable_bucket and (width % size_step or height % size_step):
+        cure = ",".join(str(max(size_step, round(side / size_step) * size_step)) for side in (width, height))
+        problems.append(
+            say(
+                f'resolution = {width},{height}: without buckets it must be a multiple of {size_step}. Use "{cure}", '
+                "or enable_bucket = True.",
+                f'resolution = {width},{height}：不分桶时必须是 {size_step} 的倍数。请改为 "{cure}"，'
+                "或设 enable_bucket = True。",
+            )
+        )
+    minimum = shorter // 2 if config.min_bucket_reso is None else config.min_bucket_reso
+    maximum = longer * 2 if config.max_bucket_reso is None else config.max_bucket_reso
+    minimum = max(step, minimum // step * step)  # down
+    maximum = -(-maximum // step) * step  # up
+    if config.enable_bucket and not config.bucket_no_upscale:
+        if minimum > shorter:
+            problems.append(
+                say(
+                    f"min_bucket_reso = {minimum} is above the resolution's side of {shorter}. Lower it, or use None.",
+                    f"min_bucket_reso = {minimum} 大于分辨率的短边 {shorter}。请调低，或设为 None。",
+                )
+            )
+        if maximum < longer:
+            problems.append(
+                say(
+                    f"max_bucket_reso = {maximum} is below the resolution's side of {longer}. Raise it, or use None.",
+                    f"max_bucket_reso = {maximum} 小于分辨率的长边 {longer}。请调高，或设为 None。",
+                )
+            )
+    if problems:
+        raise UserError(problems)
+    return BucketRule(width, height, minimum, maximum, step, config.enable_bucket, config.bucket_no_upscale)
+
+
+def _parse_resolution(resolution: int | str, model_resolution: int) -> tuple[int, int]:
+    if resolution == "auto":
+        return model_resolution, model_resolution
+    numbers = re.fullmatch(r"\s*(\d+)\s*(?:[,，x×]\s*(\d+)\s*)?", str(resolution))
+    if not numbers or 0 in (sides := [int(side) for side in numbers.groups() if side]):
+        raise UserError(
+            say(
+                f'resolution = {resolution!r} cannot be understood. Write 512, "512,768" (width,height) or "auto".',
+                f'resolution = {resolution!r} 无法识别。请写 512、"512,768"（宽,高）或 "auto"。',
+            )
+        )
+    return sides[0], sides[-1]
+
+
+@lru_cache(maxsize=8)
+def bucket_sizes(rule: BucketRule) -> tuple[tuple[int, int], ...]:
+    """Every (width, height) of about the resolution's area between the limits, sorted."""
+    step = rule.step
+    square = max(step, isqrt(rule.area) // step * step)
+    sizes = {(square, square)}
+    for width in range(rule.minimum, rule.maximum + 1, step):
+        height = min(rule.maximum, rule.area // width // step * step)
+        if height >= rule.minimum:
+            sizes |= {(width, height), (height, width)}
+    return tuple(sorted(sizes))
+
+
+def fit(size: tuple[int, int], rule: BucketRule) -> Fit:
+    """How a picture of this (width, height) is brought to its bucket: resized to cover it, then cropped evenly."""
+    if not rule.enable_bucket:
+        bucket, resized = (rule.width, rule.height), _cover(size, (rule.width, rule.height))
+    elif rule.bucket_no_upscale:
+        bucket, resized = _without_enlarging(size, rule)
+    else:
+        bucket = _nearest_bucket(size, rule)
+        resized = _cover(size, bucket)
+    return Fit(bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+
+
+def crop_at_random(fit: Fit, rng: random.Random) -> Fit:
+    """The same resizing with another part of the picture cut off."""
+    left, top = (rng.randint(0, resized - side) for resized, side in zip(fit.resized, fit.bucket, strict=True))
+    return fit._replace(crop=(left, top))
+
+
+def _nearest_bucket(size: tuple[int, int], rule: BucketRule) -> tuple[int, int]:
+    sizes = bucket_sizes(rule)
+    if size in sizes:
+        return size
+    aspect = size[0] / size[1]
+    return min(sizes, key=lambda bucket: abs(bucket[0] / bucket[1] - aspect))  # the first of equals
+
+
+def _cover(size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, int]:
+    (width, height), (bucket_width, bucket_height) = size, bucket
+    wider = width / height > bucket_width / bucket_height
+    scale = bucket_height / height if wider else bucket_width / width
+    return int(width * scale + 0.5), int(height * scale + 0.5)
+
+
+def _without_enlarging(size: tuple[int, int], rule: BucketRule) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Bucket and resized size with `bucket_no_upscale`: the list and its limits do not count, only area and step."""
+    (width, height), step = size, rule.step
+
+    def to_step(side: float) -> int:
+        return max(step, int(side + 0.5) // step * step)
+
+    resized = size
+    if width * height > rule.area:  # shrink to the area, so that one side is a multiple of the step
+        aspect = width / height
+        wide = to_step(sqrt(rule.area * aspect))
+        high = to_step(sqrt(rule.area / aspect))
+        error_by_width = abs(wide / to_step(wide / aspect) - aspect)
+        error_by_height = abs(to_step(high * aspect) / high - aspect)
+        by_width = error_by_width < error_by_height
+        resized = (wide, int(wide / aspect + 0.5)) if by_width else (int(high * aspect + 0.5), high)
+    bucket = (to_step(resized[0] - 0.5), to_step(resized[1] - 0.5))
+    if resized[0] < bucket[0] or resized[1] < bucket[1]:  # below one step; sd-scripts makes an empty bucket and fails
+        resized = _cover(size, bucket)
+    return bucket, resized
+
+
+def size_record(size: tuple[int, int], fit: Fit) -> tuple[float, float, float, float, float, float]:
+    """SDXL's micro-conditioning: original height, width, crop top, left, target height, width.
+
+    Top and left are sd-scripts' own, which describe a letterboxed picture rather than the cut one. LoRAs of its users
+    were trained with them, so they are kept.
+    """
+    (width, height), (bucket_width, bucket_height) = size, fit.bucket
+    aspect = width / height
+    if bucket_width / bucket_height > aspect:
+        shown_width, shown_height = bucket_height * aspect, bucket_height
+    else:
+        shown_width, shown_height = bucket_width, bucket_width / aspect
+    left, top = (bucket_width - shown_width) // 2, (bucket_height - shown_height) // 2
+    return height, width, top, left, bucket_height, bucket_width

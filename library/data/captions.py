@@ -1,0 +1,99 @@
+"""Captions: read whatever their encoding, and made into what the text encoder gets at each use.
+
+The order of processing is sd-scripts'. To add a step (wildcards, token warmup, ...): add it to `process` at its place
+in that order, and to `possible` if it makes captions that cannot be listed beforehand.
+"""
+
+import codecs
+import random
+from collections.abc import Iterable
+
+from ..config import Config
+from ..contracts import Sample
+
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """The text of a caption file, and the encoding it was read in.
+
+    UTF-8 with or without byte-order mark, UTF-16 with one or recognisable by its zero bytes, then GB18030 (contains GBK
+    and GB2312), then Windows-1252. The last two are guesses: text of other encodings can pass for them, so whoever
+    calls shows the user what was read.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if data.startswith(UTF16_MARKS):
+        encodings = ("utf-16",)
+    elif b"\0" in data:
+        encodings = ("utf-16-be",) if data[::2].count(0) > data[1::2].count(0) else ("utf-16-le",)
+    else:
+        encodings = ("utf-8-sig", "gb18030", "cp1252")
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text, encoding
+    raise ValueError("neither UTF-8, UTF-16, GB18030 nor Windows-1252")
+
+
+def first_line(caption: str) -> str:
+    """The first line that is not blank; "" where there is none."""
+    return next((line.strip() for line in caption.splitlines() if line.strip()), "")
+
+
+def tags(caption: str) -> list[str]:
+    """The comma-separated parts, without blank ones."""
+    return [tag.strip() for tag in caption.split(",") if tag.strip()]
+
+
+def whole(caption: str, config: Config) -> str:
+    """The caption with its prefix and suffix, before anything is left to chance."""
+    return " ".join(part for part in (config.caption_prefix, first_line(caption), config.caption_suffix) if part)
+
+
+def process(caption: str, config: Config, *, rng: random.Random, epoch: int) -> str:
+    """What the text encoder gets at one use of a picture.
+
+    Order: first line, prefix and suffix; dropout of the whole caption (then nothing else happens); shuffling of the
+    tags behind the first `keep_tokens`; dropout among those same tags.
+
+    Args:
+        rng: this use's own stream of chance.
+        epoch: from 1; with `caption_dropout_every_n_epochs` = n the epochs n, 2n, ... have empty captions.
+    """
+    caption = whole(caption, config)
+    every = config.caption_dropout_every_n_epochs
+    if (every and epoch % every == 0) or rng.random() < config.caption_dropout_rate:
+        return ""
+    if config.shuffle_caption or config.caption_tag_dropout_rate:
+        parts = tags(caption)
+        kept, loose = parts[: config.keep_tokens], parts[config.keep_tokens :]
+        if config.shuffle_caption:
+            rng.shuffle(loose)
+        loose = [tag for tag in loose if rng.random() >= config.caption_tag_dropout_rate]
+        caption = ", ".join(kept + loose)
+    return caption
+
+
+def possible(captions: Iterable[str], config: Config) -> list[str] | None:
+    """Every caption that `process` can make of these, sorted; None where chance makes too many to encode beforehand."""
+    if config.shuffle_caption or config.caption_tag_dropout_rate:
+        return None
+    found = {whole(caption, config) for caption in captions}
+    if config.caption_dropout_rate or config.caption_dropout_every_n_epochs:
+        found.add("")
+    return sorted(found)
+
+
+def tag_frequency(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
+    """{folder: {tag: pictures with it}} in lower case, whatever the repeats: ss_tag_frequency."""
+    counts: dict[str, dict[str, int]] = {}
+    for sample in samples:
+        folder = counts.setdefault(sample.folder, {})
+        for tag in tags(first_line(sample.caption).lower()):
+            folder[tag] = folder.get(tag, 0) + 1
+    return counts

@@ -1,0 +1,362 @@
+"""The pictures and captions of `[repeats]_[concept]` folders, and how many regularization images join each epoch.
+
+Meaning and names are sd-scripts'. Where we differ: sub-folders are taken in sorted order on every system; endings are
+found in any mixture of cases; an empty caption file is an empty caption; what is not used is told by name. What is wrong
+with a picture itself `images.inspect` says. Nothing here imports torch: mistakes are told within seconds.
+"""
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from ..contracts import Sample
+from ..messages import UserError, say
+from . import captions, images
+from .folders import Folder, entries, is_picture, numbered_folders, pictures_in, same, some
+from .threads import in_order
+
+CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
+GUESSED_ENCODINGS = {"gb18030": "GB18030 (GBK)", "cp1252": "Windows-1252"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything usable below the two folders, in sorted order, and what the user should know about the rest."""
+
+    train: list[Sample]
+    regularization: list[Sample]
+    folders: list[Folder]  # training first
+    warnings: list[str] = field(default_factory=list)
+    reg_captions: bool = True  # whether caption files of regularization images were read
+
+
+def find(
+    train_data_dir: str | Path,
+    reg_data_dir: str | Path | None = None,
+    *,
+    caption_extension: str = ".txt",
+    reg_captions: bool = True,
+) -> Found:
+    """Find and check all pictures and captions. Threads decode every picture once, to find broken ones.
+
+    Args:
+        train_data_dir, reg_data_dir: the folders that hold the `[repeats]_[concept]` folders.
+        caption_extension: ending of caption files.
+        reg_captions: False gives regularization images their folder's text only.
+
+    Raises:
+        UserError: nothing to train with, nothing in a `reg_data_dir` that was asked for, or captions that cannot be
+            read. All problems at once, with what to do.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    extension = caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
+    train = Path(train_data_dir)
+    reg = Path(reg_data_dir) if reg_data_dir else None
+    if reg and same(train, reg):
+        raise UserError(
+            say(
+                f"reg_data_dir and train_data_dir are the same folder: {train}. Choose the folder of the "
+                "regularization images, or None",
+                f"reg_data_dir 与 train_data_dir 是同一个目录：{train}。请选择正则化图片的目录，或设为 None",
+            )
+        )
+    samples: dict[str, list[Sample]] = {"train_data_dir": [], "reg_data_dir": []}
+    folders: list[Folder] = []
+    for option, parent, other in (("train_data_dir", train, reg), ("reg_data_dir", reg, train)):
+        numbered = numbered_folders(parent, other, option, problems, warnings) if parent else []
+        for folder in numbered:
+            read_captions = reg_captions or not folder.is_regularization
+            used, folder = _read_folder(folder, extension, read_captions, problems, warnings)
+            samples[option] += used
+            folders.append(folder)
+        if numbered and not samples[option]:
+            names = some([folder.name for folder in numbered])
+            problems.append(
+                say(
+                    f"{option} = {parent}: no usable picture in {names}",
+                    f"{option} = {parent}：{names} 中没有可用的图片",
+                )
+            )
+    if problems:  # what was noticed on the way may be the cause
+        raise UserError(problems + warnings)
+    return Found(samples["train_data_dir"], samples["reg_data_dir"], folders, warnings, reg_captions)
+
+
+def _read_folder(
+    folder: Folder, extension: str, read_captions: bool, problems: list[str], warnings: list[str]
+) -> tuple[list[Sample], Folder]:
+    """The samples of one folder, and the folder with its counts."""
+    pictures = _pictures_of(folder, warnings)
+    usable = _inspected(pictures, warnings)
+    files = {_folded(entry.name): Path(entry.path) for entry in entries(folder.path) if entry.is_file()}
+    texts: dict[Path, tuple[str, Path]] = {}
+    if read_captions:
+        texts = _captions_of(list(usable), folder, files, extension, problems, warnings)
+        _tell_missing_captions(list(usable), texts, folder, files, extension, warnings)
+        _tell_orphans(pictures, folder, files, extension, warnings)
+    samples = []
+    for path, seen in usable.items():
+        caption, caption_path = texts.get(path, (folder.text, None))
+        samples.append(
+            Sample(
+                path,
+                caption,
+                seen.width,
+                seen.height,
+                folder.name,
+                folder.repeats,
+                folder.is_regularization,
+                caption_path,
+            )
+        )
+    return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
+
+
+def _pictures_of(folder: Folder, warnings: list[str]) -> list[Path]:
+    """The picture files of a folder; whatever looks like one and is not read is named."""
+    pictures: list[Path] = []
+    unreadable: list[str] = []
+    for entry in entries(folder.path):
+        path = Path(entry.path)
+        if entry.is_dir():
+            inside = pictures_in(path)
+            if inside:
+                warnings.append(
+                    say(
+                        f"{path}: {len(inside)} picture(s) in a folder within a [repeats]_[concept] folder are not "
+                        "used. Move them one level up",
+                        f"{path}：[重复次数]_[概念] 目录里的子目录不会读取，其中 {len(inside)} 张图片未使用。"
+                        "请移到上一级",
+                    )
+                )
+            elif is_picture(entry.name):
+                warnings.append(say(f"{path}: is a folder, not a picture", f"{path}：是目录，不是图片"))
+        elif os.path.splitext(entry.name)[1].lower() in images.UNREADABLE_EXTENSIONS:
+            unreadable.append(entry.name)
+        elif is_picture(entry.name):
+            if entry.is_file():
+                pictures.append(path)
+            else:
+                warnings.append(say(f"{path}: the link leads nowhere", f"{path}：链接失效"))
+    if unreadable:
+        warnings.append(
+            say(
+                f"{folder.path}: {len(unreadable)} file(s) of kinds that are not read: {some(unreadable)}. Convert them "
+                "to .png (for .jxl also: pip install pillow-jxl-plugin)",
+                f"{folder.path}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png"
+                "（.jxl 也可 pip install pillow-jxl-plugin）",
+            )
+        )
+    if not pictures:
+        warnings.append(say(f"{folder.path}: holds no picture", f"{folder.path}：里面没有图片"))
+    return pictures
+
+
+def _inspected(pictures: list[Path], warnings: list[str]) -> dict[Path, images.Inspection]:
+    """What `images.inspect` says of each usable picture; the others are named."""
+
+    def attempt(path: Path) -> images.Inspection | images.BrokenPicture:
+        try:
+            return images.inspect(path)
+        except images.BrokenPicture as broken:
+            return broken
+
+    usable: dict[Path, images.Inspection] = {}
+    thread_count = min(8, os.cpu_count() or 1)
+    for path, result in zip(pictures, in_order(attempt, pictures, thread_count), strict=True):
+        if isinstance(result, images.BrokenPicture):
+            warnings.append(say(f"{path}: skipped: {result}", f"{path}：已跳过：{result}"))
+        else:
+            usable[path] = result
+    animated = [path.name for path, seen in usable.items() if seen.is_animated]
+    if animated:
+        warnings.append(
+            say(
+                f"{pictures[0].parent}: of animated pictures only the first frame is used: {some(animated)}",
+                f"{pictures[0].parent}：动图只使用第一帧：{some(animated)}",
+            )
+        )
+    return usable
+
+
+def _folded(name: str) -> str:
+    """A file name as Windows and macOS compare it: the same files belong together on every system."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _caption_file(picture: Path, files: dict[str, Path], extension: str) -> Path | None:
+    """The file with a picture's caption. Cut-out faces, `name_x_y_w_h`, also take the caption of `name`."""
+    stems = [picture.stem]
+    fields = picture.stem.split("_")
+    if len(fields) >= 5:
+        stems.append("_".join(fields[:-4]))
+    return next((files[name] for stem in stems if (name := _folded(stem + extension)) in files), None)
+
+
+def _captions_of(
+    pictures: list[Path],
+    folder: Folder,
+    files: dict[str, Path],
+    extension: str,
+    problems: list[str],
+    warnings: list[str],
+) -> dict[Path, tuple[str, Path]]:
+    """Text and file of each picture's caption, where it has one."""
+    texts: dict[Path, tuple[str, Path]] = {}
+    guessed: dict[str, list[tuple[str, str]]] = {}  # encoding -> names and texts
+    empty: list[str] = []
+    chinese_commas: list[str] = []
+    several_lines: list[str] = []
+    for picture in pictures:
+        path = _caption_file(picture, files, extension)
+        if path is None:
+            continue
+        try:
+            text, encoding = captions.decode(path.read_bytes())
+        except ValueError as error:
+            problems.append(
+                say(f"{path}: {error}. Save it as UTF-8", f"{path}：无法识别文字编码，请另存为 UTF-8"),
+            )
+            continue
+        texts[picture] = (text.strip(), path)
+        line = captions.first_line(text)
+        if encoding in GUESSED_ENCODINGS:
+            guessed.setdefault(encoding, []).append((path.name, line))
+        if not line:
+            empty.append(path.name)
+        if "，" in line:
+            chinese_commas.append(path.name)
+        if len(text.strip().splitlines()) > 1:
+            several_lines.append(path.name)
+    for encoding, read in guessed.items():
+        kind, (name, line) = GUESSED_ENCODINGS[encoding], read[0]
+        warnings.append(
+            say(
+                f'{folder.path}: {len(read)} caption(s) are not UTF-8 and read as {kind}, e.g. {name}: "{line[:40]}". '
+                "If that is not its text, save them as UTF-8",
+                f"{folder.path}：{len(read)} 个标签文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。"
+                "如果文字不对，请另存为 UTF-8",
+            )
+        )
+    for names, english, chinese in (
+        (empty, "empty caption file(s), trained with an empty caption", "个标签文件是空的，按空标签训练"),
+        (
+            chinese_commas,
+            "caption(s) with Chinese commas, which do not separate tags; replace ， by ,",
+            "个标签文件含中文逗号，不能分隔标签，请把 ， 换成英文 ,",
+        ),
+        (several_lines, "caption(s) of several lines, only the first is read", "个标签文件有多行，只读第一行"),
+    ):
+        if names:
+            count = len(names)
+            warnings.append(
+                say(
+                    f"{folder.path}: {count} {english}: {some(names)}",
+                    f"{folder.path}：{count} {chinese}：{some(names)}",
+                )
+            )
+    return texts
+
+
+def _tell_missing_captions(
+    pictures: list[Path],
+    texts: dict[Path, tuple[str, Path]],
+    folder: Folder,
+    files: dict[str, Path],
+    extension: str,
+    warnings: list[str],
+) -> None:
+    missing = [path for path in pictures if path not in texts]
+    for ending in CAPTION_EXTENSIONS:
+        names = [path.name for path in missing if _caption_file(path, files, ending)]
+        if names and ending != extension.lower():
+            warnings.append(
+                say(
+                    f"{folder.path}: {len(names)} picture(s) have captions ending in {ending}, which are not read because "
+                    f'caption_extension is "{extension}". Set caption_extension = "{ending}"',
+                    f"{folder.path}：{len(names)} 张图片的标签文件扩展名是 {ending}，"
+                    f'而 caption_extension 为 "{extension}"，因此没有读取。请设 caption_extension = "{ending}"',
+                )
+            )
+    names = some([path.name for path in missing])
+    if missing and not folder.text:
+        warnings.append(
+            say(
+                f"{folder.path}: {len(missing)} picture(s) have neither a caption file nor a concept in the folder's "
+                f"name, trained with an empty caption: {names}",
+                f"{folder.path}：{len(missing)} 张图片没有标签文件，目录名里也没有概念，按空标签训练：{names}",
+            )
+        )
+    elif texts and missing:  # where all are missing it is a way of working, and stands in the table
+        warnings.append(
+            say(
+                f"{folder.path}: {len(missing)} of {len(pictures)} picture(s) have no caption file; their caption is "
+                f'"{folder.text}": {names}',
+                f"{folder.path}：{len(pictures)} 张图片中有 {len(missing)} 张没有标签文件，"
+                f"以目录名“{folder.text}”为标签：{names}",
+            )
+        )
+
+
+def _tell_orphans(
+    pictures: list[Path], folder: Folder, files: dict[str, Path], extension: str, warnings: list[str]
+) -> None:
+    used = {_caption_file(path, files, extension) for path in pictures}
+    orphans = [path for name, path in files.items() if name.endswith(_folded(extension)) and path not in used]
+    if orphans:
+        example = next((path for path in orphans if is_picture(path.stem)), None)  # "a.png.txt"
+        cure = say(f". Rename {example.name} to {Path(example.stem).stem}{extension}", f"。请把 {example.name} 改名为 "
+                   f"{Path(example.stem).stem}{extension}") if example else ""  # fmt: skip
+        names = some([path.name for path in orphans])
+        warnings.append(
+            say(
+                f"{folder.path}: {len(orphans)} caption file(s) belong to no picture: {names}{cure}",
+                f"{folder.path}：{len(orphans)} 个标签文件没有对应的图片：{names}{cure}",
+            )
+        )
+
+
+def balance(
+    train: list[Sample], regularization: list[Sample], *, rotate: bool = True, epoch: int = 1
+) -> list[tuple[Sample, int]]:
+    """The regularization images of an epoch, and how often each is used.
+
+    Args:
+        rotate: every epoch goes on where the one before stopped, so that all images are used equally often. False:
+            every epoch as the first, which is sd-scripts' choice.
+        epoch: from 1.
+    """
+    wanted = sum(sample.repeats for sample in train)
+    return next(islice(balanced_epochs(wanted, regularization, rotate=rotate), epoch - 1, None))
+
+
+def balanced_epochs(
+    wanted: int, regularization: list[Sample], *, rotate: bool = True
+) -> Iterator[list[tuple[Sample, int]]]:
+    """What `balance` gives for epoch 1, 2, ... without end.
+
+    Until there are at least `wanted` samples, each image is taken with its folder's repeats (so the last one may
+    overshoot); where all of them are not enough, each is taken once more, in turn.
+    """
+    count = len(regularization)
+    total = sum(sample.repeats for sample in regularization)
+    start = 0
+    while True:
+        in_turn = regularization[start:] + regularization[:start]
+        uses: list[tuple[Sample, int]] = []
+        if total >= wanted:
+            moved = so_far = 0
+            while so_far < wanted:
+                uses.append((in_turn[moved], in_turn[moved].repeats))
+                so_far += in_turn[moved].repeats
+                moved += 1
+        elif count:
+            rounds, moved = divmod(wanted - total, count)
+            uses = [(sample, sample.repeats + rounds + (place < moved)) for place, sample in enumerate(in_turn)]
+        yield uses
+        if rotate and count:
+            start = (start + moved) % count
