@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt, sqrt
 
-from ..config import Config
-from ..contracts import Fit
-from ..messages import UserError, say
+from library.config import Config
+from library.contracts import Fit
+from library.messages import UserError, say
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import codecs
 import random
 from collections.abc import Iterable
 
-from ..config import Config
-from ..contracts import Sample
+from library.config import Config
+from library.contracts import Sample
 
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..messages import say
-from . import images
+from library.data import images
+from library.messages import say
 
 NOT_OURS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information"}  # systems make them
 MANY_REPEATS = 500  # beyond: more likely a year or a size, such as 2023_holiday

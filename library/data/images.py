@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, features
 
-from ..contracts import Fit
-from ..messages import say
+from library.contracts import Fit
+from library.messages import UserError, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,36 +126,45 @@ class ColourChange(NamedTuple):
         return np.hstack([factor * colours, np.full((3, 1), offset)])
 
 
-def load(source: Path | bytes, fit: Fit, *, flip: bool = False, colours: ColourChange | None = None) -> np.ndarray:
+def load(
+    path: Path, fit: Fit, *, flip: bool = False, colours: ColourChange | None = None, data: bytes | None = None
+) -> np.ndarray:
     """A picture as its bucket shows it: (H, W, 3) uint8.
 
     Args:
-        source: the file, or its bytes.
         fit: bucket, resized size and crop, all for the upright picture.
         flip: mirrored, after cropping.
         colours: changed last.
+        data: the file's bytes, where they were read already.
+
+    Raises:
+        UserError: the file cannot be read any more; names it.
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        orientation = _orientation(image)
-        wanted = [math.ceil(SHRINK_AT_MOST_TO * side) for side in fit.resized]
-        image.draft(None, tuple(reversed(wanted)) if orientation >= 5 else tuple(wanted))
-        profile = image.info.get("icc_profile")
-        image = _on_white(image)
+    try:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
+            orientation = _orientation(image)
+            wanted = [math.ceil(SHRINK_AT_MOST_TO * side) for side in fit.resized]
+            image.draft(None, tuple(reversed(wanted)) if orientation >= 5 else tuple(wanted))
+            profile = image.info.get("icc_profile")
+            picture = _on_white(image)
+            picture.load()
+    except Exception as error:  # whole when it was inspected; a decoder that meets a broken file may raise anything
+        raise UserError(say(f"{path}: cannot be read: {error}", f"{path}：无法读取：{error}")) from error
     if orientation in TURNS:
-        image = image.transpose(TURNS[orientation])
+        picture = picture.transpose(TURNS[orientation])
     # Only the part that stays is resized: a panorama enlarged as a whole could take gigabytes.
     (left, top), (width, height) = fit.crop, fit.bucket
-    across, down = image.width / fit.resized[0], image.height / fit.resized[1]
-    right, bottom = min((left + width) * across, image.width), min((top + height) * down, image.height)
+    across, down = picture.width / fit.resized[0], picture.height / fit.resized[1]
+    right, bottom = min((left + width) * across, picture.width), min((top + height) * down, picture.height)
     box = (left * across, top * down, right, bottom)
     kernel = Image.Resampling.HAMMING if across >= 1 and down >= 1 else Image.Resampling.LANCZOS
-    image = image.resize(fit.bucket, kernel, box=box, reducing_gap=SHRINK_AT_MOST_TO)
-    image = _to_srgb(image, profile)
+    picture = picture.resize(fit.bucket, kernel, box=box, reducing_gap=SHRINK_AT_MOST_TO)
+    picture = _to_srgb(picture, profile)
     if flip:
-        image = ImageOps.mirror(image)
+        picture = ImageOps.mirror(picture)
     if colours:
-        image = image.convert("RGB", tuple(colours.matrix().ravel()))
-    return np.asarray(image)
+        picture = picture.convert("RGB", tuple(colours.matrix().ravel()))
+    return np.asarray(picture)
 
 
 def to_pixels(pictures: list[np.ndarray]) -> "Tensor":

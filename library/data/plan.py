@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ..config import Config
-from ..contracts import Fit, Sample
-from ..messages import UserError, say
-from . import captions
-from .buckets import BucketRule, fit
-from .folders import some
-from .samples import Found, balance, balanced_epochs
+from library.config import Config
+from library.contracts import Fit, Sample
+from library.data import captions
+from library.data.buckets import BucketRule, fit
+from library.data.folders import some
+from library.data.samples import Found, balance, balanced_epochs
+from library.messages import UserError, say
 
 MUCH_CUT_OFF = 1 / 3  # a share of the picture lost by cropping that deserves a warning
 
@@ -213,8 +213,8 @@ def _check_sizes(plan: Plan) -> list[str]:
         names = some([name for _, name in sorted(enlarged, reverse=True)])
         warnings.append(
             say(
-                f"{len(enlarged)} picture(s) are smaller than their bucket and get enlarged, which teaches blur: {names}. "
-                "Use larger ones, a lower resolution, or bucket_no_upscale = True",
+                f"{len(enlarged)} picture(s) are smaller than their bucket and get enlarged, which teaches blur: "
+                f"{names}. Use larger ones, a lower resolution, or bucket_no_upscale = True",
                 f"{len(enlarged)} 张图片小于所在的桶，会被放大，容易学到模糊：{names}。"
                 "请换更大的图、降低 resolution，或设 bucket_no_upscale = True",
             )
@@ -223,8 +223,8 @@ def _check_sizes(plan: Plan) -> list[str]:
         names = some([name for _, name in sorted(cut, reverse=True)])
         warnings.append(
             say(
-                f"{len(cut)} picture(s) lose more than a third by cropping: {names}. Crop them yourself, or let buckets "
-                "be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
+                f"{len(cut)} picture(s) lose more than a third by cropping: {names}. Crop them yourself, or let "
+                "buckets be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
                 f"{len(cut)} 张图片裁掉的部分超过三分之一：{names}。请自行裁剪，"
                 "或允许更狭长的桶（enable_bucket、min_bucket_reso、max_bucket_reso）",
             )
@@ -247,9 +247,9 @@ def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str]
         if not any(_plain(word) in _plain(text) for text in texts):
             warnings.append(
                 say(
-                    f'{folder.path}: "{word}" stands in none of its captions, so nothing is learnt under that word (the '
-                    f"folder's name counts only for pictures without caption file). Add it to the captions, or set "
-                    f'caption_prefix = "{word},"',
+                    f'{folder.path}: "{word}" stands in none of its captions, so nothing is learnt under that word '
+                    f"(the folder's name counts only for pictures without caption file). Add it to the captions, or "
+                    f'set caption_prefix = "{word},"',
                     f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（目录名只用于没有标签文件的图片）。"
                     f'请把它加入标签，或设 caption_prefix = "{word},"',
                 )

@@ -1,8 +1,8 @@
 """The pictures and captions of `[repeats]_[concept]` folders, and how many regularization images join each epoch.
 
 Meaning and names are sd-scripts'. Where we differ: sub-folders are taken in sorted order on every system; endings are
-found in any mixture of cases; an empty caption file is an empty caption; what is not used is told by name. What is wrong
-with a picture itself `images.inspect` says. Nothing here imports torch: mistakes are told within seconds.
+found in any mixture of cases; an empty caption file is an empty caption; what is not used is told by name. What is
+wrong with a picture itself `images.inspect` says. Nothing here imports torch: mistakes are told within seconds.
 """
 
 import os
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from ..contracts import Sample
-from ..messages import UserError, say
-from . import captions, images
-from .folders import Folder, entries, is_picture, numbered_folders, pictures_in, same, some
-from .threads import in_order
+from library.contracts import Sample
+from library.data import captions, images
+from library.data.folders import Folder, entries, is_picture, numbered_folders, pictures_in, same, some
+from library.data.threads import in_order
+from library.messages import UserError, say
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
 GUESSED_ENCODINGS = {"gb18030": "GB18030 (GBK)", "cp1252": "Windows-1252"}
@@ -145,8 +145,8 @@ def _pictures_of(folder: Folder, warnings: list[str]) -> list[Path]:
     if unreadable:
         warnings.append(
             say(
-                f"{folder.path}: {len(unreadable)} file(s) of kinds that are not read: {some(unreadable)}. Convert them "
-                "to .png (for .jxl also: pip install pillow-jxl-plugin)",
+                f"{folder.path}: {len(unreadable)} file(s) of kinds that are not read: {some(unreadable)}. Convert "
+                "them to .png (for .jxl also: pip install pillow-jxl-plugin)",
                 f"{folder.path}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png"
                 "（.jxl 也可 pip install pillow-jxl-plugin）",
             )
@@ -276,7 +276,7 @@ def _tell_missing_captions(
         if names and ending != extension.lower():
             warnings.append(
                 say(
-                    f"{folder.path}: {len(names)} picture(s) have captions ending in {ending}, which are not read because "
+                    f"{folder.path}: {len(names)} picture(s) have captions ending in {ending}, which are not read: "
                     f'caption_extension is "{extension}". Set caption_extension = "{ending}"',
                     f"{folder.path}：{len(names)} 张图片的标签文件扩展名是 {ending}，"
                     f'而 caption_extension 为 "{extension}"，因此没有读取。请设 caption_extension = "{ending}"',
