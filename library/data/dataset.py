@@ -1,0 +1,101 @@
+"""The batches of an epoch, the same bits for the same (seed, epoch): on every system, with any number of threads, and
+when an epoch is continued in its middle.
+
+What is left to chance at a use of a picture (mirroring, cropping, colours, the order of tags) comes from a stream of
+its own, seeded with (seed, epoch, place in the epoch). No global random state is read or moved.
+"""
+
+import random
+from collections.abc import Iterator
+
+import torch
+
+from library.config import Config
+from library.contracts import Batch, Sample
+from library.data import captions, images
+from library.data.buckets import crop_at_random, size_record
+from library.data.cache import LatentCache, TextCache, Wanted
+from library.data.plan import Plan, batches_of_epoch, samples_used
+from library.data.threads import in_order
+
+
+def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
+    """What `LatentCache.fill` must be given before training: with `flip_aug` every picture twice."""
+    flips = (False, True) if config.flip_aug else (False,)
+    return [(sample, plan.fits[sample.image_path], flip) for sample in samples_used(plan) for flip in flips]
+
+
+def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
+    """What `TextCache.fill` must be given before training; None where chance makes too many captions to cache."""
+    return captions.possible((sample.caption for sample in samples_used(plan)), config)
+
+
+class Dataset:
+    """Batches by epoch.
+
+    Args:
+        seed: the run's; `config.seed` may be None, so whoever drew one hands it in.
+        latents: filled with `latents_wanted`; None: batches carry pixels.
+        texts: filled with `captions_wanted`; None: batches carry captions only.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        config: Config,
+        seed: int,
+        *,
+        latents: LatentCache | None = None,
+        texts: TextCache | None = None,
+    ):
+        assert latents is None or not (config.random_crop or config.color_aug), (
+            "config forbids these with cache_latents"
+        )
+        self.plan, self.config, self.seed = plan, config, seed
+        self.latents, self.texts = latents, texts
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch in their order.
+
+        Args:
+            epoch: from 1.
+            start: so many batches are left out at the beginning; the others are what they would have been.
+        """
+        batches = batches_of_epoch(self.plan, self.seed, epoch)
+        places = []  # of each batch's first sample in the epoch
+        place = 0
+        for samples in batches:
+            places.append(place)
+            place += len(samples)
+
+        def make(index: int) -> Batch:
+            return self._batch(batches[index], epoch, places[index])
+
+        yield from in_order(make, range(start, len(batches)), self.config.max_data_loader_n_workers)
+
+    def _batch(self, samples: list[Sample], epoch: int, place: int) -> Batch:
+        config = self.config
+        texts, sizes, weights, pictures = [], [], [], []
+        for offset, sample in enumerate(samples):
+            rng = random.Random(f"{self.seed} {epoch} {place + offset}")
+            fit = self.plan.fits[sample.image_path]
+            flip = config.flip_aug and rng.random() < 0.5
+            texts.append(captions.process(sample.caption, config, rng=rng, epoch=epoch))
+            sizes.append(size_record((sample.width, sample.height), fit))
+            weights.append(config.prior_loss_weight if sample.is_regularization else 1.0)
+            if self.latents:
+                pictures.append(self.latents.get(sample, fit, flip))
+            else:
+                fit = crop_at_random(fit, rng) if config.random_crop else fit
+                colours = images.ColourChange.draw(rng) if config.color_aug else None
+                pictures.append(images.load(sample.image_path, fit, flip=flip, colours=colours))
+        sizes = torch.tensor(sizes, dtype=torch.float32)
+        return Batch(
+            samples=samples,
+            captions=texts,
+            weights=torch.tensor(weights, dtype=torch.float32),
+            sizes=sizes,
+            latents=torch.stack(pictures) if self.latents else None,
+            pixels=None if self.latents else images.to_pixels(pictures),
+            conditioning=self.texts.get(texts, sizes) if self.texts else None,
+        )
