@@ -59,7 +59,7 @@ def open_model(
         configs: of "unet", "vae", "text_encoder"(, "text_encoder_2") for a single file of unusual size.
 
     Returns:
-        A `contracts.Family` with two things more: `info`, the `ModelInfo`, and `warnings`, a list of texts for the user.
+        A `contracts.Family` and two things more: `info`, the `ModelInfo`, and `warnings`, texts for the user.
 
     Raises:
         UserError: see `inspect`; or `vae` is no VAE, tensors are missing or unknown, values are impossible.
@@ -88,7 +88,9 @@ def open_model(
     return model
 
 
-def tiny(name: str = "sd1", *, objective: str | None = None, max_token_length: int | None = None, seed: int = 0) -> Family:
+def tiny(
+    name: str = "sd1", *, objective: str | None = None, max_token_length: int | None = None, seed: int = 0
+) -> Family:
     """A random model of kilobytes with all parts of its family: same seed, same bits.
 
     Args:
@@ -162,7 +164,8 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
         warnings.append(
             say(
                 f"{info.path.name}: training for {objective} as you asked, although the model looks like "
-                f"{info.objective} ({info.objective_source}). If pictures turn to noise, leave v_parameterization unset.",
+                f"{info.objective} ({info.objective_source}). If pictures turn to noise, leave v_parameterization "
+                "unset.",
                 f"{info.path.name}：按您的要求以 {objective} 训练，但该模型看起来是 {info.objective}"
                 f"（{info.objective_source}）。如果出图变成噪点，请不要设置 v_parameterization。",
             )
@@ -202,8 +205,9 @@ def vae_warnings(vae: str | Path | None, config: dict) -> list[str]:
         return []
     return [
         say(
-            f"{vae}: this VAE's latents are scaled by {scale}, the base model's by {needed}: it belongs to another line "
-            "of models, and pictures will be wrong. Choose a VAE of the base model's line.",
-            f"{vae}：这个 VAE 的缩放系数是 {scale}，而底模是 {needed}，二者不属于同一系列，出图会不正常。请换用与底模配套的 VAE。",
+            f"{vae}: this VAE's latents are scaled by {scale}, the base model's by {needed}: it belongs to another "
+            "line of models, and pictures will be wrong. Choose a VAE of the base model's line.",
+            f"{vae}：这个 VAE 的缩放系数是 {scale}，而底模是 {needed}，二者不属于同一系列，"
+            "出图会不正常。请换用与底模配套的 VAE。",
         )
     ]

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from library.families.loading import Place, Source
 
 CLIP_MERGE_COUNT = 48_894  # 49,408 tokens in all
-EVERYDAY_MERGE_COUNT = 40_000  # the last 9,000 are rare: among them "sks" and "ohwx", which guides recommend as triggers
+EVERYDAY_MERGE_COUNT = (
+    40_000  # the last 9,000 are rare: among them "sks" and "ohwx", which guides recommend as triggers
+)
 VOCABULARY_FILE = Path(__file__).parent / "clip_vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
 
 
@@ -106,7 +108,8 @@ def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str) -> CLIPToken
             say(
                 f"{folder}: the tokenizer has {len(tokenizer):,} tokens, the text encoder knows {vocab_size:,}. They "
                 "are not of the same model; download the folder again.",
-                f"{folder}：分词器有 {len(tokenizer):,} 个词元，而文本编码器只认识 {vocab_size:,} 个，二者不是同一个模型的，请重新下载。",
+                f"{folder}：分词器有 {len(tokenizer):,} 个词元，而文本编码器只认识 {vocab_size:,} 个，"
+                "二者不是同一个模型的，请重新下载。",
             )
         )
     return tokenizer

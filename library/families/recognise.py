@@ -141,9 +141,7 @@ def inspect_file(header: Header) -> ModelInfo:
     refuse_other_inputs(path, first[1])
     family = family_of_shapes(path, shapes)
     objective, source, is_seen = objective_of_file(header, family)
-    return ModelInfo(
-        path, family, objective, source, is_seen, "single file", "ztsnr" in shapes, header.metadata
-    )
+    return ModelInfo(path, family, objective, source, is_seen, "single file", "ztsnr" in shapes, header.metadata)
 
 
 def family_of_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
@@ -256,8 +254,9 @@ def objective_of_file(header: Header, family: str) -> tuple[str, str, bool]:
         return (
             objective,
             say(
-                f"guessed as ComfyUI does: a bias spreads by {spread:.3f}, and {'more' if objective == 'v' else 'less'} "
-                "than 0.09 is the way of "
+                f"guessed as ComfyUI does: a bias spreads by {spread:.3f}, and "
+                + ("more" if objective == "v" else "less")
+                + " than 0.09 is the way of "
                 + ("SD 2.x 768-v" if objective == "v" else "SD 2.x base models")
                 + "; if that is wrong, set v_parameterization",
                 f"按 ComfyUI 的办法推断：某层偏置的标准差为 {spread:.3f}，"
@@ -371,8 +370,8 @@ def not_a_whole_folder(folder: Path) -> UserError:
         say(
             f"{folder}: this folder holds no model: neither model_index.json (a diffusers folder) nor a .safetensors "
             "or .ckpt file. Give the path of the model.",
-            f"{folder}：这个文件夹里没有模型：既没有 model_index.json（diffusers 文件夹的标志），也没有 .safetensors 或 .ckpt "
-            "文件。请填写模型的路径。",
+            f"{folder}：这个文件夹里没有模型：既没有 model_index.json（diffusers 文件夹的标志），"
+            "也没有 .safetensors 或 .ckpt 文件。请填写模型的路径。",
         )
     )
 

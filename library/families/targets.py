@@ -1,4 +1,4 @@
-"""Which layers of a U-Net and of CLIP can be adapted: the same choice as sd-scripts' `networks.lora`, for every family."""
+"""Which layers of a U-Net and of CLIP can be adapted: the choice of sd-scripts' `networks.lora`, for all families."""
 
 from collections.abc import Callable
 

@@ -44,7 +44,7 @@ def build_vae(config: dict, device: str) -> AutoencoderKL:
 
 
 def original_sources(name: str, prefix: str, block_count: int) -> Iterable[Source]:
-    """Where a checkpoint in the original layout keeps a parameter of the VAE; it counts the decoder's blocks backwards."""
+    """Where a checkpoint with the original names keeps a parameter; it counts the decoder's blocks backwards."""
     name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", name)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
     name = re.sub(
@@ -106,8 +106,8 @@ def refuse_other_vae(path: Path, shapes: dict[str, tuple[int, ...]], scope: str)
     if first is None:
         raise UserError(
             say(
-                f"{path}: this file holds no VAE of Stable Diffusion. Give a VAE under `vae` (sd-vae-ft-mse, kl-f8-anime2, "
-                "sdxl_vae, ...).",
+                f"{path}: this file holds no VAE of Stable Diffusion. Give a VAE under `vae` (sd-vae-ft-mse, "
+                "kl-f8-anime2, sdxl_vae, ...).",
                 f"{path}：这个文件里没有 Stable Diffusion 的 VAE。请在 vae 里填写 VAE 文件"
                 "（如 sd-vae-ft-mse、kl-f8-anime2、sdxl_vae）。",
             )

@@ -163,7 +163,7 @@ def refuse_absent(given: str | Path) -> None:
             say(
                 f"{text!r}: the path contains a line break or a tab, which \\n or \\t in quotes becomes. Write it with "
                 '/ or as r"...".',
-                f"{text!r}：路径里含有换行或制表符（引号中的 \\n、\\t 会变成它们）。请改用 / 分隔，或写成 r\"...\"。",
+                f'{text!r}：路径里含有换行或制表符（引号中的 \\n、\\t 会变成它们）。请改用 / 分隔，或写成 r"..."。',
             )
         )
     if not path.parent.is_dir():
@@ -242,9 +242,7 @@ def refuse_what_is_no_weights_file(path: Path, start: bytes, size: int) -> None:
             )
         )
     if start.startswith((b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")):
-        raise UserError(
-            say(f"{path}: this is a packed archive. Unpack it first.", f"{path}：这是压缩包，请先解压。")
-        )
+        raise UserError(say(f"{path}: this is a packed archive. Unpack it first.", f"{path}：这是压缩包，请先解压。"))
 
 
 def read_safetensors_header(path: Path, size: int) -> Header:
@@ -256,7 +254,8 @@ def read_safetensors_header(path: Path, size: int) -> Header:
                 say(
                     f"{path}: this is not a file of weights: neither safetensors nor a torch checkpoint. Check which "
                     "file you chose, or download it again.",
-                    f"{path}：这不是权重文件：既不是 safetensors，也不是 torch 的 ckpt。请检查是否选错了文件，或重新下载。",
+                    f"{path}：这不是权重文件：既不是 safetensors，也不是 torch 的 ckpt。"
+                    "请检查是否选错了文件，或重新下载。",
                 )
             )
         if length > size - 8:
@@ -315,12 +314,13 @@ def read_pickle(path: Path) -> dict[str, "Tensor"]:
     import torch
 
     stand_ins = [(type(name.rpartition(".")[2], (Bystander,), {}), name) for name in BYSTANDERS]
-    load = partial(torch.load, path, map_location="cpu", weights_only=True)
-    with torch.serialization.safe_globals(stand_ins):
+    load = partial(torch.load, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(stand_ins), open(path, "rb") as file:
         try:
-            with open(path, "rb") as file:
-                is_zip = file.read(2) == b"PK"
-            content = load(mmap=is_zip)
+            is_zip = file.read(2) == b"PK"
+            file.seek(0)
+            can_map = is_zip and path.suffix.lower() != ".safetensors"  # new torch goes by that suffix, not by content
+            content = load(path, mmap=True) if can_map else load(file)
         except pickle.UnpicklingError as error:
             named = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.[\w.]+)", str(error))
             name = named[1] if named else str(error).splitlines()[0]
