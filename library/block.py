@@ -1,0 +1,261 @@
+"""The parameter block of lora_train_command_line.py: written from config, read with its line numbers, presets, queue.
+
+The block is written by `rewrite`, so it always shows every option with its texts; the user then edits values only.
+"""
+
+import ast
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from library.config import GROUPS, OPTIONS, Config, ConfigError, check, choose_language, from_text
+from library.messages import UserError, say
+
+MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"
+HEADER = '''"""Train a LoRA: edit the values below, then run this file. It takes no arguments.
+
+训练 LoRA：修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+"""
+
+# Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
+# Windows paths need the r: r"D:\\pictures\\train", or / for \\: "D:/pictures/train".
+#
+# 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
+# Windows 路径前面要加 r：r"D:\\图片\\训练集"，或用 / 代替 \\："D:/图片/训练集"。
+#
+# fmt: off
+'''
+OF_PRESETS = {name for name, option in OPTIONS.items() if not option.metadata["flag"]}
+
+Values = dict[str, Any]
+Where = dict[str, str]
+Translate = Callable[[Values, Where], tuple[Values, Where, list[str], list[str]]]  # kohya.translate
+Train = Callable[[Config, list[str]], int]  # trains, prints the warnings first; gives the exit code
+
+
+# ---- writing ----
+
+
+def text() -> str:
+    """The block as delivered, up to and with the line that ends it."""
+    lines = [HEADER]
+    for group, (english, chinese) in GROUPS.items():
+        lines.append(f"# ---- {english} | {chinese} ----")
+        of_group = [option for option in OPTIONS.values() if option.metadata["group"] == group]
+        shown = [option for option in of_group if option.metadata["in_block"]]
+        settings = [f"{option.name} = {literal(option.default)}" for option in shown]
+        width = min(36, max(map(len, settings)))  # one long name must not push all comments aside
+        for setting, texts in zip(settings, (option.metadata for option in shown), strict=True):
+            lines.append(f"{setting:{width}}  # {texts['english']} | {texts['chinese']}")
+        lines.append("")
+    return "\n".join([*lines, MARK, ""])
+
+
+def literal(value: Any) -> str:
+    """A value as a person writes it in Python: double quotes, 1e-4."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and 0 < value < 1e-3:
+        digits, exponent = f"{value:e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    return repr(value)
+
+
+def rewrite(script: str | Path) -> None:
+    """Write the delivered block into a script, over its own; what stands below the block stays."""
+    script = Path(script)
+    below = script.read_text(encoding="utf-8").partition(MARK + "\n")[2]
+    script.write_text(text() + below, encoding="utf-8", newline="\n")
+
+
+# ---- reading ----
+
+
+def read(script: str | Path, variables: Values) -> tuple[Values, Where, list[str]]:
+    """The values of the block, where each stands ("file.py:41"), and warnings.
+
+    Args:
+        script: the file that holds the block.
+        variables: what the file defines when run: its globals. Names that begin with _ are the user's own.
+    """
+    script = Path(script)
+    where, warnings = {}, []
+    for statement in ast.parse(script.read_text(encoding="utf-8-sig").partition(MARK)[0]).body:
+        targets = getattr(statement, "targets", []) if isinstance(statement, ast.Assign) else []
+        targets += [statement.target] if isinstance(statement, (ast.AnnAssign, ast.AugAssign)) else []
+        names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+        for name in (name for name in names if name in variables and not name.startswith("_")):
+            at = f"{script.name}:{statement.lineno}"
+            if name in where:
+                first = f"{where[name]}: {name}"
+                warnings.append(
+                    say(f"{first} is set again at {at}; that counts", f"{first} 在 {at} 处又设了一次，以后者为准")
+                )
+            where[name] = at
+    return {name: variables[name] for name in where}, where, warnings
+
+
+def absolute(values: Values, folder: str | Path) -> Values:
+    """The same values with relative paths taken from `folder`, so that the script runs from anywhere."""
+    values = dict(values)
+    for name, value in values.items():
+        kind = name in OPTIONS and OPTIONS[name].metadata["path"]
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if not kind or not isinstance(value, str) or not value.isprintable() or value.strip().lower() in ("", "none"):
+            continue
+        if value.startswith("~") or os.path.isabs(value) or PureWindowsPath(value).drive:
+            continue
+        path = os.path.join(folder, os.path.normpath(value))
+        if kind != "model" or os.path.exists(path):  # else perhaps a name for downloading, which check explains
+            values[name] = path
+    return values
+
+
+# ---- presets ----
+
+
+def load_preset(path: str | Path) -> tuple[Values, Where]:
+    """Values of a .json preset, ours or another trainer's, and where they are from. Raises ConfigError."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError([say(f"{path.name} is not a UTF-8 text", f"{path.name} 不是 UTF-8 文本")]) from error
+    except json.JSONDecodeError as error:
+        at = f"{path.name}:{error.lineno}"
+        raise ConfigError(
+            [say(f"{at}: not valid JSON at column {error.colno}", f"{at}：第 {error.colno} 列不合 JSON 写法")]
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")])
+    values = {
+        name: from_text(name, value) if isinstance(value, str) and name in OPTIONS else value  # some write "1e-4"
+        for name, value in values.items()
+        if name not in OF_PRESETS
+    }
+    return values, {name: path.name for name in values}
+
+
+def save_preset(config: Config, folder: str | Path) -> Path:
+    """Keep a configuration as a .json preset, named after the result; never over another one."""
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_PRESETS}
+    path = free_path(Path(folder) / f"{config.output_name}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+    return path
+
+
+def free_path(path: Path) -> Path:
+    """The path, with -2, -3, ... behind its stem where it is taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
+# ---- running ----
+
+
+def run(script: str | Path, variables: Values, translate: Translate, train: Train) -> int:
+    """Check the block and train; with multi_run_folder, train preset after preset. Gives the exit code.
+
+    0: trained. 2: the user has something to put right, which was printed. 1: not every preset of the queue was trained.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal or log without Chinese letters must not end the run
+    choose_language(variables)
+    try:
+        if len(sys.argv) > 1:
+            name = Path(script).name
+            raise UserError(
+                say(
+                    f"{name} takes no arguments: edit it, or give them to train_network.py",
+                    f"{name} 不接受命令行参数：请修改文件内容，或把参数交给 train_network.py",
+                )
+            )
+        values, where, notices = read(script, variables)
+        values, where, more, problems = translate(values, where)
+        folder = Path(script).resolve().parent
+        values, notices = absolute(values, folder), notices + more
+        if _is_path(values.get("load_json_path"), os.path.isfile):
+            values, where, more, more_problems = _with_preset(
+                values, where, values["load_json_path"], folder, translate
+            )
+            notices, problems = notices + more, problems + more_problems
+        if _is_path(values.get("multi_run_folder"), os.path.isdir) and not problems:
+            return _run_queue(values, where, notices, folder, translate, train)
+        config, warnings = check(values, where, problems)
+        if config.save_json_folder:
+            save_preset(config, config.save_json_folder)
+        return train(config, notices + warnings)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _is_path(value: Any, exists: Callable[[str], bool]) -> bool:
+    return isinstance(value, str) and exists(value)  # else check says what is wrong with it
+
+
+def _with_preset(
+    values: Values, where: Where, preset: str | Path, folder: Path, translate: Translate
+) -> tuple[Values, Where, list[str], list[str]]:
+    """The values with a preset's over them, but for the names to skip; where, notices and problems."""
+    skip = values.get("json_load_skip_list")
+    skip = skip if isinstance(skip, (list, tuple)) else []  # else check says what is wrong with it
+    given, given_where = load_preset(preset)
+    given = {name: value for name, value in given.items() if name not in skip}
+    given, given_where, notices, problems = translate(given, given_where)
+    given = {name: value for name, value in given.items() if name not in skip}  # by its present name, too
+    return values | absolute(given, folder), where | given_where, notices, problems
+
+
+def _run_queue(
+    values: Values, where: Where, notices: list[str], folder: Path, translate: Translate, train: Train
+) -> int:
+    """Train every preset of multi_run_folder. All are checked first: a night must not end at a typing mistake."""
+    queue = Path(values["multi_run_folder"])
+    presets = sorted(queue.glob("*.json"))
+    if not presets:
+        raise ConfigError([say(f'"{queue}" holds no .json preset', f'"{queue}" 里没有 .json 预设')])
+    ready, failed = [], []
+    for preset in presets:
+        try:
+            own, own_where, more, problems = _with_preset(values, where, preset, folder, translate)
+            if own_where.get("output_name") != preset.name:
+                own["output_name"] = preset.stem  # else each result would take the place of the one before
+            config, warnings = check(own, own_where, problems)
+            ready.append((preset, config, notices + more + warnings))
+        except UserError as error:
+            failed.append(preset.name)
+            print(f"{preset.name}: {error}", file=sys.stderr)
+    for preset, config, warnings in ready:
+        print(say(f"preset {preset.name}", f"预设 {preset.name}"), flush=True)
+        try:
+            code = train(config, warnings)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            code = 2
+        except Exception:  # the others can still be trained
+            traceback.print_exc()
+            code = 1
+        if code:
+            failed.append(preset.name)
+            continue
+        done = queue / "complete"
+        done.mkdir(exist_ok=True)
+        preset.rename(free_path(done / preset.name))
+    trained = len(presets) - len(failed)
+    print(say(f"{trained} of {len(presets)} presets trained", f"{len(presets)} 个预设中完成了 {trained} 个"))
+    if failed:
+        listed = ", ".join(failed)
+        print(say(f"not trained: {listed}", f"未完成：{listed}"), file=sys.stderr)
+    return 1 if failed else 0
