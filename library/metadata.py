@@ -1,0 +1,211 @@
+"""What a LoRA file says about itself: sd-scripts' ss_* entries and the modelspec.* standard.
+
+A1111 shows them (base model, trigger words, buckets), merge tools read rank and alpha from them, and people repeat each
+other's recipes by them. All values are strings, and None is "None". The sshs_* hashes depend on the tensors, so
+`checkpoint` adds them.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from library.config import Config
+
+MODULES = {"lora": "networks.lora"}  # network_module -> what readers know it by
+
+# What sd-scripts records about options that we do not have: as its options are when they are off.
+OFF = {
+    "ss_adaptive_noise_scale": None,
+    "ss_debiased_estimation": False,
+    "ss_face_crop_aug_range": None,
+    "ss_fp8_base": False,
+    "ss_fp8_base_unet": False,
+    "ss_full_fp16": False,
+    "ss_huber_c": 0.1,
+    "ss_huber_scale": 1.0,
+    "ss_huber_schedule": "snr",
+    "ss_ip_noise_gamma": None,
+    "ss_ip_noise_gamma_random_strength": False,
+    "ss_loss_type": "l2",
+    "ss_multires_noise_discount": 0.3,
+    "ss_multires_noise_iterations": None,
+    "ss_noise_offset_random_strength": False,
+    "ss_zero_terminal_snr": False,
+}
+
+
+class ModelHashes(NamedTuple):
+    """A base model's file, as A1111 knows it."""
+
+    name: str  # base name of the file
+    legacy: str | None = None  # 8 hex digits; None for a folder
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained on, and for how long."""
+
+    num_train_images: int  # images x repeats
+    num_reg_images: int  # images x repeats, before they are balanced
+    num_batches_per_epoch: int
+    num_epochs: int
+    max_train_steps: int
+    resolution: tuple[int, int]  # width, height
+    dataset_dirs: dict[str, dict]  # folder -> {"n_repeats": 10, "img_count": 20}
+    reg_dataset_dirs: dict[str, dict] = field(default_factory=dict)
+    tag_frequency: dict[str, dict[str, int]] = field(default_factory=dict)  # folder -> tag -> how many captions have it
+    bucket_info: dict | None = None  # {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
+
+
+@dataclass(frozen=True)
+class Run:
+    """This run, and how far it has come when the file is written."""
+
+    output_name: str  # of its files; not the option's where an earlier run had taken that
+    session_id: int  # random, the same in all files of the run
+    started_at: float  # seconds since 1970
+    saved_at: float
+    epoch: int  # that are complete
+    step: int  # of the optimizer
+    optimizer: str  # "torch.optim.adamw.AdamW(weight_decay=0.1)"
+    model: ModelHashes
+    vae: ModelHashes | None = None  # only where another VAE was given
+    process_count: int = 1
+
+
+def build(config: Config, plan: Plan, family_metadata: dict[str, str], run: Run) -> dict[str, str]:
+    """All entries of one file, but for the sshs_* hashes.
+
+    Args:
+        config: as trained with, "auto" resolved.
+        plan: the data set and the length.
+        family_metadata: the family's own entries, such as ss_base_model_version and modelspec.architecture.
+        run: where training stands.
+
+    Returns:
+        With no_metadata only what web interfaces and merge tools need to use the file.
+    """
+    entries = {**_network(config), **family_metadata, **_modelspec(config, plan, run)}
+    if not config.no_metadata:
+        entries |= OFF | _of_config(config) | _of_plan(config, plan, run) | _of_run(run)
+    return {name: str(value) for name, value in entries.items()}
+
+
+def _network(config: Config) -> dict[str, Any]:
+    entries = {
+        "ss_v2": config.v2,
+        "ss_network_module": MODULES.get(config.network_module, config.network_module),
+        "ss_network_dim": config.network_dim,
+        "ss_network_alpha": config.network_alpha or config.network_dim,
+    }
+    if config.conv_dim:
+        conv = dict(conv_dim=str(config.conv_dim), conv_alpha=str(config.conv_alpha or config.conv_dim))
+        entries["ss_network_args"] = json.dumps(conv)
+    return entries
+
+
+def _modelspec(config: Config, plan: Plan, run: Run) -> dict[str, Any]:
+    """The standard of https://github.com/Stability-AI/ModelSpec, but for what the family says."""
+    entries = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": run.output_name,
+        "modelspec.date": datetime.fromtimestamp(int(run.saved_at)).isoformat(),
+        "modelspec.resolution": f"{plan.resolution[0]}x{plan.resolution[1]}",
+    }
+    if config.clip_skip is not None:
+        entries["modelspec.encoder_layer"] = config.clip_skip
+    return entries
+
+
+def _of_config(config: Config) -> dict[str, Any]:
+    return {
+        "ss_learning_rate": config.learning_rate,
+        "ss_text_encoder_lr": config.text_encoder_lr,
+        "ss_unet_lr": config.unet_lr,
+        "ss_lr_scheduler": config.lr_scheduler,
+        "ss_lr_warmup_steps": config.lr_warmup_steps,
+        "ss_max_grad_norm": config.max_grad_norm,
+        "ss_gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "ss_gradient_checkpointing": config.gradient_checkpointing,
+        "ss_mixed_precision": config.mixed_precision,
+        "ss_lowram": config.lowram,
+        "ss_seed": config.seed,
+        "ss_network_dropout": config.network_dropout,
+        "ss_scale_weight_norms": config.scale_weight_norms,
+        "ss_min_snr_gamma": config.min_snr_gamma,
+        "ss_noise_offset": config.noise_offset,
+        "ss_prior_loss_weight": config.prior_loss_weight,
+        "ss_clip_skip": config.clip_skip,
+        "ss_max_token_length": config.max_token_length,
+        "ss_cache_latents": config.cache_latents,
+        "ss_caption_dropout_rate": config.caption_dropout_rate,
+        "ss_caption_dropout_every_n_epochs": config.caption_dropout_every_n_epochs,
+        "ss_caption_tag_dropout_rate": config.caption_tag_dropout_rate,
+        "ss_shuffle_caption": config.shuffle_caption,
+        "ss_keep_tokens": config.keep_tokens,
+        "ss_color_aug": config.color_aug,
+        "ss_flip_aug": config.flip_aug,
+        "ss_random_crop": config.random_crop,
+        "ss_enable_bucket": config.enable_bucket,
+        "ss_bucket_no_upscale": config.bucket_no_upscale,
+        "ss_min_bucket_reso": config.min_bucket_reso,
+        "ss_max_bucket_reso": config.max_bucket_reso,
+        "ss_training_comment": config.training_comment,
+    }
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    entries = {
+        "ss_output_name": run.output_name,
+        "ss_session_id": run.session_id,
+        "ss_training_started_at": run.started_at,
+        "ss_training_finished_at": run.saved_at,
+        "ss_epoch": run.epoch,
+        "ss_steps": run.step,
+        "ss_optimizer": run.optimizer,
+        **_hashes("sd_model", run.model),
+    }
+    return entries | (_hashes("vae", run.vae) if run.vae else {})
+
+
+def _hashes(kind: str, hashes: ModelHashes) -> dict[str, Any]:
+    entries = {f"ss_{kind}_name": hashes.name}
+    if hashes.sha256:
+        entries |= {f"ss_{kind}_hash": hashes.legacy, f"ss_new_{kind}_hash": hashes.sha256}
+    return entries
+
+
+def _of_plan(config: Config, plan: Plan, run: Run) -> dict[str, Any]:
+    batch_size = config.train_batch_size
+    return {
+        "ss_num_train_images": plan.num_train_images,
+        "ss_num_reg_images": plan.num_reg_images,
+        "ss_num_batches_per_epoch": plan.num_batches_per_epoch,
+        "ss_num_epochs": plan.num_epochs,
+        "ss_max_train_steps": plan.max_train_steps,
+        "ss_batch_size_per_device": batch_size,
+        "ss_total_batch_size": batch_size * run.process_count * config.gradient_accumulation_steps,
+        "ss_resolution": plan.resolution,
+        "ss_dataset_dirs": json.dumps(plan.dataset_dirs),
+        "ss_reg_dataset_dirs": json.dumps(plan.reg_dataset_dirs),
+        "ss_tag_frequency": json.dumps(plan.tag_frequency),
+        "ss_bucket_info": json.dumps(plan.bucket_info),
+    }
+
+
+def model_hashes(path: Path) -> ModelHashes:
+    """Name and hashes of a model's file, read once from end to end (seconds for several GB); of a folder only the name.
+
+    The legacy hash is 8 digits of the SHA-256 of 64 KiB at 1 MiB, by which early web interfaces knew a model.
+    """
+    if not path.is_file():
+        return ModelHashes(path.name)
+    with open(path, "rb") as file:
+        file.seek(0x100000)
+        legacy = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+        file.seek(0)
+        return ModelHashes(path.name, legacy, hashlib.file_digest(file, "sha256").hexdigest())
