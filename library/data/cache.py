@@ -1,7 +1,7 @@
 """Latents and caption states that are worked out once and kept, in memory or on disk.
 
 A cache that cannot be stale: the name under which something is kept is the SHA-256 of everything it follows from (the
-picture's bytes, the VAE, bucket, crop, mirroring, and this file's FORMAT), never a file's name or date. What was changed
+picture's bytes, the VAE, bucket, crop, mirroring, this file's FORMAT), never a file's name or date. What was changed
 is simply not found, and what is found is right. Each file carries a checksum; a damaged one is made anew.
 Files are written beside and then renamed, so an interrupted run leaves nothing half-written under a valid name.
 

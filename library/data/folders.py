@@ -69,7 +69,7 @@ def offered_name(name: str) -> str:
     """A name of the right form for a folder without one: "mytag" -> "10_mytag", "6 mytag" -> "6_mytag"."""
     text = name.lstrip("0123456789")
     digits = name[: len(name) - len(text)]
-    text = text.lstrip(" -_.x×")
+    text = text.lstrip(" -.")
     return f"{int(digits)}_{text}" if digits and int(digits) and text else f"10_{name}"
 
 

@@ -1,0 +1,99 @@
+"""Captions: any encoding, and sd-scripts' order of processing."""
+
+import random
+
+import pytest
+
+from library.config import Config
+from library.contracts import Sample
+from library.data import captions
+
+CHINESE = "一个女孩, 红色头发"
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "encoding"),
+    [
+        (b"1girl, red hair", "1girl, red hair", "utf-8-sig"),
+        (CHINESE.encode(), CHINESE, "utf-8-sig"),
+        (b"\xef\xbb\xbfmytag, 1girl", "mytag, 1girl", "utf-8-sig"),
+        (CHINESE.encode("utf-16"), CHINESE, "utf-16"),
+        (b"\xfe\xff" + CHINESE.encode("utf-16-be"), CHINESE, "utf-16"),
+        ("mytag, 1girl".encode("utf-16-le"), "mytag, 1girl", "utf-16-le"),
+        ("mytag, 1girl".encode("utf-16-be"), "mytag, 1girl", "utf-16-be"),
+        (CHINESE.encode("gbk"), CHINESE, "gb18030"),
+        ("𠀀 rare".encode("gb18030"), "𠀀 rare", "gb18030"),
+        ("smile, café".encode("latin-1"), "smile, café", "cp1252"),
+        (b"", "", "utf-8-sig"),
+    ],
+)
+def test_texts_are_read_in_the_encoding_they_were_written_in(data, text, encoding):
+    assert captions.decode(data) == (text, encoding)
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", b"\xff\xfe\x00", b"abc\x81"])
+def test_what_is_no_text_is_refused(data):
+    with pytest.raises(ValueError, match="neither UTF-8"):
+        captions.decode(data)
+
+
+def process(caption, *, epoch=1, seed=0, **options):
+    return captions.process(caption, Config(**options), rng=random.Random(seed), epoch=epoch)
+
+
+def test_an_untouched_caption_keeps_its_own_spacing():
+    assert process("a,b ,  c") == "a,b ,  c"
+
+
+def test_only_the_first_line_that_is_not_blank_is_used():
+    assert process("\n  mytag, a \nmore\n") == "mytag, a"
+
+
+def test_prefix_and_suffix_stand_around_the_caption():
+    assert process("a, b", caption_prefix="mytag,", caption_suffix="best") == "mytag, a, b best"
+
+
+def test_dropout_comes_after_the_prefix_so_nothing_is_left():
+    assert process("a", caption_prefix="mytag,", caption_dropout_rate=1.0) == ""
+
+
+def test_every_second_epoch_is_without_captions_beginning_with_the_second():
+    seen = [process("a", epoch=epoch, caption_dropout_every_n_epochs=2) for epoch in (1, 2, 3, 4)]
+    assert seen == ["a", "", "a", ""]
+
+
+def test_shuffling_keeps_the_first_tags_and_loses_none():
+    caption = ", ".join("abcdefgh")
+    seen = {process(caption, seed=seed, shuffle_caption=True, keep_tokens=2) for seed in range(20)}
+    assert len(seen) > 15
+    for text in seen:
+        assert text.startswith("a, b, ")
+        assert sorted(text.split(", ")) == list("abcdefgh")
+
+
+def test_tag_dropout_spares_the_kept_tokens():
+    assert process("a, b, c", caption_tag_dropout_rate=1.0, keep_tokens=1) == "a"
+
+
+def test_dropout_rates_are_shares():
+    rng = random.Random(1)
+    config = Config(caption_dropout_rate=0.25)
+    dropped = sum(captions.process("a", config, rng=rng, epoch=1) == "" for _ in range(4000))
+    assert 0.22 < dropped / 4000 < 0.28
+    config = Config(caption_tag_dropout_rate=0.25)
+    kept = sum(len(captions.tags(captions.process("a, b, c, d", config, rng=rng, epoch=1))) for _ in range(1000))
+    assert 0.72 < kept / 4000 < 0.78
+
+
+def test_captions_that_can_be_listed_are_listed_with_what_dropout_makes():
+    assert captions.possible(["b", "a", "a"], Config()) == ["a", "b"]
+    assert captions.possible(["a"], Config(caption_prefix="x")) == ["x a"]
+    assert captions.possible(["a"], Config(caption_dropout_rate=0.1)) == ["", "a"]
+    assert captions.possible(["a"], Config(shuffle_caption=True)) is None
+    assert captions.possible(["a"], Config(caption_tag_dropout_rate=0.1)) is None
+
+
+def test_tag_frequency_counts_pictures_not_repeats(tmp_path):
+    rows = [("10_a", "1Girl, smile"), ("10_a", "smile,\nsecond line"), ("2_b", "smile")]
+    samples = [Sample(tmp_path, caption, 1, 1, folder, 10, False) for folder, caption in rows]
+    assert captions.tag_frequency(samples) == {"10_a": {"1girl": 1, "smile": 2}, "2_b": {"smile": 1}}
