@@ -102,11 +102,14 @@ def read_config_file(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        at = re.search(r"line (\d+), column (\d+)", str(error))
-        line, column = at.groups() if at else ("?", "?")
-        english = f"{file.name}:{line}: not valid TOML at column {column}: write name = value, texts in 'single quotes'"
-        chinese = f"{file.name}:{line}：第 {column} 列不合 TOML 写法：应为 名称 = 值，文字放在 '单引号' 里"
-        raise ConfigError([say(english, chinese)]) from error
+        found = re.search(r"line (\d+), column (\d+)", str(error))
+        line, column = found.groups() if found else (text.count("\n") + 1, 1)  # "at end of document"
+        at = f"{file.name}:{line}"
+        problem = say(
+            f"{at}: not valid TOML at column {column}: write name = value, texts in 'single quotes'",
+            f"{at}：第 {column} 列不合 TOML 写法：应为 名称 = 值，文字放在 '单引号' 里",
+        )
+        raise ConfigError([problem]) from error
     values = {}
     for name, value in tables.items():
         values |= value if isinstance(value, dict) else {name: value}

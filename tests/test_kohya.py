@@ -1,0 +1,213 @@
+"""Names and values of other trainers are understood, or refused with a reason."""
+
+import re
+
+import pytest
+
+from library import kohya
+from library.config import OPTIONS, Config, ConfigError, check
+from library.kohya import translate
+from library.messages import set_language
+
+# Every variable of the script this project descends from, as delivered there, and what it is here.
+SEED_SCRIPT = {
+    "base_model": ("model.safetensors", "pretrained_model_name_or_path", "model.safetensors"),
+    "img_folder": ("train", "train_data_dir", "train"),
+    "output_folder": ("out", "output_dir", "out"),
+    "change_output_name": (None, "output_name", Config.output_name),
+    "save_json_folder": (None, "save_json_folder", None),
+    "load_json_path": (None, "load_json_path", None),
+    "json_load_skip_list": (None, "json_load_skip_list", None),
+    "multi_run_folder": (None, "multi_run_folder", None),
+    "net_dim": (128, "network_dim", 128),
+    "alpha": (64, "network_alpha", 64.0),
+    "scheduler": ("cosine_with_restarts", "lr_scheduler", "cosine_with_restarts"),
+    "cosine_restarts": (1, "lr_scheduler_num_cycles", 1),
+    "scheduler_power": (1, "lr_scheduler_power", 1.0),
+    "warmup_lr_ratio": (None, "lr_warmup_steps", 0),
+    "learning_rate": (1e-4, "learning_rate", 1e-4),
+    "text_encoder_lr": (None, "text_encoder_lr", None),
+    "unet_lr": (None, "unet_lr", None),
+    "num_workers": (6, "max_data_loader_n_workers", 6),
+    "batch_size": (1, "train_batch_size", 1),
+    "num_epochs": (10, "max_train_epochs", 10),
+    "save_at_n_epochs": (4, "save_every_n_epochs", 4),
+    "shuffle_captions": (False, "shuffle_caption", False),
+    "keep_tokens": (None, "keep_tokens", 0),
+    "max_steps": (None, "max_train_steps", None),
+    "train_resolution": (512, "resolution", 512),
+    "min_bucket_resolution": (320, "min_bucket_reso", 320),
+    "max_bucket_resolution": (1024, "max_bucket_reso", 1024),
+    "buckets": (True, "enable_bucket", True),
+    "lora_model_for_resume": (None, "network_weights", None),
+    "save_state": (True, "save_state", True),
+    "load_previous_save_state": (None, "resume", None),
+    "training_comment": (None, "training_comment", None),
+    "reg_img_folder": (None, "reg_data_dir", None),
+    "clip_skip": (2, "clip_skip", 2),
+    "test_seed": (23, "seed", 23),
+    "prior_loss_weight": (1, "prior_loss_weight", 1.0),
+    "gradient_checkpointing": (False, "gradient_checkpointing", False),
+    "gradient_acc_steps": (None, "gradient_accumulation_steps", 1),
+    "mixed_precision": ("fp16", "mixed_precision", "fp16"),
+    "save_precision": ("fp16", "save_precision", "fp16"),
+    "save_as": ("safetensors", "save_model_as", "safetensors"),
+    "caption_extension": (".txt", "caption_extension", ".txt"),
+    "max_clip_token_length": (150, "max_token_length", 150),
+    "xformers": (False, "xformers", False),
+    "use_8bit_adam": (False, "use_8bit_adam", False),
+    "cache_latents": (True, "cache_latents", True),
+    "color_aug": (False, "color_aug", False),
+    "flip_aug": (False, "flip_aug", False),
+    "random_crop": (False, "random_crop", False),
+    "vae": (None, "vae", None),
+    "no_meta": (False, "no_metadata", False),
+    "log_dir": ("logs", "logging_dir", "logs"),
+    "unet_only": (False, "network_train_unet_only", False),
+    "text_only": (False, "network_train_text_encoder_only", False),
+    "use_lion": (False, "optimizer_type", Config.optimizer_type),
+    "bucket_reso_steps": (None, "bucket_reso_steps", None),
+    "bucket_no_upscale": (False, "bucket_no_upscale", False),
+    "noise_offset": (None, "noise_offset", None),
+    "caption_dropout_rate": (None, "caption_dropout_rate", 0.0),
+    "caption_dropout_every_n_epochs": (None, "caption_dropout_every_n_epochs", None),
+    "caption_tag_dropout_rate": (None, "caption_tag_dropout_rate", 0.0),
+    "v2": (False, "v2", False),
+    "v_parameterization": (False, "v_parameterization", False),
+    "lowram": (False, "lowram", False),
+    "persistent_workers": (False, None, None),
+    "tag_occurrence_txt_file": (True, "tag_occurrence_txt_file", True),
+    "sort_tag_occurrence_alphabetically": (False, "sort_tag_occurrence_alphabetically", False),
+}
+
+
+@pytest.fixture(autouse=True)
+def _english():
+    set_language("en")
+    yield
+    set_language("en")
+
+
+def test_a_whole_block_of_the_seed_script_is_understood(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "train").mkdir()
+    old = {name: value for name, (value, _, _) in SEED_SCRIPT.items()}
+    values, where, _, problems = translate(old, {})
+    config, _ = check(values, where, problems)
+    for name, (_, present, value) in SEED_SCRIPT.items():
+        assert present is None or getattr(config, present) == value, name
+
+
+@pytest.mark.parametrize("name", [name for name, (_, present, _) in SEED_SCRIPT.items() if present not in (name, None)])
+def test_an_earlier_name_is_answered_with_the_present_one(name):
+    old, present, _ = SEED_SCRIPT[name]
+    value = True if name == "use_lion" else old or 1
+    values, where, notices, problems = translate({name: value}, {name: "block.py:7"})
+    assert list(values) == [present]
+    assert where[present] == "block.py:7"
+    assert problems == []
+    (notice,) = notices
+    assert notice.startswith(f"block.py:7: {name} is now written {present}")
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ({"warmup_lr_ratio": 0.05}, {"lr_warmup_steps": 0.05}),
+        ({"lr_warmup": "10"}, {"lr_warmup_steps": 0.1}),
+        ({"use_lion": True}, {"optimizer_type": "Lion"}),
+        ({"use_lion": False}, {}),
+        ({"change_output_name": None}, {}),
+        ({"gradient_acc_steps": None}, {"gradient_accumulation_steps": 1}),
+        ({"max_token_length": None}, {"max_token_length": 75}),
+        ({"save_precision": None}, {"save_precision": "float"}),
+        ({"save_precision": "fp32"}, {"save_precision": "float"}),
+        ({"mixed_precision": "FP32"}, {"mixed_precision": "no"}),
+        ({"network_module": "networks.lora"}, {"network_module": "lora"}),
+        ({"network_args": ["conv_dim=4", "conv_alpha=1"]}, {"conv_dim": 4, "conv_alpha": 1}),
+        ({"text_encoder_lr": [5e-5]}, {"text_encoder_lr": 5e-5}),
+        ({"max_resolution": "512,512", "epoch": "10"}, {"resolution": "512,512", "max_train_epochs": 10}),
+        ({"optimizer_type": ""}, {"optimizer_type": "AdamW"}),
+        ({"sdpa": True, "persistent_data_loader_workers": True}, {}),
+        ({"loss_type": "l2", "full_fp16": False, "dataset_repeats": 1}, {}),
+        ({"unheard_of": 1}, {"unheard_of": 1}),  # check says so
+    ],
+)
+def test_values_are_understood(given, understood):
+    values, _, _, problems = translate(given, {})
+    assert values == understood
+    assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"save_n_epoch_ratio": 5}, "save_n_epoch_ratio is not taken: give save_every_n_epochs instead"),
+        ({"loss_type": "huber"}, "loss_type is not taken: it is not offered here"),
+        (
+            {"network_module": "lycoris.kohya"},
+            'network_module: "lycoris.kohya" is not taken: '
+            'LyCORIS is not used here; take "lora", with conv_dim it adapts convolutions too',
+        ),
+        (
+            {"network_args": ["algo=loha"]},
+            'network_args: "algo=loha" is not taken; only conv_dim and conv_alpha are, as options of their own',
+        ),
+        (
+            {"text_encoder_lr": [1e-5, 2e-5]},
+            "text_encoder_lr: one learning rate serves all text encoders; give one value",
+        ),
+        (
+            {"net_dim": 8, "network_dim": 16},
+            "net_dim = 8 and network_dim = 16 are the same thing. Delete one",
+        ),
+    ],
+)
+def test_what_is_not_offered_is_refused_with_a_reason(given, problem):
+    assert translate(given, {})[3] == [problem]
+
+
+def test_what_has_no_effect_is_told_with_the_reason():
+    assert translate({"sdpa": True}, {"sdpa": "--sdpa"})[2] == [
+        "--sdpa has no effect: torch's own memory-efficient attention is used in any case"
+    ]
+    assert translate({"sdpa": False}, {})[2] == []
+
+
+def test_an_earlier_name_pasted_into_the_block_beats_the_default_there():
+    assert translate({"network_dim": Config.network_dim, "net_dim": 7}, {})[0] == {"network_dim": 7}
+
+
+def test_a_flag_beats_a_file_also_under_an_earlier_name():
+    where = {"network_dim": "x.toml:1", "net_dim": "--net_dim"}
+    values, where, _, problems = translate({"network_dim": 16, "net_dim": 8}, where)
+    assert (values, where["network_dim"], problems) == ({"network_dim": 8}, "--net_dim", [])
+
+
+def test_a_wrong_value_under_an_earlier_name_is_told_at_its_place(tmp_path):
+    given = {"base_model": str(tmp_path), "img_folder": str(tmp_path), "net_dim": 0}
+    values, where, _, problems = translate(given, {"net_dim": "block.py:9"})
+    with pytest.raises(ConfigError) as caught:
+        check(values, where, problems)
+    assert caught.value.problems == ["block.py:9: network_dim = 0 is below 1, the least possible"]
+
+
+def test_the_tables_lead_to_present_names_and_do_not_overlap():
+    assert set(kohya.RENAMED.values()) <= set(OPTIONS)
+    tables = [kohya.RENAMED, kohya.SWITCHES, kohya.WITHOUT_EFFECT, kohya.REFUSED, OPTIONS]
+    names = [name for table in tables for name in table]
+    assert len(names) == len(set(names))
+    assert {*kohya.NONE_MEANT, *kohya.SPELLINGS, *(name for name, _ in kohya.REFUSED_VALUES)} <= set(OPTIONS)
+
+
+def test_every_reason_is_told_in_both_languages():
+    reasons = [
+        *kohya.WITHOUT_EFFECT.values(),
+        *(why for _, why in kohya.REFUSED.values()),
+        *kohya.REFUSED_VALUES.values(),
+    ]
+    for english, chinese in reasons:
+        assert english.isascii()
+        assert re.search("[\u4e00-\u9fff]", chinese)
+        assert not re.search(r"\b[a-z]+ [a-z]+ [a-z]+\b", chinese)
