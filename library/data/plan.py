@@ -22,6 +22,7 @@ from library.data.folders import some
 from library.data.samples import Found, balance, balanced_epochs
 from library.messages import UserError, say
 
+MUCH_ENLARGED = 1.1  # below, nobody sees it
 MUCH_CUT_OFF = 1 / 3  # a share of the picture lost by cropping that deserves a warning
 
 
@@ -204,7 +205,7 @@ def _check_sizes(plan: Plan) -> list[str]:
         bucket, resized, _ = plan.fits[sample.image_path]
         factor = resized[0] / sample.width
         lost = 1 - bucket[0] * bucket[1] / (resized[0] * resized[1])
-        if factor > 1.01:
+        if factor > MUCH_ENLARGED:
             enlarged.append((factor, f"{sample.folder}/{sample.image_path.name} (x{factor:.1f})"))
         if lost > MUCH_CUT_OFF:
             cut.append((lost, f"{sample.folder}/{sample.image_path.name} ({lost:.0%})"))
