@@ -267,9 +267,9 @@ def test_the_table_in_english(found):
     lines = planning.plan_table(plan, config).splitlines()
     assert lines[:4] == [
         "folder                    pictures  repeats  samples per epoch  captions",
-        '1_other                          2        1                  2  2 by folder name "other"',
-        "3_mytag                          5        3                 15  5 files",
-        '2_thing (regularization)        20        2                 18  20 by folder name "thing"',
+        '1_other                          2        1                  2  2 from the folder\'s name, "other"',
+        "3_mytag                          5        3                 15  5 from files",
+        '2_thing (regularization)        20        2                 18  20 from the folder\'s name, "thing"',
     ]
     assert lines[5] == "bucket  pictures  samples  batches"
     assert sum(int(line.split()[2]) for line in lines[6 : lines.index("", 6)]) == 35

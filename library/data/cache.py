@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as write_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from library.config import Config
 from library.contracts import Conditioning, Fit, Sample
@@ -81,6 +81,16 @@ def _can_write(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def fingerprint(*modules: nn.Module, settings: object = None) -> str:
+    """Changes with the modules' weights, with their dtype, and with whatever settings decide their output too."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for module in modules:
+        for name, weight in module.state_dict().items():
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class Store:

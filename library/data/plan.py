@@ -129,6 +129,17 @@ def samples_used(plan: Plan) -> list[Sample]:
     return found.train + [sample for sample in found.regularization if sample.image_path in used]
 
 
+def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
+    """A few captions to draw previews of: half of the training pictures (the new), half of regularization (the old)."""
+    found = plan.found
+    new, old = (
+        list(dict.fromkeys(captions.whole(sample.caption, config) for sample in samples if sample.caption))
+        for samples in (found.train, found.regularization)
+    )
+    old = old[: count // 2]
+    return new[: count - len(old)] + old
+
+
 def metadata(plan: Plan) -> dict:
     """What the saved file tells of the data, by sd-scripts' keys; values are numbers and plain dicts."""
     found = plan.found
@@ -328,9 +339,11 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
         without = folder.picture_count - folder.caption_count
         told = []
         if folder.caption_count:
-            told.append(say(f"{folder.caption_count} files", f"{folder.caption_count} 个文件"))
+            told.append(say(f"{folder.caption_count} from files", f"{folder.caption_count} 个来自文件"))
         if without:
-            told.append(say(f'{without} by folder name "{folder.text}"', f"{without} 个用目录名“{folder.text}”"))
+            told.append(
+                say(f'{without} from the folder\'s name, "{folder.text}"', f"{without} 个用目录名“{folder.text}”")
+            )
         numbers = [str(folder.picture_count), str(folder.repeats), str(per_epoch[folder.path])]
         rows.append([name, *numbers, say(", ", "，").join(told)])
     return rows
