@@ -15,19 +15,19 @@ from library.contracts import Batch, Sample
 from library.data import captions, images
 from library.data.buckets import crop_at_random, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
-from library.data.plan import Plan, batches_of_epoch, samples_used
+from library.data.plan import Plan, batches_of_epoch
 from library.data.threads import in_order
 
 
 def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
     """What `LatentCache.fill` must be given before training: with `flip_aug` every picture twice."""
     flips = (False, True) if config.flip_aug else (False,)
-    return [(sample, plan.fits[sample.image_path], flip) for sample in samples_used(plan) for flip in flips]
+    return [(sample, plan.fits[sample.image_path], flip) for sample in plan.samples_used for flip in flips]
 
 
 def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
     """What `TextCache.fill` must be given before training; None where chance makes too many captions to cache."""
-    return captions.possible((sample.caption for sample in samples_used(plan)), config)
+    return captions.possible((sample.caption for sample in plan.samples_used), config)
 
 
 class Dataset:

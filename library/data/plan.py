@@ -11,7 +11,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from library.config import Config
@@ -37,7 +36,7 @@ class Plan:
     reg_rotate: bool
     batch_counts: list[int]  # of each epoch
     step_counts: list[int]  # of each epoch; the last may be cut by max_train_steps
-    reg_used_count: int  # regularization images that any epoch uses
+    samples_used: list[Sample]  # pictures that some epoch uses: what is worth caching
 
     @property
     def epoch_count(self) -> int:
@@ -61,10 +60,13 @@ def make_plan(found: Found, config: Config, rule: BucketRule) -> Plan:
                 "max_train_epochs 和 max_train_steps 都是 None：请给出其中之一，如 max_train_epochs = 10",
             )
         )
+    assert found.train, "find() refuses an empty set"
     fits = {
         sample.image_path: fit((sample.width, sample.height), rule) for sample in found.train + found.regularization
     }
-    train_counts = _bucket_counts(found.train, fits)
+    train_counts: Counter = Counter()  # of samples, by bucket
+    for sample in found.train:
+        train_counts[fits[sample.image_path].bucket] += sample.repeats
     wanted = sum(sample.repeats for sample in found.train)
     batch_counts: list[int] = []
     step_counts: list[int] = []
@@ -85,16 +87,8 @@ def make_plan(found: Found, config: Config, rule: BucketRule) -> Plan:
             step_counts.append(min(steps, config.max_train_steps - sum(step_counts)))
             if sum(step_counts) == config.max_train_steps:
                 break
-    return Plan(
-        found, rule, fits, config.train_batch_size, config.reg_rotate, batch_counts, step_counts, len(reg_used)
-    )  # fmt: skip
-
-
-def _bucket_counts(samples: list[Sample], fits: dict[Path, Fit]) -> Counter:
-    counts: Counter = Counter()
-    for sample in samples:
-        counts[fits[sample.image_path].bucket] += sample.repeats
-    return counts
+    used = found.train + [sample for sample in found.regularization if sample.image_path in reg_used]
+    return Plan(found, rule, fits, config.train_batch_size, config.reg_rotate, batch_counts, step_counts, used)
 
 
 def uses_of_epoch(plan: Plan, epoch: int) -> list[tuple[Sample, int]]:
@@ -118,26 +112,6 @@ def batches_of_epoch(plan: Plan, seed: int, epoch: int) -> list[list[Sample]]:
         batches += [samples[at : at + plan.batch_size] for at in range(0, len(samples), plan.batch_size)]
     rng.shuffle(batches)
     return batches
-
-
-def samples_used(plan: Plan) -> list[Sample]:
-    """Every picture that some epoch of the plan uses: what is worth caching."""
-    found = plan.found
-    wanted = sum(sample.repeats for sample in found.train)
-    epochs = islice(balanced_epochs(wanted, found.regularization, rotate=plan.reg_rotate), plan.epoch_count)
-    used = {sample.image_path for uses in epochs for sample, _ in uses}
-    return found.train + [sample for sample in found.regularization if sample.image_path in used]
-
-
-def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
-    """A few captions to draw previews of: half of the training pictures (the new), half of regularization (the old)."""
-    found = plan.found
-    new, old = (
-        list(dict.fromkeys(captions.whole(sample.caption, config) for sample in samples if sample.caption))
-        for samples in (found.train, found.regularization)
-    )
-    old = old[: count // 2]
-    return new[: count - len(old)] + old
 
 
 def metadata(plan: Plan) -> dict:
@@ -193,7 +167,7 @@ def check(
     warnings += _check_concepts(plan, config, is_everyday_word)
     if token_counts:
         warnings += _check_lengths(plan, config, token_counts)
-    unused = len(plan.found.regularization) - plan.reg_used_count
+    unused = len(plan.found.train + plan.found.regularization) - len(plan.samples_used)
     if unused:
         cure = (
             say("More epochs would reach them", "增加轮数才会用到")
@@ -212,7 +186,7 @@ def check(
 def _check_sizes(plan: Plan) -> list[str]:
     enlarged: list[tuple[float, str]] = []
     cut: list[tuple[float, str]] = []
-    for sample in samples_used(plan):
+    for sample in plan.samples_used:
         bucket, resized, _ = plan.fits[sample.image_path]
         factor = resized[0] / sample.width
         lost = 1 - bucket[0] * bucket[1] / (resized[0] * resized[1])
@@ -283,7 +257,7 @@ def _plain(text: str) -> str:
 
 
 def _check_lengths(plan: Plan, config: Config, token_counts: Callable[[list[str]], list[tuple[int, int]]]) -> list[str]:
-    used = samples_used(plan)
+    used = plan.samples_used
     counts = token_counts([captions.whole(sample.caption, config) for sample in used])
     cut = [
         (tokens, seen, sample.caption_path or sample.image_path)
@@ -370,10 +344,11 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
     fewest, most = min(reg_uses), max(reg_uses)
     times = str(most) if fewest == most else f"{fewest}~{most}"
     turns = ""
-    if plan.reg_used_count > len(reg_uses):
+    used_count = len(plan.samples_used) - len(found.train)
+    if used_count > len(reg_uses):
         turns = say(
-            f"; they take turns, {plan.reg_used_count} of {total} over all epochs (reg_rotate)",
-            f"；各轮轮流使用，全部轮次共用到 {plan.reg_used_count} 张（reg_rotate）",
+            f"; they take turns, {used_count} of {total} over all epochs (reg_rotate)",
+            f"；各轮轮流使用，全部轮次共用到 {used_count} 张（reg_rotate）",
         )
     captions_used = (
         say("captions are read from their files", "读取其标签文件")
