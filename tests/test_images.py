@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from library.contracts import Fit
 from library.data import images
@@ -38,15 +38,18 @@ def test_every_exif_orientation_becomes_upright(tmp_path, orientation):
     assert np.abs(loaded.astype(int) - np.asarray(upright)).mean() < 3
 
 
-def test_a_turned_photo_decoded_small_is_the_same_picture(tmp_path):
+def test_a_turned_photo_decoded_small_is_the_same_picture(tmp_path, monkeypatch):
     """JPEGs are decoded at a fraction of their size; which side is which must not be mixed up."""
     upright = gradient(600, 1600)
     exif = Image.Exif()
     exif[0x0112] = 6
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
     fit = Fit((32, 64), (32, 85), (0, 10))
+    asked, draft = [], JpegImagePlugin.JpegImageFile.draft
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", lambda *given: asked.append(given[2]) or draft(*given))
     expected = upright.resize((32, 85), Image.Resampling.HAMMING).crop((0, 10, 32, 74))
     assert np.abs(images.load(tmp_path / "a.jpg", fit).astype(int) - np.asarray(expected)).mean() < 2
+    assert asked == [(170, 64)]  # of the picture as it lies in the file
 
 
 @pytest.mark.parametrize("size", [(90, 70), (30, 20)])
