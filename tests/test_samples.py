@@ -219,6 +219,14 @@ def test_a_numbered_regularization_folder_is_not_trained_on(tmp_path):
     assert [s.folder for s in found.train] == ["10_a"]
 
 
+def test_regularization_folder_within_a_numbered_folder_takes_nothing_from_it(tmp_path):
+    picture(tmp_path / "10_a/a.png")
+    picture(tmp_path / "10_a/reg/1_a/b.png")
+    found = find(tmp_path, tmp_path / "10_a/reg")
+    assert [s.folder for s in found.train + found.regularization] == ["10_a", "1_a"]
+    assert found.warnings == []
+
+
 def problem(*arguments):
     with pytest.raises(UserError) as error:
         find(*arguments)

@@ -98,7 +98,7 @@ def numbered_folders(
     notes: list[str] = []
     for path in subfolders(parent):
         meaning = repeats_and_text(path.name)
-        if other and (same(path, other) or path.resolve() in other.resolve().parents):
+        if other and same(path, other):
             notes.append(
                 say(
                     f"{path}: left out of {option}, it belongs to {other_option}",
