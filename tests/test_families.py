@@ -16,7 +16,7 @@ from diffusers.loaders import single_file_utils as diffusers_names
 from safetensors.torch import save_file
 
 from library import messages
-from library.families import FAMILIES, architecture, inspect, is_everyday_word, open_model, sd, sdxl, tiny
+from library.families import FAMILIES, architecture, inspect, is_everyday_word, open_model, sd, sdxl, tiny, token_counts
 from library.families.clip_text import (
     build_tokenizer,
     clip_merges,
@@ -230,7 +230,9 @@ def test_no_true_base_model_is_taken_for_something_else(tmp_path):
     for name in FAMILIES:
         shapes = {key: tuple(tensor.shape) for key, tensor in original_layout(architecture(name)).items()}
         shapes |= {"model_ema.decay": (1,), "alphas_cumprod": (1000,)}
-        assert inspect(write_header(tmp_path / f"{name}.safetensors", shapes)).family == name
+        info = inspect(write_header(tmp_path / f"{name}.safetensors", shapes))
+        assert info.family == name
+        assert info.size_step == architecture(name).size_step
 
 
 # ---- Loading ----
@@ -265,7 +267,9 @@ def test_a_diffusers_folder_gives_the_model_that_was_written(tmp_path, name, tok
     same(loaded, family)
     assert loaded.noise.objective == "v"
     assert loaded.noise.beta_start == 0.001
-    assert loaded.size_step == family.size_step == 4
+    assert loaded.size_step == family.size_step == loaded.info.size_step == 4
+    counted = [count for count, _ in family.token_counts(CAPTIONS)]
+    assert token_counts(loaded.info, CAPTIONS) == counted
 
 
 def test_bin_files_variants_and_shards_are_found(tmp_path):
@@ -758,3 +762,28 @@ def test_tiny_models_are_the_same_bits_for_the_same_seed():
     same(tiny("sdxl", seed=3), tiny("sdxl", seed=3))
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(outputs(tiny("sd1", seed=3))[0], outputs(tiny("sd1", seed=4))[0])
+
+
+def test_a_folder_tells_the_resolution_it_was_trained_at(tmp_path):
+    family = tiny("sd1")
+    family.unet.register_to_config(sample_size=48)
+    assert inspect(write_folder(tmp_path / "model", family)).resolution == 96  # two pixels to a latent of the tiny VAE
+    (tmp_path / "model" / "vae" / "config.json").unlink()
+    with pytest.raises(UserError, match="vae/config.json"):
+        inspect(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_gradient_checkpointing_of_text_encoders_changes_no_gradient(name):
+    gradients = []
+    for is_on in (False, True):
+        family = tiny(name)
+        text_encoder = family.text_encoder
+        if is_on:
+            text_encoder.train().gradient_checkpointing_enable({"use_reentrant": False})
+        layer = family.targets()[0].layer
+        layer.weight.requires_grad_(True)
+        family.encode_captions(CAPTIONS, SIZES).states.square().sum().backward()
+        gradients.append(layer.weight.grad)
+    assert gradients[0].abs().sum() > 0
+    assert torch.equal(*gradients)

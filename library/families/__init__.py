@@ -1,6 +1,7 @@
 """Lines of base models: what a checkpoint is, and how to load it.
 
     info = inspect(path)                 family and objective from names and small texts; no torch, no weights
+    token_counts(info, captions)         how long captions are
     family = open_model(path, ...)       a `contracts.Family`, frozen, from what lies on this machine and nothing else
     family = tiny("sdxl")                a random one of kilobytes, for tests
     family = architecture("sdxl")        one of true size on the meta device: shapes and names without memory
@@ -26,7 +27,7 @@ from library.messages import UserError, say
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FAMILIES", "ModelInfo", "architecture", "inspect", "is_everyday_word", "open_model", "tiny"]
+__all__ = ["FAMILIES", "ModelInfo", "architecture", "inspect", "is_everyday_word", "open_model", "tiny", "token_counts"]
 
 FAMILIES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # family -> module in this package
 
@@ -109,6 +110,47 @@ def architecture(name: str, objective: str = "epsilon") -> Family:
     """A model of true size on the meta device: every name and shape, no memory, no values."""
     module = import_module(f"library.families.{FAMILIES[name]}")
     return module.create(name, NoiseSpec(objective), read_configs(name), "meta")
+
+
+def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
+    """How many tokens each caption has, before the model is loaded."""
+    from library.families.clip_text import caption_tokens, folder_tokenizer
+
+    config = (read_configs(info.family) | folder_configs(info))["text_encoder"]
+    tokenizer = folder_tokenizer(info.path / "tokenizer", config["vocab_size"])
+    return [len(ids) for ids in caption_tokens(tokenizer, captions)]
+
+
+def picture_sizes(info: ModelInfo) -> tuple[int, int]:
+    """The side in pixels of the pictures that a model was trained on, and what all sides are multiples of."""
+    from library.families.unet import picture_step
+
+    configs = read_configs(info.family) | folder_configs(info)
+    step = picture_step(configs["vae"], configs["unet"])
+    latent_side = configs["unet"].get("sample_size") if info.path.is_dir() else None
+    if isinstance(latent_side, int):
+        return latent_side * 2 ** (len(configs["vae"]["block_out_channels"]) - 1), step
+    return (768 if (info.family, info.objective) == ("sd2", "v") else RESOLUTIONS[info.family]), step
+
+
+RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
+
+
+def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
+    """How many tokens each caption has for this model's text encoder, before any weight is read."""
+    from library.families.clip_text import caption_tokens, folder_tokenizer
+
+    vocab_size = (read_configs(info.family) | folder_configs(info))["text_encoder"]["vocab_size"]
+    tokenizer = folder_tokenizer(info.path / "tokenizer", vocab_size, "!")
+    return [len(ids) for ids in caption_tokens(tokenizer, captions)]
+
+
+def describe(info: ModelInfo) -> str:
+    """One line for the person: what the model is, and where its objective was seen."""
+    return say(
+        f"{info.path.name} ({SPOKEN[info.family]}, {info.objective}: {info.objective_source})",
+        f"{info.path.name}（{SPOKEN[info.family]}，{info.objective}：{info.objective_source}）",
+    )
 
 
 def read_configs(name: str) -> dict[str, dict]:

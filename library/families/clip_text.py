@@ -81,7 +81,7 @@ def is_everyday_word(word: str) -> bool:
     return bool(words) and all(part in everyday_words() for part in words)
 
 
-def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str) -> CLIPTokenizer:
+def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """The tokenizer that lies in a diffusers folder, read without asking any network; CLIP's own if there is none.
 
     Args:

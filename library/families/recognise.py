@@ -6,6 +6,7 @@ add a row to `FOREIGN` (names in a file), `PARTS` (parts of a base model) or `FO
 
 import json
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class ModelInfo:
     objective_source: str  # where that was seen, in the user's language
     is_objective_seen: bool  # False: nothing tells it, and the usual is assumed
     layout: str  # "single file" (original names) or "diffusers folder"
+    resolution: int  # pixels; the side of the square pictures it was trained on
+    size_step: int  # pixels; pictures are whole multiples of it
     zero_terminal_snr: bool = False  # the model was trained down to pure noise; training should do so too
     metadata: dict[str, str] = field(default_factory=dict)  # of the single file's header
 
@@ -141,7 +144,33 @@ def inspect_file(header: Header) -> ModelInfo:
     refuse_other_inputs(path, first[1])
     family = family_of_shapes(path, shapes)
     objective, source, is_seen = objective_of_file(header, family)
-    return ModelInfo(path, family, objective, source, is_seen, "single file", "ztsnr" in shapes, header.metadata)
+    return ModelInfo(
+        path,
+        family,
+        objective,
+        source,
+        is_seen,
+        layout="single file",
+        resolution=usual_resolution(family, objective),
+        size_step=32 if family == "sdxl" else 64,
+        zero_terminal_snr="ztsnr" in shapes,
+        metadata=header.metadata,
+    )
+
+
+def usual_resolution(family: str, objective: str) -> int:
+    """The side, in pixels, of the pictures that a line of models was trained on."""
+    return {"sd1": 512, "sd2": 768 if objective == "v" else 512, "sdxl": 1024}[family]
+
+
+def picture_step(vae_config: Mapping, unet_config: Mapping) -> int:
+    """Pictures are whole multiples of this: the VAE's factor times that of the U-Net's downsamplings."""
+    return vae_factor(vae_config) * 2 ** (len(unet_config["block_out_channels"]) - 1)
+
+
+def vae_factor(vae_config: Mapping) -> int:
+    """Pixels to a latent, along a side: 8 in every Stable Diffusion."""
+    return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
 def family_of_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
@@ -344,8 +373,28 @@ def inspect_folder(folder: Path) -> ModelInfo:
         if kind
         else say("scheduler_config.json names no prediction_type", "scheduler_config.json 没有写 prediction_type")
     )
-    zero_snr = bool(scheduler.get("rescale_betas_zero_snr"))
-    return ModelInfo(folder, family, objective, source, kind is not None, "diffusers folder", zero_snr)
+    vae = read_json(folder / "vae" / "config.json")
+    if vae is None or "block_out_channels" not in vae or "block_out_channels" not in unet:
+        raise UserError(
+            say(
+                f"{folder}: vae/config.json or unet/config.json is missing or lacks block_out_channels; the "
+                "download is not complete. Download it again.",
+                f"{folder}：vae/config.json 或 unet/config.json 缺失，或没有 block_out_channels 一项，"
+                "文件夹没有下载完整，请重新下载。",
+            )
+        )
+    side = unet.get("sample_size")
+    return ModelInfo(
+        folder,
+        family,
+        objective,
+        source,
+        kind is not None,
+        layout="diffusers folder",
+        resolution=side * vae_factor(vae) if isinstance(side, int) else usual_resolution(family, objective),
+        size_step=picture_step(vae, unet),
+        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
+    )
 
 
 def not_a_whole_folder(folder: Path) -> UserError:

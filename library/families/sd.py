@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from library.contracts import Conditioning, NoiseSpec, Target
 from library.families import clip_text
 from library.families.loading import Place
-from library.families.recognise import ModelInfo
+from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.targets import text_targets, unet_targets
-from library.families.unet import build_unet, load_unet, picture_step
+from library.families.unet import build_unet, load_unet
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
 
@@ -89,13 +89,14 @@ class StableDiffusion:
     def metadata(self) -> dict[str, str]:
         is_v2, is_v = self.name == "sd2", self.noise.objective == "v"
         line = "v1" if not is_v2 else "v2-768-v" if is_v else "v2-512"
+        side = self.info.resolution if self.info else usual_resolution(self.name, self.noise.objective)
         return {
             "ss_v2": str(is_v2),
             "ss_base_model_version": ("sd_v2" if is_v2 else "sd_v1") + ("_v" if is_v else ""),
             "modelspec.architecture": f"stable-diffusion-{line}/lora",
             "modelspec.implementation": "diffusers",
             "modelspec.prediction_type": self.noise.objective,
-            "modelspec.resolution": "768x768" if is_v2 and is_v else "512x512",
+            "modelspec.resolution": f"{side}x{side}",
         }
 
 

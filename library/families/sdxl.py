@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from library.contracts import Conditioning, NoiseSpec, Target
 from library.families import clip_text
 from library.families.loading import Place
-from library.families.recognise import ModelInfo
+from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
 from library.families.targets import text_targets, unet_targets
-from library.families.unet import build_unet, load_unet, picture_step
+from library.families.unet import build_unet, load_unet
 from library.families.unet_names import original_unet_name
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
@@ -105,13 +105,14 @@ class StableDiffusionXL:
         }
 
     def metadata(self) -> dict[str, str]:
+        side = self.info.resolution if self.info else usual_resolution(self.name, self.noise.objective)
         return {
             "ss_v2": "False",
             "ss_base_model_version": "sdxl_base_v1-0",
             "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
             "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
             "modelspec.prediction_type": self.noise.objective,
-            "modelspec.resolution": "1024x1024",
+            "modelspec.resolution": f"{side}x{side}",
         }
 
 

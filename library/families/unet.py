@@ -24,9 +24,3 @@ def load_unet(path: Path, config: dict, place: Place) -> UNet2DConditionModel:
         return [Source(UNET + original_unet_name(name, config["layers_per_block"], config["up_block_types"]))]
 
     return fill(unet, open_tensors([path]), sources, place, part="U-Net", path=path, scope=UNET)
-
-
-def picture_step(vae_config: dict, unet_config: dict) -> int:
-    """Pictures are whole multiples of this: the VAE's factor times that of the U-Net's downsamplings."""
-    vae_factor = 2 ** (len(vae_config["block_out_channels"]) - 1)
-    return vae_factor * 2 ** (len(unet_config["block_out_channels"]) - 1)
