@@ -16,7 +16,19 @@ from diffusers.loaders import single_file_utils as diffusers_names
 from safetensors.torch import save_file
 
 from library import messages
-from library.families import FAMILIES, architecture, inspect, is_everyday_word, open_model, sd, sdxl, tiny, token_counts
+from library.families import (
+    FAMILIES,
+    SPOKEN,
+    architecture,
+    describe,
+    inspect,
+    is_everyday_word,
+    open_model,
+    sd,
+    sdxl,
+    tiny,
+    token_counts,
+)
 from library.families.clip_text import (
     build_tokenizer,
     clip_merges,
@@ -270,6 +282,9 @@ def test_a_diffusers_folder_gives_the_model_that_was_written(tmp_path, name, tok
     assert loaded.size_step == family.size_step == loaded.info.size_step == 4
     counted = [count for count, _ in family.token_counts(CAPTIONS)]
     assert token_counts(loaded.info, CAPTIONS) == counted
+    assert describe(loaded.info) == (
+        f"model ({SPOKEN[name]}, v: scheduler_config.json: prediction_type = v_prediction)"
+    )
 
 
 def test_bin_files_variants_and_shards_are_found(tmp_path):

@@ -1,7 +1,7 @@
 """Lines of base models: what a checkpoint is, and how to load it.
 
     info = inspect(path)                 family and objective from names and small texts; no torch, no weights
-    token_counts(info, captions)         how long captions are
+    token_counts(info, captions)         how long captions are; like `picture_sizes` and `describe`, before loading
     family = open_model(path, ...)       a `contracts.Family`, frozen, from what lies on this machine and nothing else
     family = tiny("sdxl")                a random one of kilobytes, for tests
     family = architecture("sdxl")        one of true size on the meta device: shapes and names without memory
@@ -27,7 +27,17 @@ from library.messages import UserError, say
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FAMILIES", "ModelInfo", "architecture", "inspect", "is_everyday_word", "open_model", "tiny", "token_counts"]
+__all__ = [
+    "FAMILIES",
+    "ModelInfo",
+    "architecture",
+    "describe",
+    "inspect",
+    "is_everyday_word",
+    "open_model",
+    "tiny",
+    "token_counts",
+]
 
 FAMILIES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # family -> module in this package
 
@@ -113,36 +123,11 @@ def architecture(name: str, objective: str = "epsilon") -> Family:
 
 
 def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
-    """How many tokens each caption has, before the model is loaded."""
-    from library.families.clip_text import caption_tokens, folder_tokenizer
-
-    config = (read_configs(info.family) | folder_configs(info))["text_encoder"]
-    tokenizer = folder_tokenizer(info.path / "tokenizer", config["vocab_size"])
-    return [len(ids) for ids in caption_tokens(tokenizer, captions)]
-
-
-def picture_sizes(info: ModelInfo) -> tuple[int, int]:
-    """The side in pixels of the pictures that a model was trained on, and what all sides are multiples of."""
-    from library.families.unet import picture_step
-
-    configs = read_configs(info.family) | folder_configs(info)
-    step = picture_step(configs["vae"], configs["unet"])
-    latent_side = configs["unet"].get("sample_size") if info.path.is_dir() else None
-    if isinstance(latent_side, int):
-        return latent_side * 2 ** (len(configs["vae"]["block_out_channels"]) - 1), step
-    return (768 if (info.family, info.objective) == ("sd2", "v") else RESOLUTIONS[info.family]), step
-
-
-RESOLUTIONS = {"sd1": 512, "sd2": 512, "sdxl": 1024}
-
-
-def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
     """How many tokens each caption has for this model's text encoder, before any weight is read."""
     from library.families.clip_text import caption_tokens, folder_tokenizer
 
     vocab_size = (read_configs(info.family) | folder_configs(info))["text_encoder"]["vocab_size"]
-    tokenizer = folder_tokenizer(info.path / "tokenizer", vocab_size, "!")
-    return [len(ids) for ids in caption_tokens(tokenizer, captions)]
+    return [len(ids) for ids in caption_tokens(folder_tokenizer(info.path / "tokenizer", vocab_size), captions)]
 
 
 def describe(info: ModelInfo) -> str:

@@ -27,8 +27,8 @@ TINY_UNET = dict(in_channels=4, out_channels=4, layers_per_block=1, norm_num_gro
 TINY_UNET |= dict(cross_attention_dim=16, attention_head_dim=2)
 TINY_UNET |= dict(down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"])
 TINY_UNET |= dict(up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"])
-TINY_VAE = dict(in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1, block_out_channels=[8, 8])
-TINY_VAE |= dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+TINY_VAE = dict(in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1, block_out_channels=[8] * 4)
+TINY_VAE |= dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
 TINY_VAE |= dict(norm_num_groups=4, scaling_factor=0.18215)
 TINY = {
     "sd1": {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT | {"hidden_act": "quick_gelu"}},
