@@ -48,7 +48,7 @@ def values_of(option):
 CONFIGS = st.builds(Config, **{name: values_of(option) for name, option in arguments.FLAGS.items()})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(CONFIGS)
 def test_the_arguments_of_a_configuration_give_it_again(config):
     values, where = parse(to_arguments(config))
@@ -56,7 +56,7 @@ def test_the_arguments_of_a_configuration_give_it_again(config):
     assert where == {name: f"--{name}" for name in values}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(CONFIGS)
 def test_the_printed_command_gives_the_configuration_again(config):
     python, script, *argv = shlex.split(arguments.command(config))

@@ -202,11 +202,14 @@ def test_mistakes_are_told_with_their_lines_before_anything_is_loaded(project):
     ]
 
 
-@pytest.mark.parametrize(("system", "setting", "heading"), [
-    ("zh_CN.UTF-8", "auto", "参数有 1 处问题："),
-    ("en_US.UTF-8", "zh", "参数有 1 处问题："),
-    ("zh_CN.UTF-8", "en", "1 problem(s) in the parameters:"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("system", "setting", "heading"),
+    [
+        ("zh_CN.UTF-8", "auto", "参数有 1 处问题："),
+        ("en_US.UTF-8", "zh", "参数有 1 处问题："),
+        ("zh_CN.UTF-8", "en", "1 problem(s) in the parameters:"),
+    ],
+)
 def test_messages_are_in_the_users_language(project, system, setting, heading):
     edit(project, language=setting, network_dim=0)
     assert start(project, language=system).stderr.splitlines()[0] == heading

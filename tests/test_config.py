@@ -324,7 +324,10 @@ def test_everything_wrong_is_told_at_once_each_with_its_place(places):
 
 
 def test_a_value_that_was_refused_causes_no_further_complaint(places):
-    assert len(problems_of(places | {"lr_warmup_steps": 200, "max_train_steps": "100"})) == 1
+    """The default that stands in for it must not be held against the user."""
+    assert problems_of(places | {"cache_text_encoder_outputs": True, "text_encoder_lr": "0"}) == [
+        'text_encoder_lr = "0" is text; remove the quotes: 0'
+    ]
 
 
 def test_regularization_images_of_the_miniature_are_not_mixed_into_other_sets(places):
