@@ -1,1 +1,11 @@
-"""The parts of the trainer; `train_network.py` and `tools/` put them together."""
+"""The parts of the trainer; `train_network.py` and `tools/` put them together.
+
+Set before anything imports them: the libraries below us stay offline, and do not speak of what does not concern a user
+(such as torchvision, which nothing here needs). What is set in the environment already is left alone.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

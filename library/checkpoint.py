@@ -280,7 +280,7 @@ TRAINING_FILE = "training.pt"
 class Position(NamedTuple):
     """How far a run has come: where the next batch is."""
 
-    epoch: int = 0  # the current one, from 0
+    epoch: int = 1  # the current one, counted from 1
     batch_in_epoch: int = 0  # its batches that are done
     global_step: int = 0  # steps of the optimizer that are done, in all
 

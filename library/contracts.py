@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # pictures and captions are read and checked before torch is imported
+    import torch
     from torch import Tensor, nn
 
 
@@ -44,6 +45,11 @@ class Conditioning:
     states: Tensor  # (B, S, D) one per caption token
     pooled: Tensor | None = None  # (B, D2) one per caption: SDXL
     sizes: Tensor | None = None  # (B, 6) original height, width, crop top, left, target height, width: SDXL
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """The same on a device."""
+        moved = (part if part is None else part.to(device) for part in (self.states, self.pooled, self.sizes))
+        return Conditioning(*moved)
 
 
 @dataclass
@@ -104,7 +110,7 @@ class Family(Protocol):
         """Every layer that can be adapted, in the order of the saved file."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """"unet", "vae", "text_encoder" (and "text_encoder_2"): to place, to freeze and to compile."""
+        """ "unet", "vae", "text_encoder" (and "text_encoder_2"): to place, to freeze and to compile."""
 
     def metadata(self) -> dict[str, str]:
         """ss_* and modelspec.* entries that say what kind of base model this is."""

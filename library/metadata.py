@@ -7,7 +7,7 @@ other's recipes by them. All values are strings, and None is "None". The sshs_* 
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,22 +46,6 @@ class ModelHashes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What will be trained on, and for how long."""
-
-    num_train_images: int  # images x repeats
-    num_reg_images: int  # images x repeats, before they are balanced
-    num_batches_per_epoch: int
-    num_epochs: int
-    max_train_steps: int
-    resolution: tuple[int, int]  # width, height
-    dataset_dirs: dict[str, dict]  # folder -> {"n_repeats": 10, "img_count": 20}
-    reg_dataset_dirs: dict[str, dict] = field(default_factory=dict)
-    tag_frequency: dict[str, dict[str, int]] = field(default_factory=dict)  # folder -> tag -> how many captions have it
-    bucket_info: dict | None = None  # {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
-
-
-@dataclass(frozen=True)
 class Run:
     """This run, and how far it has come when the file is written."""
 
@@ -77,27 +61,28 @@ class Run:
     process_count: int = 1
 
 
-def build(config: Config, plan: Plan, family_metadata: dict[str, str], run: Run) -> dict[str, str]:
+def build(config: Config, data: dict[str, Any], family_metadata: dict[str, str], run: Run) -> dict[str, str]:
     """All entries of one file, but for the sshs_* hashes.
 
     Args:
         config: as trained with, "auto" resolved.
-        plan: the data set and the length.
+        data: facts of the data set and the length of the run under their ss_* names, as `data.plan.metadata` gives
+            them; plain dicts become JSON.
         family_metadata: the family's own entries, such as ss_base_model_version and modelspec.architecture.
         run: where training stands.
 
     Returns:
         With no_metadata only what web interfaces and merge tools need to use the file.
     """
-    entries = {**_network(config), **family_metadata, **_modelspec(config, plan, run)}
+    entries = {**_network(config), **family_metadata, **_modelspec(config, data["ss_resolution"], run)}
     if not config.no_metadata:
-        entries |= OFF | _of_config(config) | _of_plan(config, plan, run) | _of_run(run)
+        entries |= OFF | _of_config(config) | _of_run(run) | _of_batches(config, run)
+        entries |= {name: json.dumps(value) if isinstance(value, dict) else value for name, value in data.items()}
     return {name: str(value) for name, value in entries.items()}
 
 
 def _network(config: Config) -> dict[str, Any]:
     entries = {
-        "ss_v2": config.v2,
         "ss_network_module": MODULES.get(config.network_module, config.network_module),
         "ss_network_dim": config.network_dim,
         "ss_network_alpha": config.network_alpha or config.network_dim,
@@ -108,13 +93,13 @@ def _network(config: Config) -> dict[str, Any]:
     return entries
 
 
-def _modelspec(config: Config, plan: Plan, run: Run) -> dict[str, Any]:
+def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[str, Any]:
     """The standard of https://github.com/Stability-AI/ModelSpec, but for what the family says."""
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": run.output_name,
         "modelspec.date": datetime.fromtimestamp(int(run.saved_at)).isoformat(),
-        "modelspec.resolution": f"{plan.resolution[0]}x{plan.resolution[1]}",
+        "modelspec.resolution": f"{resolution[0]}x{resolution[1]}",
     }
     if config.clip_skip is not None:
         entries["modelspec.encoder_layer"] = config.clip_skip
@@ -179,21 +164,11 @@ def _hashes(kind: str, hashes: ModelHashes) -> dict[str, Any]:
     return entries
 
 
-def _of_plan(config: Config, plan: Plan, run: Run) -> dict[str, Any]:
-    batch_size = config.train_batch_size
+def _of_batches(config: Config, run: Run) -> dict[str, Any]:
+    size = config.train_batch_size
     return {
-        "ss_num_train_images": plan.num_train_images,
-        "ss_num_reg_images": plan.num_reg_images,
-        "ss_num_batches_per_epoch": plan.num_batches_per_epoch,
-        "ss_num_epochs": plan.num_epochs,
-        "ss_max_train_steps": plan.max_train_steps,
-        "ss_batch_size_per_device": batch_size,
-        "ss_total_batch_size": batch_size * run.process_count * config.gradient_accumulation_steps,
-        "ss_resolution": plan.resolution,
-        "ss_dataset_dirs": json.dumps(plan.dataset_dirs),
-        "ss_reg_dataset_dirs": json.dumps(plan.reg_dataset_dirs),
-        "ss_tag_frequency": json.dumps(plan.tag_frequency),
-        "ss_bucket_info": json.dumps(plan.bucket_info),
+        "ss_batch_size_per_device": size,
+        "ss_total_batch_size": size * run.process_count * config.gradient_accumulation_steps,
     }
 
 

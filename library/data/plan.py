@@ -114,6 +114,17 @@ def batches_of_epoch(plan: Plan, seed: int, epoch: int) -> list[list[Sample]]:
     return batches
 
 
+def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
+    """A few captions to draw previews of: half of the training pictures (the new), half of regularization (the old)."""
+    found = plan.found
+    new, old = (
+        list(dict.fromkeys(captions.whole(sample.caption, config) for sample in samples if sample.caption))
+        for samples in (found.train, found.regularization)
+    )
+    old = old[: count // 2]
+    return new[: count - len(old)] + old
+
+
 def metadata(plan: Plan) -> dict:
     """What the saved file tells of the data, by sd-scripts' keys; values are numbers and plain dicts."""
     found = plan.found
@@ -136,6 +147,7 @@ def metadata(plan: Plan) -> dict:
         "ss_num_batches_per_epoch": plan.batch_counts[0],
         "ss_num_epochs": plan.epoch_count,
         "ss_max_train_steps": plan.step_count,
+        "ss_resolution": (plan.rule.width, plan.rule.height),
         "ss_dataset_dirs": folders[False],
         "ss_reg_dataset_dirs": folders[True],
         "ss_tag_frequency": captions.tag_frequency(found.train + found.regularization),
