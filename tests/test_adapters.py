@@ -187,6 +187,13 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert down(1, CONV3).abs().max() > 0.9 / 72**0.5
 
 
+def test_layers_of_one_shape_start_differently():
+    layers = [nn.Linear(6, 5), nn.Linear(6, 5)]
+    targets = [Target(layer, f"lora_unet_{i}", "unet") for i, layer in enumerate(layers)]
+    first, second = attach(targets, rank=4).layers.values()
+    assert not torch.equal(first.down, second.down)
+
+
 def test_attaching_draws_no_global_random_numbers(model):
     before = torch.get_rng_state()
     attach(model.targets(), rank=4, conv_rank=2)
@@ -223,6 +230,7 @@ def test_dropout_keeps_the_mean_and_acts_in_training_only(model):
             adapters.eval()
             full = model.linear(x) - base
         assert not torch.allclose(update, full)
+        torch.testing.assert_close(full, full[:1].expand_as(full))  # nothing dropped: the same for every sample
         torch.testing.assert_close(update.mean(0), full.mean(0), rtol=0.2, atol=0.1)
         adapters.detach_from_model()
 
