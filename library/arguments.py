@@ -32,7 +32,6 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         ConfigError: the .toml file cannot be read, or a word stands before the first flag.
     """
     if "--help" in argv or "-h" in argv:
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Chinese letters still gets the English
         print(help_text())
         raise SystemExit(0)
     values, where = {}, {}
