@@ -174,8 +174,13 @@ def outputs(family):
 
 
 def same(family, other):
+    """Same bits in every parameter; outputs may differ in the last place, as memory-mapped weights lie unaligned."""
+    for part, module in other.modules().items():
+        theirs, ours = module.state_dict(), family.modules()[part].state_dict()
+        assert theirs.keys() == ours.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     for ours, theirs in zip(outputs(family), outputs(other), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 # ---- Names ----
@@ -279,7 +284,7 @@ def test_a_diffusers_folder_gives_the_model_that_was_written(tmp_path, name, tok
     same(loaded, family)
     assert loaded.noise.objective == "v"
     assert loaded.noise.beta_start == 0.001
-    assert loaded.size_step == family.size_step == loaded.info.size_step == 4
+    assert loaded.size_step == family.size_step == loaded.info.size_step == 16
     counted = [count for count, _ in family.token_counts(CAPTIONS)]
     assert token_counts(loaded.info, CAPTIONS) == counted
     assert describe(loaded.info) == (
@@ -359,7 +364,7 @@ def test_another_vae_takes_the_place_of_the_models(tmp_path, form):
         save_file(weights, vae)
     loaded = open_with_tiny_vocabulary(path, family, vae=vae)
     pixels = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(loaded.encode_images(pixels), other.encode_images(pixels), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.encode_images(pixels), other.encode_images(pixels))
     torch.testing.assert_close(
         loaded.decode_latents(torch.ones(1, 4, 4, 4)), other.decode_latents(torch.ones(1, 4, 4, 4))
     )
