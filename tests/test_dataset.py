@@ -148,6 +148,15 @@ def test_epochs_and_seeds_differ_and_the_global_stream_stays_untouched(found):
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
+def test_batches_are_shuffled_among_buckets_and_samples_within(found):
+    plan, _ = make(found, train_batch_size=2)
+    batches = planning.batches_of_epoch(plan, 1, 1)
+    buckets = [plan.fits[batch[0].image_path].bucket for batch in batches]
+    assert buckets != sorted(buckets)
+    whole_buckets = planning.batches_of_epoch(make(found, train_batch_size=99)[0], 1, 1)
+    assert any(batch != sorted(batch, key=batch.index) for batch in whole_buckets)  # a picture's repeats are spread
+
+
 @pytest.mark.parametrize("threads", [0, 3])
 def test_continuing_at_any_batch_equals_never_having_stopped(found, threads):
     plan, config = make(found, **CHANCE, max_data_loader_n_workers=threads)
