@@ -57,7 +57,7 @@ class Prepared:
 
 def prepare(config: Config, warnings: list[str]) -> Prepared:
     """Do all cheap things first: read names, pictures, captions and prompts, and say what will happen."""
-    from library.data import buckets, plan, samples
+    from library.data import buckets, captions, plan, samples
 
     found = samples.find(
         config.train_data_dir,
@@ -74,12 +74,13 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     seed = state.facts["seed"] if state and config.seed is None else config.seed
     seed = secrets.randbelow(2**32) if seed is None else seed
     planned = plan.make_plan(found, config, rule)
-    counts = families.token_counts(model, [sample.caption for sample in found.train + found.regularization])
+    texts = [captions.whole(sample.caption, config) for sample in planned.samples_used]
+    counts = families.token_counts(model, texts)
     tokens_seen = min(config.max_token_length, max(75, -(-max(counts) // 75) * 75))  # no chunk that is empty in all
     warnings = warnings + plan.check(
         planned,
         config,
-        token_counts=lambda captions: [(n, min(n, tokens_seen)) for n in families.token_counts(model, captions)],
+        token_counts=lambda texts: [(n, min(n, tokens_seen)) for n in families.token_counts(model, texts)],
         is_everyday_word=families.is_everyday_word,
     )
     config = dataclasses.replace(
@@ -313,6 +314,7 @@ def train(prepared: Prepared, training: Training, report: Any, save: Any, previe
             if config.max_grad_norm:
                 training.scaler.unscale_(training.optimizer)
                 torch.nn.utils.clip_grad_norm_(training.adapters.parameters(), config.max_grad_norm)
+            rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
             training.scaler.step(training.optimizer)
             training.scaler.update()
             training.schedule.step()
@@ -321,7 +323,6 @@ def train(prepared: Prepared, training: Training, report: Any, save: Any, previe
                 training.adapters.limit_norms(config.scale_weight_norms)
             step += 1
             batches_done += len(group)
-            rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
             report.losses(epoch, step, loss, rates)
 
             if is_due(step, config.save_every_n_steps) and step < plan.step_count:

@@ -110,7 +110,7 @@ class Family(Protocol):
         """Every layer that can be adapted, in the order of the saved file."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """ "unet", "vae", "text_encoder" (and "text_encoder_2"): to place, to freeze and to compile."""
+        """The networks by name, "unet", "vae", "text_encoder" (and "text_encoder_2"): to place and to freeze."""
 
     def metadata(self) -> dict[str, str]:
         """ss_* and modelspec.* entries that say what kind of base model this is."""

@@ -16,7 +16,7 @@ def set_language(language: str) -> None:
 
 
 def locale_language() -> str:
-    """"zh" where the environment or the system's locale is Chinese, else "en"."""
+    """The language of the environment or of the system: "zh" or "en"."""
     for variable in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):  # the order gettext looks in
         value = os.environ.get(variable, "")
         if value:

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image, ImageDraw
@@ -73,9 +74,67 @@ def draw_set(folder: Path, captions: list[str], sizes: list[tuple[int, int]], se
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory):
-    """A training set of 3 pictures in two buckets, seen twice, and 4 regularization pictures: (train, reg)."""
+    """A training set of 3 pictures in two buckets, seen twice, and 8 regularization pictures: (train, reg)."""
     root = tmp_path_factory.mktemp("set")
     captions = ["mytag, red hair, smile", "mytag, blue hair", "mytag, hat, standing, outside"]
     draw_set(root / "train" / "2_mytag", captions, [(64, 64), (64, 64), (48, 80)])
-    draw_set(root / "reg" / "1_person", [f"person, hat {n}" for n in range(4)], [(64, 64)] * 4, seed=1)
+    draw_set(root / "reg" / "1_person", [f"person, hat {n}" for n in range(8)], [(64, 64)] * 8, seed=1)
     return root / "train", root / "reg"
+
+
+FEW = dict(  # a complete run of 12 steps within a second
+    output_name="it", train_batch_size=2, max_train_epochs=2, network_dim=2, network_alpha=2.0, learning_rate=1e-2,
+    text_encoder_lr=None, resolution=64, device="cpu", seed=7, save_every_n_epochs=None, sample_every_n_epochs=0,
+    cache_latents_to_disk=False, tag_occurrence_txt_file=False,
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tiny_model, small_set, tmp_path):
+    """run("sdxl", output="a", option=value, ...) -> the folder of the results; a small complete run."""
+    import train_network
+    from library import config
+
+    def run(family: str = "sd1", output: str = "out", **options) -> Path:
+        train, reg = small_set
+        values = dict(
+            pretrained_model_name_or_path=str(tiny_model(family)),
+            train_data_dir=str(train),
+            reg_data_dir=str(reg),
+            output_dir=str(tmp_path / output),
+        )
+        checked, warnings = config.check(values | FEW | options, {})
+        assert train_network.run(checked, warnings) == 0
+        return tmp_path / output
+
+    return run
+
+
+def events(folder: Path, kind: str = "step", name: str = "it") -> list[dict]:
+    """The events of a run, as its run.jsonl has them."""
+    lines = (folder / f"{name}.run.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+class Result(NamedTuple):
+    """What a small run left behind."""
+
+    folder: Path
+    said: str
+
+    @property
+    def weights(self) -> dict:
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / "it.safetensors")
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        from safetensors import safe_open
+
+        with safe_open(self.folder / "it.safetensors", "pt") as file:
+            return file.metadata()
+
+    @property
+    def steps(self) -> list[dict]:
+        return events(self.folder)

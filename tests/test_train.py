@@ -10,40 +10,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import train_network
 from library import adapters, arguments, checkpoint, config, families
 from library.messages import UserError
+from tests.conftest import FEW, events
 
 ROOT = Path(__file__).parent.parent
-FEW = dict(
-    output_name="it", train_batch_size=2, max_train_epochs=2, network_dim=2, network_alpha=2.0, learning_rate=1e-2,
-    text_encoder_lr=None, resolution=64, device="cpu", seed=7, save_every_n_epochs=None, sample_every_n_epochs=0,
-    cache_latents_to_disk=False, tag_occurrence_txt_file=False,
-)  # fmt: skip
-
-
-@pytest.fixture
-def run(tiny_model, small_set, tmp_path):
-    """run(option=value, ...) -> the folder of the results; a small complete run."""
-
-    def run(family: str = "sd1", output: str = "out", **options) -> Path:
-        train, reg = small_set
-        values = dict(
-            pretrained_model_name_or_path=str(tiny_model(family)),
-            train_data_dir=str(train),
-            reg_data_dir=str(reg),
-            output_dir=str(tmp_path / output),
-        )
-        checked, warnings = config.check(values | FEW | options, {})
-        assert train_network.run(checked, warnings) == 0
-        return tmp_path / output
-
-    return run
-
-
-def events(folder: Path, kind: str = "step", name: str = "it") -> list[dict]:
-    lines = (folder / f"{name}.run.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
 def losses(folder: Path) -> list[float]:
@@ -124,7 +95,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(run):
 
 
 def test_a_continued_run_gives_the_bits_of_an_unbroken_one(run):
-    """Stopped within an epoch, with dropout and several pictures left: position, moments and streams must all be right."""
+    """Stopped within an epoch, with dropout and shuffled tags: position, moments and streams must all be right."""
     options = dict(network_dropout=0.3, lr_scheduler="cosine", shuffle_caption=True, save_precision="float")
     whole = run(output="whole", **options)
     cut = run(output="cut", save_state=True, save_every_n_steps=3, **options)

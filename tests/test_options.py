@@ -1,0 +1,301 @@
+"""Every option reaches the place that uses it: each is changed in a small run, and the change must be seen.
+
+A row of EFFECTS: what is changed, what both runs have in common, and what tells that it took effect. An option without
+a row fails the last test of this file.
+"""
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from library import families
+from library.config import OPTIONS
+from library.messages import UserError
+from tests.conftest import Result, draw_set
+
+See = Callable[[Result, Result], bool]  # (the run without the change, the run with it)
+
+
+class Effect(NamedTuple):
+    change: dict
+    seen: See
+    base: dict = {}
+
+
+def other_weights(plain: Result, changed: Result) -> bool:
+    ours, theirs = plain.weights, changed.weights
+    return ours.keys() == theirs.keys() and any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def entry(name: str, value: str) -> See:
+    return lambda plain, changed: plain.metadata.get(name) != changed.metadata.get(name) == value
+
+
+def step_count(count: int) -> See:
+    return lambda plain, changed: len(plain.steps) != len(changed.steps) == count
+
+
+def rates(part: str, first: float, last: float) -> See:
+    def seen(plain: Result, changed: Result) -> bool:
+        at = [step[f"lr/{part}"] for step in changed.steps]
+        return [at[0], at[-1]] == pytest.approx([first, last], rel=0.01, abs=1e-9)
+
+    return seen
+
+
+def made(name: str) -> See:
+    """A file (or folder) that only the changed run leaves behind."""
+    return lambda plain, changed: any(changed.folder.glob(name)) and not any(plain.folder.glob(name))
+
+
+def beside(path: str) -> See:
+    """A folder outside the output, which nothing else makes."""
+    return lambda plain, changed: any((changed.folder.parent / path).iterdir())
+
+
+def said(text: str) -> See:
+    return lambda plain, changed: text in changed.said and text not in plain.said
+
+
+def buckets(*sizes: tuple[int, int]) -> See:
+    def seen(plain: Result, changed: Result) -> bool:
+        now, before = (json.loads(run.metadata["ss_bucket_info"])["buckets"].values() for run in (changed, plain))
+        resolutions = {tuple(bucket["resolution"]) for bucket in now}
+        return resolutions == set(sizes) != {tuple(bucket["resolution"]) for bucket in before}
+
+    return seen
+
+
+def only(beginning: str) -> See:
+    return lambda plain, changed: (
+        {name.startswith(beginning) for name in changed.weights} == {True}
+        and {name.startswith(beginning) for name in plain.weights} == {True, False}
+    )
+
+
+def small_norms(plain: Result, changed: Result) -> bool:
+    def largest(run: Result) -> float:
+        names = [name.removesuffix(".alpha") for name in run.weights if name.endswith(".alpha")]
+        layers = [(run.weights[f"{n}.lora_up.weight"].flatten(1), run.weights[f"{n}.lora_down.weight"]) for n in names]
+        return max(float((up.float() @ down.flatten(1).float()).norm()) for up, down in layers)
+
+    return largest(changed) < 0.0101 < largest(plain)
+
+
+def other_picture(plain: Result, changed: Result) -> bool:
+    name = "it.preview.png"
+    return (plain.folder / name).read_bytes() != (changed.folder / name).read_bytes()
+
+
+def dtype(kind: torch.dtype) -> See:
+    return lambda plain, changed: {tensor.dtype for tensor in changed.weights.values()} == {kind}
+
+
+PREVIEW = dict(sample_every_n_epochs=None, sample_prompts="{prompts}")
+EFFECTS = {
+    "pretrained_model_name_or_path": Effect(dict(pretrained_model_name_or_path="{other model}"), other_weights),
+    "train_data_dir": Effect(dict(train_data_dir="{other set}"), entry("ss_num_train_images", "2")),
+    "reg_data_dir": Effect(dict(reg_data_dir=None), entry("ss_num_reg_images", "0")),
+    "output_name": Effect(dict(output_name="that"), made("that.safetensors")),
+    "resolution": Effect(dict(resolution="48,64"), entry("ss_resolution", "(48, 64)")),
+    "train_batch_size": Effect(dict(train_batch_size=6), step_count(6)),
+    "max_train_epochs": Effect(dict(max_train_epochs=1), step_count(6)),
+    "max_train_steps": Effect(dict(max_train_steps=5), step_count(5)),
+    "learning_rate": Effect(dict(learning_rate=1e-3), rates("unet", 1e-3, 1e-3 / 12), dict(lr_scheduler="linear")),
+    "unet_lr": Effect(dict(unet_lr=3e-3), rates("unet", 3e-3, 3e-3), dict(lr_scheduler="constant")),
+    "text_encoder_lr": Effect(
+        dict(text_encoder_lr=2e-3), rates("text_encoder", 2e-3, 2e-3), dict(lr_scheduler="constant")
+    ),
+    "network_dim": Effect(dict(network_dim=3), entry("ss_network_dim", "3")),
+    "network_alpha": Effect(dict(network_alpha=1.0), other_weights),
+    "save_every_n_epochs": Effect(dict(save_every_n_epochs=1), made("it-000001.safetensors")),
+    "clip_skip": Effect(dict(clip_skip=2), other_weights),
+    "seed": Effect(dict(seed=8), other_weights),
+    "network_module": Effect(
+        dict(network_module="lora"), lambda _, changed: changed.metadata["ss_network_module"] == "networks.lora"
+    ),
+    "network_weights": Effect(dict(network_weights="{lora}"), other_weights),
+    "conv_dim": Effect(dict(conv_dim=2), lambda plain, changed: len(changed.weights) > len(plain.weights)),
+    "conv_alpha": Effect(dict(conv_alpha=2.0), other_weights, dict(conv_dim=2)),
+    "network_dropout": Effect(dict(network_dropout=0.5), other_weights),
+    "network_train_unet_only": Effect(dict(network_train_unet_only=True), only("lora_unet_")),
+    "network_train_text_encoder_only": Effect(dict(network_train_text_encoder_only=True), only("lora_te_")),
+    "scale_weight_norms": Effect(dict(scale_weight_norms=0.01), small_norms),
+    "optimizer_type": Effect(
+        dict(optimizer_type="Lion"), lambda _, changed: "Lion" in changed.metadata["ss_optimizer"]
+    ),
+    "optimizer_args": Effect(dict(optimizer_args=["weight_decay=50.0"]), other_weights),
+    "use_8bit_adam": Effect(dict(use_8bit_adam=True), said("AdamW is used")),
+    "lr_scheduler": Effect(dict(lr_scheduler="constant"), rates("unet", 1e-2, 1e-2)),
+    "lr_scheduler_num_cycles": Effect(
+        dict(lr_scheduler_num_cycles=3), other_weights, dict(lr_scheduler="cosine_with_restarts")
+    ),
+    "lr_scheduler_power": Effect(dict(lr_scheduler_power=3.0), other_weights, dict(lr_scheduler="polynomial")),
+    "lr_warmup_steps": Effect(
+        dict(lr_warmup_steps=0.5), rates("unet", 0, 1e-2), dict(lr_scheduler="constant_with_warmup")
+    ),
+    "max_grad_norm": Effect(dict(max_grad_norm=0.01), other_weights, dict(optimizer_type="SGD", save_precision="float")),
+    "min_snr_gamma": Effect(dict(min_snr_gamma=0.01), other_weights),
+    "noise_offset": Effect(dict(noise_offset=0.5), other_weights),
+    "caption_extension": Effect(dict(caption_extension=".cap"), said('3 from the folder'"'"'s name, "mytag"')),
+    "shuffle_caption": Effect(dict(shuffle_caption=True), other_weights),
+    "keep_tokens": Effect(dict(keep_tokens=2), other_weights, dict(shuffle_caption=True)),
+    "caption_prefix": Effect(dict(caption_prefix="cat, "), other_weights),
+    "caption_suffix": Effect(dict(caption_suffix=", cat"), other_weights),
+    "caption_dropout_rate": Effect(dict(caption_dropout_rate=1.0), other_weights),
+    "caption_dropout_every_n_epochs": Effect(dict(caption_dropout_every_n_epochs=2), other_weights),
+    "caption_tag_dropout_rate": Effect(dict(caption_tag_dropout_rate=0.9), other_weights),
+    "max_token_length": Effect(dict(max_token_length=75), said("75 caption tokens"), dict(caption_prefix="a " * 90)),
+    "enable_bucket": Effect(dict(enable_bucket=False), buckets((64, 64))),
+    "min_bucket_reso": Effect(dict(min_bucket_reso=64), buckets((64, 64))),
+    "max_bucket_reso": Effect(dict(max_bucket_reso=64), buckets((64, 64), (48, 64))),
+    "bucket_reso_steps": Effect(dict(bucket_reso_steps=32), buckets((64, 64), (32, 96)), dict(max_bucket_reso=96)),
+    "bucket_no_upscale": Effect(dict(bucket_no_upscale=True), buckets((64, 64), (48, 80)), dict(resolution=96)),
+    "flip_aug": Effect(dict(flip_aug=True), other_weights),
+    "color_aug": Effect(dict(color_aug=True), other_weights, dict(cache_latents=False)),
+    "random_crop": Effect(dict(random_crop=True), other_weights, dict(cache_latents=False, enable_bucket=False)),
+    "prior_loss_weight": Effect(dict(prior_loss_weight=0.5), other_weights),
+    "reg_captions": Effect(dict(reg_captions=False), said("caption files are not read")),
+    "reg_rotate": Effect(dict(reg_rotate=False), said("2 of 8 regularization images are never used")),
+    "vae": Effect(dict(vae="{other vae}"), other_weights),
+    "v_parameterization": Effect(dict(v_parameterization=True), entry("modelspec.prediction_type", "v")),
+    "mixed_precision": Effect(dict(mixed_precision="bf16"), said("bfloat16 (as asked)")),
+    "gradient_checkpointing": Effect(dict(gradient_checkpointing=True), entry("ss_gradient_checkpointing", "True")),
+    "gradient_accumulation_steps": Effect(dict(gradient_accumulation_steps=4), step_count(4)),
+    "cache_latents": Effect(dict(cache_latents=False), lambda plain, changed: "encoded" not in changed.said),
+    "cache_latents_to_disk": Effect(
+        dict(cache_latents_to_disk=True, cache_dir="{folder}/cache"), beside("cache/latents")
+    ),
+    "cache_dir": Effect(
+        dict(cache_dir="{folder}/second"), beside("second/latents"),
+        dict(cache_latents_to_disk=True, cache_dir="{folder}/first"),
+    ),
+    "cache_text_encoder_outputs": Effect(
+        dict(cache_text_encoder_outputs=False), lambda plain, changed: "captions: " in plain.said
+        and "captions: " not in changed.said, dict(text_encoder_lr=0.0),
+    ),
+    "xformers": Effect(dict(xformers=True), said("xformers")),
+    "device": Effect(dict(device="cpu"), lambda _, changed: "device cpu" in changed.said),
+    "sample_prompts": Effect(dict(sample_prompts="{other prompts}"), other_picture, PREVIEW),
+    "sample_every_n_epochs": Effect(dict(sample_every_n_epochs=1), made("sample/it_e000001_00_*.png"), PREVIEW),
+    "sample_every_n_steps": Effect(dict(sample_every_n_steps=4), made("sample/it_000004_00_*.png"), PREVIEW),
+    "sample_at_first": Effect(dict(sample_at_first=True), made("sample/it_e000000_00_*.png"), PREVIEW),
+    "sample_sampler": Effect(dict(sample_sampler="ddim"), other_picture, PREVIEW),
+    "save_every_n_steps": Effect(dict(save_every_n_steps=5), made("it-step00000010.safetensors")),
+    "save_last_n_epochs": Effect(
+        dict(save_last_n_epochs=1),
+        lambda plain, changed: (plain.folder / "it-000001.safetensors").exists()
+        and not (changed.folder / "it-000001.safetensors").exists(),
+        dict(save_every_n_epochs=1, max_train_epochs=3),
+    ),
+    "save_precision": Effect(dict(save_precision="float"), dtype(torch.float32)),
+    "save_model_as": Effect(dict(save_model_as="ckpt"), made("it.ckpt")),
+    "save_state": Effect(dict(save_state=True), made("it-state/state.json")),
+    "no_metadata": Effect(dict(no_metadata=True), lambda _, changed: "ss_seed" not in changed.metadata),
+    "training_comment": Effect(dict(training_comment="for 小明"), entry("ss_training_comment", "for 小明")),
+    "logging_dir": Effect(dict(logging_dir="{folder}/log"), beside("log")),
+    "tag_occurrence_txt_file": Effect(dict(tag_occurrence_txt_file=True), made("it.tags.txt")),
+    "sort_tag_occurrence_alphabetically": Effect(
+        dict(sort_tag_occurrence_alphabetically=True),
+        lambda plain, changed: (plain.folder / "it.tags.txt").read_text().split()[1] == "person"
+        and (changed.folder / "it.tags.txt").read_text().split()[1:3] == ["blue", "hair"],
+        dict(tag_occurrence_txt_file=True),
+    ),
+    "language": Effect(dict(language="zh"), said("已保存")),
+}  # fmt: skip
+ELSEWHERE = {  # seen by a test of another file, or by one below
+    "output_dir": "every test of test_train.py",
+    "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one",
+    "v2": "test_v2_is_insisted_on",
+    "lowram": "test_lowram_loads_straight_to_the_device",
+    "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",
+    "save_json_folder": "test_block.py",
+    "load_json_path": "test_block.py",
+    "json_load_skip_list": "test_block.py",
+    "multi_run_folder": "test_block.py",
+}
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory, tiny_model):
+    """Things that options point to, by the names they have in EFFECTS."""
+    from tests.conftest import write_diffusers_folder
+
+    root = tmp_path_factory.mktemp("places")
+    other = families.tiny("sd1", seed=5)
+    (root / "one.txt").write_text("mytag --s 2 --w 64 --h 64")
+    (root / "two.txt").write_text("cat --s 2 --w 64 --h 64 --d 3")
+    draw_set(root / "set" / "1_cat", ["a cat", "a dog"], [(64, 64)] * 2)
+    return {
+        "{other model}": str(write_diffusers_folder(root / "model", other)),
+        "{other vae}": str(root / "model" / "vae"),
+        "{other set}": str(root / "set"),
+        "{prompts}": str(root / "one.txt"),
+        "{other prompts}": str(root / "two.txt"),
+    }
+
+
+def test_changing_an_option_is_seen(subtests, run, places, tmp_path, capsys):
+    """One test with many parts, so that runs with the same base are made once."""
+    plain_runs: dict[str, Result] = {}
+
+    def result(output: str, options: dict) -> Result:
+        known = places | {"{folder}": str(tmp_path), "{lora}": str(tmp_path / "plain0" / "it.safetensors")}
+        for name, value in options.items():
+            for mark, place in known.items():
+                if isinstance(value, str) and mark in value:
+                    options = options | {name: value.replace(mark, place)}
+        capsys.readouterr()
+        folder = run(output=output, **options)
+        return Result(folder, capsys.readouterr().out)
+
+    for name, effect in EFFECTS.items():
+        with subtests.test(option=name):
+            key = json.dumps(effect.base, sort_keys=True)
+            if key not in plain_runs:
+                plain_runs[key] = result(f"plain{len(plain_runs)}", effect.base)
+            assert effect.seen(plain_runs[key], result(name, effect.base | effect.change))
+
+
+def test_v2_is_insisted_on(run):
+    run("sd2", v2=True)
+    with pytest.raises(UserError, match="SD 1.x"):
+        run("sd1", v2=True)
+
+
+def test_lowram_loads_straight_to_the_device(run, monkeypatch):
+    asked = []
+    really = families.open_model
+    monkeypatch.setattr(families, "open_model", lambda *a, **k: asked.append(k["device"]) or really(*a, **k))
+    for lowram in (False, True):
+        run(lowram=lowram)
+    assert asked == ["cpu", torch.device("cpu")]
+
+
+def test_the_number_of_reading_threads_is_the_users(run, monkeypatch):
+    from library.data import cache, dataset
+
+    asked = []
+    for module in (cache, dataset):
+        really = module.in_order
+        monkeypatch.setattr(
+            module, "in_order", lambda f, items, n, really=really: asked.append(n) or really(f, items, n)
+        )
+    run(max_data_loader_n_workers=3)
+    assert set(asked) == {3}
+
+
+def test_every_option_is_driven_to_the_place_that_uses_it():
+    assert set(EFFECTS) | set(ELSEWHERE) == set(OPTIONS)
+    assert not set(EFFECTS) & set(ELSEWHERE)
+
+
+def test_save_precision_and_format_hold_the_same_numbers(run):
+    ours = load_file(run(output="a", save_precision="float") / "it.safetensors")
+    theirs = torch.load(run(output="b", save_precision="float", save_model_as="pt") / "it.pt", weights_only=True)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
