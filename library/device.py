@@ -25,10 +25,6 @@ class Device:
         """fp16 gradients below 6e-8 would become zero: the loss is scaled up before the backward pass."""
         return self.dtype == torch.float16
 
-    def autocast(self) -> torch.autocast:
-        """The context in which the model runs; without effect in fp32."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
-
 
 def choose(device: str = "auto", mixed_precision: str = "auto") -> Device:
     """Find the device and the number format.

@@ -141,7 +141,7 @@ EFFECTS = {
     "max_grad_norm": Effect(dict(max_grad_norm=0.01), other_weights, dict(optimizer_type="SGD", save_precision="float")),
     "min_snr_gamma": Effect(dict(min_snr_gamma=0.01), other_weights),
     "noise_offset": Effect(dict(noise_offset=0.5), other_weights),
-    "caption_extension": Effect(dict(caption_extension=".cap"), said('3 from the folder'"'"'s name, "mytag"')),
+    "caption_extension": Effect(dict(caption_extension=".cap"), said("3 from the folder's name")),
     "shuffle_caption": Effect(dict(shuffle_caption=True), other_weights),
     "keep_tokens": Effect(dict(keep_tokens=2), other_weights, dict(shuffle_caption=True)),
     "caption_prefix": Effect(dict(caption_prefix="cat, "), other_weights),
