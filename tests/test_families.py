@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ from library.messages import UserError
 
 DATA = Path(__file__).parent / "data"
 TINY = sd.TINY | sdxl.TINY
+true_size = lru_cache(architecture)  # on the meta device, so nobody can change it
 UNET = "model.diffusion_model."
 SIZES = torch.tensor([[24, 16, 4, 0, 16, 16], [1023, 769, 0, 5, 1024, 768]])
 CAPTIONS = ["1girl, solo, red hair", "a photo of a very old cat"]
@@ -165,7 +167,7 @@ def write_header(path, shapes, metadata=None):
 
 def outputs(family):
     """All that a family gives, for comparison."""
-    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = family.encode_images(pixels)
     conditioning = family.encode_captions(CAPTIONS, SIZES)
     prediction = family.predict(latents, torch.tensor([10, 700]), conditioning)
@@ -207,7 +209,7 @@ def shapes_at_rank_4(target, rank=4):
     ],
 )
 def test_saved_names_and_shapes_are_those_that_web_uis_read(name, golden, with_conv, module_count, unet_count):
-    targets = [target for target in architecture(name).targets() if with_conv or not target.needs_conv_dim]
+    targets = [target for target in true_size(name).targets() if with_conv or not target.needs_conv_dim]
     ours = [f"{target.saved_as} {shapes_at_rank_4(target)}" for target in targets]
     assert len(ours) == module_count
     assert sum(target.part == "unet" for target in targets) == unet_count
@@ -235,7 +237,7 @@ def diffusers_conversion(family):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_original_name_at_true_size_is_the_one_that_diffusers_knows(name):
-    for module, converted in diffusers_conversion(architecture(name)):
+    for module, converted in diffusers_conversion(true_size(name)):
         expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
         got = {key: tuple(tensor.shape) for key, tensor in converted.items() if key != "text_projection.weight"}
         expected.pop("text_projection.weight", None)
@@ -245,11 +247,11 @@ def test_every_original_name_at_true_size_is_the_one_that_diffusers_knows(name):
 def test_no_true_base_model_is_taken_for_something_else(tmp_path):
     """The marks of foreign models occur in no name of a base model."""
     for name in FAMILIES:
-        shapes = {key: tuple(tensor.shape) for key, tensor in original_layout(architecture(name)).items()}
+        shapes = {key: tuple(tensor.shape) for key, tensor in original_layout(true_size(name)).items()}
         shapes |= {"model_ema.decay": (1,), "alphas_cumprod": (1000,)}
         info = inspect(write_header(tmp_path / f"{name}.safetensors", shapes))
         assert info.family == name
-        assert info.size_step == architecture(name).size_step
+        assert info.size_step == true_size(name).size_step == (32 if name == "sdxl" else 64)
 
 
 # ---- Loading ----
@@ -758,23 +760,22 @@ def test_latents_are_the_mean_of_the_vae_scaled():
 
 
 @pytest.mark.parametrize(
-    ("name", "objective", "version", "architecture_name", "size_step"),
+    ("name", "objective", "version", "architecture_name", "side"),
     [
-        ("sd1", "epsilon", "sd_v1", "stable-diffusion-v1/lora", 64),
-        ("sd1", "v", "sd_v1_v", "stable-diffusion-v1/lora", 64),
-        ("sd2", "epsilon", "sd_v2", "stable-diffusion-v2-512/lora", 64),
-        ("sd2", "v", "sd_v2_v", "stable-diffusion-v2-768-v/lora", 64),
-        ("sdxl", "v", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", 32),
+        ("sd1", "epsilon", "sd_v1", "stable-diffusion-v1/lora", 512),
+        ("sd1", "v", "sd_v1_v", "stable-diffusion-v1/lora", 512),
+        ("sd2", "epsilon", "sd_v2", "stable-diffusion-v2-512/lora", 512),
+        ("sd2", "v", "sd_v2_v", "stable-diffusion-v2-768-v/lora", 768),
+        ("sdxl", "v", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", 1024),
     ],
 )
-def test_metadata_says_the_line_as_sd_scripts_does(name, objective, version, architecture_name, size_step):
-    family = architecture(name, objective)
-    metadata = family.metadata()
+def test_metadata_says_the_line_as_sd_scripts_does(name, objective, version, architecture_name, side):
+    metadata = tiny(name, objective=objective).metadata()
     assert metadata["ss_base_model_version"] == version
     assert metadata["ss_v2"] == str(name == "sd2")
     assert metadata["modelspec.architecture"] == architecture_name
     assert metadata["modelspec.prediction_type"] == objective
-    assert family.size_step == size_step
+    assert metadata["modelspec.resolution"] == f"{side}x{side}"
 
 
 def test_tiny_models_are_the_same_bits_for_the_same_seed():
@@ -787,7 +788,7 @@ def test_tiny_models_are_the_same_bits_for_the_same_seed():
 def test_a_folder_tells_the_resolution_it_was_trained_at(tmp_path):
     family = tiny("sd1")
     family.unet.register_to_config(sample_size=48)
-    assert inspect(write_folder(tmp_path / "model", family)).resolution == 96  # two pixels to a latent of the tiny VAE
+    assert inspect(write_folder(tmp_path / "model", family)).resolution == 48 * 8
     (tmp_path / "model" / "vae" / "config.json").unlink()
     with pytest.raises(UserError, match="vae/config.json"):
         inspect(tmp_path / "model")
