@@ -197,6 +197,7 @@ def test_expired_saves_are_those_of_sd_scripts():
     assert [checkpoint.expired_epoch(e, 2, 3) for e in (2, 4, 6, 8, 10)] == [None, None, None, 2, 4]
     assert checkpoint.expired_epoch(8, 2, None) is None
     assert [checkpoint.expired_step(s, 100, 250) for s in (200, 300, 400, 500)] == [None, None, 100, 200]
+    assert checkpoint.expired_step(500, 100, 200) == 200  # that of step 300 is one of the last 200 steps
     assert checkpoint.expired_step(500, 100, None) is None
 
 
