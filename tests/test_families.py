@@ -244,6 +244,21 @@ def test_every_original_name_at_true_size_is_the_one_that_diffusers_knows(name):
         assert got == expected
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_original_tensor_has_the_values_that_diffusers_reads(name):
+    """A round trip alone would not notice query and key exchanged, or a projection not transposed."""
+    for module, converted in diffusers_conversion(tiny(name)):
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(converted[key], tensor), key
+
+
+def test_upsamplers_stand_behind_the_attention_if_there_is_one():
+    """diffusers reads both forms, so it is no judge of this."""
+    assert UNET + "output_blocks.2.1.conv.weight" in original_layout(true_size("sd1"))
+    assert UNET + "output_blocks.5.2.conv.weight" in original_layout(true_size("sd1"))
+    assert UNET + "output_blocks.2.2.conv.weight" in original_layout(true_size("sdxl"))
+
+
 def test_no_true_base_model_is_taken_for_something_else(tmp_path):
     """The marks of foreign models occur in no name of a base model."""
     for name in FAMILIES:

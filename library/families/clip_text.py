@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from library.families.loading import Place, Source
 
 CLIP_MERGE_COUNT = 48_894  # 49,408 tokens in all
-EVERYDAY_MERGE_COUNT = (
-    40_000  # the last 9,000 are rare: among them "sks" and "ohwx", which guides recommend as triggers
-)
+EVERYDAY_MERGE_COUNT = 40_000  # the rest is rare: among it "sks" and "ohwx", which guides recommend as triggers
 VOCABULARY_FILE = Path(__file__).parent / "clip_vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
 
 
