@@ -6,7 +6,6 @@ alone: noise and timesteps from one generator, dropout from torch's own streams,
 """
 
 import dataclasses
-import json
 import secrets
 import sys
 import time
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from library import arguments, kohya
-from library.config import Config, check, trains_text_encoder, trains_unet
+from library.checks import check, differences
+from library.config import Config, trains_text_encoder, trains_unet
 from library.contracts import Batch, Family
 from library.messages import UserError, say
 
@@ -34,7 +34,6 @@ def main(argv: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(say("stopped by Ctrl-C", "已被 Ctrl-C 中止"), file=sys.stderr)
         return 130
 
 
@@ -123,27 +122,6 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     return Prepared(config, seed, name, model, planned, prompts, machine, state)
 
 
-def differences(before: dict, config: Config) -> list[str]:
-    """What was set otherwise when the training state was saved; one line each."""
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
-    changed = [name for name in now if name in before and before[name] != now[name] and name not in MAY_CHANGE]
-    return [
-        say(
-            f"{name} was {before[name]!r} when the state was saved, and is {now[name]!r} now: the result will not be "
-            "that of an unbroken run",
-            f"保存状态时 {name} 为 {before[name]!r}，现在为 {now[name]!r}：结果会与不中断的训练不同",
-        )
-        for name in changed
-    ]
-
-
-MAY_CHANGE = {  # between a state and going on from it: where things lie and what is shown
-    "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
-    "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs", "seed",
-    "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file",
-}  # fmt: skip
-
-
 @dataclasses.dataclass
 class Training:
     """Everything that the loop needs."""
@@ -171,6 +149,7 @@ def build(prepared: Prepared) -> Training:
         dtype=machine.dtype,
         device=machine.device if config.lowram else "cpu",
         vae=config.vae,
+        vae_dtype=torch.float32 if machine.dtype == torch.float16 else None,  # many a VAE overflows in fp16
         objective="v" if config.v_parameterization else None,
         family="sd2" if config.v2 else None,
         clip_skip=config.clip_skip,
@@ -227,7 +206,7 @@ def build(prepared: Prepared) -> Training:
         family=family,
         adapters=attached,
         dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts),
-        process=diffusion.Process(family.noise),
+        process=diffusion.Process(family.noise, zero_terminal_snr=prepared.model.zero_terminal_snr),
         optimizer=built.optimizer,
         optimizer_text=built.described_as,
         schedule=schedule,
@@ -399,7 +378,7 @@ class Files:
         self.folder = Path(config.output_dir)
         self.suffix = config.save_model_as
         self.session_id, self.started_at = secrets.randbelow(2**32), time.time()
-        self.facts = plan.metadata(prepared.plan)
+        self.facts = plan.metadata(prepared.plan) | {"ss_zero_terminal_snr": prepared.model.zero_terminal_snr}
         self.model = metadata.model_hashes(Path(config.pretrained_model_name_or_path))
         self.vae = metadata.model_hashes(Path(config.vae)) if config.vae else None
         self.dtype = checkpoint.PRECISIONS[config.save_precision]
@@ -455,17 +434,6 @@ class Files:
                 checkpoint.remove_save(self.folder / checkpoint.state_name(name, epoch=old))
         return path
 
-    def write_tags(self) -> None:
-        """Every tag of the set and how often it occurs, most frequent first."""
-        totals: dict[str, int] = {}
-        for counts in self.facts["ss_tag_frequency"].values():
-            for tag, count in counts.items():
-                totals[tag] = totals.get(tag, 0) + count
-        by_name = self.prepared.config.sort_tag_occurrence_alphabetically
-        tags = sorted(totals, key=lambda tag: tag if by_name else (-totals[tag], tag))
-        lines = "".join(f"{totals[tag]:6}  {tag}\n" for tag in tags)
-        self.path(".tags.txt").write_text(lines, encoding="utf-8")
-
 
 def draw_previews(prepared: Prepared, training: Training, strengths: tuple[float, ...] = (1.0,)) -> list[list]:
     """A row of pictures for each strength of the LoRA, one picture for each prompt."""
@@ -519,13 +487,17 @@ def run(config: Config, warnings: list[str]) -> int:
     prepared = prepare(config, warnings)
     training = build(prepared)
 
+    import torch
+
     from library import checkpoint, sampling
+    from library.data import captions
     from library.report import Report
 
     config, plan = prepared.config, prepared.plan
     files = Files(prepared, training)
     if config.tag_occurrence_txt_file:
-        files.write_tags()
+        counts = captions.count_table(files.facts["ss_tag_frequency"], config.sort_tag_occurrence_alphabetically)
+        files.path(".tags.txt").write_text(counts, encoding="utf-8")
     report = Report(
         files.path(".run.jsonl"),
         plan.step_count,
@@ -551,6 +523,18 @@ def run(config: Config, warnings: list[str]) -> int:
                 '请降低 learning_rate，或设 mixed_precision = "bf16" 或 "no"。',
             )
         ) from None
+    except torch.OutOfMemoryError:
+        raise UserError(
+            say(
+                "the device's memory is full. In this order: train_batch_size = 1, gradient_checkpointing = True, "
+                "text_encoder_lr = 0, a lower resolution.",
+                "显存不足。请依次尝试：train_batch_size = 1、gradient_checkpointing = True、text_encoder_lr = 0、"
+                "降低 resolution。",
+            )
+        ) from None
+    except KeyboardInterrupt:
+        print(say("stopped by Ctrl-C", "已被 Ctrl-C 中止"), file=sys.stderr)
+        return 130
     finally:
         report.close()
 
@@ -567,7 +551,9 @@ def run(config: Config, warnings: list[str]) -> int:
 def closing_words(prepared: Prepared, path: Path, norms: dict[str, float]) -> str:
     """Where the result lies, what it learned, and how to use it."""
     learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
-    words = sorted({folder.text for folder in prepared.plan.found.folders if not folder.is_regularization})
+    folders = prepared.plan.found.folders
+    words = sorted({folder.text for folder in folders if folder.text and not folder.is_regularization})
+    invoked = ", ".join([f"<lora:{path.stem}:0.8>", *words])
     comparison = path.with_name(f"{prepared.name}.comparison.png")
     lines = [
         say(
@@ -575,10 +561,10 @@ def closing_words(prepared: Prepared, path: Path, norms: dict[str, float]) -> st
             f"已保存 {path}（{path.stat().st_size / 2**20:.1f} MiB；学到的量（范数）：{learned}）",
         ),
         say(
-            f"To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and write "
-            f"<lora:{path.stem}:0.8> and {', '.join(words)} into the prompt.",
+            f"To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and begin the prompt "
+            f"with: {invoked}",
             f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），"
-            f"在提示词里写上 <lora:{path.stem}:0.8> 和 {'、'.join(words)}。",
+            f"提示词以此开头：{invoked}",
         ),
     ]
     if comparison.exists():

@@ -1,7 +1,7 @@
 """The command line and .toml files: flags to values, and values to the command that gives them again.
 
 `--name value` for every option of config; `--name` alone switches on, `--no-name` off; `--name none` where None is
-possible. Unknown flags keep their values: `kohya` may know them, else `config.check` says so with everything else.
+possible. Unknown flags keep their values: `kohya` may know them, else `checks.check` says so with everything else.
 This is read by hand because argparse stops at the first mistake, in English, and cannot say `none`.
 """
 
@@ -16,14 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from library.config import GROUPS, KINDS, OPTIONS, PROJECT, Config, ConfigError, as_number, choose_language, from_text
+from library.checks import ConfigError, as_number, choose_language, from_text
+from library.config import GROUPS, KINDS, OPTIONS, PROJECT, Config
 from library.messages import say
 
 FLAGS = {name: option for name, option in OPTIONS.items() if option.metadata["flag"]}
 
 
 def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values by name, and where each was given ("--name", "x.toml:3"), for kohya.translate and config.check.
+    """Values by name, and where each was given ("--name", "x.toml:3"), for kohya.translate and checks.check.
 
     `--config_file x.toml` is read, the flags beside it win; `--help` prints the flags and ends the program.
     Sets the language of messages. Of a flag given twice the last counts.
@@ -69,7 +70,7 @@ def _flags(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _value(name: str, words: list[str]) -> Any:
-    """What the words behind a flag mean. A list where one word was expected is for `config.check` to refuse."""
+    """What the words behind a flag mean. A list where one word was expected is for `checks.check` to refuse."""
     known = name in OPTIONS
     if known and list in KINDS[name]:
         return None if [word.lower() for word in words] == ["none"] else words

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from library.config import GROUPS, OPTIONS, Config, ConfigError, check, choose_language, from_text
+from library.checks import ConfigError, check, choose_language, from_text
+from library.config import GROUPS, OPTIONS, Config
 from library.messages import UserError, say
 
 MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"

@@ -1,4 +1,4 @@
-"""The nouns that the parts hand to one another. A part imports these, `config`, `messages`, and no other part.
+"""The nouns that parts hand to one another. Beside these, `config`, `checks`, `messages` a part imports no other.
 
 Letters of shapes, everywhere in the project:
     B batch            C channels of a latent    h, w latent rows and columns    H, W picture rows and columns

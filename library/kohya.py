@@ -2,13 +2,14 @@
 
 Users come with a block, preset or command of sd-scripts or of an earlier zero-argument script. `translate` turns such
 values into ours, says the present name, and says why where something is not offered. To add a name: add a row.
-What no table knows is left as it is; `config.check` then tells it as unknown, with the nearest name.
+What no table knows is left as it is; `checks.check` then tells it as unknown, with the nearest name.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from library.config import KINDS, OPTIONS, as_number, from_text, place, shown
+from library.checks import as_number, from_text, place, shown
+from library.config import KINDS, OPTIONS
 from library.messages import say
 
 # ---- names ----
@@ -197,11 +198,11 @@ def translate(
     """The same values under the present names.
 
     Args:
-        values, where: as for config.check; from a block, preset, .toml file or command line.
+        values, where: as for checks.check; from a block, preset, .toml file or command line.
 
     Returns:
         values and where under present names; notices (a line for each name understood); problems (refusals), for
-        config.check to tell with its own.
+        checks.check to tell with its own.
     """
     present = {name: value for name, value in values.items() if name in OPTIONS}
     where, notices, problems = dict(where), [], []

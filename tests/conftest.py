@@ -93,7 +93,7 @@ FEW = dict(  # a complete run of 12 steps within a second
 def run(tiny_model, small_set, tmp_path):
     """run("sdxl", output="a", option=value, ...) -> the folder of the results; a small complete run."""
     import train_network
-    from library import config
+    from library import checks
 
     def run(family: str = "sd1", output: str = "out", **options) -> Path:
         train, reg = small_set
@@ -103,7 +103,7 @@ def run(tiny_model, small_set, tmp_path):
             reg_data_dir=str(reg),
             output_dir=str(tmp_path / output),
         )
-        checked, warnings = config.check(values | FEW | options, {})
+        checked, warnings = checks.check(values | FEW | options, {})
         assert train_network.run(checked, warnings) == 0
         return tmp_path / output
 

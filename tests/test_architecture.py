@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "library"
-NOUNS = {"contracts", "config", "messages"}
+NOUNS = {"contracts", "config", "checks", "messages"}
 RECIPES = {"library/miniature/train_miniature.py"}  # made the built-in model once; puts parts together, as tools do
 
 
@@ -63,7 +63,7 @@ def test_only_what_the_user_fixed_stands_at_the_top():
 
 def test_a_mistake_in_the_parameters_is_told_before_torch_is_imported():
     """The files read before the checks are done must not import torch: it takes seconds."""
-    for name in ("contracts", "config", "messages", "kohya", "block"):
+    for name in ("contracts", "config", "checks", "messages", "arguments", "kohya", "block"):
         tree = ast.parse((LIBRARY / f"{name}.py").read_text(encoding="utf-8"))
         tops = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
         modules = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from library import arguments, messages
 from library.arguments import parse, to_arguments
-from library.config import KINDS, OPTIONS, Config, ConfigError, check
+from library.checks import ConfigError, check
+from library.config import KINDS, OPTIONS, Config
 from library.messages import set_language
 
 

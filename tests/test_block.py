@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from library import block
-from library.config import GROUPS, OPTIONS, check
+from library.checks import check
+from library.config import GROUPS, OPTIONS
 
 PROJECT = Path(__file__).parent.parent
 SCRIPT = "lora_train_command_line.py"
@@ -19,7 +20,7 @@ REWRITE = f"""python -c "from library import block; block.rewrite('{SCRIPT}')" "
 STUB = """
 import json, sys
 from library import arguments, kohya
-from library.config import check
+from library.checks import check
 from library.messages import UserError
 import dataclasses
 
@@ -121,7 +122,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
 def project(tmp_path):
     root = tmp_path / "my project"
     (root / "library").mkdir(parents=True)
-    for name in ("__init__", "config", "messages", "arguments", "kohya", "block"):
+    for name in ("__init__", "config", "checks", "messages", "arguments", "kohya", "block"):
         shutil.copy(PROJECT / "library" / f"{name}.py", root / "library")
     shutil.copy(PROJECT / SCRIPT, root)
     for kind in ("model", "train", "reg"):

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from library import kohya
-from library.config import OPTIONS, Config, ConfigError, check
+from library.checks import ConfigError, check
+from library.config import OPTIONS, Config
 from library.kohya import translate
 from library.messages import set_language
 

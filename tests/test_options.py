@@ -138,7 +138,9 @@ EFFECTS = {
     "lr_warmup_steps": Effect(
         dict(lr_warmup_steps=0.5), rates("unet", 0, 1e-2), dict(lr_scheduler="constant_with_warmup")
     ),
-    "max_grad_norm": Effect(dict(max_grad_norm=0.01), other_weights, dict(optimizer_type="SGD", save_precision="float")),
+    "max_grad_norm": Effect(
+        dict(max_grad_norm=0.01), other_weights, dict(optimizer_type="SGD", save_precision="float")
+    ),
     "min_snr_gamma": Effect(dict(min_snr_gamma=0.01), other_weights),
     "noise_offset": Effect(dict(noise_offset=0.5), other_weights),
     "caption_extension": Effect(dict(caption_extension=".cap"), said("3 from the folder's name")),

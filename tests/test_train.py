@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from library import adapters, arguments, checkpoint, config, families
+from library import adapters, arguments, checkpoint, checks, families
 from library.messages import UserError
 from tests.conftest import FEW, events
 
@@ -201,7 +201,7 @@ def test_the_printed_command_runs_and_bad_flags_end_with_code_2(tiny_model, smal
         pretrained_model_name_or_path=str(tiny_model("sd1")), train_data_dir=str(train), reg_data_dir=None,
         output_dir=str(tmp_path / "出 力"),
     )  # fmt: skip
-    checked, _ = config.check(values | FEW | dict(max_train_steps=1), {})
+    checked, _ = checks.check(values | FEW | dict(max_train_steps=1), {})
     command = arguments.command(checked).replace(str(ROOT / "train_network.py"), "train_network.py")
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -97,3 +97,13 @@ def tag_frequency(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
         for tag in tags(first_line(sample.caption).lower()):
             folder[tag] = folder.get(tag, 0) + 1
     return counts
+
+
+def count_table(frequency: dict[str, dict[str, int]], is_alphabetical: bool = False) -> str:
+    """Every tag and in how many captions of all folders it stands, a line each; the most frequent first."""
+    totals: dict[str, int] = {}
+    for counts in frequency.values():
+        for tag, count in counts.items():
+            totals[tag] = totals.get(tag, 0) + count
+    ordered = sorted(totals) if is_alphabetical else sorted(totals, key=lambda tag: (-totals[tag], tag))
+    return "".join(f"{totals[tag]:6}  {tag}\n" for tag in ordered)

@@ -1,0 +1,650 @@
+"""The check of values: every problem at once, each with its place and its cure, in the user's language.
+
+`check` turns values by name, from a block, a preset, a .toml file or a command line, into a complete `Config`. To add a
+rule between options: add an `if` to `contradictions` (the run cannot go on) or to `doubts` (it can, but the user should
+know). No torch is imported here: mistakes are told within a second.
+"""
+
+import dataclasses
+import difflib
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, NoReturn
+
+from library.config import KINDS, OPTIONS, PROJECT, Config, trains_text_encoder, trains_unet
+from library.messages import UserError, say, set_language
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")  # org/name
+
+
+class ConfigError(UserError):
+    """All that is wrong with the parameters, one line each."""
+
+    def __init__(self, problems: list[str]):
+        count = len(problems)
+        super().__init__(problems, say(f"{count} problem(s) in the parameters:", f"参数有 {count} 处问题："))
+
+
+def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> tuple[Config, list[str]]:
+    """The complete configuration, and what the user should know about it.
+
+    Args:
+        values: by name, as given; what is missing takes its default.
+        where: name -> where it was given: "lora_train_command_line.py:41", "x.toml:3" or "--flag".
+        problems: found before (see kohya.translate); told together with those found here.
+
+    Returns:
+        The configuration, with paths expanded and spellings unified, and warnings, one line each.
+
+    Raises:
+        ConfigError: naming every problem at once.
+    """
+    problems, warnings, checked, wrong = list(problems or []), [], {}, set()
+    for name, value in values.items():
+        if name not in OPTIONS:
+            problems.append(_unknown(name, where))
+            continue
+        try:
+            checked[name] = _checked(name, value, where)
+        except ValueError as error:
+            wrong.add(name)
+            problems.append(f"{told(name, value, where)} {error}")
+    if "train_data_dir" in values:
+        checked.setdefault("reg_data_dir", None)  # the miniature's would not go with it
+    for name in ("color_aug", "random_crop"):
+        if checked.get(name) and "cache_latents" not in checked:
+            checked["cache_latents"] = False
+            warnings.append(
+                say(
+                    f"cache_latents is off, because {name} changes the pictures at every use",
+                    f"已关闭 cache_latents，因为 {name} 每次都会改变图片",
+                )
+            )
+    for name, option in OPTIONS.items():
+        if option.default and option.metadata["path"] in ("folder", "model"):
+            checked.setdefault(name, str(PROJECT / option.default))  # the miniature, whatever folder we are in
+
+    config = Config(**checked)
+    for found, rules in ((problems, contradictions), (warnings, doubts)):
+        for names, text in rules(config):
+            if wrong.isdisjoint(names):
+                found.append(f"{told(names[0], getattr(config, names[0]), where)} {text}")
+    if problems:
+        raise ConfigError(problems)
+    return config, warnings
+
+
+def place(name: str, where: dict[str, str]) -> str:
+    """How a line begins that speaks of an option: `--name`, or `file:line: name`."""
+    at = where.get(name, "")
+    if at.startswith("--"):
+        return f"--{name}"
+    return f"{at}: {name}" if at else name
+
+
+def told(name: str, value: Any, where: dict[str, str]) -> str:
+    """The same with its value: `--name value`, or `file:line: name = value`."""
+    if not where.get(name, "").startswith("--"):
+        return f"{place(name, where)} = {shown(value)}"
+    values = value if isinstance(value, list) else [value]
+    return " ".join([f"--{name}", *(shown(value) for value in values)])
+
+
+def shown(value: Any) -> str:
+    """A value as the user would write it."""
+    return f'"{value}"' if isinstance(value, str) and value.isprintable() else repr(value)
+
+
+def nearest(name: str, names: Any) -> str | None:
+    """The one of `names` that was most likely meant."""
+    by_lower = {str(other).lower(): str(other) for other in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def choose_language(values: dict[str, Any]) -> None:
+    """Speak the language that was asked for, before anything is said."""
+    language = str(values.get("language", "auto")).lower()
+    set_language("zh" if language.startswith(("zh", "cn")) else "en" if language.startswith("en") else "auto")
+
+
+def from_text(name: str, text: str) -> Any:
+    """The value that a text from the command line or a preset stands for; the text itself if it stands for none."""
+    kinds, lower = KINDS[name], text.strip().lower()
+    if NoneType in kinds and lower in ("", "none"):
+        return None
+    if bool in kinds and lower in ("true", "false"):
+        return lower == "true"
+    if kinds & {int, float}:
+        return as_number(text)
+    return text
+
+
+def as_number(text: str) -> int | float | str:
+    """The number a text stands for, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+# ---- one value ----
+
+
+def _refuse(english: str, chinese: str) -> NoReturn:
+    """What is wrong with a value; `check` puts place, name and value before it."""
+    raise ValueError(say(english, chinese))
+
+
+def _checked(name: str, value: Any, where: dict[str, str]) -> Any:
+    """The value in its one spelling."""
+    limits, kinds = OPTIONS[name].metadata, KINDS[name]
+    if not limits["flag"] and (where.get(name, "").startswith("--") or ".toml:" in where.get(name, "")):
+        _refuse("is only for lora_train_command_line.py", "只能用在 lora_train_command_line.py 里")
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if NoneType in kinds and isinstance(value, str) and value.strip().lower() in ("", "none"):
+        value = None  # None in quotes
+    if value is None and NoneType not in kinds:
+        usual = shown(OPTIONS[name].default)
+        _refuse(f"is not possible here; as delivered: {usual}", f"不能用于此参数；默认值是 {usual}")
+    if value is None:
+        return None
+    if list in kinds:
+        return _list(name, value) or None
+    if name == "resolution":
+        return _resolution(value)
+    if isinstance(value, (list, tuple)):
+        _one_value(value)
+    if name == "lr_warmup_steps":
+        return _warmup(value)
+    if limits["choices"]:
+        return _choice(value, limits["choices"])
+    if bool in kinds:
+        return _switch(value)
+    if kinds & {int, float}:
+        return _number(value, kinds, limits)
+    if not isinstance(value, str):
+        _refuse(f'is not text; put it in quotes: "{value}"', f'不是文字；请加引号："{value}"')
+    if limits["path"]:
+        return _path(value, limits["path"])
+    return _file_name(value) if name == "output_name" else value
+
+
+def _number(value: Any, kinds: set[type], limits: Any) -> int | float | None:
+    number = _finite(value, whole=float not in kinds)
+    low, high, above = limits["minimum"], limits["maximum"], limits["above"]
+    if (low is None or number >= low) and (high is None or number <= high) and (above is None or number > above):
+        return number
+    if number == 0 and NoneType in kinds:
+        return None  # save every 0 epochs, 0 steps instead of epochs: not at all
+    if above is not None:
+        _refuse(f"is not above {above:g}", f"必须大于 {above:g}")
+    if high is None:
+        _refuse(f"is below {low:g}, the least possible", f"小于允许的最小值 {low:g}")
+    _refuse(f"is not between {low} and {high}", f"不在 {low} 到 {high} 之间")
+
+
+def _finite(value: Any, whole: bool) -> int | float:
+    if isinstance(value, str) and not isinstance(as_number(value), str):
+        _refuse(f"is text; remove the quotes: {value}", f"是文字；请去掉引号：{value}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        _refuse("is not a number", "不是数字")
+    if not whole:
+        return float(value)
+    if value != int(value):
+        _refuse("is not a whole number", "不是整数")
+    return int(value)
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, (bool, int, float)) and value in (True, False):  # 1 and 0 as well
+        return bool(value)
+    if str(value).lower() in ("true", "false"):
+        plain = str(value).capitalize()
+        _refuse(f"is text; remove the quotes: {plain}", f"是文字；请去掉引号：{plain}")
+    _refuse("is neither True nor False", "不是 True 或 False")
+
+
+def _choice(value: Any, choices: tuple) -> Any:
+    for choice in choices:
+        if str(value).lower() == str(choice).lower():
+            return choice
+    meant = nearest(str(value), choices)
+    hint = say(f" Did you mean {shown(meant)}?", f"是不是 {shown(meant)}？") if meant else ""
+    listed = ", ".join(shown(choice) for choice in choices)
+    _refuse(f"is none of {listed}.{hint}", f"不在可选值之内：{listed}。{hint}")
+
+
+def _one_value(value: list | tuple) -> NoReturn:
+    if not value:
+        _refuse("has no value", "没有填值")
+    _refuse(
+        f"are {len(value)} values, one is expected; put quotes around a text with spaces",
+        f"是 {len(value)} 个值，只能填一个；含空格的文字要加引号",
+    )
+
+
+def _list(name: str, value: Any) -> list[str]:
+    items = value.split() if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        _refuse('is not a list of texts such as ["a", "b"]', '不是文字列表，应如 ["a", "b"]')
+    for item in items if name == "optimizer_args" else ():
+        if not re.fullmatch(r"[A-Za-z_]\w*=.*", item, re.DOTALL):
+            _refuse(f'holds "{item}", which is not name=value', f'中的 "{item}" 不是 名称=值 的形式')
+    return list(items)
+
+
+def _resolution(value: Any) -> int | str:
+    """ "auto", the side of a square, or "width,height"."""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    sides = re.split("[,，xX×]", value) if isinstance(value, str) else value
+    sides = list(sides) if isinstance(sides, (list, tuple)) else [sides]
+    try:
+        sides = [_finite(as_number(side) if isinstance(side, str) else side, whole=True) for side in sides]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or not all(16 <= side <= 16384 for side in sides):
+        _refuse(
+            'is no size: 512, "512,768" (width,height) or "auto"', '不是尺寸：可填 512、"512,768"（宽,高）或 "auto"'
+        )
+    return sides[0] if len(set(sides)) == 1 else f"{sides[0]},{sides[1]}"
+
+
+def _warmup(value: Any) -> int | float:
+    """Steps (int), or a share of all steps (float below 1)."""
+    text = str(value).strip()
+    try:
+        number = float(text[:-1]) / 100 if text.endswith("%") else _finite(as_number(text), whole=False)
+    except ValueError:
+        number = -1.0
+    if isinstance(value, bool) or number < 0 or (number >= 1 and (number != int(number) or text.endswith("%"))):
+        _refuse('is neither steps (100) nor a share (0.05, "5%")', '不是步数（100），也不是比例（0.05、"5%"）')
+    return number if 0 < number < 1 else int(number)
+
+
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def _file_name(value: str) -> str:
+    """A name that every system takes, Windows included."""
+    stem, ending = os.path.splitext(value)
+    if ending.lower() in (".safetensors", ".ckpt", ".pt"):
+        _refuse(f'has an ending; leave it out: "{stem}"', f'带有扩展名；请去掉："{stem}"')
+    bad = " ".join(sorted({shown(letter) for letter in value if letter in '/\\:*?"<>|' or ord(letter) < 32}))
+    if bad:
+        _refuse(
+            f"holds {bad}, which a file name cannot; a folder goes into output_dir",
+            f"含有文件名不能用的字符 {bad}；文件夹请写在 output_dir",
+        )
+    reserved = value.split(".")[0].strip().lower() in _RESERVED
+    if reserved or not value.strip() or value != value.strip(" ").rstrip(".") or len(value.encode()) > 200:
+        _refuse("cannot be a file name on every system; take another", "不能在所有系统上作文件名；请换一个")
+    return value
+
+
+# ---- paths ----
+
+_TYPED = {"\a": r"\a", "\b": r"\b", "\t": r"\t", "\n": r"\n", "\v": r"\v", "\f": r"\f", "\r": r"\r"}
+_TYPED |= {chr(n): f"\\{n}" for n in range(8) if n not in (7,)}
+
+
+def _path(value: str, kind: str) -> str:
+    """The path with `~` expanded; must fit `kind` (see option)."""
+    control = next((letter for letter in value if ord(letter) < 32), None)
+    if control:
+        known = {"\n": ("a line break", "换行符"), "\t": ("a tab", "制表符")}
+        english, chinese = known.get(control, ("a control character", "控制字符"))
+        typed = "".join(_TYPED.get(letter, letter) for letter in value)
+        _refuse(
+            f"contains {english}, because \\ in plain quotes is special: "
+            f"""write it with / or as r"{typed}" (in .toml: '{typed}')""",
+            f"中含有{chinese}，因为普通引号里的 \\ 有特殊含义："
+            f"""请用 / 代替，或写成 r"{typed}"（.toml 里写 '{typed}'）""",
+        )
+    path = os.path.expanduser(value)
+    if not path.strip():
+        _refuse("is empty; give a path", "是空的；请填路径")
+    is_file, is_folder = os.path.isfile(path), os.path.isdir(path)
+    if is_file and kind in ("folder", "output"):
+        _refuse("is a file; a folder is needed", "是文件；需要的是文件夹")
+    if is_folder and kind == "file":
+        _refuse("is a folder; a file is needed", "是文件夹；需要的是文件")
+    if not (kind == "output" or is_file or is_folder):
+        _missing(path, is_hub_name=kind == "model" and HUB_NAME.fullmatch(value))
+    return path
+
+
+def _missing(path: str, is_hub_name: Any) -> NoReturn:
+    """Say of a path that is not there where it stops being right, and what is there instead."""
+    tidy = path.strip().strip("\"'")
+    if tidy != path and os.path.exists(tidy):
+        _refuse(f'does not exist. Did you mean "{tidy}"?', f'不存在。是不是 "{tidy}"？')
+    wanted = Path(path).absolute()
+    folder = next(
+        parent for parent in [*wanted.parents, Path(wanted.anchor)] if parent.is_dir() or parent == parent.parent
+    )
+    first, *rest = wanted.relative_to(folder).parts
+    try:
+        meant = nearest(first, os.listdir(folder))
+    except OSError:  # a folder we may not read, or a drive that is not there
+        meant = None
+    english, chinese = f'does not exist: there is no "{first}" in "{folder}".', f'不存在："{folder}" 里没有 "{first}"。'
+    if meant and (not rest or os.path.exists(folder.joinpath(meant, *rest))):
+        meant = folder.joinpath(meant, *rest)
+        _refuse(f'{english} Did you mean "{meant}"?', f'{chinese}是不是 "{meant}"？')
+    if is_hub_name:
+        _refuse(
+            "is not here, and models are not downloaded: give a .safetensors file or a diffusers folder",
+            "不在本机，程序不会下载模型：请填 .safetensors 文件或 diffusers 文件夹的路径",
+        )
+    _refuse(english, chinese)
+
+
+# ---- rules between options: (the options concerned, what is said behind the first one's value) ----
+
+Rule = tuple[tuple[str, ...], str]
+
+
+MAY_CHANGE = {  # between saving a training state and going on from it: where things lie and what is shown
+    "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
+    "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs", "seed",
+    "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file",
+}  # fmt: skip
+
+
+def differences(before: dict[str, Any], config: Config) -> list[str]:
+    """What was set otherwise when a training state was saved and changes the result of going on; one line each."""
+    changed = [
+        (name, before[name], now)
+        for name, now in dataclasses.asdict(config).items()
+        if name in before and before[name] != now and name not in MAY_CHANGE
+    ]
+    return [
+        say(
+            f"{name} was {then!r} when the state was saved, and is {now!r} now: the result will not be that of an "
+            "unbroken run",
+            f"保存状态时 {name} 为 {then!r}，现在为 {now!r}：结果会与不中断的训练不同",
+        )
+        for name, then, now in changed
+    ]
+
+
+def contradictions(config: Config) -> Iterator[Rule]:
+    """What cannot be done."""
+    c = config
+    for name in ("color_aug", "random_crop"):
+        if getattr(c, name) and c.cache_latents:
+            yield (
+                (name, "cache_latents"),
+                say(
+                    "changes the pictures at every use, so they cannot be cached. Set cache_latents to False, or this",
+                    "每次都会改变图片，因此不能缓存。请把 cache_latents 或此项设为 False",
+                ),
+            )
+    if c.network_train_unet_only and c.network_train_text_encoder_only:
+        yield (
+            ("network_train_unet_only", "network_train_text_encoder_only"),
+            say(
+                "excludes network_train_text_encoder_only. Set one of them to False",
+                "与 network_train_text_encoder_only 互相排斥。请把其中一个设为 False",
+            ),
+        )
+    elif not trains_unet(c) and not trains_text_encoder(c):
+        rate = "text_encoder_lr" if c.network_train_text_encoder_only else "unet_lr"
+        yield (
+            (rate, "unet_lr", "text_encoder_lr"),
+            say(
+                "leaves nothing to train, because the other part is not trained either. Give it a learning rate",
+                "使得没有可训练的部分，因为另一部分也不训练。请填一个学习率",
+            ),
+        )
+    if c.cache_text_encoder_outputs is True:
+        changing = {
+            "shuffle_caption": c.shuffle_caption,
+            "caption_dropout_rate": c.caption_dropout_rate > 0,
+            "caption_dropout_every_n_epochs": bool(c.caption_dropout_every_n_epochs),
+            "caption_tag_dropout_rate": c.caption_tag_dropout_rate > 0,
+        }
+        for name in (name for name, active in changing.items() if active):
+            yield (
+                ("cache_text_encoder_outputs", name),
+                say(
+                    f"is not possible with {name}, which changes the captions. Set one of them off",
+                    f"不能与 {name} 同用，因为它会改变标签。请关闭其中一个",
+                ),
+            )
+        if trains_text_encoder(c):
+            yield (
+                ("cache_text_encoder_outputs", "text_encoder_lr", "network_train_unet_only"),
+                say(
+                    "is not possible while the text encoder is trained. Set text_encoder_lr to 0, or this to False",
+                    "不能在训练文本编码器时使用。请把 text_encoder_lr 设为 0，或把此项设为 False",
+                ),
+            )
+    if c.max_train_steps is None and c.max_train_epochs is None:
+        yield (
+            ("max_train_epochs", "max_train_steps"),
+            say(
+                "and max_train_steps = None: how long shall it train? Give one of them",
+                "并且 max_train_steps = None：要训练多久？请填其中一个",
+            ),
+        )
+    if c.lr_warmup_steps and c.lr_scheduler in ("constant", "adafactor"):
+        yield (
+            ("lr_warmup_steps", "lr_scheduler"),
+            say(
+                f'does not go with lr_scheduler = "{c.lr_scheduler}", which has no warmup. '
+                'Take "constant_with_warmup", or set it to 0',
+                f'不能与 lr_scheduler = "{c.lr_scheduler}" 同用，它没有预热。'
+                '请改用 "constant_with_warmup"，或把此项设为 0',
+            ),
+        )
+    if c.max_train_steps is not None and c.lr_warmup_steps >= c.max_train_steps:
+        yield (
+            ("lr_warmup_steps", "max_train_steps"),
+            say(
+                f"is not less than max_train_steps = {c.max_train_steps}: the learning rate would never reach its "
+                "value. Lower it, or train longer.",
+                f"不小于 max_train_steps = {c.max_train_steps}：学习率永远达不到设定值。请调小它，或训练更久。",
+            ),
+        )
+    if c.lr_scheduler == "adafactor" and c.optimizer_type.lower() != "adafactor":
+        yield (
+            ("lr_scheduler", "optimizer_type"),
+            say(
+                f'needs optimizer_type = "Adafactor", not "{c.optimizer_type}". Take "constant" or another',
+                f'需要 optimizer_type = "Adafactor"，而不是 "{c.optimizer_type}"。请改用 "constant" 或其他方式',
+            ),
+        )
+    if c.use_8bit_adam and c.optimizer_type.lower() not in ("adamw", "adamw8bit"):
+        yield (
+            ("use_8bit_adam", "optimizer_type"),
+            say(
+                f'excludes optimizer_type = "{c.optimizer_type}". Set one of them as delivered',
+                f'与 optimizer_type = "{c.optimizer_type}" 互相排斥。请把其中一个改回默认值',
+            ),
+        )
+    if c.enable_bucket:
+        sides = [] if c.resolution == "auto" else [int(side) for side in str(c.resolution).split(",")]
+        step = c.bucket_reso_steps or 64  # the limits are rounded outwards to multiples of it, as sd-scripts does
+        low = c.min_bucket_reso and c.min_bucket_reso // step * step
+        high = c.max_bucket_reso and -(-c.max_bucket_reso // step) * step
+        if low and sides and low > min(sides):
+            yield (
+                ("min_bucket_reso", "resolution"),
+                say(
+                    f"is more than the resolution {c.resolution}. Lower it, or set it to None",
+                    f"大于分辨率 {c.resolution}。请调小，或设为 None",
+                ),
+            )
+        if high and sides and high < max(sides):
+            yield (
+                ("max_bucket_reso", "resolution"),
+                say(
+                    f"is less than the resolution {c.resolution}. Raise it, or set it to None",
+                    f"小于分辨率 {c.resolution}。请调大，或设为 None",
+                ),
+            )
+        if low and high and low > high:
+            yield (
+                ("min_bucket_reso", "max_bucket_reso"),
+                say(
+                    f"is more than max_bucket_reso = {c.max_bucket_reso}", f"大于 max_bucket_reso = {c.max_bucket_reso}"
+                ),
+            )
+    if c.bucket_reso_steps and c.bucket_reso_steps % 8:
+        yield ("bucket_reso_steps",), say("is not a multiple of 8", "不是 8 的倍数")
+    if c.reg_data_dir and os.path.abspath(c.reg_data_dir) == os.path.abspath(c.train_data_dir):
+        yield (
+            ("reg_data_dir", "train_data_dir"),
+            say(
+                "is the training folder itself. Give another folder, or None",
+                "就是训练集目录。请填另一个目录，或 None",
+            ),
+        )
+
+
+# Learning rates outside of these are told as doubtful. Prodigy and D-Adaptation scale theirs by themselves: 1 is right.
+_USUAL_RATES = {
+    "prodigy": (0.1, 10),
+    "dadapt": (0.1, 10),
+    "sgd": (1e-6, 10),
+    "lion": (1e-7, 3e-3),
+    "adam": (1e-6, 1e-2),
+}
+
+
+def doubts(config: Config) -> Iterator[Rule]:
+    """What can be done, but is probably not meant, or has no effect."""
+    c = config
+    changed = {name for name, option in OPTIONS.items() if getattr(c, name) != option.default}
+    low, high = next(
+        (rates for name, rates in _USUAL_RATES.items() if c.optimizer_type.lower().startswith(name)), (0, 1e9)
+    )
+    own_rates = [c.unet_lr] * trains_unet(c) + [c.text_encoder_lr] * trains_text_encoder(c)  # None: learning_rate
+    used = {"learning_rate": None in own_rates, "unet_lr": trains_unet(c), "text_encoder_lr": trains_text_encoder(c)}
+    for name in (name for name, is_used in used.items() if is_used):
+        rate = getattr(c, name)
+        if rate and not low <= rate <= high:
+            yield (
+                (name, "optimizer_type"),
+                say(
+                    f"is far {'above' if rate > high else 'below'} the usual for {c.optimizer_type}: "
+                    f"{low:g} to {high:g}",
+                    f"远{'大于' if rate > high else '小于'} {c.optimizer_type} 的常用范围：{low:g} 到 {high:g}",
+                ),
+            )
+    if c.max_train_steps is not None and c.max_train_epochs is not None and "max_train_epochs" in changed:
+        yield (
+            ("max_train_steps", "max_train_epochs"),
+            say(
+                f"goes before max_train_epochs = {c.max_train_epochs}",
+                f"优先于 max_train_epochs = {c.max_train_epochs}",
+            ),
+        )
+    if c.xformers:
+        yield (
+            ("xformers",),
+            say("is not needed: torch's own attention is used instead", "不需要：改用 torch 自带的注意力实现"),
+        )
+    if c.use_8bit_adam or c.optimizer_type.lower() == "adamw8bit":
+        reason = why_no_8bit_adam(c.device)
+        if reason:
+            name = "use_8bit_adam" if c.use_8bit_adam else "optimizer_type"
+            yield (
+                (name,),
+                say(
+                    f"cannot work here ({reason}): plain AdamW is used instead",
+                    f"在此无法使用（{reason}）：改用普通 AdamW",
+                ),
+            )
+    changes_tags = c.shuffle_caption or c.caption_tag_dropout_rate > 0
+    no_effect = {  # option: (it acts, what it needs)
+        "keep_tokens": (changes_tags, "shuffle_caption / caption_tag_dropout_rate"),
+        "conv_alpha": (c.conv_dim is not None, "conv_dim"),
+        "lr_scheduler_num_cycles": (c.lr_scheduler == "cosine_with_restarts", 'lr_scheduler = "cosine_with_restarts"'),
+        "lr_scheduler_power": (c.lr_scheduler == "polynomial", 'lr_scheduler = "polynomial"'),
+        "save_last_n_epochs": (c.save_every_n_epochs is not None, "save_every_n_epochs"),
+        "cache_dir": (c.cache_latents and c.cache_latents_to_disk, "cache_latents_to_disk"),
+        "sort_tag_occurrence_alphabetically": (c.tag_occurrence_txt_file, "tag_occurrence_txt_file"),
+        "prior_loss_weight": (c.reg_data_dir, "reg_data_dir"),
+        "reg_captions": (c.reg_data_dir, "reg_data_dir"),
+        "reg_rotate": (c.reg_data_dir, "reg_data_dir"),
+        "min_bucket_reso": (c.enable_bucket, "enable_bucket"),
+        "max_bucket_reso": (c.enable_bucket, "enable_bucket"),
+        "bucket_no_upscale": (c.enable_bucket, "enable_bucket"),
+    }
+    for name, (acts, needed) in no_effect.items():
+        if name in changed and not acts:
+            yield (name,), say(f"has no effect without {needed}", f"没有 {needed} 就不起作用")
+    if c.reg_data_dir and c.prior_loss_weight == 0:
+        yield (
+            ("prior_loss_weight",),
+            say(
+                "leaves the regularization images without effect, they only take time; "
+                "set reg_data_dir to None instead",
+                "使正则化图片不起作用，只花时间；请改把 reg_data_dir 设为 None",
+            ),
+        )
+    miniature = [
+        name for name in ("pretrained_model_name_or_path", "train_data_dir", "reg_data_dir") if _is_delivered(c, name)
+    ]
+    if miniature and "train_data_dir" not in miniature:
+        for name in miniature:
+            yield (
+                (name, "train_data_dir"),
+                say(
+                    "is still the built-in miniature's, which does not go with your training set",
+                    "仍是自带的微型模型所用的，与你的训练集不相配",
+                ),
+            )
+    if c.v2 and (c.clip_skip or 1) > 1:
+        yield ("clip_skip", "v2"), say("is not usual with SD 2.x, leave it None", "一般不用于 SD 2.x，请填 None")
+    if c.resume and c.network_weights:
+        yield (
+            ("network_weights", "resume"),
+            say("is replaced by the state given as resume", "会被 resume 的训练状态取代"),
+        )
+
+
+def _is_delivered(config: Config, name: str) -> bool:
+    """Whether a path is still the one of the built-in miniature."""
+    value = getattr(config, name)
+    return value is not None and os.path.abspath(value) == str(PROJECT / OPTIONS[name].default)
+
+
+def why_no_8bit_adam(device: str = "auto") -> str | None:
+    """The reason why 8-bit Adam cannot run here, as far as it shows before torch is imported; None where it may."""
+    if device in ("cpu", "mps"):
+        return say(f"device {device}", f"设备为 {device}")
+    try:
+        build = importlib.metadata.version("torch").partition("+")[2]
+    except importlib.metadata.PackageNotFoundError:
+        build = ""
+    if build.startswith(("rocm", "cpu")):
+        return say(f"torch is a {build} build", f"torch 是 {build} 版本")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return say("the package bitsandbytes is not installed", "没有安装 bitsandbytes")
+    return None
+
+
+def _unknown(name: str, where: dict[str, str]) -> str:
+    is_flag = where.get(name, "").startswith("--")
+    meant = nearest(name, OPTIONS)
+    meant = f"--{meant}" if meant and is_flag else meant
+    hint = say(f" Did you mean {meant}?", f"是不是 {meant}？") if meant else ""
+    if is_flag:
+        return say(f"--{name}: there is no such flag.{hint}", f"--{name}：没有这个参数。{hint}")
+    return say(
+        f"{place(name, where)}: there is no such parameter.{hint}", f"{place(name, where)}：没有这个参数。{hint}"
+    )
