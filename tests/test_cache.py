@@ -8,7 +8,7 @@ from PIL import Image
 
 from library.config import Config
 from library.contracts import Conditioning, Fit, Sample
-from library.data.cache import BadLatents, LatentCache, TextCache, cache_folder
+from library.data.cache import BadLatents, LatentCache, TextCache, cache_folder, fingerprint
 from library.messages import UserError
 
 FIT = Fit((16, 8), (16, 10), (0, 1))
@@ -267,3 +267,14 @@ def test_states_that_are_not_finite_name_their_caption(place):
 
     with pytest.raises(UserError, match='NaN or infinity for "red hair"'):
         TextCache(place, "te").fill(["red hair"], broken)
+
+
+def test_a_fingerprint_changes_with_weights_dtype_and_settings():
+    layer = torch.nn.Linear(3, 2)
+    before = fingerprint(layer)
+    assert fingerprint(layer) == before
+    assert fingerprint(layer, settings=[2]) != before
+    assert fingerprint(torch.nn.Linear(3, 2).bfloat16()) != before
+    with torch.no_grad():
+        layer.bias[1] += 1e-6
+    assert fingerprint(layer) != before

@@ -97,3 +97,9 @@ def test_tag_frequency_counts_pictures_not_repeats(tmp_path):
     rows = [("10_a", "1Girl, smile"), ("10_a", "smile,\nsecond line"), ("2_b", "smile")]
     samples = [Sample(tmp_path, caption, 1, 1, folder, 10, False) for folder, caption in rows]
     assert captions.tag_frequency(samples) == {"10_a": {"1girl": 1, "smile": 2}, "2_b": {"smile": 1}}
+
+
+def test_tags_are_counted_over_all_folders_by_number_or_by_name():
+    frequency = {"2_a": {"hat": 3, "cat": 1}, "1_b": {"hat": 1, "ant": 2}}
+    assert captions.count_table(frequency).split() == ["4", "hat", "2", "ant", "1", "cat"]
+    assert captions.count_table(frequency, is_alphabetical=True).split() == ["2", "ant", "1", "cat", "4", "hat"]
