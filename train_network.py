@@ -51,25 +51,48 @@ class Prepared:
     plan: Any  # data.plan.Plan
     prompts: list  # of sampling.Prompt
     machine: Any  # device.Device
-    state: Any = None  # checkpoint.State to go on from
+    optimizer_args: dict[str, Any]
+    start: dict | None  # tensors of the LoRA file to begin with
+    state: Any  # checkpoint.State to go on from, or None
 
 
 def prepare(config: Config, warnings: list[str]) -> Prepared:
-    """Do all cheap things first: read names, pictures, captions and prompts, and say what will happen."""
+    """Do all cheap things first: read names, pictures, captions and prompts, and say what will happen.
+
+    Raises:
+        UserError: all that is wrong with them, together.
+    """
     from library.data import buckets, captions, plan, samples
 
-    found = samples.find(
+    problems: list[str] = []
+
+    def attempt(function: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except UserError as error:
+            problems.extend(error.problems)
+
+    found = attempt(
+        samples.find,
         config.train_data_dir,
         config.reg_data_dir,
         caption_extension=config.caption_extension,
         reg_captions=config.reg_captions,
     )
-    from library import checkpoint, device, families, sampling
+    from library import checkpoint, device, families, optimizers, sampling
 
-    model = families.inspect(config.pretrained_model_name_or_path)
-    machine = device.choose(config.device, config.mixed_precision)
-    rule = buckets.resolve_resolution(config, model.resolution, model.size_step)
-    state = checkpoint.load_state(Path(config.resume)) if config.resume else None
+    model = attempt(families.inspect, config.pretrained_model_name_or_path)
+    machine = attempt(device.choose, config.device, config.mixed_precision)
+    rule = attempt(buckets.resolve_resolution, config, model.resolution, model.size_step) if model else None
+    state = attempt(checkpoint.load_state, Path(config.resume)) if config.resume else None
+    start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
+    prompts = attempt(sampling.read_prompts, Path(config.sample_prompts)) if config.sample_prompts else None
+    optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
+    output_dir = Path(config.output_dir)
+    attempt(make_folder, output_dir)
+    if problems:
+        raise UserError(problems)
+
     seed = state.facts["seed"] if state and config.seed is None else config.seed
     seed = secrets.randbelow(2**32) if seed is None else seed
     planned = plan.make_plan(found, config, rule)
@@ -91,13 +114,8 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
         max_bucket_reso=rule.maximum,
         bucket_reso_steps=rule.step,
     )
-    if config.sample_prompts:
-        prompts = sampling.read_prompts(Path(config.sample_prompts))
-    else:
-        prompts = [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
+    prompts = prompts or [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
     prompts = sampling.complete(prompts, size=(rule.width, rule.height), seed=seed, sampler=config.sample_sampler)
-    output_dir = Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     name = state.facts["name"] if state else checkpoint.free_name(output_dir, config.output_name)
     if state:
         warnings += differences(state.facts["config"], config)
@@ -119,7 +137,20 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     for line in warnings:
         print(say(f"note: {line}", f"注意：{line}"))
     sys.stdout.flush()
-    return Prepared(config, seed, name, model, planned, prompts, machine, state)
+    return Prepared(config, seed, name, model, planned, prompts, machine, optimizer_args, start, state)
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            say(
+                f"output_dir = {folder} cannot be made ({reason}). Choose another folder.",
+                f"output_dir = {folder} 无法建立（{reason}），请换一个目录。",
+            )
+        ) from None
 
 
 @dataclasses.dataclass
@@ -140,7 +171,7 @@ def build(prepared: Prepared) -> Training:
     """Load the model, encode what is encoded once, and hook the adapters in."""
     import torch
 
-    from library import adapters, checkpoint, diffusion, families, optimizers, schedules
+    from library import adapters, diffusion, families, optimizers, schedules
     from library.data.dataset import Dataset
 
     config, machine = prepared.config, prepared.machine
@@ -184,13 +215,13 @@ def build(prepared: Prepared) -> Training:
         dropout=config.network_dropout or 0.0,
         seed=prepared.seed,
     )
-    if config.network_weights:
-        attached.load_state_dict(checkpoint.load_adapter(Path(config.network_weights)))
+    if prepared.start:
+        attached.load_state_dict(prepared.start)
     built = optimizers.build(
         "AdamW8bit" if config.use_8bit_adam else config.optimizer_type,
         [dict(name=part, params=params, lr=rates[part]) for part, params in attached.parts().items()],
         learning_rate=config.learning_rate,
-        args=optimizers.parse_args(config.optimizer_args),
+        args=prepared.optimizer_args,
     )
     for line in built.notices:
         print(say(f"note: {line}", f"注意：{line}"))

@@ -194,6 +194,23 @@ def test_a_run_continues_from_a_lora_file(run):
         torch.testing.assert_close(ours[name], theirs[name].float(), rtol=1e-3, atol=1e-4)
 
 
+def test_problems_of_pictures_prompts_and_model_are_told_together(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "prompts.txt").write_text("cat --w big")
+    (tmp_path / "model.safetensors").write_bytes(b"<!DOCTYPE html><html>not found</html>")
+    with pytest.raises(UserError) as error:
+        run(
+            train_data_dir=str(tmp_path / "empty"),
+            reg_data_dir=None,
+            sample_prompts=str(tmp_path / "prompts.txt"),
+            pretrained_model_name_or_path=str(tmp_path / "model.safetensors"),
+            device="cuda:99",
+        )
+    for part in ("empty", "prompts.txt:1", "model.safetensors", "cuda:99"):
+        assert any(part in problem for problem in error.value.problems), error.value
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
 @pytest.mark.slow
 def test_the_printed_command_runs_and_bad_flags_end_with_code_2(tiny_model, small_set, tmp_path):
     train, reg = small_set
