@@ -588,7 +588,7 @@ def test_a_damaged_or_wrong_file_is_said_to_be_so(tmp_path, what, language):
 
 def test_a_file_that_is_not_there_brings_its_neighbours_to_mind(tmp_path):
     (tmp_path / "Counterfeit-V3.0.safetensors").write_bytes(b"x")
-    (tmp_path / "notes.txt").write_bytes(b"x")
+    (tmp_path / "animagine-xl.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match=r"In the same folder: Counterfeit-V3\.0\.safetensors$"):
         inspect(tmp_path / "counterfeit-v30.safetensor")
     with pytest.raises(UserError, match=f"only {tmp_path} does"):

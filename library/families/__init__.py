@@ -1,7 +1,7 @@
 """Lines of base models: what a checkpoint is, and how to load it.
 
     info = inspect(path)                 family and objective from names and small texts; no torch, no weights
-    token_counts(info, captions)         how long captions are; like `picture_sizes` and `describe`, before loading
+    token_counts(info, captions)         how long captions are, before anything is loaded
     family = open_model(path, ...)       a `contracts.Family`, frozen, from what lies on this machine and nothing else
     family = tiny("sdxl")                a random one of kilobytes, for tests
     family = architecture("sdxl")        one of true size on the meta device: shapes and names without memory
