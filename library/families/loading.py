@@ -93,7 +93,7 @@ def fill(
     refuse_misfit(path, part, missing, other_shape, unknown)
     module.load_state_dict(state, strict=False, assign=True)
     materialise_buffers(module, place.device)
-    return module.requires_grad_(False).eval()
+    return module  # still frozen and in evaluation mode, as `build` made it
 
 
 def refuse_misfit(path: Path, part: str, missing: list[str], other_shape: list[str], unknown: list[str]) -> None:
