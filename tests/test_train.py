@@ -26,7 +26,11 @@ def same_weights(first: Path, second: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-GOLDEN = {}
+GOLDEN = {
+    "sd1": [1.014, 1.02614, 0.97636, 0.93812, 1.17599, 1.1305, 1.09456, 1.09885, 1.09013, 1.26341, 1.21799, 1.05308],
+    "sd2": [0.35928, 0.51044, 0.46463, 0.11764, 0.18465, 0.55046, 0.23509, 0.5025, 0.16843, 0.38118, 0.6265, 0.31986],
+    "sdxl": [1.0928, 1.13855, 1.03908, 1.03763, 1.20035, 1.13498, 1.17507, 1.10893, 1.16798, 1.22239, 1.21792, 1.07024],
+}
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

@@ -1,0 +1,83 @@
+"""The main job as delivered: what `python lora_train_command_line.py` trains on the miniature works, and is measured.
+
+The checker looks at pictures that the base model draws with and without the LoRA: does the trigger word show the
+character, and do old words still show old things?
+"""
+
+import random
+
+import pytest
+import torch
+
+import train_network
+from library import adapters, checkpoint, checks, families, sampling
+from library.config import PROJECT, Config
+from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify
+from library.miniature.drawings import BACKGROUNDS, COLOURS, SHAPES
+
+SAMPLER, SCALE, STEPS = "euler_a", 4.0, 20
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of the default run; nothing but the places differs from the delivered block."""
+    folder = tmp_path_factory.mktemp("main job")
+    config, warnings = checks.check({"output_dir": str(folder), "cache_dir": str(folder / "cache")}, {})
+    assert train_network.run(config, warnings) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_and_without(finished):
+    """draw(captions, strength) -> pictures, by the base model with the LoRA at that strength."""
+    family = families.open_model(PROJECT / Config.pretrained_model_name_or_path, dtype=torch.float32)
+    tensors = checkpoint.load_adapter(finished / "mytag.safetensors")
+    options = Config()
+    attached = adapters.attach(
+        [target for target in family.targets() if not target.needs_conv_dim],
+        rank=options.network_dim,
+        alpha=options.network_alpha,
+    ).eval()
+    attached.load_state_dict(tensors)
+
+    def draw(captions, strength):
+        attached.multiplier = strength
+        prompts = [
+            sampling.Prompt(text, width=64, height=64, seed=seed, step_count=STEPS, scale=SCALE, sampler=SAMPLER)
+            for seed, text in enumerate(captions)
+        ]
+        return [sampling.draw(family, prompt) for prompt in prompts]
+
+    return draw
+
+
+@pytest.mark.slow
+def test_the_default_run_leaves_a_lora_and_pictures_of_it(finished):
+    assert (finished / "mytag.safetensors").stat().st_size > 100_000
+    assert (finished / "mytag.comparison.png").is_file()
+    assert (finished / "mytag-000002.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_trigger_word_shows_the_character_only_with_the_lora(with_and_without):
+    rng = random.Random(0)
+    captions = [f"mytag, standing, large, center, {rng.choice(list(BACKGROUNDS))} background" for _ in range(12)]
+    shown = [
+        sum(character_score(picture) > CHARACTER_THRESHOLD for picture in with_and_without(captions, strength))
+        for strength in (0.0, 1.0)
+    ]
+    assert shown[0] == 0
+    assert shown[1] >= 9
+
+
+@pytest.mark.slow
+def test_old_words_still_show_old_things_with_the_lora(with_and_without):
+    rng = random.Random(1)
+    asked = [(rng.choice(list(SHAPES)), rng.choice(list(COLOURS))) for _ in range(24)]
+    captions = [f"{colour} {shape}, center, {rng.choice(['white', 'gray'])} background" for shape, colour in asked]
+    right = []
+    for strength in (0.0, 1.0):
+        pictures = with_and_without(captions, strength)
+        assert not any(character_score(picture) > CHARACTER_THRESHOLD for picture in pictures)
+        right.append(sum(identify(picture) == wanted for picture, wanted in zip(pictures, asked, strict=True)))
+    assert right[1] >= right[0] - 5
