@@ -105,9 +105,11 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
         token_counts=lambda texts: [(n, min(n, tokens_seen)) for n in families.token_counts(model, texts)],
         is_everyday_word=families.is_everyday_word,
     )
+    usual_rate = optimizers.usual_learning_rate(config.optimizer_type, model.width)
     config = dataclasses.replace(
         config,
         seed=seed,
+        learning_rate=usual_rate if config.learning_rate is None else config.learning_rate,
         max_token_length=tokens_seen,
         resolution=f"{rule.width},{rule.height}",
         min_bucket_reso=rule.minimum,
@@ -130,8 +132,10 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     print(plan.plan_table(planned, config))
     print(
         say(
-            f"model: {families.describe(model)}; {machine.description}; seed {seed}; {tokens_seen} caption tokens",
-            f"底模：{families.describe(model)}；{machine.description}；随机种子 {seed}；标签 {tokens_seen} 个 token",
+            f"model: {families.describe(model)}; {machine.description}; {config.optimizer_type}, learning rate "
+            f"{config.learning_rate:g}; seed {seed}; {tokens_seen} caption tokens",
+            f"底模：{families.describe(model)}；{machine.description}；{config.optimizer_type}，学习率 "
+            f"{config.learning_rate:g}；随机种子 {seed}；标签 {tokens_seen} 个 token",
         )
     )
     for line in warnings:

@@ -170,6 +170,8 @@ def _checked(name: str, value: Any, where: dict[str, str]) -> Any:
         return _choice(value, limits["choices"])
     if bool in kinds:
         return _switch(value)
+    if name == "learning_rate" and value == 0 and not isinstance(value, bool):
+        _refuse("is not above 0", "必须大于 0")  # elsewhere 0 means "not given"; here it could mean "freeze"
     if kinds & {int, float}:
         return _number(value, kinds, limits)
     if not isinstance(value, str):

@@ -92,15 +92,15 @@ class Config:
     max_train_steps: int | None = option("often", None, minimum=1,
         english="number of steps, usually 1000~3000; given, it goes before max_train_epochs; None: by epochs",
         chinese="训练步数，常用 1000~3000；填写后优先于 max_train_epochs；None 表示按轮数")
-    learning_rate: float = option("often", 1e-4, above=0,
-        english="step size of learning, usually 5e-5~2e-4 (Lion: a third of it; Prodigy: 1)",
-        chinese="学习率，常用 5e-5~2e-4（Lion 用三分之一，Prodigy 用 1）")
+    learning_rate: float | None = option("often", None, above=0,
+        english="step size of learning, usually 5e-5~2e-4 (Lion a third, Prodigy 1); None: by model and optimizer, 1e-4 for AdamW on SD",
+        chinese="学习率，常用 5e-5~2e-4（Lion 用三分之一，Prodigy 用 1）；None 表示按底模和优化器决定，SD 配 AdamW 为 1e-4")
     unet_lr: float | None = option("often", None, minimum=0,
         english="U-Net's own learning rate, usually None; None: as learning_rate; 0: do not train it",
         chinese="U-Net 学习率，常用 None；None 表示同 learning_rate，0 表示不训练")
-    text_encoder_lr: float | None = option("often", 5e-5, minimum=0,
-        english="text encoder's own learning rate, usually half of U-Net's; None: as learning_rate; 0: do not train it (faster)",
-        chinese="文本编码器学习率，常用 U-Net 的一半；None 表示同 learning_rate，0 表示不训练（更快）")
+    text_encoder_lr: float | None = option("often", None, minimum=0,
+        english="text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster)",
+        chinese="文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）")
     network_dim: int = option("often", 32, minimum=1,
         english="rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file",
         chinese="秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大")

@@ -81,6 +81,25 @@ def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
     return parsed
 
 
+USUAL_RATES = {"lion": 3e-5, "sgd": 1e-2}  # beginning of a name -> learning rate for Stable Diffusion; others 1e-4
+OWN_RATES = ("prodigy", "dadapt")  # find the rate themselves and want 1
+
+
+def usual_learning_rate(name: str, width: int) -> float:
+    """The learning rate where the user gives none.
+
+    Args:
+        name: of the optimizer.
+        width: channels of the model's first block. Narrower layers want larger steps of Adam and its like, in
+            proportion: Yang et al. 2022, "Tensor Programs V", arXiv:2203.03466. 320 in every Stable Diffusion.
+    """
+    name = name.lower()
+    if name.startswith(OWN_RATES):
+        return 1.0
+    rate = next((rate for beginning, rate in USUAL_RATES.items() if name.startswith(beginning)), 1e-4)
+    return rate * 320 / width
+
+
 def learning_rates(
     parts: Iterable[str], unet_lr: float | None, text_encoder_lr: float | None, learning_rate: float
 ) -> dict[str, float]:

@@ -150,3 +150,11 @@ def test_a_saved_optimizer_goes_on_as_if_never_stopped(name):
     take_steps(second, 3)
     for a, b in zip(straight.optimizer.param_groups, second.optimizer.param_groups, strict=True):
         assert torch.equal(a["params"][0], b["params"][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "rate"),
+    [("AdamW", 320, 1e-4), ("AdamW", 64, 5e-4), ("Lion", 320, 3e-5), ("Prodigy", 64, 1.0), ("some.Adam", 320, 1e-4)],
+)
+def test_the_usual_rate_follows_the_optimizer_and_the_width(name, width, rate):
+    assert optimizers.usual_learning_rate(name, width) == pytest.approx(rate)

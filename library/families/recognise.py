@@ -28,6 +28,7 @@ class ModelInfo:
     layout: str  # "single file" (original names) or "diffusers folder"
     resolution: int  # pixels; the side of the square pictures it was trained on
     size_step: int  # pixels; pictures are whole multiples of it
+    width: int  # channels of the U-Net's first block: 320 in every Stable Diffusion
     zero_terminal_snr: bool = False  # the model was trained down to pure noise; training should do so too
     metadata: dict[str, str] = field(default_factory=dict)  # of the single file's header
 
@@ -153,6 +154,7 @@ def inspect_file(header: Header) -> ModelInfo:
         layout="single file",
         resolution=usual_resolution(family, objective),
         size_step=32 if family == "sdxl" else 64,
+        width=320,
         zero_terminal_snr="ztsnr" in shapes,
         metadata=header.metadata,
     )
@@ -393,6 +395,7 @@ def inspect_folder(folder: Path) -> ModelInfo:
         layout="diffusers folder",
         resolution=side * vae_factor(vae) if isinstance(side, int) else usual_resolution(family, objective),
         size_step=picture_step(vae, unet),
+        width=unet["block_out_channels"][0],
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
     )
 
