@@ -1,9 +1,12 @@
 """What several tests need: messages in English, a tiny base model as a diffusers folder, a small training set."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: two workers share two cores
 
 import pytest
 from PIL import Image, ImageDraw
