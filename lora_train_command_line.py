@@ -20,14 +20,14 @@ output_name = "mytag"                 # name of the result, without ending | 输
 
 # ---- Often changed | 经常修改 ----
 resolution = "auto"      # training size: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL), or "width,height"; time and memory grow with the area; "auto": the base model's own | 训练分辨率：SD 1.x 用 512，SD 2.x v 用 768，SDXL 用 1024，也可写 "宽,高"；时间与显存随面积增长；"auto" 按底模决定
-train_batch_size = 4     # pictures per step, 1~6 on 12 GB at 512; more needs more memory | 每步图片数，12 GB 显存 512 分辨率可用 1~6；越大越占显存
+train_batch_size = 2     # pictures per step, 1~6 on 12 GB at 512; more needs more memory | 每步图片数，12 GB 显存 512 分辨率可用 1~6；越大越占显存
 max_train_epochs = 10    # how many times the whole set is seen, usually 4~20; time grows with it, too many overfit | 训练轮数，常用 4~20；时间随之增长，过多会过拟合
 max_train_steps = None   # number of steps, usually 1000~3000; given, it goes before max_train_epochs; None: by epochs | 训练步数，常用 1000~3000；填写后优先于 max_train_epochs；None 表示按轮数
 learning_rate = None     # step size of learning, usually 5e-5~2e-4 (Lion a third, Prodigy 1); None: by model and optimizer, 1e-4 for AdamW on SD | 学习率，常用 5e-5~2e-4（Lion 用三分之一，Prodigy 用 1）；None 表示按底模和优化器决定，SD 配 AdamW 为 1e-4
 unet_lr = None           # U-Net's own learning rate, usually None; None: as learning_rate; 0: do not train it | U-Net 学习率，常用 None；None 表示同 learning_rate，0 表示不训练
 text_encoder_lr = None   # text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster) | 文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）
 network_dim = 32         # rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file | 秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大
-network_alpha = 16.0     # the update is scaled by alpha / dim, usually half of dim to dim; None or 0: as dim | 更新量乘以 alpha / dim，常用 dim 的一半到等于 dim；None 或 0 表示等于 dim
+network_alpha = 32.0     # the update is scaled by alpha / dim, usually half of dim to dim; None or 0: as dim | 更新量乘以 alpha / dim，常用 dim 的一半到等于 dim；None 或 0 表示等于 dim
 save_every_n_epochs = 2  # also keep a file every n epochs, usually 1~4, to go back to when the last one is overfitted; None: only the last | 每几轮另存一个文件，常用 1~4，过拟合时可以退回；None 表示只存最后一个
 clip_skip = None         # 1 or None: real-life models; 2: anime models (NovelAI line); SDXL ignores it | 1 或 None 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项
 seed = 23                # same seed, same result; None: a new one, which is printed | 随机种子，相同则结果相同；None 表示随机选取并打印出来

@@ -83,7 +83,7 @@ class Config:
     resolution: int | str = option("often", "auto",
         english='training size: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL), or "width,height"; time and memory grow with the area; "auto": the base model\'s own',
         chinese='训练分辨率：SD 1.x 用 512，SD 2.x v 用 768，SDXL 用 1024，也可写 "宽,高"；时间与显存随面积增长；"auto" 按底模决定')
-    train_batch_size: int = option("often", 4, minimum=1,
+    train_batch_size: int = option("often", 2, minimum=1,
         english="pictures per step, 1~6 on 12 GB at 512; more needs more memory",
         chinese="每步图片数，12 GB 显存 512 分辨率可用 1~6；越大越占显存")
     max_train_epochs: int | None = option("often", 10, minimum=1,
@@ -104,7 +104,7 @@ class Config:
     network_dim: int = option("often", 32, minimum=1,
         english="rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file",
         chinese="秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大")
-    network_alpha: float | None = option("often", 16.0, minimum=0,
+    network_alpha: float | None = option("often", 32.0, minimum=0,
         english="the update is scaled by alpha / dim, usually half of dim to dim; None or 0: as dim",
         chinese="更新量乘以 alpha / dim，常用 dim 的一半到等于 dim；None 或 0 表示等于 dim")
     save_every_n_epochs: int | None = option("often", 2, minimum=1,
