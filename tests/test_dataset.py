@@ -362,3 +362,14 @@ def test_spaces_and_underscores_are_the_same_concept(tmp_path):
     sample = Sample(folder.path / "a.png", "My_tag, red", 64, 64, folder.name, 1, False)
     plan, config = make(Found([sample], [], [folder]))
     assert planning.check(plan, config) == []
+
+
+def test_previews_show_the_new_and_the_old(small_set):
+    train, reg = small_set
+    config = Config(train_data_dir=str(train), reg_data_dir=str(reg), resolution=64)
+    plan = planning.make_plan(find(train, reg), config, BucketRule(64, 64, 32, 128, 16))
+    assert planning.typical_captions(plan, config) == [
+        "mytag, red hair, smile", "mytag, blue hair", "person, hat 3", "person, hat 7"
+    ]  # fmt: skip
+    alone = planning.make_plan(find(train), config, BucketRule(64, 64, 32, 128, 16))
+    assert len(planning.typical_captions(alone, config)) == 3

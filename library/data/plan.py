@@ -121,8 +121,9 @@ def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
         list(dict.fromkeys(captions.whole(sample.caption, config) for sample in samples if sample.caption))
         for samples in (found.train, found.regularization)
     )
-    old = old[: count // 2]
-    return new[: count - len(old)] + old
+    old_count = min(count // 2, len(old))
+    spread = [old[len(old) * (index + 1) // old_count - 1] for index in range(old_count)]  # the first may be alike
+    return new[: count - old_count] + spread
 
 
 def metadata(plan: Plan) -> dict:
