@@ -154,7 +154,7 @@ EFFECTS = {
     "max_token_length": Effect(dict(max_token_length=75), said("75 caption tokens"), dict(caption_prefix="a " * 90)),
     "enable_bucket": Effect(dict(enable_bucket=False), buckets((64, 64))),
     "min_bucket_reso": Effect(dict(min_bucket_reso=64), buckets((64, 64))),
-    "max_bucket_reso": Effect(dict(max_bucket_reso=64), buckets((64, 64), (48, 64))),
+    "max_bucket_reso": Effect(dict(max_bucket_reso=64), buckets((64, 64), (32, 64))),
     "bucket_reso_steps": Effect(dict(bucket_reso_steps=32), buckets((64, 64), (32, 96)), dict(max_bucket_reso=96)),
     "bucket_no_upscale": Effect(dict(bucket_no_upscale=True), buckets((64, 64), (48, 80)), dict(resolution=96)),
     "flip_aug": Effect(dict(flip_aug=True), other_weights),
