@@ -223,7 +223,7 @@ def build(prepared: Prepared) -> Training:
         attached.load_state_dict(prepared.start)
     built = optimizers.build(
         "AdamW8bit" if config.use_8bit_adam else config.optimizer_type,
-        [dict(name=part, params=params, lr=rates[part]) for part, params in attached.parts().items()],
+        optimizers.parameter_groups(attached.parts(), config.unet_lr, config.text_encoder_lr, config.learning_rate),
         learning_rate=config.learning_rate,
         args=prepared.optimizer_args,
     )
