@@ -8,10 +8,8 @@ import hashlib
 import json
 import os
 import pickle
-import random
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,13 +75,6 @@ def free_name(output_dir: Path, output_name: str) -> str:
 def expired_epoch(epoch: int, save_every_n_epochs: int, save_last_n_epochs: int | None) -> int | None:
     """The epoch whose file goes when that of `epoch` has been saved; None: none."""
     old = epoch - save_every_n_epochs * (save_last_n_epochs or epoch)
-    return old if old > 0 else None
-
-
-def expired_step(step: int, save_every_n_steps: int, save_last_n_steps: int | None) -> int | None:
-    """The step whose file goes when that of `step` has been saved; None: none. Files of the last n *steps* stay."""
-    old = step - (save_last_n_steps or step) - 1
-    old -= old % save_every_n_steps
     return old if old > 0 else None
 
 
@@ -289,7 +280,8 @@ class Position(NamedTuple):
 class State:
     """All that changes while training; never the base model. A few times the size of the LoRA.
 
-    `optimizer`, `schedule` and `scaler` are what their `state_dict()` gives, `random` is what `random_state` gives.
+    `optimizer`, `schedule` and `scaler` are what their `state_dict()` gives. Random numbers need no place here: they
+    follow from the seed and the step.
     """
 
     position: Position
@@ -297,7 +289,6 @@ class State:
     optimizer: dict
     schedule: dict
     scaler: dict | None = None
-    random: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)  # as JSON: what must be the same when going on, and the run's name
 
 
@@ -308,7 +299,7 @@ def save_state(folder: Path, state: State) -> None:
         UserError: the disk is full, or the like.
     """
     new, old = _beside(folder)
-    training = dict(optimizer=state.optimizer, schedule=state.schedule, scaler=state.scaler, random=state.random)
+    training = dict(optimizer=state.optimizer, schedule=state.schedule, scaler=state.scaler)
     described = dict(position=state.position._asdict(), facts=state.facts)
     with _told(folder):
         shutil.rmtree(new, ignore_errors=True)
@@ -391,43 +382,6 @@ def _make_sure_it_can_be_read(path: Path) -> None:
 def _beside(folder: Path) -> tuple[Path, Path]:
     """Where a state is written, and where an older one waits meanwhile."""
     return folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-
-
-# ---- Random numbers ----
-
-
-def random_state(streams: dict[str, torch.Generator | random.Random]) -> dict:
-    """Every stream of random numbers at this moment: those given, and the global ones of Python, torch and its devices.
-
-    Dropout draws from the global ones: gradient checkpointing knows no others.
-    """
-    saved = {"python": random.getstate(), "torch": torch.get_rng_state(), "streams": {}}
-    if torch.cuda.is_available():
-        saved["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        saved["mps"] = torch.mps.get_rng_state()
-    if "numpy" in sys.modules:
-        name, numbers, *rest = sys.modules["numpy"].random.get_state()
-        saved["numpy"] = [name, numbers.tolist(), *rest]
-    for name, stream in streams.items():
-        saved["streams"][name] = stream.getstate() if isinstance(stream, random.Random) else stream.get_state()
-    return saved
-
-
-def set_random_state(saved: dict, streams: dict[str, torch.Generator | random.Random]) -> None:
-    """Put every stream back to what `random_state` saved. Devices that are not here any more are passed over."""
-    random.setstate(saved["python"])
-    torch.set_rng_state(saved["torch"])
-    if torch.cuda.is_available():
-        for device, state in zip(range(torch.cuda.device_count()), saved.get("cuda", []), strict=False):
-            torch.cuda.set_rng_state(state, device)
-    if torch.backends.mps.is_available() and "mps" in saved:
-        torch.mps.set_rng_state(saved["mps"])
-    if "numpy" in sys.modules and "numpy" in saved:
-        sys.modules["numpy"].random.set_state(tuple(saved["numpy"]))
-    for name, stream in streams.items():
-        state = saved["streams"][name]
-        stream.setstate(state) if isinstance(stream, random.Random) else stream.set_state(state)
 
 
 # ---- The disk ----
