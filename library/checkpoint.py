@@ -1,21 +1,25 @@
 """What a run writes and reads: adapter files, and training states from which it goes on exactly.
 
-Nothing half-written ever carries a final name: files and folders are written beside it, synced to the disk and renamed.
-No file of an earlier run is overwritten: see `free_name`. To add a file format: add a row to FORMATS.
+Nothing half-written ever counts: a file is written beside its name, synced, read back and renamed; a state counts once
+its description lies beside it, with the checksums of all. No file of an earlier run is overwritten: see
+`claim_free_name`. To add a file format: add a row to FORMATS.
 """
 
+import errno
 import hashlib
 import json
 import os
 import pickle
 import re
-import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -57,19 +61,129 @@ def is_taken(output_dir: Path, output_name: str) -> bool:
     """Whether the folder holds anything that a run of this name wrote.
 
     That is `name` or `name-000004`, `name-step00000500`, each alone, with any ending (`.safetensors`, `.jsonl`, ...) or
-    as a folder `-state` or `-previews`. Case does not count: it does not on Windows and macOS.
+    as a folder `-state` or `-previews`; not a lock alone. Case does not count: it does not on Windows and macOS.
     """
-    ours = re.compile(rf"{re.escape(output_name)}(-\d{{6}}|-step\d{{8}})?(-state|-previews)?(\..*)?", re.IGNORECASE)
+    ending = r"(-\d{6}|-step\d{8})?(-state|-previews)?(?!\.lock$)(\..*)?"
+    ours = re.compile(re.escape(output_name) + ending, re.IGNORECASE)
     return output_dir.is_dir() and any(ours.fullmatch(entry) for entry in os.listdir(output_dir))
 
 
 def free_name(output_dir: Path, output_name: str) -> str:
     """`output_name`, or `name-2`, `name-3`, ... if an earlier run used it: the name for all files of this run."""
-    name, number = output_name, 1
-    while is_taken(output_dir, name):
-        number += 1
-        name = f"{output_name}-{number}"
-    return name
+    return next(name for name in _names(output_name) if not is_taken(output_dir, name))
+
+
+@dataclass
+class Claim:
+    """A run's hold on its name, `<name>.lock`: no other run takes the name while this process lives.
+
+    It is the system's lock on the file that counts, so one left by a process that is dead, on whatever machine, holds
+    nobody up. A disk that knows no locks guards nothing.
+    """
+
+    name: str  # of all files of the run
+    path: Path
+    handle: int
+
+    def release(self) -> None:
+        """Give the name up and remove the lock file."""
+        if os.name == "posix":
+            self.path.unlink(missing_ok=True)  # before the lock goes, or another's would be removed
+        os.close(self.handle)
+        if os.name != "posix":  # Windows removes no open file: not ours, nor another's that took it meanwhile
+            with suppress(OSError):
+                self.path.unlink()
+
+
+def claim(output_dir: Path, name: str) -> Claim:
+    """Take hold of the name of a run that is to go on.
+
+    Raises:
+        UserError: it is being trained at this moment, or the folder cannot be written.
+    """
+    path = output_dir / f"{name}.lock"
+    with _told(path):
+        handle = _locked(path)
+    if handle is None:
+        raise UserError(
+            say(
+                f"{name} in {output_dir} is being trained at this moment, by {_holder(path)}. Wait for it or stop it; "
+                "or choose another output_name and leave resume empty.",
+                f"{output_dir} 中的 {name} 正在训练（{_holder(path)}）。请等它结束或先停止它；"
+                "也可以换一个 output_name，并把 resume 留空。",
+            )
+        )
+    return Claim(name, path, handle)
+
+
+def claim_free_name(output_dir: Path, output_name: str) -> Claim:
+    """Take hold of a name for a new run: `free_name`, and never the one that another run takes at the same moment."""
+    for name in _names(output_name):
+        if is_taken(output_dir, name):
+            continue
+        path = output_dir / f"{name}.lock"
+        with _told(path):
+            output_dir.mkdir(parents=True, exist_ok=True)
+            handle = _locked(path)
+        if handle is None:
+            continue
+        held = Claim(name, path, handle)
+        if not is_taken(output_dir, name):  # it was not a moment ago: another run may have come and gone since
+            return held
+        held.release()
+    raise AssertionError("there is always one more name")
+
+
+def _names(output_name: str) -> Iterator[str]:
+    yield output_name
+    for number in count(2):
+        yield f"{output_name}-{number}"
+
+
+def _locked(path: Path) -> int | None:
+    """The open lock file, now ours; None: another process holds it."""
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR)
+        if not _lock(handle):
+            os.close(handle)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(handle)):
+                break
+        os.close(handle)  # its holder removed it between our two calls
+    text = json.dumps(dict(pid=os.getpid(), host=socket.gethostname(), started=time.strftime("%Y-%m-%d %H:%M:%S")))
+    with suppress(OSError):  # for the reader only
+        os.ftruncate(handle, 0)
+        os.write(handle, text.encode())
+    return handle
+
+
+def _lock(handle: int) -> bool:
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            os.lseek(handle, 1 << 20, os.SEEK_SET)  # behind the text: Windows lets nobody read what is locked
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            os.lseek(handle, 0, os.SEEK_SET)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # anything else: a disk that knows no locks
+    return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return say(
+            f"process {held['pid']} on {held['host']} since {held['started']}",
+            f"{held['host']} 上的进程 {held['pid']}，开始于 {held['started']}",
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return say("another process", "另一个进程")
 
 
 def expired_epoch(epoch: int, save_every_n_epochs: int, save_last_n_epochs: int | None) -> int | None:
@@ -80,10 +194,30 @@ def expired_epoch(epoch: int, save_every_n_epochs: int, save_last_n_epochs: int 
 
 def remove_save(path: Path) -> None:
     """Remove an adapter file or a training state of this run, if it is there."""
-    if (path / STATE_FILE).is_file():  # nothing else is a state: no other folder is ever removed
-        shutil.rmtree(path)
-    elif path.is_file():
+    if path.is_file():
         path.unlink()
+    elif ours := [path / name for slot in SLOTS for name in _state_files(slot) if (path / name).is_file()]:
+        for file in ours:
+            file.unlink()
+        with suppress(OSError):  # it holds something else as well, which is not ours
+            path.rmdir()
+
+
+def remove_oldest_epoch(output_dir: Path, output_name: str, keep: int) -> bool:
+    """Remove what the run saved of its oldest epoch, to make room; never one of the last `keep`, nor the only one.
+
+    Returns:
+        Whether there was such an epoch.
+    """
+    ours = re.compile(rf"{re.escape(output_name)}-(\d{{6}})(-state|\.({'|'.join(FORMATS).replace('.', '')}))")
+    saves = [(int(match[1]), output_dir / match[0]) for match in map(ours.fullmatch, os.listdir(output_dir)) if match]
+    epochs = sorted({epoch for epoch, _ in saves})
+    if len(epochs) <= max(1, keep):
+        return False
+    for epoch, path in saves:
+        if epoch == epochs[0]:
+            remove_save(path)
+    return True
 
 
 # ---- Adapter files ----
@@ -92,7 +226,7 @@ def remove_save(path: Path) -> None:
 def save_adapter(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write an adapter file; an older file of that name stays whole until the new one is.
+    """Write an adapter file; an older file of that name stays whole until the new one has been read back.
 
     Args:
         path: its suffix says the format, a key of FORMATS.
@@ -101,19 +235,30 @@ def save_adapter(
         dtype: of the file; None: as they are.
 
     Raises:
-        UserError: the disk is full, or the like.
+        FloatingPointError: a tensor, which is named, holds infinities or NaN, if only in `dtype`; nothing is written.
+        UserError: the disk is full, or the like; its cause is the OSError.
     """
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    _refuse(path, (name for name, tensor in tensors.items() if not tensor.isfinite().all()))
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    reason = say(' in this save_precision: take "bf16"', '，因为超出了 save_precision 的范围：请改用 "bf16"')
+    _refuse(path, (name for name, tensor in tensors.items() if not tensor.isfinite().all()), reason)
     data = FORMATS[path.suffix](tensors, metadata or {})
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        try:
-            _write_synced(temporary, data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _write_whole(path, data)
         _sync_folder(path.parent)
+
+
+def _refuse(path: Path, names: Iterator[str], reason: str = "") -> None:
+    """Rather keep the older file than write one of no use."""
+    if name := next(names, None):
+        raise FloatingPointError(
+            say(
+                f"{path} was not written: {name} holds infinities or NaN{reason}",
+                f"{path} 没有写入：{name} 含有无穷大或 NaN{reason}",
+            )
+        )
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -184,7 +329,7 @@ def read_back(path: Path, expected: dict[str, torch.Size | tuple[int, ...]]) -> 
         For each part of the model the Frobenius norm of all its updates, alpha / rank * up @ down, together.
 
     Raises:
-        UserError: tensors are missing, of another shape or not finite, or a part has learned nothing at all.
+        UserError: tensors are missing or of another shape, or a part has learned nothing at all.
     """
     tensors = load_adapter(path)
     problems = []
@@ -201,15 +346,6 @@ def read_back(path: Path, expected: dict[str, torch.Size | tuple[int, ...]]) -> 
             say(
                 f"{len(wrong)} tensors have the wrong shape, the first is {wrong[0]} (is, should be: {shapes}).",
                 f"{len(wrong)} 个张量形状不对，第一个是 {wrong[0]}（实际、应为：{shapes}）。",
-            )
-        )
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        problems.append(
-            say(
-                f"{len(broken)} tensors hold infinities or NaN, the first is {broken[0]}. Training has diverged: lower "
-                'the learning rate, use mixed_precision = "bf16" or "no", and go back to a file saved earlier.',
-                f"{len(broken)} 个张量含有无穷大或 NaN，第一个是 {broken[0]}。训练已发散："
-                '请降低学习率，改用 mixed_precision = "bf16" 或 "no"，并退回到更早保存的文件。',
             )
         )
     norms = {} if problems else _norms(tensors)
@@ -262,10 +398,16 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 # ---- Training state ----
+#
+# A folder holds one state or two generations of it, since Windows replaces no folder at a stroke. The older one is
+# overwritten; its description goes first and the new one's comes last, so at any moment one of the two is whole.
 
-STATE_FILE = "state.json"  # also what tells a state from any other folder
-ADAPTER_FILE = "adapter.safetensors"
-TRAINING_FILE = "training.pt"
+SLOTS = ("", "-2")  # behind the names of a generation's files
+
+
+def _state_files(slot: str) -> tuple[str, str, str]:
+    """The description, which makes the others count, the adapter and what else the training needs."""
+    return f"state{slot}.json", f"adapter{slot}.safetensors", f"training{slot}.pt"
 
 
 class Position(NamedTuple):
@@ -281,7 +423,8 @@ class State:
     """All that changes while training; never the base model. A few times the size of the LoRA.
 
     `optimizer`, `schedule` and `scaler` are what their `state_dict()` gives. Random numbers need no place here: they
-    follow from the seed and the step.
+    follow from the seed and the step. `facts` must hold "name" (of the run) and "config" (a dict by option) to be found
+    by `newest_state`, and "finished" where there is nothing left to do.
     """
 
     position: Position
@@ -290,79 +433,205 @@ class State:
     schedule: dict
     scaler: dict | None = None
     facts: dict = field(default_factory=dict)  # as JSON: what must be the same when going on, and the run's name
+    more: dict = field(default_factory=dict)  # tensors, numbers, texts: an average of the weights, the best loss, ...
+    notices: list[str] = field(default_factory=list)  # what the user should know of the reading; not saved
+
+
+class Candidate(NamedTuple):
+    """A training state as its description tells it; its tensors have not been read."""
+
+    folder: Path
+    position: Position
+    facts: dict
+    saved_at: float  # seconds since 1970
+
+
+class _Generation(NamedTuple):
+    slot: str
+    number: int  # counts up: the newest has the largest
+    saved_at: float
+    position: dict
+    facts: dict
+    checksums: dict[str, str]  # file -> SHA-256
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Write a training state; an older one of that name stays whole until the new one is.
+    """Write a training state; the newest whole one in the folder stays until the new one has been read back, and after.
 
     Raises:
-        UserError: the disk is full, or the like.
+        FloatingPointError: the adapter holds infinities or NaN, or the optimizer NaN; nothing is written.
+        UserError: the disk is full, or the like; its cause is the OSError.
     """
-    new, old = _beside(folder)
-    training = dict(optimizer=state.optimizer, schedule=state.schedule, scaler=state.scaler)
-    described = dict(position=state.position._asdict(), facts=state.facts)
+    adapter = {name: tensor.detach().cpu().contiguous() for name, tensor in state.adapter.items()}
+    training = dict(optimizer=state.optimizer, schedule=state.schedule, scaler=state.scaler, more=state.more)
+    _refuse(folder, (name for name, tensor in adapter.items() if not tensor.isfinite().all()))
+    _refuse(folder, (name for name, tensor in _plain_tensors(training) if tensor.isnan().any()))
+    data = [safetensors.torch.save(adapter), _pickle(training, {})]
     with _told(folder):
-        shutil.rmtree(new, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = next((generation for generation in _generations(folder) if _is_whole(folder, generation)), None)
+        slot = SLOTS[1] if kept and kept.slot == SLOTS[0] else SLOTS[0]
+        files = [folder / name for name in _state_files(slot)]
         try:
-            new.mkdir(parents=True)
-            _write_synced(new / ADAPTER_FILE, safetensors.torch.save({k: v.cpu() for k, v in state.adapter.items()}))
-            _write_synced(new / TRAINING_FILE, _pickle(training, {}))
-            _make_sure_it_can_be_read(new / TRAINING_FILE)
-            _write_synced(new / STATE_FILE, json.dumps(described, indent=2, ensure_ascii=False).encode())
-            _sync_folder(new)
-            if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.replace(folder, old)
-            os.replace(new, folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+            for path in files:
+                path.unlink(missing_ok=True)  # gives its space free
+            checksums = {path.name: _write_synced(path, content) for path, content in zip(files[1:], data, strict=True)}
+            _make_sure_it_can_be_read(files[2])
+            generation = _Generation(
+                slot,
+                kept.number + 1 if kept else 1,
+                time.time(),
+                state.position._asdict(),
+                state.facts,
+                checksums,
+            )
+            described = generation._asdict()
+            described["checksum"] = _checksum_of(described)
+            _write_whole(files[0], json.dumps(described, indent=2, ensure_ascii=False).encode())
+        except BaseException:
+            for path in files:
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # another generation lies there
+                folder.rmdir()
+            raise
+        _sync_folder(folder)
         _sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_state(folder: Path) -> State:
-    """Read a training state; tensors on the CPU.
+    """Read the newest whole training state of a folder; tensors on the CPU.
+
+    Where that is not the newest, `notices` says so.
 
     Raises:
         UserError: the folder is missing, damaged, or no state of this program.
     """
-    _, old = _beside(folder)
-    if not folder.exists() and old.exists():  # stopped between the two renames
-        folder = old
-    if not (folder / STATE_FILE).is_file():
+    described = [slot for slot in SLOTS if (folder / _state_files(slot)[0]).is_file()]
+    if not described:
         raise UserError(
             say(
-                f"resume = {folder}: there is no training state of this program ({STATE_FILE} is missing). Give a "
-                "folder named ...-state that save_state wrote. From a LoRA file, or from a state of "
+                f"resume = {folder}: there is no training state of this program ({_state_files(SLOTS[0])[0]} is "
+                "missing). Give a folder named ...-state that this program wrote. From a LoRA file, or from a state of "
                 "sd-scripts, take the LoRA as network_weights.",
-                f"resume = {folder}：这里没有本程序的训练状态（缺少 {STATE_FILE}）。"
-                "请填 save_state 写出的、名为 …-state 的文件夹。"
+                f"resume = {folder}：这里没有本程序的训练状态（缺少 {_state_files(SLOTS[0])[0]}）。"
+                "请填本程序写出的、名为 …-state 的文件夹。"
                 "如果只有 LoRA 文件，或是 sd-scripts 的状态，请把其中的 LoRA 填到 network_weights。",
             )
         )
-    try:
-        described = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        adapter = safetensors.torch.load_file(folder / ADAPTER_FILE)
-        training = torch.load(folder / TRAINING_FILE, map_location="cpu", weights_only=True)
-        return State(Position(**described["position"]), adapter, **training, facts=described["facts"])
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        pickle.UnpicklingError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ) as e:
-        raise UserError(
-            say(
-                f"resume = {folder}: the training state is damaged ({_reason(e)}). Take an older one, or the newest "
-                "LoRA file as network_weights.",
-                f"resume = {folder}：训练状态已损坏（{_reason(e)}）。"
-                "请换用更早的状态，或把最新的 LoRA 文件填到 network_weights。",
+    generations = _generations(folder)
+    for generation in generations:
+        if not _is_whole(folder, generation):
+            continue
+        state = _read_state(folder, generation)
+        if generation is not generations[0] or len(generations) < len(described):
+            step = state.position.global_step
+            state.notices.append(
+                say(
+                    f"the newest training state in {folder} is damaged; the one before it is used, of step {step}",
+                    f"{folder} 中最新的训练状态已损坏，改用它的前一份（第 {step} 步）",
+                )
             )
-        ) from e
+        return state
+    raise _damaged(folder, say("checksums do not match", "校验和不符"))
+
+
+def _read_state(folder: Path, generation: _Generation) -> State:
+    _, adapter, training = (folder / name for name in _state_files(generation.slot))
+    try:
+        return State(
+            Position(**generation.position),
+            safetensors.torch.load_file(adapter),
+            **torch.load(training, map_location="cpu", weights_only=True),
+            facts=generation.facts,
+        )
+    except (SafetensorError, RuntimeError, OSError, pickle.UnpicklingError, TypeError) as error:
+        raise _damaged(folder, _reason(error)) from error
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(
+        say(
+            f"resume = {folder}: the training state is damaged ({reason}). Take an older one, or the newest LoRA file "
+            "as network_weights; remove this folder to begin anew.",
+            f"resume = {folder}：训练状态已损坏（{reason}）。"
+            "请换用更早的状态，或把最新的 LoRA 文件填到 network_weights；若要从头开始，请删除该文件夹。",
+        )
+    )
+
+
+def candidates(output_dir: Path, output_name: str) -> list[Candidate]:
+    """All training states that runs of this output_name left, whatever name they got; newest first.
+
+    Only their descriptions are read.
+    """
+    found = []
+    for folder in output_dir.glob("*-state"):
+        for newest in _generations(folder)[:1]:
+            name = str(newest.facts.get("config", {}).get("output_name"))
+            if name.casefold() == output_name.casefold():
+                found.append(Candidate(folder, Position(**newest.position), newest.facts, newest.saved_at))
+    return sorted(found, key=lambda candidate: (candidate.saved_at, candidate.position.global_step), reverse=True)
+
+
+def newest_state(output_dir: Path, output_name: str) -> State | None:
+    """The state to go on from when the user just starts again: the newest whole one of a run that is not finished.
+
+    Returns:
+        The state, whose `notices` name those that are damaged; None: there is nothing to go on from.
+
+    Raises:
+        UserError: there are such states, but all are damaged.
+    """
+    newest_of_runs: dict[str | None, Candidate] = {}
+    problems: list[str] = []
+    for candidate in candidates(output_dir, output_name):
+        newest = newest_of_runs.setdefault(candidate.facts.get("name"), candidate)
+        if newest.facts.get("finished"):
+            continue
+        try:
+            state = load_state(candidate.folder)
+        except UserError as error:
+            problems += error.problems
+            continue
+        state.notices[:0] = problems
+        return state
+    if problems:
+        raise UserError(problems)
+    return None
+
+
+def _generations(folder: Path) -> list[_Generation]:
+    """Those whose description is whole; newest first."""
+    found = []
+    for slot in SLOTS:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            described = json.loads((folder / _state_files(slot)[0]).read_text(encoding="utf-8"))
+            if described.pop("checksum") == _checksum_of(described):
+                found.append(_Generation(**described))
+    return sorted(found, key=lambda generation: generation.number, reverse=True)
+
+
+def _is_whole(folder: Path, generation: _Generation) -> bool:
+    try:
+        return all(_checksum(folder / name) == checksum for name, checksum in generation.checksums.items())
+    except OSError:
+        return False
+
+
+def _checksum_of(described: dict) -> str:
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _plain_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors within dicts and lists; not the packages' own kinds, which may know no isnan."""
+    if type(value) is Tensor and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _plain_tensors(item, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _plain_tensors(item, f"{name}/{index}")
 
 
 def _make_sure_it_can_be_read(path: Path) -> None:
@@ -379,19 +648,44 @@ def _make_sure_it_can_be_read(path: Path) -> None:
         ) from error
 
 
-def _beside(folder: Path) -> tuple[Path, Path]:
-    """Where a state is written, and where an older one waits meanwhile."""
-    return folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-
-
 # ---- The disk ----
 
 
-def _write_synced(path: Path, data: bytes | memoryview) -> None:
+def _write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write beside and rename: whatever happens, `path` is the old file or the new one."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        _write_synced(temporary, data)
+        _replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, data: bytes | memoryview) -> str:
+    """Write, wait for the disk, and read back; gives the SHA-256."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    checksum = hashlib.sha256(data).hexdigest()
+    if _checksum(path) != checksum:
+        raise OSError(errno.EIO, say("the disk gives back something else than was written", "读回的内容与写入的不同"))
+    return checksum
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(source: Path, target: Path) -> None:
+    """os.replace; Windows refuses it for a moment while a virus scanner or a web UI reads the old file."""
+    for _ in range(20):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(0.1)
+    os.replace(source, target)
 
 
 def _sync_folder(folder: Path) -> None:
