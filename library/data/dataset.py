@@ -75,7 +75,7 @@ class Dataset:
 
     def _batch(self, samples: list[Sample], epoch: int, place: int) -> Batch:
         config = self.config
-        texts, sizes, weights, pictures = [], [], [], []
+        texts, sizes, weights, pictures, uses = [], [], [], [], []
         for offset, sample in enumerate(samples):
             rng = random.Random(f"{self.seed} {epoch} {place + offset}")
             fit = self.plan.fits[sample.image_path]
@@ -84,7 +84,7 @@ class Dataset:
             sizes.append(size_record((sample.width, sample.height), fit))
             weights.append(config.prior_loss_weight if sample.is_regularization else 1.0)
             if self.latents:
-                pictures.append(self.latents.get(sample, fit, flip))
+                uses.append((sample, fit, flip))
             else:
                 fit = crop_at_random(fit, rng) if config.random_crop else fit
                 colours = images.ColourChange.draw(rng) if config.color_aug else None
@@ -95,7 +95,7 @@ class Dataset:
             captions=texts,
             weights=torch.tensor(weights, dtype=torch.float32),
             sizes=sizes,
-            latents=torch.stack(pictures) if self.latents else None,
+            latents=self.latents.get_batch(uses) if self.latents else None,
             pixels=None if self.latents else images.to_pixels(pictures),
             conditioning=self.texts.get(texts, sizes) if self.texts else None,
         )
