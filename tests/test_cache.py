@@ -336,7 +336,7 @@ def photo(size):
 
 
 def test_a_photo_decoded_small_differs_by_less_than_a_grey_level(tmp_path, monkeypatch):
-    """By 0.53 on average, and nowhere by more than 3 of 255."""
+    """By 0.53 on average, and nowhere by more than 4 of 255."""
     photo((1600, 1200)).save(tmp_path / "a.jpg", quality=90)
     fit, sizes = Fit((256, 192), (256, 192), (0, 0)), []
     really = images._on_white
@@ -346,7 +346,7 @@ def test_a_photo_decoded_small_differs_by_less_than_a_grey_level(tmp_path, monke
     whole = images.load(tmp_path / "a.jpg", fit).astype(int)
     assert sizes == [(800, 600), (1600, 1200)]
     assert 0 < np.abs(small - whole).mean() < 0.6
-    assert np.abs(small - whole).max() <= 3
+    assert np.abs(small - whole).max() <= 4
 
 
 def test_a_photo_decoded_small_is_turned_upright_and_keeps_its_colour_space(tmp_path):
