@@ -1,11 +1,16 @@
 """What a run tells while it runs: one line per logged step, the same events in run.jsonl, TensorBoard on request.
 
 Losses arrive as tensors and are read only when a line is due: reading one on a GPU waits for all work queued before it.
+run.jsonl gets whole lines and survives a kill. A run that goes on from a state cuts the lines of the steps that it does
+again; lines that a full disk does not take wait in memory.
 """
 
 import json
+import os
 import sys
 import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,15 +21,16 @@ from library.messages import UserError, say
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal to redraw
 READ_SECONDS = 1.0  # at most so long are losses left unread, so a NaN is seen soon
+REMEMBERED = 100  # steps that `last_steps` can tell
 
 
 class Report:
     """Progress of one run.
 
     Args:
-        path: run.jsonl of this run; events are appended, one JSON object per line.
+        path: run.jsonl of this run; events are appended, one JSON object per line. Losses stand there with all digits.
         step_count: optimizer steps of the whole run.
-        first_step: steps already done, when a run is continued.
+        first_step: steps already done, when a run is continued; what the file tells of later ones is cut.
         logging_dir: where TensorBoard's files go, if they are wanted.
         stream: where lines go; a progress bar only where it is a terminal.
     """
@@ -40,16 +46,37 @@ class Report:
     ):
         self.step_count, self.step = step_count, first_step
         self.stream = stream or sys.stdout
-        self.events = path.open("a", encoding="utf-8")
-        self.writer = _tensorboard(logging_dir) if logging_dir else None
+        self.epoch_losses: list[float] = []
+        self.epochs_told = 0  # the last one whose mean stands in the file
+        self.recent: deque[str] = deque(maxlen=REMEMBERED)
+        if path.exists():
+            self._go_on(path)
+        self.events = path.open("ab", buffering=0)
+        self.unwritten = bytearray()
+        self.writer = _tensorboard(logging_dir, first_step) if logging_dir else None
         on_terminal = self.stream.isatty()
         self.bar = tqdm(
             total=step_count, initial=first_step, file=self.stream, disable=not on_terminal, dynamic_ncols=True
         )
         self.waiting: list[tuple[int, int, Tensor, dict[str, float]]] = []
-        self.epoch_losses: list[float] = []
         self.started = self.last_read = self.last_line = time.monotonic()
         self.first_step = first_step
+
+    def _go_on(self, path: Path) -> None:
+        """Cut a line that a kill tore and those of steps after `self.step`; take up the mean of an epoch begun."""
+        with path.open("r+b") as file:
+            whole = 0
+            for line in file:
+                event = _parsed(line)
+                if not line.endswith(b"\n") or event.get("step", 0) > self.step:
+                    break
+                whole += len(line)
+                if event.get("event") == "step":
+                    self.epoch_losses.append(event["loss"])
+                    self.recent.append(line.decode().rstrip())
+                elif event.get("event") == "epoch":
+                    self.epoch_losses, self.epochs_told = [], event["epoch"]
+            file.truncate(whole)
 
     def say(self, text: str) -> None:
         """One line for the person, above the progress bar."""
@@ -59,10 +86,31 @@ class Report:
 
     def event(self, kind: str, **values: Any) -> None:
         """One line of run.jsonl: {"event": kind, "time": seconds since 1970, ...}."""
-        self.events.write(
-            json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False) + "\n"
-        )
-        self.events.flush()
+        line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+        if kind == "step":
+            self.recent.append(line)
+        self.unwritten += line.encode() + b"\n"
+        with suppress(OSError):  # `flush` and `close` tell
+            self._write()
+
+    def _write(self) -> None:
+        while self.unwritten:  # a disk that gets full takes a part
+            del self.unwritten[: self.events.write(self.unwritten)]
+
+    def flush(self) -> None:
+        """Read what waits and bring all lines to the disk: a state must not know of steps that run.jsonl does not.
+
+        Raises:
+            OSError: the disk is full, or the like; the lines wait, and the next call tries again.
+            FloatingPointError: see `losses`.
+        """
+        self.read()
+        self._write()
+        os.fsync(self.events.fileno())
+
+    def last_steps(self, count: int) -> list[str]:
+        """The lines of the last steps whose losses have been read, oldest first; for the report of a crash."""
+        return list(self.recent)[-count:]
 
     def losses(self, epoch: int, step: int, loss: Tensor, learning_rates: dict[str, float]) -> None:
         """Take note of a step; its loss (a scalar tensor) is read when a line is due.
@@ -116,23 +164,43 @@ class Report:
     def epoch_end(self, epoch: int) -> None:
         """Write down the epoch's mean loss and begin a new one."""
         self.read()
-        self.event("epoch", epoch=epoch, step=self.step, loss=self.average())
-        if self.writer and self.epoch_losses:
-            self.writer.add_scalar("loss/epoch_average", self.average(), epoch)
-        self.epoch_losses = []
+        if epoch > self.epochs_told:  # a state of an epoch's last step is older than the epoch's end
+            self.event("epoch", epoch=epoch, step=self.step, loss=self.average())
+            if self.writer and self.epoch_losses:
+                self.writer.add_scalar("loss/epoch_average", self.average(), epoch)
+        self.epoch_losses, self.epochs_told = [], epoch
 
     def close(self) -> None:
         """Read what waits and close the files."""
         try:
             self.read()
+            with suppress(OSError):
+                self._write()
         finally:
             self.bar.close()
             self.events.close()
+            if self.unwritten:
+                lost = self.unwritten.count(b"\n")
+                self.say(
+                    say(
+                        f"{self.events.name} lacks its last {lost} line(s): the disk did not take them",
+                        f"{self.events.name} 缺少最后 {lost} 行：磁盘无法写入",
+                    )
+                )
             if self.writer:
                 self.writer.close()
 
 
-def _tensorboard(folder: Path) -> Any:
+def _parsed(line: bytes) -> dict:
+    """The event of a line; an empty one where something else damaged the line."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _tensorboard(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -144,4 +212,4 @@ def _tensorboard(folder: Path) -> Any:
                 "（run.jsonl 里有同样的数据）。",
             )
         ) from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=first_step + 1)
