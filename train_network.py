@@ -174,9 +174,12 @@ class Training:
 def build(prepared: Prepared) -> Training:
     """Load the model, encode what is encoded once, and hook the adapters in."""
     import torch
+    from torch.nn import functional
 
     from library import adapters, diffusion, families, optimizers, schedules
+    from library.adapters import linear_ops, recipes
     from library.data.dataset import Dataset
+    from library.families import unet_forward
 
     config, machine = prepared.config, prepared.machine
     family = families.open_model(
@@ -197,10 +200,9 @@ def build(prepared: Prepared) -> Training:
     for name, module in parts.items():  # what is in the caches is not needed on the device
         is_cached = (name == "vae" and latents) or (name.startswith("text_encoder") and texts)
         module.to("cpu" if is_cached else machine.device)
-    if config.gradient_checkpointing:
-        parts["unet"].train().enable_gradient_checkpointing()  # both kinds of model recompute in training mode only
+    if config.gradient_checkpointing and trains_text_encoder(config):
         for name in parts:
-            if name.startswith("text_encoder") and trains_text_encoder(config):
+            if name.startswith("text_encoder"):  # recomputes in training mode only
                 parts[name].train().gradient_checkpointing_enable({"use_reentrant": False})
 
     rates = optimizers.learning_rates(
@@ -221,9 +223,19 @@ def build(prepared: Prepared) -> Training:
     )
     if prepared.start:
         attached.load_state_dict(prepared.start)
+    parts["unet"].forward = unet_forward.UNetForward(
+        parts["unet"],
+        linear_ops.FAST,
+        recipes,
+        functional.scaled_dot_product_attention,
+        checkpointed=unet_forward.units(parts["unet"]) if config.gradient_checkpointing else (),
+        is_random=bool(config.network_dropout),
+    )
+    optimizer_type = "AdamW8bit" if config.use_8bit_adam else config.optimizer_type
+    trained = attached.parts(is_flat=optimizers.is_shape_blind(optimizer_type))
     built = optimizers.build(
-        "AdamW8bit" if config.use_8bit_adam else config.optimizer_type,
-        optimizers.parameter_groups(attached.parts(), config.unet_lr, config.text_encoder_lr, config.learning_rate),
+        optimizer_type,
+        optimizers.parameter_groups(trained, config.unet_lr, config.text_encoder_lr, config.learning_rate),
         learning_rate=config.learning_rate,
         args=prepared.optimizer_args,
     )
@@ -324,7 +336,10 @@ def train(prepared: Prepared, training: Training, report: Any, save: Any, previe
             if step == plan.step_count:
                 break
             seed_step(generator, prepared.seed, step)
-            loss = sum(backward(training, prepared, batch, generator, len(group)) for batch in group)
+            loss = 0
+            for batch in group:
+                loss = loss + backward(training, prepared, draw(training, prepared, batch, generator), len(group))
+                training.adapters.gather()
             if config.max_grad_norm:
                 training.scaler.unscale_(training.optimizer)
                 torch.nn.utils.clip_grad_norm_(training.adapters.parameters(), config.max_grad_norm)
@@ -332,7 +347,7 @@ def train(prepared: Prepared, training: Training, report: Any, save: Any, previe
             training.scaler.step(training.optimizer)
             training.scaler.update()
             training.schedule.step()
-            training.optimizer.zero_grad(set_to_none=True)
+            training.adapters.refresh()
             if config.scale_weight_norms:
                 training.adapters.limit_norms(config.scale_weight_norms)
             step += 1
@@ -352,29 +367,49 @@ def train(prepared: Prepared, training: Training, report: Any, save: Any, previe
     return step
 
 
-def backward(training: Training, prepared: Prepared, batch: Batch, generator: Any, share: int) -> Any:
+@dataclasses.dataclass
+class Inputs:
+    """What the network is shown in one pass and what it should answer, on the device."""
+
+    noisy: Any  # (B, C, h, w) float32
+    t: Any  # (B,) timesteps
+    target: Any  # (B, C, h, w) float32
+    weights: Any  # (B,) of the losses
+    conditioning: Any  # contracts.Conditioning, or None: the captions are encoded in the pass
+    captions: list[str]
+    sizes: Any  # (B, 6)
+
+
+def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -> Inputs:
+    """Everything that is left to chance, and what can be done beforehand: on the CPU, where cached latents are."""
+    from library import diffusion, losses
+
+    config, process, family = prepared.config, training.process, training.family
+    latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents
+    t = process.draw_timesteps(len(latents), generator)
+    noise = diffusion.draw_noise(latents, generator, config.noise_offset)
+    noisy, target = process.corrupt(latents, noise, t)
+    weights = batch.weights
+    if config.min_snr_gamma:
+        weights = weights * losses.min_snr_weight(process.snr(t), config.min_snr_gamma, family.noise.objective)
+    place = prepared.machine.place
+    conditioning = batch.conditioning and batch.conditioning.map(place)
+    tensors = [place(tensor) for tensor in (noisy, t, target, weights)]
+    return Inputs(*tensors, conditioning, batch.captions, place(batch.sizes))
+
+
+def backward(training: Training, prepared: Prepared, inputs: Inputs, share: int) -> Any:
     """Forward and backward of one batch; its loss, a scalar on the device, divided by the batches of the step."""
     import torch
 
-    from library import diffusion, losses
+    from library import losses
 
-    config, family, device = prepared.config, training.family, prepared.machine.device
-    latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents
-    latents = latents.to(device)
-    if batch.conditioning is None:
-        with torch.set_grad_enabled(trains_text_encoder(config)):
-            conditioning = family.encode_captions(batch.captions, batch.sizes.to(device))
-    else:
-        conditioning = batch.conditioning.to(device)
-    t = training.process.draw_timesteps(len(latents), generator)
-    noise = diffusion.draw_noise(latents, generator, config.noise_offset)
-    noisy, target = training.process.corrupt(latents, noise, t)
-    prediction = family.predict(noisy, t.to(device), conditioning)
-
-    weights = batch.weights
-    if config.min_snr_gamma:
-        weights = weights * losses.min_snr_weight(training.process.snr(t), config.min_snr_gamma, family.noise.objective)
-    loss = (losses.per_sample(prediction, target) * weights.to(device)).mean() / share
+    conditioning = inputs.conditioning
+    if conditioning is None:
+        with torch.set_grad_enabled(trains_text_encoder(prepared.config)):
+            conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
+    prediction = training.family.predict(inputs.noisy, inputs.t, conditioning)
+    loss = (losses.per_sample(prediction, inputs.target) * inputs.weights).mean() / share
     training.scaler.scale(loss).backward()
     return loss.detach()
 

@@ -7,6 +7,7 @@ Letters of shapes, everywhere in the project:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -46,10 +47,9 @@ class Conditioning:
     pooled: Tensor | None = None  # (B, D2) one per caption: SDXL
     sizes: Tensor | None = None  # (B, 6) original height, width, crop top, left, target height, width: SDXL
 
-    def to(self, device: torch.device | str) -> Conditioning:
-        """The same on a device."""
-        moved = (part if part is None else part.to(device) for part in (self.states, self.pooled, self.sizes))
-        return Conditioning(*moved)
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
+        """The same with a function applied to each tensor."""
+        return Conditioning(*(x if x is None else function(x) for x in (self.states, self.pooled, self.sizes)))
 
 
 @dataclass
@@ -82,6 +82,7 @@ class Target(NamedTuple):
     saved_as: str  # "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     part: str  # "text_encoder", "text_encoder_2" or "unet"
     needs_conv_dim: bool = False  # adapted only where conv_dim is given (resnets, down- and upsamplers)
+    shares_input: str | None = None  # layers of one such name are given the same input
 
 
 class Family(Protocol):

@@ -25,6 +25,12 @@ class Device:
         """fp16 gradients below 6e-8 would become zero: the loss is scaled up before the backward pass."""
         return self.dtype == torch.float16
 
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor on the device; from page-locked memory where that lets the host go on at once."""
+        if tensor.device.type == "cpu" and self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
 
 def choose(device: str = "auto", mixed_precision: str = "auto") -> Device:
     """Find the device and the number format.

@@ -55,6 +55,14 @@ def build(name: str, groups: list[dict], *, learning_rate: float, args: dict[str
     return OPTIMIZERS[of_lower[name.lower()]](groups, learning_rate, args)
 
 
+SHAPE_BLIND = {"adamw", "adamw8bit", "lion", "prodigy", "adam", "sgd", "sgdnesterov"}
+
+
+def is_shape_blind(name: str) -> bool:
+    """Whether an optimizer does the same to one flat tensor as to many: it looks at numbers and sums, not at shapes."""
+    return name.lower() in SHAPE_BLIND
+
+
 def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
     """["weight_decay=0.1", "betas=0.9,0.99"] -> {"weight_decay": 0.1, "betas": (0.9, 0.99)}.
 
@@ -149,19 +157,28 @@ class Lion(Optimizer):
     def __init__(self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
 
+        self._step_supports_amp_scaling = True  # GradScaler hands over `found_inf` and does not read it: no stall
+
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
-        """One step from the gradients at hand."""
+        """One step from the gradients at hand; none where GradScaler found an infinite one."""
         assert closure is None
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         for group in self.param_groups:
             lr, (beta1, beta2) = group["lr"], group["betas"]
             for parameter in group["params"]:
-                if parameter.grad is None:
+                gradient = parameter.grad
+                if gradient is None:
                     continue
+                if scale is not None:
+                    gradient.div_(scale)
                 momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                direction = momentum.lerp(parameter.grad, 1 - beta1).sign_()
-                parameter.mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr)
-                momentum.lerp_(parameter.grad, 1 - beta2)
+                if found_inf is not None:  # then everything below leaves things as they are
+                    gradient = torch.where(found_inf > 0, momentum, gradient)
+                share = 1.0 if found_inf is None else 1 - found_inf
+                direction = momentum.lerp(gradient, 1 - beta1).sign_()
+                parameter.sub_((direction + parameter * group["weight_decay"]) * (lr * share))
+                momentum.lerp_(gradient, 1 - beta2)
 
 
 def _plain(path: str, package: str | None = None, **defaults) -> Callable[..., Built]:
@@ -177,7 +194,7 @@ def _plain(path: str, package: str | None = None, **defaults) -> Callable[..., B
             raise UserError(
                 say(f"optimizer_args: {cls.__name__}: {error}", f"optimizer_args：{cls.__name__} 不接受：{error}")
             ) from error
-        settings = ", ".join(f"{key}={value}" for key, value in args.items())
+        settings = ", ".join(f"{key}={value}" for key, value in args.items() if key != "fused")
         return Built(optimizer, f"{cls.__module__}.{cls.__name__}({settings})", [])
 
     return row
@@ -253,14 +270,14 @@ def _why_no_bitsandbytes(path: str, device: torch.device) -> str:
 
 
 OPTIMIZERS: dict[str, Callable[..., Built]] = {  # (groups, learning_rate, args) -> Built
-    "AdamW": _plain("torch.optim.AdamW"),
+    "AdamW": _plain("torch.optim.AdamW", fused=True),
     "AdamW8bit": _adamw8bit,
     "Lion": _plain(f"{__name__}.Lion"),
     "Prodigy": _prodigy,
     "Adafactor": _adafactor,
-    "Adam": _plain("torch.optim.Adam"),
-    "SGD": _plain("torch.optim.SGD"),
-    "SGDNesterov": _plain("torch.optim.SGD", momentum=0.9, nesterov=True),
+    "Adam": _plain("torch.optim.Adam", fused=True),
+    "SGD": _plain("torch.optim.SGD", fused=True),
+    "SGDNesterov": _plain("torch.optim.SGD", fused=True, momentum=0.9, nesterov=True),
 }
 
 

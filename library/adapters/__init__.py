@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from library.adapters.arena import Arena
 from library.adapters.lora import LoraLayer
 from library.contracts import Target
 from library.messages import UserError, say
@@ -47,7 +48,7 @@ def attach(
     """
     if module not in KINDS:
         raise UserError(_unknown_kind(module))
-    layers, parts = {}, {}
+    layers, parts, groups = {}, {}, {}
     for target in targets:
         if target.needs_conv_dim and conv_rank is None:
             continue
@@ -64,8 +65,13 @@ def attach(
             seed=seed,
             name=target.saved_as,
         )
+        layer = layers[target.saved_as]
         parts.setdefault(target.part, []).append(target.saved_as)
-    return Adapters(layers, parts)
+        alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha)
+        groups.setdefault(target.part, {}).setdefault(alike if target.shares_input else target.saved_as, []).append(
+            layer
+        )
+    return Adapters(layers, parts, {part: Arena(list(group.values())) for part, group in groups.items()})
 
 
 class Adapters:
@@ -74,22 +80,53 @@ class Adapters:
     Args:
         layers: name in the file -> adapter, in the order of the file.
         parts: "text_encoder", "unet", ... -> names of their layers.
+        arenas: the same parts -> the memory of their layers.
     """
 
-    def __init__(self, layers: dict[str, LoraLayer], parts: dict[str, list[str]]):
+    def __init__(self, layers: dict[str, LoraLayer], parts: dict[str, list[str]], arenas: dict[str, Arena]):
         self.layers = layers
+        self.arenas = arenas
         self._names_of = parts
+        self._single: dict[nn.Parameter, tuple[Arena, Tensor]] = {}  # see `parts`
 
-    def parts(self) -> dict[str, list[nn.Parameter]]:
-        """What is trained in each part of the model, in the order of the targets."""
+    def parts(self, *, is_flat: bool = True) -> dict[str, list[nn.Parameter]]:
+        """What the optimizer is to change in each part of the model, float32.
+
+        Args:
+            is_flat: one tensor for all layers of a part. False: each layer's `down` and `up`, in the order of the
+                targets, for optimizers that look at shapes.
+        """
+        if is_flat:
+            return {part: [arena.master] for part, arena in self.arenas.items()}
         return {
-            part: [parameter for name in names for parameter in self.layers[name].parameters()]
+            part: [self._own(self.arenas[part], view) for name in names for view in self.layers[name].masters()]
             for part, names in self._names_of.items()
         }
 
+    def _own(self, arena: Arena, view: Tensor) -> nn.Parameter:
+        parameter = nn.Parameter(view)
+        self._single[parameter] = (arena, view)
+        return parameter
+
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained; float32."""
-        return [parameter for parameters in self.parts().values() for parameter in parameters]
+        """Everything that is trained, float32, one flat tensor for each part."""
+        return [arena.master for arena in self.arenas.values()]
+
+    def gather(self) -> None:
+        """After each backward pass: its gradients go to what the optimizer changes, in float32."""
+        for arena in self.arenas.values():
+            arena.gather()
+        for parameter, (arena, view) in self._single.items():
+            parameter.grad = arena.master.grad.as_strided(view.shape, view.stride(), view.storage_offset())
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """After each step of the optimizer: what it changed is seen by the model, and the gradients are forgotten."""
+        for arena in self.arenas.values():
+            arena.refresh()
+            arena.clear()
+        for parameter in self._single:
+            parameter.grad = None
 
     @property
     def multiplier(self) -> float:
@@ -105,8 +142,7 @@ class Adapters:
         """The file's tensors under the file's names; float32, not copied: the next step changes them."""
         tensors = {}
         for name, layer in self.layers.items():
-            tensors[f"{name}.lora_down.weight"] = layer.down.detach()
-            tensors[f"{name}.lora_up.weight"] = layer.up.detach()
+            tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = layer.masters()
             tensors[f"{name}.alpha"] = torch.tensor(layer.alpha)
         return tensors
 
@@ -121,8 +157,10 @@ class Adapters:
         if problems:
             raise UserError(problems, say("the LoRA does not fit this run:", "该 LoRA 与本次训练的设置不符："))
         for name, layer in self.layers.items():
-            layer.down.copy_(tensors[f"{name}.lora_down.weight"])
-            layer.up.copy_(tensors[f"{name}.lora_up.weight"])
+            for master, end in zip(layer.masters(), ("down", "up"), strict=True):
+                master.copy_(tensors[f"{name}.lora_{end}.weight"])
+        for arena in self.arenas.values():
+            arena.refresh()
 
     def limit_norms(self, maximum: float) -> Tensor:
         """Shrink each layer's update whose norm is larger than `maximum`.
@@ -130,7 +168,10 @@ class Adapters:
         Returns:
             () how many were; on the device: reading it stalls the step.
         """
-        return torch.stack([layer.limit_norm(maximum) for layer in self.layers.values()]).sum()
+        count = torch.stack([layer.limit_norm(maximum) for layer in self.layers.values()]).sum()
+        for arena in self.arenas.values():
+            arena.refresh()
+        return count
 
     def norms(self) -> dict[str, float]:
         """What was learned in each part: the Frobenius norm of all its updates together."""
@@ -140,9 +181,10 @@ class Adapters:
         }
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the weights; parameters stay the same objects, so an optimizer that holds them goes on."""
-        for parameter in self.parameters():
-            parameter.data = parameter.data.to(device)
+        """Move the weights; what the optimizer holds in flat form stays the same objects."""
+        assert not self._single, "an optimizer holds views of the old memory"
+        for arena in self.arenas.values():
+            arena.to(device)
         return self
 
     def train(self, mode: bool = True) -> Self:

@@ -1,11 +1,31 @@
-"""The arithmetic of a low-rank update, as functions of tensors: `y = base + scale * up(down(x))`.
+"""Frozen layers with their low-rank updates, `y = W x + b + scale * up(down(x))`: the plain way and the fast way.
 
-These are the plain versions, which autograd differentiates. A faster function stands beside its plain one, takes the
-same arguments, and is tested against it, forward and gradients.
+The plain functions, `linear` and `conv2d`, say what is computed; autograd differentiates them. The fast ones do the
+same with fewer passes over memory and keep less for the backward pass:
+
+    the update is added to the layer's output in place (addmm), its scale folded in
+    nothing is kept but the input, or what it can quickly be made from again (a recipe), and the r inner values
+    gradients of down and up are added to where the optimizer reads them; autograd never sees them
+    layers that share an input share the product with their stacked `down`; the captions' key and value layers of the
+      whole U-Net are one batch of products
+    a frozen convolution keeps nothing of its own: the gradient of its input follows from its weight alone
+
+Per layer that is 6 operators beyond the frozen layer's own, forward and backward, instead of 14 (docs/log.md).
+
+FAST and PLAIN hold the same three functions, so that a model's forward pass can be run with either.
 """
 
-from torch import Tensor
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
+
+from library.adapters.recipes import Recipe
+
+aten = torch.ops.aten
 
 
 def linear(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -22,9 +42,9 @@ def linear(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float, mask
     Returns:
         (..., m) in base's dtype.
     """
-    inner = functional.linear(x, down.to(x.dtype))  # fp32 weights follow x; their gradients come back as fp32
+    inner = functional.linear(x, down)
     inner = inner * (scale if mask is None else mask * scale)  # on the r inner values, which are fewer than the m outer
-    return base + functional.linear(inner, up.to(inner.dtype))
+    return base + functional.linear(inner, up)
 
 
 def conv2d(
@@ -52,6 +72,409 @@ def conv2d(
     Returns:
         (B, m, h, w) in base's dtype.
     """
-    inner = functional.conv2d(x, down.to(x.dtype), stride=stride, padding=padding, dilation=dilation)
+    inner = functional.conv2d(x, down, stride=stride, padding=padding, dilation=dilation)
     inner = inner * (scale if mask is None else mask * scale)
-    return base + functional.conv2d(inner, up.to(inner.dtype))
+    return base + functional.conv2d(inner, up)
+
+
+class Update(NamedTuple):
+    """The low-rank update of one layer for one forward pass, in the layer's dtype, as matrices also for convolutions."""
+
+    down: Tensor  # (r, n), or (r, n k k)
+    up: Tensor  # (m, r)
+    down_grad: Tensor  # like down: the gradient is added to it
+    up_grad: Tensor
+    scale: float
+    leaf: Tensor  # any tensor that asks for gradients, so that autograd comes by
+    stack: "Stack | None" = None
+    mask_of: "Masks | None" = None  # draws dropout masks; None: no dropout
+
+
+class Masks(NamedTuple):
+    """Dropout of the r inner values."""
+
+    dropout: float  # of single values
+    rank_dropout: float  # of whole channels, for each sample
+
+    def draw(self, inner: Tensor, channel_dim: int) -> Tensor:
+        """Factors that broadcast against `inner`: 0 or what makes up for the dropped ones."""
+        mask = functional.dropout(inner.new_ones(inner.shape), self.dropout) if self.dropout else None
+        if self.rank_dropout:
+            shape = [size if dim in (0, channel_dim % inner.dim()) else 1 for dim, size in enumerate(inner.shape)]
+            channels = functional.dropout(inner.new_ones(shape), self.rank_dropout)
+            mask = channels if mask is None else mask * channels
+        return mask
+
+
+class Stack(NamedTuple):
+    """Updates of L layers of one shape that share an input, side by side in memory."""
+
+    layers: list[nn.Module]
+    down: Tensor  # (L r, n)
+    up: Tensor  # (L, m, r)
+    down_grad: Tensor
+    up_grad: Tensor
+
+
+def update_of(layer: nn.Module) -> Update | None:
+    """What an adapter adds to this layer now; None: nothing."""
+    adapter = layer.__dict__.get("adapter")
+    return None if adapter is None else adapter.update()
+
+
+def _is_unusual(layer: nn.Module) -> bool:
+    """Whether something else has taken the place of the layer's `forward`: then it must be asked."""
+    adapter = layer.__dict__.get("adapter")
+    return "forward" in layer.__dict__ and not (adapter and adapter.is_low_rank)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def project(source: Tensor, layers: Sequence[nn.Module], recipe: Recipe | None = None) -> list[Tensor]:
+    """Linear layers (or 1x1 convolutions, on tokens) of one input, with their updates.
+
+    Args:
+        source: (B, T, n) the layers' input, or what `recipe` makes it from.
+
+    Returns:
+        (B, T, m) for each layer.
+    """
+    if any(_is_unusual(layer) for layer in layers):
+        return plain_project(source, layers, recipe)
+    updates = [update_of(layer) for layer in layers]
+    leaf = next((update.leaf for update in updates if update), None)
+    return list(_Project.apply(source, recipe, layers, updates, leaf))
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, source, recipe, layers, updates, leaf):
+        x = source if recipe is None else recipe(source)
+        rows = x.flatten(0, -2)  # (N, n)
+        stack = _common_stack(layers, updates)
+        if stack and _order_of(updates[0], frozen_matrix(layers[0]), rows) != THIN:
+            stack = None
+        inner = rows @ stack.down.T if stack else None  # (N, L r)
+        inners, masks, outputs = [], [], []
+        for index, (layer, update) in enumerate(zip(layers, updates, strict=True)):
+            weight, h, mask = frozen_matrix(layer), None, None
+            if update and _order_of(update, weight, rows).merges_forward:
+                weight = torch.addmm(weight, update.up, update.down, alpha=update.scale)
+            elif update:
+                rank = len(update.down)
+                h = inner[:, index * rank : (index + 1) * rank] if stack else rows @ update.down.T
+                if update.mask_of:
+                    h = h.unflatten(0, x.shape[:-1])
+                    mask = update.mask_of.draw(h, -1).expand_as(h).flatten(0, -2)
+                    h = h.flatten(0, -2) * mask
+            y = rows @ weight.T if layer.bias is None else torch.addmm(layer.bias, rows, weight.T)
+            if h is not None:
+                y.addmm_(h, update.up.T, alpha=update.scale)
+            outputs.append(y.unflatten(0, x.shape[:-1]))
+            is_whole = stack is not None and mask is None  # then `inner` is kept in one piece
+            inners.append(None if is_whole else h)
+            masks.append(mask)
+        ctx.recipe, ctx.layers, ctx.updates, ctx.stack = recipe, layers, updates, stack
+        ctx.shape, ctx.leading = source.shape, x.shape[:-1]
+        needs_source = leaf is not None or recipe is not None
+        ctx.save_for_backward(source if needs_source else None, inner, *inners, *masks)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        source, inner, *rest = ctx.saved_tensors
+        count = len(ctx.layers)
+        inners, masks = rest[:count], rest[count:]
+        recipe, stack = ctx.recipe, ctx.stack
+        wants_input = ctx.needs_input_grad[0]
+        x, kept = (source, None) if recipe is None else recipe.again(source)
+        rows = None if x is None else x.flatten(0, -2)
+
+        result = None  # (N, n) gradient of the rows
+        spread = None  # (N, L r) gradient of the inner values
+        if stack:
+            spread = rows.new_empty(len(rows), len(stack.down))
+        for index, (layer, update, gradient) in enumerate(zip(ctx.layers, ctx.updates, gradients, strict=True)):
+            gradient = gradient.flatten(0, -2)
+            weight = frozen_matrix(layer)
+            order = _order_of(update, weight, rows) if update else None
+            if order and order.merges_backward and wants_input:
+                merged = torch.addmm(weight, update.up, update.down, alpha=update.scale)
+                result = gradient @ merged if result is None else result.addmm_(gradient, merged)
+            elif wants_input:
+                result = gradient @ weight if result is None else result.addmm_(gradient, weight)
+            if not update:
+                continue
+            if order.is_dense:
+                whole = gradient.T @ rows  # (m, n) the gradient of the whole weight
+                update.down_grad.addmm_(update.up.T, whole, alpha=update.scale)
+                update.up_grad.addmm_(whole, update.down.T, alpha=update.scale)
+                if wants_input and not order.merges_backward:
+                    result.addmm_(gradient @ update.up, update.down, alpha=update.scale)
+                continue
+            rank = len(update.down)
+            part = slice(index * rank, (index + 1) * rank)
+            h, mask = inners[index], masks[index]
+            if h is None:
+                h = inner[:, part] if stack else rows @ update.down.T
+            z = spread[:, part] if stack else rows.new_empty(len(rows), rank)
+            torch.addmm(z, gradient, update.up, beta=0, alpha=update.scale, out=z)
+            if mask is not None:
+                z.mul_(mask)
+            update.up_grad.addmm_(gradient.T, h, alpha=update.scale)
+            if not stack:
+                update.down_grad.addmm_(z.T, rows)
+                if wants_input and not order.merges_backward:
+                    result.addmm_(z, update.down)
+        if stack:
+            stack.down_grad.addmm_(spread.T, rows)
+            if wants_input:
+                result.addmm_(spread, stack.down)
+        if not wants_input:
+            return (None,) * 5
+        result = result.unflatten(0, ctx.leading)
+        if recipe is not None:
+            result = recipe.backward(result, source, kept)
+        return result.view(ctx.shape), None, None, None, None
+
+
+class Order(NamedTuple):
+    """In which order the three matrices of a layer are multiplied."""
+
+    merges_forward: bool  # x (W + scale up down)
+    merges_backward: bool  # the same for the gradient of x
+    is_dense: bool  # gradients of down and up by way of that of the whole weight
+
+
+@lru_cache(maxsize=4096)
+def best_order(tokens: int, n: int, m: int, rank: int, *, may_merge: bool) -> Order:
+    """The order with the fewest multiplications.
+
+    Args:
+        may_merge: W + scale up down is exact enough: only in float32 and float64. In half precision the rounding of the
+            sum swallows most of a small update (21 % of it at 1/1000 of W in fp16, 80 % in bf16).
+
+    Source: the costs are those of Cherniuk et al. 2023, "Run LoRA Run", arXiv:2312.03415, without their assumption that
+        inner values are never kept.
+    """
+    thin = tokens * rank  # of a product with one of the thin matrices, per row or column of W
+    merge = rank * n * m
+    forward = {False: thin * (n + m), True: merge} if may_merge else {False: thin * (n + m)}
+    merges_forward = min(forward, key=forward.get)
+    again = thin * n if merges_forward else 0  # the inner values were not made in the forward pass
+    backward = {
+        (False, False): thin * (2 * n + 2 * m) + again,
+        (False, True): tokens * n * m + 2 * merge + thin * (n + m),
+    }
+    if may_merge:
+        backward[True, False] = thin * (n + 2 * m) + again + merge
+        backward[True, True] = tokens * n * m + 3 * merge
+    return Order(merges_forward, *min(backward, key=backward.get))
+
+
+THIN = Order(False, False, False)
+
+
+def _order_of(update: Update, weight: Tensor, rows: Tensor) -> Order:
+    if update.mask_of:
+        return THIN
+    may_merge = weight.dtype in (torch.float32, torch.float64)
+    return best_order(len(rows), weight.shape[1], weight.shape[0], len(update.down), may_merge=may_merge)
+
+
+def _common_stack(layers: Sequence[nn.Module], updates: Sequence[Update | None]) -> Stack | None:
+    """The stack that holds the updates of these layers and no others, if it pays to use it."""
+    stack = updates[0].stack if updates[0] else None
+    if stack is None or len(stack.layers) != len(layers) or len(layers) == 1:
+        return None
+    if None in updates or any(a is not b for a, b in zip(stack.layers, layers, strict=True)):
+        return None
+    return stack
+
+
+def frozen_matrix(layer: nn.Module) -> Tensor:
+    """(m, n) the frozen weight of a linear layer or a 1x1 convolution."""
+    return layer.weight.flatten(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """Many linear layers of one input, the captions' states: one product for all updates of one shape.
+
+    Args:
+        context: (B, S, n).
+
+    Returns:
+        (B, S, m) for each layer.
+    """
+    found: dict[nn.Module, Tensor] = {}
+    for layer in layers:
+        if layer in found:
+            continue
+        update = None if _is_unusual(layer) else update_of(layer)
+        stack = update.stack if update else None
+        if stack and len(stack.layers) > 1 and set(stack.layers) <= set(layers):
+            whole = _ProjectStack.apply(context, stack, update, update.leaf)
+            found.update(zip(stack.layers, whole.unbind(0), strict=True))
+        else:
+            found[layer] = project(context, [layer])[0]
+    return [found[layer] for layer in layers]
+
+
+class _ProjectStack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, context, stack, update, leaf):
+        rows = context.flatten(0, -2)
+        count, outputs, rank = stack.up.shape
+        result = rows.new_empty(count, len(rows), outputs)
+        for layer, own in zip(stack.layers, result, strict=True):
+            if layer.bias is None:
+                torch.mm(rows, frozen_matrix(layer).T, out=own)
+            else:
+                torch.addmm(layer.bias, rows, frozen_matrix(layer).T, out=own)
+        inner = (rows @ stack.down.T).unflatten(1, (count, rank)).transpose(0, 1)  # (L, N, r)
+        mask = None
+        if update.mask_of:
+            shaped = inner.unflatten(1, context.shape[:-1]).transpose(0, 1)  # samples first: masks are drawn for each
+            mask = update.mask_of.draw(shaped, -1).expand_as(shaped).transpose(0, 1).flatten(1, 2)
+            inner = inner * mask
+        result.baddbmm_(inner, stack.up.transpose(1, 2), alpha=update.scale)
+        ctx.stack, ctx.scale = stack, update.scale
+        ctx.save_for_backward(context, inner, mask)
+        return result.unflatten(1, context.shape[:-1])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        context, inner, mask = ctx.saved_tensors
+        stack, rows = ctx.stack, context.flatten(0, -2)
+        gradient = gradient.flatten(1, -2)  # (L, N, m)
+        spread = torch.bmm(gradient, stack.up)  # (L, N, r)
+        spread.mul_(ctx.scale if mask is None else mask * ctx.scale)
+        stack.up_grad.baddbmm_(gradient.transpose(1, 2), inner, alpha=ctx.scale)
+        spread = spread.transpose(0, 1).flatten(1)  # (N, L r)
+        stack.down_grad.addmm_(spread.T, rows)
+        result = None
+        if ctx.needs_input_grad[0]:
+            result = spread @ stack.down
+            for layer, own in zip(stack.layers, gradient, strict=True):
+                result.addmm_(own, frozen_matrix(layer))
+            result = result.view_as(context)
+        return result, None, None, None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def convolve(source: Tensor, layer: nn.Conv2d, recipe: Recipe | None = None, shift: Tensor | None = None) -> Tensor:
+    """A convolution with its update.
+
+    Args:
+        source: (B, n, H, W) its input, or what `recipe` makes it from.
+        shift: (B, m) is added to every place.
+
+    Returns:
+        (B, m, h, w).
+    """
+    if _is_unusual(layer):
+        return plain_convolve(source, layer, recipe, shift)
+    update = update_of(layer)
+    return _Convolve.apply(source, shift, recipe, layer, update, update.leaf if update else None)
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, source, shift, recipe, layer, update, leaf):
+        x = source if recipe is None else recipe(source)
+        y = functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+        inner = mask = None
+        if update:
+            inner = functional.conv2d(x, _kernel(update, layer), None, layer.stride, layer.padding, layer.dilation)
+            if update.mask_of:
+                mask = update.mask_of.draw(inner, 1)
+                inner = inner * mask
+            y.add_(functional.conv2d(inner, update.up[:, :, None, None]), alpha=update.scale)
+        if shift is not None:
+            y.add_(shift[:, :, None, None])
+        ctx.recipe, ctx.layer, ctx.update, ctx.shape = recipe, layer, update, x.shape
+        ctx.save_for_backward(source if update or recipe is not None else None, inner, mask)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        source, inner, mask = ctx.saved_tensors
+        recipe, layer, update = ctx.recipe, ctx.layer, ctx.update
+        wants_input, wants_shift = ctx.needs_input_grad[:2]
+        x, kept = (source, None) if recipe is None else recipe.again(source)
+        if x is None:  # only its shape is asked for
+            x = gradient if gradient.shape == ctx.shape else gradient.new_empty(1).expand(ctx.shape)
+        result = None
+        if wants_input:
+            result = _conv_backward(gradient, x, layer.weight, layer, (True, False))[0]
+        if update:
+            up = update.up[:, :, None, None]
+            of_inner, of_up = aten.convolution_backward(
+                gradient, inner, up, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+            )[:2]
+            update.up_grad.add_(of_up.flatten(1), alpha=update.scale)
+            of_inner.mul_(update.scale if mask is None else mask * update.scale)
+            of_x, of_down = _conv_backward(of_inner, x, _kernel(update, layer), layer, (wants_input, True))
+            update.down_grad.add_(of_down.flatten(1))
+            if wants_input:
+                result.add_(of_x)
+        if wants_input and recipe is not None:
+            result = recipe.backward(result, source, kept)
+        return result, gradient.sum((2, 3)) if wants_shift else None, None, None, None, None
+
+
+def _kernel(update: Update, layer: nn.Conv2d) -> Tensor:
+    """(r, n, k, k) the update's `down` as a convolution."""
+    return update.down.unflatten(1, layer.weight.shape[1:])
+
+
+def _conv_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, layer: nn.Conv2d, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the input and of the weight; of x only the shape is used if the weight's is not wanted."""
+    return aten.convolution_backward(
+        gradient, x, weight, None, list(layer.stride), list(layer.padding), list(layer.dilation), False, [0, 0], 1,
+        [*wanted, False],
+    )[:2]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def plain_project(source: Tensor, layers: Sequence[nn.Module], recipe: Recipe | None = None) -> list[Tensor]:
+    """`project` by the layers' own `forward`, for autograd."""
+    x = source if recipe is None else recipe.plain(source)
+    if isinstance(layers[0], nn.Conv2d):  # tokens to places of a picture one token wide, and back
+        return [layer(x.transpose(1, 2)[..., None])[..., 0].transpose(1, 2) for layer in layers]
+    return [layer(x) for layer in layers]
+
+
+def plain_project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """`project_context` by the layers' own `forward`, for autograd."""
+    return [layer(context) for layer in layers]
+
+
+def plain_convolve(
+    source: Tensor, layer: nn.Conv2d, recipe: Recipe | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """`convolve` by the layer's own `forward`, for autograd."""
+    y = layer(source if recipe is None else recipe.plain(source))
+    return y if shift is None else y + shift[:, :, None, None]
+
+
+class Operations(NamedTuple):
+    """What a model's forward pass is made of."""
+
+    project: object
+    project_context: object
+    convolve: object
+
+
+FAST = Operations(project, project_context, convolve)
+PLAIN = Operations(plain_project, plain_project_context, plain_convolve)

@@ -3,7 +3,7 @@
     y = W x + multiplier * alpha / rank * up(down(x))
 
 `down` starts random and `up` at zero, so training starts at the base model exactly. A convolution's `down` keeps its
-kernel and `up` is 1x1. Masters are float32; arithmetic follows the base layer.
+kernel and `up` is 1x1. Arithmetic follows the base layer's dtype; the optimizer works on float32 (`arena.py`).
 """
 
 import hashlib
@@ -50,57 +50,94 @@ class LoraLayer(nn.Module):
         self.rank = rank
         self.alpha = float(alpha or rank)
         self.multiplier = 1.0
-        self.dropout, self.rank_dropout, self.module_dropout = dropout, rank_dropout, module_dropout
+        self.is_fused = True  # False: the plain functions, for comparison
+        self.masks = linear_ops.Masks(dropout, rank_dropout) if dropout or rank_dropout else None
+        self.module_dropout = module_dropout
         self._layer = [layer]  # in a list: not a submodule, its weights are not ours
-        device = layer.weight.device
-        self.down = nn.Parameter(_initial_down(rank, layer.weight, seed, name).to(device))
-        outputs, kernel_dims = layer.weight.shape[0], layer.weight.dim() - 2
-        self.up = nn.Parameter(torch.zeros(outputs, rank, *[1] * kernel_dims, device=device))
-        self._convolution = (
-            dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation) if kernel_dims else None
-        )
+        weight = layer.weight
+        self.kernel = tuple(weight.shape[2:])  # () of a linear layer
+        self.down_master = _initial_down(rank, weight, seed, name).to(weight.device)  # (r, n) or (r, n, k, k) float32
+        self.up_master = torch.zeros(len(weight), rank, *[1] * len(self.kernel), device=weight.device)
+        self.stack = None  # with other layers, if the arena puts it beside them
+        self._before = {key: layer.__dict__[key] for key in ("forward", "adapter") if key in layer.__dict__}
         self._base_forward = layer.forward  # the class's, or that of an adapter hooked in before
+        self.is_low_rank = not self._before  # and nothing else: then the fast functions can do both at once
         layer.forward = self.forward
+        layer.__dict__["adapter"] = self  # not as an attribute: it would become a submodule
+
+    def bind(self, masters: list[Tensor], work: list[Tensor], gradients: list[Tensor]) -> None:
+        """Take the place in an arena; each argument has room for `down` and for `up`, flat.
+
+        Args:
+            masters: what the optimizer changes; gets the present values.
+            work: the same in the layer's dtype.
+            gradients: like work; gradients are added to it.
+        """
+        shapes = (self.down_master.shape, self.up_master.shape)
+        for room, own in zip(masters, (self.down_master, self.up_master), strict=True):
+            room.copy_(own.flatten())
+        self.down_master, self.up_master = (room.view(shape) for room, shape in zip(masters, shapes, strict=True))
+        if not hasattr(self, "down"):
+            self.down, self.up = (nn.Parameter(room.view(shape)) for room, shape in zip(work, shapes, strict=True))
+        for own, room, gradient in zip((self.down, self.up), work, gradients, strict=True):
+            own.grad = None  # of another device, perhaps
+            own.data = room.view(own.shape)
+            own.grad = gradient.view(own.shape)
+
+    def masters(self) -> tuple[Tensor, Tensor]:
+        """`down` and `up` in float32; not copied: the next step changes them."""
+        return self.down_master, self.up_master
 
     @property
     def scale(self) -> float:
         """alpha / rank: what the file's reader multiplies up @ down by, at strength 1."""
         return self.alpha / self.rank
 
+    def update(self) -> linear_ops.Update | None:
+        """What is added to the layer in this forward pass; None: nothing."""
+        if self.multiplier == 0 or (self.training and self._is_skipped()):
+            return None
+        down, up = self.down, self.up
+        return linear_ops.Update(
+            down.detach().flatten(1),
+            up.detach().flatten(1),
+            down.grad.flatten(1),
+            up.grad.flatten(1),
+            self.multiplier * self.scale,
+            down,
+            self.stack,
+            self.masks if self.training else None,
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., n) -> (..., m), or (B, n, H, W) -> (B, m, h, w): the base layer's output with the update added."""
-        base = self._base_forward(x)
-        if self.multiplier == 0 or (self.training and self._is_skipped()):
+        layer = self._layer[0]
+        if not (self.is_fused and self.is_low_rank and layer.__dict__["adapter"] is self):
+            return self.plain_forward(x)
+        return linear_ops.convolve(x, layer) if self.kernel else linear_ops.project(x, [layer])[0]
+
+    def plain_forward(self, x: Tensor) -> Tensor:
+        """The same by plain functions that autograd differentiates, on whatever the base layer's `forward` is."""
+        base, update = self._base_forward(x), self.update()
+        if update is None:
             return base
-        mask = self._mask(base) if self.training else None
-        scale = self.multiplier * self.scale
-        if self._convolution:
-            return linear_ops.conv2d(base, x, self.down, self.up, scale, mask, **self._convolution)
-        return linear_ops.linear(base, x, self.down, self.up, scale, mask)
+        if not self.kernel:
+            mask = update.mask_of.draw(base.new_empty(*base.shape[:-1], self.rank), -1) if update.mask_of else None
+            return linear_ops.linear(base, x, self.down, self.up, update.scale, mask)
+        mask = update.mask_of.draw(base.new_empty(len(base), self.rank, *base.shape[2:]), 1) if update.mask_of else None
+        layer = self._layer[0]
+        place = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
+        return linear_ops.conv2d(base, x, self.down, self.up, update.scale, mask, **place)
 
     def _is_skipped(self) -> bool:
         # Drawn from torch's global streams, as all dropout here: gradient checkpointing restores those, and only those,
         # when it computes a block a second time.
         return self.module_dropout > 0 and float(torch.rand(1)) < self.module_dropout
 
-    def _mask(self, base: Tensor) -> Tensor | None:
-        """Factors for the inner values, (..., r) or (B, r, h, w) like base; None where nothing is dropped."""
-        channel_dim = 1 if self._convolution else base.dim() - 1
-        shape = list(base.shape)
-        shape[channel_dim] = self.rank
-        mask = None
-        if self.dropout:
-            mask = functional.dropout(base.new_ones(shape), self.dropout)
-        if self.rank_dropout:
-            per_sample = [size if dim in (0, channel_dim) else 1 for dim, size in enumerate(shape)]
-            channels = functional.dropout(base.new_ones(per_sample), self.rank_dropout)
-            mask = channels if mask is None else mask * channels
-        return mask
-
     @torch.no_grad()
     def norm(self) -> Tensor:
         """() Frobenius norm of the update, scale * up @ down; without building it: r x r products suffice."""
-        down, up = self.down.flatten(1), self.up.flatten(1)  # (r, n), (m, r)
+        down, up = self.down_master.flatten(1), self.up_master.flatten(1)  # (r, n), (m, r)
         squared = ((up.T @ up) * (down @ down.T)).sum()
         return squared.clamp(min=0).sqrt() * self.scale
 
@@ -109,18 +146,16 @@ class LoraLayer(nn.Module):
         """Shrink the update to `maximum` where its norm is larger. () bool: was it?"""
         norm = self.norm()
         ratio = (maximum / norm.clamp(min=maximum)).sqrt()  # 1 where the norm is not too large; half for each factor
-        self.down *= ratio
-        self.up *= ratio
+        self.down_master *= ratio
+        self.up_master *= ratio
         return norm > maximum
 
     def detach_from_model(self) -> None:
         """Give the layer its own `forward` back."""
         layer = self._layer[0]
         assert layer.forward == self.forward, "adapters hooked in later must be taken off first"
-        if self._base_forward == type(layer).forward.__get__(layer):
-            del layer.forward  # the class's shows again
-        else:
-            layer.forward = self._base_forward
+        del layer.forward, layer.__dict__["adapter"]  # the class's `forward` shows again
+        layer.__dict__.update(self._before)
 
 
 def _initial_down(rank: int, weight: Tensor, seed: int, name: str) -> Tensor:

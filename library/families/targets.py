@@ -21,8 +21,17 @@ def unet_targets(unet: nn.Module, saved_name: Callable[[str], str]) -> list[Targ
     for name, layer, owner in layers_within(unet, (*ALWAYS, *WITH_CONV_DIM)):
         needs_conv_dim = owner in WITH_CONV_DIM
         if isinstance(layer, nn.Linear) or needs_conv_dim or layer.kernel_size == (1, 1):
-            targets.append(Target(layer, "lora_unet_" + saved_name(name).replace(".", "_"), "unet", needs_conv_dim))
+            saved_as = "lora_unet_" + saved_name(name).replace(".", "_")
+            targets.append(Target(layer, saved_as, "unet", needs_conv_dim, shared_input(name)))
     return targets
+
+
+def shared_input(name: str) -> str | None:
+    """What a layer of a U-Net has its input in common by: one name for q, k, v of an attention, one for all captions."""
+    owner, _, kind = name.rpartition(".")
+    if owner.endswith("attn1") and kind in ("to_q", "to_k", "to_v"):
+        return owner
+    return "captions" if owner.endswith("attn2") and kind in ("to_k", "to_v") else None
 
 
 def text_targets(text_encoder: nn.Module, prefix: str, part: str) -> list[Target]:

@@ -1,0 +1,193 @@
+"""The U-Net's forward pass, in one sitting: diffusers' modules, computed by functions that are handed in.
+
+diffusers' own forward pass is right, and is what the tests compare with. This one differs in what it keeps and how often
+it asks the device for something:
+
+    a norm or an activation before a layer is a recipe: its result is not kept but made again in the backward pass
+    layers that share an input are computed together, the captions' keys and values for the whole U-Net at once
+    single blocks can be computed a second time instead of kept (gradient checkpointing), chosen one by one
+    attention is a function that is handed in, too
+
+A part imports no other part: `operations` and `recipes` come from `adapters`, `attend` from `attention`.
+"""
+
+from collections.abc import Callable, Collection
+from types import ModuleType
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class UNetForward:
+    """Takes the place of a U-Net's `forward`; the arguments and the result are those that the families use.
+
+    Args:
+        unet: of Stable Diffusion 1.x, 2.x or SDXL.
+        operations: `project`, `project_context` and `convolve` of `adapters.linear_ops`.
+        recipes: the module `adapters.recipes`.
+        attend: (B, heads, T, d), (B, heads, S, d), (B, heads, S, d) -> (B, heads, T, d).
+        checkpointed: names of units (see `units`) that are computed again in the backward pass.
+        is_random: something in it draws random numbers (dropout), which must be the same the second time.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        operations: Any,
+        recipes: ModuleType,
+        attend: Attend,
+        *,
+        checkpointed: Collection[str] = (),
+        is_random: bool = False,
+    ):
+        assert is_supported(unet)
+        self.unet, self.operations, self.recipes, self.attend = unet, operations, recipes, attend
+        self.checkpointed, self.is_random = frozenset(checkpointed), is_random
+        self.name_of = {module: name for name, module in unet.named_modules()}
+        blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+        self.of_captions = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> UNet2DConditionOutput:
+        """(B, C, h, w), (B,), (B, S, D) -> (B, C, h, w)."""
+        unet = self.unet
+        time = unet.time_embedding(unet.get_time_embed(sample, timestep))
+        added = unet.get_aug_embed(time, encoder_hidden_states, added_cond_kwargs)
+        time = functional.silu(time if added is None else time + added)  # every resnet begins with it
+        projected = self.operations.project_context(encoder_hidden_states, self.of_captions)
+        captions = dict(zip(self.of_captions, projected, strict=True))
+
+        hidden = self.operations.convolve(sample, unet.conv_in)
+        skipped = [hidden]
+        for block in unet.down_blocks:
+            for index, resnet in enumerate(block.resnets):
+                hidden = self.unit(resnet, self.resnet, hidden, time)
+                if hasattr(block, "attentions"):
+                    hidden = self.transformer(block.attentions[index], hidden, captions)
+                skipped.append(hidden)
+            for downsampler in block.downsamplers or ():
+                hidden = self.operations.convolve(hidden, downsampler.conv)
+                skipped.append(hidden)
+
+        block = unet.mid_block
+        hidden = self.unit(block.resnets[0], self.resnet, hidden, time)
+        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+            hidden = self.transformer(attention, hidden, captions)
+            hidden = self.unit(resnet, self.resnet, hidden, time)
+
+        for block in unet.up_blocks:
+            for index, resnet in enumerate(block.resnets):
+                hidden = torch.cat([hidden, skipped.pop()], dim=1)
+                hidden = self.unit(resnet, self.resnet, hidden, time)
+                if hasattr(block, "attentions"):
+                    hidden = self.transformer(block.attentions[index], hidden, captions)
+            for upsampler in block.upsamplers or ():
+                size = skipped[-1].shape[2:]  # twice, or one less where the sides are odd
+                hidden = self.operations.convolve(hidden, upsampler.conv, self.recipes.Enlarge(size))
+        end = self.recipes.GroupNormSilu(unet.conv_norm_out)
+        return UNet2DConditionOutput(self.operations.convolve(hidden, unet.conv_out, end))
+
+    def resnet(self, resnet: nn.Module, hidden: Tensor, time: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C', h, w)."""
+        convolve, normed = self.operations.convolve, self.recipes.GroupNormSilu
+        inner = convolve(hidden, resnet.conv1, normed(resnet.norm1), resnet.time_emb_proj(time))
+        inner = convolve(inner, resnet.conv2, normed(resnet.norm2))
+        return inner + (hidden if resnet.conv_shortcut is None else convolve(hidden, resnet.conv_shortcut))
+
+    def transformer(self, transformer: nn.Module, hidden: Tensor, captions: dict[nn.Module, Tensor]) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        project = self.operations.project
+        (tokens,) = project(hidden, [transformer.proj_in], self.recipes.GroupNormTokens(transformer.norm))
+        for block in transformer.transformer_blocks:
+            key, value = captions[block.attn2.to_k], captions[block.attn2.to_v]
+            tokens = self.unit(block, self.transformer_block, tokens, key, value)
+        (tokens,) = project(tokens, [transformer.proj_out])
+        return hidden + tokens.transpose(1, 2).unflatten(2, hidden.shape[2:])
+
+    def transformer_block(self, block: nn.Module, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(B, T, C) tokens of the picture, (B, S, C) keys and values of the captions -> (B, T, C)."""
+        project, normed = self.operations.project, self.recipes.LayerNorm
+        own = block.attn1
+        attended = self.attention(own.heads, *project(tokens, [own.to_q, own.to_k, own.to_v], normed(block.norm1)))
+        tokens = tokens + project(attended, [own.to_out[0]])[0]
+
+        cross = block.attn2
+        attended = self.attention(cross.heads, *project(tokens, [cross.to_q], normed(block.norm2)), key, value)
+        tokens = tokens + project(attended, [cross.to_out[0]])[0]
+
+        (widened,) = project(tokens, [block.ff.net[0].proj], normed(block.norm3))
+        return tokens + project(widened, [block.ff.net[2]], self.recipes.Geglu())[0]
+
+    def attention(self, heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(B, T, C), (B, S, C), (B, S, C) -> (B, T, C)."""
+        query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+        return self.attend(query, key, value).transpose(1, 2).flatten(2)
+
+    def unit(self, module: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`function(module, *tensors)`, kept for the backward pass or computed again there."""
+        if self.name_of[module] not in self.checkpointed or not torch.is_grad_enabled():
+            return function(module, *tensors)
+        return checkpoint(
+            function, module, *tensors, use_reentrant=False, preserve_rng_state=self.is_random, determinism_check="none"
+        )
+
+
+def units(unet: UNet2DConditionModel) -> list[str]:
+    """Names of what can be checkpointed alone, in the order of the forward pass: resnets and transformer blocks."""
+    kinds = ("ResnetBlock2D", "BasicTransformerBlock")
+    order = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    names = {module: name for name, module in unet.named_modules()}
+    found = []
+    for block in order:
+        attentions = getattr(block, "attentions", None)
+        for index, resnet in enumerate(block.resnets):
+            before = block is unet.mid_block and index > 0
+            if before:
+                found += block.attentions[index - 1].transformer_blocks
+            found.append(resnet)
+            if attentions is not None and block is not unet.mid_block:
+                found += attentions[index].transformer_blocks
+    assert {type(module).__name__ for module in found} <= set(kinds)
+    return [names[module] for module in found]
+
+
+def is_supported(unet: UNet2DConditionModel) -> bool:
+    """Whether a U-Net has only what Stable Diffusion 1.x, 2.x and SDXL have."""
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    resnets = [module for module in unet.modules() if type(module).__name__ == "ResnetBlock2D"]
+    transformers = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    return (
+        {type(block).__name__ for block in blocks} <= BLOCKS
+        and unet.class_embedding is None
+        and unet.time_embed_act is None
+        and unet.encoder_hid_proj is None
+        and not unet.config.center_input_sample
+        and all(
+            resnet.time_embedding_norm == "default"
+            and not (resnet.up or resnet.down or resnet.skip_time_act)
+            and resnet.output_scale_factor == 1
+            and isinstance(resnet.nonlinearity, nn.SiLU)
+            and resnet.dropout.p == 0
+            for resnet in resnets
+        )
+        and all(
+            block.norm_type == "layer_norm"
+            and not block.only_cross_attention
+            and block.pos_embed is None
+            and type(block.ff.net[0]).__name__ == "GEGLU"
+            for block in transformers
+        )
+    )
