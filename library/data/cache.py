@@ -129,7 +129,7 @@ class LatentCache:
 
     def __init__(self, folder: Path | None, vae_fingerprint: str):
         self._rows = _rows_of(folder, "latents", vae_fingerprint)
-        self._known = folder and Shards(folder / "pictures", "digests")  # digests of pictures, under their stamps
+        self._folder = folder
         self._vae_fingerprint = vae_fingerprint
         self._numbers: dict[tuple[Path, Fit, bool], int] = {}  # of rows
 
@@ -215,7 +215,7 @@ class LatentCache:
         nothing can set back. On Windows st_ctime is the date of creation: there a picture that is replaced by another
         of the same size, with the old date set on purpose, is taken for the old one.
         """
-        if self._known is None:
+        if self._folder is None:
             return dict(zip(pictures, in_order(_digest_of_file, pictures, thread_count), strict=True))
         settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
         stamps, is_settled = [], []
@@ -223,11 +223,12 @@ class LatentCache:
             stat = os.stat(path)
             stamps.append(_key(os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
             is_settled.append(max(stat.st_mtime_ns, stat.st_ctime_ns) < settled)
-        numbers = self._known.find(stamps)
+        memory = Shards(self._folder / "pictures", "digests")
+        numbers = memory.find(stamps)
         known = (numbers >= 0).nonzero()[0]
         digests: dict[Path, bytes] = {}
         try:
-            (rows,) = self._known.read(numbers[known].tolist()) if len(known) else ((),)
+            (rows,) = memory.read(numbers[known].tolist()) if len(known) else ((),)
             digests = {pictures[at]: row.tobytes() for at, row in zip(known, rows, strict=True)}
         except Lost:  # vanished or damaged this moment: read them all
             pass
@@ -238,8 +239,8 @@ class LatentCache:
         if keep:
             rows = np.frombuffer(b"".join(digests[pictures[at]] for at in keep), np.float16).reshape(len(keep), -1)
             with suppress(UserError):  # a folder that can only be read: it is reading the pictures again, no more
-                list(self._known.append([([stamps[at] for at in keep], [rows])]))
-        self._known.sweep()
+                list(memory.append([([stamps[at] for at in keep], [rows])]))
+        memory.sweep()
         return digests
 
 

@@ -116,6 +116,8 @@ class Shards:
             count += len(shard.keys)
             self.damaged |= {key.tobytes() for key in shard.keys[shard.is_named & ~shard.is_good]}
         self._keys = np.concatenate([np.empty((0, 4), "<u8"), *(shard.keys for shard in self._shards)])
+        for shard, start in zip(self._shards, self._starts, strict=True):
+            shard.keys = self._keys[start : start + len(shard.keys)]  # once in memory is enough
         good = np.concatenate([np.empty(0, bool), *(shard.is_good for shard in self._shards)]).nonzero()[0]
         # Sorted by their first eighth, which tells any two keys apart: they are digests. `find` compares all of it.
         self._sorted = good[np.argsort(self._keys[good, 0], kind="stable")]
@@ -139,17 +141,15 @@ class Shards:
         Raises:
             Lost: one of them is missing or damaged. It is made sure that the next run finds out at its start.
         """
-        found = []
         for at, number in enumerate(numbers):
             if number < 0:
                 raise Lost(at)
-            shard = bisect_right(self._starts, number) - 1
-            found.append((self._shards[shard], number - self._starts[shard]))
-        shapes = found[0][0].shapes
-        buffer = np.empty((len(numbers), found[0][0].row_bytes), np.uint8)
-        for at, (shard, row) in enumerate(found):
+            place = bisect_right(self._starts, number) - 1
+            shard = self._shards[place]
+            if at == 0:
+                shapes, buffer = shard.shapes, np.empty((len(numbers), shard.row_bytes), np.uint8)
             assert shard.shapes == shapes, "rows read together must share their shapes"
-            if not shard.read(row, buffer[at]):
+            if not shard.read(number - self._starts[place], buffer[at]):
                 shard.distrust()
                 raise Lost(at)
         parts, start = [], 0
@@ -240,7 +240,7 @@ class _Shard:
         size = RECORD.itemsize
         records = np.frombuffer(data, RECORD, (len(data) - HEADER.size) // size, HEADER.size)
         crcs = [zlib.crc32(data[at : at + size - 4]) for at in range(HEADER.size, len(data) - size + 1, size)]
-        self.keys, self.row_crcs = records["key"], records["row_crc"]
+        self.keys, self.row_crcs = records["key"], records["row_crc"].copy()
         self.is_named = records["crc"] == np.array(crcs, np.uint32)
         self.is_good = self.is_named.copy()  # as far as is known
         self.is_checked = np.zeros(len(records), bool)
