@@ -90,7 +90,7 @@ def test_the_report_holds_what_a_helper_needs_and_begins_with_the_cause(tmp_path
     assert text.splitlines()[1].startswith("RuntimeError: HIP error: x. Probable cure:")
     for part in (
         "network_dim = 16", "output_name = 'mytag'", "api_key = None", "device = 'cuda (A card)'", "step = 41",
-        f"torch = {torch.__version__.split('+')[0]}", "python = 3.", "step 40\nstep 41", "raise error from",
+        f"torch = '{torch.__version__.split('+')[0]}", "python = '3.", "step 40\nstep 41", "raise error from",
     ):  # fmt: skip
         assert part in text
     written(tmp_path, caught(ValueError("another")))
