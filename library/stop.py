@@ -11,7 +11,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from library.messages import say
@@ -59,7 +58,7 @@ class Stop:
         save, self._save = self._save, False
         return save
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _take(self, number: int, *_: object) -> None:
         if number == signal.SIGINT and self._stop == "signal":
             raise KeyboardInterrupt
         if self._stop != "signal":
