@@ -2,7 +2,8 @@
 
 A file is known by its first bytes, not by its suffix: safetensors, or a pickle of torch (.ckpt, .pt, .bin). What is
 neither (a saved web page, a Git-LFS pointer, half a download) is refused by name. A pickle is only ever read with
-`weights_only`: one that would run code is refused. torch is imported only where tensors or pickles are read.
+`weights_only`: one that would run code is refused. A header is believed only where the safetensors library does: every
+byte of the file belongs to one tensor. torch is imported only where tensors or pickles are read.
 """
 
 import difflib
@@ -10,12 +11,15 @@ import json
 import os
 import re
 import struct
+import zipfile
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
 
 from library.messages import UserError, say
 
@@ -87,8 +91,6 @@ class SafetensorsFile(Mapping):
     """A safetensors file as a mapping from names to tensors that are memory-mapped: nothing is read before its use."""
 
     def __init__(self, path: Path):
-        from safetensors import safe_open
-
         self.file = safe_open(str(path), framework="pt", device="cpu")
         self.names = dict.fromkeys(self.file.keys())
 
@@ -119,16 +121,21 @@ def existing_file(path: str | Path) -> Path:
     """The path of a file that exists.
 
     Raises:
-        UserError: it does not. Says what stands nearby, or that it is a name on a hub and not a file.
+        UserError: it does not. Says what stands nearby, or that it is a name on a hub, or a folder, and not a file.
     """
     refuse_absent(path)
-    return Path(path).expanduser()
+    path = Path(path).expanduser()
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise UserError(
+            say(f"{path}: this is not a file. Give the path of the model.", f"{path}：这不是文件，请填写模型的路径。")
+        )
+    return path
 
 
 def refuse_absent(given: str | Path) -> None:
     """Raise a UserError that helps where there is no such file or folder."""
-    path = Path(given).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(given))  # Path.expanduser would raise for a user who is not there
+    if os.path.exists(path):  # Path.exists would raise for a name that is too long
         return
     text = str(given)
     if re.match(r"https?:|hf\.co/|huggingface\.co/", text):
@@ -186,7 +193,11 @@ def refuse_absent(given: str | Path) -> None:
 
 def near_names(path: Path) -> list[str]:
     """Up to five names in the path's folder that are spelt like it, or else the models that are there."""
-    entries = [e for e in sorted(path.parent.iterdir()) if e.is_dir() or e.suffix.lower() in (*SUFFIXES, ".gguf")]
+    try:
+        entries = [e for e in sorted(path.parent.iterdir()) if e.is_dir() or e.suffix.lower() in (*SUFFIXES, ".gguf")]
+    except OSError:  # a folder we may not read
+        return []
+    entries = [entry for entry in entries if entry.exists()]  # a link that leads nowhere is no help
     by_lower = {entry.name.lower(): entry.name for entry in entries}
     near = difflib.get_close_matches(path.name.lower(), by_lower, n=5, cutoff=0.6)
     return [by_lower[name] for name in near] or [entry.name for entry in entries if entry.is_file()][:5]
@@ -204,6 +215,8 @@ def in_hub_cache(name: str) -> Path | None:
 
 
 def refuse_what_is_no_weights_file(path: Path, start: bytes, size: int) -> None:
+    if start[8:9] == b"{" and header_length(start) <= LARGEST_HEADER:
+        return  # safetensors; its length may begin like a text: 0x7b20 is " {"
     text = start.lstrip().lower()
     again_en, again_zh = "Download it again.", "请重新下载。"
     if size == 0:
@@ -242,13 +255,39 @@ def refuse_what_is_no_weights_file(path: Path, start: bytes, size: int) -> None:
             )
         )
     if start.startswith((b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")):
-        raise UserError(say(f"{path}: this is a packed archive. Unpack it first.", f"{path}：这是压缩包，请先解压。"))
+        raise packed_archive(path)
+
+
+def packed_archive(path: Path) -> UserError:
+    return UserError(say(f"{path}: this is a packed archive. Unpack it first.", f"{path}：这是压缩包，请先解压。"))
+
+
+def refuse_other_archives(path: Path) -> None:
+    """Raise a UserError where a zip is not torch's: those are not compressed, so none unpacks to a thousandfold."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+        raise packed_archive(path)
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(
+            say(
+                f"{path}: this checkpoint was packed anew by another program (torch does not compress). Get the "
+                "original, better the .safetensors version of the model.",
+                f"{path}：这个 ckpt 被其他程序重新压缩过（torch 保存的文件不压缩）。"
+                "请使用原始文件，最好是该模型的 .safetensors 版本。",
+            )
+        )
+
+
+def header_length(start: bytes) -> int:
+    """What the first 8 bytes of a safetensors file tell: the bytes of JSON that follow."""
+    return struct.unpack("<Q", start[:8].ljust(8, b"\xff"))[0]
 
 
 def read_safetensors_header(path: Path, size: int) -> Header:
     """The header: 8 bytes that tell its length, then JSON that gives every tensor's dtype, shape and place."""
     with open(path, "rb") as file:
-        length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
+        length = header_length(file.read(8))
         if length > min(size - 8, LARGEST_HEADER) and (length > LARGEST_HEADER or file.read(1) != b"{"):
             raise UserError(
                 say(
@@ -269,18 +308,26 @@ def read_safetensors_header(path: Path, size: int) -> Header:
                 for name, entry in entries.items()
             }
             shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                say(
-                    f"{path}: the header of this safetensors file cannot be read ({error}); the file is damaged. "
-                    "Download it again.",
-                    f"{path}：这个 safetensors 文件的文件头无法读取（{error}），文件已损坏，请重新下载。",
-                )
-            ) from error
-    end = max((end for _, _, end in offsets.values()), default=8 + length)
-    if end > size:
+            end = max((end for _, _, end in offsets.values()), default=8 + length)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise damaged_header(path, error) from error
+    if size < end < 2**63:
         raise cut_short(path, size, end)
-    return Header(path, shapes, metadata, offsets)
+    try:
+        with safe_open(str(path), framework="np"):  # numpy: torch is not imported for it
+            return Header(path, shapes, metadata, offsets)
+    except SafetensorError as error:
+        raise damaged_header(path, error) from error
+
+
+def damaged_header(path: Path, error: Exception) -> UserError:
+    return UserError(
+        say(
+            f"{path}: the header of this safetensors file cannot be read ({error}); the file is damaged. "
+            "Download it again.",
+            f"{path}：这个 safetensors 文件的文件头无法读取（{error}），文件已损坏，请重新下载。",
+        )
+    )
 
 
 def cut_short(path: Path, size: int, wanted: int) -> UserError:
@@ -319,8 +366,12 @@ def read_pickle(path: Path) -> dict[str, "Tensor"]:
         try:
             is_zip = file.read(2) == b"PK"
             file.seek(0)
+            if is_zip:
+                refuse_other_archives(path)
             can_map = is_zip and path.suffix.lower() != ".safetensors"  # new torch goes by that suffix, not by content
             content = load(path, mmap=True) if can_map else load(file)
+        except UserError:
+            raise
         except pickle.UnpicklingError as error:
             named = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.[\w.]+)", str(error))
             name = named[1] if named else str(error).splitlines()[0]
@@ -332,7 +383,7 @@ def read_pickle(path: Path) -> dict[str, "Tensor"]:
                     "请改用该模型的 .safetensors 版本（它无法执行代码）。",
                 )
             ) from error
-        except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        except Exception as error:  # a damaged pickle may raise anything
             raise UserError(
                 say(
                     f"{path}: this checkpoint cannot be read; the download probably broke off. Download it again. "
