@@ -42,9 +42,23 @@ class Place(NamedTuple):
 
 
 def build(make: Callable[[], nn.Module], device: str = "meta") -> nn.Module:
-    """A frozen module in evaluation mode; on "meta" it costs neither memory nor random numbers."""
-    with torch.device(device):
-        return make().requires_grad_(False).eval()
+    """A frozen module in evaluation mode; on "meta" it costs neither memory nor random numbers.
+
+    Raises:
+        UserError: the configuration makes no module.
+    """
+    try:
+        with torch.device(device):
+            return make().requires_grad_(False).eval()
+    except Exception as error:  # what diffusers and transformers raise for a configuration that is damaged: anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            say(
+                f"no model can be built from this configuration ({reason}). If the base model is a folder, one of its "
+                "config.json is damaged: download it again.",
+                f"无法按配置建立模型（{reason}）。如果底模是文件夹，说明其中的 config.json 已损坏，请重新下载。",
+            )
+        ) from error
 
 
 def fill(
@@ -68,9 +82,9 @@ def fill(
         ignored: beginnings of names within the scope that are known and not needed.
 
     Raises:
-        UserError: names of tensors that are missing, unknown or of another shape.
+        UserError: names of tensors that are missing, unknown, of another shape, or hold NaN or infinities.
     """
-    state, used, missing, other_shape = {}, set(), [], []
+    state, used, missing, other_shape, not_finite = {}, set(), [], [], []
     for name, wanted in module.state_dict().items():
         source = next((source for source in sources(name) if source.name in tensors), None)
         if source is None:
@@ -85,12 +99,15 @@ def fill(
             other_shape.append(f"{source.name} {list(tensor.shape)} / {list(wanted.shape)}")
             continue
         state[name] = tensor.to(place.device, place.dtype).contiguous()
+        if not is_finite(state[name]):
+            not_finite.append(source.name)
     unknown = [
         name
         for name in tensors
         if name.startswith(scope) and name not in used and not BYSTANDING.search(name) and not name.startswith(ignored)
     ]
     refuse_misfit(path, part, missing, other_shape, unknown)
+    refuse_not_finite(path, part, not_finite, place.dtype)
     module.load_state_dict(state, strict=False, assign=True)
     materialise_buffers(module, place.device)
     return module  # still frozen and in evaluation mode, as `build` made it
@@ -129,6 +146,33 @@ def refuse_misfit(path: Path, part: str, missing: list[str], other_shape: list[s
         say(
             f"{path}: its {part} does not fit. Tensors: {listed}. {cure}",
             f"{path}：{part} 对不上。张量：{listed}。{cure}",
+        )
+    )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a tensor; on the meta device nobody knows."""
+    if tensor.is_meta:
+        return True
+    if tensor.sum().isfinite():  # at the speed of memory; a sum that overflows proves nothing yet
+        return True
+    return bool(tensor.isfinite().all())
+
+
+def refuse_not_finite(path: Path, part: str, names: list[str], dtype: torch.dtype) -> None:
+    """Raise a UserError that names tensors with NaN: training on them fails at the first step, or learns nothing."""
+    if not names:
+        return
+    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    kind = str(dtype).removeprefix("torch.")
+    raise UserError(
+        say(
+            f"{path}: {len(names)} tensors of its {part} hold NaN or infinities (in {kind}): {listed}. The file is "
+            "damaged or was merged wrongly; use another copy or another base model"
+            + (', or mixed_precision = "bf16" or "no".' if dtype == torch.float16 else "."),
+            f"{path}：{part} 中有 {len(names)} 个张量含有 NaN 或无穷大（{kind} 精度下）：{listed}。"
+            "文件已损坏，或合并模型时出了错，请换一份文件或换一个底模"
+            + ('，也可以设 mixed_precision = "bf16" 或 "no"。' if dtype == torch.float16 else "。"),
         )
     )
 

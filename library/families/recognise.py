@@ -200,16 +200,16 @@ SDXL_BASE = (
 )
 
 
-def refuse_other_inputs(path: Path, in_channels: int) -> None:
+def refuse_other_inputs(path: Path, in_channels: object) -> None:
     """A text-to-image U-Net sees 4 channels of latents; others see a picture or a mask besides."""
     if in_channels == 4:
         return
     english, chinese = {
-        9: ("an inpainting model", "局部重绘（inpainting）模型"),
-        8: ("an instruct-pix2pix model", "instruct-pix2pix（指令修图）模型"),
-        5: ("a depth-to-image model", "深度图（depth2img）模型"),
-        7: ("the x4 upscaler", "x4 放大模型"),
-    }.get(in_channels, ("a model of another kind", "其他种类的模型"))
+        "9": ("an inpainting model", "局部重绘（inpainting）模型"),
+        "8": ("an instruct-pix2pix model", "instruct-pix2pix（指令修图）模型"),
+        "5": ("a depth-to-image model", "深度图（depth2img）模型"),
+        "7": ("the x4 upscaler", "x4 放大模型"),
+    }.get(str(in_channels), ("a model of another kind", "其他种类的模型"))
     cure = (
         "A LoRA is trained on the plain text-to-image model of the same line, and works here too.",
         "请用同系列的普通文生图底模训练，得到的 LoRA 也能用在这个模型上。",
@@ -360,8 +360,8 @@ def inspect_folder(folder: Path) -> ModelInfo:
         family = "sd2" if unet.get("use_linear_projection") else "sd1"
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json") or {}
     kind = scheduler.get("prediction_type")
-    objective = {"v_prediction": "v", "epsilon": "epsilon", None: "epsilon"}.get(kind)
-    if objective is None or "EDM" in scheduler.get("_class_name", ""):
+    objective = {"v_prediction": "v", "epsilon": "epsilon", "None": "epsilon"}.get(str(kind))
+    if objective is None or "EDM" in str(scheduler.get("_class_name")):
         raise UserError(
             say(
                 f"{folder}: its scheduler says prediction_type = {kind} ({scheduler.get('_class_name')}); only epsilon "
@@ -376,15 +376,16 @@ def inspect_folder(folder: Path) -> ModelInfo:
         else say("scheduler_config.json names no prediction_type", "scheduler_config.json 没有写 prediction_type")
     )
     vae = read_json(folder / "vae" / "config.json")
-    if vae is None or "block_out_channels" not in vae or "block_out_channels" not in unet:
+    if vae is None or not has_channels(vae) or not has_channels(unet):
         raise UserError(
             say(
-                f"{folder}: vae/config.json or unet/config.json is missing or lacks block_out_channels; the "
-                "download is not complete. Download it again.",
-                f"{folder}：vae/config.json 或 unet/config.json 缺失，或没有 block_out_channels 一项，"
-                "文件夹没有下载完整，请重新下载。",
+                f"{folder}: vae/config.json or unet/config.json is missing or has no block_out_channels such as [320, "
+                "640]; the download is not complete or damaged. Download it again.",
+                f"{folder}：vae/config.json 或 unet/config.json 缺失，或没有形如 [320, 640] 的 block_out_channels，"
+                "文件夹没有下载完整或已损坏，请重新下载。",
             )
         )
+    refuse_odd_numbers(folder)
     side = unet.get("sample_size")
     return ModelInfo(
         folder,
@@ -393,17 +394,54 @@ def inspect_folder(folder: Path) -> ModelInfo:
         source,
         kind is not None,
         layout="diffusers folder",
-        resolution=side * vae_factor(vae) if isinstance(side, int) else usual_resolution(family, objective),
+        resolution=(
+            side * vae_factor(vae)
+            if isinstance(side, int) and 0 < side <= 4096
+            else usual_resolution(family, objective)
+        ),
         size_step=picture_step(vae, unet),
         width=unet["block_out_channels"][0],
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
     )
 
 
+def has_channels(config: Mapping) -> bool:
+    """Whether a configuration says how many channels its blocks have: what tells the depth of the model."""
+    widths = config.get("block_out_channels")
+    return isinstance(widths, list) and 0 < len(widths) <= 8 and all(isinstance(width, int) for width in widths)
+
+
+NUMBERS = (  # used before diffusers or transformers could check them: part, name, least, most
+    ("scheduler/scheduler_config.json", "beta_start", 0, 1),
+    ("scheduler/scheduler_config.json", "beta_end", 0, 1),
+    ("scheduler/scheduler_config.json", "num_train_timesteps", 1, 100_000),
+    ("unet/config.json", "layers_per_block", 1, 100),
+    ("vae/config.json", "layers_per_block", 1, 100),
+    ("text_encoder/config.json", "num_hidden_layers", 1, 1000),
+    ("text_encoder/config.json", "vocab_size", 1, 10_000_000),
+)
+
+
+def refuse_odd_numbers(folder: Path) -> None:
+    """Raise a UserError for a number without which nothing can be worked out, or that would keep us busy for ever."""
+    for part, name, least, most in NUMBERS:
+        config = read_json(folder / part) or {}
+        value = config.get(name)
+        if value is None or (type(value) in (int, float) and least <= value <= most):
+            continue
+        raise UserError(
+            say(
+                f"{folder / part}: {name} = {value} is not a number from {least} to {most}; the file is damaged. "
+                "Download it again.",
+                f"{folder / part}：{name} = {value} 不是 {least} 到 {most} 之间的数，文件已损坏，请重新下载。",
+            )
+        )
+
+
 def not_a_whole_folder(folder: Path) -> UserError:
     """The error for a folder without model_index.json: which part it is, or which files in it may be meant."""
     config = read_json(folder / "config.json") or {}
-    class_name = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
+    class_name = str(config.get("_class_name") or config.get("architectures"))
     if (folder / "adapter_config.json").is_file() or (folder / "pytorch_lora_weights.safetensors").is_file():
         return not_a_base_model(folder, "a LoRA", "LoRA", NOT_A_BASE)
     for word, english, chinese in PART_CLASSES:
@@ -438,7 +476,7 @@ def read_json(path: Path) -> dict | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(
             say(
                 f"{path}: this JSON file cannot be read ({error}). Download it again.",
