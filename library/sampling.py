@@ -4,8 +4,10 @@ Noise comes from a generator of each picture's own seed on the CPU, so a preview
 drawing it disturbs nothing of the training. To add a sampler: add a row to SAMPLERS.
 """
 
+import codecs
 import inspect
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -50,6 +52,8 @@ class Prompt:
     sampler: str | None = None  # --ss
 
 
+LARGEST_SIDE = 8192  # pixels; beyond, it is a typing mistake that would fill the memory in the middle of a run
+
 LINE_OPTIONS = {  # letter -> field, type
     "n": ("negative", str), "w": ("width", int), "h": ("height", int), "d": ("seed", int),
     "s": ("step_count", int), "l": ("scale", float), "ss": ("sampler", str),
@@ -64,13 +68,9 @@ def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a .txt (one per line, # begins a comment), .toml or .json file, in sd-scripts' format.
 
     Raises:
-        UserError: every line that cannot be understood, with its number.
+        UserError: the file is no text, or every line that cannot be understood, with its number.
     """
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("gb18030", errors="replace")
+    text = _decoded(path)
     prompts, problems = [], []
     for where, entry in _entries(path, text):
         try:
@@ -89,20 +89,48 @@ def read_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
+def _decoded(path: Path) -> str:
+    """The text of a file: UTF-8, UTF-16 with a byte-order mark, or GB18030 (GBK)."""
+    try:
+        content = path.read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "gb18030"):
+            try:
+                text = content.decode(encoding)
+            except UnicodeDecodeError:
+                continue
+            if "\0" not in text:
+                return text
+    except OSError as error:
+        raise UserError(say(f"{path}: cannot be read: {error}", f"{path}：无法读取：{error}")) from None
+    raise UserError(
+        say(f"{path}: is not a text in UTF-8. Save it as UTF-8.", f"{path}：不是 UTF-8 文本，请另存为 UTF-8。")
+    )
+
+
 def _entries(path: Path, text: str) -> list[tuple[str, str | dict]]:
     """(place, line or table) for every prompt of the file."""
     try:
         if path.suffix.lower() == ".toml":
             table = tomllib.loads(text).get("prompt", {})
             shared = {key: value for key, value in table.items() if key != "subset"}
-            subsets = table.get("subset", [{}] if "prompt" in shared else [])
-            return [(f"{path} [{index}]", shared | subset) for index, subset in enumerate(subsets, 1)]
-        if path.suffix.lower() == ".json":
-            return [(f"{path} [{index}]", entry) for index, entry in enumerate(json.loads(text), 1)]
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+            entries = [shared | subset for subset in table.get("subset", [{}] if "prompt" in shared else [])]
+        elif path.suffix.lower() == ".json":
+            content = json.loads(text)
+            entries = content if isinstance(content, list) else [content]
+        else:
+            lines = ((f"{path}:{number}", line.strip()) for number, line in enumerate(text.splitlines(), 1))
+            return [(where, line) for where, line in lines if line and not line.startswith("#")]
+    except (ValueError, RecursionError) as error:
         raise UserError(say(f"{path}: cannot be read: {error}", f"{path}：无法解析：{error}")) from None
-    lines = ((f"{path}:{number}", line.strip()) for number, line in enumerate(text.splitlines(), 1))
-    return [(where, line) for where, line in lines if line and not line.startswith("#")]
+    except (TypeError, AttributeError):  # valid, but built otherwise
+        raise UserError(
+            say(
+                f"{path}: holds no list of prompts. Write [[prompt.subset]], and below it prompt = 'text'.",
+                f"{path}：里面没有提示词列表。请写 [[prompt.subset]]，下一行写 prompt = '提示词'。",
+            )
+        ) from None
+    return [(f"{path} [{index}]", entry) for index, entry in enumerate(entries, 1)]
 
 
 def parse_line(line: str) -> Prompt:
@@ -129,6 +157,7 @@ def _from_keys(entry: object) -> Prompt:
         return parse_line(entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
         raise ValueError(say('a prompt needs "prompt" = "text".', '缺少 "prompt" = "提示词"。'))
+    entry = {key: value for key, value in entry.items() if value is not None}  # null: not given
     unknown = sorted(set(entry) - set(FILE_KEYS))
     if unknown:
         known = ", ".join(FILE_KEYS)
@@ -145,6 +174,20 @@ def _number(name: str, value: str, kind: type) -> object:
 
 
 def _checked(prompt: Prompt) -> Prompt:
+    for letter, side in (("w", prompt.width), ("h", prompt.height)):
+        if side is not None and not 1 <= side <= LARGEST_SIDE:
+            raise ValueError(
+                say(
+                    f"--{letter} {side} is not 1 to {LARGEST_SIDE}.",
+                    f"--{letter} {side} 应在 1 到 {LARGEST_SIDE} 之间。",
+                )
+            )
+    if prompt.seed is not None and not 0 <= prompt.seed < 2**64:
+        raise ValueError(
+            say(f"--d {prompt.seed} is not 0 to 2^64 - 1.", f"--d {prompt.seed} 应在 0 到 2^64 - 1 之间。")
+        )
+    if not math.isfinite(prompt.scale):
+        raise ValueError(say(f"--l {prompt.scale} is not a number.", f"--l {prompt.scale} 不是数字。"))
     if not 1 <= prompt.step_count <= 1000:
         raise ValueError(
             say(f"--s {prompt.step_count} is not 1 to 1000.", f"--s {prompt.step_count} 应在 1 到 1000 之间。")
