@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import sys
+import tokenize
 import traceback
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
@@ -86,13 +87,19 @@ def read(script: str | Path, variables: Values) -> tuple[Values, Where, list[str
     """
     script = Path(script)
     where, warnings = {}, []
-    for statement in ast.parse(script.read_text(encoding="utf-8-sig").partition(MARK)[0]).body:
-        targets = getattr(statement, "targets", []) if isinstance(statement, ast.Assign) else []
-        targets += [statement.target] if isinstance(statement, (ast.AnnAssign, ast.AugAssign)) else []
-        names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
-        for name in (name for name in names if name in variables and not name.startswith("_")):
-            at = f"{script.name}:{statement.lineno}"
-            if name in where:
+    with tokenize.open(script) as file:  # in the encoding that Python itself read it in
+        source = file.read().partition(MARK)[0]
+    for statement in ast.parse(source).body:
+        if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            continue  # names of their own
+        nodes = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]  # also within if, for and with
+        names = [(node.id, node.lineno) for node in nodes if isinstance(node.ctx, ast.Store)]
+        is_plain = isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign))
+        for name, line in names:
+            if name not in variables or name.startswith("_"):
+                continue
+            at = f"{script.name}:{line}"
+            if name in where and is_plain:
                 first = f"{where[name]}: {name}"
                 warnings.append(
                     say(f"{first} is set again at {at}; that counts", f"{first} 在 {at} 处又设了一次，以后者为准")
@@ -125,6 +132,8 @@ def load_preset(path: str | Path) -> tuple[Values, Where]:
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError([say(f"{path.name} cannot be read ({error})", f"{path.name} 无法读取（{error}）")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([say(f"{path.name} is not a UTF-8 text", f"{path.name} 不是 UTF-8 文本")]) from error
     except json.JSONDecodeError as error:
@@ -132,6 +141,8 @@ def load_preset(path: str | Path) -> tuple[Values, Where]:
         raise ConfigError(
             [say(f"{at}: not valid JSON at column {error.colno}", f"{at}：第 {error.colno} 列不合 JSON 写法")]
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")]) from error
     if not isinstance(values, dict):
         raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")])
     values = {
@@ -143,11 +154,19 @@ def load_preset(path: str | Path) -> tuple[Values, Where]:
 
 
 def save_preset(config: Config, folder: str | Path) -> Path:
-    """Keep a configuration as a .json preset, named after the result; never over another one."""
+    """Keep a configuration as a .json preset, named after the result; never over another one. Raises ConfigError."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_PRESETS}
     path = free_path(Path(folder) / f"{config.output_name}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or error
+        problem = say(
+            f'save_json_folder = "{folder}" cannot be written ({reason}). Choose another folder, or None',
+            f'save_json_folder = "{folder}" 无法写入（{reason}）。请换一个目录，或设为 None',
+        )
+        raise ConfigError([problem]) from error
     return path
 
 
@@ -252,8 +271,17 @@ def _run_queue(
             failed.append(preset.name)
             continue
         done = queue / "complete"
-        done.mkdir(exist_ok=True)
-        preset.rename(free_path(done / preset.name))
+        try:
+            done.mkdir(exist_ok=True)
+            preset.rename(free_path(done / preset.name))
+        except OSError as error:  # it is trained all the same, and the next ones should be
+            print(
+                say(
+                    f"{preset.name} was trained but cannot be moved to {done} ({error.strerror or error})",
+                    f"{preset.name} 已训练完成，但无法移到 {done}（{error.strerror or error}）",
+                ),
+                file=sys.stderr,
+            )
     trained = len(presets) - len(failed)
     print(say(f"{trained} of {len(presets)} presets trained", f"{len(presets)} 个预设中完成了 {trained} 个"))
     if failed:

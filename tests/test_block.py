@@ -97,6 +97,17 @@ def test_names_are_read_with_their_lines_and_double_ones_told(tmp_path):
     assert warnings == ["s.py:4: a is set again at s.py:5; that counts"]
 
 
+def test_values_set_within_an_if_count_too_whatever_the_files_encoding(tmp_path):
+    """What Python runs must be what is trained: nothing that the user set may be passed over."""
+    script = tmp_path / "s.py"
+    lines = ["# coding: gbk", 'output_name = "衣服"', "if output_name:", "    seed = 1", "else:", "    seed = 2"]
+    script.write_text("\n".join([*lines, "def helper():", "    seed = 3"]), encoding="gbk")
+    values, where, warnings = block.read(script, {"output_name": "衣服", "seed": 1, "helper": len})
+    assert values == {"output_name": "衣服", "seed": 1}
+    assert where == {"output_name": "s.py:2", "seed": "s.py:6"}
+    assert warnings == []
+
+
 def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
     (tmp_path / "m").mkdir()
     given = {
