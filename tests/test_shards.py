@@ -194,6 +194,26 @@ def test_cut_off_at_any_byte_finished_rows_are_found_and_the_next_run_goes_on(tm
         assert kept(Shards(folder, "a"), [1, 2, 3, 4]) == [*expected, 3, 4]
 
 
+@pytest.mark.parametrize(("write_count", "expected"), [(0, [1]), (1, [1]), (2, [1, 2])])
+def test_dying_between_two_writes_leaves_no_record_without_its_row(tmp_path, monkeypatch, write_count, expected):
+    append(Shards(tmp_path, "a"), 1)
+    done, really = [], shards._write
+
+    def die(file, data):
+        if len(done) == write_count:
+            raise OSError("dead")
+        done.append(data)
+        really(file, data)
+
+    monkeypatch.setattr(shards, "_write", die)
+    with pytest.raises(UserError, match="dead"):
+        append(Shards(tmp_path, "a"), 2)
+    monkeypatch.undo()
+    store = Shards(tmp_path, "a")
+    assert not store.damaged
+    assert kept(store, [1, 2]) == expected
+
+
 def test_after_a_power_cut_records_without_their_rows_name_nothing(tmp_path):
     append(Shards(tmp_path, "a"), 1, 2, 3)
     (rows,), (index,) = files(tmp_path, "rows"), files(tmp_path, "index")

@@ -1,7 +1,7 @@
 """Rows of fp16 numbers under keys of 32 bytes: in few large files, or in memory.
 
 A folder holds pairs of files, named `<group>.<shape>.<random>`. `.rows` is nothing but rows of one shape, one after
-another. `.index` is a header and 40 bytes for each row: its key, a checksum of key and row, and a checksum of these.
+another. `.index` is a header and 40 bytes for each row: its key, its checksum, and a checksum of these two.
 
 - Killed at any moment: a row is written first and its 40 bytes afterwards. So what an index names is whole; what was
   half-written is named by nobody, and the next writer overwrites it. After a power cut the disk may hold 40 bytes
@@ -25,7 +25,7 @@ import time
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -46,7 +46,7 @@ UNUSED_DAYS = 30  # after so many without a use a shard is deleted
 HEADER = struct.Struct("<8s4q")  # MAGIC; size, mtime_ns, ctime_ns, inode of `.rows` when it was closed in good order
 MAGIC = b"rows  1\n"
 RECORD = np.dtype([("key", "<u8", 4), ("row_crc", "<u4"), ("crc", "<u4")])
-LOCKED_BYTE = 2**40  # Windows lets nobody read a locked byte: one that no index reaches
+LOCKED_BYTE = 2**31 - 2  # Windows lets nobody read a locked byte: the last it can lock, which no index reaches
 
 Shapes = tuple[tuple[int, ...], ...]  # of the parts of a row: latents have one; a caption has states, perhaps pooled
 Rows = tuple[list[bytes], list[np.ndarray]]  # n keys, and for each part (n, *shape) float16
@@ -136,7 +136,7 @@ class Shards:
         return numbers
 
     def read(self, numbers: list[int]) -> list[np.ndarray]:
-        """Each part of these rows, (n, *shape) float16. They must share their shapes.
+        """Each part of these rows, (n, *shape) float16. There is at least one row, and they share their shapes.
 
         Raises:
             Lost: one of them is missing or damaged. It is made sure that the next run finds out at its start.
@@ -162,6 +162,8 @@ class Shards:
     def append(self, batches: Iterable[Rows]) -> Iterator[int]:
         """Keep rows, in a thread of its own, so that whoever makes the batches need not wait for the disk.
 
+        Batches of one shape should follow one another: one shard is open at a time.
+
         Yields:
             The number of rows of each batch, when it is kept. To be read to the end.
 
@@ -169,19 +171,7 @@ class Shards:
             UserError: the folder cannot be written.
             Whatever making the batches raises, when those before are kept.
         """
-        tails: dict[Shapes, _Tail] = {}
-
-        def keep(batch: Rows) -> int:
-            keys, parts = batch
-            shapes = tuple(part.shape[1:] for part in parts)
-            with _told():
-                if shapes in tails and tails[shapes].is_full:
-                    tails.pop(shapes).close()
-                if shapes not in tails:
-                    tails[shapes] = _Tail(self.folder, self.group, shapes)
-                tails[shapes].append(keys, np.concatenate([part.reshape(len(keys), -1) for part in parts], axis=1))
-            return len(keys)
-
+        tail: _Tail | None = None
         failures: list[BaseException] = []
 
         def until_failure() -> Iterator[Rows]:
@@ -190,14 +180,30 @@ class Shards:
             except BaseException as failure:  # an interruption too: what was made before it is still kept
                 failures.append(failure)
 
+        def keep(batch: Rows) -> int:
+            nonlocal tail
+            keys, parts = batch
+            shapes = tuple(part.shape[1:] for part in parts)
+            if tail and (tail.shapes != shapes or tail.is_full):
+                close()
+            with _told():
+                tail = tail or _Tail(self.folder, self.group, shapes)
+                tail.append(keys, np.concatenate([part.reshape(len(keys), -1) for part in parts], axis=1))
+            return len(keys)
+
+        def close() -> None:
+            nonlocal tail
+            done, tail = tail, None
+            with _told():
+                done.close()
+
         try:
             yield from in_order(keep, until_failure(), 1)
             if failures:
                 raise failures[0]
         finally:
-            with _told(), ExitStack() as closing:  # all of them, also where one cannot be
-                for tail in tails.values():
-                    closing.callback(tail.close)
+            if tail:
+                close()
             self._open()
 
     def sweep(self) -> None:
@@ -273,7 +279,7 @@ class _Shard:
         if count != self.row_bytes:
             return False
         if not self.is_checked[row]:
-            self.is_checked[row] = zlib.crc32(into, zlib.crc32(self.keys[row])) == self.row_crcs[row]
+            self.is_checked[row] = zlib.crc32(into) == self.row_crcs[row]
         return bool(self.is_checked[row])
 
     def distrust(self) -> None:
@@ -305,7 +311,7 @@ class _Tail:
     """The end of a shard, where only this process writes."""
 
     def __init__(self, folder: Path, group: str, shapes: Shapes):
-        self._row_bytes = 2 * sum(int(np.prod(shape)) for shape in shapes)
+        self.shapes, self._row_bytes = shapes, 2 * sum(int(np.prod(shape)) for shape in shapes)
         name = f"{group}.{'+'.join('x'.join(map(str, shape)) for shape in shapes)}"
         folder.mkdir(parents=True, exist_ok=True)
         for index in sorted(folder.glob(f"{name}.*.index")):
@@ -320,16 +326,18 @@ class _Tail:
 
     def _continue(self, index: Path) -> bool:
         """Take over a shard that has space, that nobody writes and whose rows are known to be good."""
-        file = _lock(index)
-        if file is None:
-            return False
-        self._path, self._index = index, file
-        self._count = (os.fstat(file.fileno()).st_size - HEADER.size) // RECORD.itemsize
         with suppress(OSError):
+            if index.stat().st_size < HEADER.size:
+                return False  # made this moment: whoever did is about to lock it
+            file = _lock(index)
+            if file is None:
+                return False
+            self._path, self._index = index, file
+            self._count = (os.fstat(file.fileno()).st_size - HEADER.size) // RECORD.itemsize
             if not self.is_full and file.read(HEADER.size) == _header(_beside(index, ".rows")):
                 self._rows = FileIO(_beside(index, ".rows"), "r+")
                 return True
-        file.close()
+            file.close()
         return False
 
     @property
@@ -340,7 +348,7 @@ class _Tail:
         """Rows (n, row_bytes / 2) float16, and then what names them."""
         records = np.empty(len(keys), RECORD)
         records["key"] = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 4)
-        records["row_crc"] = [zlib.crc32(row, zlib.crc32(key)) for key, row in zip(keys, rows, strict=True)]
+        records["row_crc"] = [zlib.crc32(row) for row in rows]
         records["crc"] = [zlib.crc32(record.tobytes()[:-4]) for record in records]
         self._rows.seek(self._count * self._row_bytes)
         _write(self._rows, rows)
