@@ -110,6 +110,26 @@ def test_a_changed_picture_never_gets_its_old_latents_even_with_the_old_date(tmp
     assert not torch.equal(old, new)
 
 
+def test_a_picture_that_changes_while_the_cache_is_filled_is_kept_as_what_it_became(tmp_path, monkeypatch):
+    one, really = sample(tmp_path), caches._digest_of_file
+
+    def change_after(path):
+        digest = really(path)
+        sample(tmp_path, colour=(99, 0, 0))
+        return digest
+
+    with monkeypatch.context() as patched:
+        patched.setattr(caches, "_digest_of_file", change_after)
+        _, _, changed = refill(tmp_path / "cache", one)
+    made, _, again = refill(tmp_path / "cache", one)
+    assert made == 0
+    assert torch.equal(again, changed)
+    sample(tmp_path)  # as it was
+    made, _, former = refill(tmp_path / "cache", one)
+    assert made == 1
+    assert not torch.equal(former, changed)
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped bit"])
 def test_damaged_latents_are_made_anew(tmp_path, damage):
     one = sample(tmp_path)
@@ -288,8 +308,9 @@ def test_another_content_of_the_same_size_with_the_old_date_is_noticed(tmp_path,
 def test_a_picture_written_just_now_is_read_again(tmp_path, read, monkeypatch):
     """It may change once more within the same tick of the clock."""
     monkeypatch.setattr(caches, "SETTLED_SECONDS", 60)
+    one = sample(tmp_path)
     for _ in range(2):
-        refill(tmp_path / "cache", sample(tmp_path))
+        refill(tmp_path / "cache", one)
     assert read == ["a.png", "a.png"]
 
 
