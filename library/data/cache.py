@@ -112,7 +112,7 @@ def _rows_of(folder: Path | None, kind: str, fingerprint: str) -> Shards | Memor
 
 def _delete_format_1(folder: Path) -> None:
     """Until November 2026 every latent and caption was a file of its own, in folders of two letters."""
-    for path in folder.glob("[0-9a-f][0-9a-f]/*"):
+    for path in list(folder.glob("[0-9a-f][0-9a-f]/*")):
         if path.name.startswith(path.parent.name) and re.fullmatch(r"[0-9a-f]{64}\.(cache|\d+\.tmp)", path.name):
             with suppress(OSError):
                 path.unlink()
