@@ -6,12 +6,21 @@ in that order, and to `possible` if it makes captions that cannot be listed befo
 
 import codecs
 import random
+import re
 from collections.abc import Iterable
 
 from library.config import Config
 from library.contracts import Sample
 
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+# What nobody sees but the tokenizer does, as web pages and word processors leave it: soft hyphens, zero-width spaces,
+# marks of writing direction, tags. Joiners stay between letters beyond ASCII: Persian and some emoji are spelt so.
+INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0001-\U000e007f]"
+    "|(?<![^\\x00-\\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\\x00-\\x7f])"
+)
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line breaks
 
 
 def decode(data: bytes) -> tuple[str, str]:
@@ -38,6 +47,11 @@ def decode(data: bytes) -> tuple[str, str]:
         if "\0" not in text:
             return text, encoding
     raise ValueError("neither UTF-8, UTF-16, GB18030 nor Windows-1252")
+
+
+def without_invisible(text: str) -> str:
+    """The text without characters that nobody sees; control characters become spaces, as some separate words."""
+    return INVISIBLE.sub("", CONTROLS.sub(" ", text))
 
 
 def first_line(caption: str) -> str:

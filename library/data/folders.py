@@ -1,14 +1,18 @@
 """Which folders are meant: `[repeats]_[concept]` folders below the one that was chosen, or why there are none."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.data import images
-from library.messages import say
+from library.data import captions, images
+from library.messages import UserError, say
 
-NOT_OURS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information"}  # systems make them
+NOT_OURS = {  # systems make them
+    "__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information", "lost+found",
+}  # fmt: skip
 MANY_REPEATS = 500  # beyond: more likely a year or a size, such as 2023_holiday
+MOST_REPEATS = 100_000  # beyond: a date or a telephone number, such as 20230101_holiday; nobody would see the end
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,39 @@ class Folder:
 
 
 def entries(folder: Path) -> list[os.DirEntry]:
-    """What is in a folder, sorted by name, without hidden and system files."""
-    with os.scandir(folder) as found:
-        shown = [entry for entry in found if not entry.name.startswith(".") and entry.name not in NOT_OURS]
+    """What is in a folder, sorted by name, without hidden and system files.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            shown = [entry for entry in found if not entry.name.startswith(".") and entry.name not in NOT_OURS]
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            say(
+                f"{folder}: this folder cannot be read ({reason}). Allow yourself to read it, or move it away",
+                f"{folder}：无法读取此目录（{reason}）。请取得读取权限，或把它移走",
+            )
+        ) from error
     return sorted(shown, key=lambda entry: entry.name)
+
+
+def is_file(entry: os.DirEntry) -> bool:
+    """Whether it is a file or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # links that lead in a circle
+        return False
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def is_picture(name: str) -> bool:
@@ -41,12 +74,12 @@ def is_picture(name: str) -> bool:
 
 def pictures_in(folder: Path) -> list[str]:
     """Names of the pictures directly in a folder."""
-    return [entry.name for entry in entries(folder) if is_picture(entry.name) and entry.is_file()]
+    return [entry.name for entry in entries(folder) if is_picture(entry.name) and is_file(entry)]
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, sorted by name."""
-    return [Path(entry.path) for entry in entries(folder) if entry.is_dir()]
+    return [Path(entry.path) for entry in entries(folder) if is_folder(entry)]
 
 
 def some(names: list[str], limit: int = 5) -> str:
@@ -75,7 +108,7 @@ def offered_name(name: str) -> str:
 
 def same(first: Path, second: Path) -> bool:
     """Whether two paths lead to the same place."""
-    return first.resolve() == second.resolve()
+    return os.path.realpath(first) == os.path.realpath(second)  # Path.resolve raises for links in a circle
 
 
 def numbered_folders(
@@ -88,7 +121,7 @@ def numbered_folders(
         other: what was chosen for the other one; it may lie within `parent` and is left out then.
         problems, warnings: what is found is added to them.
     """
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         problems.append(say(f"{option}: there is no folder {parent}", f"{option}：目录不存在：{parent}"))
         return []
     is_regularization = option == "reg_data_dir"
@@ -96,6 +129,7 @@ def numbered_folders(
     numbered: list[Folder] = []
     unnamed: list[Path] = []  # hold pictures, but have no number
     notes: list[str] = []
+    endless: list[str] = []
     for path in subfolders(parent):
         meaning = repeats_and_text(path.name)
         if other and same(path, other):
@@ -105,8 +139,16 @@ def numbered_folders(
                     f"{path}：属于 {other_option}，不算作 {option} 的内容",
                 )
             )
+        elif meaning and meaning[0] > MOST_REPEATS:
+            endless.append(
+                say(
+                    f"{path}: this name means {meaning[0]} repeats of every picture, for ever. Rename it, e.g. "
+                    f"10_{path.name}",
+                    f"{path}：这个名称表示每张图重复 {meaning[0]} 次，永远训练不完。请改名，如 10_{path.name}",
+                )
+            )
         elif meaning and meaning[0] >= 1:
-            numbered.append(Folder(path, *meaning, is_regularization))
+            numbered.append(Folder(path, meaning[0], _concept(path, meaning[1], notes), is_regularization))
             if meaning[0] > MANY_REPEATS:
                 notes.append(
                     say(
@@ -122,7 +164,7 @@ def numbered_folders(
                     f"{path}：已跳过：重复次数为 {meaning[0]}，必须是 1 或更大",
                 )
             )
-        elif pictures_in(path):
+        elif _held(path, notes):
             unnamed.append(path)
             notes.append(
                 say(
@@ -138,11 +180,17 @@ def numbered_folders(
                     f"{path}：已跳过：名称不是 [重复次数]_[概念] 的形式，里面也没有直接放图片",
                 )
             )
+    for entry in entries(parent):
+        if not is_folder(entry) and not is_file(entry):
+            notes.append(say(f"{entry.path}: the link leads nowhere", f"{entry.path}：链接失效"))
     direct = pictures_in(parent)
-    if not numbered:
+    problems += endless
+    if not numbered and not endless:
         problems.append(_what_was_meant(parent, option, direct, unnamed))
         return []
     warnings += notes
+    if not numbered:
+        return []
     if direct:
         warnings.append(
             say(
@@ -152,6 +200,41 @@ def numbered_folders(
             )
         )
     return numbered
+
+
+def _held(path: Path, notes: list[str]) -> list[str]:
+    """Pictures in a folder that is not used; one that may not be read must not end the run."""
+    try:
+        return pictures_in(path)
+    except UserError as error:
+        notes += error.problems
+        return []
+
+
+def _concept(path: Path, text: str, notes: list[str]) -> str:
+    """The text of a folder's name as a caption: readable, and without what nobody sees."""
+    if re.search("[\udc80-\udcff]", text):  # bytes that are no UTF-8, as old Chinese archives leave them
+        data = os.fsencode(text)
+        try:
+            text, _ = captions.decode(data)
+        except ValueError:
+            text = data.decode(errors="replace")
+        notes.append(
+            say(
+                f'{path}: the name of this folder is not UTF-8 and read as "{text}". If that is not it, rename it',
+                f"{path}：目录名不是 UTF-8，按“{text}”读取。如果不对，请改名",
+            )
+        )
+    shown = captions.without_invisible(text)
+    if shown != text:
+        notes.append(
+            say(
+                f'{path}: the name of this folder holds invisible characters; its caption is "{shown}" without them. '
+                "Rename it",
+                f"{path}：目录名含不可见字符，已去除，作为标签的是“{shown}”。请改名",
+            )
+        )
+    return shown
 
 
 def _what_was_meant(parent: Path, option: str, direct: list[str], unnamed: list[Path]) -> str:

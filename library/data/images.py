@@ -36,6 +36,11 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"}  # compared in 
 EXTENSIONS |= {".avif", ".jxl"} & set(Image.registered_extensions())  # where this Pillow can read them
 UNREADABLE_EXTENSIONS = {".avif", ".jxl", ".gif", ".heic", ".heif", ".tif", ".tiff"} - EXTENSIONS
 
+# Nothing else is opened, whatever a file is called: Pillow would run Ghostscript for an EPS file named .png.
+READABLE = sorted({Image.registered_extensions()[ending] for ending in EXTENSIONS} | {"GIF", "TIFF"})
+
+MOST_ELONGATED = 16  # times; of longer pictures a bucket would show less than a quarter
+
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves this many times the size needed; other large pictures are
 # shrunk in two goes. A 12 MP photo is read 1.6 times as fast and differs by half a grey level on average.
 SHRINK_AT_MOST_TO = 2.0
@@ -70,15 +75,22 @@ def inspect(path: Path) -> Inspection:
     """Decode a whole picture: only that finds truncated files. JPEGs at an eighth of their size, which is fast.
 
     Raises:
-        BrokenPicture: empty, truncated, not a picture, or beyond Pillow's limit of pixels.
+        BrokenPicture: empty, truncated, not a picture, much too elongated, or beyond Pillow's limit of pixels.
     """
     try:
         if path.stat().st_size == 0:
             raise BrokenPicture(say("the file is empty (0 bytes)", "文件是空的（0 字节）"))
-        with Image.open(path) as image:
+        with Image.open(path, formats=READABLE) as image:
             width, height = image.size
             if _orientation(image) >= 5:  # lies on its side
                 width, height = height, width
+            if max(width, height) > MOST_ELONGATED * min(width, height):
+                raise BrokenPicture(
+                    say(
+                        f"{width} x {height} pixels are too elongated to learn from; cut a part out, or cut it up",
+                        f"{width} x {height} 像素过于狭长，无法用于训练，请裁剪或切成几张",
+                    )
+                )
             # phones store a second picture in MPO files; that is no animation
             is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
@@ -91,7 +103,16 @@ def inspect(path: Path) -> Inspection:
             say(f"more than {limit} million pixels; make it smaller", f"超过 {limit} 百万像素，请先缩小")
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise BrokenPicture(say("not a picture, or damaged at its beginning", "不是图片，或文件头已损坏")) from error
+        raise BrokenPicture(
+            say(
+                "not a picture of a kind that is read, or damaged at its beginning; save it anew as .png",
+                "不是可读取的图片格式，或文件头已损坏，请另存为 .png",
+            )
+        ) from error
+    except PermissionError as error:
+        raise BrokenPicture(
+            say("no permission to read it; change that in its properties", "没有读取权限，请修改文件权限")
+        ) from error
     except Exception as error:  # a decoder that meets a broken file may raise anything
         raise BrokenPicture(
             say(f"damaged or truncated ({error}); save it anew", f"已损坏或不完整（{error}），请重新保存")
@@ -141,7 +162,7 @@ def load(
         UserError: the file cannot be read any more; names it.
     """
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
+        with Image.open(path if data is None else io.BytesIO(data), formats=READABLE) as image:
             orientation = _orientation(image)
             wanted = [math.ceil(SHRINK_AT_MOST_TO * side) for side in fit.resized]
             image.draft(None, tuple(reversed(wanted)) if orientation >= 5 else tuple(wanted))
@@ -149,7 +170,12 @@ def load(
             picture = _on_white(image)
             picture.load()
     except Exception as error:  # whole when it was inspected; a decoder that meets a broken file may raise anything
-        raise UserError(say(f"{path}: cannot be read: {error}", f"{path}：无法读取：{error}")) from error
+        raise UserError(
+            say(
+                f"{path}: cannot be read: {error}. It was changed or moved since the start; start again",
+                f"{path}：无法读取：{error}。它在训练开始后被改动或移走了，请重新开始训练",
+            )
+        ) from error
     if orientation in TURNS:
         picture = picture.transpose(TURNS[orientation])
     # Only the part that stays is resized: a panorama enlarged as a whole could take gigabytes.
@@ -177,7 +203,8 @@ def to_pixels(pictures: list[np.ndarray]) -> "Tensor":
 def _orientation(image: Image.Image) -> int:
     """1 (upright) to 8, as EXIF counts."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return orientation if orientation in TURNS else 1
     except Exception:  # damaged EXIF data, which every viewer ignores too, may raise anything
         return 1
 

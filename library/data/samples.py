@@ -14,11 +14,22 @@ from pathlib import Path
 
 from library.contracts import Sample
 from library.data import captions, images
-from library.data.folders import Folder, entries, is_picture, numbered_folders, pictures_in, same, some
+from library.data.folders import (
+    Folder,
+    entries,
+    is_file,
+    is_folder,
+    is_picture,
+    numbered_folders,
+    pictures_in,
+    same,
+    some,
+)
 from library.data.threads import in_order
 from library.messages import UserError, say
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
+LONGEST_CAPTION = 10_000  # letters; 225 tokens, the most that can be seen, are about 1,000
 GUESSED_ENCODINGS = {"gb18030": "GB18030 (GBK)", "cp1252": "Windows-1252"}
 
 
@@ -70,7 +81,11 @@ def find(
         numbered = numbered_folders(parent, other, option, problems, warnings) if parent else []
         for folder in numbered:
             read_captions = reg_captions or not folder.is_regularization
-            used, folder = _read_folder(folder, extension, read_captions, problems, warnings)
+            try:
+                used, folder = _read_folder(folder, extension, read_captions, problems, warnings)
+            except UserError as error:  # a folder that may not be read
+                problems += error.problems
+                continue
             samples[option] += used
             folders.append(folder)
         if numbered and not samples[option]:
@@ -92,7 +107,9 @@ def _read_folder(
     """The samples of one folder, and the folder with its counts."""
     pictures = _pictures_of(folder, warnings)
     usable = _inspected(pictures, warnings)
-    files = {_folded(entry.name): Path(entry.path) for entry in entries(folder.path) if entry.is_file()}
+    found = [entry for entry in entries(folder.path) if is_file(entry)]
+    # a name written exactly so goes before one in another case; on Linux both may be there
+    files = {_folded(entry.name): Path(entry.path) for entry in found} | {e.name: Path(e.path) for e in found}
     texts: dict[Path, tuple[str, Path]] = {}
     if read_captions:
         texts = _captions_of(list(usable), folder, files, extension, problems, warnings)
@@ -122,7 +139,7 @@ def _pictures_of(folder: Folder, warnings: list[str]) -> list[Path]:
     unreadable: list[str] = []
     for entry in entries(folder.path):
         path = Path(entry.path)
-        if entry.is_dir():
+        if is_folder(entry):
             inside = pictures_in(path)
             if inside:
                 warnings.append(
@@ -135,13 +152,14 @@ def _pictures_of(folder: Folder, warnings: list[str]) -> list[Path]:
                 )
             elif is_picture(entry.name):
                 warnings.append(say(f"{path}: is a folder, not a picture", f"{path}：是目录，不是图片"))
+        elif not is_file(entry):
+            warnings.append(
+                say(f"{path}: the link leads nowhere, or it is no file", f"{path}：链接失效，或不是普通文件")
+            )
         elif os.path.splitext(entry.name)[1].lower() in images.UNREADABLE_EXTENSIONS:
             unreadable.append(entry.name)
         elif is_picture(entry.name):
-            if entry.is_file():
-                pictures.append(path)
-            else:
-                warnings.append(say(f"{path}: the link leads nowhere", f"{path}：链接失效"))
+            pictures.append(path)
     if unreadable:
         warnings.append(
             say(
@@ -194,7 +212,8 @@ def _caption_file(picture: Path, files: dict[str, Path], extension: str) -> Path
     fields = picture.stem.split("_")
     if len(fields) >= 5:
         stems.append("_".join(fields[:-4]))
-    return next((files[name] for stem in stems if (name := _folded(stem + extension)) in files), None)
+    names = [name for stem in stems for name in (stem + extension, _folded(stem + extension))]
+    return next((files[name] for name in names if name in files), None)
 
 
 def _captions_of(
@@ -211,17 +230,34 @@ def _captions_of(
     empty: list[str] = []
     chinese_commas: list[str] = []
     several_lines: list[str] = []
+    invisible: list[str] = []
+    huge: list[str] = []
     for picture in pictures:
         path = _caption_file(picture, files, extension)
         if path is None:
             continue
         try:
-            text, encoding = captions.decode(path.read_bytes())
+            written, encoding = captions.decode(path.read_bytes())
+        except OSError as error:
+            reason = error.strerror or error
+            problems.append(
+                say(
+                    f"{path}: cannot be read ({reason}). Allow yourself to read it, or delete it",
+                    f"{path}：无法读取（{reason}）。请取得读取权限，或删除它",
+                )
+            )
+            continue
         except ValueError as error:
             problems.append(
                 say(f"{path}: {error}. Save it as UTF-8", f"{path}：无法识别文字编码，请另存为 UTF-8"),
             )
             continue
+        text = captions.without_invisible(written)
+        if text != written:
+            invisible.append(path.name)
+        if len(text) > LONGEST_CAPTION:
+            huge.append(f"{path.name} ({len(text):,})")
+            text = text.lstrip()[:LONGEST_CAPTION]
         texts[picture] = (text.strip(), path)
         line = captions.first_line(text)
         if encoding in GUESSED_ENCODINGS:
@@ -248,6 +284,18 @@ def _captions_of(
             chinese_commas,
             "caption(s) with Chinese commas, which do not separate tags; replace ， by ,",
             "个标签文件含中文逗号，不能分隔标签，请把 ， 换成英文 ,",
+        ),
+        (
+            invisible,
+            "caption(s) with invisible characters (control characters, zero-width spaces, marks of writing direction), "
+            "which are left out",
+            "个标签文件含不可见字符（控制符、零宽空格、书写方向标记），已去除",
+        ),
+        (
+            huge,
+            f"file(s) of more than {LONGEST_CAPTION:,} letters, hardly captions, of which no more is read; correct or "
+            "delete them",
+            f"个标签文件超过 {LONGEST_CAPTION:,} 个字符，不像标签，超出部分不读取，请修改或删除",
         ),
         (several_lines, "caption(s) of several lines, only the first is read", "个标签文件有多行，只读第一行"),
     ):
@@ -306,7 +354,11 @@ def _tell_orphans(
     pictures: list[Path], folder: Folder, files: dict[str, Path], extension: str, warnings: list[str]
 ) -> None:
     used = {_caption_file(path, files, extension) for path in pictures}
-    orphans = [path for name, path in files.items() if name.endswith(_folded(extension)) and path not in used]
+    orphans = [
+        path
+        for path in dict.fromkeys(files.values())
+        if _folded(path.name).endswith(_folded(extension)) and path not in used
+    ]
     if orphans:
         example = next((path for path in orphans if is_picture(path.stem)), None)  # "a.png.txt"
         cure = say(f". Rename {example.name} to {Path(example.stem).stem}{extension}", f"。请把 {example.name} 改名为 "
