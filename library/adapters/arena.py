@@ -12,9 +12,9 @@ foreach loops, 1 ms flat (docs/log.md).
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from library.adapters.linear_ops import Stack
+from library.adapters.linear_ops import Stack, dtype_of
 from library.adapters.lora import LoraLayer
 
 ALIGNMENT = 8  # numbers: matrix products want their operands to begin at 16 bytes
@@ -30,9 +30,8 @@ class Arena:
 
     def __init__(self, groups: Sequence[Sequence[LoraLayer]]):
         self.groups = [list(group) for group in groups]
-        first = self.groups[0][0]
-        weight = first._layer[0].weight
-        self._place(weight.dtype if weight.dtype.is_floating_point else first._layer[0].bias.dtype, weight.device)
+        layer = self.groups[0][0]._layer[0]
+        self._place(dtype_of(layer), layer.weight.device)
 
     def _place(self, dtype: torch.dtype, device: torch.device) -> None:
         places, size = [], 0  # of each group's downs and ups
@@ -78,7 +77,7 @@ class Arena:
 
     def gather(self) -> None:
         """Hand the gradients of a backward pass to the optimizer: `master.grad`, float32, summed over such calls."""
-        if self.work is self.master.data or self.work.data_ptr() == self.master.data_ptr():
+        if self.work.data_ptr() == self.master.data_ptr():
             self.master.grad = self.gradient
         elif self.master.grad is None:
             self.master.grad = self.gradient.to(self.master.dtype)
@@ -98,6 +97,6 @@ class Arena:
             self.work.copy_(self.master.detach())
 
     def to(self, device: torch.device | str) -> None:
-        """Move it; `master` and the layers' parameters stay the same objects, so an optimizer that holds them goes on."""
+        """Move it; `master` stays the same object, so an optimizer that holds it goes on."""
         if self.work.device != torch.device(device):
             self._place(self.work.dtype, torch.device(device))

@@ -78,7 +78,7 @@ def conv2d(
 
 
 class Update(NamedTuple):
-    """The low-rank update of one layer for one forward pass, in the layer's dtype, as matrices also for convolutions."""
+    """The low-rank update of one layer for one forward pass, in the layer's dtype; matrices for convolutions, too."""
 
     down: Tensor  # (r, n), or (r, n k k)
     up: Tensor  # (m, r)
@@ -294,8 +294,17 @@ def _common_stack(layers: Sequence[nn.Module], updates: Sequence[Update | None])
 
 
 def frozen_matrix(layer: nn.Module) -> Tensor:
-    """(m, n) the frozen weight of a linear layer or a 1x1 convolution."""
-    return layer.weight.flatten(1)
+    """(m, n) the frozen weight of a linear layer or a 1x1 convolution; unpacked where it is held in 8 bits.
+
+    In the backward pass it is unpacked once more: kept, it would take the memory that the 8 bits have saved.
+    """
+    weight = layer.weight.flatten(1)
+    return weight if weight.is_floating_point() else weight * layer.weight_scale
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype:
+    """In which a layer computes."""
+    return layer.weight.dtype if layer.weight.is_floating_point() else layer.weight_scale.dtype
 
 
 # ---------------------------------------------------------------------------------------------------------------------

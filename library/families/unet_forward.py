@@ -1,7 +1,7 @@
 """The U-Net's forward pass, in one sitting: diffusers' modules, computed by functions that are handed in.
 
-diffusers' own forward pass is right, and is what the tests compare with. This one differs in what it keeps and how often
-it asks the device for something:
+diffusers' own forward pass is right, and is what the tests compare with. This one differs in what it keeps, and in how
+often it asks the device for something:
 
     a norm or an activation before a layer is a recipe: its result is not kept but made again in the backward pass
     layers that share an input are computed together, the captions' keys and values for the whole U-Net at once
@@ -51,6 +51,7 @@ class UNetForward:
         assert is_supported(unet)
         self.unet, self.operations, self.recipes, self.attend = unet, operations, recipes, attend
         self.checkpointed, self.is_random = frozenset(checkpointed), is_random
+        self.watch: Callable[..., Tensor] | None = None  # runs each unit instead: (name, function, *arguments)
         self.name_of = {module: name for name, module in unet.named_modules()}
         blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
         self.of_captions = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
@@ -138,11 +139,13 @@ class UNetForward:
 
     def unit(self, module: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """`function(module, *tensors)`, kept for the backward pass or computed again there."""
-        if self.name_of[module] not in self.checkpointed or not torch.is_grad_enabled():
-            return function(module, *tensors)
-        return checkpoint(
-            function, module, *tensors, use_reentrant=False, preserve_rng_state=self.is_random, determinism_check="none"
-        )
+        name = self.name_of[module]
+        if name in self.checkpointed and torch.is_grad_enabled():
+            how = dict(use_reentrant=False, preserve_rng_state=self.is_random, determinism_check="none")
+            return checkpoint(function, module, *tensors, **how)
+        if self.watch:
+            return self.watch(name, function, module, *tensors)
+        return function(module, *tensors)
 
 
 def units(unet: UNet2DConditionModel) -> list[str]:

@@ -1,0 +1,260 @@
+"""What a run will need in memory, before anything is loaded, and what to do where it does not fit.
+
+A step is run on torch's meta device, where tensors have shapes and no content: every operator is seen, every tensor's
+birth and death is counted, and nothing is computed (`trace`). What a step needs is thereby exact; beside it stand the
+weights, the adapters with their optimizer, and a workspace that the device's libraries take.
+
+Where a step is too large, single blocks are computed a second time in the backward pass instead of kept (gradient
+checkpointing), those first that free the most memory for the least arithmetic (`plan`). Checkpointing all of them, the
+only choice elsewhere, costs a whole forward pass.
+"""
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from library.messages import say
+
+MIB = 2**20
+MOVES_NOTHING = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view"}
+IN_PLACE = {"addmm_": "addmm", "baddbmm_": "baddbmm"}  # whose arithmetic torch's counter knows under another name
+
+
+@dataclass
+class Unit:
+    """A block that can be computed again."""
+
+    kept: int = 0  # bytes that it keeps for the backward pass, besides its input and output
+    flops: int = 0  # of its forward pass
+
+
+@dataclass
+class Cost:
+    """What one step takes, forward and backward of one batch."""
+
+    operators: int = 0  # dispatched, without views
+    flops: int = 0
+    kept: int = 0  # bytes alive between forward and backward
+    peak: int = 0  # bytes alive at most
+    largest: int = 0  # bytes of the largest single tensor
+    units: dict[str, Unit] = field(default_factory=dict)
+
+
+class Trace(TorchDispatchMode):
+    """Counts operators, arithmetic and living bytes of whatever runs inside it, on any device, backward pass included.
+
+    Only what is made inside counts; tensors that were there before are free.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.cost = Cost()
+        self.live = 0
+        self._known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket.__name__
+        returns = func._schema.returns
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if not is_view and packet not in MOVES_NOTHING:
+            self.cost.operators += 1
+            known = getattr(torch.ops.aten, IN_PLACE[packet]) if packet in IN_PLACE else func.overloadpacket
+            if known in flop_registry:
+                self.cost.flops += flop_registry[known](*args, **(kwargs or {}), out_val=result)
+        if all(r.alias_info is None for r in returns) and packet != "_unsafe_view":  # new memory
+            for tensor in result if isinstance(result, tuple | list) else (result,):
+                if isinstance(tensor, Tensor):
+                    self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        size = storage.nbytes()
+        self._known.add(storage)
+        self.live += size
+        self.cost.peak = max(self.cost.peak, self.live)
+        self.cost.largest = max(self.cost.largest, size)
+        weakref.finalize(storage, self._free, size).atexit = False
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+    def unit(self, name: str, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Run a block and note what it keeps."""
+        live, flops = self.live, self.cost.flops
+        result = function(*arguments)
+        self.cost.units[name] = Unit(
+            max(0, self.live - live - result.untyped_storage().nbytes()), self.cost.flops - flops
+        )
+        return result
+
+
+def trace(forward: Callable[[Trace], Tensor]) -> Cost:
+    """Cost of a step.
+
+    Args:
+        forward: everything up to the loss, a scalar; may pass its blocks through the trace's `unit`.
+    """
+    with Trace() as counted:
+        loss = forward(counted)
+        counted.cost.kept = counted.live
+        loss.backward()
+    return counted.cost
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will hold in memory, and which blocks are computed twice so that it fits."""
+
+    parts: dict[str, int]  # name for the person -> bytes
+    cost: Cost
+    checkpointed: tuple[str, ...]
+    budget: int | None  # bytes there are; None: unknown
+    unlimited: Cost  # without checkpointing
+
+    @property
+    def need(self) -> int:
+        """Bytes in all."""
+        return sum(self.parts.values()) + self.cost.peak
+
+    @property
+    def fits(self) -> bool:
+        return self.budget is None or self.need <= self.budget
+
+    @property
+    def extra(self) -> float:
+        """Share of arithmetic that is done twice."""
+        return self.cost.flops / self.unlimited.flops - 1
+
+
+def plan(
+    measure: Callable[[Iterable[str]], Cost],
+    parts: dict[str, int],
+    budget: int | None,
+    checkpointing: bool | str = "auto",
+) -> Plan:
+    """Choose what to compute twice.
+
+    Args:
+        measure: cost of a step with these units checkpointed.
+        parts: what is held besides a step's tensors, in bytes.
+        budget: bytes there are.
+        checkpointing: "auto": as few units as will do; True: all; False: none.
+    """
+    whole = measure(())
+    by_gain = sorted(
+        whole.units, key=lambda name: whole.units[name].kept / max(1, whole.units[name].flops), reverse=True
+    )
+    by_gain = [name for name in by_gain if whole.units[name].kept > 0]
+    chosen, cost = (), whole
+    room = None if budget is None else budget - sum(parts.values())
+    if checkpointing is True:
+        chosen = tuple(by_gain)
+        cost = measure(chosen)
+    elif checkpointing == "auto" and room is not None and whole.peak > room:
+        count = 0
+        while cost.peak > room and count < len(by_gain):
+            saved = cost.peak - room
+            while saved > 0 and count < len(by_gain):  # by the estimate; the trace then says what it came to
+                saved -= whole.units[by_gain[count]].kept
+                count += 1
+            chosen = tuple(by_gain[:count])
+            cost = measure(chosen)
+    return Plan(parts, cost, chosen, budget, whole)
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that can be used now, in all tensors of this process; None where nobody says.
+
+    On a GPU a twentieth is left alone: the desktop and the driver want room, and near the limit AMD's driver faults.
+    """
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        return free - whole // 20
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    limits = [_from_meminfo(), *_from_cgroup()]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _from_meminfo() -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _from_cgroup() -> list[int]:
+    """A container's limit, less what it uses."""
+    folder = Path("/sys/fs/cgroup")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            return [int((folder / limit).read_text()) - int((folder / used).read_text())]
+    return []
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Of all parameters and buffers, as they are now, also on the meta device."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+WORKSPACE = {"cuda": 448 * MIB, "mps": 448 * MIB}  # what cuBLAS, cuDNN, MIOpen take beside torch's tensors
+
+
+def table(plan: Plan, device: torch.device, title: str) -> str:
+    """The plan for a person, in MiB, and what it means."""
+    rows = [*plan.parts.items(), (say("one step at most", "单步峰值"), plan.cost.peak)]
+    rows.append((say("in all", "合计"), plan.need))
+    lines = [title]
+    lines += [f"  {_padded(name, 34)}{size / MIB:8,.0f} MiB" for name, size in rows]
+    if plan.budget is not None:
+        lines.append(f"  {_padded(say(f'free on {device}', f'{device} 可用'), 34)}{plan.budget / MIB:8,.0f} MiB")
+    units = len(plan.unlimited.units)
+    if plan.checkpointed:
+        freed = (plan.unlimited.peak - plan.cost.peak) / MIB
+        lines.append(
+            say(
+                f"  {len(plan.checkpointed)} of {units} blocks are computed twice: {freed:,.0f} MiB less, "
+                f"{plan.extra:.0%} more arithmetic",
+                f"  {units} 个模块中有 {len(plan.checkpointed)} 个算两遍：省 {freed:,.0f} MiB，计算量多 {plan.extra:.0%}",
+            )
+        )
+    else:
+        lines.append(say(f"  none of the {units} blocks is computed twice", f"  {units} 个模块都不需要算两遍"))
+    return "\n".join(lines)
+
+
+def _padded(text: str, width: int) -> str:
+    """Chinese letters are two columns wide on a terminal."""
+    return text + " " * max(1, width - sum(2 if ord(letter) > 0x2E7F else 1 for letter in text))
+
+
+def to_int8(layer: nn.Module) -> None:
+    """Hold a frozen linear layer's weight in 8 bits, with a factor for each row; `adapters.linear_ops` unpacks it.
+
+    Rounding moves a weight by 0.8 % of its row's deviation (root mean square; scaled fp8 formats: 2.6 %). Half the
+    memory of fp16, one pass over the weight more each time it is used.
+    """
+    weight = layer.weight.detach()
+    flat = weight.float().flatten(1)
+    scale = flat.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    rounded = (flat / scale).round().to(torch.int8)
+    layer.weight_scale = scale.to(weight.dtype)
+    layer.weight = nn.Parameter(rounded.view(weight.shape), requires_grad=False)
