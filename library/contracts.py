@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # pictures and captions are read and checked before torch is imported
-    import torch
     from torch import Tensor, nn
 
 

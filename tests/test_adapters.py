@@ -207,7 +207,8 @@ def test_parts_hold_their_parameters_in_order(model):
     single = [parameter for part in adapters.parts(is_flat=False).values() for parameter in part]
     assert [id(p.untyped_storage()) for p in single] == [id(m.untyped_storage()) for x in layers for m in x.masters()]
     for parameter, master in zip(single, [m for layer in layers for m in layer.masters()], strict=True):
-        assert parameter.data_ptr() == master.data_ptr() and parameter.shape == master.shape
+        assert parameter.data_ptr() == master.data_ptr()
+        assert parameter.shape == master.shape
 
 
 def test_initial_weights_depend_on_the_seed_alone():

@@ -27,7 +27,7 @@ def unet_targets(unet: nn.Module, saved_name: Callable[[str], str]) -> list[Targ
 
 
 def shared_input(name: str) -> str | None:
-    """What a layer of a U-Net has its input in common by: one name for q, k, v of an attention, one for all captions."""
+    """One name for layers of a U-Net that are given the same input: q, k, v of an attention; all that see captions."""
     owner, _, kind = name.rpartition(".")
     if owner.endswith("attn1") and kind in ("to_q", "to_k", "to_v"):
         return owner
