@@ -79,7 +79,10 @@ def inspect(path: Path) -> Inspection:
     """
     try:
         if path.stat().st_size == 0:
-            raise BrokenPicture(say("the file is empty (0 bytes)", "文件是空的（0 字节）"))
+            raise BrokenPicture(say("the file is empty (0 bytes); delete it", "文件是空的（0 字节），请删除"))
+        with Image.open(path, formats=READABLE) as image:
+            if image.format == "PNG":
+                image.verify()  # the checksums of its parts, which decoding passes over
         with Image.open(path, formats=READABLE) as image:
             width, height = image.size
             if _orientation(image) >= 5:  # lies on its side
