@@ -18,8 +18,8 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # marks of writing direction, tags. Joiners stay between letters beyond ASCII: Persian and some emoji are spelt so.
 INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0001-\U000e007f]"
-    "|(?<![^\\x00-\\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\\x00-\\x7f])"
 )
+JOINERS = re.compile("(?<![^\\x00-\\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\x00-\\x7f])")
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line breaks
 
 
@@ -51,7 +51,7 @@ def decode(data: bytes) -> tuple[str, str]:
 
 def without_invisible(text: str) -> str:
     """The text without characters that nobody sees; control characters become spaces, as some separate words."""
-    return INVISIBLE.sub("", CONTROLS.sub(" ", text))
+    return JOINERS.sub("", INVISIBLE.sub("", CONTROLS.sub(" ", text)))
 
 
 def first_line(caption: str) -> str:

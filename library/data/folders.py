@@ -90,7 +90,7 @@ def some(names: list[str], limit: int = 5) -> str:
 
 
 def repeats_and_text(name: str) -> tuple[int, str] | None:
-    """`10_my tag` -> (10, "my tag"); None where the name does not begin with a whole number and `_`."""
+    """`10_my tag` -> (10, "my tag"); None where no whole number stands before the first `_`, or alone."""
     number, _, text = name.partition("_")
     try:
         return int(number), text
