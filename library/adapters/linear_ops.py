@@ -159,9 +159,10 @@ class _Project(torch.autograd.Function):
         inners, masks, outputs = [], [], []
         for index, (layer, update) in enumerate(zip(layers, updates, strict=True)):
             weight, h, mask = frozen_matrix(layer), None, None
-            if update and _order_of(update, weight, rows).merges_forward:
+            order = _order_of(update, weight, rows) if update else None
+            if order and order.merges_forward:
                 weight = torch.addmm(weight, update.up, update.down, alpha=update.scale)
-            elif update:
+            elif order:
                 rank = len(update.down)
                 h = inner[:, index * rank : (index + 1) * rank] if stack else rows @ update.down.T
                 if update.mask_of:
@@ -173,11 +174,12 @@ class _Project(torch.autograd.Function):
                 y.addmm_(h, update.up.T, alpha=update.scale)
             outputs.append(y.unflatten(0, x.shape[:-1]))
             is_whole = stack is not None and mask is None  # then `inner` is kept in one piece
-            inners.append(None if is_whole else h)
+            inners.append(None if is_whole or (order and order.is_dense) else h)
             masks.append(mask)
         ctx.recipe, ctx.layers, ctx.updates, ctx.stack = recipe, layers, updates, stack
         ctx.shape, ctx.leading = source.shape, x.shape[:-1]
         needs_source = leaf is not None or recipe is not None
+        inner = inner if inners[0] is None else None
         ctx.save_for_backward(source if needs_source else None, inner, *inners, *masks)
         return tuple(outputs)
 
@@ -323,13 +325,16 @@ def project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor
     for layer in layers:
         if layer in found:
             continue
-        update = None if _is_unusual(layer) else update_of(layer)
+        if _is_unusual(layer):
+            found[layer] = plain_project(context, [layer])[0]
+            continue
+        update = update_of(layer)  # once: it may draw a random number
         stack = update.stack if update else None
-        if stack and len(stack.layers) > 1 and set(stack.layers) <= set(layers):
+        if stack and set(stack.layers) <= set(layers) and not any(map(_is_unusual, stack.layers)):
             whole = _ProjectStack.apply(context, stack, update, update.leaf)
             found.update(zip(stack.layers, whole.unbind(0), strict=True))
         else:
-            found[layer] = project(context, [layer])[0]
+            found[layer] = _Project.apply(context, None, [layer], [update], update.leaf if update else None)[0]
     return [found[layer] for layer in layers]
 
 
@@ -347,8 +352,8 @@ class _ProjectStack(torch.autograd.Function):
         inner = (rows @ stack.down.T).unflatten(1, (count, rank)).transpose(0, 1)  # (L, N, r)
         mask = None
         if update.mask_of:
-            shaped = inner.unflatten(1, context.shape[:-1]).transpose(0, 1)  # samples first: masks are drawn for each
-            mask = update.mask_of.draw(shaped, -1).expand_as(shaped).transpose(0, 1).flatten(1, 2)
+            shaped = inner.new_empty(count * len(context), *context.shape[1:-1], rank)  # each layer has its own masks
+            mask = update.mask_of.draw(shaped, -1).expand_as(shaped).reshape(inner.shape)
             inner = inner * mask
         result.baddbmm_(inner, stack.up.transpose(1, 2), alpha=update.scale)
         ctx.stack, ctx.scale = stack, update.scale
@@ -404,7 +409,7 @@ class _Convolve(torch.autograd.Function):
             if update.mask_of:
                 mask = update.mask_of.draw(inner, 1)
                 inner = inner * mask
-            y.add_(functional.conv2d(inner, update.up[:, :, None, None]), alpha=update.scale)
+            y.view(*y.shape[:2], -1).baddbmm_(_for_each(inner, update.up), inner.flatten(2), alpha=update.scale)
         if shift is not None:
             y.add_(shift[:, :, None, None])
         ctx.recipe, ctx.layer, ctx.update, ctx.shape = recipe, layer, update, x.shape
@@ -423,12 +428,11 @@ class _Convolve(torch.autograd.Function):
         if wants_input:
             result = _conv_backward(gradient, x, layer.weight, layer, (True, False))[0]
         if update:
-            up = update.up[:, :, None, None]
-            of_inner, of_up = aten.convolution_backward(
-                gradient, inner, up, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
-            )[:2]
-            update.up_grad.add_(of_up.flatten(1), alpha=update.scale)
-            of_inner.mul_(update.scale if mask is None else mask * update.scale)
+            places = gradient.flatten(2)  # (B, m, h w)
+            update.up_grad.addbmm_(places, inner.flatten(2).mT, alpha=update.scale)
+            nothing = places.new_empty(1, 1, 1)
+            of_inner = torch.baddbmm(nothing, _for_each(inner, update.up.T), places, beta=0, alpha=update.scale)
+            of_inner = of_inner.view(inner.shape) if mask is None else of_inner.view(inner.shape).mul_(mask)
             of_x, of_down = _conv_backward(of_inner, x, _kernel(update, layer), layer, (wants_input, True))
             update.down_grad.add_(of_down.flatten(1))
             if wants_input:
@@ -436,6 +440,11 @@ class _Convolve(torch.autograd.Function):
         if wants_input and recipe is not None:
             result = recipe.backward(result, source, kept)
         return result, gradient.sum((2, 3)) if wants_shift else None, None, None, None, None
+
+
+def _for_each(batch: Tensor, matrix: Tensor) -> Tensor:
+    """(B, ...), (m, r) -> (B, m, r), not copied."""
+    return matrix.expand(len(batch), *matrix.shape)
 
 
 def _kernel(update: Update, layer: nn.Conv2d) -> Tensor:

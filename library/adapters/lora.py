@@ -104,7 +104,7 @@ class LoraLayer(nn.Module):
             up.grad.flatten(1),
             self.multiplier * self.scale,
             down,
-            self.stack,
+            None if self.training and self.module_dropout else self.stack,  # which is skipped as a whole or not at all
             self.masks if self.training else None,
         )
 
