@@ -376,6 +376,16 @@ CASES: dict[str, Case] = {
     "picture: truncated PNG": warned(pictures(a_png=half(noise("PNG"))), "a.png: skipped", "anew", holds=only_good),
     "picture: truncated WebP": warned(pictures(a_webp=half(noise("WEBP"))), "a.webp: skipped", holds=only_good),
     "picture: truncated BMP": warned(pictures(a_bmp=half(noise("BMP"))), "a.bmp: skipped", "anew", holds=only_good),
+    "picture: a JPEG whose second half is zeros": warned(
+        pictures(a_jpg=half(noise("JPEG")) + bytes(4000)), "a.jpg: skipped: its end is missing", "anew", holds=only_good
+    ),
+    "picture: a WebP whose second half is zeros": warned(
+        pictures(a_webp=half(noise("WEBP")) + bytes(len(noise("WEBP")) - len(noise("WEBP")) // 2)),
+        "a.webp: skipped: its end is missing", "anew", holds=only_good,
+    ),
+    "picture: a JPEG filled up with zeros, as by a camera": works(
+        pictures(a_jpg=red(kind="JPEG", quality=95) + bytes(4000)), colour(255, 0, 0)
+    ),
     "picture: zeros in its middle": warned(
         pictures(a_png=noise("PNG")[:9000] + bytes(200) + noise("PNG")[9200:]), "a.png: skipped", holds=only_good
     ),

@@ -12,6 +12,7 @@ Lanczos enlarges. No torch is imported with this file: pictures are checked befo
 
 import io
 import math
+import os
 import random
 import warnings
 from pathlib import Path
@@ -75,7 +76,8 @@ def inspect(path: Path) -> Inspection:
     """Decode a whole picture: only that finds truncated files. JPEGs at an eighth of their size, which is fast.
 
     Raises:
-        BrokenPicture: empty, truncated, not a picture, much too elongated, or beyond Pillow's limit of pixels.
+        BrokenPicture: empty, truncated or zeroed at its end, not a picture, much too elongated, or beyond Pillow's limit of
+            pixels.
     """
     try:
         if path.stat().st_size == 0:
@@ -98,6 +100,14 @@ def inspect(path: Path) -> Inspection:
             is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
+            if image.format in ("JPEG", "MPO", "WEBP") and _ends_in_zeros(path):
+                raise BrokenPicture(
+                    say(
+                        "its end is missing and zeros stand in its place, as after a download that broke off; get it "
+                        "anew",
+                        "结尾缺失，只有一片零字节，多半是下载中断所致，请重新获取",
+                    )
+                )
     except BrokenPicture:
         raise
     except Image.DecompressionBombError as error:
@@ -121,6 +131,18 @@ def inspect(path: Path) -> Inspection:
             say(f"damaged or truncated ({error}); save it anew", f"已损坏或不完整（{error}），请重新保存")
         ) from error
     return Inspection(width, height, is_animated)
+
+
+def _ends_in_zeros(path: Path) -> bool:
+    """Whether a file has its size but not its end: JPEG and WebP decoders make something up for the rest, silently.
+
+    Some cameras fill up their JPEGs with zeros too, but behind the mark of the end.
+    """
+    with open(path, "rb") as file:
+        file.seek(-min(path.stat().st_size, 2**16), os.SEEK_END)
+        tail = file.read()
+    written = tail.rstrip(b"\0")
+    return len(tail) - len(written) >= 512 and not written.endswith(b"\xff\xd9")
 
 
 class ColourChange(NamedTuple):
