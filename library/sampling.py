@@ -174,6 +174,8 @@ def _number(name: str, value: str, kind: type) -> object:
 
 
 def _checked(prompt: Prompt) -> Prompt:
+    if re.search("[\ud800-\udfff]", prompt.text + prompt.negative):  # no tokenizer takes it
+        raise ValueError(say("holds half a letter (\\ud8..); write it anew.", "含有半个字符（\\ud8..），请重新填写。"))
     for letter, side in (("w", prompt.width), ("h", prompt.height)):
         if side is not None and not 1 <= side <= LARGEST_SIDE:
             raise ValueError(

@@ -659,6 +659,7 @@ CASES |= {
         prompts("p.json", '{"prompt": "a", "seed": null}'), lambda found: found == [sampling.Prompt("a")]
     ),
     "prompts: a number": refused(prompts("p.json", "5"), "p.json [1]", '"prompt" = "text"'),
+    "prompts: half a letter": refused(prompts("p.json", '["\\ud800"]'), "p.json [1]: holds half a letter", "anew"),
     "prompts: a text": works(prompts("p.json", '"abc"'), lambda found: found == [sampling.Prompt("abc")]),
     "prompts: brackets without end": refused(prompts("p.json", "[" * 100_000), "p.json: cannot be read"),
     "prompts: a number of 5,000 digits": refused(prompts("p.json", "9" * 5000), "p.json: cannot be read"),

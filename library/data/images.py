@@ -76,8 +76,8 @@ def inspect(path: Path) -> Inspection:
     """Decode a whole picture: only that finds truncated files. JPEGs at an eighth of their size, which is fast.
 
     Raises:
-        BrokenPicture: empty, truncated or zeroed at its end, not a picture, much too elongated, or beyond Pillow's limit of
-            pixels.
+        BrokenPicture: empty, truncated or zeroed at its end, not a picture, much too elongated, or beyond Pillow's
+            limit of pixels.
     """
     try:
         if path.stat().st_size == 0:
