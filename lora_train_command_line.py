@@ -83,7 +83,8 @@ v_parameterization = False  # insist that the base model predicts v; it is recog
 
 # ---- Speed and memory | 速度与显存 ----
 mixed_precision = "auto"             # arithmetic: "no" (fp32, slow, most memory), "fp16", "bf16"; "auto": by the device | 计算精度："no"（fp32，慢、最占显存）、"fp16"、"bf16"；"auto" 按设备选择
-gradient_checkpointing = False       # less memory, but slower: computes parts twice | 省显存但更慢：部分内容算两遍
+gradient_checkpointing = "auto"      # less memory, but slower: computes blocks twice; "auto": as few as the device needs; True: all (about 40% more arithmetic) | 省显存但更慢：部分模块算两遍；"auto" 按显存只算必要的几个，True 全部（计算量约多 40%）
+int8_base = False                    # hold the frozen base model's linear layers in 8 bits: half the memory of fp16 (SDXL: 2 GB less), somewhat slower, small rounding | 底模线性层以 8 位保存：比 fp16 省一半（SDXL 约省 2 GB），稍慢，有微小舍入误差
 gradient_accumulation_steps = 1      # batches per step, usually 1~4: a larger batch without more memory; a step takes that many times as long | 每步累积几个批次，常用 1~4：不增加显存而变相增大批次；每步时间成倍增长
 cache_latents = True                 # encode each picture once; faster, less memory | 每张图只编码一次；更快，更省显存
 cache_latents_to_disk = True         # keep the encoded pictures for the next run; some disk space | 把编码结果存盘，下次直接用；占少量硬盘空间
@@ -106,7 +107,7 @@ save_last_n_epochs = None             # of the files kept by save_every_n_epochs
 save_precision = "fp16"               # number format of the file: "fp16" (half the size), "bf16", "float" | 文件精度："fp16"（小一半）、"bf16"、"float"
 save_model_as = "safetensors"         # file format: safetensors, ckpt or pt | 文件格式：safetensors、ckpt 或 pt
 save_state = False                    # also save what is needed to continue exactly; a few times the LoRA's size each | 同时保存训练状态，以便原样继续训练；每份为 LoRA 的几倍大小
-resume = None                         # continue from such a state: a folder named ...-state | 从训练状态继续：填 ...-state 文件夹
+resume = "auto"                       # "auto": continue a run of this name that was stopped or killed; "new": begin anew; or a folder named ...-state | "auto"：同名训练若曾中断则接着训练；"new"：重新开始；也可填 ...-state 文件夹
 no_metadata = False                   # write no training details into the file | 文件里不写训练信息
 training_comment = None               # a note kept in the file | 写入文件的备注
 logging_dir = None                    # also write TensorBoard curves here; None: not | TensorBoard 曲线的目录；None 表示不写

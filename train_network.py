@@ -5,11 +5,14 @@ Here the parts are built and one's product is handed to the next; what each does
 alone: noise and timesteps from one generator, dropout from torch's own streams, both seeded anew for every step.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,11 @@ from library.messages import UserError, say
 
 
 def main(argv: list[str]) -> int:
-    """Flags to an exit code: 0 trained, 2 the user has something to put right (which was printed), 130 stopped."""
+    """Flags to an exit code; what there is to say is printed.
+
+    Returns:
+        0: trained, or stopped and saved. 1: crashed. 2: the user has something to put right. 130: a second Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without Chinese letters must not end the run
     try:
@@ -54,15 +61,17 @@ class Prepared:
     optimizer_args: dict[str, Any]
     start: dict | None  # tensors of the LoRA file to begin with
     state: Any  # checkpoint.State to go on from, or None
+    claim: Any  # checkpoint.Claim on the name
+    data: str  # changes with the pictures, captions and folders
 
 
 def prepare(config: Config, warnings: list[str]) -> Prepared:
-    """Do all cheap things first: read names, pictures, captions and prompts, and say what will happen.
+    """Do all cheap things first: read names, pictures, captions and prompts; then say what will happen.
 
     Raises:
         UserError: all that is wrong with them, together.
     """
-    from library.data import buckets, captions, plan, samples
+    from library.data import buckets, samples
 
     problems: list[str] = []
 
@@ -84,15 +93,41 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
     machine = attempt(device.choose, config.device, config.mixed_precision)
     rule = attempt(buckets.resolve_resolution, config, model.resolution, model.size_step) if model else None
-    state = attempt(checkpoint.load_state, Path(config.resume)) if config.resume else None
+    output_dir = Path(config.output_dir)
+    attempt(make_folder, output_dir)
+    state = attempt(find_state, config)
     start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
     prompts = attempt(sampling.read_prompts, Path(config.sample_prompts)) if config.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
-    output_dir = Path(config.output_dir)
-    attempt(make_folder, output_dir)
     if problems:
         raise UserError(problems)
 
+    state, claim = claim_name(config, state)
+    try:
+        return plan_run(config, warnings, found, model, machine, rule, prompts, optimizer_args, start, state, claim)
+    except BaseException:
+        claim.release()
+        raise
+
+
+def plan_run(
+    config: Config,
+    warnings: list[str],
+    found: Any,
+    model: Any,
+    machine: Any,
+    rule: Any,
+    prompts: Any,
+    optimizer_args: dict[str, Any],
+    start: Any,
+    state: Any,
+    claim: Any,
+) -> Prepared:
+    """Resolve what depends on several of the things that were read, and say what will happen."""
+    from library import families, optimizers, sampling
+    from library.data import captions, plan
+
+    output_dir = Path(config.output_dir)
     seed = state.facts["seed"] if state and config.seed is None else config.seed
     seed = secrets.randbelow(2**32) if seed is None else seed
     planned = plan.make_plan(found, config, rule)
@@ -118,14 +153,14 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     )
     prompts = prompts or [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
     prompts = sampling.complete(prompts, size=(rule.width, rule.height), seed=seed, sampler=config.sample_sampler)
-    name = state.facts["name"] if state else checkpoint.free_name(output_dir, config.output_name)
+    data = fingerprint_of_data(planned)
     if state:
-        warnings += differences(state.facts["config"], config)
-    elif name != config.output_name:
+        warnings += state.notices + changes_since(state, config, data)
+    elif claim.name != config.output_name:
         warnings.append(
             say(
-                f"{output_dir} already holds {config.output_name}: this run is named {name}",
-                f"{output_dir} 中已有 {config.output_name}，本次的文件名为 {name}",
+                f"{output_dir} already holds {config.output_name}: this run is named {claim.name}",
+                f"{output_dir} 中已有 {config.output_name}，本次的文件名为 {claim.name}",
             )
         )
 
@@ -140,8 +175,79 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     )
     for line in warnings:
         print(say(f"note: {line}", f"注意：{line}"))
+    if state:
+        print(
+            say(
+                f'going on with {claim.name} after step {state.position.global_step} (resume = "new" begins anew)',
+                f'接着训练 {claim.name}，从第 {state.position.global_step} 步之后继续（resume = "new" 则重新开始）',
+            )
+        )
     sys.stdout.flush()
-    return Prepared(config, seed, name, model, planned, prompts, machine, optimizer_args, start, state)
+    return Prepared(
+        config, seed, claim.name, model, planned, prompts, machine, optimizer_args, start, state, claim, data
+    )
+
+
+def find_state(config: Config) -> Any:
+    """The training state to go on from; None: begin anew."""
+    from library import checkpoint
+
+    if config.resume in (None, "new"):
+        return None
+    if config.resume == "auto":
+        return checkpoint.newest_state(Path(config.output_dir), config.output_name)
+    return checkpoint.load_state(Path(config.resume))
+
+
+def claim_name(config: Config, state: Any) -> tuple[Any, Any]:
+    """The state, and a hold on the run's name. A state whose run is under way at this moment is left alone."""
+    from library import checkpoint
+
+    output_dir = Path(config.output_dir)
+    if state:
+        try:
+            return state, checkpoint.claim(output_dir, state.facts["name"])
+        except UserError:
+            if config.resume != "auto":
+                raise
+    return None, checkpoint.claim_free_name(output_dir, config.output_name)
+
+
+def fingerprint_of_data(plan: Any) -> str:
+    """Changes with the pictures' names and sizes, the captions, the folders and how often they are repeated."""
+    facts = [
+        (sample.folder, sample.image_path.name, sample.width, sample.height, sample.caption, sample.repeats)
+        for sample in plan.samples_used
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def changes_since(state: Any, config: Config, data: str) -> list[str]:
+    """What is not as it was when the state was saved.
+
+    Raises:
+        UserError: something is, and the user has not asked for this very state.
+    """
+    changes = differences(state.facts["config"], config)
+    if state.facts.get("data", data) != data:
+        changes.append(say("the pictures or captions have changed", "图片或标签有改动"))
+    if changes and config.resume == "auto":
+        folder = Path(config.output_dir) / f"{state.facts['name']}-state"
+        raise UserError(
+            changes
+            + [
+                say(
+                    f'set these back to go on, or resume = "new" to begin anew, or resume = "{folder}" to go on all '
+                    "the same",
+                    f'请改回原值以接着训练；或设 resume = "new" 重新开始；或设 resume = "{folder}" 仍然接着训练',
+                )
+            ],
+            say(
+                f"{state.facts['name']} was stopped after step {state.position.global_step} and can be continued, but:",
+                f"{state.facts['name']} 在第 {state.position.global_step} 步后中断，可以接着训练，但是：",
+            ),
+        )
+    return changes
 
 
 def make_folder(folder: Path) -> None:
@@ -169,19 +275,38 @@ class Training:
     optimizer_text: str  # for the file's metadata
     schedule: Any
     scaler: Any  # torch.amp.GradScaler; does nothing unless the model is in fp16
+    unet_forward: Any  # families.unet_forward.UNetForward
+    memory: Any  # memory.Plan
+    batch_parts: int = 1  # a batch goes through the network in so many pieces; more where memory ran out
+
+    def restore(self, state: Any) -> None:
+        """Take over what a training state holds."""
+        self.adapters.load_state_dict(state.adapter)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.schedule.load_state_dict(state.schedule)
+        self.scaler.load_state_dict(state.scaler or {})
+        self.adapters.refresh()
 
 
 def build(prepared: Prepared) -> Training:
     """Load the model, encode what is encoded once, and hook the adapters in."""
     import torch
-    from torch.nn import functional
 
-    from library import adapters, diffusion, families, optimizers, schedules
-    from library.adapters import linear_ops, recipes
+    from library import attention, diffusion, families, memory, optimizers, schedules
     from library.data.dataset import Dataset
-    from library.families import unet_forward
 
     config, machine = prepared.config, prepared.machine
+    attend = attention.choose(machine.device, machine.dtype, config.attention)
+    print(attend.description)
+    plan = plan_memory(prepared, attend)
+    print(
+        memory.table(plan, machine.device, say("memory:", "显存："))
+        if machine.device.type != "cpu"
+        else memory.table(plan, machine.device, say("memory:", "内存："))
+    )
+    for line in ways_to_fit(prepared, attend, plan):
+        print(say(f"note: {line}", f"注意：{line}"))
+    sys.stdout.flush()
     family = families.open_model(
         config.pretrained_model_name_or_path,
         dtype=machine.dtype,
@@ -195,43 +320,23 @@ def build(prepared: Prepared) -> Training:
     )
     for line in family.warnings:
         print(say(f"note: {line}", f"注意：{line}"))
-    latents, texts = fill_caches(prepared, family)
     parts = family.modules()
+    attention.install(parts["vae"], attend)
+    latents, texts = fill_caches(prepared, family)
+    if config.int8_base:
+        pack_base(family)
     for name, module in parts.items():  # what is in the caches is not needed on the device
         is_cached = (name == "vae" and latents) or (name.startswith("text_encoder") and texts)
         module.to("cpu" if is_cached else machine.device)
-    if config.gradient_checkpointing and trains_text_encoder(config):
+    if config.gradient_checkpointing is True and trains_text_encoder(config):
         for name in parts:
             if name.startswith("text_encoder"):  # recomputes in training mode only
                 parts[name].train().gradient_checkpointing_enable({"use_reentrant": False})
 
-    rates = optimizers.learning_rates(
-        [name for name in parts if name != "vae" and is_trained(name, config)],
-        config.unet_lr,
-        config.text_encoder_lr,
-        config.learning_rate,
-    )
-    attached = adapters.attach(
-        [target for target in family.targets() if target.part in rates],
-        module=config.network_module,
-        rank=config.network_dim,
-        alpha=config.network_alpha,
-        conv_rank=config.conv_dim,
-        conv_alpha=config.conv_alpha,
-        dropout=config.network_dropout or 0.0,
-        seed=prepared.seed,
-    )
+    attached, unet_forward = attach(config, family, attend, prepared.seed, plan.checkpointed)
     if prepared.start:
         attached.load_state_dict(prepared.start)
-    parts["unet"].forward = unet_forward.UNetForward(
-        parts["unet"],
-        linear_ops.FAST,
-        recipes,
-        functional.scaled_dot_product_attention,
-        checkpointed=unet_forward.units(parts["unet"]) if config.gradient_checkpointing else (),
-        is_random=bool(config.network_dropout),
-    )
-    optimizer_type = "AdamW8bit" if config.use_8bit_adam else config.optimizer_type
+    optimizer_type = optimizer_of(config)
     trained = attached.parts(is_flat=optimizers.is_shape_blind(optimizer_type))
     built = optimizers.build(
         optimizer_type,
@@ -258,13 +363,150 @@ def build(prepared: Prepared) -> Training:
         optimizer_text=built.described_as,
         schedule=schedule,
         scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.needs_loss_scale),
+        unet_forward=unet_forward,
+        memory=plan,
     )
     if prepared.state:
-        attached.load_state_dict(prepared.state.adapter)
-        built.optimizer.load_state_dict(prepared.state.optimizer)
-        schedule.load_state_dict(prepared.state.schedule)
-        training.scaler.load_state_dict(prepared.state.scaler or {})
+        training.restore(prepared.state)
     return training
+
+
+def optimizer_of(config: Config) -> str:
+    return "AdamW8bit" if config.use_8bit_adam else config.optimizer_type
+
+
+def attach(config: Config, family: Family, attend: Any, seed: int, checkpointed: Collection[str]) -> tuple[Any, Any]:
+    """Hook the adapters into a model, and its U-Net's forward pass into the fast functions."""
+    from library import adapters, optimizers
+    from library.adapters import linear_ops, recipes
+    from library.families.unet_forward import UNetForward
+
+    parts = family.modules()
+    rates = optimizers.learning_rates(
+        [name for name in parts if name != "vae" and is_trained(name, config)],
+        config.unet_lr,
+        config.text_encoder_lr,
+        config.learning_rate,
+    )
+    attached = adapters.attach(
+        [target for target in family.targets() if target.part in rates],
+        module=config.network_module,
+        rank=config.network_dim,
+        alpha=config.network_alpha,
+        conv_rank=config.conv_dim,
+        conv_alpha=config.conv_alpha,
+        dropout=config.network_dropout or 0.0,
+        seed=seed,
+    )
+    forward = UNetForward(
+        parts["unet"],
+        linear_ops.FAST,
+        recipes,
+        attend,
+        checkpointed=checkpointed,
+        is_random=bool(config.network_dropout),
+    )
+    parts["unet"].forward = forward
+    return attached, forward
+
+
+def pack_base(family: Family) -> None:
+    """Hold the linear layers of the U-Net's transformers in 8 bits."""
+    from library import memory
+
+    for target in family.targets():
+        if target.part == "unet" and not target.needs_conv_dim:
+            memory.to_int8(target.layer)
+
+
+def plan_memory(
+    prepared: Prepared, attend: Any, *, batch_size: int | None = None, checkpointing: bool | str | None = None
+) -> Any:
+    """What the run will need at its largest pictures, counted on a model without weights; see `memory.plan`.
+
+    Args:
+        batch_size, checkpointing: instead of the configuration's.
+    """
+    import torch
+
+    from library import families, memory, optimizers
+    from library.contracts import Conditioning
+
+    config, device, dtype = prepared.config, prepared.machine.device, prepared.machine.dtype
+    family = families.blueprint(prepared.model, config.max_token_length)
+    modules = {name: module.to(dtype).requires_grad_(False) for name, module in family.modules().items()}
+    unet = modules["unet"]
+    if config.int8_base:
+        pack_base(family)
+    attached, forward = attach(config, family, attend, 0, ())
+    batch_size = batch_size or config.train_batch_size
+    width, height = max((fit.bucket for fit in prepared.plan.fits.values()), key=lambda bucket: bucket[0] * bucket[1])
+    scale = 2 ** (len(modules["vae"].config.block_out_channels) - 1)
+    positions = config.max_token_length + 2
+    pooled = getattr(unet.config, "projection_class_embeddings_input_dim", None)
+
+    def step(traced: Any) -> Any:
+        forward.watch = traced.unit
+        new = partial(torch.empty, device="meta")
+        noisy = new(batch_size, 4, height // scale, width // scale)
+        if trains_text_encoder(config):
+            conditioning = family.encode_captions([""] * batch_size, new(batch_size, 6))
+        else:
+            conditioning = Conditioning(
+                new(batch_size, positions, unet.config.cross_attention_dim, dtype=dtype),
+                new(batch_size, pooled - 6 * unet.config.addition_time_embed_dim, dtype=dtype) if pooled else None,
+                new(batch_size, 6),
+            )
+        prediction = family.predict(noisy, new(batch_size, dtype=torch.long), conditioning)
+        return (prediction.float() - new(noisy.shape)).square().mean()
+
+    def measure(names: Collection[str]) -> Any:
+        forward.checkpointed = frozenset(names)
+        return memory.trace(step)
+
+    count = sum(parameter.numel() for parameter in attached.parameters())
+    halves = 0 if dtype == torch.float32 else 4  # what the model reads, and its gradient
+    held = ["unet"]
+    held += [] if config.cache_latents else ["vae"]
+    if trains_text_encoder(config) or not config.cache_text_encoder_outputs:
+        held += [name for name in modules if name.startswith("text_encoder")]
+    parts = {
+        say("base model", "底模"): sum(memory.weight_bytes(modules[name]) for name in held),
+        say("LoRA and optimizer", "LoRA 与优化器"): count
+        * (4 + (halves or 4) + optimizers.state_bytes(optimizer_of(config))),
+        say("device's libraries (estimate)", "设备库（估计）"): memory.workspace(device, unet),
+    }
+    checkpointing = config.gradient_checkpointing if checkpointing is None else checkpointing
+    return memory.plan(measure, parts, memory.available(device), checkpointing)
+
+
+def ways_to_fit(prepared: Prepared, attend: Any, plan: Any) -> list[str]:
+    """What to change where the run does not fit, each with what it would then need."""
+    config = prepared.config
+    if plan.fits:
+        return []
+    lines = [
+        say(
+            f"this run needs {plan.need >> 20:,} MiB, but {plan.budget >> 20:,} are free: it will probably run out of "
+            "memory. Close other programs, or:",
+            f"本次训练需要 {plan.need >> 20:,} MiB，但只有 {plan.budget >> 20:,} MiB 可用，很可能不够。"
+            "请关闭其他程序，或者：",
+        )
+    ]
+    changes: list[tuple[str, dict, dict]] = []
+    if plan.checkpointed == () and config.gradient_checkpointing is False:
+        changes.append(('gradient_checkpointing = "auto"', {}, dict(checkpointing="auto")))
+    if config.train_batch_size > 1:
+        changes.append(("train_batch_size = 1", {}, dict(batch_size=1)))
+    if trains_text_encoder(config):
+        changes.append(("text_encoder_lr = 0", dict(text_encoder_lr=0.0), {}))
+    if not config.int8_base:
+        changes.append(("int8_base = True", dict(int8_base=True), {}))
+    for name, options, settings in changes:
+        other = dataclasses.replace(prepared, config=dataclasses.replace(config, **options))
+        need = plan_memory(other, attend, **settings).need >> 20
+        lines.append(say(f"{name}: {need:,} MiB", f"{name}：{need:,} MiB"))
+    return lines
 
 
 def is_trained(part: str, config: Config) -> bool:
@@ -274,6 +516,8 @@ def is_trained(part: str, config: Config) -> bool:
 
 def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     """Encode pictures, and captions where they can be known beforehand; None for what is not cached."""
+    import torch
+
     from library.data import cache, dataset
 
     config, plan, device = prepared.config, prepared.plan, prepared.machine.device
@@ -284,13 +528,24 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     latents = texts = None
     if config.cache_latents:
         vae = modules["vae"].to(device)
-        latents = cache.LatentCache(folder, cache.fingerprint(vae))
-        filled = latents.fill(
-            dataset.latents_wanted(plan, config),
-            family.encode_images,
-            batch_size=config.train_batch_size,
-            thread_count=config.max_data_loader_n_workers,
-        )
+
+        def fill() -> tuple[Any, Any]:
+            latents = cache.LatentCache(folder, cache.fingerprint(vae))
+            return latents, latents.fill(
+                dataset.latents_wanted(plan, config),
+                family.encode_images,
+                batch_size=config.train_batch_size,
+                thread_count=config.max_data_loader_n_workers,
+            )
+
+        try:
+            latents, filled = fill()
+        except cache.BadLatents as error:
+            if next(vae.parameters()).dtype == torch.float32:
+                raise
+            print(say(f"note: {error}: trying in float32", f"注意：{error}；改用 float32 再试"), flush=True)
+            vae.float()
+            latents, filled = fill()
         print(
             say(
                 f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
@@ -314,38 +569,101 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     return latents, texts
 
 
-def train(prepared: Prepared, training: Training, report: Any, save: Any, preview: Any) -> int:
-    """The loop. Gives the number of steps done.
+def train(prepared: Prepared, training: Training, files: "Files", stop: Any) -> Any:
+    """Train to the end, or until the user stops; a poisoned batch costs one step back to the last state.
+
+    Returns:
+        Where it ended, a `checkpoint.Position`.
+
+    Raises:
+        UserError: NaN came a second time.
+    """
+    from library import checkpoint
+
+    state = prepared.state
+    position = state.position if state else checkpoint.Position()
+    skipped: set[int] = set(state.more.get("skipped", [])) if state else set()
+    until = 0  # steps up to this one are looked at closely, each on its own
+    if state is None:
+        files.save_state(position, skipped)  # there is always one to go back to
+        if prepared.config.sample_at_first:
+            files.preview(epoch=0)
+    while True:
+        try:
+            return steps(prepared, training, files, stop, position, skipped, until)
+        except FloatingPointError as error:
+            bad_step = getattr(error, "step", files.report.step)
+            if until >= bad_step:  # it was looked at, and nothing helped
+                raise not_finite(str(error)) from None
+            state = files.load_state()
+            files.report.say(
+                say(
+                    f"{error}. Going back to the state of step {state.position.global_step} to find the cause",
+                    f"{error}。退回第 {state.position.global_step} 步的状态，查找原因",
+                )
+            )
+            training.restore(state)
+            position, skipped, until = state.position, set(state.more["skipped"]), bad_step
+            files.begin_report(position.global_step)
+
+
+def not_finite(reason: str) -> UserError:
+    return UserError(
+        say(
+            f"{reason}. What was saved before is whole. The cause is usually a learning rate that is too high, a "
+            "broken picture or fp16: lower learning_rate, look at the pictures named, or set mixed_precision = "
+            '"bf16" or "no".',
+            f"{reason}。此前保存的文件完好。原因通常是学习率过高、图片有问题或 fp16 溢出：请降低 learning_rate，"
+            '检查上面列出的图片，或设 mixed_precision = "bf16" 或 "no"。',
+        )
+    )
+
+
+def steps(
+    prepared: Prepared,
+    training: Training,
+    files: "Files",
+    stop: Any,
+    position: Any,
+    skipped: set[int],
+    until: int,
+) -> Any:
+    """The loop, from a position to the end or the user's stop; gives the position it came to.
 
     Args:
-        save: called with epoch=n or step=n where a file is due.
-        preview: called with epoch=n or step=n where previews are due.
+        skipped: steps whose batch gave NaN: they are left out.
+        until: up to this step everything is checked at once, and what is not finite is left out.
+
+    Raises:
+        FloatingPointError: something is not finite.
     """
     import torch
 
-    config, plan = prepared.config, prepared.plan
-    state = prepared.state.position if prepared.state else None
-    epoch_at, batches_done, step = (state.epoch, state.batch_in_epoch, state.global_step) if state else (1, 0, 0)
+    config, plan, report = prepared.config, prepared.plan, files.report
+    epoch_at, batches_done, step = position
     generator = torch.Generator()
     training.adapters.train()
-    if config.sample_at_first and step == 0:
-        preview(epoch=0)
     for epoch in range(epoch_at, plan.epoch_count + 1):
         batches = training.dataset.batches(epoch, start=batches_done)
         for group in in_groups(batches, config.gradient_accumulation_steps):
             if step == plan.step_count:
                 break
-            seed_step(generator, prepared.seed, step)
-            loss = 0
-            for batch in group:
-                loss = loss + backward(training, prepared, draw(training, prepared, batch, generator), len(group))
-                training.adapters.gather()
-            if config.max_grad_norm:
-                training.scaler.unscale_(training.optimizer)
-                torch.nn.utils.clip_grad_norm_(training.adapters.parameters(), config.max_grad_norm)
             rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
-            training.scaler.step(training.optimizer)
-            training.scaler.update()
+            loss = gradients(prepared, training, files, group, generator, step)
+            if step < until and step + 1 not in skipped and not is_sound(training, loss):
+                if skipped:
+                    raise not_finite(name_cause(prepared, training, group, generator, step))
+                report.say(name_cause(prepared, training, group, generator, step))
+                skipped.add(step + 1)
+            if step + 1 in skipped:
+                loss = torch.zeros(())
+                report.event("skipped", step=step + 1)
+            else:
+                if config.max_grad_norm:
+                    training.scaler.unscale_(training.optimizer)
+                    torch.nn.utils.clip_grad_norm_(training.adapters.parameters(), config.max_grad_norm)
+                training.scaler.step(training.optimizer)
+                training.scaler.update()
             training.schedule.step()
             training.adapters.refresh()
             if config.scale_weight_norms:
@@ -354,17 +672,151 @@ def train(prepared: Prepared, training: Training, report: Any, save: Any, previe
             batches_done += len(group)
             report.losses(epoch, step, loss, rates)
 
-            if is_due(step, config.save_every_n_steps) and step < plan.step_count:
-                save(epoch=epoch, step=step, batch_in_epoch=batches_done, by="step")
-            if is_due(step, config.sample_every_n_steps) and step < plan.step_count:
-                preview(step=step)
+            position = type(position)(epoch, batches_done, step)
+            is_last = step == plan.step_count
+            if (is_due(step, config.save_every_n_steps) or stop.save_requested()) and not is_last:
+                files.save(position, by="step", skipped=skipped)
+            if is_due(step, config.sample_every_n_steps) and not is_last:
+                files.preview(step=step)
+            if stop.requested() and not is_last:
+                files.save(position, by="step", skipped=skipped)
+                files.save_state(position, skipped)
+                return position
+            if files.state_is_due():
+                files.save_state(position, skipped)
         report.epoch_end(epoch)
         batches_done = 0
+        position = type(position)(epoch + 1, 0, step)
         if is_due(epoch, config.save_every_n_epochs) and epoch < plan.epoch_count:
-            save(epoch=epoch, step=step, batch_in_epoch=0, by="epoch")
+            files.save(position, by="epoch", skipped=skipped)
         if is_due(epoch, config.sample_every_n_epochs) and epoch < plan.epoch_count:
-            preview(epoch=epoch)
-    return step
+            files.preview(epoch=epoch)
+    return position
+
+
+def gradients(
+    prepared: Prepared, training: Training, files: "Files", group: list[Batch], generator: Any, step: int
+) -> Any:
+    """Forward and backward of a step's batches; where memory runs out, again with less of it, the same arithmetic.
+
+    Returns:
+        The loss, a scalar on the device: reading it would stall the step.
+
+    Raises:
+        UserError: there is no memory left to save.
+    """
+    import torch
+
+    while True:
+        seed_step(generator, prepared.seed, step)
+        try:
+            loss = 0
+            for batch in group:
+                inputs = draw(training, prepared, batch, generator)
+                for part in inputs.split(training.batch_parts):
+                    share = len(part.noisy) / len(inputs.noisy) / len(group)
+                    loss = loss + backward(training, prepared, part, share)
+                    training.adapters.gather()
+            return loss
+        except torch.OutOfMemoryError as error:
+            training.adapters.refresh()  # forgets what was gathered
+            reason = str(error)
+        # outside of `except`: its traceback would hold the tensors of the failed pass
+        what = use_less_memory(prepared, training)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if what is None:
+            raise UserError(
+                say(
+                    f"the device's memory is full, and nothing is left to save ({reason.splitlines()[0]}). Lower "
+                    "resolution or network_dim, set text_encoder_lr = 0 or int8_base = True, or close other programs.",
+                    f"显存不足，已没有可再节省的部分（{reason.splitlines()[0]}）。请降低 resolution 或 network_dim，"
+                    "设 text_encoder_lr = 0 或 int8_base = True，或关闭其他程序。",
+                )
+            )
+        files.report.say(say(f"memory ran out at step {step + 1}: {what}", f"第 {step + 1} 步显存不足：{what}"))
+        files.report.event("out of memory", step=step, done=what)
+
+
+def use_less_memory(prepared: Prepared, training: Training) -> str | None:
+    """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
+    forward, plan = training.unet_forward, training.memory
+    attend = forward.attend
+    smallest = 8 * 2**20
+    if attend.kind == "chunked" and attend.chunk_bytes > smallest:
+        forward.attend = dataclasses.replace(attend, chunk_bytes=attend.chunk_bytes // 2)
+        size = forward.attend.chunk_bytes >> 20
+        return say(f"attention in chunks of {size} MiB, hardly slower", f"注意力改为每块 {size} MiB，几乎不变慢")
+    for name, module in training.family.modules().items():
+        is_idle = name.startswith("text_encoder") and not trains_text_encoder(prepared.config)
+        if is_idle and next(module.parameters()).device.type != "cpu":
+            module.to("cpu")
+            return say(f"{name} works on the CPU, somewhat slower", f"{name} 移到 CPU 上运行，略慢")
+    units = plan.unlimited.units
+    left = [name for name in units if name not in forward.checkpointed]
+    if left:
+        left.sort(key=lambda name: units[name].kept / max(1, units[name].flops), reverse=True)
+        more = left[: max(1, (len(left) + 1) // 2)]
+        forward.checkpointed |= frozenset(more)
+        extra = sum(units[name].flops for name in more) / plan.unlimited.flops
+        count, of = len(forward.checkpointed), len(units)
+        return say(
+            f"{count} of {of} blocks are computed twice now, {extra:.0%} more arithmetic",
+            f"现在 {of} 个模块中有 {count} 个算两遍，计算量增加 {extra:.0%}",
+        )
+    if training.batch_parts < prepared.config.train_batch_size:
+        training.batch_parts *= 2
+        return say(
+            f"each batch goes through in {training.batch_parts} parts, with the same result; slower",
+            f"每个批次分 {training.batch_parts} 次计算，结果不变，较慢",
+        )
+    return None
+
+
+def is_sound(training: Training, loss: Any) -> bool:
+    """Whether a step's loss and gradients are finite. Infinite gradients in fp16 are the loss scale's business."""
+    from library import nan
+
+    found = [loss]
+    if not training.scaler.is_enabled():
+        found += [parameter.grad for parameter in training.adapters.parameters()]
+    return nan.are_finite(found)
+
+
+def name_cause(prepared: Prepared, training: Training, group: list[Batch], generator: Any, step: int) -> str:
+    """Do a step's passes once more, slowly: which tensor is the first that is not finite, in which batch."""
+    from library import nan
+
+    causes = []
+    seed_step(generator, prepared.seed, step)
+    for batch in group:
+        inputs = draw(training, prepared, batch, generator)
+        conditioning = inputs.conditioning
+
+        def run(hunt: Any, inputs: Inputs = inputs) -> None:
+            training.unet_forward.watch = hunt.unit
+            backward(training, prepared, inputs, 1.0)
+
+        named = {
+            say("the latents", "图片编码"): batch.latents,
+            say("the captions' states", "标签编码"): conditioning and conditioning.states,
+            say("the noise", "噪声"): inputs.noisy,
+        }
+        try:
+            cause = nan.first_bad(named, run)
+        finally:
+            training.unet_forward.watch = None
+        pictures = ", ".join(str(sample.image_path) for sample in batch.samples)
+        times = ", ".join(f"{float(t):g}" for t in inputs.t)
+        causes.append(
+            say(
+                f"step {step + 1}: NaN or infinity, first in {cause}; pictures: {pictures}; timesteps: {times}",
+                f"第 {step + 1} 步出现 NaN 或无穷大，最先出现在：{cause}；图片：{pictures}；时间步：{times}",
+            )
+        )
+    training.adapters.gather()
+    ending = say("This batch is left out once", "跳过这个批次一次")
+    return "; ".join(causes) + say(f". {ending}", f"。{ending}")
 
 
 @dataclasses.dataclass
@@ -378,6 +830,24 @@ class Inputs:
     conditioning: Any  # contracts.Conditioning, or None: the captions are encoded in the pass
     captions: list[str]
     sizes: Any  # (B, 6)
+
+    def split(self, count: int) -> Iterator["Inputs"]:
+        """The same in at most so many parts."""
+        if count == 1:
+            yield self
+            return
+        size = -(-len(self.noisy) // count)
+        for at in range(0, len(self.noisy), size):
+            part = slice(at, at + size)
+            yield Inputs(
+                self.noisy[part],
+                self.t[part],
+                self.target[part],
+                self.weights[part],
+                self.conditioning and self.conditioning.map(lambda tensor, part=part: tensor[part]),
+                self.captions[part],
+                self.sizes[part],
+            )
 
 
 def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -> Inputs:
@@ -398,8 +868,8 @@ def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -
     return Inputs(*tensors, conditioning, batch.captions, place(batch.sizes))
 
 
-def backward(training: Training, prepared: Prepared, inputs: Inputs, share: int) -> Any:
-    """Forward and backward of one batch; its loss, a scalar on the device, divided by the batches of the step."""
+def backward(training: Training, prepared: Prepared, inputs: Inputs, share: float) -> Any:
+    """Forward and backward of one batch, or a part of it; its loss, a scalar on the device, times its share."""
     import torch
 
     from library import losses
@@ -408,16 +878,15 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: int)
     if conditioning is None:
         with torch.set_grad_enabled(trains_text_encoder(prepared.config)):
             conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
+        conditioning = conditioning.map(prepared.machine.place)
     prediction = training.family.predict(inputs.noisy, inputs.t, conditioning)
-    loss = (losses.per_sample(prediction, inputs.target) * inputs.weights).mean() / share
+    loss = (losses.per_sample(prediction, inputs.target) * inputs.weights).mean() * share
     training.scaler.scale(loss).backward()
     return loss.detach()
 
 
 def seed_step(generator: Any, seed: int, step: int) -> None:
     """Noise and timesteps from `generator`, dropout from torch's own streams: both follow from (seed, step) alone."""
-    import hashlib
-
     import torch
 
     number = int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:8], "big") >> 1
@@ -436,37 +905,78 @@ def is_due(count: int, every: int | None) -> bool:
     return bool(every) and count % every == 0
 
 
+STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
+
+
 class Files:
     """The files of a run, and what they say about it."""
 
-    def __init__(self, prepared: Prepared, training: Training):
+    def __init__(self, prepared: Prepared, training: Training, stop: Any):
         from library import checkpoint, metadata
         from library.data import plan
 
-        config = prepared.config
-        self.prepared, self.training = prepared, training
+        config, state = prepared.config, prepared.state
+        self.prepared, self.training, self.stop = prepared, training, stop
         self.folder = Path(config.output_dir)
         self.suffix = config.save_model_as
-        self.session_id, self.started_at = secrets.randbelow(2**32), time.time()
+        before = state.facts if state else {}
+        self.session_id = before.get("session_id", secrets.randbelow(2**32))
+        self.started_at = before.get("started_at", time.time())
         self.facts = plan.metadata(prepared.plan) | {"ss_zero_terminal_snr": prepared.model.zero_terminal_snr}
         self.model = metadata.model_hashes(Path(config.pretrained_model_name_or_path))
         self.vae = metadata.model_hashes(Path(config.vae)) if config.vae else None
         self.dtype = checkpoint.PRECISIONS[config.save_precision]
+        self.state_wait = STATE_SECONDS
+        self.state_saved_at = time.monotonic()
+        self.report: Any = None
+        self.begin_report(state.position.global_step if state else 0)
+        self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
+
+    @property
+    def step_count(self) -> int:
+        return self.prepared.plan.step_count
+
+    def begin_report(self, step: int) -> None:
+        """Tell of the steps after `step`; what was told of them before is forgotten."""
+        from library.report import Report
+
+        if self.report:
+            self.report.waiting = []
+            self.report.close()
+        folder = self.prepared.config.logging_dir
+        self.report = Report(
+            self.path(".run.jsonl"), self.step_count, first_step=step, logging_dir=Path(folder) if folder else None
+        )
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.prepared.name}{ending}"
 
-    def save(self, *, epoch: int, step: int, batch_in_epoch: int = 0, by: str | None = None) -> Path:
-        """Write the LoRA as it is, and the training state if the user wants it.
+    def write_tags(self) -> None:
+        """How often each tag occurs, for the user to look through."""
+        from library.data import captions
+
+        is_sorted = self.prepared.config.sort_tag_occurrence_alphabetically
+        counts = captions.count_table(self.facts["ss_tag_frequency"], is_sorted)
+        self.path(".tags.txt").write_text(counts, encoding="utf-8")
+
+    @property
+    def state_folder(self) -> Path:
+        """Of the state that is kept while training, and under save_state beyond its end."""
+        from library import checkpoint
+
+        return self.folder / checkpoint.state_name(self.prepared.name)
+
+    def save(self, position: Any, *, by: str | None = None, skipped: Collection[int] = ()) -> Path:
+        """Write the LoRA as it is, and a training state beside it if the user wants it.
 
         Args:
-            epoch: the one that the next batch belongs to is `epoch`, or `epoch + 1` if `batch_in_epoch` is 0.
             by: "epoch" or "step", whose number the file's name gets; None: the final file.
         """
         from library import checkpoint, metadata
 
         config, name = self.prepared.config, self.prepared.name
-        number = {"epoch": dict(epoch=epoch), "step": dict(step=step), None: {}}[by]
+        epochs_done = position.epoch - 1
+        number = {"epoch": dict(epoch=epochs_done), "step": dict(step=position.global_step), None: {}}[by]
         path = self.folder / checkpoint.file_name(name, self.suffix, **number)
         tensors = self.training.adapters.state_dict()
         entries = metadata.build(
@@ -478,31 +988,108 @@ class Files:
                 session_id=self.session_id,
                 started_at=self.started_at,
                 saved_at=time.time(),
-                epoch=epoch - (batch_in_epoch > 0),
-                step=step,
+                epoch=epochs_done,
+                step=position.global_step,
                 optimizer=self.training.optimizer_text,
                 model=self.model,
                 vae=self.vae,
             ),
         )
-        checkpoint.save_adapter(path, tensors, entries, self.dtype)
-        if config.save_state:
-            position = (epoch, batch_in_epoch) if batch_in_epoch else (epoch + 1, 0)
-            state = checkpoint.State(
-                checkpoint.Position(*position, step),
-                tensors,
-                self.training.optimizer.state_dict(),
-                self.training.schedule.state_dict(),
-                self.training.scaler.state_dict(),
-                facts=dict(name=name, seed=self.prepared.seed, config=dataclasses.asdict(config)),
-            )
-            checkpoint.save_state(self.folder / checkpoint.state_name(name, **number), state)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
+        if config.save_state and by:
+            self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
         if by == "epoch":
-            old = checkpoint.expired_epoch(epoch, config.save_every_n_epochs, config.save_last_n_epochs)
+            old = checkpoint.expired_epoch(epochs_done, config.save_every_n_epochs, config.save_last_n_epochs)
             if old:
                 checkpoint.remove_save(self.folder / checkpoint.file_name(name, self.suffix, epoch=old))
                 checkpoint.remove_save(self.folder / checkpoint.state_name(name, epoch=old))
         return path
+
+    def state_is_due(self) -> bool:
+        return time.monotonic() - self.state_saved_at > self.state_wait
+
+    def save_state(self, position: Any, skipped: Collection[int], *, is_finished: bool = False) -> None:
+        """Keep what is needed to go on exactly from here."""
+        began = time.monotonic()
+        self._save_state(self.state_folder, position, skipped, is_finished)
+        self.state_saved_at = time.monotonic()
+        self.state_wait = max(STATE_SECONDS, 50 * (self.state_saved_at - began))
+
+    def _save_state(self, folder: Path, position: Any, skipped: Collection[int], is_finished: bool = False) -> None:
+        from library import checkpoint
+
+        prepared, training = self.prepared, self.training
+        self.report.flush()  # no state knows of a step that run.jsonl does not
+        state = checkpoint.State(
+            position,
+            training.adapters.state_dict(),
+            training.optimizer.state_dict(),
+            training.schedule.state_dict(),
+            training.scaler.state_dict(),
+            facts=dict(
+                name=prepared.name,
+                seed=prepared.seed,
+                config=dataclasses.asdict(prepared.config),
+                data=prepared.data,
+                session_id=self.session_id,
+                started_at=self.started_at,
+                finished=is_finished,
+            ),
+            more=dict(skipped=sorted(skipped)),
+        )
+        size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
+        self._write(folder, size, lambda: checkpoint.save_state(folder, state))
+
+    def load_state(self) -> Any:
+        from library import checkpoint
+
+        return checkpoint.load_state(self.state_folder)
+
+    def finish(self, position: Any) -> None:
+        """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
+        from library import checkpoint
+
+        if self.prepared.config.save_state:
+            self.save_state(position, (), is_finished=True)
+        else:
+            checkpoint.remove_save(self.state_folder)
+
+    def preview(self, *, epoch: int | None = None, step: int | None = None) -> None:
+        """Previews in the middle of a run, named as sd-scripts names them. Where memory lacks, none."""
+        import torch
+
+        if self.prepared.config.sample_every_n_epochs == 0:
+            return
+        folder = self.folder / "sample"
+        folder.mkdir(exist_ok=True)
+        when = f"e{epoch:06d}" if step is None else f"{step:06d}"
+        clock = time.strftime("%Y%m%d%H%M%S")
+        try:
+            pictures = draw_previews(self.prepared, self.training)[0]
+        except torch.OutOfMemoryError:
+            self.report.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
+            return
+        for index, picture in enumerate(pictures):
+            path = folder / f"{self.prepared.name}_{when}_{index:02d}_{clock}_{self.prepared.prompts[index].seed}.png"
+            self._write(path, 2**20, partial(picture.save, path))
+
+    def _write(self, path: Path, size: int, write: Any) -> None:
+        from library import checkpoint, disk
+
+        keep = self.prepared.config.save_last_n_epochs
+
+        def may_free() -> bool:
+            return bool(keep) and checkpoint.remove_oldest_epoch(self.folder, self.prepared.name, keep - 1)
+
+        disk.writing(
+            path,
+            write,
+            size=size,
+            may_free=may_free,
+            say_line=self.report.say,
+            is_stopped=lambda: self.stop.requested() == "signal",
+        )
 
 
 def draw_previews(prepared: Prepared, training: Training, strengths: tuple[float, ...] = (1.0,)) -> list[list]:
@@ -527,17 +1114,6 @@ def draw_previews(prepared: Prepared, training: Training, strengths: tuple[float
     return rows
 
 
-def save_previews(prepared: Prepared, training: Training, *, epoch: int | None = None, step: int | None = None) -> None:
-    """Previews in the middle of a run, named as sd-scripts names them."""
-    folder = Path(prepared.config.output_dir) / "sample"
-    folder.mkdir(exist_ok=True)
-    when = f"e{epoch:06d}" if step is None else f"{step:06d}"
-    clock = time.strftime("%Y%m%d%H%M%S")
-    for index, picture in enumerate(draw_previews(prepared, training)[0]):
-        seed = prepared.prompts[index].seed
-        picture.save(folder / f"{prepared.name}_{when}_{index:02d}_{clock}_{seed}.png")
-
-
 def run(config: Config, warnings: list[str]) -> int:
     """Train one LoRA.
 
@@ -546,74 +1122,87 @@ def run(config: Config, warnings: list[str]) -> int:
         warnings: what the check found, to be said with the rest.
 
     Returns:
-        0: trained, and the file was read back and found whole.
+        0: trained, and the file was read back and found whole; or stopped by the user, and saved.
+        1: crashed; a report was written.
 
     Raises:
         UserError: something only the user can put right.
     """
+    from library import crash_report
     from library.messages import set_language
+    from library.stop import Stop
 
     set_language(config.language)
     prepared = prepare(config, warnings)
-    training = build(prepared)
+    files = None
+    try:
+        with Stop(Path(config.output_dir)) as stop:
+            training = build(prepared)
+            check_disk(prepared, training)
+            files = Files(prepared, training, stop)
+            if config.tag_occurrence_txt_file:
+                files.write_tags()
+            return finish(prepared, training, files, train(prepared, training, files, stop))
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        lines = files.report.last_steps(20) if files and files.report else []
+        facts = dict(device=prepared.machine.description, name=prepared.name)
+        path = crash_report.write(Path(config.output_dir), error, config=prepared.config, facts=facts, last_lines=lines)
+        print(crash_report.cause_line(error), file=sys.stderr)
+        print(say(f"all that is known about it: {path}", f"详细情况见 {path}"), file=sys.stderr)
+        return 1
+    finally:
+        if files and files.report:
+            with contextlib.suppress(FloatingPointError, RuntimeError):  # of a broken device: told above
+                files.report.close()
+        prepared.claim.release()
 
-    import torch
 
+def check_disk(prepared: Prepared, training: Training) -> None:
+    """Compare what will be written with what is free."""
+    from library import disk
+
+    plan, config = prepared.plan, prepared.config
+    sizes = [prompt.width * prompt.height for prompt in prepared.prompts]
+    needs = disk.needed(
+        config,
+        parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
+        epoch_count=plan.epoch_count,
+        step_count=plan.step_count,
+        preview_count=len(sizes),
+        preview_pixels=max(sizes, default=0),
+    )
+    for line in disk.check(needs):
+        print(say(f"note: {line}", f"注意：{line}"), flush=True)
+
+
+def finish(prepared: Prepared, training: Training, files: Files, position: Any) -> int:
+    """What follows the loop: the final file, pictures to compare, and how to go on."""
     from library import checkpoint, sampling
-    from library.data import captions
-    from library.report import Report
 
     config, plan = prepared.config, prepared.plan
-    files = Files(prepared, training)
-    if config.tag_occurrence_txt_file:
-        counts = captions.count_table(files.facts["ss_tag_frequency"], config.sort_tag_occurrence_alphabetically)
-        files.path(".tags.txt").write_text(counts, encoding="utf-8")
-    report = Report(
-        files.path(".run.jsonl"),
-        plan.step_count,
-        first_step=prepared.state.position.global_step if prepared.state else 0,
-        logging_dir=Path(config.logging_dir) if config.logging_dir else None,
-    )
-    report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=plan.step_count)
-    draws = config.sample_every_n_epochs != 0
-    try:
-        step = train(
-            prepared,
-            training,
-            report,
-            save=files.save,
-            preview=lambda **when: save_previews(prepared, training, **when) if draws else None,
+    if position.global_step < plan.step_count:
+        print(
+            say(
+                f"stopped after step {position.global_step} of {plan.step_count}; LoRA and state are saved. To go on, "
+                "start it again as before",
+                f"已在第 {position.global_step} 步停止（共 {plan.step_count} 步），LoRA 与训练状态已保存。"
+                "用同样的方式再次启动即可接着训练",
+            )
         )
+        return 0
+    try:
+        path = files.save(position)
     except FloatingPointError as error:
-        raise UserError(
-            say(
-                f"{error}: nothing was saved since. The cause is usually a learning rate that is too high, or fp16: "
-                'lower learning_rate, or set mixed_precision = "bf16" or "no".',
-                f"{error}，此后没有再保存。原因通常是学习率过高或 fp16 溢出："
-                '请降低 learning_rate，或设 mixed_precision = "bf16" 或 "no"。',
-            )
-        ) from None
-    except torch.OutOfMemoryError:
-        raise UserError(
-            say(
-                "the device's memory is full. In this order: train_batch_size = 1, gradient_checkpointing = True, "
-                "text_encoder_lr = 0, a lower resolution.",
-                "显存不足。请依次尝试：train_batch_size = 1、gradient_checkpointing = True、text_encoder_lr = 0、"
-                "降低 resolution。",
-            )
-        ) from None
-    except KeyboardInterrupt:
-        print(say("stopped by Ctrl-C", "已被 Ctrl-C 中止"), file=sys.stderr)
-        return 130
-    finally:
-        report.close()
-
-    path = files.save(epoch=plan.epoch_count, step=step)
+        raise not_finite(str(error)) from None
     norms = checkpoint.read_back(path, {name: tensor.shape for name, tensor in training.adapters.state_dict().items()})
-    if draws and prepared.prompts:
+    if config.sample_every_n_epochs != 0 and prepared.prompts:
         without, with_lora = draw_previews(prepared, training, strengths=(0.0, 1.0))
         sampling.grid([without, with_lora]).save(files.path(".comparison.png"))
         with_lora[0].save(files.path(".preview.png"))  # web UIs show it beside the LoRA's name
+    files.finish(position)
+    files.report.event("end", step=position.global_step, file=path.name)
     print(closing_words(prepared, path, norms))
     return 0
 

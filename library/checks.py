@@ -358,7 +358,7 @@ Rule = tuple[tuple[str, ...], str]
 
 
 MAY_CHANGE = {  # between saving a training state and going on from it: where things lie and what is shown
-    "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
+    "resume", "output_dir", "save_last_n_epochs", "gradient_checkpointing", "lowram", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
     "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs", "seed",
     "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file",
 }  # fmt: skip
@@ -612,7 +612,7 @@ def doubts(config: Config) -> Iterator[Rule]:
             )
     if c.v2 and (c.clip_skip or 1) > 1:
         yield ("clip_skip", "v2"), say("is not usual with SD 2.x, leave it None", "一般不用于 SD 2.x，请填 None")
-    if c.resume and c.network_weights:
+    if c.resume not in (None, "auto", "new") and c.network_weights:
         yield (
             ("network_weights", "resume"),
             say("is replaced by the state given as resume", "会被 resume 的训练状态取代"),

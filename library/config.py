@@ -255,9 +255,15 @@ class Config:
     mixed_precision: str = option("performance", "auto", choices=("auto", "no", "fp16", "bf16"),
         english='arithmetic: "no" (fp32, slow, most memory), "fp16", "bf16"; "auto": by the device',
         chinese='计算精度："no"（fp32，慢、最占显存）、"fp16"、"bf16"；"auto" 按设备选择')
-    gradient_checkpointing: bool = option("performance", False,
-        english="less memory, but slower: computes parts twice",
-        chinese="省显存但更慢：部分内容算两遍")
+    gradient_checkpointing: bool | str = option("performance", "auto", choices=("auto", True, False),
+        english='less memory, but slower: computes blocks twice; "auto": as few as the device needs; True: all (about 40% more arithmetic)',
+        chinese='省显存但更慢：部分模块算两遍；"auto" 按显存只算必要的几个，True 全部（计算量约多 40%）')
+    int8_base: bool = option("performance", False,
+        english="hold the frozen base model's linear layers in 8 bits: half the memory of fp16 (SDXL: 2 GB less), somewhat slower, small rounding",
+        chinese="底模线性层以 8 位保存：比 fp16 省一半（SDXL 约省 2 GB），稍慢，有微小舍入误差")
+    attention: str = option("performance", "auto", choices=("auto", "sdpa", "chunked"), in_block=False,
+        english='"sdpa": torch\'s own; "chunked": a part at a time, for devices where torch keeps the whole matrix; "auto": tried out',
+        chinese='"sdpa"：torch 自带；"chunked"：分块计算，用于 torch 会保留整个矩阵的设备；"auto" 自动试出')
     gradient_accumulation_steps: int = option("performance", 1, minimum=1,
         english="batches per step, usually 1~4: a larger batch without more memory; a step takes that many times as long",
         chinese="每步累积几个批次，常用 1~4：不增加显存而变相增大批次；每步时间成倍增长")
@@ -321,9 +327,9 @@ class Config:
     save_state: bool = option("output", False,
         english="also save what is needed to continue exactly; a few times the LoRA's size each",
         chinese="同时保存训练状态，以便原样继续训练；每份为 LoRA 的几倍大小")
-    resume: str | None = option("output", None, path="folder",
-        english="continue from such a state: a folder named ...-state",
-        chinese="从训练状态继续：填 ...-state 文件夹")
+    resume: str | None = option("output", "auto",
+        english='"auto": continue a run of this name that was stopped or killed; "new": begin anew; or a folder named ...-state',
+        chinese='"auto"：同名训练若曾中断则接着训练；"new"：重新开始；也可填 ...-state 文件夹')
     no_metadata: bool = option("output", False,
         english="write no training details into the file",
         chinese="文件里不写训练信息")

@@ -123,7 +123,11 @@ WITHOUT_EFFECT: dict[str, Reason] = {
 }
 
 NOT_OFFERED = ("it is not offered here", "这里没有此功能")
-EIGHT_BIT_BASE = ("the base model is held in mixed_precision", "底模按 mixed_precision 的精度保存")
+BASE_PRECISION = ("the base model is held in mixed_precision", "底模按 mixed_precision 的精度保存")
+EIGHT_BIT_BASE = (
+    "int8_base takes as little memory and rounds less",
+    "请改用 int8_base，同样省显存，误差更小",
+)
 NO_UPLOAD = ("nothing is uploaded", "不会上传任何文件")
 FOLDERS = (
     "pictures come from folders named [repeats]_[concept] in train_data_dir",
@@ -137,7 +141,8 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
     "save_n_epoch_ratio": ((), SAVE_EVERY),
     **dict.fromkeys(("dataset_config", "in_json", "dataset_class"), ((), FOLDERS)),
     "dataset_repeats": ((1,), FOLDERS),
-    **dict.fromkeys(("full_fp16", "full_bf16", "fp8_base", "fp8_base_unet"), ((), EIGHT_BIT_BASE)),
+    **dict.fromkeys(("full_fp16", "full_bf16"), ((), BASE_PRECISION)),
+    **dict.fromkeys(("fp8_base", "fp8_base_unet"), ((), EIGHT_BIT_BASE)),
     **dict.fromkeys(("huggingface_repo_id", "huggingface_token", "save_state_to_huggingface"), ((), NO_UPLOAD)),
     "resume_from_huggingface": ((), ("resume takes a folder of this machine", "resume 只能填本机的文件夹")),
     **dict.fromkeys(("deepspeed", "zero_stage"), ((), NO_DEEPSPEED)),

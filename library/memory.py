@@ -215,7 +215,16 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-WORKSPACE = {"cuda": 448 * MIB, "mps": 448 * MIB}  # what cuBLAS, cuDNN, MIOpen take beside torch's tensors
+def workspace(device: torch.device, model: nn.Module) -> int:
+    """What the device's libraries take beside torch's tensors, in bytes.
+
+    On the CPU oneDNN lays the weights of a convolution out anew at each use, in fp32: measured, twice the largest
+    (docs/log.md). What cuBLAS, cuDNN and MIOpen take on a GPU is an estimate.
+    """
+    if device.type != "cpu":
+        return 448 * MIB
+    kernels = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    return 2 * 4 * max(kernels, default=0)
 
 
 def table(plan: Plan, device: torch.device, title: str) -> str:
@@ -233,7 +242,8 @@ def table(plan: Plan, device: torch.device, title: str) -> str:
             say(
                 f"  {len(plan.checkpointed)} of {units} blocks are computed twice: {freed:,.0f} MiB less, "
                 f"{plan.extra:.0%} more arithmetic",
-                f"  {units} 个模块中有 {len(plan.checkpointed)} 个算两遍：省 {freed:,.0f} MiB，计算量多 {plan.extra:.0%}",
+                f"  {units} 个模块中有 {len(plan.checkpointed)} 个算两遍：省 {freed:,.0f} MiB，"
+                f"计算量多 {plan.extra:.0%}",
             )
         )
     else:

@@ -63,6 +63,14 @@ def is_shape_blind(name: str) -> bool:
     return name.lower() in SHAPE_BLIND
 
 
+STATE_BYTES = {"adamw8bit": 2, "lion": 4, "prodigy": 16, "sgd": 0, "sgdnesterov": 4, "adafactor": 1}
+
+
+def state_bytes(name: str) -> int:
+    """What an optimizer remembers of each number, in bytes; two float32 where nothing else is known."""
+    return STATE_BYTES.get(name.lower(), 8)
+
+
 def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
     """["weight_decay=0.1", "betas=0.9,0.99"] -> {"weight_decay": 0.1, "betas": (0.9, 0.99)}.
 

@@ -24,6 +24,14 @@ READ_SECONDS = 1.0  # at most so long are losses left unread, so a NaN is seen s
 REMEMBERED = 100  # steps that `last_steps` can tell
 
 
+class NotFinite(FloatingPointError):
+    """A loss is NaN or infinite."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
+
+
 class Report:
     """Progress of one run.
 
@@ -102,7 +110,7 @@ class Report:
 
         Raises:
             OSError: the disk is full, or the like; the lines wait, and the next call tries again.
-            FloatingPointError: see `losses`.
+            NotFinite: see `losses`.
         """
         self.read()
         self._write()
@@ -116,7 +124,7 @@ class Report:
         """Take note of a step; its loss (a scalar tensor) is read when a line is due.
 
         Raises:
-            FloatingPointError: a loss that is not finite; the message names the step.
+            NotFinite: a loss that is not finite; it names the step.
         """
         self.step = step
         self.waiting.append((epoch, step, loss, learning_rates))
@@ -138,7 +146,7 @@ class Report:
                     self.writer.add_scalar(name, number, step)
             if value != value or value in (float("inf"), float("-inf")):
                 self.waiting = []
-                raise FloatingPointError(say(f"the loss of step {step} is {value}", f"第 {step} 步的损失是 {value}"))
+                raise NotFinite(step, say(f"the loss of step {step} is {value}", f"第 {step} 步的损失是 {value}"))
         self.waiting = []
         self.last_read = time.monotonic()
         self.bar.set_postfix_str(f"loss {self.average():.4f}")

@@ -122,6 +122,13 @@ def architecture(name: str, objective: str = "epsilon") -> Family:
     return module.create(name, NoiseSpec(objective), read_configs(name), "meta")
 
 
+def blueprint(info: ModelInfo, max_token_length: int | None = None) -> Family:
+    """The model that `inspect` has found, on the meta device: what it will need can be counted before it is loaded."""
+    module = import_module(f"library.families.{FAMILIES[info.family]}")
+    configs = read_configs(info.family) | folder_configs(info)
+    return module.create(info.family, NoiseSpec(info.objective), configs, "meta", chunks_for(max_token_length))
+
+
 def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
     """How many tokens each caption has for this model's text encoder, before any weight is read."""
     from library.families.clip_text import caption_tokens, folder_tokenizer

@@ -1,0 +1,65 @@
+"""Where a NaN comes from: the first operator of a pass whose result is not finite, and the block that it belongs to."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from library.messages import say
+
+
+def first_bad(inputs: dict[str, Tensor | None], run: Callable[["Hunt"], Any]) -> str:
+    """What is not finite first.
+
+    Args:
+        inputs: what goes in, by a name for the person; looked at before anything runs.
+        run: the forward and backward pass; may pass its blocks through the hunt's `unit`.
+
+    Returns:
+        A clause such as "the latents" or "down_blocks.1.resnets.0 (convolution, forward)".
+    """
+    for name, tensor in inputs.items():
+        if tensor is not None and not _is_finite(tensor):
+            return name
+    with Hunt() as hunt:
+        run(hunt)
+    return hunt.found or say("it did not come again in a second try", "重算时没有再出现")
+
+
+class Hunt(TorchDispatchMode):
+    """Looks at every result. Slow: it waits for the device each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: str | None = None
+        self._unit = ""
+
+    def unit(self, name: str, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Run a block, and remember its name."""
+        self._unit = name
+        result = function(*arguments)
+        self._unit = ""
+        return result
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        makes_room = func.overloadpacket.__name__.startswith(("empty", "new_empty"))
+        if self.found is None and not makes_room and not all(map(_is_finite, _tensors(result))):
+            place = self._unit or say("between the blocks, or in the backward pass", "模块之间或反向传播中")
+            self.found = f"{place} ({func.overloadpacket.__name__})"
+        return result
+
+
+def _tensors(result: Any) -> Iterable[Tensor]:
+    found = result if isinstance(result, tuple | list) else (result,)
+    return [tensor for tensor in found if isinstance(tensor, Tensor) and tensor.is_floating_point()]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all of them are; waits for the device."""
+    return all(map(_is_finite, tensors))
