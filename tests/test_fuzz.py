@@ -21,11 +21,12 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from library import arguments, block, kohya, sampling
+from library import arguments, block, families, kohya, sampling
 from library.checks import check
 from library.config import OPTIONS, Config
 from library.data import captions, samples
 from library.data.folders import offered_name, repeats_and_text
+from library.families.recognise import UNET
 from library.families.weights_file import read_header
 from library.messages import UserError
 
@@ -210,6 +211,39 @@ def test_damaged_safetensors_are_refused_or_read_as_the_library_reads_them(file,
 def test_invented_headers_are_refused_or_read_as_the_library_reads_them(file, header, size):
     text = json.dumps(header).encode()
     assert read(file, struct.pack("<Q", len(text)) + text + bytes(size)) == shapes_of_library(file)
+
+
+telling = st.sampled_from(
+    [
+        f"{UNET}input_blocks.0.0.weight",
+        f"{UNET}label_emb.0.0.weight",
+        f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias",
+        "cond_stage_model.model.ln_final.weight",
+        "conditioner.embedders.1.model.ln_final.weight",
+        "v_pred",
+        "emb_params",
+        "",
+    ]
+)
+numbers = st.lists(st.sampled_from([0.0, 1.0, -0.1, float("nan"), float("inf")]), max_size=8)
+
+
+@fuzz
+@given(
+    st.dictionaries(telling, numbers, max_size=9), st.integers(0, 2), st.booleans(),
+    st.dictionaries(st.text(max_size=4), caption),
+)  # fmt: skip
+def test_any_names_shapes_and_values_are_refused_or_recognised(file, tensors, dims, is_unet, metadata):
+    shaped = {name: torch.tensor(values).reshape([1] * dims + [-1]) for name, values in tensors.items() if values}
+    if is_unet:
+        shaped |= {f"{UNET}input_blocks.0.0.weight": torch.ones(1, 4, 1, 1), "cond_stage_model.a": torch.ones(1)}
+    file.write_bytes(save(shaped, metadata))
+    try:
+        info = families.inspect(file)
+    except UserError:
+        return
+    assert info.family in families.FAMILIES
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own about odd pickles

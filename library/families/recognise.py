@@ -5,6 +5,7 @@ add a row to `FOREIGN` (names in a file), `PARTS` (parts of a base model) or `FO
 """
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ def inspect_file(header: Header) -> ModelInfo:
         raise not_a_base_model(path, "an embedding (textual inversion)", "embedding（文本反转）", NOT_A_BASE)
     first = shapes.get(UNET + "input_blocks.0.0.weight")
     has_text_encoder = any(name.startswith(("cond_stage_model.", "conditioner.embedders.")) for name in shapes)
-    if first is None or not has_text_encoder:
+    if first is None or len(first) != 4 or not has_text_encoder:
         raise what_else(path, shapes)
     refuse_other_inputs(path, first[1])
     family = family_of_shapes(path, shapes)
@@ -279,8 +280,8 @@ def objective_of_file(header: Header, family: str) -> tuple[str, str, bool]:
         if "parameterization: v" in text:
             return "v", say(f"{config.name} beside the file", f"同名的 {config.name}"), True
     bias = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    if family == "sd2" and bias in header.shapes:
-        spread = statistics.pstdev(header.values(bias))
+    spread = spread_of(header, bias) if family == "sd2" else None
+    if spread is not None:
         objective = "v" if spread > 0.09 else "epsilon"
         return (
             objective,
@@ -297,6 +298,14 @@ def objective_of_file(header: Header, family: str) -> tuple[str, str, bool]:
             True,
         )
     return "epsilon", say("no mark of v-prediction in the file", "文件里没有 v 预测的标记"), False
+
+
+def spread_of(header: Header, name: str) -> float | None:
+    """The standard deviation of a small tensor's numbers; None where there is no such tensor, or it is damaged."""
+    if not 0 < math.prod(header.shapes.get(name, (0,))) <= 100_000:
+        return None
+    values = header.values(name)
+    return statistics.pstdev(values) if all(map(math.isfinite, values)) else None
 
 
 def objective_of_metadata(key: str, value: str) -> str | None:
