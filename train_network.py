@@ -21,7 +21,7 @@ from library import arguments, kohya
 from library.checks import check, differences
 from library.config import Config, trains_text_encoder, trains_unet
 from library.contracts import Batch, Family
-from library.messages import UserError, say
+from library.messages import Stopped, UserError, say
 
 
 def main(argv: list[str]) -> int:
@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except Stopped:
+        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -529,23 +531,26 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     if config.cache_latents:
         vae = modules["vae"].to(device)
 
-        def fill() -> tuple[Any, Any]:
+        filled, batch_size = None, config.train_batch_size
+        while filled is None:
             latents = cache.LatentCache(folder, cache.fingerprint(vae))
-            return latents, latents.fill(
-                dataset.latents_wanted(plan, config),
-                family.encode_images,
-                batch_size=config.train_batch_size,
-                thread_count=config.max_data_loader_n_workers,
-            )
-
-        try:
-            latents, filled = fill()
-        except cache.BadLatents as error:
-            if next(vae.parameters()).dtype == torch.float32:
-                raise
-            print(say(f"note: {error}: trying in float32", f"注意：{error}；改用 float32 再试"), flush=True)
-            vae.float()
-            latents, filled = fill()
+            try:
+                filled = latents.fill(
+                    dataset.latents_wanted(plan, config),
+                    family.encode_images,
+                    batch_size=batch_size,
+                    thread_count=config.max_data_loader_n_workers,
+                )
+            except cache.BadLatents as error:
+                if next(vae.parameters()).dtype == torch.float32:
+                    raise
+                print(say(f"note: {error}: trying in float32", f"注意：{error}；改用 float32 再试"), flush=True)
+                vae.float()
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size = 1
+                print(say("note: not enough memory: pictures are encoded one by one", "注意：显存不足，改为逐张编码"))
         print(
             say(
                 f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
@@ -578,6 +583,8 @@ def train(prepared: Prepared, training: Training, files: "Files", stop: Any) -> 
     Raises:
         UserError: NaN came a second time.
     """
+    import torch
+
     from library import checkpoint
 
     state = prepared.state
@@ -602,9 +609,16 @@ def train(prepared: Prepared, training: Training, files: "Files", stop: Any) -> 
                     f"{error}。退回第 {state.position.global_step} 步的状态，查找原因",
                 )
             )
-            training.restore(state)
-            position, skipped, until = state.position, set(state.more["skipped"]), bad_step
-            files.begin_report(position.global_step)
+            until = bad_step
+        except torch.OutOfMemoryError as error:  # while the optimizer stepped: a part of it may have been done
+            reason, state = str(error), files.load_state()
+            what = use_less_memory(prepared, training)
+            if what is None:
+                raise memory_full(reason) from None
+            files.report.say(say(f"memory ran out: {what}", f"显存不足：{what}"))
+        training.restore(state)
+        position = state.position
+        files.begin_report(position.global_step)
 
 
 def not_finite(reason: str) -> UserError:
@@ -651,14 +665,12 @@ def steps(
             rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
             loss = gradients(prepared, training, files, group, generator, step)
             if step < until and step + 1 not in skipped and not is_sound(training, loss):
+                cause = name_cause(prepared, training, group, generator, step)
                 if skipped:
-                    raise not_finite(name_cause(prepared, training, group, generator, step))
-                report.say(name_cause(prepared, training, group, generator, step))
+                    raise not_finite(cause)
+                report.say(say(f"{cause}. This batch is left out", f"{cause}。跳过这个批次"))
                 skipped.add(step + 1)
-            if step + 1 in skipped:
-                loss = torch.zeros(())
-                report.event("skipped", step=step + 1)
-            else:
+            if step + 1 not in skipped:
                 if config.max_grad_norm:
                     training.scaler.unscale_(training.optimizer)
                     torch.nn.utils.clip_grad_norm_(training.adapters.parameters(), config.max_grad_norm)
@@ -670,7 +682,10 @@ def steps(
                 training.adapters.limit_norms(config.scale_weight_norms)
             step += 1
             batches_done += len(group)
-            report.losses(epoch, step, loss, rates)
+            if step in skipped:
+                report.skipped(epoch, step)
+            else:
+                report.losses(epoch, step, loss, rates)
 
             position = type(position)(epoch, batches_done, step)
             is_last = step == plan.step_count
@@ -726,16 +741,21 @@ def gradients(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if what is None:
-            raise UserError(
-                say(
-                    f"the device's memory is full, and nothing is left to save ({reason.splitlines()[0]}). Lower "
-                    "resolution or network_dim, set text_encoder_lr = 0 or int8_base = True, or close other programs.",
-                    f"显存不足，已没有可再节省的部分（{reason.splitlines()[0]}）。请降低 resolution 或 network_dim，"
-                    "设 text_encoder_lr = 0 或 int8_base = True，或关闭其他程序。",
-                )
-            )
+            raise memory_full(reason)
         files.report.say(say(f"memory ran out at step {step + 1}: {what}", f"第 {step + 1} 步显存不足：{what}"))
         files.report.event("out of memory", step=step, done=what)
+
+
+def memory_full(reason: str) -> UserError:
+    first = reason.splitlines()[0] if reason else "out of memory"
+    return UserError(
+        say(
+            f"the device's memory is full, and nothing is left to save ({first}). Lower resolution or network_dim, set "
+            "text_encoder_lr = 0 or int8_base = True, or close other programs.",
+            f"显存不足，已没有可再节省的部分（{first}）。请降低 resolution 或 network_dim，设 text_encoder_lr = 0 或 "
+            "int8_base = True，或关闭其他程序。",
+        )
+    )
 
 
 def use_less_memory(prepared: Prepared, training: Training) -> str | None:
@@ -800,7 +820,7 @@ def name_cause(prepared: Prepared, training: Training, group: list[Batch], gener
         named = {
             say("the latents", "图片编码"): batch.latents,
             say("the captions' states", "标签编码"): conditioning and conditioning.states,
-            say("the noise", "噪声"): inputs.noisy,
+            say("the noisy latents", "加噪后的图片编码"): inputs.noisy,
         }
         try:
             cause = nan.first_bad(named, run)
@@ -815,8 +835,7 @@ def name_cause(prepared: Prepared, training: Training, group: list[Batch], gener
             )
         )
     training.adapters.gather()
-    ending = say("This batch is left out once", "跳过这个批次一次")
-    return "; ".join(causes) + say(f". {ending}", f"。{ending}")
+    return "; ".join(causes)
 
 
 @dataclasses.dataclass
@@ -1056,21 +1075,15 @@ class Files:
             checkpoint.remove_save(self.state_folder)
 
     def preview(self, *, epoch: int | None = None, step: int | None = None) -> None:
-        """Previews in the middle of a run, named as sd-scripts names them. Where memory lacks, none."""
-        import torch
-
+        """Previews in the middle of a run, named as sd-scripts names them."""
         if self.prepared.config.sample_every_n_epochs == 0:
             return
         folder = self.folder / "sample"
         folder.mkdir(exist_ok=True)
         when = f"e{epoch:06d}" if step is None else f"{step:06d}"
         clock = time.strftime("%Y%m%d%H%M%S")
-        try:
-            pictures = draw_previews(self.prepared, self.training)[0]
-        except torch.OutOfMemoryError:
-            self.report.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
-            return
-        for index, picture in enumerate(pictures):
+        rows = draw_previews(self.prepared, self.training, self.report)
+        for index, picture in enumerate(rows[0] if rows else []):
             path = folder / f"{self.prepared.name}_{when}_{index:02d}_{clock}_{self.prepared.prompts[index].seed}.png"
             self._write(path, 2**20, partial(picture.save, path))
 
@@ -1092,8 +1105,12 @@ class Files:
         )
 
 
-def draw_previews(prepared: Prepared, training: Training, strengths: tuple[float, ...] = (1.0,)) -> list[list]:
-    """A row of pictures for each strength of the LoRA, one picture for each prompt."""
+def draw_previews(
+    prepared: Prepared, training: Training, report: Any, strengths: tuple[float, ...] = (1.0,)
+) -> list[list]:
+    """A row of pictures for each strength of the LoRA, one picture for each prompt; none where memory is too small."""
+    import torch
+
     from library import sampling
 
     device, modules = prepared.machine.device, training.family.modules()
@@ -1106,6 +1123,9 @@ def draw_previews(prepared: Prepared, training: Training, strengths: tuple[float
         for strength in strengths:
             training.adapters.multiplier = strength
             rows.append([sampling.draw(training.family, prompt, device) for prompt in prepared.prompts])
+    except torch.OutOfMemoryError:
+        report.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
+        return []
     finally:
         training.adapters.multiplier = 1.0
         training.adapters.train()
@@ -1122,11 +1142,12 @@ def run(config: Config, warnings: list[str]) -> int:
         warnings: what the check found, to be said with the rest.
 
     Returns:
-        0: trained, and the file was read back and found whole; or stopped by the user, and saved.
+        0: trained, and the file was read back and found whole.
         1: crashed; a report was written.
 
     Raises:
         UserError: something only the user can put right.
+        Stopped: by the user; LoRA and state are saved.
     """
     from library import crash_report
     from library.messages import set_language
@@ -1143,7 +1164,7 @@ def run(config: Config, warnings: list[str]) -> int:
             if config.tag_occurrence_txt_file:
                 files.write_tags()
             return finish(prepared, training, files, train(prepared, training, files, stop))
-    except (UserError, KeyboardInterrupt):
+    except UserError:
         raise
     except Exception as error:
         lines = files.report.last_steps(20) if files and files.report else []
@@ -1191,14 +1212,15 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
                 "用同样的方式再次启动即可接着训练",
             )
         )
-        return 0
+        raise Stopped
     try:
         path = files.save(position)
     except FloatingPointError as error:
         raise not_finite(str(error)) from None
     norms = checkpoint.read_back(path, {name: tensor.shape for name, tensor in training.adapters.state_dict().items()})
-    if config.sample_every_n_epochs != 0 and prepared.prompts:
-        without, with_lora = draw_previews(prepared, training, strengths=(0.0, 1.0))
+    draws = config.sample_every_n_epochs != 0 and prepared.prompts
+    if draws and (rows := draw_previews(prepared, training, files.report, strengths=(0.0, 1.0))):
+        without, with_lora = rows
         sampling.grid([without, with_lora]).save(files.path(".comparison.png"))
         with_lora[0].save(files.path(".preview.png"))  # web UIs show it beside the LoRA's name
     files.finish(position)

@@ -16,7 +16,7 @@ from typing import Any
 
 from library.checks import ConfigError, check, choose_language, from_text
 from library.config import GROUPS, OPTIONS, Config
-from library.messages import UserError, say
+from library.messages import Stopped, UserError, say
 
 MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"
 HEADER = '''"""Train a LoRA: edit the values below, then run this file. It takes no arguments.
@@ -185,7 +185,8 @@ def free_path(path: Path) -> Path:
 def run(script: str | Path, variables: Values, translate: Translate, train: Train) -> int:
     """Check the block and train; with multi_run_folder, train preset after preset. Gives the exit code.
 
-    0: trained. 2: the user has something to put right, which was printed. 1: not every preset of the queue was trained.
+    0: trained, or stopped and saved. 2: the user has something to put right, which was printed. 1: not every preset of
+    the queue was trained.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal or log without Chinese letters must not end the run
@@ -217,6 +218,8 @@ def run(script: str | Path, variables: Values, translate: Translate, train: Trai
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except Stopped:
+        return 0
     except KeyboardInterrupt:
         return 130
 

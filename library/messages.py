@@ -30,6 +30,13 @@ def say(english: str, chinese: str) -> str:
     return chinese if _language == "zh" else english
 
 
+class Stopped(BaseException):
+    """The user ended the run; it is saved, and what would come after it is not begun.
+
+    As KeyboardInterrupt it is no Exception: nothing that deals with errors may take it for one.
+    """
+
+
 class UserError(ValueError):
     """Something only the user can put right. Programs print it without a traceback and end with exit code 2.
 

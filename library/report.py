@@ -132,6 +132,13 @@ class Report:
         if time.monotonic() - self.last_read > READ_SECONDS or step == self.step_count:
             self.read()
 
+    def skipped(self, epoch: int, step: int) -> None:
+        """Take note of a step whose batch was left out."""
+        self.read()
+        self.step = step
+        self.event("skipped", epoch=epoch, step=step)
+        self.bar.update(1)
+
     def read(self) -> None:
         """Read the losses that wait, write them down and show the last."""
         if not self.waiting:

@@ -167,6 +167,8 @@ EFFECTS = {
     "v_parameterization": Effect(dict(v_parameterization=True), entry("modelspec.prediction_type", "v")),
     "mixed_precision": Effect(dict(mixed_precision="bf16"), said("bfloat16 (as asked)")),
     "gradient_checkpointing": Effect(dict(gradient_checkpointing=True), entry("ss_gradient_checkpointing", "True")),
+    "int8_base": Effect(dict(int8_base=True), other_weights),
+    "attention": Effect(dict(attention="chunked"), said("attention in chunks of")),
     "gradient_accumulation_steps": Effect(dict(gradient_accumulation_steps=4), step_count(4)),
     "cache_latents": Effect(dict(cache_latents=False), lambda plain, changed: "encoded" not in changed.said),
     "cache_latents_to_disk": Effect(
@@ -211,7 +213,7 @@ EFFECTS = {
 }  # fmt: skip
 ELSEWHERE = {  # seen by a test of another file, or by one below
     "output_dir": "every test of test_train.py",
-    "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one",
+    "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one, test_survival.py",
     "v2": "test_v2_is_insisted_on",
     "lowram": "test_lowram_loads_straight_to_the_device",
     "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",
