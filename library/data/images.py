@@ -42,6 +42,11 @@ READABLE = sorted({Image.registered_extensions()[ending] for ending in EXTENSION
 
 MOST_ELONGATED = 16  # times; of longer pictures a bucket would show less than a quarter
 
+# A picture that is larger and emptier than this is a bomb. Not measured but guessed with room: a blank page has
+# thousands of pixels to a byte, a photo few, and what is drawn lies between.
+BOMB_PIXELS = 30_000_000
+BOMB_PIXELS_PER_BYTE = 200
+
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves this many times the size needed; other large pictures are
 # shrunk in two goes. A 12 MP photo is read 1.6 times as fast and differs by half a grey level on average.
 SHRINK_AT_MOST_TO = 2.0
@@ -76,11 +81,12 @@ def inspect(path: Path) -> Inspection:
     """Decode a whole picture: only that finds truncated files. JPEGs at an eighth of their size, which is fast.
 
     Raises:
-        BrokenPicture: empty, truncated or zeroed at its end, not a picture, much too elongated, or beyond Pillow's
-            limit of pixels.
+        BrokenPicture: empty, truncated or zeroed at its end, not a picture, much too elongated, a decompression
+            bomb, or beyond Pillow's limit of pixels.
     """
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise BrokenPicture(say("the file is empty (0 bytes); delete it", "文件是空的（0 字节），请删除"))
         with Image.open(path, formats=READABLE) as image:
             if image.format == "PNG":
@@ -94,6 +100,14 @@ def inspect(path: Path) -> Inspection:
                     say(
                         f"{width} x {height} pixels are too elongated to learn from; cut a part out, or cut it up",
                         f"{width} x {height} 像素过于狭长，无法用于训练，请裁剪或切成几张",
+                    )
+                )
+            if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * size):
+                raise BrokenPicture(
+                    say(
+                        f"{width} x {height} pixels in a file of {size:,} bytes: empty, but enough to fill the memory; "
+                        "delete it, or make it smaller",
+                        f"{width} x {height} 像素，而文件只有 {size:,} 字节：内容空白却足以占满内存，请删除或缩小",
                     )
                 )
             # phones store a second picture in MPO files; that is no animation
