@@ -178,6 +178,7 @@ def is_supported(unet: UNet2DConditionModel) -> bool:
         and unet.time_embed_act is None
         and unet.encoder_hid_proj is None
         and not unet.config.center_input_sample
+        and unet.config.downsample_padding != 0  # with 0, diffusers pads on two sides before the convolution
         and all(
             resnet.time_embedding_norm == "default"
             and not (resnet.up or resnet.down or resnet.skip_time_act)
