@@ -5,9 +5,11 @@
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
+# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
+# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
 #
 # fmt: off
 
@@ -93,6 +95,7 @@ cache_text_encoder_outputs = "auto"  # encode each caption once; only where the 
 max_data_loader_n_workers = 2        # threads that read pictures ahead, 0~8; each needs some memory | 预读图片的线程数，0~8；每个占用一些内存
 xformers = False                     # not needed: torch's own attention is used in any case | 不需要：一律使用 torch 自带的注意力实现
 device = "auto"                      # "auto", "cpu", "cuda", "cuda:1" (the second GPU), "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"（第二块显卡）、"mps"；AMD（ROCm）也写 "cuda"
+num_processes = 1                    # processes on this machine, one for each GPU; a step then sees that many batches; 1: one device | 本机进程数，每块显卡一个；每步处理相应倍数的批次；1 表示单卡
 
 # ---- Output: previews while training | 输出：训练中的预览图 ----
 sample_prompts = None         # file with a prompt per line (.txt), or .toml, .json; None: prompts from the captions of the set | 预览提示词文件：.txt 每行一条，或 .toml、.json；None 表示用训练集的标签

@@ -2,12 +2,13 @@
 
 Here the parts are built and one's product is handed to the next; what each does stands in library/. Read from the end:
 `run` is the whole story, `train` the loop with its arithmetic in view. A run's randomness follows from (seed, step)
-alone: noise and timesteps from one generator, dropout from torch's own streams, both seeded anew for every step.
+alone: noise and timesteps from one generator, dropout from torch's own streams, both seeded anew for every batch.
 """
 
 import contextlib
 import dataclasses
 import hashlib
+import os
 import secrets
 import sys
 import time
@@ -63,11 +64,12 @@ class Prepared:
     optimizer_args: dict[str, Any]
     start: dict | None  # tensors of the LoRA file to begin with
     state: Any  # checkpoint.State to go on from, or None
-    claim: Any  # checkpoint.Claim on the name
+    world: Any  # processes.World
+    claim: Any  # checkpoint.Claim on the name; None in all processes but the first
     data: str  # changes with the pictures, captions and folders
 
 
-def prepare(config: Config, warnings: list[str]) -> Prepared:
+def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     """Do all cheap things first: read names, pictures, captions and prompts; then say what will happen.
 
     Raises:
@@ -93,23 +95,26 @@ def prepare(config: Config, warnings: list[str]) -> Prepared:
     from library import checkpoint, device, families, optimizers, sampling
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
-    machine = attempt(device.choose, config.device, config.mixed_precision)
+    machine = attempt(device.choose, world.device or config.device, config.mixed_precision)
     rule = attempt(buckets.resolve_resolution, config, model.resolution, model.size_step) if model else None
     output_dir = Path(config.output_dir)
     attempt(make_folder, output_dir)
-    state = attempt(find_state, config)
+    state = attempt(find_state, config) if world.is_first else None
     start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
     prompts = attempt(sampling.read_prompts, Path(config.sample_prompts)) if config.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
     if problems:
         raise UserError(problems)
 
-    state, claim = claim_name(config, state)
+    state, claim = claim_name(config, state) if world.is_first else (None, None)
     try:
-        return plan_run(config, warnings, found, model, machine, rule, prompts, optimizer_args, start, state, claim)
+        state, name = world.told((state, claim and claim.name))
+        prepared = plan_run(config, warnings, found, model, machine, rule, prompts, optimizer_args, start, state, name)
     except BaseException:
-        claim.release()
+        if claim:
+            claim.release()
         raise
+    return dataclasses.replace(prepared, world=world, claim=claim, seed=world.told(prepared.seed))
 
 
 def plan_run(
@@ -123,7 +128,7 @@ def plan_run(
     optimizer_args: dict[str, Any],
     start: Any,
     state: Any,
-    claim: Any,
+    name: str,
 ) -> Prepared:
     """Resolve what depends on several of the things that were read, and say what will happen."""
     from library import families, optimizers, sampling
@@ -158,11 +163,11 @@ def plan_run(
     data = fingerprint_of_data(planned)
     if state:
         warnings += state.notices + changes_since(state, config, data)
-    elif claim.name != config.output_name:
+    elif name != config.output_name:
         warnings.append(
             say(
-                f"{output_dir} already holds {config.output_name}: this run is named {claim.name}",
-                f"{output_dir} 中已有 {config.output_name}，本次的文件名为 {claim.name}",
+                f"{output_dir} already holds {config.output_name}: this run is named {name}",
+                f"{output_dir} 中已有 {config.output_name}，本次的文件名为 {name}",
             )
         )
 
@@ -180,13 +185,13 @@ def plan_run(
     if state:
         print(
             say(
-                f'going on with {claim.name} after step {state.position.global_step} (resume = "new" begins anew)',
-                f'接着训练 {claim.name}，从第 {state.position.global_step} 步之后继续（resume = "new" 则重新开始）',
+                f'going on with {name} after step {state.position.global_step} (resume = "new" begins anew)',
+                f'接着训练 {name}，从第 {state.position.global_step} 步之后继续（resume = "new" 则重新开始）',
             )
         )
     sys.stdout.flush()
     return Prepared(
-        config, seed, claim.name, model, planned, prompts, machine, optimizer_args, start, state, claim, data
+        config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, data
     )
 
 
@@ -528,6 +533,8 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
         print(say(f"note: {line}", f"注意：{line}"))
     modules = family.modules()
     latents = texts = None
+    if folder and not prepared.world.is_first:
+        prepared.world.told(None)  # the first has filled them
     if config.cache_latents:
         vae = modules["vae"].to(device)
 
@@ -571,27 +578,35 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
             ),
             flush=True,
         )
+    if folder and prepared.world.is_first:
+        prepared.world.told(None)
     return latents, texts
 
 
-def train(prepared: Prepared, training: Training, files: "Files", stop: Any) -> Any:
+GO_ON, STOP, GO_BACK = range(3)  # what the first process tells the others after each step
+
+
+def train(prepared: Prepared, training: Training, files: "Files | None", stop: Any) -> Any:
     """Train to the end, or until the user stops; a poisoned batch costs one step back to the last state.
+
+    Args:
+        files: None in all processes but the first.
 
     Returns:
         Where it ended, a `checkpoint.Position`.
 
     Raises:
-        UserError: NaN came a second time.
+        UserError: NaN came a second time, or memory is full.
     """
     import torch
 
     from library import checkpoint
 
-    state = prepared.state
+    state, world = prepared.state, prepared.world
     position = state.position if state else checkpoint.Position()
     skipped: set[int] = set(state.more.get("skipped", [])) if state else set()
     until = 0  # steps up to this one are looked at closely, each on its own
-    if state is None:
+    if state is None and files:
         files.save_state(position, skipped)  # there is always one to go back to
         if prepared.config.sample_at_first:
             files.preview(epoch=0)
@@ -599,26 +614,36 @@ def train(prepared: Prepared, training: Training, files: "Files", stop: Any) -> 
         try:
             return steps(prepared, training, files, stop, position, skipped, until)
         except FloatingPointError as error:
-            bad_step = getattr(error, "step", files.report.step)
+            bad_step = world.told(files and getattr(error, "step", files.report.step))
             if until >= bad_step:  # it was looked at, and nothing helped
                 raise not_finite(str(error)) from None
-            state = files.load_state()
-            files.report.say(
+            state = world.told(files and files.load_state())
+            announce(
+                files,
                 say(
                     f"{error}. Going back to the state of step {state.position.global_step} to find the cause",
                     f"{error}。退回第 {state.position.global_step} 步的状态，查找原因",
-                )
+                ),
             )
             until = bad_step
         except torch.OutOfMemoryError as error:  # while the optimizer stepped: a part of it may have been done
-            reason, state = str(error), files.load_state()
-            what = use_less_memory(prepared, training)
+            what = use_less_memory(prepared, training) if world.count == 1 else None
             if what is None:
-                raise memory_full(reason) from None
-            files.report.say(say(f"memory ran out: {what}", f"显存不足：{what}"))
+                raise memory_full(str(error)) from None
+            state = files.load_state()
+            announce(files, say(f"memory ran out: {what}", f"显存不足：{what}"))
         training.restore(state)
         position = state.position
-        files.begin_report(position.global_step)
+        if files:
+            files.begin_report(position.global_step)
+
+
+def announce(files: "Files | None", line: str) -> None:
+    """Say something in the middle of the run."""
+    if files:
+        files.report.say(line)
+    else:
+        print(line, file=sys.stderr)
 
 
 def not_finite(reason: str) -> UserError:
@@ -636,7 +661,7 @@ def not_finite(reason: str) -> UserError:
 def steps(
     prepared: Prepared,
     training: Training,
-    files: "Files",
+    files: "Files | None",
     stop: Any,
     position: Any,
     skipped: set[int],
@@ -653,13 +678,13 @@ def steps(
     """
     import torch
 
-    config, plan, report = prepared.config, prepared.plan, files.report
+    config, plan, world = prepared.config, prepared.plan, prepared.world
     epoch_at, batches_done, step = position
     generator = torch.Generator()
     training.adapters.train()
     for epoch in range(epoch_at, plan.epoch_count + 1):
-        batches = training.dataset.batches(epoch, start=batches_done)
-        for group in in_groups(batches, config.gradient_accumulation_steps):
+        batches = training.dataset.batches(epoch, start=batches_done, process=world.rank, of=world.count)
+        for group in in_groups(batches, config.gradient_accumulation_steps * world.count):
             if step == plan.step_count:
                 break
             rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
@@ -668,7 +693,7 @@ def steps(
                 cause = name_cause(prepared, training, group, generator, step)
                 if skipped:
                     raise not_finite(cause)
-                report.say(say(f"{cause}. This batch is left out", f"{cause}。跳过这个批次"))
+                announce(files, say(f"{cause}. This batch is left out", f"{cause}。跳过这个批次"))
                 skipped.add(step + 1)
             if step + 1 not in skipped:
                 if config.max_grad_norm:
@@ -682,37 +707,79 @@ def steps(
                 training.adapters.limit_norms(config.scale_weight_norms)
             step += 1
             batches_done += len(group)
-            if step in skipped:
-                report.skipped(epoch, step)
-            else:
-                report.losses(epoch, step, loss, rates)
-
             position = type(position)(epoch, batches_done, step)
-            is_last = step == plan.step_count
-            if (is_due(step, config.save_every_n_steps) or stop.save_requested()) and not is_last:
-                files.save(position, by="step", skipped=skipped)
-            if is_due(step, config.sample_every_n_steps) and not is_last:
-                files.preview(step=step)
-            if stop.requested() and not is_last:
-                files.save(position, by="step", skipped=skipped)
-                files.save_state(position, skipped)
+            tell = partial(tell_step, files, stop, position, loss, rates, skipped) if files else None
+            if agreed(world, tell) == STOP:
                 return position
-            if files.state_is_due():
-                files.save_state(position, skipped)
-        report.epoch_end(epoch)
         batches_done = 0
         position = type(position)(epoch + 1, 0, step)
-        if is_due(epoch, config.save_every_n_epochs) and epoch < plan.epoch_count:
-            files.save(position, by="epoch", skipped=skipped)
-        if is_due(epoch, config.sample_every_n_epochs) and epoch < plan.epoch_count:
-            files.preview(epoch=epoch)
+        agreed(world, partial(tell_epoch, files, position, skipped) if files else None)
     return position
 
 
+def agreed(world: Any, tell: Any) -> int:
+    """The first process tells and saves; all get to know what follows.
+
+    Raises:
+        FloatingPointError: something is not finite.
+    """
+    problem = None
+    try:
+        code = tell() if tell else GO_ON
+    except FloatingPointError as error:
+        code, problem = GO_BACK, error
+    code = world.code(code)
+    if code == GO_BACK:
+        raise problem or FloatingPointError
+    return code
+
+
+def tell_step(files: "Files", stop: Any, position: Any, loss: Any, rates: dict[str, float], skipped: set[int]) -> int:
+    """Report a step, and save what is due after it."""
+    config, step = files.prepared.config, position.global_step
+    if step in skipped:
+        files.report.skipped(position.epoch, step)
+    else:
+        files.report.losses(position.epoch, step, loss, rates)
+    if step == files.step_count:
+        return GO_ON
+    if is_due(step, config.save_every_n_steps) or stop.save_requested():
+        files.save(position, by="step", skipped=skipped)
+    if is_due(step, config.sample_every_n_steps):
+        files.preview(step=step)
+    if stop.requested():
+        files.save(position, by="step", skipped=skipped)
+        files.save_state(position, skipped)
+        return STOP
+    if files.state_is_due():
+        files.save_state(position, skipped)
+    return GO_ON
+
+
+def tell_epoch(files: "Files", position: Any, skipped: set[int]) -> int:
+    """Report the epoch before `position`, and save what is due after it."""
+    config, epoch = files.prepared.config, position.epoch - 1
+    files.report.epoch_end(epoch)
+    if epoch < files.prepared.plan.epoch_count:
+        if is_due(epoch, config.save_every_n_epochs):
+            files.save(position, by="epoch", skipped=skipped)
+        if is_due(epoch, config.sample_every_n_epochs):
+            files.preview(epoch=epoch)
+    return GO_ON
+
+
 def gradients(
-    prepared: Prepared, training: Training, files: "Files", group: list[Batch], generator: Any, step: int
+    prepared: Prepared,
+    training: Training,
+    files: "Files | None",
+    group: list[Batch | None],
+    generator: Any,
+    step: int,
 ) -> Any:
     """Forward and backward of a step's batches; where memory runs out, again with less of it, the same arithmetic.
+
+    Args:
+        group: all batches of the step; None: another process's.
 
     Returns:
         The loss, a scalar on the device: reading it would stall the step.
@@ -723,15 +790,20 @@ def gradients(
     import torch
 
     while True:
-        seed_step(generator, prepared.seed, step)
+        loss = torch.zeros((), device=prepared.machine.device)
         try:
-            loss = 0
-            for batch in group:
+            for place, batch in enumerate(group):
+                if batch is None:
+                    continue
+                seed_step(generator, prepared.seed, step, place)
                 inputs = draw(training, prepared, batch, generator)
                 for part in inputs.split(training.batch_parts):
                     share = len(part.noisy) / len(inputs.noisy) / len(group)
-                    loss = loss + backward(training, prepared, part, share)
+                    loss += backward(training, prepared, part, share)
                     training.adapters.gather()
+            if not any(group):
+                training.adapters.gather()
+            prepared.world.sum([loss, *(parameter.grad for parameter in training.adapters.parameters())])
             return loss
         except torch.OutOfMemoryError as error:
             training.adapters.refresh()  # forgets what was gathered
@@ -742,8 +814,9 @@ def gradients(
             torch.cuda.empty_cache()
         if what is None:
             raise memory_full(reason)
-        files.report.say(say(f"memory ran out at step {step + 1}: {what}", f"第 {step + 1} 步显存不足：{what}"))
-        files.report.event("out of memory", step=step, done=what)
+        announce(files, say(f"memory ran out at step {step + 1}: {what}", f"第 {step + 1} 步显存不足：{what}"))
+        if files:
+            files.report.event("out of memory", step=step, done=what)
 
 
 def memory_full(reason: str) -> UserError:
@@ -808,8 +881,10 @@ def name_cause(prepared: Prepared, training: Training, group: list[Batch], gener
     from library import nan
 
     causes = []
-    seed_step(generator, prepared.seed, step)
-    for batch in group:
+    for place, batch in enumerate(group):
+        if batch is None:
+            continue
+        seed_step(generator, prepared.seed, step, place)
         inputs = draw(training, prepared, batch, generator)
         conditioning = inputs.conditioning
 
@@ -904,16 +979,22 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
     return loss.detach()
 
 
-def seed_step(generator: Any, seed: int, step: int) -> None:
-    """Noise and timesteps from `generator`, dropout from torch's own streams: both follow from (seed, step) alone."""
+def seed_step(generator: Any, seed: int, step: int, place: int) -> None:
+    """Noise and timesteps from `generator`, dropout from torch's own streams: both follow from the seed and the place.
+
+    Args:
+        place: of a batch among those of its step, whichever process computes it.
+    """
     import torch
 
-    number = int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:8], "big") >> 1
+    number = (
+        int.from_bytes(hashlib.sha256(f"{seed} {step}{f' {place}' if place else ''}".encode()).digest()[:8], "big") >> 1
+    )
     generator.manual_seed(number)
     torch.manual_seed(number)
 
 
-def in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+def in_groups(batches: Iterator[Batch | None], size: int) -> Iterator[list[Batch | None]]:
     """So many batches at a time; the last group of an epoch may be shorter."""
     batches = iter(batches)
     while group := list(islice(batches, size)):
@@ -1012,6 +1093,7 @@ class Files:
                 optimizer=self.training.optimizer_text,
                 model=self.model,
                 vae=self.vae,
+                process_count=self.prepared.world.count,
             ),
         )
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -1149,21 +1231,30 @@ def run(config: Config, warnings: list[str]) -> int:
         UserError: something only the user can put right.
         Stopped: by the user; LoRA and state are saved.
     """
-    from library import crash_report
+    from library import crash_report, processes
     from library.messages import set_language
     from library.stop import Stop
 
     set_language(config.language)
-    prepared = prepare(config, warnings)
+    if processes.is_wanted(config):
+        script = str(Path(__file__).resolve())
+        return processes.launch(config, [sys.executable, script, *arguments.to_arguments(config)])
+    world = processes.World(is_cpu=config.device == "cpu")
+    config = dataclasses.replace(config, num_processes=max(1, world.count // config.num_machines))
+    if not world.is_first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first talks for all
+    prepared = prepare(config, warnings, world)
     files = None
     try:
         with Stop(Path(config.output_dir)) as stop:
             training = build(prepared)
-            check_disk(prepared, training)
-            files = Files(prepared, training, stop)
-            if config.tag_occurrence_txt_file:
-                files.write_tags()
-            return finish(prepared, training, files, train(prepared, training, files, stop))
+            if world.is_first:
+                check_disk(prepared, training)
+                files = Files(prepared, training, stop)
+                if config.tag_occurrence_txt_file:
+                    files.write_tags()
+            position = train(prepared, training, files, stop)
+            return finish(prepared, training, files, position) if files else 0
     except UserError:
         raise
     except Exception as error:
@@ -1177,7 +1268,9 @@ def run(config: Config, warnings: list[str]) -> int:
         if files and files.report:
             with contextlib.suppress(FloatingPointError, RuntimeError):  # of a broken device: told above
                 files.report.close()
-        prepared.claim.release()
+        if prepared.claim:
+            prepared.claim.release()
+        world.leave()
 
 
 def check_disk(prepared: Prepared, training: Training) -> None:

@@ -151,6 +151,8 @@ def _checked(name: str, value: Any, where: dict[str, str]) -> Any:
         _refuse("is only for lora_train_command_line.py", "只能用在 lora_train_command_line.py 里")
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if re.search("[\ud800-\udfff]", str(value)):  # no file of ours could hold it
+        _refuse("holds bytes that are no UTF-8; write or name it anew", "含有不是 UTF-8 的字节，请重新填写或改名")
     if NoneType in kinds and isinstance(value, str) and value.strip().lower() in ("", "none"):
         value = None  # None in quotes
     if value is None and NoneType not in kinds:
@@ -358,9 +360,10 @@ Rule = tuple[tuple[str, ...], str]
 
 
 MAY_CHANGE = {  # between saving a training state and going on from it: where things lie and what is shown
-    "resume", "output_dir", "save_last_n_epochs", "gradient_checkpointing", "lowram", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
+    "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
     "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs", "seed",
-    "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file",
+    "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file", "save_last_n_epochs",
+    "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port",
 }  # fmt: skip
 
 

@@ -292,6 +292,22 @@ class Config:
         english='"auto", "cpu", "cuda", "cuda:1" (the second GPU), "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"（第二块显卡）、"mps"；AMD（ROCm）也写 "cuda"')
 
+    num_processes: int = option("performance", 1, minimum=1,
+        english="processes on this machine, one for each GPU; a step then sees that many batches; 1: one device",
+        chinese="本机进程数，每块显卡一个；每步处理相应倍数的批次；1 表示单卡")
+    num_machines: int = option("performance", 1, minimum=1, in_block=False,
+        english="machines that train together; start the same on each, with its own machine_rank",
+        chinese="一起训练的机器数；在每台机器上同样启动，各填自己的 machine_rank")
+    machine_rank: int = option("performance", 0, minimum=0, in_block=False,
+        english="which of them this one is, counted from 0; the first writes the files",
+        chinese="本机是第几台，从 0 数起；第一台负责写文件")
+    main_process_ip: str | None = option("performance", None, in_block=False,
+        english="address of the first machine; None: this one",
+        chinese="第一台机器的地址；None 表示本机")
+    main_process_port: int | None = option("performance", None, minimum=1, maximum=65535, in_block=False,
+        english="its port, open in its firewall; None: a free one on one machine, 29500 on several",
+        chinese="第一台机器的端口，需在防火墙放行；None：单机自动选取，多机用 29500")
+
     # ---- previews ----
     sample_prompts: str | None = option("preview", None, path="file",
         english="file with a prompt per line (.txt), or .toml, .json; None: prompts from the captions of the set",

@@ -214,6 +214,9 @@ EFFECTS = {
 ELSEWHERE = {  # seen by a test of another file, or by one below
     "output_dir": "every test of test_train.py",
     "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one, test_survival.py",
+    **dict.fromkeys(
+        ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_processes.py"
+    ),
     "v2": "test_v2_is_insisted_on",
     "lowram": "test_lowram_loads_straight_to_the_device",
     "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",

@@ -54,12 +54,13 @@ class Dataset:
         self.plan, self.config, self.seed = plan, config, seed
         self.latents, self.texts = latents, texts
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0, process: int = 0, of: int = 1) -> Iterator[Batch | None]:
         """The batches of an epoch in their order.
 
         Args:
             epoch: from 1.
             start: so many batches are left out at the beginning; the others are what they would have been.
+            process, of: batches are dealt out to so many processes in turn; None stands for those of the others.
         """
         batches = batches_of_epoch(self.plan, self.seed, epoch)
         places = []  # of each batch's first sample in the epoch
@@ -68,7 +69,9 @@ class Dataset:
             places.append(place)
             place += len(samples)
 
-        def make(index: int) -> Batch:
+        def make(index: int) -> Batch | None:
+            if index % of != process:
+                return None
             return self._batch(batches[index], epoch, places[index])
 
         yield from in_order(make, range(start, len(batches)), self.config.max_data_loader_n_workers)

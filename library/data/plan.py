@@ -47,6 +47,11 @@ class Plan:
         return sum(self.step_counts)
 
 
+def batches_of_step(config: Config) -> int:
+    """How many batches one optimizer step sees, in all processes together."""
+    return config.gradient_accumulation_steps * config.num_processes * config.num_machines
+
+
 def make_plan(found: Found, config: Config, rule: BucketRule) -> Plan:
     """Count the batches and steps of every epoch.
 
@@ -77,7 +82,7 @@ def make_plan(found: Found, config: Config, rule: BucketRule) -> Plan:
             counts[fits[sample.image_path].bucket] += count
         reg_used.update(sample.image_path for sample, _ in uses)
         batches = sum(-(-count // config.train_batch_size) for count in counts.values())
-        steps = -(-batches // config.gradient_accumulation_steps)
+        steps = -(-batches // batches_of_step(config))
         batch_counts.append(batches)
         if config.max_train_steps is None:
             step_counts.append(steps)
@@ -380,9 +385,9 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
 
 def _step_lines(plan: Plan, config: Config, sample_count: int) -> list[str]:
     """The arithmetic, so that nobody has to guess where the number of steps comes from."""
-    batches, steps = plan.batch_counts[0], -(-plan.batch_counts[0] // config.gradient_accumulation_steps)
+    batches, steps = plan.batch_counts[0], -(-plan.batch_counts[0] // batches_of_step(config))
     same = len(set(plan.batch_counts)) == 1
-    accumulation = config.gradient_accumulation_steps
+    accumulation = batches_of_step(config)
     grouped_en = f" / {accumulation} accumulated" if accumulation > 1 else ""
     grouped_zh = f" / 累积 {accumulation}" if accumulation > 1 else ""
     first_en, first_zh = ("epoch", "每轮") if same else ("first epoch", "第一轮")
