@@ -110,6 +110,8 @@ def read_config_file(path: str) -> tuple[dict[str, Any], dict[str, str]]:
             f"{at}：第 {column} 列不合 TOML 写法：应为 名称 = 值，文字放在 '单引号' 里",
         )
         raise ConfigError([problem]) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise ConfigError([say(f"{file.name} holds no parameters", f"{file.name} 里没有参数")]) from error
     values = {}
     for name, value in tables.items():
         values |= value if isinstance(value, dict) else {name: value}

@@ -26,9 +26,11 @@ HEADER = '''"""Train a LoRA: edit the values below, then run this file. It takes
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\\pictures\\train", or / for \\: "D:/pictures/train".
+# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\\图片\\训练集"，或用 / 代替 \\："D:/图片/训练集"。
+# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
 #
 # fmt: off
 '''

@@ -301,8 +301,8 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing, damaged, or not such a LoRA.
     """
     tensors = _read(path)
-    downs = [name for name in tensors if name.endswith(".lora_down.weight")]
-    foreign = [name for name in tensors if not name.startswith(tuple(PARTS))]
+    downs = [name for name in tensors if str(name).endswith(".lora_down.weight")]
+    foreign = [name for name in tensors if not str(name).startswith(tuple(PARTS))]
     if not downs or foreign:
         example = (foreign or list(tensors) or ["-"])[0]
         raise UserError(
@@ -311,6 +311,17 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
                 f"it holds {len(tensors)} tensors such as {example}. A base model, or a LoRA of another program?",
                 f"{path}：不是网页界面通用格式的 LoRA（其中的名称应形如 lora_unet_… .lora_down.weight），"
                 f"文件里有 {len(tensors)} 个张量，例如 {example}。是否误选了底模，或其他程序的 LoRA？",
+            )
+        )
+    odd = [name for name in downs if tensors[name].dim() < 2]
+    odd += [name for name, tensor in tensors.items() if name.endswith(".alpha") and tensor.numel() != 1]
+    odd += [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if odd:
+        raise UserError(
+            say(
+                f"{path}: {odd[0]} has an impossible shape, or holds NaN or infinities. The file is damaged, or its "
+                "training failed; use another one.",
+                f"{path}：{odd[0]} 的形状不对，或含有 NaN 或无穷大。文件已损坏或训练失败，请换一个文件。",
             )
         )
     for name in downs:

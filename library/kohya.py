@@ -290,7 +290,7 @@ def _spelling(name: str, value: Any, where: dict[str, str], problems: list[str])
     if value is None and name in NONE_MEANT:
         return NONE_MEANT[name]
     if name == "text_encoder_lr" and isinstance(value, (list, tuple)) and value:
-        if len(set(value)) == 1:
+        if all(rate == value[0] for rate in value):
             return value[0]
         problems.append(
             say(

@@ -645,6 +645,9 @@ CASES |= {
     "model: a sample size beyond all bounds": works(
         config_with("unet/config.json", sample_size=10**12), lambda family: family.info.resolution == 512
     ),
+    "model: a tokenizer that is no JSON": refused(
+        changed_folder(lambda model: (model / "tokenizer/vocab.json").write_text("{")), "tokenizer: this token", "again"
+    ),
     # ---- LoRA files ----
     "LoRA: empty": refused(lora("l.safetensors", b""), "l.safetensors: cannot be read", "damaged"),
     "LoRA: malicious": refused(lora("l.pt", EVIL), "l.pt: cannot be read", "mkdir"),
@@ -653,6 +656,13 @@ CASES |= {
     "LoRA: a tensor that is none of a LoRA": refused(
         lora("l.safetensors", safetensors_of(entry(), bytes(8))), "l.safetensors: not a LoRA", "A base model"
     ),
+    "LoRA: a number for a matrix": refused(
+        lora("l.safetensors", save(LORA | {f"{LAYER}.lora_down.weight": torch.ones(())})), "l.safetensors: ", "damaged"
+    ),
+    "LoRA: NaN": refused(
+        lora("l.safetensors", save(LORA | {f"{LAYER}.alpha": torch.tensor(float("nan"))})), "l.safetensors", "another"
+    ),
+    "LoRA: names that are numbers": refused(lora("l.pt", torch_file({1: torch.ones(1)})), "l.pt: not a LoRA"),
     # ---- prompt files ----
     "prompts: UTF-16, as Windows' editor writes": works(
         prompts("p.txt", "a cat --w 64".encode("utf-16")), lambda found: found == [sampling.Prompt("a cat", width=64)]
@@ -688,6 +698,10 @@ CASES |= {
         flags(*FINE_FLAGS, "--output_dir", "a\0b", "--output_name", 'a"b\n', "--network_dim", "3\u200b"),
         "--output_dir", "--output_name", "--network_dim",
     ),
+    "toml: brackets without end": refused(flags("--config_file", "c", c="a=" + "[" * 5000), "c.toml holds no param"),
+    "toml: a number of 5,000 digits": refused(flags("--config_file", "c", c="a=" + "9" * 5000), "c.toml holds no par"),
+    "flags: bytes that are no UTF-8": refused(flags("--training_comment", "\udcff"), "--training_comment", "no UTF-8"),
+    "preset: lists within lists": refused(preset('{"text_encoder_lr": [[], []]}'), "text_encoder_lr"),
     "preset: brackets without end": refused(preset("[" * 100_000), "p.json holds no parameters"),
     "preset: a number of 5,000 digits": refused(preset("9" * 5000), "p.json holds no parameters"),
     "preset: no UTF-8": refused(preset(b"\xff\xff"), "p.json is not a UTF-8 text"),

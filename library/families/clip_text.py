@@ -87,20 +87,29 @@ def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str = "<|endoftex
         pad_token: used if the folder does not name one.
 
     Raises:
-        UserError: the vocabulary does not fit the text encoder.
+        UserError: the files are damaged, or the vocabulary does not fit the text encoder.
     """
     from transformers import CLIPTokenizer
 
-    vocabulary, merges = read_vocabulary(folder)
-    if vocabulary is None:
-        tokenizer = build_tokenizer(clip_merges(), pad_token)
-    else:
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            if (folder / name).is_file():
-                named = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
-                named = named.get("content") if isinstance(named, dict) else named
-                pad_token = named if named in vocabulary else pad_token
-        tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)
+    try:
+        vocabulary, merges = read_vocabulary(folder)
+        if vocabulary is None:
+            tokenizer = build_tokenizer(clip_merges(), pad_token)
+        else:
+            for name in ("special_tokens_map.json", "tokenizer_config.json"):
+                if (folder / name).is_file():
+                    named = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
+                    named = named.get("content") if isinstance(named, dict) else named
+                    pad_token = named if named in vocabulary else pad_token
+            tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)
+    except Exception as error:  # the tokenizers library raises no narrower one for damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            say(
+                f"{folder}: this tokenizer cannot be read ({reason}); it is damaged. Download the folder again.",
+                f"{folder}：无法读取分词器（{reason}），文件已损坏，请重新下载整个文件夹。",
+            )
+        ) from error
     if len(tokenizer) > vocab_size:
         raise UserError(
             say(

@@ -112,12 +112,13 @@ def refuse_other_vae(path: Path, shapes: dict[str, tuple[int, ...]], scope: str)
                 "（如 sd-vae-ft-mse、kl-f8-anime2、sdxl_vae）。",
             )
         )
-    if first[1] != 4:
+    channels = first[1] if len(first) == 4 else 0
+    if channels != 4:
         raise UserError(
             say(
-                f"{path}: this VAE has latents of {first[1]} channels, not 4: it belongs to another line of models "
+                f"{path}: this VAE has latents of {channels} channels, not 4: it belongs to another line of models "
                 "(SD3, FLUX, ...). Use a VAE of SD 1.x, 2.x or SDXL.",
-                f"{path}：这个 VAE 的潜变量有 {first[1]} 个通道，而不是 4 个，属于别的模型（SD3、FLUX 等）。"
+                f"{path}：这个 VAE 的潜变量有 {channels} 个通道，而不是 4 个，属于别的模型（SD3、FLUX 等）。"
                 "请使用 SD 1.x、2.x 或 SDXL 的 VAE。",
             )
         )
