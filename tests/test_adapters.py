@@ -250,6 +250,51 @@ def test_masters_stay_float32_on_a_half_precision_model(model, x, dtype):
     assert all(p.grad.any() for p in adapters.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_flat_tensor_and_one_for_each_layer_learn_alike(x, dtype):
+    found = []
+    for is_flat in (True, False):
+        torch.manual_seed(0)
+        model = Tiny().requires_grad_(False).to(dtype)
+        adapters = trained(model)
+        parameters = [parameter for part in adapters.parts(is_flat=is_flat).values() for parameter in part]
+        optimizer = torch.optim.AdamW(parameters, lr=0.01)
+        for _ in range(3):
+            for _ in range(2):  # batches of one step
+                model(x.to(dtype)).float().square().mean().backward()
+                adapters.gather()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            adapters.refresh()
+        found.append({name: tensor.clone() for name, tensor in adapters.state_dict().items()})
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor)
+
+
+def test_the_model_sees_what_the_optimizer_changed_and_gradients_start_anew(model, x):
+    adapters = trained(model.bfloat16())
+    model(x.bfloat16()).sum().backward()
+    adapters.gather()
+    layer = adapters.layers[LINEAR]
+    layer.masters()[1].fill_(3)
+    assert not (layer.up == 3).all()
+    adapters.refresh()
+    assert (layer.up == 3).all()
+    assert not layer.up.grad.any()
+    assert all(parameter.grad is None for parameter in adapters.parameters())
+
+
+def test_gradients_of_many_batches_are_summed_in_float32(model, x):
+    """In bfloat16 a small one added to 256 large ones would vanish."""
+    adapters = trained(model.bfloat16())
+    (te, _) = adapters.parameters()
+    arena = adapters.arenas["text_encoder"]
+    for size in (256.0, 1.0):
+        arena.gradient.fill_(size)
+        adapters.gather()
+    assert (te.grad == 257).all()
+
+
 def test_dropout_keeps_the_mean_and_acts_in_training_only(model):
     x = torch.randn(1, 12, 6).expand(4000, 12, 6)
     base = model.linear(x)
