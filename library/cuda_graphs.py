@@ -127,7 +127,7 @@ class Graphs:
             numbers, and never asks the device for a value.
         gradients: the buffers; they must stay where they are.
         recorder: of the device.
-        tell: called with one line if the graphs are given up.
+        tell: called with one line if recording fails or gives something else.
     """
 
     def __init__(
@@ -166,24 +166,22 @@ class Graphs:
         self._recordings.clear()
         self.recorder.forget()
 
-    def _plainly(self, inputs: Tensors) -> Tensors:
-        """The step itself; if there is no room for it beside the recordings, they go."""
+    def give_up(self) -> bool:
+        """Do without from now on, where memory ran out; False: nothing is recorded, so that would not help."""
         if not self._recordings:
-            return self.recorder.warm_up(lambda: self.step(*inputs))
-        before = _copies(self.gradients)
-        try:
-            return self.recorder.warm_up(lambda: self.step(*inputs))
-        except torch.OutOfMemoryError:
-            pass  # and out of here: the error holds what the step had made so far
-        self._restore(before)
-        self._give_up(say("no memory is left beside them", "它们之外已没有足够的显存"))
-        return self.step(*inputs)
+            return False
+        self.is_on = False
+        self.clear()
+        return True
+
+    def _plainly(self, inputs: Tensors) -> Tensors:
+        return self.recorder.warm_up(lambda: self.step(*inputs))
 
     def _record(self, key: tuple, inputs: Tensors) -> Tensors:
         """The plain step's results, whatever becomes of the recording."""
         before = _copies(self.gradients)
         results = self._plainly(inputs)
-        if not self.is_on or not _are_finite([*results, *self.gradients]):  # overflow at too large a loss scale
+        if not _are_finite([*results, *self.gradients]):  # overflow at too large a loss scale
             return results
         after = _copies(self.gradients)
         try:
@@ -194,9 +192,16 @@ class Graphs:
         self._restore(after)
         if problem is None:
             self._recordings[key] = recording
-        else:
-            recording = None
-            self._give_up(problem)
+            return results
+        recording = None  # holds memory that is to be given back
+        self.is_on = False
+        self.clear()
+        self.tell(
+            say(
+                f"CUDA graphs are off, training goes on without them ({problem})",
+                f"已关闭 CUDA graphs，训练照常继续（{problem}）",
+            )
+        )
         return results
 
     def _difference(self, recording: Recording, inputs: Tensors, before: Tensors, expected: Tensors) -> str | None:
@@ -228,16 +233,6 @@ class Graphs:
     def _restore(self, values: Tensors) -> None:
         for gradient, value in zip(self.gradients, values, strict=True):
             gradient.copy_(value)
-
-    def _give_up(self, reason: str) -> None:
-        self.is_on = False
-        self.clear()
-        self.tell(
-            say(
-                f"CUDA graphs are off, training goes on without them ({reason})",
-                f"已关闭 CUDA graphs，训练照常继续（{reason}）",
-            )
-        )
 
 
 def _copies(tensors: Tensors) -> list[Tensor | None]:

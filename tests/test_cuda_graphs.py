@@ -295,36 +295,28 @@ def test_overflow_at_too_large_a_loss_scale_puts_recording_off():
     assert not said
 
 
-def test_no_memory_beside_the_recordings_gives_them_up_and_repeats_the_pass():
+def test_where_memory_runs_out_the_recordings_can_be_given_up_once():
     class Large(Line):
-        """A batch of 4 fits only where nothing is recorded; it fails in the middle of the backward pass."""
+        """A batch of 4 fits only where nothing is recorded."""
 
         def __call__(self, x):
-            result = super().__call__(x)
             if len(x) == 4 and recorder.tapes:
                 raise torch.OutOfMemoryError
-            return result
+            return super().__call__(x)
 
     step = Large()
     graphs, recorder, said = graphs_of(step)
+    assert not graphs.give_up()
     for _ in range(WARM_UP + 1):
         graphs(batch())
-    step.gradient.zero_()
-    assert float(graphs(batch(count=4))[0]) == 12.0
-    assert torch.equal(step.gradient, torch.full((3,), 4.0))
-    assert "no memory" in said[0]
-    assert not recorder.tapes
-
-
-def test_where_the_step_alone_does_not_fit_that_is_said_as_ever():
-    class Huge(Line):
-        def __call__(self, x):
-            raise torch.OutOfMemoryError
-
-    graphs, _, said = graphs_of(Huge())
     with pytest.raises(torch.OutOfMemoryError):
-        graphs(batch())
-    assert not said
+        graphs(batch(count=4))
+    assert graphs.give_up()
+    assert not graphs.give_up()
+    for _ in range(WARM_UP + 2):
+        assert float(graphs(batch(count=4))[0]) == 12.0
+    assert not recorder.tapes
+    assert not said  # the caller says it
 
 
 def test_what_was_cleared_is_recorded_anew():
