@@ -602,14 +602,12 @@ def train(prepared: Prepared, training: Training, files: "Files | None", stop: A
 
     from library import checkpoint
 
-    state, world = prepared.state, prepared.world
+    state, world = prepared.state, prepared.world  # files have saved a first one: there is always one to go back to
     position = state.position if state else checkpoint.Position()
     skipped: set[int] = set(state.more.get("skipped", [])) if state else set()
     until = 0  # steps up to this one are looked at closely, each on its own
-    if state is None and files:
-        files.save_state(position, skipped)  # there is always one to go back to
-        if prepared.config.sample_at_first:
-            files.preview(epoch=0)
+    if files and position.global_step == 0 and prepared.config.sample_at_first:
+        files.preview(epoch=0)
     while True:
         try:
             return steps(prepared, training, files, stop, position, skipped, until)
@@ -1029,6 +1027,8 @@ class Files:
         self.state_wait = STATE_SECONDS
         self.state_saved_at = time.monotonic()
         self.report: Any = None
+        if state is None:  # before all other files: a run of which only these are left could not be gone on with
+            self.save_state(checkpoint.Position(), ())
         self.begin_report(state.position.global_step if state else 0)
         self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
 
@@ -1057,7 +1057,8 @@ class Files:
 
         is_sorted = self.prepared.config.sort_tag_occurrence_alphabetically
         counts = captions.count_table(self.facts["ss_tag_frequency"], is_sorted)
-        self.path(".tags.txt").write_text(counts, encoding="utf-8")
+        path = self.path(".tags.txt")
+        self._write(path, len(counts), lambda: path.write_text(counts, encoding="utf-8"))
 
     @property
     def state_folder(self) -> Path:
@@ -1121,7 +1122,8 @@ class Files:
         from library import checkpoint
 
         prepared, training = self.prepared, self.training
-        self.report.flush()  # no state knows of a step that run.jsonl does not
+        if self.report:  # no state knows of a step that run.jsonl does not
+            self._write(self.path(".run.jsonl"), 2**16, self.report.flush)
         state = checkpoint.State(
             position,
             training.adapters.state_dict(),
@@ -1161,18 +1163,25 @@ class Files:
         if self.prepared.config.sample_every_n_epochs == 0:
             return
         folder = self.folder / "sample"
-        folder.mkdir(exist_ok=True)
+        self._write(folder, 2**12, lambda: folder.mkdir(exist_ok=True))
         when = f"e{epoch:06d}" if step is None else f"{step:06d}"
         clock = time.strftime("%Y%m%d%H%M%S")
         rows = draw_previews(self.prepared, self.training, self.report)
         for index, picture in enumerate(rows[0] if rows else []):
-            path = folder / f"{self.prepared.name}_{when}_{index:02d}_{clock}_{self.prepared.prompts[index].seed}.png"
-            self._write(path, 2**20, partial(picture.save, path))
+            self.picture(
+                folder / f"{self.prepared.name}_{when}_{index:02d}_{clock}_{self.prepared.prompts[index].seed}.png",
+                picture,
+            )
+
+    def picture(self, path: Path, picture: Any) -> None:
+        """Write a picture."""
+        self._write(path, 2**20, partial(picture.save, path))
 
     def _write(self, path: Path, size: int, write: Any) -> None:
         from library import checkpoint, disk
 
         keep = self.prepared.config.save_last_n_epochs
+        say_line = self.report.say if self.report else partial(print, flush=True)
 
         def may_free() -> bool:
             return bool(keep) and checkpoint.remove_oldest_epoch(self.folder, self.prepared.name, keep - 1)
@@ -1182,7 +1191,7 @@ class Files:
             write,
             size=size,
             may_free=may_free,
-            say_line=self.report.say,
+            say_line=say_line,
             is_stopped=lambda: self.stop.requested() == "signal",
         )
 
@@ -1314,10 +1323,10 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
     draws = config.sample_every_n_epochs != 0 and prepared.prompts
     if draws and (rows := draw_previews(prepared, training, files.report, strengths=(0.0, 1.0))):
         without, with_lora = rows
-        sampling.grid([without, with_lora]).save(files.path(".comparison.png"))
-        with_lora[0].save(files.path(".preview.png"))  # web UIs show it beside the LoRA's name
-    files.finish(position)
+        files.picture(files.path(".comparison.png"), sampling.grid([without, with_lora]))
+        files.picture(files.path(".preview.png"), with_lora[0])  # web UIs show it beside the LoRA's name
     files.report.event("end", step=position.global_step, file=path.name)
+    files.finish(position)
     print(closing_words(prepared, path, norms))
     return 0
 

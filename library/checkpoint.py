@@ -61,11 +61,21 @@ def is_taken(output_dir: Path, output_name: str) -> bool:
     """Whether the folder holds anything that a run of this name wrote.
 
     That is `name` or `name-000004`, `name-step00000500`, each alone, with any ending (`.safetensors`, `.jsonl`, ...) or
-    as a folder `-state` or `-previews`; not a lock alone. Case does not count: it does not on Windows and macOS.
+    as a folder `-state` or `-previews`; not a lock alone, nor a state that was never finished. Case does not count: it
+    does not on Windows and macOS.
     """
     ending = r"(-\d{6}|-step\d{8})?(-state|-previews)?(?!\.lock$)(\..*)?"
     ours = re.compile(re.escape(output_name) + ending, re.IGNORECASE)
-    return output_dir.is_dir() and any(ours.fullmatch(entry) for entry in os.listdir(output_dir))
+    return output_dir.is_dir() and any(
+        ours.fullmatch(entry) and not _is_unborn(output_dir / entry) for entry in os.listdir(output_dir)
+    )
+
+
+def _is_unborn(folder: Path) -> bool:
+    """Whether it holds nothing but the pieces of a first state: a run was killed before it had done anything."""
+    described = {_state_files(slot)[0] for slot in SLOTS}
+    pieces = {f"{name}.part" for name in described} | {name for slot in SLOTS for name in _state_files(slot)[1:]}
+    return folder.name.endswith("-state") and folder.is_dir() and set(os.listdir(folder)) <= pieces
 
 
 def free_name(output_dir: Path, output_name: str) -> str:
@@ -196,7 +206,10 @@ def remove_save(path: Path) -> None:
     """Remove an adapter file or a training state of this run, if it is there."""
     if path.is_file():
         path.unlink()
-    elif ours := [path / name for slot in SLOTS for name in _state_files(slot) if (path / name).is_file()]:
+        return
+    names = [name for slot in SLOTS for name in _state_files(slot)]
+    names += [f"{name}.part" for name in names]  # a kill may have left one
+    if ours := [path / name for name in names if (path / name).is_file()]:
         for file in ours:
             file.unlink()
         with suppress(OSError):  # it holds something else as well, which is not ours
