@@ -291,7 +291,10 @@ class Training:
         self.adapters.load_state_dict(state.adapter)
         self.optimizer.load_state_dict(state.optimizer)
         self.schedule.load_state_dict(state.schedule)
-        self.scaler.load_state_dict(state.scaler or {})
+        device = next(iter(self.adapters.parameters())).device.type
+        self.scaler = type(self.scaler)(device, enabled=self.scaler.is_enabled())  # the old one may be amid a step
+        if state.scaler:  # saved in fp16
+            self.scaler.load_state_dict(state.scaler)
         self.adapters.refresh()
 
 
@@ -712,6 +715,8 @@ def steps(
         batches_done = 0
         position = type(position)(epoch + 1, 0, step)
         agreed(world, partial(tell_epoch, files, position, skipped) if files else None)
+    if problem := what_is_lost(training):  # after the last step no loss tells of it
+        raise FloatingPointError(problem)
     return position
 
 
@@ -864,12 +869,28 @@ def use_less_memory(prepared: Prepared, training: Training) -> str | None:
     return None
 
 
+def what_is_lost(training: Training) -> str | None:
+    """Why what was trained is worth nothing any more; None: it is sound. Waits for the device."""
+    from library import nan
+
+    if not nan.are_finite(training.adapters.parameters()):
+        return say("a trained weight is NaN or infinite", "训练的权重出现 NaN 或无穷大")
+    if scale_is_lost(training):
+        return say("the gradients are NaN or infinite at every step", "每一步的梯度都是 NaN 或无穷大")
+    return None
+
+
+def scale_is_lost(training: Training) -> bool:
+    """Whether fp16's loss scale fell so low that it cannot have been overflow."""
+    return training.scaler.is_enabled() and training.scaler.get_scale() < 1
+
+
 def is_sound(training: Training, loss: Any) -> bool:
     """Whether a step's loss and gradients are finite. Infinite gradients in fp16 are the loss scale's business."""
     from library import nan
 
     found = [loss]
-    if not training.scaler.is_enabled():
+    if not training.scaler.is_enabled() or scale_is_lost(training):
         found += [parameter.grad for parameter in training.adapters.parameters()]
     return nan.are_finite(found)
 
@@ -1122,6 +1143,8 @@ class Files:
         from library import checkpoint
 
         prepared, training = self.prepared, self.training
+        if problem := what_is_lost(training):
+            raise FloatingPointError(problem)
         if self.report:  # no state knows of a step that run.jsonl does not
             self._write(self.path(".run.jsonl"), 2**16, self.report.flush)
         state = checkpoint.State(
