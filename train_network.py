@@ -211,19 +211,33 @@ def claim_name(config: Config, state: Any) -> tuple[Any, Any]:
     from library import checkpoint
 
     output_dir = Path(config.output_dir)
-    if state:
+    busy: set[str] = set()
+    while state:
         try:
             return state, checkpoint.claim(output_dir, state.facts["name"])
         except UserError:
             if config.resume != "auto":
                 raise
+        busy.add(state.facts["name"])
+        state = checkpoint.newest_state(output_dir, config.output_name, busy)
     return None, checkpoint.claim_free_name(output_dir, config.output_name)
 
 
 def fingerprint_of_data(plan: Any) -> str:
-    """Changes with the pictures' names and sizes, the captions, the folders and how often they are repeated."""
+    """Changes with the pictures' names, sizes and bytes, the captions, the folders and how often they are repeated.
+
+    Bytes are counted, not read: there may be a hundred thousand pictures, and a copy has another date.
+    """
     facts = [
-        (sample.folder, sample.image_path.name, sample.width, sample.height, sample.caption, sample.repeats)
+        (
+            sample.folder,
+            sample.image_path.name,
+            sample.image_path.stat().st_size,
+            sample.width,
+            sample.height,
+            sample.caption,
+            sample.repeats,
+        )
         for sample in plan.samples_used
     ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()

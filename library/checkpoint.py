@@ -13,7 +13,7 @@ import pickle
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -597,8 +597,11 @@ def candidates(output_dir: Path, output_name: str) -> list[Candidate]:
     return sorted(found, key=lambda candidate: (candidate.saved_at, candidate.position.global_step), reverse=True)
 
 
-def newest_state(output_dir: Path, output_name: str) -> State | None:
+def newest_state(output_dir: Path, output_name: str, busy: Collection[str] = ()) -> State | None:
     """The state to go on from when the user just starts again: the newest whole one of a run that is not finished.
+
+    Args:
+        busy: names of runs that are not asked for, because they are under way.
 
     Returns:
         The state, whose `notices` name those that are damaged; None: there is nothing to go on from.
@@ -610,7 +613,7 @@ def newest_state(output_dir: Path, output_name: str) -> State | None:
     problems: list[str] = []
     for candidate in candidates(output_dir, output_name):
         newest = newest_of_runs.setdefault(candidate.facts.get("name"), candidate)
-        if newest.facts.get("finished"):
+        if newest.facts.get("finished") or candidate.facts.get("name") in busy:
             continue
         try:
             state = load_state(candidate.folder)
