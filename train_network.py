@@ -586,8 +586,18 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     if config.cache_text_encoder_outputs and captions is not None and not trains_text_encoder(config):
         encoders = [modules[name].to(device) for name in modules if name.startswith("text_encoder")]
         fingerprint = cache.fingerprint(*encoders, settings=[config.clip_skip, config.max_token_length])
-        texts = cache.TextCache(folder, fingerprint)
-        filled = texts.fill(captions, family.encode_captions, batch_size=config.train_batch_size)
+        filled, batch_size = None, config.train_batch_size
+        while filled is None:
+            texts = cache.TextCache(folder, fingerprint)
+            try:
+                filled = texts.fill(captions, family.encode_captions, batch_size=batch_size)
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size = 1
+                print(
+                    say("note: not enough memory: captions are encoded one by one", "注意：显存不足，改为逐条编码标签")
+                )
         print(
             say(
                 f"captions: {filled.made} encoded, {filled.reused} from the cache",
@@ -1343,14 +1353,21 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
 
     config, plan = prepared.config, prepared.plan
     if position.global_step < plan.step_count:
+        command = arguments.command(dataclasses.replace(config, resume="auto"))
+        is_enough = config.resume == "auto"
         print(
             say(
                 f"stopped after step {position.global_step} of {plan.step_count}; LoRA and state are saved. To go on, "
-                "start it again as before",
+                + ("start it again as before, or:" if is_enough else 'set resume = "auto" and start it again, or:'),
                 f"已在第 {position.global_step} 步停止（共 {plan.step_count} 步），LoRA 与训练状态已保存。"
-                "用同样的方式再次启动即可接着训练",
+                + (
+                    "用同样的方式再次启动即可接着训练，或运行："
+                    if is_enough
+                    else '要接着训练，请设 resume = "auto" 再启动，或运行：'
+                ),
             )
         )
+        print(command)
         raise Stopped
     try:
         path = files.save(position)
