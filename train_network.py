@@ -13,6 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -95,7 +96,9 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     from library import checkpoint, device, families, optimizers, sampling
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
-    machine = attempt(device.choose, world.device or config.device, config.mixed_precision)
+    machine = attempt(device.choose, world.device or config.device, config.mixed_precision, model.width if model else 0)
+    if machine:
+        attempt(device.self_test, machine)
     rule = attempt(buckets.resolve_resolution, config, model.resolution, model.size_step) if model else None
     output_dir = Path(config.output_dir)
     attempt(make_folder, output_dir)
@@ -137,7 +140,24 @@ def plan_run(
     output_dir = Path(config.output_dir)
     seed = state.facts["seed"] if state and config.seed is None else config.seed
     seed = secrets.randbelow(2**32) if seed is None else seed
-    planned = plan.make_plan(found, config, rule)
+    planned = plan.make_plan(found, config, rule, whole_batches=machine.tunes_per_shape)
+    wanted_step = rule.step
+    while (
+        machine.bucket_limit
+        and config.bucket_reso_steps is None
+        and len(planned.sizes) > machine.bucket_limit
+        and rule.step <= rule.width // 8
+    ):
+        rule = dataclasses.replace(rule, step=rule.step * 2)
+        planned = plan.make_plan(found, config, rule, whole_batches=True)
+    if rule.step != wanted_step:
+        warnings = warnings + [
+            say(
+                f"bucket_reso_steps = {rule.step} leaves {len(planned.sizes)} buckets: each costs minutes of tuning "
+                "on this card",
+                f"bucket_reso_steps 改为 {rule.step}，桶减为 {len(planned.sizes)} 个：此显卡每个桶都要调优几分钟",
+            )
+        ]
     texts = [captions.whole(sample.caption, config) for sample in planned.samples_used]
     counts = families.token_counts(model, texts)
     tokens_seen = min(config.max_token_length, max(75, -(-max(counts) // 75) * 75))  # no chunk that is empty in all
@@ -298,6 +318,7 @@ class Training:
     scaler: Any  # torch.amp.GradScaler; does nothing unless the model is in fp16
     unet_forward: Any  # families.unet_forward.UNetForward
     memory: Any  # memory.Plan
+    step: Any  # `unet_step`'s, or cuda_graphs.Graphs in its place
     batch_parts: int = 1  # a batch goes through the network in so many pieces; more where memory ran out
 
     def restore(self, state: Any) -> None:
@@ -389,10 +410,55 @@ def build(prepared: Prepared) -> Training:
         scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.needs_loss_scale),
         unet_forward=unet_forward,
         memory=plan,
+        step=unet_step(config, family),
     )
+    if config.torch_compile:
+        compile_units(config, training)
+    if config.cuda_graphs:
+        record_steps(prepared, training)
     if prepared.state:
         training.restore(prepared.state)
     return training
+
+
+def record_steps(prepared: Prepared, training: Training) -> None:
+    """Let CUDA graphs take the place of the step, where there are any."""
+    from library import cuda_graphs
+
+    device = prepared.machine.device
+    reason = cuda_graphs.hindrance(device, is_random=bool(prepared.config.network_dropout))
+    if reason is None:
+        buffers = [arena.gradient for arena in training.adapters.arenas.values()]
+        recorder = cuda_graphs.CudaRecorder(device)
+        training.step = cuda_graphs.Graphs(training.step, buffers, recorder, partial(print, flush=True))
+        print(training.step.description)
+    else:
+        print(say(f"note: no CUDA graphs: {reason}", f"注意：不使用 CUDA graphs：{reason}"))
+
+
+def compile_units(config: Config, training: Training) -> None:
+    """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
+    from library.adapters import linear_ops, recipes
+    from library.compilation import Compiler
+    from library.families.unet_forward import UNetForward
+
+    if config.network_dropout:
+        print(
+            say(
+                "note: torch_compile is off: dropout would draw other numbers",
+                "注意：不使用 torch_compile：dropout 取到的随机数会不同",
+            )
+        )
+        return
+    for name, layer in training.adapters.layers.items():
+        if name.startswith("lora_unet"):
+            layer.is_fused = False  # where the plain functions call it; the fast ones do not ask
+    fast = training.unet_forward
+    attend = dataclasses.replace(fast.attend, asked=fast.attend.kind)  # nothing left to try out while compiling
+    plain = UNetForward(fast.unet, linear_ops.PLAIN, recipes, attend)
+    compiler = Compiler(partial(print, flush=True), config.dynamo_backend)
+    fast.resnet = compiler(plain.resnet, fast.resnet)
+    fast.transformer_block = compiler(plain.transformer_block, fast.transformer_block)
 
 
 def optimizer_of(config: Config) -> str:
@@ -707,13 +773,15 @@ def steps(
     epoch_at, batches_done, step = position
     generator = torch.Generator()
     training.adapters.train()
+    met: set[tuple] = set()  # sizes of batches
     for epoch in range(epoch_at, plan.epoch_count + 1):
         batches = training.dataset.batches(epoch, start=batches_done, process=world.rank, of=world.count)
         for group in in_groups(batches, config.gradient_accumulation_steps * world.count):
             if step == plan.step_count:
                 break
             rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
-            loss = gradients(prepared, training, files, group, generator, step)
+            with tuned(prepared, files, group, met):
+                loss = gradients(prepared, training, files, group, generator, step)
             if step < until and step + 1 not in skipped and not is_sound(training, loss):
                 cause = name_cause(prepared, training, group, generator, step)
                 if skipped:
@@ -742,6 +810,21 @@ def steps(
     if problem := what_is_lost(training):  # after the last step no loss tells of it
         raise FloatingPointError(problem)
     return position
+
+
+@contextmanager
+def tuned(prepared: Prepared, files: "Files | None", group: list[Batch | None], met: set[tuple]) -> Iterator[None]:
+    """The first step of each size: kernels are tuned where that costs time, and that is said."""
+    sizes = [(batch.pixels if batch.latents is None else batch.latents).shape for batch in group if batch]
+    new = {tuple(size) for size in sizes} - met
+    if not (new and prepared.machine.tunes_per_shape):
+        yield
+        return
+    met |= new
+    done, count = len({size[-2:] for size in met}), len(prepared.plan.sizes)
+    announce(files, say(f"tuning bucket {done} of {count}", f"正在调优第 {done} 个桶，共 {count} 个"))
+    with prepared.machine.tuning():
+        yield
 
 
 def agreed(world: Any, tell: Any) -> int:
@@ -861,6 +944,8 @@ def memory_full(reason: str) -> UserError:
 def use_less_memory(prepared: Prepared, training: Training) -> str | None:
     """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
     forward, plan = training.unet_forward, training.memory
+    if hasattr(training.step, "give_up") and training.step.give_up():
+        return say("no CUDA graphs any more, somewhat slower", "不再使用 CUDA graphs，略慢")
     attend = forward.attend
     smallest = 8 * 2**20
     if attend.kind == "chunked" and attend.chunk_bytes > smallest:
@@ -1009,17 +1094,39 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
     """Forward and backward of one batch, or a part of it; its loss, a scalar on the device, times its share."""
     import torch
 
-    from library import losses
-
-    conditioning = inputs.conditioning
+    conditioning, trains_text = inputs.conditioning, trains_text_encoder(prepared.config)
     if conditioning is None:
-        with torch.set_grad_enabled(trains_text_encoder(prepared.config)):
+        with torch.set_grad_enabled(trains_text):
             conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
         conditioning = conditioning.map(prepared.machine.place)
-    prediction = training.family.predict(inputs.noisy, inputs.t, conditioning)
-    loss = (losses.per_sample(prediction, inputs.target) * inputs.weights).mean() * share
-    training.scaler.scale(loss).backward()
-    return loss.detach()
+    step = training.step if training.unet_forward.watch is None else unet_step(prepared.config, training.family)
+    scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
+    given = (conditioning.states, conditioning.pooled)
+    loss, *gradients = step(
+        inputs.noisy, inputs.t, inputs.target, inputs.weights * share, scale, *given, conditioning.sizes
+    )
+    pairs = [pair for pair in zip(given, gradients, strict=True) if pair[1] is not None and pair[0].requires_grad]
+    if pairs:  # on into the text encoders
+        torch.autograd.backward(*zip(*pairs, strict=True))
+    return loss
+
+
+def unet_step(config: Config, family: Family) -> Any:
+    """Forward and backward of the U-Net, as a function of tensors alone: what a CUDA graph can hold."""
+    from library import losses
+    from library.contracts import Conditioning
+
+    trains_text = trains_text_encoder(config)
+
+    def step(noisy: Any, t: Any, target: Any, weights: Any, scale: Any, states: Any, pooled: Any, sizes: Any) -> Any:
+        """The loss, and the gradients of the captions' states and of the pooled captions, if they are wanted."""
+        states, pooled = (x if x is None else x.detach().requires_grad_(trains_text) for x in (states, pooled))
+        prediction = family.predict(noisy, t, Conditioning(states, pooled, sizes))
+        loss = (losses.per_sample(prediction, target) * weights).mean()
+        loss.backward(scale)
+        return loss.detach(), states.grad, None if pooled is None else pooled.grad
+
+    return step
 
 
 def seed_step(generator: Any, seed: int, step: int, place: int) -> None:
@@ -1251,6 +1358,8 @@ def draw_previews(
 
     from library import sampling
 
+    if hasattr(training.step, "clear"):
+        training.step.clear()  # previews want its memory
     device, modules = prepared.machine.device, training.family.modules()
     places = {name: next(module.parameters()).device for name, module in modules.items()}
     for module in modules.values():
@@ -1287,11 +1396,18 @@ def run(config: Config, warnings: list[str]) -> int:
         UserError: something only the user can put right.
         Stopped: by the user; LoRA and state are saved.
     """
-    from library import crash_report, processes
+    from library import cards, crash_report, processes
     from library.messages import set_language
     from library.stop import Stop
 
     set_language(config.language)
+    lines = [] if config.device in ("cpu", "mps") else cards.prepare_environment()  # before torch is imported
+    if config.device_plan == "print only" and not lines:
+        lines = [say("nothing needs to be set on this machine", "这台机器不需要任何设置")]
+    for line in lines:
+        print(say(f"device plan: {line}", f"设备设置：{line}"))
+    if config.device_plan == "print only":
+        return 0
     if processes.is_wanted(config):
         script = str(Path(__file__).resolve())
         return processes.launch(config, [sys.executable, script, *arguments.to_arguments(config)])

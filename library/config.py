@@ -264,6 +264,15 @@ class Config:
     attention: str = option("performance", "auto", choices=("auto", "sdpa", "chunked"), in_block=False,
         english='"sdpa": torch\'s own; "chunked": a part at a time, for devices where torch keeps the whole matrix; "auto": tried out',
         chinese='"sdpa"：torch 自带；"chunked"：分块计算，用于 torch 会保留整个矩阵的设备；"auto" 自动试出')
+    cuda_graphs: bool = option("performance", False, in_block=False,
+        english="record a step for each shape of batch and start it as one (NVIDIA); same result, checked at its first use; needs memory; not yet tried on a GPU by us",
+        chinese="按批次形状录制训练步并整体启动（NVIDIA）；结果相同，首次使用时会核对；占显存；我们尚未在显卡上试过")
+    torch_compile: bool = option("performance", False, in_block=False,
+        english="compile the U-Net's blocks: each size of picture takes minutes at first and more memory; whether it is faster depends on the device",
+        chinese="编译 U-Net 的各个模块：每种图片尺寸首次需数分钟，并多占显存；是否更快取决于设备")
+    dynamo_backend: str = option("performance", "inductor", choices=("inductor", "aot_eager", "eager"), in_block=False,
+        english="what torch_compile compiles with: inductor; the others are for finding errors",
+        chinese="torch_compile 使用的后端：inductor；其余用于排查错误")
     gradient_accumulation_steps: int = option("performance", 1, minimum=1,
         english="batches per step, usually 1~4: a larger batch without more memory; a step takes that many times as long",
         chinese="每步累积几个批次，常用 1~4：不增加显存而变相增大批次；每步时间成倍增长")
@@ -291,6 +300,9 @@ class Config:
     device: str = option("performance", "auto",
         english='"auto", "cpu", "cuda", "cuda:1" (the second GPU), "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"（第二块显卡）、"mps"；AMD（ROCm）也写 "cuda"')
+    device_plan: str = option("performance", "apply", choices=("apply", "print only"), in_block=False,
+        english='what AMD cards need in the environment: "apply": set it and say so; "print only": show it, without training',
+        chinese='AMD 显卡所需的环境变量："apply"：自动设置并说明；"print only"：只显示，不训练')
 
     num_processes: int = option("performance", 1, minimum=1,
         english="processes on this machine, one for each GPU; a step then sees that many batches; 1: one device",

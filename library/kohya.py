@@ -178,7 +178,6 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
             "scale_v_pred_loss_like_noise_pred",
             "secondary_separator",
             "token_warmup_step",
-            "torch_compile",
             "v_pred_like_loss",
             "wandb_api_key",
             "weighted_captions",

@@ -268,6 +268,8 @@ def _why_no_bitsandbytes(path: str, device: torch.device) -> str:
     """Tried with one real step, because many installations import well and fail then. Empty where it runs."""
     if device.type != "cuda":
         return say(f"the device is {device.type}", f"设备为 {device.type}")
+    if torch.version.hip:  # where it lacks the card's code it ends the process
+        return say("torch is a ROCm build", "torch 是 ROCm 版")
     try:
         parameter = nn.Parameter(torch.ones(8192, device=device))  # below 4096 values its state is not 8 bit
         parameter.grad = torch.ones_like(parameter)

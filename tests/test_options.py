@@ -168,6 +168,7 @@ EFFECTS = {
     "mixed_precision": Effect(dict(mixed_precision="bf16"), said("bfloat16 (as asked)")),
     "gradient_checkpointing": Effect(dict(gradient_checkpointing=True), entry("ss_gradient_checkpointing", "True")),
     "int8_base": Effect(dict(int8_base=True), other_weights),
+    "cuda_graphs": Effect(dict(cuda_graphs=True), said("no CUDA graphs")),
     "attention": Effect(dict(attention="chunked"), said("attention in chunks of")),
     "gradient_accumulation_steps": Effect(dict(gradient_accumulation_steps=4), step_count(4)),
     "cache_latents": Effect(dict(cache_latents=False), lambda plain, changed: "encoded" not in changed.said),
@@ -217,6 +218,8 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     **dict.fromkeys(
         ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_processes.py"
     ),
+    **dict.fromkeys(("torch_compile", "dynamo_backend"), "test_the_compiler_gets_the_units_and_the_backend"),
+    "device_plan": "test_the_device_plan_is_shown_without_training",
     "v2": "test_v2_is_insisted_on",
     "lowram": "test_lowram_loads_straight_to_the_device",
     "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",
@@ -266,6 +269,25 @@ def test_changing_an_option_is_seen(subtests, run, places, tmp_path, capsys):
             if key not in plain_runs:
                 plain_runs[key] = result(f"plain{len(plain_runs)}", effect.base)
             assert effect.seen(plain_runs[key], result(name, effect.base | effect.change))
+
+
+def test_the_device_plan_is_shown_without_training(run, tmp_path, capsys):
+    folder = run(output="never", device="auto", device_plan="print only")
+    assert "device plan: " in capsys.readouterr().out
+    assert not folder.exists()
+
+
+def test_the_compiler_gets_the_units_and_the_backend(run, monkeypatch):
+    from library import compilation
+
+    asked = []
+
+    def compiler(tell, backend):
+        return lambda plain, fast: asked.append((backend, plain.__name__, fast.__name__)) or fast
+
+    monkeypatch.setattr(compilation, "Compiler", compiler)
+    run(torch_compile=True, dynamo_backend="aot_eager")
+    assert asked == [("aot_eager", name, name) for name in ("resnet", "transformer_block")]
 
 
 def test_v2_is_insisted_on(run):

@@ -37,6 +37,12 @@ class Plan:
     batch_counts: list[int]  # of each epoch
     step_counts: list[int]  # of each epoch; the last may be cut by max_train_steps
     samples_used: list[Sample]  # pictures that some epoch uses: what is worth caching
+    whole_batches: bool = False  # a bucket's last batch is filled up with pictures of that bucket
+
+    @property
+    def sizes(self) -> set[tuple[int, int]]:
+        """Buckets that some epoch uses."""
+        return {self.fits[sample.image_path].bucket for sample in self.samples_used}
 
     @property
     def epoch_count(self) -> int:
@@ -52,8 +58,11 @@ def batches_of_step(config: Config) -> int:
     return config.gradient_accumulation_steps * config.num_processes * config.num_machines
 
 
-def make_plan(found: Found, config: Config, rule: BucketRule) -> Plan:
+def make_plan(found: Found, config: Config, rule: BucketRule, whole_batches: bool = False) -> Plan:
     """Count the batches and steps of every epoch.
+
+    Args:
+        whole_batches: for devices where each size of a batch costs minutes of tuning; see `Plan`.
 
     Raises:
         UserError: neither `max_train_steps` nor `max_train_epochs` is given. Steps win where both are.
@@ -93,7 +102,8 @@ def make_plan(found: Found, config: Config, rule: BucketRule) -> Plan:
             if sum(step_counts) == config.max_train_steps:
                 break
     used = found.train + [sample for sample in found.regularization if sample.image_path in reg_used]
-    return Plan(found, rule, fits, config.train_batch_size, config.reg_rotate, batch_counts, step_counts, used)
+    counts = batch_counts, step_counts
+    return Plan(found, rule, fits, config.train_batch_size, config.reg_rotate, *counts, used, whole_batches)
 
 
 def uses_of_epoch(plan: Plan, epoch: int) -> list[tuple[Sample, int]]:
@@ -114,6 +124,9 @@ def batches_of_epoch(plan: Plan, seed: int, epoch: int) -> list[list[Sample]]:
     for bucket in sorted(buckets):
         samples = buckets[bucket]
         rng.shuffle(samples)
+        if plan.whole_batches:  # the same number of batches
+            missing = -len(samples) % plan.batch_size
+            samples += (samples * plan.batch_size)[:missing]
         batches += [samples[at : at + plan.batch_size] for at in range(0, len(samples), plan.batch_size)]
     rng.shuffle(batches)
     return batches
