@@ -11,8 +11,9 @@ from PIL import Image, ImageCms
 from library.config import Config
 from library.contracts import Conditioning, Fit, Sample
 from library.data import cache as caches
-from library.data import images, shards
-from library.data.cache import BadLatents, LatentCache, TextCache, cache_folder, fingerprint
+from library.data import images, remembered, shards
+from library.data.cache import BadLatents, LatentCache, TextCache, fingerprint
+from library.data.remembered import cache_folder
 from library.messages import UserError
 
 FIT = Fit((16, 8), (16, 10), (0, 1))
@@ -270,7 +271,7 @@ def read(monkeypatch):
     """Names of the pictures whose bytes were read to learn what they hold; none of them counts as too young."""
     names, really = [], caches._digest_of_file
     monkeypatch.setattr(caches, "_digest_of_file", lambda path: names.append(path.name) or really(path))
-    monkeypatch.setattr(caches, "SETTLED_SECONDS", -60)
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", -60)
     return names
 
 
@@ -307,7 +308,7 @@ def test_another_content_of_the_same_size_with_the_old_date_is_noticed(tmp_path,
 
 def test_a_picture_written_just_now_is_read_again(tmp_path, read, monkeypatch):
     """It may change once more within the same tick of the clock."""
-    monkeypatch.setattr(caches, "SETTLED_SECONDS", 60)
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 60)
     one = sample(tmp_path)
     for _ in range(2):
         refill(tmp_path / "cache", one)
@@ -411,6 +412,12 @@ def test_ones_own_cache_dir_is_used_or_refused(tmp_path):
 
 def test_without_disk_there_is_no_folder():
     assert cache_folder(Config(cache_latents_to_disk=False)) == (None, None)
+
+
+def test_a_mistyped_training_folder_does_not_come_into_being(tmp_path):
+    config = Config(train_data_dir=str(tmp_path / "trian"), output_dir=str(tmp_path / "output"))
+    assert cache_folder(config) == (None, None)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- captions ----

@@ -1,5 +1,6 @@
 """Folders as users really have them: what is read, what is skipped, and what the user is told."""
 
+import os
 import subprocess
 import sys
 import unicodedata
@@ -10,6 +11,7 @@ from PIL import Image
 
 from library import messages
 from library.contracts import Sample
+from library.data import images, remembered, shards
 from library.data.folders import offered_name
 from library.data.samples import balance, find
 from library.messages import UserError
@@ -297,6 +299,113 @@ def test_offered_names(name, offered):
 def test_pictures_are_checked_without_torch():
     code = "import sys, library.data.samples, library.data.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0
+
+
+# ---- what earlier runs found out ----
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the pictures that were decoded, in any order; none of them counts as too young to be remembered."""
+    names, really = [], images.inspect
+    monkeypatch.setattr(images, "inspect", lambda path: names.append(path.name) or really(path))
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", -60)
+    return names
+
+
+def test_the_next_run_decodes_only_what_was_broken_and_finds_the_same(tmp_path, decoded):
+    picture(tmp_path / "1_a/wide.png", (50, 7))
+    picture(tmp_path / "1_a/broken.png").write_bytes(b"no picture")
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "1_a/moving.webp", save_all=True, append_images=frames[1:])
+    first = find(tmp_path, memory=tmp_path / ".cache")
+    assert sorted(decoded) == ["broken.png", "moving.webp", "wide.png"]
+    decoded.clear()
+    assert find(tmp_path, memory=tmp_path / ".cache") == first == find(tmp_path)
+    assert decoded == ["broken.png", "broken.png", "moving.webp", "wide.png"]  # the last three: without a memory
+    assert "broken.png: skipped" in told(first)
+    assert "only the first frame is used: moving.webp" in told(first)
+
+
+@pytest.mark.parametrize("change", ["painted over", "another file in its place", "truncated", "other rules"])
+def test_a_picture_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatch, change):
+    path, kept = picture(tmp_path / "1_a/a.bmp", (16, 8)), picture(tmp_path / "1_a/b.bmp")
+    find(tmp_path, memory=tmp_path / ".cache")
+    decoded.clear()
+    before = path.stat()
+    if change == "other rules":
+        monkeypatch.setattr(images, "INSPECTION_FORMAT", 0)
+    elif change == "truncated":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        other = picture(tmp_path / "other.bmp", (8, 16))  # of the same length
+        assert other.stat().st_size == before.st_size
+        if change == "painted over":
+            path.write_bytes(other.read_bytes())
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+        else:
+            os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+            os.replace(other, path)
+    found = find(tmp_path, memory=tmp_path / ".cache")
+    assert found == find(tmp_path)
+    assert decoded.count("a.bmp") == 2
+    assert decoded.count(kept.name) == (2 if change == "other rules" else 1)
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "row", "read-only"])
+def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path, decoded, monkeypatch, damage):
+    monkeypatch.setattr(remembered, "FILES_AT_ONCE", 1)
+    memory = tmp_path / ".cache"
+    for name in (f"{number}.png" for number in range(8)):
+        picture(tmp_path / "1_a" / name)
+    if damage == "read-only":
+        memory.write_text("a file is in the way")
+    else:
+        find(tmp_path, memory=memory)
+        (rows,) = (memory / "pictures").glob("*.rows")
+        (index,) = (memory / "pictures").glob("*.index")
+        data = rows.read_bytes()
+        rows.write_bytes(bytes(len(data)) if damage == "overwritten" else b"\1" + data[1:])
+        if damage == "row":  # nobody wrote, so size and dates still agree
+            with open(index, "r+b") as file:
+                file.write(shards._header(rows))
+    for _ in range(2):
+        assert find(tmp_path, memory=memory) == find(tmp_path)
+
+
+def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_out(tmp_path, decoded, monkeypatch):
+    monkeypatch.setattr(remembered, "FILES_AT_ONCE", 2)
+    for number in range(40):
+        picture(tmp_path / f"1_a/{number:02}.png")
+    really = images.inspect
+
+    def interrupted(path):
+        if path.name == "37.png":
+            raise KeyboardInterrupt
+        return really(path)
+
+    monkeypatch.setattr(images, "inspect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path, memory=tmp_path / ".cache")
+    monkeypatch.setattr(images, "inspect", really)
+    (tmp_path / "1_a/00.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
+    decoded.clear()
+    with pytest.raises(UserError, match="neither UTF-8"):
+        find(tmp_path, memory=tmp_path / ".cache")
+    assert sorted(decoded)[-4:] == ["36.png", "37.png", "38.png", "39.png"]
+    assert len(decoded) == 4
+    (tmp_path / "1_a/00.txt").unlink()
+    assert len(find(tmp_path, memory=tmp_path / ".cache").train) == 40
+    assert len(decoded) == 4
+
+
+def test_a_picture_written_just_now_is_not_remembered(tmp_path, decoded, monkeypatch):
+    """It may change once more within the same tick of the clock."""
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 60)
+    picture(tmp_path / "1_a/a.png")
+    for _ in range(2):
+        find(tmp_path, memory=tmp_path / ".cache")
+    assert decoded == ["a.png", "a.png"]
 
 
 # ---- balancing ----

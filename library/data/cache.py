@@ -3,7 +3,7 @@
 A cache that cannot be stale: the key under which something is kept is the SHA-256 of everything it follows from (the
 picture's bytes, the VAE, bucket, crop, mirroring, this file's FORMAT), never a file's name or date. What was changed
 is simply not found, and what is found is right. `shards` keeps the rows; a damaged one is made anew. Which bytes a
-picture has is remembered too, so that a run that starts need not read a hundred thousand pictures (`_digests`).
+picture has is `remembered` too, so that a run which starts need not read a hundred thousand pictures.
 
 Numbers are kept in fp16, also in memory, so that a run does not depend on where its cache lies. Latents are about -5 to
 5; rounding moves them by less than 1 part in 2000, far less than the VAE's own noise, and takes half the space of fp32.
@@ -11,9 +11,7 @@ Numbers are kept in fp16, also in memory, so that a run does not depend on where
 
 import hashlib
 import json
-import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,18 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from library.config import Config
 from library.contracts import Conditioning, Fit, Sample
 from library.data import images
+from library.data.remembered import cache_folder as cache_folder  # where callers look for it
+from library.data.remembered import facts_of
 from library.data.shards import Lost, Memory, Rows, Shards
 from library.data.threads import in_order
 from library.messages import UserError, say
 
 FORMAT = 2  # raise it when pictures are read, resized or kept in another way: old rows are then no longer found
-
-# A picture whose dates are younger is read again at the next start: it might change within the same tick of a coarse
-# clock (2 seconds on FAT) and then bear the dates it was known by.
-SETTLED_SECONDS = 3.0
 
 Wanted = tuple[Sample, Fit, bool]  # a picture, how it is fitted, whether it is mirrored
 Progress = Callable[[int, int], None]  # done, all that must be worked out
@@ -51,42 +46,6 @@ class Filled:
     made: int
     reused: int
     repaired: int = 0  # damaged rows that were made anew; counted in `made` too
-
-
-def cache_folder(config: Config) -> tuple[Path | None, str | None]:
-    """The folder for caches, made and tried out; None keeps them in memory. And a line where it is not the usual one.
-
-    Raises:
-        UserError: the user's own `cache_dir` cannot be written.
-    """
-    if not config.cache_latents_to_disk:
-        return None, None
-    usual = Path(config.cache_dir or Path(config.train_data_dir) / ".cache")
-    if _can_write(usual):
-        return usual, None
-    if config.cache_dir:
-        raise UserError(
-            say(
-                f"cache_dir = {usual} cannot be written. Choose another folder, or cache_latents_to_disk = False",
-                f"cache_dir = {usual} 无法写入。请换一个目录，或设 cache_latents_to_disk = False",
-            )
-        )
-    instead = Path(config.output_dir) / ".cache"
-    if _can_write(instead):
-        line = say(f"{usual} cannot be written, caching in {instead}", f"{usual} 无法写入，缓存改放在 {instead}")
-        return instead, line
-    return None, say(f"{usual} cannot be written, caching in memory", f"{usual} 无法写入，缓存只放在内存")
-
-
-def _can_write(folder: Path) -> bool:
-    trial = folder / f"trial.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial.write_bytes(b"")
-        trial.unlink()
-    except OSError:
-        return False
-    return True
 
 
 def fingerprint(*modules: nn.Module, settings: object = None) -> str:
@@ -154,7 +113,9 @@ class LatentCache:
             UserError: the folder cannot be written.
         """
         uses = [(sample.image_path, fit, flip) for sample, fit, flip in wanted]
-        digests = self._digests(list(dict.fromkeys(path for path, _, _ in uses)), thread_count)
+        pictures = list(dict.fromkeys(path for path, _, _ in uses))
+        found = facts_of(pictures, _digest_of_file, folder=self._folder, kind="digests", thread_count=thread_count)
+        digests = dict(zip(pictures, found, strict=True))
         keys = [self._key(digests[path], fit, flip) for path, fit, flip in uses]
         missing = (self._rows.find(keys) < 0).nonzero()[0].tolist()
         repaired = sum(keys[at] in self._rows.damaged for at in missing)
@@ -207,41 +168,6 @@ class LatentCache:
 
     def _key(self, digest: bytes, fit: Fit, flip: bool) -> bytes:
         return _key("latents", digest, self._vae_fingerprint, fit.bucket, fit.resized, fit.crop, flip)
-
-    def _digests(self, pictures: list[Path], thread_count: int) -> dict[Path, bytes]:
-        """SHA-256 of the files' contents; those that the last runs have read too are not read again.
-
-        A picture is known by its path, size, inode and both dates. On POSIX whatever changes a file sets ctime, which
-        nothing can set back. On Windows st_ctime is the date of creation: there a picture that is replaced by another
-        of the same size, with the old date set on purpose, is taken for the old one.
-        """
-        if self._folder is None:
-            return dict(zip(pictures, in_order(_digest_of_file, pictures, thread_count), strict=True))
-        settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-        stamps, is_settled = [], []
-        for path in pictures:
-            stat = os.stat(path)
-            stamps.append(_key(os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
-            is_settled.append(max(stat.st_mtime_ns, stat.st_ctime_ns) < settled)
-        memory = Shards(self._folder / "pictures", "digests")
-        numbers = memory.find(stamps)
-        known = (numbers >= 0).nonzero()[0]
-        digests: dict[Path, bytes] = {}
-        try:
-            (rows,) = memory.read(numbers[known].tolist()) if len(known) else ((),)
-            digests = {pictures[at]: row.tobytes() for at, row in zip(known, rows, strict=True)}
-        except Lost:  # vanished or damaged this moment: read them all
-            pass
-        new = [at for at, path in enumerate(pictures) if path not in digests]
-        found = list(in_order(_digest_of_file, [pictures[at] for at in new], thread_count))
-        digests |= {pictures[at]: digest for at, digest in zip(new, found, strict=True)}
-        keep = [at for at in new if is_settled[at]]
-        if keep:
-            rows = np.frombuffer(b"".join(digests[pictures[at]] for at in keep), np.float16).reshape(len(keep), -1)
-            with suppress(UserError):  # a folder that can only be read: it is reading the pictures again, no more
-                list(memory.append([([stamps[at] for at in keep], [rows])]))
-        memory.sweep()
-        return digests
 
 
 def _encode(pictures: list[Path], pixels: Tensor, encode_images: Callable[[Tensor], Tensor]) -> np.ndarray:

@@ -40,6 +40,8 @@ UNREADABLE_EXTENSIONS = {".avif", ".jxl", ".gif", ".heic", ".heif", ".tif", ".ti
 # Nothing else is opened, whatever a file is called: Pillow would run Ghostscript for an EPS file named .png.
 READABLE = sorted({Image.registered_extensions()[ending] for ending in EXTENSIONS} | {"GIF", "TIFF"})
 
+INSPECTION_FORMAT = 1  # raise it when `inspect` refuses more or answers otherwise: earlier answers are then forgotten
+
 MOST_ELONGATED = 16  # times; of longer pictures a bucket would show less than a quarter
 
 # A picture that is larger and emptier than this is a bomb. Not measured but guessed with room: a blank page has

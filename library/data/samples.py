@@ -6,6 +6,7 @@ wrong with a picture itself `images.inspect` says. Nothing here imports torch: m
 """
 
 import os
+import struct
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,12 @@ from library.data.folders import (
     same,
     some,
 )
-from library.data.threads import in_order
+from library.data.remembered import facts_of
 from library.messages import UserError, say
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
 LONGEST_CAPTION = 10_000  # letters; 225 tokens, the most that can be seen, are about 1,000
+INSPECTION = struct.Struct("<II?x")  # images.Inspection as it is remembered
 GUESSED_ENCODINGS = {"gb18030": "GB18030 (GBK)", "cp1252": "Windows-1252"}
 
 
@@ -50,6 +52,7 @@ def find(
     *,
     caption_extension: str = ".txt",
     reg_captions: bool = True,
+    memory: Path | None = None,
 ) -> Found:
     """Find and check all pictures and captions. Threads decode every picture once, to find broken ones.
 
@@ -57,6 +60,8 @@ def find(
         train_data_dir, reg_data_dir: the folders that hold the `[repeats]_[concept]` folders.
         caption_extension: ending of caption files.
         reg_captions: False gives regularization images their folder's text only.
+        memory: the cache folder, where pictures that were found whole are remembered and not decoded again until they
+            change; need not exist. None: all are decoded.
 
     Raises:
         UserError: nothing to train with, nothing in a `reg_data_dir` that was asked for, or captions that cannot be
@@ -82,7 +87,7 @@ def find(
         for folder in numbered:
             read_captions = reg_captions or not folder.is_regularization
             try:
-                used, folder = _read_folder(folder, extension, read_captions, problems, warnings)
+                used, folder = _read_folder(folder, extension, read_captions, memory, problems, warnings)
             except UserError as error:  # a folder that may not be read
                 problems += error.problems
                 continue
@@ -102,19 +107,29 @@ def find(
 
 
 def _read_folder(
-    folder: Folder, extension: str, read_captions: bool, problems: list[str], warnings: list[str]
+    folder: Folder,
+    extension: str,
+    read_captions: bool,
+    memory: Path | None,
+    problems: list[str],
+    warnings: list[str],
 ) -> tuple[list[Sample], Folder]:
     """The samples of one folder, and the folder with its counts."""
-    pictures = _pictures_of(folder, warnings)
-    usable = _inspected(pictures, warnings)
-    found = [entry for entry in entries(folder.path) if is_file(entry)]
-    # a name written exactly so goes before one in another case; on Linux both may be there
-    files = {_folded(entry.name): Path(entry.path) for entry in found} | {e.name: Path(e.path) for e in found}
+    listed = entries(folder.path)
+    paths = {path.name: path for path in folder.path.iterdir()}  # half the time of a Path(entry.path) for each
+    listed = [entry for entry in listed if entry.name in paths]  # others were deleted this moment
+    pictures = _pictures_of(folder, listed, paths, warnings)
+    usable = _inspected(pictures, memory, warnings)
     texts: dict[Path, tuple[str, Path]] = {}
     if read_captions:
-        texts = _captions_of(list(usable), folder, files, extension, problems, warnings)
+        names = [entry.name for entry in listed if is_file(entry)]
+        # a name written exactly so goes before one in another case; on Linux both may be there
+        files = {_folded(name): name for name in names} | dict(zip(names, names, strict=True))
+        caption_names = {picture: _caption_file(picture, files, extension) for picture in pictures}
+        caption_paths = {picture: paths[name] for picture in usable if (name := caption_names[picture])}
+        texts = _captions_of(caption_paths, folder, problems, warnings)
         _tell_missing_captions(list(usable), texts, folder, files, extension, warnings)
-        _tell_orphans(pictures, folder, files, extension, warnings)
+        _tell_orphans(names, set(caption_names.values()), folder, extension, warnings)
     samples = []
     for path, seen in usable.items():
         caption, caption_path = texts.get(path, (folder.text, None))
@@ -133,12 +148,13 @@ def _read_folder(
     return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
 
 
-def _pictures_of(folder: Folder, warnings: list[str]) -> list[Path]:
+def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Path], warnings: list[str]) -> list[Path]:
     """The picture files of a folder; whatever looks like one and is not read is named."""
     pictures: list[Path] = []
     unreadable: list[str] = []
-    for entry in entries(folder.path):
-        path = Path(entry.path)
+    for entry in listed:
+        path = paths[entry.name]
+        ending = os.path.splitext(entry.name)[1].lower()
         if is_folder(entry):
             inside = pictures_in(path)
             if inside:
@@ -150,15 +166,15 @@ def _pictures_of(folder: Folder, warnings: list[str]) -> list[Path]:
                         "请移到上一级",
                     )
                 )
-            elif is_picture(entry.name):
+            elif ending in images.EXTENSIONS:
                 warnings.append(say(f"{path}: is a folder, not a picture", f"{path}：是目录，不是图片"))
         elif not is_file(entry):
             warnings.append(
                 say(f"{path}: the link leads nowhere, or it is no file", f"{path}：链接失效，或不是普通文件")
             )
-        elif os.path.splitext(entry.name)[1].lower() in images.UNREADABLE_EXTENSIONS:
+        elif ending in images.UNREADABLE_EXTENSIONS:
             unreadable.append(entry.name)
-        elif is_picture(entry.name):
+        elif ending in images.EXTENSIONS:
             pictures.append(path)
     if unreadable:
         warnings.append(
@@ -174,22 +190,23 @@ def _pictures_of(folder: Folder, warnings: list[str]) -> list[Path]:
     return pictures
 
 
-def _inspected(pictures: list[Path], warnings: list[str]) -> dict[Path, images.Inspection]:
-    """What `images.inspect` says of each usable picture; the others are named."""
+def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -> dict[Path, images.Inspection]:
+    """What `images.inspect` says of each usable picture; the others are named, by every run anew."""
 
-    def attempt(path: Path) -> images.Inspection | images.BrokenPicture:
+    def attempt(path: Path) -> bytes | images.BrokenPicture:
         try:
-            return images.inspect(path)
+            return INSPECTION.pack(*images.inspect(path))
         except images.BrokenPicture as broken:
             return broken
 
     usable: dict[Path, images.Inspection] = {}
-    thread_count = min(8, os.cpu_count() or 1)
-    for path, result in zip(pictures, in_order(attempt, pictures, thread_count), strict=True):
+    kind, thread_count = f"inspected{images.INSPECTION_FORMAT}", min(8, os.cpu_count() or 1)
+    results = facts_of(pictures, attempt, folder=memory, kind=kind, thread_count=thread_count)
+    for path, result in zip(pictures, results, strict=True):
         if isinstance(result, images.BrokenPicture):
             warnings.append(say(f"{path}: skipped: {result}", f"{path}：已跳过：{result}"))
         else:
-            usable[path] = result
+            usable[path] = images.Inspection(*INSPECTION.unpack(result))
     animated = [path.name for path, seen in usable.items() if seen.is_animated]
     if animated:
         warnings.append(
@@ -206,25 +223,27 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _caption_file(picture: Path, files: dict[str, Path], extension: str) -> Path | None:
+def _caption_file(picture: Path, files: dict[str, str], extension: str) -> str | None:
     """The file with a picture's caption. Cut-out faces, `name_x_y_w_h`, also take the caption of `name`."""
-    stems = [picture.stem]
-    fields = picture.stem.split("_")
+    stems = [os.path.splitext(picture.name)[0]]
+    fields = stems[0].split("_")
     if len(fields) >= 5:
         stems.append("_".join(fields[:-4]))
-    names = [name for stem in stems for name in (stem + extension, _folded(stem + extension))]
-    return next((files[name] for name in names if name in files), None)
+    for stem in stems:
+        name = files.get(stem + extension) or files.get(_folded(stem + extension))
+        if name:
+            return name
+    return None
 
 
 def _captions_of(
-    pictures: list[Path],
-    folder: Folder,
-    files: dict[str, Path],
-    extension: str,
-    problems: list[str],
-    warnings: list[str],
+    paths: dict[Path, Path], folder: Folder, problems: list[str], warnings: list[str]
 ) -> dict[Path, tuple[str, Path]]:
-    """Text and file of each picture's caption, where it has one."""
+    """Text and file of the caption of each picture.
+
+    Args:
+        paths: of each picture that has a caption file, that file.
+    """
     texts: dict[Path, tuple[str, Path]] = {}
     guessed: dict[str, list[tuple[str, str]]] = {}  # encoding -> names and texts
     empty: list[str] = []
@@ -232,10 +251,7 @@ def _captions_of(
     several_lines: list[str] = []
     invisible: list[str] = []
     huge: list[str] = []
-    for picture in pictures:
-        path = _caption_file(picture, files, extension)
-        if path is None:
-            continue
+    for picture, path in paths.items():
         try:
             written, encoding = captions.decode(path.read_bytes())
         except OSError as error:
@@ -314,12 +330,15 @@ def _tell_missing_captions(
     pictures: list[Path],
     texts: dict[Path, tuple[str, Path]],
     folder: Folder,
-    files: dict[str, Path],
+    files: dict[str, str],
     extension: str,
     warnings: list[str],
 ) -> None:
     missing = [path for path in pictures if path not in texts]
+    endings = {os.path.splitext(name)[1] for name in files} if missing else ()
     for ending in CAPTION_EXTENSIONS:
+        if ending not in endings:
+            continue
         names = [path.name for path in missing if _caption_file(path, files, ending)]
         if names and ending != extension.lower():
             warnings.append(
@@ -350,24 +369,20 @@ def _tell_missing_captions(
         )
 
 
-def _tell_orphans(
-    pictures: list[Path], folder: Folder, files: dict[str, Path], extension: str, warnings: list[str]
-) -> None:
-    used = {_caption_file(path, files, extension) for path in pictures}
-    orphans = [
-        path
-        for path in dict.fromkeys(files.values())
-        if _folded(path.name).endswith(_folded(extension)) and path not in used
-    ]
+def _tell_orphans(names: list[str], used: set[str], folder: Folder, extension: str, warnings: list[str]) -> None:
+    ending = _folded(extension)
+    orphans = [name for name in names if _folded(name).endswith(ending) and name not in used]
     if orphans:
-        example = next((path for path in orphans if is_picture(path.stem)), None)  # "a.png.txt"
-        cure = say(f". Rename {example.name} to {Path(example.stem).stem}{extension}", f"。请把 {example.name} 改名为 "
-                   f"{Path(example.stem).stem}{extension}") if example else ""  # fmt: skip
-        names = some([path.name for path in orphans])
+        stems = [os.path.splitext(name)[0] for name in orphans]
+        wrong = next((stem for stem in stems if is_picture(stem)), None)  # of "a.png.txt"
+        cure = ""
+        if wrong:
+            old, new = wrong + extension, os.path.splitext(wrong)[0] + extension
+            cure = say(f". Rename {old} to {new}", f"。请把 {old} 改名为 {new}")
         warnings.append(
             say(
-                f"{folder.path}: {len(orphans)} caption file(s) belong to no picture: {names}{cure}",
-                f"{folder.path}：{len(orphans)} 个标签文件没有对应的图片：{names}{cure}",
+                f"{folder.path}: {len(orphans)} caption file(s) belong to no picture: {some(orphans)}{cure}",
+                f"{folder.path}：{len(orphans)} 个标签文件没有对应的图片：{some(orphans)}{cure}",
             )
         )
 
