@@ -231,13 +231,17 @@ class Fault:
     Args:
         steps: at which; None: whenever it is reached.
         times: how often in all.
+        passes: how often it goes well before.
     """
 
-    def __init__(self, steps: tuple[int, ...] | None, times: float = math.inf):
-        self.steps, self.left = steps, times
+    def __init__(self, steps: tuple[int, ...] | None, times: float = math.inf, passes: int = 0):
+        self.steps, self.left, self.passes = steps, times, passes
 
     def is_due(self) -> bool:
         if self.left <= 0 or (self.steps is not None and _Now.step not in self.steps):
+            return False
+        if self.passes:
+            self.passes -= 1
             return False
         self.left -= 1
         return True
@@ -284,7 +288,8 @@ def _through_backward(act: Callable[[torch.Tensor], torch.Tensor]) -> None:
 def out_of_memory(place: str, times: int, run: Run) -> None:
     """Memory runs out at a place of step 5, or of what is not a step."""
     _know_the_step(run)
-    fault = Fault(None if place in ("encode", "captions", "preview") else (5,), times)
+    is_in_step = place not in ("encode", "captions", "preview")
+    fault = Fault((5,) if is_in_step else None, times, passes=place == "second batch")
 
     def in_backward(gradient):
         fault.raise_oom()
@@ -301,8 +306,11 @@ def out_of_memory(place: str, times: int, run: Run) -> None:
         "fresh pictures": lambda: _in_family("encode_images", fault.raise_oom),
         "fresh captions": lambda: _in_family("encode_captions", fault.raise_oom),
         "forward": lambda: _in_family("predict", fault.raise_oom),
-        "loss": lambda: _wrap(losses, "per_sample", fault.raise_oom),
+        "second batch": lambda: _wrap(losses, "per_sample", fault.raise_oom),  # the first is gathered
         "backward": lambda: _through_backward(in_backward),
+        "end of backward": lambda: _in_family(  # the U-Net has its gradients
+            "encode_captions", after=lambda c: c.map(lambda tensor: _Backward.apply(tensor, in_backward))
+        ),
         "gather": lambda: _wrap(adapters.Adapters, "gather", fault.raise_oom),
         "clip": lambda: _wrap(torch.nn.utils, "clip_grad_norm_", fault.raise_oom),
         "optimizer step": lambda: _wrap(torch.amp.GradScaler, "step", after=after_step),
@@ -600,15 +608,16 @@ for place, options in (
     ("fresh pictures", dict(cache_latents=False)),
     ("fresh captions", dict(text_encoder_lr=1e-4)),
     ("forward", {}),
-    ("loss", dict(gradient_accumulation_steps=2)),
+    ("second batch", dict(gradient_accumulation_steps=2)),
     ("backward", {}),
+    ("end of backward", dict(text_encoder_lr=1e-4)),
     ("gather", {}),
     ("clip", {}),
     ("optimizer step", {}),
     ("preview", dict(sample_every_n_steps=7, sample_every_n_epochs=3)),
 ):
     is_rounded = place in ("encode", "captions")  # one by one instead of in batches
-    case("oom", place, is_short=place in ("backward", "optimizer step"))(
+    case("oom", place, is_short=place in ("second batch", "optimizer step"))(
         partial(_memory_case, place, 1, ROUNDING if is_rounded else 0.0, options)
     )
 case("oom", "backward, until a batch goes in parts")(partial(_memory_case, "backward", 5, ROUNDING, {}))
