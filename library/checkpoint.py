@@ -311,7 +311,7 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
         path: .safetensors, or .ckpt and .pt, of which only tensors are read.
 
     Raises:
-        UserError: the file is missing, damaged, or not such a LoRA.
+        UserError: the file is missing, damaged, holds NaN, or is not such a LoRA.
     """
     tensors = _read(path)
     downs = [name for name in tensors if str(name).endswith(".lora_down.weight")]
@@ -335,6 +335,14 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
                 f"{path}: {odd[0]} has an impossible shape, or holds NaN or infinities. The file is damaged, or its "
                 "training failed; use another one.",
                 f"{path}：{odd[0]} 的形状不对，或含有 NaN 或无穷大。文件已损坏或训练失败，请换一个文件。",
+            )
+        )
+    if broken := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+        raise UserError(
+            say(
+                f"{path}: {broken} holds NaN or infinities: the training that wrote this LoRA had failed. "
+                "Take an earlier file of it.",
+                f"{path}：{broken} 含有 NaN 或无穷大，写出该 LoRA 的训练当时已失败。请换用它较早的文件。",
             )
         )
     for name in downs:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import train_network
 from library import checkpoint, checks, losses
+from library.messages import UserError
 from tests.conftest import FEW
 from tests.test_train import same_weights
 
@@ -105,3 +107,11 @@ def test_runs_that_are_under_way_are_not_the_newest_state(tmp_path):
     assert checkpoint.newest_state(tmp_path, "girl").facts["name"] == "girl-2"
     assert checkpoint.newest_state(tmp_path, "girl", {"girl-2"}).facts["name"] == "girl"
     assert checkpoint.newest_state(tmp_path, "girl", {"girl", "girl-2"}) is None
+
+
+def test_a_lora_with_nan_is_no_start(tmp_path):
+    name = "lora_unet_x.lora_down.weight"
+    path = tmp_path / "broken.safetensors"
+    save_file({name: torch.tensor([[1.0, float("nan")]])}, path)
+    with pytest.raises(UserError, match=name):
+        checkpoint.load_adapter(path)
