@@ -9,10 +9,9 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import secrets
 import sys
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -20,8 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from library import arguments, kohya
-from library.checks import check, differences
-from library.config import Config, trains_text_encoder, trains_unet
+from library.assembly.build import Training, build
+from library.assembly.files import Files, check_disk, closing_words, draw_previews, hashes_of
+from library.assembly.prepare import Prepared, prepare
+from library.assembly.rescue import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
+from library.checks import check
+from library.config import Config, trains_text_encoder
 from library.contracts import Batch, Family
 from library.messages import Stopped, UserError, say
 
@@ -51,635 +54,10 @@ def main(argv: list[str]) -> int:
 # torch and what stands on it is imported below the check of the parameters: that takes seconds, a typing mistake none.
 
 
-@dataclasses.dataclass
-class Prepared:
-    """What is known before any model is loaded."""
-
-    config: Config  # "auto" and None resolved where that is possible by now
-    seed: int
-    name: str  # of all files of this run
-    model: Any  # families.ModelInfo
-    plan: Any  # data.plan.Plan
-    prompts: list  # of sampling.Prompt
-    machine: Any  # device.Device
-    optimizer_args: dict[str, Any]
-    start: dict | None  # tensors of the LoRA file to begin with
-    state: Any  # checkpoint.State to go on from, or None
-    world: Any  # processes.World
-    claim: Any  # checkpoint.Claim on the name; None in all processes but the first
-    data: str  # changes with the pictures, captions and folders
-
-
-def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
-    """Do all cheap things first: read names, pictures, captions and prompts; then say what will happen.
-
-    Raises:
-        UserError: all that is wrong with them, together.
-    """
-    from library.data import buckets, samples
-
-    problems: list[str] = []
-
-    def attempt(function: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except UserError as error:
-            problems.extend(error.problems)
-
-    found = attempt(
-        samples.find,
-        config.train_data_dir,
-        config.reg_data_dir,
-        caption_extension=config.caption_extension,
-        reg_captions=config.reg_captions,
-    )
-    from library import checkpoint, device, families, optimizers, sampling
-
-    model = attempt(families.inspect, config.pretrained_model_name_or_path)
-    machine = attempt(device.choose, world.device or config.device, config.mixed_precision, model.width if model else 0)
-    if machine:
-        attempt(device.self_test, machine)
-    rule = attempt(buckets.resolve_resolution, config, model.resolution, model.size_step) if model else None
-    output_dir = Path(config.output_dir)
-    attempt(make_folder, output_dir)
-    state = attempt(find_state, config) if world.is_first else None
-    start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
-    prompts = attempt(sampling.read_prompts, Path(config.sample_prompts)) if config.sample_prompts else None
-    optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
-    if problems:
-        raise UserError(problems)
-
-    state, claim = claim_name(config, state) if world.is_first else (None, None)
-    try:
-        state, name = world.told((state, claim and claim.name))
-        prepared = plan_run(config, warnings, found, model, machine, rule, prompts, optimizer_args, start, state, name)
-    except BaseException:
-        if claim:
-            claim.release()
-        raise
-    return dataclasses.replace(prepared, world=world, claim=claim, seed=world.told(prepared.seed))
-
-
-def plan_run(
-    config: Config,
-    warnings: list[str],
-    found: Any,
-    model: Any,
-    machine: Any,
-    rule: Any,
-    prompts: Any,
-    optimizer_args: dict[str, Any],
-    start: Any,
-    state: Any,
-    name: str,
-) -> Prepared:
-    """Resolve what depends on several of the things that were read, and say what will happen."""
-    from library import families, optimizers, sampling
-    from library.data import captions, plan
-
-    output_dir = Path(config.output_dir)
-    seed = state.facts["seed"] if state and config.seed is None else config.seed
-    seed = secrets.randbelow(2**32) if seed is None else seed
-    planned = plan.make_plan(found, config, rule, whole_batches=machine.tunes_per_shape)
-    wanted_step = rule.step
-    while (
-        machine.bucket_limit
-        and config.bucket_reso_steps is None
-        and len(planned.sizes) > machine.bucket_limit
-        and rule.step <= rule.width // 8
-    ):
-        rule = dataclasses.replace(rule, step=rule.step * 2)
-        planned = plan.make_plan(found, config, rule, whole_batches=True)
-    if rule.step != wanted_step:
-        warnings = warnings + [
-            say(
-                f"bucket_reso_steps = {rule.step} leaves {len(planned.sizes)} buckets: each costs minutes of tuning "
-                "on this card",
-                f"bucket_reso_steps 改为 {rule.step}，桶减为 {len(planned.sizes)} 个：此显卡每个桶都要调优几分钟",
-            )
-        ]
-    texts = [captions.whole(sample.caption, config) for sample in planned.samples_used]
-    counts = families.token_counts(model, texts)
-    tokens_seen = min(config.max_token_length, max(75, -(-max(counts) // 75) * 75))  # no chunk that is empty in all
-    warnings = warnings + plan.check(
-        planned,
-        config,
-        token_counts=lambda texts: [(n, min(n, tokens_seen)) for n in families.token_counts(model, texts)],
-        is_everyday_word=families.is_everyday_word,
-    )
-    usual_rate = optimizers.usual_learning_rate(config.optimizer_type, model.width)
-    config = dataclasses.replace(
-        config,
-        seed=seed,
-        learning_rate=usual_rate if config.learning_rate is None else config.learning_rate,
-        max_token_length=tokens_seen,
-        resolution=f"{rule.width},{rule.height}",
-        min_bucket_reso=rule.minimum,
-        max_bucket_reso=rule.maximum,
-        bucket_reso_steps=rule.step,
-    )
-    prompts = prompts or [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
-    prompts = sampling.complete(prompts, size=(rule.width, rule.height), seed=seed, sampler=config.sample_sampler)
-    data = fingerprint_of_data(planned)
-    if state:
-        warnings += state.notices + changes_since(state, config, data)
-    elif name != config.output_name:
-        warnings.append(
-            say(
-                f"{output_dir} already holds {config.output_name}: this run is named {name}",
-                f"{output_dir} 中已有 {config.output_name}，本次的文件名为 {name}",
-            )
-        )
-
-    print(plan.plan_table(planned, config))
-    print(
-        say(
-            f"model: {families.describe(model)}; {machine.description}; {config.optimizer_type}, learning rate "
-            f"{config.learning_rate:g}; seed {seed}; {tokens_seen} caption tokens",
-            f"底模：{families.describe(model)}；{machine.description}；{config.optimizer_type}，学习率 "
-            f"{config.learning_rate:g}；随机种子 {seed}；标签 {tokens_seen} 个 token",
-        )
-    )
-    for line in warnings:
-        print(say(f"note: {line}", f"注意：{line}"))
-    if state:
-        print(
-            say(
-                f'going on with {name} after step {state.position.global_step} (resume = "new" begins anew)',
-                f'接着训练 {name}，从第 {state.position.global_step} 步之后继续（resume = "new" 则重新开始）',
-            )
-        )
-    sys.stdout.flush()
-    return Prepared(
-        config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, data
-    )
-
-
-def find_state(config: Config) -> Any:
-    """The training state to go on from; None: begin anew."""
-    from library import checkpoint
-
-    if config.resume in (None, "new"):
-        return None
-    if config.resume == "auto":
-        return checkpoint.newest_state(Path(config.output_dir), config.output_name)
-    return checkpoint.load_state(Path(config.resume))
-
-
-def claim_name(config: Config, state: Any) -> tuple[Any, Any]:
-    """The state, and a hold on the run's name. A state whose run is under way at this moment is left alone."""
-    from library import checkpoint
-
-    output_dir = Path(config.output_dir)
-    busy: set[str] = set()
-    while state:
-        try:
-            return state, checkpoint.claim(output_dir, state.facts["name"])
-        except UserError:
-            if config.resume != "auto":
-                raise
-        busy.add(state.facts["name"])
-        state = checkpoint.newest_state(output_dir, config.output_name, busy)
-    return None, checkpoint.claim_free_name(output_dir, config.output_name)
-
-
-def fingerprint_of_data(plan: Any) -> str:
-    """Changes with the pictures' names, sizes and bytes, the captions, the folders and how often they are repeated.
-
-    Bytes are counted, not read: there may be a hundred thousand pictures, and a copy has another date.
-    """
-    facts = [
-        (
-            sample.folder,
-            sample.image_path.name,
-            sample.image_path.stat().st_size,
-            sample.width,
-            sample.height,
-            sample.caption,
-            sample.repeats,
-        )
-        for sample in plan.samples_used
-    ]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def changes_since(state: Any, config: Config, data: str) -> list[str]:
-    """What is not as it was when the state was saved.
-
-    Raises:
-        UserError: something is, and the user has not asked for this very state.
-    """
-    changes = differences(state.facts["config"], config)
-    if state.facts.get("data", data) != data:
-        changes.append(say("the pictures or captions have changed", "图片或标签有改动"))
-    if changes and config.resume == "auto":
-        folder = Path(config.output_dir) / f"{state.facts['name']}-state"
-        raise UserError(
-            changes
-            + [
-                say(
-                    f'set these back to go on, or resume = "new" to begin anew, or resume = "{folder}" to go on all '
-                    "the same",
-                    f'请改回原值以接着训练；或设 resume = "new" 重新开始；或设 resume = "{folder}" 仍然接着训练',
-                )
-            ],
-            say(
-                f"{state.facts['name']} was stopped after step {state.position.global_step} and can be continued, but:",
-                f"{state.facts['name']} 在第 {state.position.global_step} 步后中断，可以接着训练，但是：",
-            ),
-        )
-    return changes
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            say(
-                f"output_dir = {folder} cannot be made ({reason}). Choose another folder.",
-                f"output_dir = {folder} 无法建立（{reason}），请换一个目录。",
-            )
-        ) from None
-
-
-@dataclasses.dataclass
-class Training:
-    """Everything that the loop needs."""
-
-    family: Family
-    adapters: Any  # adapters.Adapters
-    dataset: Any  # data.dataset.Dataset
-    process: Any  # diffusion.Process
-    optimizer: Any
-    optimizer_text: str  # for the file's metadata
-    schedule: Any
-    scaler: Any  # torch.amp.GradScaler; does nothing unless the model is in fp16
-    unet_forward: Any  # families.unet_forward.UNetForward
-    memory: Any  # memory.Plan
-    step: Any  # `unet_step`'s, or cuda_graphs.Graphs in its place
-    batch_parts: int = 1  # a batch goes through the network in so many pieces; more where memory ran out
-
-    def restore(self, state: Any) -> None:
-        """Take over what a training state holds."""
-        self.adapters.load_state_dict(state.adapter)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.schedule.load_state_dict(state.schedule)
-        device = next(iter(self.adapters.parameters())).device.type
-        self.scaler = type(self.scaler)(device, enabled=self.scaler.is_enabled())  # the old one may be amid a step
-        if state.scaler:  # saved in fp16
-            self.scaler.load_state_dict(state.scaler)
-        self.adapters.refresh()
-
-
-def build(prepared: Prepared) -> Training:
-    """Load the model, encode what is encoded once, and hook the adapters in."""
-    import torch
-
-    from library import attention, diffusion, families, memory, optimizers, schedules
-    from library.data.dataset import Dataset
-
-    config, machine = prepared.config, prepared.machine
-    attend = attention.choose(machine.device, machine.dtype, config.attention)
-    print(attend.description)
-    plan = plan_memory(prepared, attend)
-    print(
-        memory.table(plan, machine.device, say("memory:", "显存："))
-        if machine.device.type != "cpu"
-        else memory.table(plan, machine.device, say("memory:", "内存："))
-    )
-    for line in ways_to_fit(prepared, attend, plan):
-        print(say(f"note: {line}", f"注意：{line}"))
-    sys.stdout.flush()
-    family = families.open_model(
-        config.pretrained_model_name_or_path,
-        dtype=machine.dtype,
-        device=machine.device if config.lowram else "cpu",
-        vae=config.vae,
-        vae_dtype=torch.float32 if machine.dtype == torch.float16 else None,  # many a VAE overflows in fp16
-        objective="v" if config.v_parameterization else None,
-        family="sd2" if config.v2 else None,
-        clip_skip=config.clip_skip,
-        max_token_length=config.max_token_length,
-    )
-    for line in family.warnings:
-        print(say(f"note: {line}", f"注意：{line}"))
-    parts = family.modules()
-    attention.install(parts["vae"], attend)
-    latents, texts = fill_caches(prepared, family)
-    if config.int8_base:
-        pack_base(family)
-    for name, module in parts.items():  # what is in the caches is not needed on the device
-        is_cached = (name == "vae" and latents) or (name.startswith("text_encoder") and texts)
-        module.to("cpu" if is_cached else machine.device)
-    if config.gradient_checkpointing is True and trains_text_encoder(config):
-        for name in parts:
-            if name.startswith("text_encoder"):  # recomputes in training mode only
-                parts[name].train().gradient_checkpointing_enable({"use_reentrant": False})
-
-    attached, unet_forward = attach(config, family, attend, prepared.seed, plan.checkpointed)
-    if prepared.start:
-        attached.load_state_dict(prepared.start)
-    optimizer_type = optimizer_of(config)
-    trained = attached.parts(is_flat=optimizers.is_shape_blind(optimizer_type))
-    built = optimizers.build(
-        optimizer_type,
-        optimizers.parameter_groups(trained, config.unet_lr, config.text_encoder_lr, config.learning_rate),
-        learning_rate=config.learning_rate,
-        args=prepared.optimizer_args,
-    )
-    for line in built.notices:
-        print(say(f"note: {line}", f"注意：{line}"))
-    schedule = schedules.build(
-        config.lr_scheduler,
-        built.optimizer,
-        step_count=prepared.plan.step_count,
-        warmup=config.lr_warmup_steps,
-        cycles=config.lr_scheduler_num_cycles,
-        power=config.lr_scheduler_power,
-    )
-    training = Training(
-        family=family,
-        adapters=attached,
-        dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts),
-        process=diffusion.Process(family.noise, zero_terminal_snr=prepared.model.zero_terminal_snr),
-        optimizer=built.optimizer,
-        optimizer_text=built.described_as,
-        schedule=schedule,
-        scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.needs_loss_scale),
-        unet_forward=unet_forward,
-        memory=plan,
-        step=unet_step(config, family),
-    )
-    if config.torch_compile:
-        compile_units(config, training)
-    if config.cuda_graphs:
-        record_steps(prepared, training)
-    if prepared.state:
-        training.restore(prepared.state)
-    return training
-
-
-def record_steps(prepared: Prepared, training: Training) -> None:
-    """Let CUDA graphs take the place of the step, where there are any."""
-    from library import cuda_graphs
-
-    device = prepared.machine.device
-    reason = cuda_graphs.hindrance(device, is_random=bool(prepared.config.network_dropout))
-    if reason is None:
-        buffers = [arena.gradient for arena in training.adapters.arenas.values()]
-        recorder = cuda_graphs.CudaRecorder(device)
-        training.step = cuda_graphs.Graphs(training.step, buffers, recorder, partial(print, flush=True))
-        print(training.step.description)
-    else:
-        print(say(f"note: no CUDA graphs: {reason}", f"注意：不使用 CUDA graphs：{reason}"))
-
-
-def compile_units(config: Config, training: Training) -> None:
-    """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
-    from library.adapters import linear_ops, recipes
-    from library.compilation import Compiler
-    from library.families.unet_forward import UNetForward
-
-    if config.network_dropout:
-        print(
-            say(
-                "note: torch_compile is off: dropout would draw other numbers",
-                "注意：不使用 torch_compile：dropout 取到的随机数会不同",
-            )
-        )
-        return
-    for name, layer in training.adapters.layers.items():
-        if name.startswith("lora_unet"):
-            layer.is_fused = False  # where the plain functions call it; the fast ones do not ask
-    fast = training.unet_forward
-    attend = dataclasses.replace(fast.attend, asked=fast.attend.kind)  # nothing left to try out while compiling
-    plain = UNetForward(fast.unet, linear_ops.PLAIN, recipes, attend)
-    compiler = Compiler(partial(print, flush=True), config.dynamo_backend)
-    fast.resnet = compiler(plain.resnet, fast.resnet)
-    fast.transformer_block = compiler(plain.transformer_block, fast.transformer_block)
-
-
-def optimizer_of(config: Config) -> str:
-    return "AdamW8bit" if config.use_8bit_adam else config.optimizer_type
-
-
-def attach(config: Config, family: Family, attend: Any, seed: int, checkpointed: Collection[str]) -> tuple[Any, Any]:
-    """Hook the adapters into a model, and its U-Net's forward pass into the fast functions."""
-    from library import adapters, optimizers
-    from library.adapters import linear_ops, recipes
-    from library.families.unet_forward import UNetForward
-
-    parts = family.modules()
-    rates = optimizers.learning_rates(
-        [name for name in parts if name != "vae" and is_trained(name, config)],
-        config.unet_lr,
-        config.text_encoder_lr,
-        config.learning_rate,
-    )
-    attached = adapters.attach(
-        [target for target in family.targets() if target.part in rates],
-        module=config.network_module,
-        rank=config.network_dim,
-        alpha=config.network_alpha,
-        conv_rank=config.conv_dim,
-        conv_alpha=config.conv_alpha,
-        dropout=config.network_dropout or 0.0,
-        seed=seed,
-    )
-    forward = UNetForward(
-        parts["unet"],
-        linear_ops.FAST,
-        recipes,
-        attend,
-        checkpointed=checkpointed,
-        is_random=bool(config.network_dropout),
-    )
-    parts["unet"].forward = forward
-    return attached, forward
-
-
-def pack_base(family: Family) -> None:
-    """Hold the linear layers of the U-Net's transformers in 8 bits."""
-    from library import memory
-
-    for target in family.targets():
-        if target.part == "unet" and not target.needs_conv_dim:
-            memory.to_int8(target.layer)
-
-
-def plan_memory(
-    prepared: Prepared, attend: Any, *, batch_size: int | None = None, checkpointing: bool | str | None = None
-) -> Any:
-    """What the run will need at its largest pictures, counted on a model without weights; see `memory.plan`.
-
-    Args:
-        batch_size, checkpointing: instead of the configuration's.
-    """
-    import torch
-
-    from library import families, memory, optimizers
-    from library.contracts import Conditioning
-
-    config, device, dtype = prepared.config, prepared.machine.device, prepared.machine.dtype
-    family = families.blueprint(prepared.model, config.max_token_length)
-    modules = {name: module.to(dtype).requires_grad_(False) for name, module in family.modules().items()}
-    unet = modules["unet"]
-    if config.int8_base:
-        pack_base(family)
-    attached, forward = attach(config, family, attend, 0, ())
-    batch_size = batch_size or config.train_batch_size
-    width, height = max((fit.bucket for fit in prepared.plan.fits.values()), key=lambda bucket: bucket[0] * bucket[1])
-    scale = 2 ** (len(modules["vae"].config.block_out_channels) - 1)
-    positions = config.max_token_length + 2
-    pooled = getattr(unet.config, "projection_class_embeddings_input_dim", None)
-
-    def step(traced: Any) -> Any:
-        forward.watch = traced.unit
-        new = partial(torch.empty, device="meta")
-        noisy = new(batch_size, 4, height // scale, width // scale)
-        if trains_text_encoder(config):
-            conditioning = family.encode_captions([""] * batch_size, new(batch_size, 6))
-        else:
-            conditioning = Conditioning(
-                new(batch_size, positions, unet.config.cross_attention_dim, dtype=dtype),
-                new(batch_size, pooled - 6 * unet.config.addition_time_embed_dim, dtype=dtype) if pooled else None,
-                new(batch_size, 6),
-            )
-        prediction = family.predict(noisy, new(batch_size, dtype=torch.long), conditioning)
-        return (prediction.float() - new(noisy.shape)).square().mean()
-
-    def measure(names: Collection[str]) -> Any:
-        forward.checkpointed = frozenset(names)
-        return memory.trace(step)
-
-    count = sum(parameter.numel() for parameter in attached.parameters())
-    halves = 0 if dtype == torch.float32 else 4  # what the model reads, and its gradient
-    held = ["unet"]
-    held += [] if config.cache_latents else ["vae"]
-    if trains_text_encoder(config) or not config.cache_text_encoder_outputs:
-        held += [name for name in modules if name.startswith("text_encoder")]
-    parts = {
-        say("base model", "底模"): sum(memory.weight_bytes(modules[name]) for name in held),
-        say("LoRA and optimizer", "LoRA 与优化器"): count
-        * (4 + (halves or 4) + optimizers.state_bytes(optimizer_of(config))),
-        say("device's libraries (estimate)", "设备库（估计）"): memory.workspace(device, unet),
-    }
-    checkpointing = config.gradient_checkpointing if checkpointing is None else checkpointing
-    return memory.plan(measure, parts, memory.available(device), checkpointing)
-
-
-def ways_to_fit(prepared: Prepared, attend: Any, plan: Any) -> list[str]:
-    """What to change where the run does not fit, each with what it would then need."""
-    config = prepared.config
-    if plan.fits:
-        return []
-    lines = [
-        say(
-            f"this run needs {plan.need >> 20:,} MiB, but {plan.budget >> 20:,} are free: it will probably run out of "
-            "memory. Close other programs, or:",
-            f"本次训练需要 {plan.need >> 20:,} MiB，但只有 {plan.budget >> 20:,} MiB 可用，很可能不够。"
-            "请关闭其他程序，或者：",
-        )
-    ]
-    changes: list[tuple[str, dict, dict]] = []
-    if plan.checkpointed == () and config.gradient_checkpointing is False:
-        changes.append(('gradient_checkpointing = "auto"', {}, dict(checkpointing="auto")))
-    if config.train_batch_size > 1:
-        changes.append(("train_batch_size = 1", {}, dict(batch_size=1)))
-    if trains_text_encoder(config):
-        changes.append(("text_encoder_lr = 0", dict(text_encoder_lr=0.0), {}))
-    if not config.int8_base:
-        changes.append(("int8_base = True", dict(int8_base=True), {}))
-    for name, options, settings in changes:
-        other = dataclasses.replace(prepared, config=dataclasses.replace(config, **options))
-        need = plan_memory(other, attend, **settings).need >> 20
-        lines.append(say(f"{name}: {need:,} MiB", f"{name}：{need:,} MiB"))
-    return lines
-
-
-def is_trained(part: str, config: Config) -> bool:
-    """Whether a part of the model, "unet" or a text encoder, gets adapters."""
-    return trains_unet(config) if part == "unet" else trains_text_encoder(config)
-
-
-def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
-    """Encode pictures, and captions where they can be known beforehand; None for what is not cached."""
-    import torch
-
-    from library.data import cache, dataset
-
-    config, plan, device = prepared.config, prepared.plan, prepared.machine.device
-    folder, line = cache.cache_folder(config)
-    if line:
-        print(say(f"note: {line}", f"注意：{line}"))
-    modules = family.modules()
-    latents = texts = None
-    if folder and not prepared.world.is_first:
-        prepared.world.told(None)  # the first has filled them
-    if config.cache_latents:
-        vae = modules["vae"].to(device)
-
-        filled, batch_size = None, config.train_batch_size
-        while filled is None:
-            latents = cache.LatentCache(folder, cache.fingerprint(vae))
-            try:
-                filled = latents.fill(
-                    dataset.latents_wanted(plan, config),
-                    family.encode_images,
-                    batch_size=batch_size,
-                    thread_count=config.max_data_loader_n_workers,
-                )
-            except cache.BadLatents as error:
-                if next(vae.parameters()).dtype == torch.float32:
-                    raise
-                print(say(f"note: {error}: trying in float32", f"注意：{error}；改用 float32 再试"), flush=True)
-                vae.float()
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise
-                batch_size = 1
-                print(say("note: not enough memory: pictures are encoded one by one", "注意：显存不足，改为逐张编码"))
-        print(
-            say(
-                f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
-                f"图片编码：新编码 {filled.made} 张，取自缓存 {filled.reused} 张",
-            ),
-            flush=True,
-        )
-    captions = dataset.captions_wanted(plan, config)
-    if config.cache_text_encoder_outputs and captions is not None and not trains_text_encoder(config):
-        encoders = [modules[name].to(device) for name in modules if name.startswith("text_encoder")]
-        fingerprint = cache.fingerprint(*encoders, settings=[config.clip_skip, config.max_token_length])
-        filled, batch_size = None, config.train_batch_size
-        while filled is None:
-            texts = cache.TextCache(folder, fingerprint)
-            try:
-                filled = texts.fill(captions, family.encode_captions, batch_size=batch_size)
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise
-                batch_size = 1
-                print(
-                    say("note: not enough memory: captions are encoded one by one", "注意：显存不足，改为逐条编码标签")
-                )
-        print(
-            say(
-                f"captions: {filled.made} encoded, {filled.reused} from the cache",
-                f"标签编码：新编码 {filled.made} 条，取自缓存 {filled.reused} 条",
-            ),
-            flush=True,
-        )
-    if folder and prepared.world.is_first:
-        prepared.world.told(None)
-    return latents, texts
-
-
 GO_ON, STOP, GO_BACK = range(3)  # what the first process tells the others after each step
 
 
-def train(prepared: Prepared, training: Training, files: "Files | None", stop: Any) -> Any:
+def train(prepared: Prepared, training: Training, files: Files | None, stop: Any) -> Any:
     """Train to the end, or until the user stops; a poisoned batch costs one step back to the last state.
 
     Args:
@@ -729,7 +107,7 @@ def train(prepared: Prepared, training: Training, files: "Files | None", stop: A
             files.begin_report(position.global_step)
 
 
-def announce(files: "Files | None", line: str) -> None:
+def announce(files: Files | None, line: str) -> None:
     """Say something in the middle of the run."""
     if files:
         files.report.say(line)
@@ -737,22 +115,10 @@ def announce(files: "Files | None", line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def not_finite(reason: str) -> UserError:
-    return UserError(
-        say(
-            f"{reason}. What was saved before is whole. The cause is usually a learning rate that is too high, a "
-            "broken picture or fp16: lower learning_rate, look at the pictures named, or set mixed_precision = "
-            '"bf16" or "no".',
-            f"{reason}。此前保存的文件完好。原因通常是学习率过高、图片有问题或 fp16 溢出：请降低 learning_rate，"
-            '检查上面列出的图片，或设 mixed_precision = "bf16" 或 "no"。',
-        )
-    )
-
-
 def steps(
     prepared: Prepared,
     training: Training,
-    files: "Files | None",
+    files: Files | None,
     stop: Any,
     position: Any,
     skipped: set[int],
@@ -813,7 +179,7 @@ def steps(
 
 
 @contextmanager
-def tuned(prepared: Prepared, files: "Files | None", group: list[Batch | None], met: set[tuple]) -> Iterator[None]:
+def tuned(prepared: Prepared, files: Files | None, group: list[Batch | None], met: set[tuple]) -> Iterator[None]:
     """The first step of each size: kernels are tuned where that costs time, and that is said."""
     sizes = [(batch.pixels if batch.latents is None else batch.latents).shape for batch in group if batch]
     new = {tuple(size) for size in sizes} - met
@@ -844,7 +210,7 @@ def agreed(world: Any, tell: Any) -> int:
     return code
 
 
-def tell_step(files: "Files", stop: Any, position: Any, loss: Any, rates: dict[str, float], skipped: set[int]) -> int:
+def tell_step(files: Files, stop: Any, position: Any, loss: Any, rates: dict[str, float], skipped: set[int]) -> int:
     """Report a step, and save what is due after it."""
     config, step = files.prepared.config, position.global_step
     if step in skipped:
@@ -866,7 +232,7 @@ def tell_step(files: "Files", stop: Any, position: Any, loss: Any, rates: dict[s
     return GO_ON
 
 
-def tell_epoch(files: "Files", position: Any, skipped: set[int]) -> int:
+def tell_epoch(files: Files, position: Any, skipped: set[int]) -> int:
     """Report the epoch before `position`, and save what is due after it."""
     config, epoch = files.prepared.config, position.epoch - 1
     files.report.epoch_end(epoch)
@@ -881,7 +247,7 @@ def tell_epoch(files: "Files", position: Any, skipped: set[int]) -> int:
 def gradients(
     prepared: Prepared,
     training: Training,
-    files: "Files | None",
+    files: Files | None,
     group: list[Batch | None],
     generator: Any,
     step: int,
@@ -927,81 +293,6 @@ def gradients(
         announce(files, say(f"memory ran out at step {step + 1}: {what}", f"第 {step + 1} 步显存不足：{what}"))
         if files:
             files.report.event("out of memory", step=step, done=what)
-
-
-def memory_full(reason: str) -> UserError:
-    first = reason.splitlines()[0] if reason else "out of memory"
-    return UserError(
-        say(
-            f"the device's memory is full, and nothing is left to save ({first}). Lower resolution or network_dim, set "
-            "text_encoder_lr = 0 or int8_base = True, or close other programs.",
-            f"显存不足，已没有可再节省的部分（{first}）。请降低 resolution 或 network_dim，设 text_encoder_lr = 0 或 "
-            "int8_base = True，或关闭其他程序。",
-        )
-    )
-
-
-def use_less_memory(prepared: Prepared, training: Training) -> str | None:
-    """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
-    forward, plan = training.unet_forward, training.memory
-    if hasattr(training.step, "give_up") and training.step.give_up():
-        return say("no CUDA graphs any more, somewhat slower", "不再使用 CUDA graphs，略慢")
-    attend = forward.attend
-    smallest = 8 * 2**20
-    if attend.kind == "chunked" and attend.chunk_bytes > smallest:
-        forward.attend = dataclasses.replace(attend, chunk_bytes=attend.chunk_bytes // 2)
-        size = forward.attend.chunk_bytes >> 20
-        return say(f"attention in chunks of {size} MiB, hardly slower", f"注意力改为每块 {size} MiB，几乎不变慢")
-    for name, module in training.family.modules().items():
-        is_idle = name.startswith("text_encoder") and not trains_text_encoder(prepared.config)
-        if is_idle and next(module.parameters()).device.type != "cpu":
-            module.to("cpu")
-            return say(f"{name} works on the CPU, somewhat slower", f"{name} 移到 CPU 上运行，略慢")
-    units = plan.unlimited.units
-    left = [name for name in units if name not in forward.checkpointed]
-    if left:
-        left.sort(key=lambda name: units[name].kept / max(1, units[name].flops), reverse=True)
-        more = left[: max(1, (len(left) + 1) // 2)]
-        forward.checkpointed |= frozenset(more)
-        extra = sum(units[name].flops for name in more) / plan.unlimited.flops
-        count, of = len(forward.checkpointed), len(units)
-        return say(
-            f"{count} of {of} blocks are computed twice now, {extra:.0%} more arithmetic",
-            f"现在 {of} 个模块中有 {count} 个算两遍，计算量增加 {extra:.0%}",
-        )
-    if training.batch_parts < prepared.config.train_batch_size:
-        training.batch_parts *= 2
-        return say(
-            f"each batch goes through in {training.batch_parts} parts, with the same result; slower",
-            f"每个批次分 {training.batch_parts} 次计算，结果不变，较慢",
-        )
-    return None
-
-
-def what_is_lost(training: Training) -> str | None:
-    """Why what was trained is worth nothing any more; None: it is sound. Waits for the device."""
-    from library import nan
-
-    if not nan.are_finite(training.adapters.parameters()):
-        return say("a trained weight is NaN or infinite", "训练的权重出现 NaN 或无穷大")
-    if scale_is_lost(training):
-        return say("the gradients are NaN or infinite at every step", "每一步的梯度都是 NaN 或无穷大")
-    return None
-
-
-def scale_is_lost(training: Training) -> bool:
-    """Whether fp16's loss scale fell so low that it cannot have been overflow."""
-    return training.scaler.is_enabled() and training.scaler.get_scale() < 1
-
-
-def is_sound(training: Training, loss: Any) -> bool:
-    """Whether a step's loss and gradients are finite. Infinite gradients in fp16 are the loss scale's business."""
-    from library import nan
-
-    found = [loss]
-    if not training.scaler.is_enabled() or scale_is_lost(training):
-        found += [parameter.grad for parameter in training.adapters.parameters()]
-    return nan.are_finite(found)
 
 
 def name_cause(prepared: Prepared, training: Training, group: list[Batch], generator: Any, step: int) -> str:
@@ -1155,232 +446,6 @@ def is_due(count: int, every: int | None) -> bool:
     return bool(every) and count % every == 0
 
 
-STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
-
-
-class Files:
-    """The files of a run, and what they say about it."""
-
-    def __init__(self, prepared: Prepared, training: Training, stop: Any):
-        from library import checkpoint, metadata
-        from library.data import plan
-
-        config, state = prepared.config, prepared.state
-        self.prepared, self.training, self.stop = prepared, training, stop
-        self.folder = Path(config.output_dir)
-        self.suffix = config.save_model_as
-        before = state.facts if state else {}
-        self.session_id = before.get("session_id", secrets.randbelow(2**32))
-        self.started_at = before.get("started_at", time.time())
-        self.facts = plan.metadata(prepared.plan) | {"ss_zero_terminal_snr": prepared.model.zero_terminal_snr}
-        self.model = metadata.model_hashes(Path(config.pretrained_model_name_or_path))
-        self.vae = metadata.model_hashes(Path(config.vae)) if config.vae else None
-        self.dtype = checkpoint.PRECISIONS[config.save_precision]
-        self.state_wait = STATE_SECONDS
-        self.state_saved_at = time.monotonic()
-        self.report: Any = None
-        if state is None:  # before all other files: a run of which only these are left could not be gone on with
-            self.save_state(checkpoint.Position(), ())
-        self.begin_report(state.position.global_step if state else 0)
-        self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
-
-    @property
-    def step_count(self) -> int:
-        return self.prepared.plan.step_count
-
-    def begin_report(self, step: int) -> None:
-        """Tell of the steps after `step`; what was told of them before is forgotten."""
-        from library.report import Report
-
-        if self.report:
-            self.report.waiting = []
-            self.report.close()
-        folder = self.prepared.config.logging_dir
-        self.report = Report(
-            self.path(".run.jsonl"), self.step_count, first_step=step, logging_dir=Path(folder) if folder else None
-        )
-
-    def path(self, ending: str) -> Path:
-        return self.folder / f"{self.prepared.name}{ending}"
-
-    def write_tags(self) -> None:
-        """How often each tag occurs, for the user to look through."""
-        from library.data import captions
-
-        is_sorted = self.prepared.config.sort_tag_occurrence_alphabetically
-        counts = captions.count_table(self.facts["ss_tag_frequency"], is_sorted)
-        path = self.path(".tags.txt")
-        self._write(path, len(counts), lambda: path.write_text(counts, encoding="utf-8"))
-
-    @property
-    def state_folder(self) -> Path:
-        """Of the state that is kept while training, and under save_state beyond its end."""
-        from library import checkpoint
-
-        return self.folder / checkpoint.state_name(self.prepared.name)
-
-    def save(self, position: Any, *, by: str | None = None, skipped: Collection[int] = ()) -> Path:
-        """Write the LoRA as it is, and a training state beside it if the user wants it.
-
-        Args:
-            by: "epoch" or "step", whose number the file's name gets; None: the final file.
-        """
-        from library import checkpoint, metadata
-
-        config, name = self.prepared.config, self.prepared.name
-        epochs_done = position.epoch - 1
-        number = {"epoch": dict(epoch=epochs_done), "step": dict(step=position.global_step), None: {}}[by]
-        path = self.folder / checkpoint.file_name(name, self.suffix, **number)
-        tensors = self.training.adapters.state_dict()
-        entries = metadata.build(
-            config,
-            self.facts,
-            self.training.family.metadata(),
-            metadata.Run(
-                output_name=name,
-                session_id=self.session_id,
-                started_at=self.started_at,
-                saved_at=time.time(),
-                epoch=epochs_done,
-                step=position.global_step,
-                optimizer=self.training.optimizer_text,
-                model=self.model,
-                vae=self.vae,
-                process_count=self.prepared.world.count,
-            ),
-        )
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
-        if config.save_state and by:
-            self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
-        if by == "epoch":
-            old = checkpoint.expired_epoch(epochs_done, config.save_every_n_epochs, config.save_last_n_epochs)
-            if old:
-                checkpoint.remove_save(self.folder / checkpoint.file_name(name, self.suffix, epoch=old))
-                checkpoint.remove_save(self.folder / checkpoint.state_name(name, epoch=old))
-        return path
-
-    def state_is_due(self) -> bool:
-        return time.monotonic() - self.state_saved_at > self.state_wait
-
-    def save_state(self, position: Any, skipped: Collection[int], *, is_finished: bool = False) -> None:
-        """Keep what is needed to go on exactly from here."""
-        began = time.monotonic()
-        self._save_state(self.state_folder, position, skipped, is_finished)
-        self.state_saved_at = time.monotonic()
-        self.state_wait = max(STATE_SECONDS, 50 * (self.state_saved_at - began))
-
-    def _save_state(self, folder: Path, position: Any, skipped: Collection[int], is_finished: bool = False) -> None:
-        from library import checkpoint
-
-        prepared, training = self.prepared, self.training
-        if problem := what_is_lost(training):
-            raise FloatingPointError(problem)
-        if self.report:  # no state knows of a step that run.jsonl does not
-            self._write(self.path(".run.jsonl"), 2**16, self.report.flush)
-        state = checkpoint.State(
-            position,
-            training.adapters.state_dict(),
-            training.optimizer.state_dict(),
-            training.schedule.state_dict(),
-            training.scaler.state_dict(),
-            facts=dict(
-                name=prepared.name,
-                seed=prepared.seed,
-                config=dataclasses.asdict(prepared.config),
-                data=prepared.data,
-                session_id=self.session_id,
-                started_at=self.started_at,
-                finished=is_finished,
-            ),
-            more=dict(skipped=sorted(skipped)),
-        )
-        size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
-        self._write(folder, size, lambda: checkpoint.save_state(folder, state))
-
-    def load_state(self) -> Any:
-        from library import checkpoint
-
-        return checkpoint.load_state(self.state_folder)
-
-    def finish(self, position: Any) -> None:
-        """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
-        from library import checkpoint
-
-        if self.prepared.config.save_state:
-            self.save_state(position, (), is_finished=True)
-        else:
-            checkpoint.remove_save(self.state_folder)
-
-    def preview(self, *, epoch: int | None = None, step: int | None = None) -> None:
-        """Previews in the middle of a run, named as sd-scripts names them."""
-        if self.prepared.config.sample_every_n_epochs == 0:
-            return
-        folder = self.folder / "sample"
-        self._write(folder, 2**12, lambda: folder.mkdir(exist_ok=True))
-        when = f"e{epoch:06d}" if step is None else f"{step:06d}"
-        clock = time.strftime("%Y%m%d%H%M%S")
-        rows = draw_previews(self.prepared, self.training, self.report)
-        for index, picture in enumerate(rows[0] if rows else []):
-            self.picture(
-                folder / f"{self.prepared.name}_{when}_{index:02d}_{clock}_{self.prepared.prompts[index].seed}.png",
-                picture,
-            )
-
-    def picture(self, path: Path, picture: Any) -> None:
-        """Write a picture."""
-        self._write(path, 2**20, partial(picture.save, path))
-
-    def _write(self, path: Path, size: int, write: Any) -> None:
-        from library import checkpoint, disk
-
-        keep = self.prepared.config.save_last_n_epochs
-        say_line = self.report.say if self.report else partial(print, flush=True)
-
-        def may_free() -> bool:
-            return bool(keep) and checkpoint.remove_oldest_epoch(self.folder, self.prepared.name, keep - 1)
-
-        disk.writing(
-            path,
-            write,
-            size=size,
-            may_free=may_free,
-            say_line=say_line,
-            is_stopped=lambda: self.stop.requested() == "signal",
-        )
-
-
-def draw_previews(
-    prepared: Prepared, training: Training, report: Any, strengths: tuple[float, ...] = (1.0,)
-) -> list[list]:
-    """A row of pictures for each strength of the LoRA, one picture for each prompt; none where memory is too small."""
-    import torch
-
-    from library import sampling
-
-    if hasattr(training.step, "clear"):
-        training.step.clear()  # previews want its memory
-    device, modules = prepared.machine.device, training.family.modules()
-    places = {name: next(module.parameters()).device for name, module in modules.items()}
-    for module in modules.values():
-        module.to(device)
-    training.adapters.eval()
-    rows = []
-    try:
-        for strength in strengths:
-            training.adapters.multiplier = strength
-            rows.append([sampling.draw(training.family, prompt, device) for prompt in prepared.prompts])
-    except torch.OutOfMemoryError:
-        report.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
-        return []
-    finally:
-        training.adapters.multiplier = 1.0
-        training.adapters.train()
-        for name, module in modules.items():
-            module.to(places[name])
-    return rows
-
-
 def run(config: Config, warnings: list[str]) -> int:
     """Train one LoRA.
 
@@ -1419,10 +484,11 @@ def run(config: Config, warnings: list[str]) -> int:
     files = None
     try:
         with Stop(Path(config.output_dir)) as stop:
-            training = build(prepared)
-            if world.is_first:
+            hashing = ThreadPoolExecutor(1).submit(hashes_of, prepared.config) if world.is_first else None
+            training = build(prepared, unet_step)
+            if hashing:
                 check_disk(prepared, training)
-                files = Files(prepared, training, stop)
+                files = Files(prepared, training, stop, hashing.result())
                 if config.tag_occurrence_txt_file:
                     files.write_tags()
             position = train(prepared, training, files, stop)
@@ -1443,24 +509,6 @@ def run(config: Config, warnings: list[str]) -> int:
         if prepared.claim:
             prepared.claim.release()
         world.leave()
-
-
-def check_disk(prepared: Prepared, training: Training) -> None:
-    """Compare what will be written with what is free."""
-    from library import disk
-
-    plan, config = prepared.plan, prepared.config
-    sizes = [prompt.width * prompt.height for prompt in prepared.prompts]
-    needs = disk.needed(
-        config,
-        parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
-        epoch_count=plan.epoch_count,
-        step_count=plan.step_count,
-        preview_count=len(sizes),
-        preview_pixels=max(sizes, default=0),
-    )
-    for line in disk.check(needs):
-        print(say(f"note: {line}", f"注意：{line}"), flush=True)
 
 
 def finish(prepared: Prepared, training: Training, files: Files, position: Any) -> int:
@@ -1499,35 +547,6 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
     files.finish(position)
     print(closing_words(prepared, path, norms))
     return 0
-
-
-def closing_words(prepared: Prepared, path: Path, norms: dict[str, float]) -> str:
-    """Where the result lies, what it learned, and how to use it."""
-    learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
-    folders = prepared.plan.found.folders
-    words = sorted({folder.text for folder in folders if folder.text and not folder.is_regularization})
-    invoked = ", ".join([f"<lora:{path.stem}:0.8>", *words])
-    comparison = path.with_name(f"{prepared.name}.comparison.png")
-    lines = [
-        say(
-            f"saved {path} ({path.stat().st_size / 2**20:.1f} MiB; norm of what was learned: {learned})",
-            f"已保存 {path}（{path.stat().st_size / 2**20:.1f} MiB；学到的量（范数）：{learned}）",
-        ),
-        say(
-            f"To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and begin the prompt "
-            f"with: {invoked}",
-            f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），"
-            f"提示词以此开头：{invoked}",
-        ),
-    ]
-    if comparison.exists():
-        lines.append(
-            say(
-                f"Pictures without it (above) and with it (below): {comparison}",
-                f"未使用（上）与使用（下）该 LoRA 的对比图：{comparison}",
-            )
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

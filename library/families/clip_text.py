@@ -46,7 +46,8 @@ def clip_merges() -> tuple[tuple[str, str], ...]:
     return tuple(tuple(line.split()) for line in lines[1 : 1 + CLIP_MERGE_COUNT])
 
 
-def build_tokenizer(merges: list[tuple[str, str]], pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
+@lru_cache(maxsize=4)  # half a second each, and one run needs the same several times
+def build_tokenizer(merges: tuple[tuple[str, str], ...], pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """A CLIP tokenizer from byte-pair merges; ids in CLIP's order, so all merges give CLIP's own 49,408 ids.
 
     Args:

@@ -84,7 +84,7 @@ def world_tokenizer() -> CLIPTokenizer:
             rank, index = min((ranks[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in ranks)
             needed.add(rank)
             pieces[index : index + 2] = ["".join(merges[rank])]
-    return build_tokenizer([merges[rank] for rank in sorted(needed)])
+    return build_tokenizer(tuple(merges[rank] for rank in sorted(needed)))
 
 
 def start_calmly(module: nn.Module) -> None:

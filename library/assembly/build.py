@@ -1,0 +1,247 @@
+"""The parts put together: model, caches, adapters, optimizer, schedule, dataset."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from library.assembly.memory_plan import plan_memory, ways_to_fit
+from library.assembly.model import attach, optimizer_of, pack_base
+from library.assembly.prepare import Prepared
+from library.config import Config, trains_text_encoder
+from library.contracts import Family
+from library.messages import say
+
+
+@dataclasses.dataclass
+class Training:
+    """Everything that the loop needs."""
+
+    family: Family
+    adapters: Any  # adapters.Adapters
+    dataset: Any  # data.dataset.Dataset
+    process: Any  # diffusion.Process
+    optimizer: Any
+    optimizer_text: str  # for the file's metadata
+    schedule: Any
+    scaler: Any  # torch.amp.GradScaler; does nothing unless the model is in fp16
+    unet_forward: Any  # families.unet_forward.UNetForward
+    memory: Any  # memory.Plan
+    step: Any  # `unet_step`'s, or cuda_graphs.Graphs in its place
+    batch_parts: int = 1  # a batch goes through the network in so many pieces; more where memory ran out
+
+    def restore(self, state: Any) -> None:
+        """Take over what a training state holds."""
+        self.adapters.load_state_dict(state.adapter)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.schedule.load_state_dict(state.schedule)
+        device = next(iter(self.adapters.parameters())).device.type
+        self.scaler = type(self.scaler)(device, enabled=self.scaler.is_enabled())  # the old one may be amid a step
+        if state.scaler:  # saved in fp16
+            self.scaler.load_state_dict(state.scaler)
+        self.adapters.refresh()
+
+
+def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Training:
+    """Load the model, encode what is encoded once, and hook the adapters in.
+
+    Args:
+        unet_step: gives the forward and backward pass of the U-Net as a function of tensors alone.
+    """
+    import torch
+
+    from library import attention, diffusion, families, memory, optimizers, schedules
+    from library.data.dataset import Dataset
+
+    config, machine = prepared.config, prepared.machine
+    attend = attention.choose(machine.device, machine.dtype, config.attention)
+    print(attend.description)
+    plan = plan_memory(prepared, attend)
+    print(
+        memory.table(plan, machine.device, say("memory:", "显存："))
+        if machine.device.type != "cpu"
+        else memory.table(plan, machine.device, say("memory:", "内存："))
+    )
+    for line in ways_to_fit(prepared, attend, plan):
+        print(say(f"note: {line}", f"注意：{line}"))
+    sys.stdout.flush()
+    family = families.open_model(
+        config.pretrained_model_name_or_path,
+        dtype=machine.dtype,
+        device=machine.device if config.lowram else "cpu",
+        vae=config.vae,
+        vae_dtype=torch.float32 if machine.dtype == torch.float16 else None,  # many a VAE overflows in fp16
+        objective="v" if config.v_parameterization else None,
+        family="sd2" if config.v2 else None,
+        clip_skip=config.clip_skip,
+        max_token_length=config.max_token_length,
+    )
+    for line in family.warnings:
+        print(say(f"note: {line}", f"注意：{line}"))
+    parts = family.modules()
+    attention.install(parts["vae"], attend)
+    latents, texts = fill_caches(prepared, family)
+    if config.int8_base:
+        pack_base(family)
+    for name, module in parts.items():  # what is in the caches is not needed on the device
+        is_cached = (name == "vae" and latents) or (name.startswith("text_encoder") and texts)
+        module.to("cpu" if is_cached else machine.device)
+    if config.gradient_checkpointing is True and trains_text_encoder(config):
+        for name in parts:
+            if name.startswith("text_encoder"):  # recomputes in training mode only
+                parts[name].train().gradient_checkpointing_enable({"use_reentrant": False})
+
+    attached, unet_forward = attach(config, family, attend, prepared.seed, plan.checkpointed)
+    if prepared.start:
+        attached.load_state_dict(prepared.start)
+    optimizer_type = optimizer_of(config)
+    trained = attached.parts(is_flat=optimizers.is_shape_blind(optimizer_type))
+    built = optimizers.build(
+        optimizer_type,
+        optimizers.parameter_groups(trained, config.unet_lr, config.text_encoder_lr, config.learning_rate),
+        learning_rate=config.learning_rate,
+        args=prepared.optimizer_args,
+    )
+    for line in built.notices:
+        print(say(f"note: {line}", f"注意：{line}"))
+    schedule = schedules.build(
+        config.lr_scheduler,
+        built.optimizer,
+        step_count=prepared.plan.step_count,
+        warmup=config.lr_warmup_steps,
+        cycles=config.lr_scheduler_num_cycles,
+        power=config.lr_scheduler_power,
+    )
+    training = Training(
+        family=family,
+        adapters=attached,
+        dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts),
+        process=diffusion.Process(family.noise, zero_terminal_snr=prepared.model.zero_terminal_snr),
+        optimizer=built.optimizer,
+        optimizer_text=built.described_as,
+        schedule=schedule,
+        scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.needs_loss_scale),
+        unet_forward=unet_forward,
+        memory=plan,
+        step=unet_step(config, family),
+    )
+    if config.torch_compile:
+        compile_units(config, training)
+    if config.cuda_graphs:
+        record_steps(prepared, training)
+    if prepared.state:
+        training.restore(prepared.state)
+    return training
+
+
+def record_steps(prepared: Prepared, training: Training) -> None:
+    """Let CUDA graphs take the place of the step, where there are any."""
+    from library import cuda_graphs
+
+    device = prepared.machine.device
+    reason = cuda_graphs.hindrance(device, is_random=bool(prepared.config.network_dropout))
+    if reason is None:
+        buffers = [arena.gradient for arena in training.adapters.arenas.values()]
+        recorder = cuda_graphs.CudaRecorder(device)
+        training.step = cuda_graphs.Graphs(training.step, buffers, recorder, partial(print, flush=True))
+        print(training.step.description)
+    else:
+        print(say(f"note: no CUDA graphs: {reason}", f"注意：不使用 CUDA graphs：{reason}"))
+
+
+def compile_units(config: Config, training: Training) -> None:
+    """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
+    from library.adapters import linear_ops, recipes
+    from library.compilation import Compiler
+    from library.families.unet_forward import UNetForward
+
+    if config.network_dropout:
+        print(
+            say(
+                "note: torch_compile is off: dropout would draw other numbers",
+                "注意：不使用 torch_compile：dropout 取到的随机数会不同",
+            )
+        )
+        return
+    for name, layer in training.adapters.layers.items():
+        if name.startswith("lora_unet"):
+            layer.is_fused = False  # where the plain functions call it; the fast ones do not ask
+    fast = training.unet_forward
+    attend = dataclasses.replace(fast.attend, asked=fast.attend.kind)  # nothing left to try out while compiling
+    plain = UNetForward(fast.unet, linear_ops.PLAIN, recipes, attend)
+    compiler = Compiler(partial(print, flush=True), config.dynamo_backend)
+    fast.resnet = compiler(plain.resnet, fast.resnet)
+    fast.transformer_block = compiler(plain.transformer_block, fast.transformer_block)
+
+
+def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
+    """Encode pictures, and captions where they can be known beforehand; None for what is not cached."""
+    import torch
+
+    from library.data import cache, dataset
+
+    config, plan, device = prepared.config, prepared.plan, prepared.machine.device
+    folder, line = cache.cache_folder(config)
+    if line:
+        print(say(f"note: {line}", f"注意：{line}"))
+    modules = family.modules()
+    latents = texts = None
+    if folder and not prepared.world.is_first:
+        prepared.world.told(None)  # the first has filled them
+    if config.cache_latents:
+        vae = modules["vae"].to(device)
+
+        filled, batch_size = None, config.train_batch_size
+        while filled is None:
+            latents = cache.LatentCache(folder, cache.fingerprint(vae))
+            try:
+                filled = latents.fill(
+                    dataset.latents_wanted(plan, config),
+                    family.encode_images,
+                    batch_size=batch_size,
+                    thread_count=config.max_data_loader_n_workers,
+                )
+            except cache.BadLatents as error:
+                if next(vae.parameters()).dtype == torch.float32:
+                    raise
+                print(say(f"note: {error}: trying in float32", f"注意：{error}；改用 float32 再试"), flush=True)
+                vae.float()
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size = 1
+                print(say("note: not enough memory: pictures are encoded one by one", "注意：显存不足，改为逐张编码"))
+        print(
+            say(
+                f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
+                f"图片编码：新编码 {filled.made} 张，取自缓存 {filled.reused} 张",
+            ),
+            flush=True,
+        )
+    captions = dataset.captions_wanted(plan, config)
+    if config.cache_text_encoder_outputs and captions is not None and not trains_text_encoder(config):
+        encoders = [modules[name].to(device) for name in modules if name.startswith("text_encoder")]
+        fingerprint = cache.fingerprint(*encoders, settings=[config.clip_skip, config.max_token_length])
+        filled, batch_size = None, config.train_batch_size
+        while filled is None:
+            texts = cache.TextCache(folder, fingerprint)
+            try:
+                filled = texts.fill(captions, family.encode_captions, batch_size=batch_size)
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size = 1
+                print(
+                    say("note: not enough memory: captions are encoded one by one", "注意：显存不足，改为逐条编码标签")
+                )
+        print(
+            say(
+                f"captions: {filled.made} encoded, {filled.reused} from the cache",
+                f"标签编码：新编码 {filled.made} 条，取自缓存 {filled.reused} 条",
+            ),
+            flush=True,
+        )
+    if folder and prepared.world.is_first:
+        prepared.world.told(None)
+    return latents, texts

@@ -1,0 +1,299 @@
+"""The files of a run: LoRAs, states, previews, the report, and the words at the end."""
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from library.assembly.build import Training
+from library.assembly.prepare import Prepared
+from library.assembly.rescue import what_is_lost
+from library.config import Config
+from library.messages import say
+
+STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
+
+
+def hashes_of(config: Config) -> tuple[Any, Any]:
+    """Of the base model's file and of the VAE's, if it has one of its own; a second for each gigabyte."""
+    from library import metadata
+
+    vae = metadata.model_hashes(Path(config.vae)) if config.vae else None
+    return metadata.model_hashes(Path(config.pretrained_model_name_or_path)), vae
+
+
+class Files:
+    """The files of a run, and what they say about it.
+
+    Args:
+        stop: stop.Stop; a write that waits for room asks it.
+        hashes: of the base model's file and the VAE's, from `hashes_of`.
+    """
+
+    def __init__(self, prepared: Prepared, training: Training, stop: Any, hashes: tuple[Any, Any]):
+        from library import checkpoint
+        from library.data import plan
+
+        config, state = prepared.config, prepared.state
+        self.prepared, self.training, self.stop = prepared, training, stop
+        self.folder = Path(config.output_dir)
+        self.suffix = config.save_model_as
+        before = state.facts if state else {}
+        self.session_id = before.get("session_id", secrets.randbelow(2**32))
+        self.started_at = before.get("started_at", time.time())
+        self.facts = plan.metadata(prepared.plan) | {"ss_zero_terminal_snr": prepared.model.zero_terminal_snr}
+        self.model, self.vae = hashes
+        self.dtype = checkpoint.PRECISIONS[config.save_precision]
+        self.state_wait = STATE_SECONDS
+        self.state_saved_at = time.monotonic()
+        self.report: Any = None
+        if state is None:  # before all other files: a run of which only these are left could not be gone on with
+            self.save_state(checkpoint.Position(), ())
+        self.begin_report(state.position.global_step if state else 0)
+        self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
+
+    @property
+    def step_count(self) -> int:
+        return self.prepared.plan.step_count
+
+    def begin_report(self, step: int) -> None:
+        """Tell of the steps after `step`; what was told of them before is forgotten."""
+        from library.report import Report
+
+        if self.report:
+            self.report.waiting = []
+            self.report.close()
+        folder = self.prepared.config.logging_dir
+        self.report = Report(
+            self.path(".run.jsonl"), self.step_count, first_step=step, logging_dir=Path(folder) if folder else None
+        )
+
+    def path(self, ending: str) -> Path:
+        return self.folder / f"{self.prepared.name}{ending}"
+
+    def write_tags(self) -> None:
+        """How often each tag occurs, for the user to look through."""
+        from library.data import captions
+
+        is_sorted = self.prepared.config.sort_tag_occurrence_alphabetically
+        counts = captions.count_table(self.facts["ss_tag_frequency"], is_sorted)
+        path = self.path(".tags.txt")
+        self._write(path, len(counts), lambda: path.write_text(counts, encoding="utf-8"))
+
+    @property
+    def state_folder(self) -> Path:
+        """Of the state that is kept while training, and under save_state beyond its end."""
+        from library import checkpoint
+
+        return self.folder / checkpoint.state_name(self.prepared.name)
+
+    def save(self, position: Any, *, by: str | None = None, skipped: Collection[int] = ()) -> Path:
+        """Write the LoRA as it is, and a training state beside it if the user wants it.
+
+        Args:
+            by: "epoch" or "step", whose number the file's name gets; None: the final file.
+        """
+        from library import checkpoint, metadata
+
+        config, name = self.prepared.config, self.prepared.name
+        epochs_done = position.epoch - 1
+        number = {"epoch": dict(epoch=epochs_done), "step": dict(step=position.global_step), None: {}}[by]
+        path = self.folder / checkpoint.file_name(name, self.suffix, **number)
+        tensors = self.training.adapters.state_dict()
+        entries = metadata.build(
+            config,
+            self.facts,
+            self.training.family.metadata(),
+            metadata.Run(
+                output_name=name,
+                session_id=self.session_id,
+                started_at=self.started_at,
+                saved_at=time.time(),
+                epoch=epochs_done,
+                step=position.global_step,
+                optimizer=self.training.optimizer_text,
+                model=self.model,
+                vae=self.vae,
+                process_count=self.prepared.world.count,
+            ),
+        )
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
+        if config.save_state and by:
+            self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
+        if by == "epoch":
+            old = checkpoint.expired_epoch(epochs_done, config.save_every_n_epochs, config.save_last_n_epochs)
+            if old:
+                checkpoint.remove_save(self.folder / checkpoint.file_name(name, self.suffix, epoch=old))
+                checkpoint.remove_save(self.folder / checkpoint.state_name(name, epoch=old))
+        return path
+
+    def state_is_due(self) -> bool:
+        return time.monotonic() - self.state_saved_at > self.state_wait
+
+    def save_state(self, position: Any, skipped: Collection[int], *, is_finished: bool = False) -> None:
+        """Keep what is needed to go on exactly from here."""
+        began = time.monotonic()
+        self._save_state(self.state_folder, position, skipped, is_finished)
+        self.state_saved_at = time.monotonic()
+        self.state_wait = max(STATE_SECONDS, 50 * (self.state_saved_at - began))
+
+    def _save_state(self, folder: Path, position: Any, skipped: Collection[int], is_finished: bool = False) -> None:
+        from library import checkpoint
+
+        prepared, training = self.prepared, self.training
+        if problem := what_is_lost(training):
+            raise FloatingPointError(problem)
+        if self.report:  # no state knows of a step that run.jsonl does not
+            self._write(self.path(".run.jsonl"), 2**16, self.report.flush)
+        state = checkpoint.State(
+            position,
+            training.adapters.state_dict(),
+            training.optimizer.state_dict(),
+            training.schedule.state_dict(),
+            training.scaler.state_dict(),
+            facts=dict(
+                name=prepared.name,
+                seed=prepared.seed,
+                config=dataclasses.asdict(prepared.config),
+                data=prepared.data,
+                session_id=self.session_id,
+                started_at=self.started_at,
+                finished=is_finished,
+            ),
+            more=dict(skipped=sorted(skipped)),
+        )
+        size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
+        self._write(folder, size, lambda: checkpoint.save_state(folder, state))
+
+    def load_state(self) -> Any:
+        from library import checkpoint
+
+        return checkpoint.load_state(self.state_folder)
+
+    def finish(self, position: Any) -> None:
+        """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
+        from library import checkpoint
+
+        if self.prepared.config.save_state:
+            self.save_state(position, (), is_finished=True)
+        else:
+            checkpoint.remove_save(self.state_folder)
+
+    def preview(self, *, epoch: int | None = None, step: int | None = None) -> None:
+        """Previews in the middle of a run, named as sd-scripts names them."""
+        if self.prepared.config.sample_every_n_epochs == 0:
+            return
+        folder = self.folder / "sample"
+        self._write(folder, 2**12, lambda: folder.mkdir(exist_ok=True))
+        when = f"e{epoch:06d}" if step is None else f"{step:06d}"
+        clock = time.strftime("%Y%m%d%H%M%S")
+        rows = draw_previews(self.prepared, self.training, self.report)
+        for index, picture in enumerate(rows[0] if rows else []):
+            self.picture(
+                folder / f"{self.prepared.name}_{when}_{index:02d}_{clock}_{self.prepared.prompts[index].seed}.png",
+                picture,
+            )
+
+    def picture(self, path: Path, picture: Any) -> None:
+        """Write a picture."""
+        self._write(path, 2**20, partial(picture.save, path))
+
+    def _write(self, path: Path, size: int, write: Any) -> None:
+        from library import checkpoint, disk
+
+        keep = self.prepared.config.save_last_n_epochs
+        say_line = self.report.say if self.report else partial(print, flush=True)
+
+        def may_free() -> bool:
+            return bool(keep) and checkpoint.remove_oldest_epoch(self.folder, self.prepared.name, keep - 1)
+
+        disk.writing(
+            path,
+            write,
+            size=size,
+            may_free=may_free,
+            say_line=say_line,
+            is_stopped=lambda: self.stop.requested() == "signal",
+        )
+
+
+def draw_previews(
+    prepared: Prepared, training: Training, report: Any, strengths: tuple[float, ...] = (1.0,)
+) -> list[list]:
+    """A row of pictures for each strength of the LoRA, one picture for each prompt; none where memory is too small."""
+    import torch
+
+    from library import sampling
+
+    if hasattr(training.step, "clear"):
+        training.step.clear()  # previews want its memory
+    device, modules = prepared.machine.device, training.family.modules()
+    places = {name: next(module.parameters()).device for name, module in modules.items()}
+    for module in modules.values():
+        module.to(device)
+    training.adapters.eval()
+    rows = []
+    try:
+        for strength in strengths:
+            training.adapters.multiplier = strength
+            rows.append([sampling.draw(training.family, prompt, device) for prompt in prepared.prompts])
+    except torch.OutOfMemoryError:
+        report.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
+        return []
+    finally:
+        training.adapters.multiplier = 1.0
+        training.adapters.train()
+        for name, module in modules.items():
+            module.to(places[name])
+    return rows
+
+
+def check_disk(prepared: Prepared, training: Training) -> None:
+    """Compare what will be written with what is free."""
+    from library import disk
+
+    plan, config = prepared.plan, prepared.config
+    sizes = [prompt.width * prompt.height for prompt in prepared.prompts]
+    needs = disk.needed(
+        config,
+        parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
+        epoch_count=plan.epoch_count,
+        step_count=plan.step_count,
+        preview_count=len(sizes),
+        preview_pixels=max(sizes, default=0),
+    )
+    for line in disk.check(needs):
+        print(say(f"note: {line}", f"注意：{line}"), flush=True)
+
+
+def closing_words(prepared: Prepared, path: Path, norms: dict[str, float]) -> str:
+    """Where the result lies, what it learned, and how to use it."""
+    learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
+    folders = prepared.plan.found.folders
+    words = sorted({folder.text for folder in folders if folder.text and not folder.is_regularization})
+    invoked = ", ".join([f"<lora:{path.stem}:0.8>", *words])
+    comparison = path.with_name(f"{prepared.name}.comparison.png")
+    lines = [
+        say(
+            f"saved {path} ({path.stat().st_size / 2**20:.1f} MiB; norm of what was learned: {learned})",
+            f"已保存 {path}（{path.stat().st_size / 2**20:.1f} MiB；学到的量（范数）：{learned}）",
+        ),
+        say(
+            f"To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and begin the prompt "
+            f"with: {invoked}",
+            f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），"
+            f"提示词以此开头：{invoked}",
+        ),
+    ]
+    if comparison.exists():
+        lines.append(
+            say(
+                f"Pictures without it (above) and with it (below): {comparison}",
+                f"未使用（上）与使用（下）该 LoRA 的对比图：{comparison}",
+            )
+        )
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""What a run will need in memory, counted on a model without weights, and what to change where it does not fit."""
+
+import dataclasses
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from library.assembly.model import attach, optimizer_of, pack_base
+from library.assembly.prepare import Prepared
+from library.config import trains_text_encoder
+from library.messages import say
+
+
+def plan_memory(
+    prepared: Prepared, attend: Any, *, batch_size: int | None = None, checkpointing: bool | str | None = None
+) -> Any:
+    """What the run will need at its largest pictures, counted on a model without weights; see `memory.plan`.
+
+    Args:
+        batch_size, checkpointing: instead of the configuration's.
+    """
+    import torch
+
+    from library import families, memory, optimizers
+    from library.contracts import Conditioning
+
+    config, device, dtype = prepared.config, prepared.machine.device, prepared.machine.dtype
+    family = families.blueprint(prepared.model, config.max_token_length)
+    modules = {name: module.to(dtype).requires_grad_(False) for name, module in family.modules().items()}
+    unet = modules["unet"]
+    if config.int8_base:
+        pack_base(family)
+    attached, forward = attach(config, family, attend, 0, ())
+    batch_size = batch_size or config.train_batch_size
+    width, height = max((fit.bucket for fit in prepared.plan.fits.values()), key=lambda bucket: bucket[0] * bucket[1])
+    scale = 2 ** (len(modules["vae"].config.block_out_channels) - 1)
+    positions = config.max_token_length + 2
+    pooled = getattr(unet.config, "projection_class_embeddings_input_dim", None)
+
+    def step(traced: Any) -> Any:
+        forward.watch = traced.unit
+        new = partial(torch.empty, device="meta")
+        noisy = new(batch_size, 4, height // scale, width // scale)
+        if trains_text_encoder(config):
+            conditioning = family.encode_captions([""] * batch_size, new(batch_size, 6))
+        else:
+            conditioning = Conditioning(
+                new(batch_size, positions, unet.config.cross_attention_dim, dtype=dtype),
+                new(batch_size, pooled - 6 * unet.config.addition_time_embed_dim, dtype=dtype) if pooled else None,
+                new(batch_size, 6),
+            )
+        prediction = family.predict(noisy, new(batch_size, dtype=torch.long), conditioning)
+        return (prediction.float() - new(noisy.shape)).square().mean()
+
+    def measure(names: Collection[str]) -> Any:
+        forward.checkpointed = frozenset(names)
+        return memory.trace(step)
+
+    count = sum(parameter.numel() for parameter in attached.parameters())
+    halves = 0 if dtype == torch.float32 else 4  # what the model reads, and its gradient
+    held = ["unet"]
+    held += [] if config.cache_latents else ["vae"]
+    if trains_text_encoder(config) or not config.cache_text_encoder_outputs:
+        held += [name for name in modules if name.startswith("text_encoder")]
+    parts = {
+        say("base model", "底模"): sum(memory.weight_bytes(modules[name]) for name in held),
+        say("LoRA and optimizer", "LoRA 与优化器"): count
+        * (4 + (halves or 4) + optimizers.state_bytes(optimizer_of(config))),
+        say("device's libraries (estimate)", "设备库（估计）"): memory.workspace(device, unet),
+    }
+    checkpointing = config.gradient_checkpointing if checkpointing is None else checkpointing
+    return memory.plan(measure, parts, memory.available(device), checkpointing)
+
+
+def ways_to_fit(prepared: Prepared, attend: Any, plan: Any) -> list[str]:
+    """What to change where the run does not fit, each with what it would then need."""
+    config = prepared.config
+    if plan.fits:
+        return []
+    lines = [
+        say(
+            f"this run needs {plan.need >> 20:,} MiB, but {plan.budget >> 20:,} are free: it will probably run out of "
+            "memory. Close other programs, or:",
+            f"本次训练需要 {plan.need >> 20:,} MiB，但只有 {plan.budget >> 20:,} MiB 可用，很可能不够。"
+            "请关闭其他程序，或者：",
+        )
+    ]
+    changes: list[tuple[str, dict, dict]] = []
+    if plan.checkpointed == () and config.gradient_checkpointing is False:
+        changes.append(('gradient_checkpointing = "auto"', {}, dict(checkpointing="auto")))
+    if config.train_batch_size > 1:
+        changes.append(("train_batch_size = 1", {}, dict(batch_size=1)))
+    if trains_text_encoder(config):
+        changes.append(("text_encoder_lr = 0", dict(text_encoder_lr=0.0), {}))
+    if not config.int8_base:
+        changes.append(("int8_base = True", dict(int8_base=True), {}))
+    for name, options, settings in changes:
+        other = dataclasses.replace(prepared, config=dataclasses.replace(config, **options))
+        need = plan_memory(other, attend, **settings).need >> 20
+        lines.append(say(f"{name}: {need:,} MiB", f"{name}：{need:,} MiB"))
+    return lines

@@ -1,0 +1,265 @@
+"""Everything that is cheap, before any model is loaded: read, check, resolve, and say what will happen."""
+
+import dataclasses
+import hashlib
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from library.checks import differences
+from library.config import Config
+from library.messages import UserError, say
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What is known before any model is loaded."""
+
+    config: Config  # "auto" and None resolved where that is possible by now
+    seed: int
+    name: str  # of all files of this run
+    model: Any  # families.ModelInfo
+    plan: Any  # data.plan.Plan
+    prompts: list  # of sampling.Prompt
+    machine: Any  # device.Device
+    optimizer_args: dict[str, Any]
+    start: dict | None  # tensors of the LoRA file to begin with
+    state: Any  # checkpoint.State to go on from, or None
+    world: Any  # processes.World
+    claim: Any  # checkpoint.Claim on the name; None in all processes but the first
+    data: str  # changes with the pictures, captions and folders
+
+
+def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
+    """Do all cheap things first: read names, pictures, captions and prompts; then say what will happen.
+
+    Raises:
+        UserError: all that is wrong with them, together.
+    """
+    from library.data import buckets, samples
+
+    problems: list[str] = []
+
+    def attempt(function: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except UserError as error:
+            problems.extend(error.problems)
+
+    found = attempt(
+        samples.find,
+        config.train_data_dir,
+        config.reg_data_dir,
+        caption_extension=config.caption_extension,
+        reg_captions=config.reg_captions,
+    )
+    from library import checkpoint, device, families, optimizers, sampling
+
+    model = attempt(families.inspect, config.pretrained_model_name_or_path)
+    machine = attempt(device.choose, world.device or config.device, config.mixed_precision, model.width if model else 0)
+    if machine:
+        attempt(device.self_test, machine)
+    rule = attempt(buckets.resolve_resolution, config, model.resolution, model.size_step) if model else None
+    output_dir = Path(config.output_dir)
+    attempt(make_folder, output_dir)
+    state = attempt(find_state, config) if world.is_first else None
+    start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
+    prompts = attempt(sampling.read_prompts, Path(config.sample_prompts)) if config.sample_prompts else None
+    optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
+    if problems:
+        raise UserError(problems)
+
+    state, claim = claim_name(config, state) if world.is_first else (None, None)
+    try:
+        state, name = world.told((state, claim and claim.name))
+        prepared = plan_run(config, warnings, found, model, machine, rule, prompts, optimizer_args, start, state, name)
+    except BaseException:
+        if claim:
+            claim.release()
+        raise
+    return dataclasses.replace(prepared, world=world, claim=claim, seed=world.told(prepared.seed))
+
+
+def plan_run(
+    config: Config,
+    warnings: list[str],
+    found: Any,
+    model: Any,
+    machine: Any,
+    rule: Any,
+    prompts: Any,
+    optimizer_args: dict[str, Any],
+    start: Any,
+    state: Any,
+    name: str,
+) -> Prepared:
+    """Resolve what depends on several of the things that were read, and say what will happen."""
+    from library import families, optimizers, sampling
+    from library.data import captions, plan
+
+    output_dir = Path(config.output_dir)
+    seed = state.facts["seed"] if state and config.seed is None else config.seed
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    planned = plan.make_plan(found, config, rule, whole_batches=machine.tunes_per_shape)
+    wanted_step = rule.step
+    while (
+        machine.bucket_limit
+        and config.bucket_reso_steps is None
+        and len(planned.sizes) > machine.bucket_limit
+        and rule.step <= rule.width // 8
+    ):
+        rule = dataclasses.replace(rule, step=rule.step * 2)
+        planned = plan.make_plan(found, config, rule, whole_batches=True)
+    if rule.step != wanted_step:
+        warnings = warnings + [
+            say(
+                f"bucket_reso_steps = {rule.step} leaves {len(planned.sizes)} buckets: each costs minutes of tuning "
+                "on this card",
+                f"bucket_reso_steps 改为 {rule.step}，桶减为 {len(planned.sizes)} 个：此显卡每个桶都要调优几分钟",
+            )
+        ]
+    texts = [captions.whole(sample.caption, config) for sample in planned.samples_used]
+    counts = families.token_counts(model, texts)
+    tokens_seen = min(config.max_token_length, max(75, -(-max(counts) // 75) * 75))  # no chunk that is empty in all
+    warnings = warnings + plan.check(
+        planned,
+        config,
+        token_counts=lambda texts: [(n, min(n, tokens_seen)) for n in families.token_counts(model, texts)],
+        is_everyday_word=families.is_everyday_word,
+    )
+    usual_rate = optimizers.usual_learning_rate(config.optimizer_type, model.width)
+    config = dataclasses.replace(
+        config,
+        seed=seed,
+        learning_rate=usual_rate if config.learning_rate is None else config.learning_rate,
+        max_token_length=tokens_seen,
+        resolution=f"{rule.width},{rule.height}",
+        min_bucket_reso=rule.minimum,
+        max_bucket_reso=rule.maximum,
+        bucket_reso_steps=rule.step,
+    )
+    prompts = prompts or [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
+    prompts = sampling.complete(prompts, size=(rule.width, rule.height), seed=seed, sampler=config.sample_sampler)
+    data = fingerprint_of_data(planned)
+    if state:
+        warnings += state.notices + changes_since(state, config, data)
+    elif name != config.output_name:
+        warnings.append(
+            say(
+                f"{output_dir} already holds {config.output_name}: this run is named {name}",
+                f"{output_dir} 中已有 {config.output_name}，本次的文件名为 {name}",
+            )
+        )
+
+    print(plan.plan_table(planned, config))
+    print(
+        say(
+            f"model: {families.describe(model)}; {machine.description}; {config.optimizer_type}, learning rate "
+            f"{config.learning_rate:g}; seed {seed}; {tokens_seen} caption tokens",
+            f"底模：{families.describe(model)}；{machine.description}；{config.optimizer_type}，学习率 "
+            f"{config.learning_rate:g}；随机种子 {seed}；标签 {tokens_seen} 个 token",
+        )
+    )
+    for line in warnings:
+        print(say(f"note: {line}", f"注意：{line}"))
+    if state:
+        print(
+            say(
+                f'going on with {name} after step {state.position.global_step} (resume = "new" begins anew)',
+                f'接着训练 {name}，从第 {state.position.global_step} 步之后继续（resume = "new" 则重新开始）',
+            )
+        )
+    sys.stdout.flush()
+    return Prepared(
+        config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, data
+    )
+
+
+def find_state(config: Config) -> Any:
+    """The training state to go on from; None: begin anew."""
+    from library import checkpoint
+
+    if config.resume in (None, "new"):
+        return None
+    if config.resume == "auto":
+        return checkpoint.newest_state(Path(config.output_dir), config.output_name)
+    return checkpoint.load_state(Path(config.resume))
+
+
+def claim_name(config: Config, state: Any) -> tuple[Any, Any]:
+    """The state, and a hold on the run's name. A state whose run is under way at this moment is left alone."""
+    from library import checkpoint
+
+    output_dir = Path(config.output_dir)
+    busy: set[str] = set()
+    while state:
+        try:
+            return state, checkpoint.claim(output_dir, state.facts["name"])
+        except UserError:
+            if config.resume != "auto":
+                raise
+        busy.add(state.facts["name"])
+        state = checkpoint.newest_state(output_dir, config.output_name, busy)
+    return None, checkpoint.claim_free_name(output_dir, config.output_name)
+
+
+def fingerprint_of_data(plan: Any) -> str:
+    """Changes with the pictures' names, sizes and bytes, the captions, the folders and how often they are repeated.
+
+    Bytes are counted, not read: there may be a hundred thousand pictures, and a copy has another date.
+    """
+    facts = [
+        (
+            sample.folder,
+            sample.image_path.name,
+            sample.image_path.stat().st_size,
+            sample.width,
+            sample.height,
+            sample.caption,
+            sample.repeats,
+        )
+        for sample in plan.samples_used
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def changes_since(state: Any, config: Config, data: str) -> list[str]:
+    """What is not as it was when the state was saved.
+
+    Raises:
+        UserError: something is, and the user has not asked for this very state.
+    """
+    changes = differences(state.facts["config"], config)
+    if state.facts.get("data", data) != data:
+        changes.append(say("the pictures or captions have changed", "图片或标签有改动"))
+    if changes and config.resume == "auto":
+        folder = Path(config.output_dir) / f"{state.facts['name']}-state"
+        raise UserError(
+            changes
+            + [
+                say(
+                    f'set these back to go on, or resume = "new" to begin anew, or resume = "{folder}" to go on all '
+                    "the same",
+                    f'请改回原值以接着训练；或设 resume = "new" 重新开始；或设 resume = "{folder}" 仍然接着训练',
+                )
+            ],
+            say(
+                f"{state.facts['name']} was stopped after step {state.position.global_step} and can be continued, but:",
+                f"{state.facts['name']} 在第 {state.position.global_step} 步后中断，可以接着训练，但是：",
+            ),
+        )
+    return changes
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            say(
+                f"output_dir = {folder} cannot be made ({reason}). Choose another folder.",
+                f"output_dir = {folder} 无法建立（{reason}），请换一个目录。",
+            )
+        ) from None
