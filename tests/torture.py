@@ -111,6 +111,7 @@ def _child(run: Run, words: list[str], sabotage: tuple[Callable[[Run], None], ..
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as we may be, ignores it
     train_network.Files.state_is_due = _every_third_step
     disk.writing.__kwdefaults__["wait_seconds"] = 0.2
     for act in sabotage:
