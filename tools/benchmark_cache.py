@@ -1,11 +1,16 @@
-"""How long a large cache of latents takes to build, to open and to read, beside one safetensors file per latent.
+"""How long a run with a large training set takes to start, and its cache of latents to build, to open and to read,
+beside one safetensors file per latent.
 
-The pictures are tiny files and the VAE gives random latents at once, so what is measured is the cache alone. Each way
-runs in a process of its own, first to build and then to open and read, as two runs of a training would. Files lie in a
-temporary folder and have just been written, so they are read from memory: a slow disk adds its own time.
+A start is what comes before the model is loaded: finding the pictures and reading their captions (`samples.find`),
+working out the buckets (`plan.make_plan`), and looking every picture up in the cache. The pictures are tiny files and
+the VAE gives random latents at once, so what is measured is our own doing alone; only the first start of all, which
+decodes every picture, is timed with pictures of 1024 pixels. Each way runs in a process of its own, first to build and
+then to open and read, as two runs of a training would. Files lie in a temporary folder and have just been written, so
+they are read from memory: a slow disk adds its own time.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -13,12 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 # ---- What to measure | 测什么 ----
 picture_count = 100_000  # latents in the cache | 缓存的图片数
 latent_shape = (4, 64, 64)  # of SD 1.x at 512 pixels | 每张 latent 的形状
+cold_count = 200  # pictures of 1024 pixels, decoded at the first start; times are scaled | 首次检查的图片数，按比例换算
 file_count = 5_000  # of the single files, which take long to make; times are scaled | 单文件的数量，耗时按比例换算
 train_batch_size = 4  # pictures read at once | 每次读取的图片数
 batch_count = 5_000  # batches read | 读取的批数
@@ -32,37 +39,102 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as place:
         results = {}
         for way, count in WAYS.items():
-            pictures = Path(place, way, "pictures")
-            pictures.mkdir(parents=True)
-            for number in range(count):
-                (pictures / f"{number}.png").write_bytes(number.to_bytes(4, "little"))
+            train = Path(place, way, "train")
+            make_pictures(train / "1_a", count)
             time.sleep(4)  # pictures that were written just now would be read again: see SETTLED_SECONDS
             for stage in ("build", "read"):
-                command = [sys.executable, __file__, json.dumps([way, stage, str(pictures)])]
-                answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-                results[way, stage] = json.loads(answer.splitlines()[-1])
+                results[way, stage] = answer_of(measure, way, stage, str(train))
+        make_large_pictures(Path(place, "large", "1_a"), cold_count)
+        cold = answer_of(measure_cold, str(Path(place, "large")))
     shape = "x".join(map(str, latent_shape))
     print(f"latents {shape} in fp16, batches of {train_batch_size}; MiB of resident memory of the second run")
-    print(f"{'':15}{'entries':>9}{'build s':>9}{'start s':>9}{'us/picture':>12}{'imports MiB':>13}", end="")
-    print(f"{'pictures MiB':>14}{'cache MiB':>11}{'peak MiB':>10}")
+    print(f"{'':15}{'entries':>9}{'build s':>9}{'find s':>9}{'plan s':>9}{'look up s':>11}{'start s':>9}", end="")
+    print(f"{'us/picture':>12}{'imports MiB':>13}{'samples MiB':>13}{'plan MiB':>10}{'cache MiB':>11}{'peak MiB':>10}")
     for way, count in WAYS.items():
         built, seen, scale = results[way, "build"], results[way, "read"], picture_count / count
-        print(f"{way:15}{count:9}{scale * built['seconds']:9.1f}{scale * seen['seconds']:9.2f}", end="")
-        print(f"{seen['microseconds']:12.1f}{seen['imports']:13.0f}{seen['pictures']:14.0f}", end="")
-        print(f"{seen['cache']:11.0f}{seen['peak']:10.0f}")
+        start = [scale * seen[name] for name in ("find", "plan", "look up")]
+        print(f"{way:15}{count:9}{scale * built['look up']:9.1f}{start[0]:9.2f}{start[1]:9.2f}{start[2]:11.2f}", end="")
+        print(f"{sum(start):9.2f}{seen['microseconds']:12.1f}{seen['imports MiB']:13.0f}", end="")
+        print(f"{seen['samples MiB']:13.0f}{seen['plan MiB']:10.0f}{seen['cache MiB']:11.0f}{seen['peak MiB']:10.0f}")
     if file_count != picture_count:
-        print(f"build and start of single files are scaled from {file_count} to {picture_count} entries")
+        print(f"times of single files are scaled from {file_count} to {picture_count} entries")
+    print(
+        f"the first find, which decodes: {cold * picture_count:.0f} s for {picture_count} pictures of 1024 pixels "
+        f"({cold * 1e3:.1f} ms each, of {cold_count})"
+    )
 
 
-def measure(way: str, stage: str, pictures: Path) -> dict[str, float]:
-    """Seconds to fill the cache (with nothing to do where it is the second run), then microseconds per picture read."""
+def answer_of(function: Callable, *arguments: str) -> Any:
+    """What a function says in a process of its own."""
+    command = [sys.executable, __file__, json.dumps([function.__name__, *arguments])]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def make_pictures(place: Path, count: int) -> None:
+    """Tiny pictures, no two of them equal, each with a caption."""
+    place.mkdir(parents=True)
+    for number in range(count):
+        (place / f"{number}.png").write_bytes(number.to_bytes(4, "little"))
+        (place / f"{number}.txt").write_text(f"mytag, 1girl, number {number}, short sleeves, smile, outdoors, blue sky")
+
+
+def make_large_pictures(place: Path, count: int) -> None:
+    """One picture with the detail of a photo under so many names."""
+    import numpy as np
+    from PIL import Image
+
+    place.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    coarse = Image.fromarray(noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((1024, 1024))
+    fine = np.asarray(coarse).astype(int) + noise.integers(-8, 9, (1024, 1024, 3))
+    Image.fromarray(fine.clip(0, 255).astype(np.uint8)).save(place / "0.png")
+    for number in range(1, count):
+        os.link(place / "0.png", place / f"{number}.png")
+
+
+def measure_cold(train: str) -> float:
+    """Seconds per picture to find a set of which nothing is known."""
+    from library.data import samples
+
+    start = time.perf_counter()
+    found = samples.find(train)
+    return (time.perf_counter() - start) / len(found.train)
+
+
+def measure(way: str, stage: str, train: str) -> dict[str, float]:
+    """Seconds of each part of a start (the second run finds everything done), then microseconds per picture read."""
     import random
+
+    from library.config import Config
+    from library.data import buckets, images, plan, samples
+
+    def inspect(path: Path) -> images.Inspection:
+        assert stage == "build", "the second run must know every picture"
+        return images.Inspection(side[0], side[1], False)
+
+    side = 8 * latent_shape[2], 8 * latent_shape[1]
+    images.inspect = inspect
+    config = Config(train_data_dir=train, resolution=f"{side[0]},{side[1]}", max_train_epochs=1)
+    place = Path(train).parent / "cache"
+    seen, held = {}, resident()
+    seen["imports MiB"] = held
+
+    def lap(name: str, function: Callable, *arguments: Any, **options: Any) -> Any:
+        nonlocal held
+        start = time.perf_counter()
+        result = function(*arguments, **options)
+        seen[name] = time.perf_counter() - start
+        seen[f"{name} MiB"], held = resident() - held, resident()
+        return result
+
+    found = lap("find", samples.find, train, memory=place)
+    planned = lap("plan", plan.make_plan, found, config, buckets.resolve_resolution(config, side[0], 64))
+    seen["samples MiB"] = seen.pop("find MiB")
 
     import numpy as np
     import torch
 
-    from library.contracts import Fit, Sample
-    from library.data import cache, images
+    from library.data import cache, dataset
 
     def encode_images(pixels: torch.Tensor) -> torch.Tensor:
         assert stage == "build", "the second run must find everything"
@@ -70,21 +142,19 @@ def measure(way: str, stage: str, pictures: Path) -> dict[str, float]:
 
     torch.set_num_threads(1)
     images.load = lambda *_, **__: np.zeros((8, 8, 3), np.uint8)
-    imports = resident()
-    side = 8 * latent_shape[2], 8 * latent_shape[1]
-    fit = Fit(side, side, (0, 0))
-    fits = {path: fit for path in sorted(pictures.iterdir()) if path.is_file()}  # a plan has looked at each too
-    uses = [(Sample(path, "", *side, "1_a", 1, False), fits[path], False) for path in fits]
-    with_pictures = resident()
-    start = time.perf_counter()
-    if way == "shards":
-        latents = cache.LatentCache(pictures.parent / "cache", "vae")
+    seen["imports MiB"] += resident() - held
+    held = resident()
+    uses = dataset.latents_wanted(planned, config)
+
+    def look_up() -> Callable:
+        if way == "one file each":
+            return single_files(place / "single", uses, encode_images)
+        latents = cache.LatentCache(place, "vae")
         latents.fill(uses, encode_images, batch_size=train_batch_size)
-        read = latents.get_batch
-    else:
-        read = single_files(pictures.parent / "cache", uses, encode_images)
-    seconds = time.perf_counter() - start
-    with_cache = resident()
+        return latents.get_batch
+
+    read = lap("look up", look_up)
+    seen["cache MiB"], seen["peak MiB"] = seen.pop("look up MiB"), resident("VmHWM")
     rng = random.Random(0)
     batches = [rng.choices(uses, k=train_batch_size) for _ in range(batch_count if stage == "read" else 1)]
     times = []
@@ -92,14 +162,8 @@ def measure(way: str, stage: str, pictures: Path) -> dict[str, float]:
         start = time.perf_counter()
         read(batch)
         times.append(time.perf_counter() - start)
-    return {
-        "seconds": seconds,
-        "microseconds": statistics.median(times) / train_batch_size * 1e6,  # other programs disturb it least
-        "imports": imports,
-        "pictures": with_pictures - imports,  # what the run knows of them anyway
-        "cache": with_cache - with_pictures,
-        "peak": resident("VmHWM"),
-    }
+    seen["microseconds"] = statistics.median(times) / train_batch_size * 1e6  # other programs disturb it least
+    return seen
 
 
 def single_files(place: Path, uses: list, encode_images: Callable) -> Callable:
@@ -132,7 +196,7 @@ def resident(kind: str = "VmRSS") -> float:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        way, stage, pictures = json.loads(sys.argv[1])
-        print(json.dumps(measure(way, stage, Path(pictures))))
+        function, *arguments = json.loads(sys.argv[1])
+        print(json.dumps({"measure": measure, "measure_cold": measure_cold}[function](*arguments)))
     else:
         main()
