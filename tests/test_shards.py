@@ -98,6 +98,22 @@ def test_the_next_run_appends_to_the_same_file_until_it_is_full(tmp_path, monkey
     assert max(file.stat().st_size for file in files(tmp_path, "rows")) == 4 * BYTES
 
 
+def test_few_files_are_open_however_many_there_are(tmp_path, monkeypatch):
+    """A process may have 256 to 1,024 of them, and ten million pictures fill thousands."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", BYTES)
+    monkeypatch.setattr(shards, "FILES_OPEN", 3)
+    append(Shards(tmp_path, "a"), 0)
+    list(Shards(tmp_path, "a").append([batch(number) for number in range(1, 9)]))
+    for index in files(tmp_path, "index")[:5]:
+        with open(index, "r+b") as header:  # never closed in good order: every row is compared at the start
+            header.write(HEADER.pack(shards.MAGIC, 0, 0, 0, 0))
+    store = Shards(tmp_path, "a")
+    assert sum(shard.is_open for shard in store._shards) == 0
+    for number in np.random.default_rng(0).integers(0, 9, 50).tolist():
+        assert kept(store, [number]) == [number]
+        assert sum(shard.is_open for shard in store._shards) <= 3
+
+
 def test_whoever_encodes_need_not_wait_for_the_disk(tmp_path, monkeypatch):
     second_is_made, slow = threading.Event(), shards._Tail.append
     in_time = []

@@ -24,6 +24,7 @@ import threading
 import time
 import zlib
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -41,6 +42,7 @@ except ImportError:
     import msvcrt  # Windows
 
 SHARD_BYTES = 256 * 2**20  # about: the batch that passes it is still kept whole
+FILES_OPEN = 64  # at most, in each `Shards`; a process may have 256 on macOS, 1,024 on most Linux
 UNUSED_DAYS = 30  # after so many without a use a shard is deleted
 
 HEADER = struct.Struct("<8s4q")  # MAGIC; size, mtime_ns, ctime_ns, inode of `.rows` when it was closed in good order
@@ -109,6 +111,7 @@ class Shards:
         """Read the indexes as they are now."""
         self._shards = [shard for shard in map(_open_shard, sorted(self.folder.glob(f"{self.group}.*.index"))) if shard]
         self._starts: list[int] = []  # a row's number counts through all shards; these are the numbers of their first
+        self._opened: deque[_Shard] = deque()  # the longest open first
         self.damaged: set[bytes] = set()
         count = 0
         for shard in self._shards:
@@ -149,6 +152,10 @@ class Shards:
             if at == 0:
                 shapes, buffer = shard.shapes, np.empty((len(numbers), shard.row_bytes), np.uint8)
             assert shard.shapes == shapes, "rows read together must share their shapes"
+            if not shard.is_open:
+                self._opened.append(shard)
+                if len(self._opened) > FILES_OPEN:
+                    self._opened.popleft().close()
             if not shard.read(number - self._starts[place], buffer[at]):
                 shard.distrust()
                 raise Lost(at)
@@ -257,6 +264,7 @@ class _Shard:
         row = np.empty(self.row_bytes, np.uint8)
         for number in self.is_named.nonzero()[0]:
             self.is_good[number] = self.read(number, row)
+        self.close()
 
     def settle(self, file: FileIO) -> None:
         """Strike out the rows that are not good, and note that the others are."""
@@ -281,6 +289,17 @@ class _Shard:
         if not self.is_checked[row]:
             self.is_checked[row] = zlib.crc32(into) == self.row_crcs[row]
         return bool(self.is_checked[row])
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
+
+    def close(self) -> None:
+        """Until the next `read`."""
+        with self._lock:
+            if self._file:
+                self._file.close()
+                self._file = None
 
     def distrust(self) -> None:
         """Have the next run compare every row at its start."""
