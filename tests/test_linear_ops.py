@@ -477,3 +477,39 @@ def test_an_unpacked_weight_is_not_kept():
     to_int8(layer)
     kept = saved(projection([layer]), numbers(1, 4, 32, dtype=torch.float16))
     assert sum(x.nbytes for x in kept) == 2 * (4 * 32 + 4 * 3)  # the input and the inner values
+
+
+@pytest.mark.parametrize("has_lora", [False, True])
+def test_a_large_convolution_of_few_places_is_a_matrix_product_and_the_same(monkeypatch, has_lora):
+    monkeypatch.setattr(linear_ops, "LARGE_WEIGHT", 0)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 8, 3, padding=1).requires_grad_(False)
+    x, weights = torch.randn(2, 6, 4, 5), torch.randn(2, 8, 4, 5)
+    attached = attach([Target(layer, "lora_unet_conv", "unet", True)], rank=2, conv_rank=2) if has_lora else None
+    if attached:
+        attached.layers["lora_unet_conv"].up_master.normal_()
+        attached.refresh()
+    found = []
+    for places in (0, 64):
+        monkeypatch.setattr(linear_ops, "FEW_PLACES", places)
+        source = x.clone().requires_grad_()
+        y = linear_ops.convolve(source, layer)
+        (y * weights).sum().backward()
+        found.append([y.detach(), source.grad])
+        if attached:
+            found[-1].append(attached.arenas["unet"].gradient.clone())
+            attached.refresh()
+    for folded, unfolded in zip(*found, strict=True):
+        assert folded.any()
+        torch.testing.assert_close(unfolded, folded, rtol=1e-4, atol=1e-5)
+
+
+def test_which_convolutions_are_unfolded():
+    large = nn.Conv2d(1280, 1280, 3, padding=1, device="meta")
+    large.weight = nn.Parameter(torch.empty(1).expand(1280, 1280, 3, 3), requires_grad=False)
+    few, many = torch.empty(1, 1280, 8, 8), torch.empty(2, 1280, 8, 8)
+    assert linear_ops._is_better_unfolded(large, few)
+    assert not linear_ops._is_better_unfolded(large, many)
+    assert not linear_ops._is_better_unfolded(large, few.half())
+    assert not linear_ops._is_better_unfolded(large, few.to("meta"))
+    assert not linear_ops._is_better_unfolded(nn.Conv2d(1280, 8, 3, padding=1), few)

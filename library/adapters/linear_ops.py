@@ -402,7 +402,11 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, source, shift, recipe, layer, update, leaf):
         x = source if recipe is None else recipe(source)
-        y = functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+        if _is_better_unfolded(layer, x):
+            y = layer.weight.flatten(1) @ functional.unfold(x, layer.kernel_size, padding=layer.padding)
+            y = y.add_(layer.bias[:, None]).unflatten(2, x.shape[2:])
+        else:
+            y = functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
         inner = mask = None
         if update:
             inner = functional.conv2d(x, _kernel(update, layer), None, layer.stride, layer.padding, layer.dilation)
@@ -425,7 +429,10 @@ class _Convolve(torch.autograd.Function):
         if x is None:  # only its shape is asked for
             x = gradient if gradient.shape == ctx.shape else gradient.new_empty(1).expand(ctx.shape)
         result = None
-        if wants_input:
+        if wants_input and _is_better_unfolded(layer, x):
+            columns = layer.weight.flatten(1).T @ gradient.flatten(2)
+            result = functional.fold(columns, x.shape[2:], layer.kernel_size, padding=layer.padding)
+        elif wants_input:
             result = _conv_backward(gradient, x, layer.weight, layer, (True, False))[0]
         if update:
             places = gradient.flatten(2)  # (B, m, h w)
@@ -440,6 +447,27 @@ class _Convolve(torch.autograd.Function):
         if wants_input and recipe is not None:
             result = recipe.backward(result, source, kept)
         return result, gradient.sum((2, 3)) if wants_shift else None, None, None, None, None
+
+
+FEW_PLACES, LARGE_WEIGHT = 64, 2**23
+
+
+def _is_better_unfolded(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether a convolution of fp32 on the CPU is one matrix product rather.
+
+    oneDNN lays the weights out anew at each use. Where they are many and the places of the picture few, that takes
+    longer than the convolution: unfolded, those of 1280 channels at 8 x 8 take half the time (docs/log.md).
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and len(x) * x.shape[2] * x.shape[3] <= FEW_PLACES
+        and layer.weight.numel() > LARGE_WEIGHT
+        and layer.kernel_size == (3, 3)
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.padding == (1, 1)
+        and layer.bias is not None
+    )
 
 
 def _for_each(batch: Tensor, matrix: Tensor) -> Tensor:
