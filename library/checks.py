@@ -361,7 +361,7 @@ Rule = tuple[tuple[str, ...], str]
 
 MAY_CHANGE = {  # between saving a training state and going on from it: where things lie and what is shown
     "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
-    "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs", "seed",
+    "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs",
     "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file", "save_last_n_epochs",
     "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port",
 }  # fmt: skip

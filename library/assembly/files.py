@@ -160,6 +160,7 @@ class Files:
                 seed=prepared.seed,
                 config=dataclasses.asdict(prepared.config),
                 data=prepared.data,
+                dtype=str(prepared.machine.dtype).removeprefix("torch."),
                 session_id=self.session_id,
                 started_at=self.started_at,
                 finished=is_finished,

@@ -143,7 +143,7 @@ def plan_run(
     prompts = sampling.complete(prompts, size=(rule.width, rule.height), seed=seed, sampler=config.sample_sampler)
     data = fingerprint_of_data(planned)
     if state:
-        warnings += state.notices + changes_since(state, config, data)
+        warnings += state.notices + changes_since(state, config, data, machine.dtype)
     elif name != config.output_name:
         warnings.append(
             say(
@@ -224,7 +224,7 @@ def fingerprint_of_data(plan: Any) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def changes_since(state: Any, config: Config, data: str) -> list[str]:
+def changes_since(state: Any, config: Config, data: str, dtype: Any) -> list[str]:
     """What is not as it was when the state was saved.
 
     Raises:
@@ -233,6 +233,16 @@ def changes_since(state: Any, config: Config, data: str) -> list[str]:
     changes = differences(state.facts["config"], config)
     if state.facts.get("data", data) != data:
         changes.append(say("the pictures or captions have changed", "图片或标签有改动"))
+    numbers = str(dtype).removeprefix("torch.")
+    before = state.facts.get("dtype", numbers)
+    if numbers != before and state.facts["config"]["mixed_precision"] == config.mixed_precision:  # another device
+        option = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}[before]
+        changes.append(
+            say(
+                f'it was computed in {before}, and would be in {numbers} now (mixed_precision = "{option}" keeps it)',
+                f'此前以 {before} 计算，现在会用 {numbers}（设 mixed_precision = "{option}" 可保持不变）',
+            )
+        )
     if changes and config.resume == "auto":
         folder = Path(config.output_dir) / f"{state.facts['name']}-state"
         raise UserError(
