@@ -254,6 +254,7 @@ def unreadable(name: str, files: dict[str, Content]) -> Attempt:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "scandir", refusing(os.scandir))
             patch.setattr(Path, "read_bytes", refusing(Path.read_bytes))
+            patch.setattr(samples, "open", refusing(open), raising=False)
             patch.setattr(Image, "open", refusing(Image.open))
             return folders(files)(folder, model)
 

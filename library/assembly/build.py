@@ -182,9 +182,7 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     from library.data import cache, dataset
 
     config, plan, device = prepared.config, prepared.plan, prepared.machine.device
-    folder, line = cache.cache_folder(config)
-    if line:
-        print(say(f"note: {line}", f"注意：{line}"))
+    folder = prepared.cache_folder
     modules = family.modules()
     latents = texts = None
     if folder and not prepared.world.is_first:

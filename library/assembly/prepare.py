@@ -28,6 +28,7 @@ class Prepared:
     state: Any  # checkpoint.State to go on from, or None
     world: Any  # processes.World
     claim: Any  # checkpoint.Claim on the name; None in all processes but the first
+    cache_folder: Path | None  # of latents and captions; None: in memory
     data: str  # changes with the pictures, captions and folders
 
 
@@ -37,7 +38,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     Raises:
         UserError: all that is wrong with them, together.
     """
-    from library.data import buckets, samples
+    from library.data import buckets, remembered, samples
 
     problems: list[str] = []
 
@@ -47,12 +48,15 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
         except UserError as error:
             problems.extend(error.problems)
 
+    cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
+    warnings = warnings + [line] if line else warnings
     found = attempt(
         samples.find,
         config.train_data_dir,
         config.reg_data_dir,
         caption_extension=config.caption_extension,
         reg_captions=config.reg_captions,
+        memory=cache_folder,
     )
     from library import checkpoint, device, families, optimizers, sampling
 
@@ -78,7 +82,9 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
         if claim:
             claim.release()
         raise
-    return dataclasses.replace(prepared, world=world, claim=claim, seed=world.told(prepared.seed))
+    return dataclasses.replace(
+        prepared, world=world, claim=claim, seed=world.told(prepared.seed), cache_folder=cache_folder
+    )
 
 
 def plan_run(
@@ -172,7 +178,7 @@ def plan_run(
         )
     sys.stdout.flush()
     return Prepared(
-        config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, data
+        config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, None, data
     )
 
 

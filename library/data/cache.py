@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from library.contracts import Conditioning, Fit, Sample
 from library.data import images
-from library.data.remembered import cache_folder as cache_folder  # where callers look for it
 from library.data.remembered import facts_of
 from library.data.shards import Lost, Memory, Rows, Shards
 from library.data.threads import in_order
