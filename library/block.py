@@ -1,6 +1,7 @@
-"""The parameter block of lora_train_command_line.py: written from config, read with its line numbers, presets, queue.
+"""The parameter block: written from what config declares, read with its line numbers; presets and the queue of runs.
 
-The block is written by `rewrite`, so it always shows every option with its texts; the user then edits values only.
+The block is written by `rewrite`, so it always shows every option with its texts; the user then edits values only. The
+scripts in tools/ have blocks of the same form, declared in `tool_config` and run by `run_tool`.
 """
 
 import ast
@@ -14,16 +15,12 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from library.checks import ConfigError, check, choose_language, from_text
-from library.config import GROUPS, OPTIONS, Config
+from library.checks import ConfigError, check, check_tool, choose_language, from_text
+from library.config import OPTIONS, PROJECT, TRAINING, Config, Declared
 from library.messages import Stopped, UserError, say
 
 MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"
-HEADER = '''"""Train a LoRA: edit the values below, then run this file. It takes no arguments.
-
-训练 LoRA：修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
-"""
-
+HEADER = """
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\\pictures\\train", or / for \\: "D:/pictures/train".
 # A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
@@ -33,7 +30,7 @@ HEADER = '''"""Train a LoRA: edit the values below, then run this file. It takes
 # 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
 #
 # fmt: off
-'''
+"""
 OF_PRESETS = {name for name, option in OPTIONS.items() if not option.metadata["flag"]}
 
 Values = dict[str, Any]
@@ -45,13 +42,15 @@ Train = Callable[[Config, list[str]], int]  # trains, prints the warnings first;
 # ---- writing ----
 
 
-def text() -> str:
-    """The block as delivered, up to and with the line that ends it."""
-    lines = [HEADER]
-    for group, (english, chinese) in GROUPS.items():
-        lines.append(f"# ---- {english} | {chinese} ----")
-        of_group = [option for option in OPTIONS.values() if option.metadata["group"] == group]
+def text(declared: Declared = TRAINING) -> str:
+    """The block as delivered, from the script's first line up to and with the line that ends it."""
+    lines = [f'"""{declared.title}"""', HEADER]
+    for group, (english, chinese) in declared.groups.items():
+        of_group = [option for option in declared.options.values() if option.metadata["group"] == group]
         shown = [option for option in of_group if option.metadata["in_block"]]
+        if not shown:
+            continue
+        lines.append(f"# ---- {english} | {chinese} ----")
         settings = [f"{option.name} = {literal(option.default)}" for option in shown]
         width = min(36, max(map(len, settings)))  # one long name must not push all comments aside
         for setting, texts in zip(settings, (option.metadata for option in shown), strict=True):
@@ -64,17 +63,28 @@ def literal(value: Any) -> str:
     """A value as a person writes it in Python: double quotes, 1e-4."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):  # a list: as a default it must not be changed
+        return f"[{', '.join(map(literal, value))}]"
     if isinstance(value, float) and 0 < value < 1e-3:
         digits, exponent = f"{value:e}".split("e")
         return f"{float(digits):g}e{int(exponent)}"
     return repr(value)
 
 
-def rewrite(script: str | Path) -> None:
+def rewrite_all() -> None:
+    """Write the delivered blocks into all scripts that have one."""
+    from library.tool_config import TOOLS
+
+    rewrite(PROJECT / "lora_train_command_line.py")
+    for file, declared in TOOLS.items():
+        rewrite(PROJECT / "tools" / file, declared)
+
+
+def rewrite(script: str | Path, declared: Declared = TRAINING) -> None:
     """Write the delivered block into a script, over its own; what stands below the block stays."""
     script = Path(script)
     below = script.read_text(encoding="utf-8").partition(MARK + "\n")[2]
-    script.write_text(text() + below, encoding="utf-8", newline="\n")
+    script.write_text(text(declared) + below, encoding="utf-8", newline="\n")
 
 
 # ---- reading ----
@@ -110,11 +120,11 @@ def read(script: str | Path, variables: Values) -> tuple[Values, Where, list[str
     return {name: variables[name] for name in where}, where, warnings
 
 
-def absolute(values: Values, folder: str | Path) -> Values:
+def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) -> Values:
     """The same values with relative paths taken from `folder`, so that the script runs from anywhere."""
-    values = dict(values)
+    values, options = dict(values), declared.options
     for name, value in values.items():
-        kind = name in OPTIONS and OPTIONS[name].metadata["path"]
+        kind = name in options and options[name].metadata["path"]
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         if not kind or not isinstance(value, str) or not value.isprintable() or value.strip().lower() in ("", "none"):
             continue
@@ -190,18 +200,8 @@ def run(script: str | Path, variables: Values, translate: Translate, train: Trai
     0: trained, or stopped and saved. 2: the user has something to put right, which was printed. 1: not every preset of
     the queue was trained.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal or log without Chinese letters must not end the run
-    choose_language(variables)
-    try:
-        if len(sys.argv) > 1:
-            name = Path(script).name
-            raise UserError(
-                say(
-                    f"{name} takes no arguments: edit it, or give them to train_network.py",
-                    f"{name} 不接受命令行参数：请修改文件内容，或把参数交给 train_network.py",
-                )
-            )
+
+    def work() -> int:
         values, where, notices = read(script, variables)
         values, where, more, problems = translate(values, where)
         folder = Path(script).resolve().parent
@@ -217,6 +217,43 @@ def run(script: str | Path, variables: Values, translate: Translate, train: Trai
         if config.save_json_folder:
             save_preset(config, config.save_json_folder)
         return train(config, notices + warnings)
+
+    return _told(work, script, variables)
+
+
+def run_tool(script: str | Path, variables: Values, declared: Declared, work: Callable[[Any], int]) -> int:
+    """Check the block of a script in tools/ and do its work, which takes the settings. Gives the exit code.
+
+    Relative paths are taken from the project's folder, as in lora_train_command_line.py.
+    """
+
+    def checked() -> int:
+        values, where, notices = read(script, variables)
+        settings = check_tool(declared, absolute(values, PROJECT, declared), where)
+        for line in notices:
+            print(say(f"note: {line}", f"注意：{line}"))
+        return work(settings)
+
+    return _told(checked, script, variables)
+
+
+def _told(work: Callable[[], int], script: str | Path, variables: Values) -> int:
+    """Do the work of a script that takes no arguments; what only the user can put right is printed, not raised."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal or log without Chinese letters must not end the run
+    choose_language(variables)
+    try:
+        if len(sys.argv) > 1:
+            name = Path(script).name
+            instead = "" if Path(script).parent.name == "tools" else ", or give them to train_network.py"
+            instead_zh = "" if Path(script).parent.name == "tools" else "，或把参数交给 train_network.py"
+            raise UserError(
+                say(
+                    f"{name} takes no arguments: edit it{instead}",
+                    f"{name} 不接受命令行参数：请修改文件内容{instead_zh}",
+                )
+            )
+        return work()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -293,3 +330,7 @@ def _run_queue(
         listed = ", ".join(failed)
         print(say(f"not trained: {listed}", f"未完成：{listed}"), file=sys.stderr)
     return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    rewrite_all()

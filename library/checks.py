@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
 
-from library.config import KINDS, OPTIONS, PROJECT, Config, trains_text_encoder, trains_unet
+from library.config import KINDS, OPTIONS, PROJECT, TRAINING, Config, Declared, trains_text_encoder, trains_unet
 from library.messages import UserError, say, set_language
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")  # org/name
@@ -45,16 +45,8 @@ def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | N
     Raises:
         ConfigError: naming every problem at once.
     """
-    problems, warnings, checked, wrong = list(problems or []), [], {}, set()
-    for name, value in values.items():
-        if name not in OPTIONS:
-            problems.append(_unknown(name, where))
-            continue
-        try:
-            checked[name] = _checked(name, value, where)
-        except ValueError as error:
-            wrong.add(name)
-            problems.append(f"{told(name, value, where)} {error}")
+    checked, found, wrong = check_values(TRAINING, values, where)
+    problems, warnings = [*(problems or []), *found], []
     if "train_data_dir" in values:
         checked.setdefault("reg_data_dir", None)  # the miniature's would not go with it
     for name in ("color_aug", "random_crop"):
@@ -78,6 +70,39 @@ def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | N
     if problems:
         raise ConfigError(problems)
     return config, warnings
+
+
+def check_values(
+    declared: Declared, values: dict[str, Any], where: dict[str, str]
+) -> tuple[dict[str, Any], list[str], set[str]]:
+    """Each value by itself: those in order in their one spelling, all problems, and the names these are about."""
+    checked, problems, wrong = {}, [], set()
+    for name, value in values.items():
+        if name not in declared.options:
+            problems.append(_unknown(name, where, declared))
+            continue
+        try:
+            checked[name] = _checked(name, value, where, declared)
+        except ValueError as error:
+            wrong.add(name)
+            problems.append(f"{told(name, value, where)} {error}")
+    return checked, problems, wrong
+
+
+def check_tool(declared: Declared, values: dict[str, Any], where: dict[str, str]) -> Any:
+    """The complete settings of a script in tools/. Raises ConfigError, naming every problem at once.
+
+    Rules between options are those of the dataclass's own method `contradictions`, if it has one: it yields as the
+    function of that name here.
+    """
+    checked, problems, wrong = check_values(declared, values, where)
+    settings = declared.config(**checked)
+    for names, text in getattr(settings, "contradictions", tuple)():
+        if wrong.isdisjoint(names):
+            problems.append(f"{told(names[0], getattr(settings, names[0]), where)} {text}")
+    if problems:
+        raise ConfigError(problems)
+    return settings
 
 
 def place(name: str, where: dict[str, str]) -> str:
@@ -144,9 +169,10 @@ def _refuse(english: str, chinese: str) -> NoReturn:
     raise ValueError(say(english, chinese))
 
 
-def _checked(name: str, value: Any, where: dict[str, str]) -> Any:
+def _checked(name: str, value: Any, where: dict[str, str], declared: Declared) -> Any:
     """The value in its one spelling."""
-    limits, kinds = OPTIONS[name].metadata, KINDS[name]
+    option, kinds = declared.options[name], declared.kinds[name]
+    limits = option.metadata
     if not limits["flag"] and (where.get(name, "").startswith("--") or ".toml:" in where.get(name, "")):
         _refuse("is only for lora_train_command_line.py", "只能用在 lora_train_command_line.py 里")
     if isinstance(value, os.PathLike):
@@ -156,13 +182,13 @@ def _checked(name: str, value: Any, where: dict[str, str]) -> Any:
     if NoneType in kinds and isinstance(value, str) and value.strip().lower() in ("", "none"):
         value = None  # None in quotes
     if value is None and NoneType not in kinds:
-        usual = shown(OPTIONS[name].default)
+        usual = shown(option.default)
         _refuse(f"is not possible here; as delivered: {usual}", f"不能用于此参数；默认值是 {usual}")
     if value is None:
         return None
     if list in kinds:
-        return _list(name, value) or None
-    if name == "resolution":
+        return _list(value, option, declared.items[name], splits=declared is TRAINING) or None
+    if name == "resolution" and str in kinds:
         return _resolution(value)
     if isinstance(value, (list, tuple)):
         _one_value(value)
@@ -237,13 +263,19 @@ def _one_value(value: list | tuple) -> NoReturn:
     )
 
 
-def _list(name: str, value: Any) -> list[str]:
-    items = value.split() if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+def _list(value: Any, option: dataclasses.Field, item: type, *, splits: bool) -> list:
+    """A list of texts or of numbers; one text alone is a list of it, or of its words where flags are written so."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, str) and splits:
+        items = value.split()
+    if item in (int, float):
+        numbers = (as_number(one) if isinstance(one, str) else one for one in items)
+        return [_number(one, {item}, option.metadata) for one in numbers]
+    if not all(isinstance(one, str) for one in items):
         _refuse('is not a list of texts such as ["a", "b"]', '不是文字列表，应如 ["a", "b"]')
-    for item in items if name == "optimizer_args" else ():
-        if not re.fullmatch(r"[A-Za-z_]\w*=.*", item, re.DOTALL):
-            _refuse(f'holds "{item}", which is not name=value', f'中的 "{item}" 不是 名称=值 的形式')
+    for one in items if option.name == "optimizer_args" else ():
+        if not re.fullmatch(r"[A-Za-z_]\w*=.*", one, re.DOTALL):
+            _refuse(f'holds "{one}", which is not name=value', f'中的 "{one}" 不是 名称=值 的形式')
     return list(items)
 
 
@@ -643,9 +675,9 @@ def why_no_8bit_adam(device: str = "auto") -> str | None:
     return None
 
 
-def _unknown(name: str, where: dict[str, str]) -> str:
+def _unknown(name: str, where: dict[str, str], declared: Declared) -> str:
     is_flag = where.get(name, "").startswith("--")
-    meant = nearest(name, OPTIONS)
+    meant = nearest(name, declared.options)
     meant = f"--{meant}" if meant and is_flag else meant
     hint = say(f" Did you mean {meant}?", f"是不是 {meant}？") if meant else ""
     if is_flag:

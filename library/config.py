@@ -1,15 +1,20 @@
-"""Every option once: name, type, default, limits, meaning in English and Chinese.
+"""Every option of the training once: name, type, default, limits, meaning in English and Chinese.
 
 The flag of `train_network.py`, its help, the check of its value and the line in the parameter block all come from the
 field declared here. To add an option: add a field, and use it where it acts. Names are sd-scripts' flag names, because
-every guide that our users read uses them. No torch is imported here: mistakes are told within a second.
+every guide that our users read uses them. The scripts in tools/ have theirs in `tool_config`, declared in the same way.
+No torch is imported here: mistakes are told within a second.
 """
 
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+TITLE = """Train a LoRA: edit the values below, then run this file. It takes no arguments.
+
+训练 LoRA：修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+"""
 GROUPS = {  # heading of each group in the parameter block, in its order
     "must": ("Must edit", "必须修改"),
     "often": ("Often changed", "经常修改"),
@@ -393,14 +398,31 @@ class Config:
 # fmt: on
 
 
-def _kinds(annotation: Any) -> set[type]:
-    """{float, NoneType} of `float | None`; a list counts as `list`."""
-    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return {get_origin(part) or part for part in parts}
+class Declared(NamedTuple):
+    """The options of a dataclass whose fields are `option`s: what a block shows, and what values are checked against."""
+
+    config: type
+    title: str  # the first lines of the script that shows them
+    groups: dict[str, tuple[str, str]]  # key -> heading in English and Chinese, in the block's order
+    options: dict[str, Field]
+    kinds: dict[str, set[type]]  # {float, NoneType} of `float | None`; a list counts as `list`
+    items: dict[str, type]  # of options that are lists: what is in them
 
 
-OPTIONS: dict[str, Field] = {option.name: option for option in fields(Config)}
-KINDS: dict[str, set[type]] = {name: _kinds(annotation) for name, annotation in get_type_hints(Config).items()}
+def declared(config: type, title: str, groups: dict[str, tuple[str, str]]) -> Declared:
+    """Read the fields of a dataclass."""
+    kinds, items = {}, {}
+    for name, annotation in get_type_hints(config).items():
+        parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        kinds[name] = {get_origin(part) or part for part in parts}
+        for part in parts:
+            if get_origin(part) is list:
+                items[name] = get_args(part)[0]
+    return Declared(config, title, groups, {option.name: option for option in fields(config)}, kinds, items)
+
+
+TRAINING = declared(Config, TITLE, GROUPS)
+OPTIONS, KINDS = TRAINING.options, TRAINING.kinds
 PROJECT = Path(__file__).resolve().parent.parent
 
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "library"
-NOUNS = {"contracts", "config", "checks", "messages"}
+NOUNS = {"contracts", "config", "tool_config", "checks", "messages"}
 ASSEMBLY = "assembly"  # where parts meet, beside train_network.py and tools/; no part imports it
 RECIPES = {"library/miniature/train_miniature.py"}  # made the built-in model once; puts parts together, as tools do
 

@@ -15,7 +15,7 @@ from library.config import GROUPS, OPTIONS
 
 PROJECT = Path(__file__).parent.parent
 SCRIPT = "lora_train_command_line.py"
-REWRITE = f"""python -c "from library import block; block.rewrite('{SCRIPT}')" """
+REWRITE = "python -m library.block"
 
 STUB = """
 import json, sys
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 
 def test_the_block_is_what_config_declares():
-    """Run this after a change of config's names, order, defaults or texts:  python -c "..."  (see REWRITE)."""
+    """Run this after a change of config's names, order, defaults or texts: python -m library.block"""
     written = (PROJECT / SCRIPT).read_text(encoding="utf-8").partition(block.MARK)[0] + block.MARK + "\n"
     assert written == block.text(), f"the block differs from config; rewrite it with: {REWRITE}"
 

@@ -11,6 +11,9 @@ from library.messages import UserError, say
 NOT_OURS = {  # systems make them
     "__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information", "lost+found",
 }  # fmt: skip
+MASKS = (
+    "masks"  # folder beside pictures: for `photo.jpg` its `photo.png` says what of it is learnt, white all, black not
+)
 MANY_REPEATS = 500  # beyond: more likely a year or a size, such as 2023_holiday
 MOST_REPEATS = 100_000  # beyond: a date or a telephone number, such as 20230101_holiday; nobody would see the end
 

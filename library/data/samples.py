@@ -124,8 +124,8 @@ def _read_folder(
     if read_captions:
         names = [entry.name for entry in listed if is_file(entry)]
         # a name written exactly so goes before one in another case; on Linux both may be there
-        files = {_folded(name): name for name in names} | dict(zip(names, names, strict=True))
-        caption_names = {picture: _caption_file(picture, files, extension) for picture in pictures}
+        files = {folded(name): name for name in names} | dict(zip(names, names, strict=True))
+        caption_names = {picture: caption_file(picture, files, extension) for picture in pictures}
         caption_paths = {picture: paths[name] for picture in usable if (name := caption_names[picture])}
         texts = _captions_of(caption_paths, folder, problems, warnings)
         _tell_missing_captions(list(usable), texts, folder, files, extension, warnings)
@@ -218,19 +218,19 @@ def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -
     return usable
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """A file name as Windows and macOS compare it: the same files belong together on every system."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _caption_file(picture: Path, files: dict[str, str], extension: str) -> str | None:
+def caption_file(picture: Path, files: dict[str, str], extension: str) -> str | None:
     """The file with a picture's caption. Cut-out faces, `name_x_y_w_h`, also take the caption of `name`."""
     stems = [os.path.splitext(picture.name)[0]]
     fields = stems[0].split("_")
     if len(fields) >= 5:
         stems.append("_".join(fields[:-4]))
     for stem in stems:
-        name = files.get(stem + extension) or files.get(_folded(stem + extension))
+        name = files.get(stem + extension) or files.get(folded(stem + extension))
         if name:
             return name
     return None
@@ -340,7 +340,7 @@ def _tell_missing_captions(
     for ending in CAPTION_EXTENSIONS:
         if ending not in endings:
             continue
-        names = [path.name for path in missing if _caption_file(path, files, ending)]
+        names = [path.name for path in missing if caption_file(path, files, ending)]
         if names and ending != extension.lower():
             warnings.append(
                 say(
@@ -371,8 +371,8 @@ def _tell_missing_captions(
 
 
 def _tell_orphans(names: list[str], used: set[str], folder: Folder, extension: str, warnings: list[str]) -> None:
-    ending = _folded(extension)
-    orphans = [name for name in names if _folded(name).endswith(ending) and name not in used]
+    ending = folded(extension)
+    orphans = [name for name in names if folded(name).endswith(ending) and name not in used]
     if orphans:
         stems = [os.path.splitext(name)[0] for name in orphans]
         wrong = next((stem for stem in stems if is_picture(stem)), None)  # of "a.png.txt"

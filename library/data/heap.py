@@ -1,0 +1,102 @@
+"""Pictures and captions of any folder and its sub-folders, named [repeats]_[concept] or not: what the tools work on.
+
+`samples` is for training, and refuses more. Nothing here imports torch.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from library.data import captions
+from library.data.folders import MASKS, entries, is_file, is_folder, is_picture, some
+from library.data.images import UNREADABLE_EXTENSIONS
+from library.data.samples import caption_file, folded
+from library.messages import UserError, say
+
+
+class Picture(NamedTuple):
+    """A picture file and its caption, which may be missing."""
+
+    path: Path
+    caption_path: Path  # where its caption is, or would be
+    caption: str | None = None  # all lines of the file; None: there is none
+
+    @property
+    def tags(self) -> list[str]:
+        """The comma-separated parts of the caption's first line."""
+        return captions.tags(captions.first_line(self.caption or ""))
+
+
+@dataclass(frozen=True)
+class Heap:
+    """What a folder holds."""
+
+    folder: Path
+    pictures: list[Picture]  # sorted by path
+    notes: list[str] = field(default_factory=list)  # what was passed over, and why
+
+    def name(self, picture: Picture) -> str:
+        """A picture's path below the folder, as a person would write it."""
+        return picture.path.relative_to(self.folder).as_posix()
+
+
+def find(folder: str | Path, *, caption_extension: str = ".txt") -> Heap:
+    """All pictures below a folder; hidden folders and those of masks are left out, links to folders not followed.
+
+    Raises:
+        UserError: there is no picture at all, or a caption that cannot be read: it would be lost if it were written.
+    """
+    folder = Path(folder)
+    extension = caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
+    pictures: list[Picture] = []
+    notes: list[str] = []
+    problems: list[str] = []
+    _collect(folder, extension, pictures, notes, problems)
+    if not pictures and not problems:
+        problems.append(say(f"{folder}: no picture in it", f"{folder}：里面没有图片"))
+    if problems:
+        raise UserError(problems + notes)
+    return Heap(folder, pictures, notes)
+
+
+def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[str], problems: list[str]) -> None:
+    try:
+        listed = entries(folder)
+    except UserError as error:  # of one sub-folder; the others are still of use
+        notes += error.problems
+        return
+    names = [entry.name for entry in listed if is_file(entry)]
+    files = {folded(name): name for name in names} | dict(zip(names, names, strict=True))
+    unreadable = [name for name in names if os.path.splitext(name)[1].lower() in UNREADABLE_EXTENSIONS]
+    if unreadable:
+        notes.append(
+            say(
+                f"{folder}: {len(unreadable)} file(s) of kinds that are not read: {some(unreadable)}. Convert them to "
+                ".png",
+                f"{folder}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png",
+            )
+        )
+    for name in filter(is_picture, names):
+        path = folder / name
+        written = caption_file(path, files, extension)
+        caption_path = folder / written if written else path.with_suffix(extension)
+        try:
+            text = captions.decode(caption_path.read_bytes())[0] if written else None
+        except OSError as error:
+            problems.append(
+                say(
+                    f"{caption_path}: cannot be read ({error.strerror or error}). Allow yourself to read it",
+                    f"{caption_path}：无法读取（{error.strerror or error}）。请取得读取权限",
+                )
+            )
+            continue
+        except ValueError as error:
+            problems.append(
+                say(f"{caption_path}: {error}. Save it as UTF-8", f"{caption_path}：无法识别文字编码，请另存为 UTF-8")
+            )
+            continue
+        pictures.append(Picture(path, caption_path, text))
+    for entry in listed:
+        if is_folder(entry) and not entry.is_symlink() and entry.name != MASKS:
+            _collect(folder / entry.name, extension, pictures, notes, problems)

@@ -1,0 +1,221 @@
+"""Pages that a tool leaves for a person to look at: one HTML file that needs nothing else, on a phone and offline too.
+
+Everything that is given as `str` is text and is escaped; `Html` is what the functions here have made. To add a kind of
+block: write a function that gives `Html`, and its rules in STYLE.
+"""
+
+import base64
+import io
+import os
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageOps
+
+from library.messages import UserError, say
+
+THUMBNAIL = 320  # pixels: sharp on a phone, about 10 kB a picture
+MOST_PICTURES = 120  # in one grid; a page of ten thousand pictures would not open
+
+LEVELS = {  # how a finding is marked: key -> words for it
+    "red": ("must be cured", "必须解决"),
+    "amber": ("worth a look", "值得留意"),
+    "green": ("fine", "正常"),
+}
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #fbfaf8; --card: #fff; --ink: #22201d; --faint: #6d6862; --line: #e2ded8;
+  --red: #b3261e; --amber: #9a6700; --green: #2e7d32; --link: #2257a8; }
+@media (prefers-color-scheme: dark) { :root { --ground: #191816; --card: #232120; --ink: #ece9e4; --faint: #a39d95;
+  --line: #3a3734; --red: #ff8a80; --amber: #e8b34b; --green: #81c784; --link: #8ab4f8; } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.2rem; max-width: 76rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.55 system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 }
+h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line) }
+p { margin: .5rem 0; max-width: 60rem; overflow-wrap: anywhere }
+a { color: var(--link) }
+code, pre { font: .88em/1.5 ui-monospace, "Cascadia Mono", Menlo, monospace; overflow-wrap: anywhere }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto }
+.faint { color: var(--faint) }
+.facts { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; padding: 0 }
+.facts div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .5rem .9rem }
+.facts b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums }
+.facts span { color: var(--faint); font-size: .85rem }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-size: .93rem }
+th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)); gap: .8rem }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
+figure .frame { position: relative; display: flex; justify-content: center;
+  background: repeating-conic-gradient(#9993 0 25%, #0000 0 50%) 0 0 / 16px 16px }
+figure .holder { position: relative; line-height: 0 }
+figure img { max-width: 100%; max-height: 15rem; display: block }
+figure .box { position: absolute; border: 2px solid #ff2d6f; box-shadow: 0 0 0 1px #fff9 }
+figcaption { padding: .45rem .6rem; font-size: .82rem; overflow-wrap: anywhere; line-height: 1.4 }
+figcaption b { font-weight: 600 }
+.finding { display: flex; gap: .7rem; margin: .5rem 0; padding: .6rem .8rem; background: var(--card);
+  border: 1px solid var(--line); border-left: 5px solid var(--tone); border-radius: 6px }
+.finding .level { flex: 0 0 6.5em; color: var(--tone); font-weight: 600; font-size: .85rem; padding-top: .1rem }
+.finding .text { overflow-wrap: anywhere; min-width: 0 }
+.finding .cure { color: var(--faint) }
+.red { --tone: var(--red) } .amber { --tone: var(--amber) } .green { --tone: var(--green) }
+details > summary { cursor: pointer; margin: .6rem 0 }
+@media (max-width: 32rem) { body { padding: .8rem } .finding { flex-direction: column; gap: .1rem }
+  .pictures { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
+"""
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+class Box(NamedTuple):
+    """A frame drawn over a picture; all in shares of its width and height, 0 to 1."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    text: str = ""  # shown when the pointer rests on it
+
+
+def html(text: str) -> Html:
+    """Text as HTML; what is HTML already stays."""
+    return text if isinstance(text, Html) else Html(escape(str(text)))
+
+
+def join(parts: Iterable[str]) -> Html:
+    """One after the other."""
+    return Html("".join(html(part) for part in parts))
+
+
+def paragraph(text: str, *, faint: bool = False) -> Html:
+    return Html(f"<p{' class=faint' if faint else ''}>{html(text)}</p>")
+
+
+def code(text: str) -> Html:
+    """A command or a few lines as they are typed."""
+    return Html(f"<pre>{escape(text)}</pre>")
+
+
+def facts(values: dict[str, object]) -> Html:
+    """The few numbers that matter most: {"pictures": 60, ...}."""
+    tiles = (f"<div><b>{html(str(value))}</b><span>{html(name)}</span></div>" for name, value in values.items())
+    return Html(f'<div class="facts">{"".join(tiles)}</div>')
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
+    """Rows of cells; numbers stand to the right."""
+
+    def cell(tag: str, value: object, numeric: bool) -> str:
+        text = value if isinstance(value, Html) else escape(f"{value:,}" if isinstance(value, int) else str(value))
+        return f"<{tag}{' class=number' if numeric else ''}>{text}</{tag}>"
+
+    rows = [list(row) for row in rows]
+    numeric = [bool(rows) and all(isinstance(row[at], (int, float)) for row in rows) for at in range(len(head))]
+    top = "".join(cell("th", text, is_number) for text, is_number in zip(head, numeric, strict=True))
+    lines = (
+        "".join(cell("td", value, is_number) for value, is_number in zip(row, numeric, strict=True)) for row in rows
+    )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return Html(f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>')
+
+
+def finding(level: str, text: str, cure: str = "") -> Html:
+    """One thing that was found: what it is, and below it what to do.
+
+    Args:
+        level: a key of LEVELS.
+    """
+    words = say(*LEVELS[level])
+    below = f'<div class="cure">{html(cure)}</div>' if cure else ""
+    return Html(
+        f'<div class="finding {level}"><div class="level">{escape(words)}</div>'
+        f'<div class="text">{html(text)}{below}</div></div>'
+    )
+
+
+def picture(image: Image.Image | Path, name: str = "", note: str = "", boxes: Iterable[Box] = ()) -> Html:
+    """A small copy of a picture with its name and a line below, for `pictures`.
+
+    Args:
+        image: a file is read upright; one that cannot be read gives its name alone.
+        boxes: frames over it.
+    """
+    frames = "".join(
+        f'<div class="box" title="{escape(box.text)}" style="left:{box.left:.2%};top:{box.top:.2%};'
+        f'width:{box.width:.2%};height:{box.height:.2%}"></div>'
+        for box in boxes
+    )
+    shown = f'<img alt="{escape(name)}" loading="lazy" src="{address}">' if (address := _thumbnail(image)) else ""
+    below = "<br>".join(str(part) for part in (f"<b>{html(name)}</b>" if name else "", html(note)) if part)
+    return Html(
+        f'<figure><div class="frame"><div class="holder">{shown}{frames}</div></div>'
+        f"<figcaption>{below}</figcaption></figure>"
+    )
+
+
+def pictures(figures: Sequence[Html]) -> Html:
+    """Pictures in a grid; of very many only the first are shown, and that is said."""
+    shown = "".join(figures[:MOST_PICTURES])
+    rest = len(figures) - MOST_PICTURES
+    more = paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 张未显示"), faint=True) if rest > 0 else ""
+    return Html(f'<div class="pictures">{shown}</div>{more}')
+
+
+def folded(summary: str, body: str) -> Html:
+    """What is shown only when asked for."""
+    return Html(f"<details><summary>{html(summary)}</summary>{html(body)}</details>")
+
+
+def section(heading: str, *blocks: str) -> Html:
+    return Html(f"<section><h2>{html(heading)}</h2>{join(blocks)}</section>")
+
+
+def page(title: str, *blocks: str) -> str:
+    """A whole page, in the language of the messages."""
+    return (
+        f'<!doctype html><html lang="{say("en", "zh-CN")}"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style><body><h1>{escape(title)}</h1>{join(blocks)}</body></html>\n"
+    )
+
+
+def write(path: Path, content: str) -> Path:
+    """Write a page over its earlier version, at once or not at all. Raises UserError."""
+    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_text(content, encoding="utf-8", errors="replace")
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise UserError(
+            say(
+                f"{path} cannot be written ({reason}). Choose another output_dir",
+                f"{path} 无法写入（{reason}）。请换一个 output_dir",
+            )
+        ) from error
+    return path
+
+
+def _thumbnail(image: Image.Image | Path) -> str:
+    """A data: address of a small copy; "" where the file cannot be read."""
+    try:
+        if isinstance(image, Path):
+            with Image.open(image) as opened:
+                opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
+                image = ImageOps.exif_transpose(opened)
+                image.load()
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        data = io.BytesIO()
+        image.save(data, "WEBP", quality=75)
+    except Exception:  # a decoder that meets a broken file may raise anything
+        return ""
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -1,0 +1,412 @@
+"""Every option of the scripts in tools/ once, declared as the training's are in `config`.
+
+The block at the top of each script is written from its class (`python -m library.block` writes all), a test
+keeps them equal, and `block.run_tool` checks the values. The docstring of a class is the first lines of its script. An
+option that means the same in several scripts has the same name; those of the training have sd-scripts' names.
+"""
+
+from dataclasses import dataclass
+
+from library.config import Declared, declared, option
+
+GROUPS = {
+    "must": ("Must edit", "必须修改"),
+    "often": ("Often changed", "经常修改"),
+    "seldom": ("Seldom changed", "较少修改"),
+    "output": ("Output", "输出"),
+}
+
+# One option is three lines: what it is, what it means, 它是什么意思. The formatter would make seven of them.
+# fmt: off
+SAMPLERS = ("ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++",
+            "dpmsingle")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What all scripts have."""
+
+    language: str = option("output", "auto", choices=("auto", "en", "zh"),
+        english='language of the messages: "auto" (by the system), "en", "zh"',
+        chinese='提示语言："auto"（按系统）、"en"、"zh"')
+
+
+@dataclass(frozen=True)
+class PrepareImages(Tool):
+    """Step 1 and 2: make a clean set of raw pictures. Edit the values below, then run this file; it takes no arguments.
+
+    第 1、2 步：把收集来的图片整理成干净的训练图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    images_dir: str = option("must", "pictures", path="folder",
+        english="the folder of raw pictures, its sub-folders too; nothing in it is ever changed",
+        chinese="原始图片目录，含子目录；其中的文件绝不会被改动")
+    output_dir: str = option("must", "output/prepared", path="output",
+        english="where the clean pictures, their masks and the summary go; made if missing",
+        chinese="整理后的图片、蒙版和结果页的输出目录，没有会自动建立")
+    resolution: int = option("must", 512, minimum=16, maximum=8192,
+        english="the training resolution the pictures are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL)",
+        chinese="这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024")
+
+    duplicates: str = option("often", "leave out", choices=("leave out", "keep"),
+        english='the same picture again, at any size: "leave out" all but the best of each group, or "keep" them; both are shown',
+        chinese='重复的图片（包括大小不同的）："leave out" 每组只留最好的一张，"keep" 全部保留；两种都会列出')
+    trim_borders: bool = option("often", True,
+        english="cut off plain borders and letterboxes",
+        chinese="裁掉单色边框和黑边")
+    text: str = option("often", "show", choices=("off", "show", "erase"),
+        english='text and watermarks: "show" what is proposed in the summary, "erase" it too (look at what was shown first), "off": do not look for it',
+        chinese='文字与水印："show" 只在结果页标出，"erase" 同时擦除（请先看标出的对不对），"off" 不查找')
+    background: str = option("often", "keep", choices=("keep", "colour", "transparent"),
+        english='what is behind the subject: "keep" it, a plain "colour", or "transparent"; by a local rembg model if there is one, else OpenCV\'s GrabCut, which wants looking at',
+        chinese='主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则用 OpenCV 的 GrabCut，结果需要过目')
+    background_colour: str = option("often", "white",
+        english='the colour of a plain background: a name such as "white" or "#rrggbb"',
+        chinese='纯色背景的颜色：名称如 "white"，或 "#rrggbb"')
+    faces: str = option("often", "keep", choices=("keep", "erase", "cut out", "recipe"),
+        english='"erase" them (a garment without its model\'s face), "cut out" only them, or the "recipe": cut-out faces as training set and the full pictures as regularization',
+        chinese='人脸："erase" 擦除（训练衣服时不要模特的脸），"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化')
+    regions: str | None = option("often", None, path="file",
+        english='a text file of further regions to erase, one a line: "photo 1.jpg: left, top, width, height" in pixels of the upright picture or in %; None: none',
+        chinese='另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有')
+
+    face_margin: float = option("seldom", 0.5, minimum=0, maximum=3,
+        english="room around a face that is cut out, in sides of the face, usually 0.3~1",
+        chinese="截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1")
+    upscale: str = option("seldom", "auto",
+        english='pictures that are too small: "auto" by a local super-resolution model (web UI folders are searched), else Lanczos, which adds nothing; "lanczos"; "off"; or a model file',
+        chinese='太小的图片："auto" 优先用本地超分辨率模型（会查找 web UI 目录），没有则用 Lanczos（不会增加细节）；"lanczos"；"off"；或填模型文件')
+    denoise: float = option("seldom", 0.0, minimum=0, maximum=30,
+        english="strength of noise removal, usually 3~10; blurs a little, so only for noisy pictures; 0: none",
+        chinese="去噪强度，常用 3~10；会略微变糊，只用于噪点多的图；0 表示不去噪")
+    similarity: int = option("seldom", 6, minimum=0, maximum=20,
+        english="how many of 64 hash bits may differ in the same picture, usually 4~10; more finds more and errs more",
+        chinese="判为同一张图时 64 位哈希允许不同的位数，常用 4~10；越大找得越多，也越容易误判")
+    models_dirs: list[str] | None = option("seldom", None,
+        english='further folders with models, such as a web UI\'s ["D:/stable-diffusion-webui"]; None: the usual places',
+        chinese='另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置')
+    device: str = option("seldom", "auto",
+        english='where models run: "auto", "cpu", "cuda" (AMD too)',
+        chinese='模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）')
+    overwrite: bool = option("output", False,
+        english="make pictures anew that are already there; False: those made from the same picture in the same way stay, anything else in their place is an error",
+        chinese="已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错")
+
+
+@dataclass(frozen=True)
+class TagImages(Tool):
+    """Step 3: write tags for every picture. Edit the values below, then run this file; it takes no arguments.
+
+    第 3 步：给每张图片打标签。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    images_dir: str = option("must", "output/prepared", path="folder",
+        english="the folder of pictures, its sub-folders too; a .txt is written beside each",
+        chinese="图片目录，含子目录；每张图旁边会写一个 .txt")
+    trigger_word: str | None = option("must", "mytag",
+        english="your own word, put before all tags; None: none (a [repeats]_[concept] folder's own word is used in its place)",
+        chinese="自己的触发词，放在所有标签之前；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）")
+
+    tagger: str | None = option("often", "auto",
+        english='a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the picture only',
+        chinese='WD 系标签模型：含 model.onnx 和 selected_tags.csv 的目录，或模型库名称如 "SmilingWolf/wd-swinv2-tagger-v3"；"auto"：有本地的就用；None：只用目录名和图片本身的信息')
+    general_threshold: float = option("often", 0.35, minimum=0, maximum=1,
+        english="how sure the tagger must be of a general tag, usually 0.25~0.5; lower gives more tags and more wrong ones",
+        chinese="一般标签的置信度下限，常用 0.25~0.5；越低标签越多，错的也越多")
+    character_threshold: float = option("often", 0.85, minimum=0, maximum=1,
+        english="the same for names of known characters, usually 0.7~0.9; 1: none of them",
+        chinese="已知角色名的置信度下限，常用 0.7~0.9；1 表示不要角色名")
+    existing: str = option("often", "keep", choices=("keep", "add", "replace"),
+        english='pictures that have tags already: "keep" theirs as they are, "add" what is missing, or "replace" them (the old ones go to .backup)',
+        chinese='已有标签的图片："keep" 不动，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）')
+    exclude_tags: list[str] | None = option("often", None,
+        english='tags that are never written, such as ["signature", "watermark"]; None: none',
+        chinese='不写入的标签，如 ["signature", "watermark"]；None 表示没有')
+
+    rating_tags: bool = option("seldom", False,
+        english="also write the rating (general, sensitive, ...)",
+        chinese="同时写入分级标签（general、sensitive 等）")
+    underscores: bool = option("seldom", False,
+        english="write long_hair instead of long hair; emoticons such as ^_^ keep theirs",
+        chinese="写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变")
+    escape_brackets: bool = option("seldom", True,
+        english="write \\\\( and \\\\) for brackets in tags, as a web UI's prompt wants them",
+        chinese="标签里的括号写成 \\\\( 和 \\\\)，与 web UI 提示词一致")
+    picture_facts: bool = option("seldom", True,
+        english="where there is no tagger: also orientation and main colours of the picture",
+        chinese="没有标签模型时，也写入画面方向和主要颜色")
+    batch_size: int = option("seldom", 4, minimum=1, maximum=256,
+        english="pictures tagged at once, 1~8 on a CPU, 8~32 on a GPU",
+        chinese="每批处理的图片数，CPU 用 1~8，显卡用 8~32")
+    models_dirs: list[str] | None = option("seldom", None,
+        english='further folders with models, such as a web UI\'s ["D:/stable-diffusion-webui"]; None: the usual places',
+        chinese='另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置')
+    device: str = option("seldom", "auto",
+        english='where the tagger runs: "auto", "cpu", "cuda" (AMD too)',
+        chinese='标签模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）')
+    caption_extension: str = option("output", ".txt",
+        english="ending of the caption files, .txt or .caption",
+        chinese="标签文件的扩展名，.txt 或 .caption")
+
+
+@dataclass(frozen=True)
+class EditTags(Tool):
+    """Step 3, after tagging: see what every tag will do, and change tags over the whole set. As delivered nothing is
+    changed, only shown. Edit the values below, then run this file; it takes no arguments.
+
+    第 3 步，打完标签之后：查看每个标签的作用，成批修改标签。默认只查看，不改动。
+    修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    images_dir: str = option("must", "output/prepared", path="folder",
+        english="the folder of pictures with caption files beside them, its sub-folders too",
+        chinese="带标签文件的图片目录，含子目录")
+    trigger_word: str | None = option("must", "mytag",
+        english="your own word, put first in every caption; None: none (a [repeats]_[concept] folder's own word is used in its place)",
+        chinese="自己的触发词，放在每条标签的最前面；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）")
+    action: str = option("must", "show", choices=("show", "apply", "undo"),
+        english='"show" what would change, "apply" it, or "undo" the last change that was applied',
+        chinese='"show" 只显示将要做的改动，"apply" 执行，"undo" 撤销上一次执行的改动')
+
+    delete_tags: list[str] | None = option("often", None,
+        english='tags whose features shall move to your own word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none',
+        chinese='要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有')
+    replace_tags: list[str] | None = option("often", None,
+        english='tags to write otherwise, such as ["serafuku -> sailor suit"]; None: none',
+        chinese='要替换的标签，如 ["serafuku -> sailor suit"]；None 表示没有')
+    add_tags: list[str] | None = option("often", None,
+        english="tags to add to every caption, behind your own word; None: none",
+        chinese="给每条标签添加的标签，放在触发词之后；None 表示没有")
+    imply_tags: list[str] | None = option("often", None,
+        english='where the first tag is, the second is added, such as ["pleated skirt -> skirt"]; None: none',
+        chinese='出现前一个标签时补上后一个，如 ["pleated skirt -> skirt"]；None 表示没有')
+
+    remove_duplicates: bool = option("seldom", True,
+        english="a tag that stands twice in a caption, in whatever spelling (long_hair, Long Hair), stands once",
+        chinese="同一条里重复的标签（包括 long_hair、Long Hair 等不同写法）只留一个")
+    order: str = option("seldom", "keep", choices=("keep", "frequent first", "alphabetical"),
+        english='order of the tags behind your own word: "keep", "frequent first" or "alphabetical"',
+        chinese='触发词之后的标签顺序："keep" 不变，"frequent first" 常见的在前，"alphabetical" 按字母')
+    caption_extension: str = option("seldom", ".txt",
+        english="ending of the caption files, .txt or .caption",
+        chinese="标签文件的扩展名，.txt 或 .caption")
+    output_dir: str = option("output", "output/tags", path="output",
+        english="where the summary goes",
+        chinese="结果页的输出目录")
+
+
+@dataclass(frozen=True)
+class SortIntoFolders(Tool):
+    """Step 5: put pictures and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
+    below, then run this file; it takes no arguments.
+
+    第 5 步：把图片和标签放进 [重复次数]_[概念] 目录。默认是复制。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    images_dir: str = option("must", "output/prepared", path="folder",
+        english="the folder of pictures with their captions and masks; sub-folders become concepts of their own",
+        chinese="图片及其标签、蒙版所在的目录；子目录各成一个概念")
+    output_dir: str = option("must", "output/train", path="output",
+        english="where the [repeats]_[concept] folders are made; it is then your train_data_dir",
+        chinese="在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir")
+    concept: str = option("must", "mytag",
+        english="the word that will call it up; a made-up one. Sub-folders take their own names",
+        chinese="触发词，请用自造的词；子目录则用各自的名称")
+
+    repeats: int | None = option("often", None, minimum=1, maximum=1000,
+        english="how often each picture is seen in an epoch; None: proposed from the next three",
+        chinese="每轮中每张图的重复次数；None 表示按下面三项推算")
+    target_steps: int = option("often", 1500, minimum=1,
+        english="steps that the training shall have, usually 1000~3000; with regularization images it has about twice as many",
+        chinese="希望的训练步数，常用 1000~3000；使用正则化图片时约加倍")
+    max_train_epochs: int = option("often", 10, minimum=1,
+        english="as in lora_train_command_line.py",
+        chinese="与 lora_train_command_line.py 中相同")
+    train_batch_size: int = option("often", 2, minimum=1,
+        english="as in lora_train_command_line.py",
+        chinese="与 lora_train_command_line.py 中相同")
+    action: str = option("often", "copy", choices=("show", "copy", "move", "link"),
+        english='"show" the plan only, "copy", "move", or "link" (no further disk space)',
+        chinese='"show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）')
+
+    pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
+        english="base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL",
+        chinese="底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器")
+    caption_extension: str = option("seldom", ".txt",
+        english="ending of the caption files, .txt or .caption",
+        chinese="标签文件的扩展名，.txt 或 .caption")
+
+
+@dataclass(frozen=True)
+class MakeRegImages(Tool):
+    """Step 4: draw regularization pictures with the base model. Edit the values below, then run this file; it takes no
+    arguments. Stop it at any time: started again, it goes on.
+
+    第 4 步：用底模生成正则化图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。随时可以停止，再次运行会接着做。
+    """
+
+    pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model",
+        english="the base model that you will train on: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature",
+        chinese="将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
+    train_data_dir: str = option("must", "output/train", path="folder",
+        english="the folder that HOLDS the folders named [repeats]_[concept], as in lora_train_command_line.py",
+        chinese="训练集目录，里面放 [重复次数]_[概念] 形式的文件夹，与 lora_train_command_line.py 中相同")
+    output_dir: str = option("must", "output/reg", path="output",
+        english="where the regularization folders are made; it is then your reg_data_dir",
+        chinese="正则化图片的输出目录；之后把它填入 reg_data_dir")
+
+    prompts: str = option("often", "captions", choices=("captions", "class words"),
+        english='what is drawn: the training pictures\' own "captions" without your word, one picture for each, or only the "class words" below',
+        chinese='画什么："captions" 按每张训练图的标签（去掉触发词）各画一张，"class words" 只用下面的类别词')
+    class_words: str = option("often", "1girl",
+        english='what your subject is, such as "1girl" or "a photo of a woman"; also takes the place of a caption that is empty without your word',
+        chinese='主体的类别，如 "1girl" 或 "a photo of a woman"；去掉触发词后为空的标签也用它')
+    remove_words: list[str] | None = option("often", None,
+        english="further words to leave out of the captions; the folders' own words always are; None: none",
+        chinese="另外要从标签中去掉的词；目录名里的词总会去掉；None 表示没有")
+    images_per_caption: int = option("often", 1, minimum=1, maximum=100,
+        english="pictures drawn for each training picture, usually 1",
+        chinese="每张训练图对应生成的张数，常用 1")
+    negative_prompt: str = option("often", "",
+        english='what shall not be seen, such as "lowres, bad anatomy"; empty: nothing is said',
+        chinese='反向提示词，如 "lowres, bad anatomy"；留空表示不用')
+    resolution: int | str = option("often", "auto",
+        english='as in lora_train_command_line.py: "auto", 512, 768, 1024; each picture gets the size of its training picture\'s bucket',
+        chinese='与 lora_train_command_line.py 中相同："auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同')
+
+    sampler: str = option("seldom", "euler_a", choices=SAMPLERS,
+        english="sampler: euler_a, euler, ddim, dpmsolver++, heun, ...",
+        chinese="采样器：euler_a、euler、ddim、dpmsolver++、heun 等")
+    steps: int = option("seldom", 25, minimum=1, maximum=1000,
+        english="steps of the sampler, usually 20~30",
+        chinese="采样步数，常用 20~30")
+    guidance_scale: float = option("seldom", 7.0, minimum=1, maximum=30,
+        english="how closely the prompt is followed, usually 5~8",
+        chinese="提示词引导强度（CFG），常用 5~8")
+    seed: int = option("seldom", 1, minimum=0, maximum=2**32 - 1,
+        english="same seed, same pictures",
+        chinese="随机种子，相同则图片相同")
+    clip_skip: int | None = option("seldom", None, minimum=1, maximum=12,
+        english="as in lora_train_command_line.py: 2 for anime models of SD 1.x",
+        chinese="与 lora_train_command_line.py 中相同：SD 1.x 二次元模型用 2")
+    vae: str | None = option("seldom", None, path="model",
+        english="another VAE: file or folder; None: the base model's own",
+        chinese="外置 VAE：文件或文件夹；None 表示用底模自带的")
+    mixed_precision: str = option("seldom", "auto", choices=("auto", "no", "fp16", "bf16"),
+        english='arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device',
+        chinese='计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择')
+    device: str = option("seldom", "auto",
+        english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
+        chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
+    caption_extension: str = option("seldom", ".txt",
+        english="ending of the caption files, .txt or .caption",
+        chinese="标签文件的扩展名，.txt 或 .caption")
+
+
+@dataclass(frozen=True)
+class TryLora(Tool):
+    """Draw pictures with LoRAs: a grid of prompts and strengths. Edit the values below, then run this file; it takes no
+    arguments.
+
+    试用 LoRA：按提示词和强度画对比图。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model",
+        english="base model: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature",
+        chinese="底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
+    loras: list[str] | None = option("must", ("output/mytag.safetensors",),
+        english="the LoRA files to try, one row of pictures for each and each strength; None: only what the prompts name",
+        chinese="要试的 LoRA 文件，每个文件、每种强度画一行；None 表示只用提示词里写的")
+    prompts: list[str] = option("must", ("mytag, standing, white background", "red circle, white background"),
+        english='one column for each, as in the web UI: "(word:1.2)", "[word]", "<lora:name:0.6>" for further LoRAs of lora_dir',
+        chinese='每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
+
+    strengths: list[float] = option("often", (0.0, 0.6, 1.0),
+        english="strengths of each LoRA, usually 0.5~1; 0 shows the base model",
+        chinese="每个 LoRA 的强度，常用 0.5~1；0 表示只用底模")
+    negative_prompt: str = option("often", "",
+        english="what shall not be seen, in the same writing",
+        chinese="反向提示词，写法相同")
+    resolution: int | str = option("often", "auto",
+        english='size of the pictures: "auto" (the base model\'s own), 512, or "width,height"',
+        chinese='图片尺寸："auto" 按底模，也可填 512 或 "宽,高"')
+    seeds: list[int] = option("often", (1,), minimum=0, maximum=2**32 - 1,
+        english="seeds; each draws a grid of its own",
+        chinese="随机种子，每个种子画一张对比图")
+    lora_dir: str | None = option("often", None, path="folder",
+        english="where <lora:name:0.6> is looked for, such as the web UI's models/Lora; None: beside the files of loras",
+        chinese="<lora:名称:0.6> 从哪里找，如 web UI 的 models/Lora；None 表示 loras 所在的目录")
+
+    sampler: str = option("seldom", "euler_a", choices=SAMPLERS,
+        english="sampler: euler_a, euler, ddim, dpmsolver++, heun, ...",
+        chinese="采样器：euler_a、euler、ddim、dpmsolver++、heun 等")
+    steps: int = option("seldom", 25, minimum=1, maximum=1000,
+        english="steps of the sampler, usually 20~30",
+        chinese="采样步数，常用 20~30")
+    guidance_scale: float = option("seldom", 7.0, minimum=1, maximum=30,
+        english="how closely the prompt is followed, usually 5~8",
+        chinese="提示词引导强度（CFG），常用 5~8")
+    clip_skip: int | None = option("seldom", None, minimum=1, maximum=12,
+        english="1 or None: real-life models; 2: anime models (NovelAI line); SDXL ignores it",
+        chinese="1 或 None 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项")
+    hires_scale: float = option("seldom", 1.0, minimum=1, maximum=4,
+        english="draw a second time at this many times the size, usually 1.5~2; 1: not",
+        chinese="按此倍数放大后再画一遍（高清修复），常用 1.5~2；1 表示不用")
+    hires_strength: float = option("seldom", 0.5, minimum=0.05, maximum=1,
+        english="how much the second time may change, usually 0.3~0.6",
+        chinese="高清修复的重绘幅度，常用 0.3~0.6")
+    vae: str | None = option("seldom", None, path="model",
+        english="another VAE: file or folder; None: the base model's own",
+        chinese="外置 VAE：文件或文件夹；None 表示用底模自带的")
+    mixed_precision: str = option("seldom", "auto", choices=("auto", "no", "fp16", "bf16"),
+        english='arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device',
+        chinese='计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择')
+    device: str = option("seldom", "auto",
+        english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
+        chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
+    output_dir: str = option("output", "output/tried", path="output",
+        english="where the grids, the single pictures and the summary go",
+        chinese="对比图、单张图和结果页的输出目录")
+
+
+@dataclass(frozen=True)
+class Doctor(Tool):
+    """One page over everything: pictures, tags, buckets, regularization, parameters, machine; what is wrong and how to
+    cure it. It reads lora_train_command_line.py and trains nothing. Run this file; it takes no arguments.
+
+    一页看清全部：图片、标签、分桶、正则化、参数、机器，哪里有问题、怎么解决。它读取 lora_train_command_line.py，不训练。
+    直接运行本文件，不需要任何命令行参数。
+    """
+
+    script: str = option("often", "lora_train_command_line.py", path="file",
+        english="the file whose parameters are looked at: a copy of lora_train_command_line.py, or a .toml of train_network.py",
+        chinese="要检查的参数文件：lora_train_command_line.py 或它的副本，也可以是 train_network.py 的 .toml")
+    similarity: int = option("seldom", 6, minimum=0, maximum=20,
+        english="how many of 64 hash bits may differ in the same picture, usually 4~10",
+        chinese="判为同一张图时 64 位哈希允许不同的位数，常用 4~10")
+    check_machine: bool = option("seldom", True,
+        english="also look at the device; imports torch, which takes some seconds",
+        chinese="同时检查设备；需要导入 torch，耗时数秒")
+    output_dir: str = option("output", "output/doctor", path="output",
+        english="where the page goes",
+        chinese="结果页的输出目录")
+# fmt: on
+
+
+def _title(doc: str) -> str:
+    """A class's docstring as the first lines of its script."""
+    return "\n".join(line.strip() for line in doc.strip().splitlines()) + "\n"
+
+
+TOOLS: dict[str, Declared] = {  # file in tools/ -> what its block shows
+    f"{name}.py": declared(config, _title(config.__doc__), GROUPS)
+    for name, config in {
+        "prepare_images": PrepareImages,
+        "tag_images": TagImages,
+        "edit_tags": EditTags,
+        "sort_into_folders": SortIntoFolders,
+        "make_reg_images": MakeRegImages,
+        "try_lora": TryLora,
+        "doctor": Doctor,
+    }.items()
+}
