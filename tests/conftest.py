@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: tw
 import pytest
 from PIL import Image, ImageDraw
 
+from library.block import MARK
 from library.messages import set_language
 
 
@@ -83,6 +84,19 @@ def small_set(tmp_path_factory):
     draw_set(root / "train" / "2_mytag", captions, [(64, 64), (64, 64), (48, 80)])
     draw_set(root / "reg" / "1_person", [f"person, hat {n}" for n in range(8)], [(64, 64)] * 8, seed=1)
     return root / "train", root / "reg"
+
+
+def edit_block(script: Path, **settings) -> None:
+    """Change values in a script's block as a user does; names that are not there are added."""
+    head, mark, below = script.read_text(encoding="utf-8").partition(MARK)
+    lines = head.splitlines()
+    for name, value in settings.items():
+        at = next((n for n, line in enumerate(lines) if line.startswith(f"{name} = ")), None)
+        if at is None:
+            lines.append(f"{name} = {value!r}")
+        else:
+            lines[at] = f"{name} = {value!r}"
+    script.write_text("\n".join([*lines, mark]) + below, encoding="utf-8")
 
 
 FEW = dict(  # a complete run of 12 steps within a second

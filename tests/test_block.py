@@ -12,6 +12,7 @@ import pytest
 from library import block
 from library.checks import check
 from library.config import GROUPS, OPTIONS
+from tests.conftest import edit_block
 
 PROJECT = Path(__file__).parent.parent
 SCRIPT = "lora_train_command_line.py"
@@ -143,17 +144,7 @@ def project(tmp_path):
 
 
 def edit(project, **settings):
-    """Change values in the block as a user does; names that are not there are added."""
-    script = project / SCRIPT
-    head, mark, below = script.read_text(encoding="utf-8").partition(block.MARK)
-    lines = head.splitlines()
-    for name, value in settings.items():
-        at = next((n for n, line in enumerate(lines) if line.startswith(f"{name} = ")), None)
-        if at is None:
-            lines.append(f"{name} = {value!r}")
-        else:
-            lines[at] = f"{name} = {value!r}"
-    script.write_text("\n".join([*lines, mark]) + below, encoding="utf-8")
+    edit_block(project / SCRIPT, **settings)
 
 
 def start(project, *arguments, folder=None, language="en_US.UTF-8"):
