@@ -1,0 +1,6 @@
+"""Cleaning raw pictures: what is the same, what is poor, what does not belong in it, and which size it should have.
+
+Every file takes pictures as arrays and gives numbers, regions or arrays: reading, writing and deciding are the work of
+tools/prepare_images.py. To add a kind of cleaning: add a file with such functions, an option of PrepareImages in
+`tool_config`, and a step to `clean` in that script. OpenCV is imported inside functions: the checks must not wait for it.
+"""
