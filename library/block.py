@@ -144,15 +144,14 @@ def variables_of(script: str | Path) -> Values:
             f"{at}：不合 Python 写法（{error.msg}）。请看这一行和上一行，是否漏了引号，或用了中文标点 “ ” ，",
         )
         raise ConfigError([problem]) from error
-    except Exception as error:  # whatever the user's own lines bring up
-        line = next(
-            (
-                frame.lineno
-                for frame in traceback.extract_tb(error.__traceback__)[::-1]
-                if frame.filename == str(script)
-            ),
-            1,
+    except UnicodeDecodeError as error:
+        problem = say(
+            f"{script.name} is not a UTF-8 text. Save it as UTF-8", f"{script.name} 不是 UTF-8 文本，请另存为 UTF-8"
         )
+        raise ConfigError([problem]) from error
+    except Exception as error:  # whatever the user's own lines bring up
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(script)), 1)
         problem = say(
             f"{script.name}:{line}: {type(error).__name__}: {error}. Texts need quotes, names must be spelt as above",
             f"{script.name}:{line}：{type(error).__name__}：{error}。文字要加引号，名称要与原来一致",
