@@ -5,9 +5,14 @@ keeps them equal, and `block.run_tool` checks the values. The docstring of a cla
 option that means the same in several scripts has the same name; those of the training have sd-scripts' names.
 """
 
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from library.config import Declared, declared, option
+from library.messages import say
 
 GROUPS = {
     "must": ("Must edit", "必须修改"),
@@ -301,6 +306,21 @@ class MakeRegImages(Tool):
     caption_extension: str = option("seldom", ".txt",
         english="ending of the caption files, .txt or .caption",
         chinese="标签文件的扩展名，.txt 或 .caption")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done; see `checks.check_tool`."""
+        if not self.class_words.strip():
+            yield ("class_words",), say(
+                'is empty: write what your subject is, such as "1girl"', '是空的：请填主体的类别，如 "1girl"')
+        output, train = (Path(os.path.realpath(folder)) for folder in (self.output_dir, self.train_data_dir))
+        inside = output.relative_to(train).parts[:1] if output.is_relative_to(train) else ()
+        if output == train:
+            yield ("output_dir", "train_data_dir"), say(
+                "is the training folder itself. Give another folder", "就是训练集目录。请填另一个目录")
+        elif inside and re.match(r"\d+(_|$)", inside[0]):
+            yield ("output_dir", "train_data_dir"), say(
+                f'lies in "{inside[0]}" of the training folder, whose name makes it a part of the training set. Give '
+                "another folder", f'位于训练集目录的 "{inside[0]}" 中，这个名称会被当作训练图片。请填另一个目录')
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,23 @@ class DrawingFamily:
                 module.to(device)
 
 
+def identity(path: str | Path, part: str = "unet") -> tuple[str, str | None]:
+    """A model's name, and the first ten digits of its file's SHA-256, as web UIs know it; reads it from end to end.
+
+    Args:
+        part: whose weights stand for a diffusers folder: "unet" or "vae".
+    """
+    from library import metadata
+    from library.families.loading import folder_files
+
+    path = Path(path).expanduser()
+    name, file = path.stem if path.is_file() else path.resolve().name, path
+    if path.is_dir():
+        folder = path / part if (path / part).is_dir() else path
+        file = folder_files(folder, part)[0]
+    return name, metadata.model_hashes(file).sha256[:10]
+
+
 @contextmanager
 def told_if_memory_is_full() -> Iterator[None]:
     """What to do where the device's memory runs out within, in place of torch's error.
