@@ -104,7 +104,7 @@ def plan_run(
 ) -> Prepared:
     """Resolve what depends on several of the things that were read, and say what will happen."""
     from library import families, optimizers, sampling
-    from library.data import buckets, captions, plan
+    from library.data import plan
 
     output_dir = Path(config.output_dir)
     seed = state.facts["seed"] if state and config.seed is None else config.seed
@@ -173,20 +173,16 @@ def resolve(
         whole_batches, bucket_limit: the device's; see `device.Device`.
     """
     from library import families
-    from library.data import captions, plan
+    from library.data import buckets, captions, plan
 
     notes: list[str] = []
     planned = plan.make_plan(found, config, rule, whole_batches=whole_batches)
-    wanted_step = rule.step
-    while (
-        bucket_limit
-        and config.bucket_reso_steps is None
-        and len(planned.sizes) > bucket_limit
-        and rule.step <= rule.width // 8
-    ):
-        rule = dataclasses.replace(rule, step=rule.step * 2)
-        planned = plan.make_plan(found, config, rule, whole_batches=True)
-    if rule.step != wanted_step:
+    coarser = rule
+    if bucket_limit and config.bucket_reso_steps is None:
+        used = {(sample.width, sample.height) for sample in planned.samples_used}
+        coarser = buckets.fewer_buckets(used, rule, bucket_limit)
+    if coarser != rule:
+        rule, planned = coarser, plan.make_plan(found, config, coarser, whole_batches=whole_batches)
         notes.append(
             say(
                 f"bucket_reso_steps = {rule.step} leaves {len(planned.sizes)} buckets: each costs minutes of tuning "
