@@ -38,7 +38,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     Raises:
         UserError: all that is wrong with them, together.
     """
-    from library.data import buckets, remembered, samples
+    from library.data import buckets, remembered
 
     problems: list[str] = []
 
@@ -50,16 +50,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
 
     cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
     warnings = warnings + [line] if line else warnings
-    found = attempt(
-        samples.find,
-        config.train_data_dir,
-        config.reg_data_dir,
-        caption_extension=config.caption_extension,
-        reg_captions=config.reg_captions,
-        masked_loss=config.masked_loss,
-        alpha_mask=config.alpha_mask,
-        memory=cache_folder,
-    )
+    found = attempt(find_set, config, cache_folder)
     from library import checkpoint, device, families, optimizers, sampling
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
@@ -152,6 +143,21 @@ def plan_run(
     sys.stdout.flush()
     return Prepared(
         config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, None, data
+    )
+
+
+def find_set(config: Config, memory: Path | None) -> Any:
+    """The pictures and captions of a configuration; see `samples.find`."""
+    from library.data import samples
+
+    return samples.find(
+        config.train_data_dir,
+        config.reg_data_dir,
+        caption_extension=config.caption_extension,
+        reg_captions=config.reg_captions,
+        masked_loss=config.masked_loss,
+        alpha_mask=config.alpha_mask,
+        memory=memory,
     )
 
 
