@@ -25,8 +25,9 @@ def grey_of(picture: np.ndarray) -> np.ndarray:
 def blur(grey: np.ndarray) -> float:
     """How wide the strongest edges are: the standard deviation, in pixels, of the blur that would make them so.
 
-    A sharp picture has 0.8, the width that the measuring itself has. It depends neither on contrast nor on how many edges there are, as the usual variance
-    of the Laplacian does, which calls every flat drawing blurred. Infinity where there is no edge at all.
+    A sharp picture has 0.8, the width that the measuring itself has. It depends neither on contrast nor on how many
+    edges there are, as the usual variance of the Laplacian does, which calls every flat drawing blurred. Infinity where
+    there is no edge at all.
 
     Args:
         grey: (H, W) float32, 0 to 255.
