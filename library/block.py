@@ -260,7 +260,7 @@ def gather(script: str | Path, variables: Values, translate: Translate) -> tuple
     folder = Path(script).resolve().parent
     values, notices = absolute(values, folder), notices + more
     if _is_path(values.get("load_json_path"), os.path.isfile):
-        values, where, more, more_problems = _with_preset(values, where, values["load_json_path"], folder, translate)
+        values, where, more, more_problems = with_preset(values, where, values["load_json_path"], folder, translate)
         notices, problems = notices + more, problems + more_problems
     return values, where, notices, problems
 
@@ -311,7 +311,7 @@ def _is_path(value: Any, exists: Callable[[str], bool]) -> bool:
     return isinstance(value, str) and exists(value)  # else check says what is wrong with it
 
 
-def _with_preset(
+def with_preset(
     values: Values, where: Where, preset: str | Path, folder: Path, translate: Translate
 ) -> tuple[Values, Where, list[str], list[str]]:
     """The values with a preset's over them, but for the names to skip; where, notices and problems."""
@@ -335,7 +335,7 @@ def _run_queue(
     ready, failed = [], []
     for preset in presets:
         try:
-            own, own_where, more, problems = _with_preset(values, where, preset, folder, translate)
+            own, own_where, more, problems = with_preset(values, where, preset, folder, translate)
             if own_where.get("output_name") != preset.name:
                 own["output_name"] = preset.stem  # else each result would take the place of the one before
             config, warnings = check(own, own_where, problems)

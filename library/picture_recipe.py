@@ -83,3 +83,14 @@ def read(path: Path) -> Recipe | None:
 def differences(before: Recipe, now: Recipe) -> dict[str, tuple]:
     """{name: (before, now)} of what is not the same."""
     return {name: (before.get(name), now.get(name)) for name in before | now if before.get(name) != now.get(name)}
+
+
+def model_of(path: Path) -> str | None:
+    """The name of the model that drew a picture, as a web UI or we wrote it into the PNG; None: it does not say."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            text = picture.info.get("parameters")
+    except (OSError, ValueError, SyntaxError):
+        return None
+    found = re.search(r"(?:^|, )Model: ([^,\n]+)", text, re.MULTILINE) if isinstance(text, str) else None
+    return found[1].strip() if found else None

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from library.assembly.set_findings import short
 from library.checks import differences
 from library.config import Config
 from library.messages import UserError, say
@@ -122,6 +123,7 @@ def plan_run(
             )
         )
 
+    lines, counted = short(planned, config, warnings)
     print(plan.plan_table(planned, config))
     print(
         say(
@@ -131,8 +133,10 @@ def plan_run(
             f"{config.learning_rate:g}；随机种子 {seed}；标签 {tokens_seen} 个 token",
         )
     )
-    for line in warnings:
+    for line in warnings + lines:
         print(say(f"note: {line}", f"注意：{line}"))
+    if counted:
+        print(counted)
     if state:
         print(
             say(
