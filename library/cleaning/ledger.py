@@ -74,7 +74,7 @@ class Ledger:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._is_long:
                 write(path, "".join(map(_line, self._events())).encode())
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
+            self._file = open(path, "a", encoding="utf-8")  # closed by __exit__
         except OSError as error:
             raise UserError(_unusable(path, error)) from error
         return self

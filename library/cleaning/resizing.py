@@ -127,43 +127,6 @@ def by_tiles(picture: np.ndarray, enlarge: Callable[[np.ndarray], np.ndarray], f
     return result
 
 
-def enlarge(tile: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(tile.copy()).to(device).permute(2, 0, 1)[None].float() / 255
-        with torch.inference_mode():
-            larger = model(pixels)
-        return (larger[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
-
-    return Enlarger(path.name, model.scale, lambda picture: by_tiles(picture, enlarge, model.scale))
-
-
-def by_tiles(picture: np.ndarray, enlarge: Callable[[np.ndarray], np.ndarray], factor: int) -> np.ndarray:
-    """Enlarge a picture piece by piece, so that memory does not grow with it; each piece sees a rim of its neighbours.
-
-    Args:
-        picture: (H, W, C) uint8.
-        enlarge: makes (h, w, C) into (factor x h, factor x w, C).
-    """
-    height, width, channels = picture.shape
-    result = np.empty((height * factor, width * factor, channels), np.uint8)
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            above, before = min(OVERLAP, top), min(OVERLAP, left)
-            tile = picture[top - above : top + TILE + OVERLAP, left - before : left + TILE + OVERLAP]
-            larger = enlarge(tile)[above * factor :, before * factor :]
-            room = result[top * factor : (top + TILE) * factor, left * factor : (left + TILE) * factor]
-            room[:] = larger[: room.shape[0], : room.shape[1]]
-    return result
-
-
-def free_device(device: str) -> str:
-    """The device of a model, "auto" resolved, as torch names it."""
-    import torch
-
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def enlarge(picture: np.ndarray, size: tuple[int, int], enlarger: Enlarger | None) -> np.ndarray:
     """A picture (H, W, 3) uint8 at a larger (width, height): by the model if there is one, the rest by Lanczos.
 
