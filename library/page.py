@@ -8,6 +8,7 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,10 @@ from library.messages import UserError, say
 
 THUMBNAIL = 320  # pixels: sharp on a phone, about 10 kB a picture
 MOST_PICTURES = 120  # in one grid; a page of ten thousand pictures would not open
+
+Image.init()  # all of Pillow's formats, and those that other packages have taught it
+# Nothing else is opened, whatever a file is called: for an EPS file Pillow would run Ghostscript.
+FORMATS = sorted({"PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JXL"} & Image.OPEN.keys())
 
 LEVELS = {  # how a finding is marked: key -> words for it
     "red": ("must be cured", "必须解决"),
@@ -48,7 +53,8 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
 table { border-collapse: collapse; font-size: .93rem }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)); gap: .8rem }
+.pictures { margin: .6rem 0; display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
 figure .frame { position: relative; display: flex; justify-content: center;
   background: repeating-conic-gradient(#9993 0 25%, #0000 0 50%) 0 0 / 16px 16px }
@@ -65,6 +71,7 @@ figcaption b { font-weight: 600 }
 .red { --tone: var(--red) } .amber { --tone: var(--amber) } .green { --tone: var(--green) }
 details > summary { cursor: pointer; margin: .6rem 0 }
 @media (max-width: 32rem) { body { padding: .8rem } .finding { flex-direction: column; gap: .1rem }
+  .finding .level { flex: none }
   .pictures { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
 """
 
@@ -83,8 +90,8 @@ class Box(NamedTuple):
     text: str = ""  # shown when the pointer rests on it
 
 
-def html(text: str) -> Html:
-    """Text as HTML; what is HTML already stays."""
+def html(text: object) -> Html:
+    """Text, or what stands for it, as HTML; what is HTML already stays."""
     return text if isinstance(text, Html) else Html(escape(str(text)))
 
 
@@ -104,7 +111,7 @@ def code(text: str) -> Html:
 
 def facts(values: dict[str, object]) -> Html:
     """The few numbers that matter most: {"pictures": 60, ...}."""
-    tiles = (f"<div><b>{html(str(value))}</b><span>{html(name)}</span></div>" for name, value in values.items())
+    tiles = (f"<div><b>{html(value)}</b><span>{html(name)}</span></div>" for name, value in values.items())
     return Html(f'<div class="facts">{"".join(tiles)}</div>')
 
 
@@ -112,15 +119,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """Rows of cells; numbers stand to the right."""
 
     def cell(tag: str, value: object, numeric: bool) -> str:
-        text = value if isinstance(value, Html) else escape(f"{value:,}" if isinstance(value, int) else str(value))
+        text = html(f"{value:,}" if is_number(value) and isinstance(value, int) else value)
         return f"<{tag}{' class=number' if numeric else ''}>{text}</{tag}>"
 
+    def is_number(value: object) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
     rows = [list(row) for row in rows]
-    numeric = [bool(rows) and all(isinstance(row[at], (int, float)) for row in rows) for at in range(len(head))]
-    top = "".join(cell("th", text, is_number) for text, is_number in zip(head, numeric, strict=True))
-    lines = (
-        "".join(cell("td", value, is_number) for value, is_number in zip(row, numeric, strict=True)) for row in rows
-    )
+    numeric = [bool(rows) and all(is_number(row[at]) for row in rows) for at in range(len(head))]
+    top = "".join(cell("th", text, right) for text, right in zip(head, numeric, strict=True))
+    lines = ("".join(cell("td", value, right) for value, right in zip(row, numeric, strict=True)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return Html(f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>')
 
@@ -193,7 +201,6 @@ def write(path: Path, content: str) -> Path:
         half.write_text(content, encoding="utf-8", errors="replace")
         half.replace(path)
     except OSError as error:
-        half.unlink(missing_ok=True)
         reason = error.strerror or error
         raise UserError(
             say(
@@ -201,6 +208,9 @@ def write(path: Path, content: str) -> Path:
                 f"{path} 无法写入（{reason}）。请换一个 output_dir",
             )
         ) from error
+    finally:
+        with suppress(OSError):  # it was moved, or never came into being
+            half.unlink()
     return path
 
 
@@ -208,10 +218,12 @@ def _thumbnail(image: Image.Image | Path) -> str:
     """A data: address of a small copy; "" where the file cannot be read."""
     try:
         if isinstance(image, Path):
-            with Image.open(image) as opened:
+            with Image.open(image, formats=FORMATS) as opened:
                 opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
                 image = ImageOps.exif_transpose(opened)
                 image.load()
+        if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
+            image = image.convert("F").point(lambda grey: grey * (1 / 257)).convert("L")
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         data = io.BytesIO()
