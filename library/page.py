@@ -63,6 +63,13 @@ figure img { max-width: 100%; max-height: 15rem; display: block }
 figure .box { position: absolute; border: 2px solid #ff2d6f; box-shadow: 0 0 0 1px #fff9 }
 figcaption { padding: .45rem .6rem; font-size: .82rem; overflow-wrap: anywhere; line-height: 1.4 }
 figcaption b { font-weight: 600 }
+.rows { display: grid; gap: .6rem }
+.rows figure { display: flex; align-items: flex-start }
+.rows figure .frame { flex: 0 0 7rem; min-height: 3rem }
+.rows figure img { max-height: 7rem }
+.rows figcaption { font-size: .9rem; line-height: 1.6 }
+ins { color: var(--green); text-decoration: none; border-bottom: 2px solid var(--green) }
+del { color: var(--red) }
 .finding { display: flex; gap: .7rem; margin: .5rem 0; padding: .6rem .8rem; background: var(--card);
   border: 1px solid var(--line); border-left: 5px solid var(--tone); border-radius: 6px }
 .finding .level { flex: 0 0 6.5em; color: var(--tone); font-weight: 600; font-size: .85rem; padding-top: .1rem }
@@ -173,6 +180,23 @@ def pictures(figures: Sequence[Html]) -> Html:
     rest = len(figures) - MOST_PICTURES
     more = paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 张未显示"), faint=True) if rest > 0 else ""
     return Html(f'<div class="pictures">{shown}</div>{more}')
+
+
+def rows(figures: Sequence[Html]) -> Html:
+    """Pictures one below the other with their text to the right; of very many only the first are shown."""
+    return Html(pictures(figures).replace('class="pictures"', 'class="rows"', 1))
+
+
+def difference(before: Sequence[str], after: Sequence[str]) -> Html:
+    """A list as it was and as it is: what went is struck through, what came is underlined."""
+    parts = []
+    for kind, left, right, start, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            parts += [escape(text) for text in after[start:end]]
+        else:
+            parts += [f"<del>{escape(text)}</del>" for text in before[left:right]]
+            parts += [f"<ins>{escape(text)}</ins>" for text in after[start:end]]
+    return Html(", ".join(parts))
 
 
 def folded(summary: str, body: str) -> Html:
