@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
