@@ -34,11 +34,12 @@ class Trim(NamedTuple):
     bottom: int
 
 
-def find(picture: np.ndarray) -> Trim:
+def find(picture: np.ndarray, *, ground: bool = True) -> Trim:
     """The part within all borders; the whole picture where there are none.
 
     Args:
         picture: (H, W, 3) uint8.
+        ground: whether empty ground around a subject is cut to a margin too.
     """
     height, width = picture.shape[:2]
     trim = Trim(0, 0, width, height)
@@ -47,7 +48,8 @@ def find(picture: np.ndarray) -> Trim:
         if inside == trim:
             break
         trim = inside
-    trim = _ground_cut(picture, trim)
+    if ground:
+        trim = _ground_cut(picture, trim)
     if trim.right - trim.left < LEAST_LEFT * width or trim.bottom - trim.top < LEAST_LEFT * height:
         return Trim(0, 0, width, height)
     return trim
@@ -137,7 +139,9 @@ def _band(lines: np.ndarray) -> _Band | None:
 
 def _ground_cut(picture: np.ndarray, trim: Trim) -> Trim:
     """Less of the empty ground around a subject, where it has the same colour on all four sides."""
-    part = picture[trim.top : trim.bottom, trim.left : trim.right]
+    import cv2
+
+    part = cv2.medianBlur(np.ascontiguousarray(picture[trim.top : trim.bottom, trim.left : trim.right]), 3)  # no grain
     edges = (part[0], part[-1], part[:, 0], part[:, -1])
     colours = [np.median(edge, axis=0) for edge in edges]
     if not all(_is_same(colours[0], colour) for colour in colours):
