@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.config import Declared, declared, option
+from library.config import PROJECT, Declared, declared, option
 from library.messages import say
 
 GROUPS = {
@@ -96,6 +96,39 @@ class PrepareImages(Tool):
     overwrite: bool = option("output", False,
         english="make pictures anew that are already there; False: those made from the same picture in the same way stay, anything else in their place is an error",
         chinese="已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错")
+
+    def chosen_model(self) -> Path | None:
+        """The super-resolution model that `upscale` names; None: it is no file."""
+        file = Path(os.path.expanduser(self.upscale))
+        return next((path for path in (file, PROJECT / file) if path.is_file()), None)
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done: (the options concerned, what is said behind the first one's value)."""
+        from PIL import ImageColor
+
+        raw, clean = (Path(os.path.realpath(folder)) for folder in (self.images_dir, self.output_dir))
+        if raw == clean or raw in clean.parents:
+            yield ("output_dir", "images_dir"), say(
+                "lies in images_dir: the clean pictures would be taken for raw ones next time. Choose a folder beside it",
+                "在 images_dir 里面：下次整理后的图片会被当成原始图片。请选它旁边的目录")
+        elif clean in raw.parents:
+            yield ("images_dir", "output_dir"), say(
+                "lies in output_dir: the next tools would take raw pictures for clean ones. Choose another output_dir",
+                "在 output_dir 里面：后面的工具会把原始图片当成整理好的。请换一个 output_dir")
+        try:
+            colour = ImageColor.getrgb(self.background_colour)
+        except ValueError:
+            colour = ()
+        if len(colour) != 3:
+            yield ("background_colour",), say(
+                'is no colour: take a name such as "white" or "lightgray", or "#rrggbb"',
+                '不是颜色：请写颜色名称，如 "white"、"lightgray"，或 "#rrggbb"')
+        if self.upscale not in ("auto", "lanczos", "off") and self.chosen_model() is None:
+            yield ("upscale",), say(
+                'is neither "auto", "lanczos", "off" nor a file that exists',
+                '不是 "auto"、"lanczos"、"off"，也不是存在的文件')
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            yield ("device",), say('is none of "auto", "cpu", "cuda", "mps"', '应为 "auto"、"cpu"、"cuda" 或 "mps"')
 
 
 @dataclass(frozen=True)
