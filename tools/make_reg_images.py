@@ -139,6 +139,7 @@ def look(settings: MakeRegImages) -> Job:
     """
     from library import families
     from library.assembly import drawing
+    from library.assembly.prepare import make_folder
     from library.config import Config
     from library.data import buckets, regularization, remembered, samples
 
@@ -155,6 +156,7 @@ def look(settings: MakeRegImages) -> Job:
     found = attempt(samples.find, train, caption_extension=settings.caption_extension, memory=cache)
     info = attempt(families.inspect, settings.pretrained_model_name_or_path)
     config = Config(resolution=settings.resolution)
+    attempt(make_folder, output)
     rule = attempt(buckets.resolve_resolution, config, info.resolution, info.size_step) if info else None
     machine = attempt(drawing.choose_machine, settings.device, settings.mixed_precision, info.width) if info else None
     if problems:
@@ -323,7 +325,7 @@ def sort_out(job: Job) -> None:
 
     output = Path(job.settings.output_dir)
     there: dict[Path, dict | None] = {}  # None: not drawn here, or not whole
-    for folder in subfolders(output) if output.is_dir() else []:
+    for folder in subfolders(output):
         if not repeats_and_text(folder.name) or folder.name == MASKS:
             continue
         for entry in entries(folder):
@@ -410,15 +412,11 @@ def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list
     told = []
     for name, pairs in changes.items():
         (then, now), count = pairs[0], len(pairs)
-        if len(set(pairs)) == 1 and name != "prompt":
-            told.append(say(f"{name} was {then!r} and is {now!r} now", f"{name} 原为 {then!r}，现为 {now!r}"))
-        else:
-            told.append(
-                say(
-                    f"{name} is another for {count} of them, such as {then!r}, now {now!r}",
-                    f"其中 {count} 张的 {name} 不同，如原为 {then!r}，现为 {now!r}",
-                )
-            )
+        several = f" ({count} pictures; one of them)" if len(set(pairs)) > 1 else ""
+        several_zh = f"（共 {count} 张，如其中一张）" if len(set(pairs)) > 1 else ""
+        told.append(
+            say(f"{name}{several} was {then!r} and is {now!r} now", f"{name}{several_zh}原为 {then!r}，现为 {now!r}")
+        )
     listed = say("; ", "；").join(told)
     return [
         say(
@@ -588,14 +586,15 @@ def rule_lines(job: Job) -> list[Note]:
                 f"多于训练样本：请把 images_per_caption 降到 {folder.repeats}，或增加训练图片的重复次数",
             )
         )
+        ours = f"{_counted(folder.picture_count, 'picture')} x {_counted(folder.repeats, 'repeat')}"
+        theirs = f"{_counted(share.reg_pictures, 'picture')} x {_counted(share.reg_repeats, 'repeat')}"
         lines.append(
             Note(
                 say(
-                    f"{folder.name}: {folder.picture_count} pictures x {folder.repeats} = {share.train_samples} {sign} "
-                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_pictures} pictures in {share.reg_folder}: "
-                    f"{verdict}",
-                    f"{folder.name}：{folder.picture_count} 张 x {folder.repeats} = {share.train_samples} {sign} "
-                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_folder} 的 {share.reg_pictures} 张："
+                    f"{folder.name}: {ours} = {share.train_samples} {sign} {share.reg_samples} = {theirs} in "
+                    f"{share.reg_folder}: {verdict}",
+                    f"{folder.name}：{folder.picture_count} 张 x 重复 {folder.repeats} = {share.train_samples} {sign} "
+                    f"{share.reg_samples} = {share.reg_folder} 的 {share.reg_pictures} 张 x 重复 {share.reg_repeats}："
                     f"{verdict}",
                 ),
                 "green" if share.holds else "amber",
@@ -620,6 +619,10 @@ def rule_lines(job: Job) -> list[Note]:
         )
     )
     return lines
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" + ("s" if count != 1 else "")
 
 
 def write_summary(job: Job, lines: list[Note]) -> Path:
