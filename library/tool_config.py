@@ -213,14 +213,14 @@ class EditTags(Tool):
         english='tags whose features shall move to your own word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none',
         chinese='要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有')
     replace_tags: list[str] | None = option("often", None,
-        english='tags to write otherwise, such as ["serafuku -> sailor suit"]; None: none',
-        chinese='要替换的标签，如 ["serafuku -> sailor suit"]；None 表示没有')
+        english='tags to write otherwise, such as ["serafuku -> sailor suit"]; * is possible on the left; None: none',
+        chinese='要替换的标签，如 ["serafuku -> sailor suit"]；左边可用 *；None 表示没有')
     add_tags: list[str] | None = option("often", None,
         english="tags to add to every caption, behind your own word; None: none",
         chinese="给每条标签添加的标签，放在触发词之后；None 表示没有")
     imply_tags: list[str] | None = option("often", None,
-        english='where the first tag is, the second is added, such as ["pleated skirt -> skirt"]; None: none',
-        chinese='出现前一个标签时补上后一个，如 ["pleated skirt -> skirt"]；None 表示没有')
+        english='where the first tag is, the second is added, such as ["* skirt -> skirt"]; None: none',
+        chinese='出现前一个标签时补上后一个，如 ["* skirt -> skirt"]；None 表示没有')
 
     remove_duplicates: bool = option("seldom", True,
         english="a tag that stands twice in a caption, in whatever spelling (long_hair, Long Hair), stands once",
