@@ -73,6 +73,7 @@ def drawn(folder: Path) -> dict[str, bytes]:
         (r"fox \(series\), hat", ["fox (series)"], "hat"),
         ("fox_(series), hat", ["fox (series)"], "hat"),
         ("穿着我的裙子的女孩, 帽子", ["我的裙子"], "穿着 的女孩, 帽子"),
+        ("我的裙子, 我的_裙子, 帽子", ["我的 裙子"], "帽子"),
         ("mytag", ["mytag"], ""),
         ("my tag, tag, my", ["tag", "my tag"], "my"),
         ("  mytag,  hat \nsecond line", ["mytag"], "hat"),
