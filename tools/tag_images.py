@@ -65,7 +65,6 @@ from library.tool_config import TOOLS, TagImages
 
 MODEL_FILES = ("*.onnx",)
 DECODERS = 4  # threads; one alone keeps a CPU's tagger fed, a GPU's wants more
-AREA = 4  # times the square of the tagger's side: pixels that a JPEG is decoded to, at least
 FACTS_SIDE = 256
 FEW = 4  # tags: fewer are worth a look
 UNSURE = 0.5  # mean probability of the tags: lower is worth a look
@@ -394,8 +393,12 @@ def tag(
         unseen = unseen[first_whole(unseen, results) :]
         if not unseen:  # then no model of hundreds of megabytes is opened
             return wd.name_of(path)
-        opened = local_models.open_onnx(path, settings.device)
-        model = wd.read(opened, table)
+        try:
+            opened = local_models.open_onnx(path, settings.device)
+            model = wd.read(opened, table)
+        except UserError as error:
+            without = say("to go on without a tagger: tagger = None", "不用标签模型也可以：设 tagger = None")
+            raise UserError([*error.problems, without]) from error
         print(
             say(
                 f"tagger {wd.name_of(path)} ({path}) on {opened.device}: {len(table.names):,} tags",
@@ -416,7 +419,7 @@ def tag(
                     write(looked.picture, seen)
                 group.clear()
 
-            for looked in decoded(unseen, AREA * model.size**2, model.prepare, results):
+            for looked in decoded(unseen, (wd.ENOUGH * model.size) ** 2, model.prepare, results):
                 bar.update()
                 if looked.content is not None:
                     group.append(looked)
