@@ -245,14 +245,14 @@ class SortIntoFolders(Tool):
     """
 
     images_dir: str = option("must", "output/prepared", path="folder",
-        english="the folder of pictures with their captions and masks; sub-folders become concepts of their own",
-        chinese="图片及其标签、蒙版所在的目录；子目录各成一个概念")
+        english="the folder of pictures with their captions and masks",
+        chinese="图片及其标签、蒙版所在的目录")
     output_dir: str = option("must", "output/train", path="output",
         english="where the [repeats]_[concept] folders are made; it is then your train_data_dir",
         chinese="在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir")
     concept: str = option("must", "mytag",
-        english="the word that will call it up; a made-up one. Sub-folders take their own names",
-        chinese="触发词，请用自造的词；子目录则用各自的名称")
+        english="the word that will call it up: a made-up one, the trigger_word of the captions",
+        chinese="触发词，请用自造的词，与标签里的 trigger_word 相同")
 
     repeats: int | None = option("often", None, minimum=1, maximum=1000,
         english="how often each picture is seen in an epoch; None: proposed from the next three",
@@ -269,6 +269,9 @@ class SortIntoFolders(Tool):
     action: str = option("often", "copy", choices=("show", "copy", "move", "link"),
         english='"show" the plan only, "copy", "move", or "link" (no further disk space)',
         chinese='"show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）')
+    sub_folders: str = option("often", "auto", choices=("auto", "concepts", "together"),
+        english='sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where the captions hold the word concept and not the sub-folder\'s name',
+        chinese='images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里有 concept 而没有子目录名的才合并')
 
     pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
         english="base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL",
@@ -276,6 +279,24 @@ class SortIntoFolders(Tool):
     caption_extension: str = option("seldom", ".txt",
         english="ending of the caption files, .txt or .caption",
         chinese="标签文件的扩展名，.txt 或 .caption")
+    overwrite: bool = option("output", False,
+        english="replace what is there with other content, such as captions that were edited since; the old files go to .backup; False: they are named, and nothing is done",
+        chinese="替换内容不同的文件，如之后又改过的标签，旧的存入 .backup；False：只指出哪些不同，不做任何改动")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done: (the options concerned, what is said behind the first one's value)."""
+        if re.search("[,，]", self.concept):
+            yield ("concept",), say("holds a comma, which separates tags. Take one word", "含逗号，而逗号分隔标签。请只用一个词")
+        number, _, word = self.concept.partition("_")
+        if number.isdecimal() and word:
+            yield ("concept",), say(
+                f'begins with a number of repeats. Set concept = "{word}", repeats = {int(number)}',
+                f'以重复次数开头。请设 concept = "{word}"、repeats = {int(number)}')
+        images, output = (Path(os.path.realpath(folder)) for folder in (self.images_dir, self.output_dir))
+        if images == output or images in output.parents:
+            yield ("output_dir", "images_dir"), say(
+                "lies in images_dir: its pictures would be sorted again next time. Choose a folder beside it",
+                "在 images_dir 里面：下次会把里面的图片再整理一遍。请选它旁边的目录")
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ def advice(
     """
     found: list[Advice] = []
     found += _about_captions(statistics, words)
-    found += _about_words(statistics, words, is_everyday_word)
+    found += about_words(statistics, words, is_everyday_word)
     for folder in statistics.folders:
         if statistics.total(folder):
             found += _about_shares(statistics, folder, words.get(folder))
@@ -331,7 +331,7 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
     return found
 
 
-def _about_words(
+def about_words(
     statistics: TagStatistics, words: Mapping[str, str | None], is_everyday_word: Callable[[str], bool] | None
 ) -> list[Advice]:
     """Whether each trigger word stands where it must, only there, and is new to the base model."""
