@@ -341,9 +341,10 @@ def about_words(
         texts = [(picture, picture.caption or "") for picture in statistics.pictures if picture.folder in own]
         without = [picture.name for picture, text in texts if picture.caption is not None and not has_word(text, word)]
         total = sum(statistics.total(folder) for folder in own if folder in statistics.folders)
+        value = "None" if len(words) > 1 else _quoted(word)  # None: each [repeats]_[concept] folder's own word
         cure = say(
-            f'Run edit_tags.py with trigger_word = "{word}" and action = "apply"',
-            f'请在 edit_tags.py 里设 trigger_word = "{word}"、action = "apply" 后运行',
+            f'Run edit_tags.py over these folders with trigger_word = {value} and action = "apply"',
+            f'请对这些目录运行 edit_tags.py，设 trigger_word = {value}、action = "apply"',
         )
         if without and len(without) == total:
             text = say(
