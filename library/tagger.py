@@ -262,8 +262,8 @@ def chosen(seen: Iterable[Tag], general: float, character: float, *, with_rating
         general, character: a tag must be more probable than this; so 1 takes none.
     """
     seen = sorted(seen, key=lambda tag: -tag.probability)
-    least = {CHARACTER: character, RATING: 1.0}
-    tags = [tag for tag in seen if tag.probability > least.get(tag.category, general) and tag.category != RATING]
+    sure = [tag for tag in seen if tag.probability > (character if tag.category == CHARACTER else general)]
+    tags = [tag for tag in sure if tag.category != RATING]
     ratings = [tag for tag in seen if tag.category == RATING]
     return tags + ratings[:1] if with_rating else tags
 

@@ -126,13 +126,15 @@ def test_linked_folders_are_entered_and_circles_end(machine, tmp_path):
     linked(machine.project / "models" / "more", elsewhere)
     linked(elsewhere / "circle", machine.project / "models")
     linked(elsewhere / "itself", elsewhere / "itself")
-    assert local_models.find(["*.onnx"]) == [machine.project / "models" / "more" / "a.onnx"]
+    model = machine.project / "models" / "more" / "a.onnx"
+    assert list(local_models.files_below(machine.project / "models")) == [model]
+    assert local_models.find(["*.onnx"]) == [model]
 
 
 def test_the_search_is_bounded_and_looks_into_upper_folders_first(machine, monkeypatch):
     for number in range(30):
         made(machine.project / "models" / f"a{number:02}" / "deep" / "deeper" / "other.txt")
-    shallow = made(machine.project / "models" / "z" / "model.onnx")
+    shallow = made(machine.project / "models" / "0" / "model.onnx")
     made(machine.project / "models" / "a00" / "deep" / "deeper" / "model.onnx")
     monkeypatch.setattr(local_models, "MOST_FOLDERS", 40)
     assert local_models.find(["*.onnx"]) == [shallow]

@@ -155,7 +155,7 @@ def test_add_adds_what_is_missing_and_replace_replaces_and_both_can_be_undone(ru
 
 
 def test_an_addition_that_adds_nothing_leaves_the_encoding_alone(run, pictures, model):
-    data = "mytag, 微笑, red theme".encode("gb18030")
+    data = "mytag, 角色, red theme".encode("gb18030")
     (pictures / "red.txt").write_bytes(data)
     run(tagger=model, existing="add", general_threshold=1, character_threshold=1)
     assert (pictures / "red.txt").read_bytes() == data
