@@ -47,10 +47,12 @@ overwrite = False  # draw anew what is there with other settings or from a capti
 import re
 import shutil
 import sys
+import textwrap
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -59,6 +61,8 @@ from library.messages import Note, Stopped, UserError, say
 from library.tool_config import TOOLS, MakeRegImages
 
 SAY_ESTIMATE = 30  # seconds that are worth an estimate
+MOST_BESIDE = 3  # pictures shown beside a training picture
+LONGEST_SHOWN = 200  # letters of a caption in the summary
 
 
 def main() -> int:
@@ -70,9 +74,10 @@ class Job:
     """What is wanted and what of it is there, known before any model is loaded."""
 
     settings: MakeRegImages
-    info: object  # families.ModelInfo
-    machine: object  # device.Device
-    found: object  # data.samples.Found, of the training set
+    info: Any  # families.ModelInfo
+    machine: Any  # device.Device
+    found: Any  # data.samples.Found, of the training set
+    fits: dict  # path -> contracts.Fit, of the training pictures
     pictures: list  # of data.regularization.Wanted
     shares: list  # of data.regularization.Share
     recipes: dict  # path -> picture_recipe.Recipe
@@ -200,12 +205,12 @@ def look(settings: MakeRegImages) -> Job:
         line for line in found.warnings if not line.startswith(f"{output}:")
     ]  # it may lie beside the numbered ones
     notes += notes_on_captions(settings, info, found, pictures)
-    job = Job(settings, info, machine, found, pictures, shares, recipes, notes)
+    job = Job(settings, info, machine, found, fits, pictures, shares, recipes, notes)
     sort_out(job)
     return job
 
 
-def notes_on_captions(settings: MakeRegImages, info, found, pictures: list) -> list[Note]:
+def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: list) -> list[Note]:
     """What the user should know of the captions before hours are spent on them."""
     from library import families
     from library.data import captions, regularization
@@ -512,7 +517,7 @@ def _spoken(seconds: float) -> str:
     return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
 
 
-def write(job: Job, one, picture) -> None:
+def write(job: Job, one: Any, picture: Any) -> None:
     """Write a picture and its caption; where the disk is full, wait for room."""
     from tqdm import tqdm
 
@@ -545,11 +550,11 @@ def _ending(caption_extension: str) -> str:
     return caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
 
 
-def _caption_path(job: Job, one) -> Path:
+def _caption_path(job: Job, one: Any) -> Path:
     return one.path.with_suffix(_ending(job.settings.caption_extension))
 
 
-def write_caption(job: Job, one) -> None:
+def write_caption(job: Job, one: Any) -> None:
     """The caption beside its picture, as the training reads it by default (reg_captions)."""
     _caption_path(job, one).write_text(one.caption, encoding="utf-8")
 
@@ -633,17 +638,14 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
     beside: dict[Path, list] = {}
     for one in job.pictures:
         beside.setdefault(one.sample.image_path, []).append(one)
-    shown = sorted(beside.items())
     figures = []
-    for path, ones in shown[: page.MOST_PICTURES]:
+    for path, ones in sorted(beside.items())[: page.MOST_PICTURES]:
         first = ones[0]
-        note = say(
-            f"seed {first.seed}, {first.size[0]}x{first.size[1]}", f"种子 {first.seed}，{first.size[0]}x{first.size[1]}"
-        )
-        figures.append(
-            page.picture(side_by_side([path, *(one.path for one in ones[:3])]), first.caption, f"{path.name} · {note}")
-        )
-    figures += [page.html("")] * (len(shown) - len(figures))  # counted, not shown
+        sheet = side_by_side(first.sample, job.fits[path], [one.path for one in ones[:MOST_BESIDE]])
+        size = f"{first.size[0]}x{first.size[1]}"
+        note = say(f"{path.name} · seed {first.seed}, {size}", f"{path.name} · 种子 {first.seed}，{size}")
+        figures.append(page.picture(sheet, textwrap.shorten(first.caption, LONGEST_SHOWN, placeholder=" …"), note))
+    figures += [page.html("")] * (len(beside) - len(figures))  # counted, not shown
     findings = [page.finding(getattr(line, "level", "amber"), line) for line in [*lines, *job.notes]]
     content = page.page(
         say("Regularization pictures", "正则化图片"),
@@ -654,7 +656,7 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
                 say("base model", "底模"): job.info.path.name,
             }
         ),
-        page.section(say("The rule", "数量规则"), *findings),
+        page.section(say("The rule, and what was noticed", "数量规则与提醒"), *findings),
         page.section(
             say("Next", "下一步"),
             page.paragraph(say("In lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
@@ -675,25 +677,21 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
     return page.write(Path(settings.output_dir) / "summary.html", content)
 
 
-def side_by_side(paths: list[Path], height: int = 160):
-    """Pictures next to one another at one height; one that cannot be read is grey."""
-    from PIL import Image, ImageOps
+def side_by_side(sample: Any, fit: Any, paths: list[Path], height: int = 160) -> Any:
+    """A training picture as training sees it, and what was drawn for it; one that cannot be read is grey."""
+    from PIL import Image
 
-    shown = []
-    for path in paths:
+    from library.data import images
+
+    gap, sides = 4, (round(fit.bucket[0] * height / fit.bucket[1]), height)
+    sheet = Image.new("RGB", ((sides[0] + gap) * (1 + len(paths)) - gap, height), "white")
+    for number in range(1 + len(paths)):
         try:
-            with Image.open(path) as opened:
-                opened.draft("RGB", (height, height))
-                upright = ImageOps.exif_transpose(opened).convert("RGBA")
-            ground = Image.new("RGBA", upright.size, "white")
-            shown.append(ImageOps.contain(Image.alpha_composite(ground, upright).convert("RGB"), (4 * height, height)))
-        except Exception:  # a decoder that meets a broken file may raise anything
-            shown.append(Image.new("RGB", (height, height), "gray"))
-    sheet = Image.new("RGB", (sum(picture.width + 4 for picture in shown) - 4, height), "white")
-    left = 0
-    for picture in shown:
-        sheet.paste(picture, (left, (height - picture.height) // 2))
-        left += picture.width + 4
+            opened = Image.open(paths[number - 1]) if number else Image.fromarray(images.load(sample.image_path, fit))
+            shown = opened.convert("RGB").resize(sides)
+        except (OSError, ValueError):  # changed or gone since
+            shown = Image.new("RGB", sides, "gray")
+        sheet.paste(shown, (number * (sides[0] + gap), 0))
     return sheet
 
 

@@ -14,6 +14,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ class Share(NamedTuple):
         return self.train_samples >= self.reg_samples
 
 
+@lru_cache
 def _spelled(word: str) -> re.Pattern:
     """A word in whatever case, with spaces or underscores, with brackets escaped or not, but not within another word.
 
