@@ -467,7 +467,7 @@ def trigger_word(
 
 
 def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tuple[str, int, int]],
-    *, uses: Sequence[int], unused: int, rotates: bool) -> Iterator[Finding]:  # fmt: skip
+    *, uses: Sequence[int], unused: int) -> Iterator[Finding]:  # fmt: skip
     """The rule: training repeats x pictures >= regularization repeats x pictures, with its numbers.
 
     Args:
@@ -485,7 +485,7 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
         f"training {arithmetic(train)} = {left}, regularization {arithmetic(reg)} = {right}",
         f"训练集 {arithmetic(train)} = {left}，正则化 {arithmetic(reg)} = {right}",
     )
-    if right > left and (unused or not rotates):
+    if right > left and unused:
         cure = say(
             "Lower the repeats in the regularization folders' names, or raise those of the training folders",
             "请调小正则化目录名中的重复次数，或调大训练目录的",
@@ -504,9 +504,8 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
             "amber",
             "regularization",
             say(
-                f"{numbers}: the rule is that training is at least as much. An epoch uses only {len(uses)} of "
-                f"{reg_count} pictures",
-                f"{numbers}：规则是训练集不少于正则化。每轮只用到 {reg_count} 张中的 {len(uses)} 张",
+                f"{numbers}: the rule is that training is at least as much, so that all are used",
+                f"{numbers}：规则是训练集不少于正则化，这样才会全部用到",
             ),
             cure,
         )

@@ -1,7 +1,9 @@
 """Every fault that the doctor knows is made here, and must be seen with its cure; a clean set is all green."""
 
 import json
+import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -133,9 +135,9 @@ def test_a_training_folder_that_is_missing_is_not_replaced_by_the_delivered_one(
     case.values["train_data_dir"] = str(case.folder / "trian")
     seen = case.examine()
     assert seen.plan is None
-    assert [one.cure for one in seen.findings if one.level == "red"] == [
-        f'there is no "trian" in "{case.folder}". Did you mean "{case.folder / "train"}"?'
-    ] or any("Did you mean" in one.line for one in seen.findings if one.level == "red")
+    (red,) = [one for one in seen.findings if one.level == "red"]
+    assert red.text.endswith(f'does not exist: there is no "trian" in "{case.folder}"')
+    assert red.cure == f'Did you mean "{case.folder / "train"}"?'
 
 
 def test_no_length_given_is_told_once_and_the_rest_is_looked_at(case):
@@ -201,18 +203,26 @@ def test_doubts_of_the_check_are_amber(case):
 @pytest.mark.parametrize(
     ("values", "text", "cure"),
     [
-        (dict(max_train_epochs=2), "241 steps in 2 epoch(s), each picture is seen about 20 times: few", "= 12 gives"),
-        (dict(max_train_epochs=80), "9,600 steps", "max_train_epochs = 12 gives about 1,440 steps"),
-        (dict(max_train_steps=10), "10 steps in 1 epoch(s), each picture is seen about 1 times: few", "= 1500 is"),
+        (
+            dict(max_train_epochs=2),
+            "240 steps in 2 epoch(s), each picture is seen about 20 times: few; little will be learnt",
+            "max_train_epochs = 12 gives about 1,440 steps",
+        ),
+        (
+            dict(max_train_epochs=80),
+            "9,600 steps in 80 epoch(s), each picture is seen about 800 times: many; it will probably overfit",
+            "max_train_epochs = 12 gives about 1,440 steps",
+        ),
+        (
+            dict(max_train_steps=10),
+            "10 steps in 1 epoch(s), each picture is seen about 1 times: few; little will be learnt",
+            "max_train_steps = 1500 is a usual length",
+        ),
     ],
 )
 def test_unusual_lengths(case, values, text, cure):
     case.values |= values
-    found = [one for one in case.examine().findings if " steps in " in one.text]
-    assert [one.level for one in found] == ["amber"]
-    assert text.split(" ")[1:] == text.split(" ")[1:]
-    assert text.partition(" steps")[2] in found[0].text
-    assert cure.split(" gives")[0] in found[0].cure
+    assert case.sees("amber", "parameters", " steps in ", cure).text == text
 
 
 def test_lengths_that_epochs_cannot_cure():
@@ -451,7 +461,7 @@ def test_a_trigger_word_that_is_shuffled_or_dropped(case):
     case.sees("amber", "captions", '"mytag" is left out at times like all other tags', "set keep_tokens = 1")
     case.values["keep_tokens"] = 1
     assert wrong(case.examine().findings) == []
-    rewrite(case, lambda picture, text: ", ".join(reversed(text.split(", "))))
+    rewrite(case, lambda picture, text: re.sub("^mytag, ([^,]+)", r"\1, mytag", text))  # second now
     case.sees("amber", "captions", "does not stand among the first keep_tokens = 1 tags of 12", 'Put "mytag" first')
 
 
@@ -468,16 +478,15 @@ def test_the_rule_with_its_numbers(case):
     case.values["reg_rotate"] = False
     case.reg.rename(case.reg.with_name("20_world"))
     found = case.sees("amber", "regularization", "training 10 x 12 = 120, regularization 20 x 12 = 240: the rule is")
-    assert "uses only 6 of 12 pictures" in found.text
     assert found.cure == "Rename 20_world to 10_world"
 
 
 def test_more_regularization_pictures_than_can_be_used():
     rows = [("10_a", 1, 20)], [("1_b", 1, 300)]
-    (found,) = doctor.regularization_rule(*rows, uses=[1] * 20, unused=280, rotates=False)
+    (found,) = doctor.regularization_rule(*rows, uses=[1] * 20, unused=280)
     assert found.level == "amber"
     assert "20 of them would do" in found.cure
-    (found,) = doctor.regularization_rule(*rows, uses=[1] * 20, unused=0, rotates=True)
+    (found,) = doctor.regularization_rule(*rows, uses=[1] * 20, unused=0)
     assert found.level == "green"  # they take turns until all were used
 
 
@@ -687,8 +696,6 @@ def test_the_tool_writes_a_page_and_says_what_matters(case, tool, tmp_path):
 
 
 def test_the_tool_speaks_chinese(tool, tmp_path):
-    import os
-
     done = tool(**os.environ | {"LC_ALL": "zh_CN.UTF-8", "LANGUAGE": "", "PYTHONIOENCODING": "utf-8"})
     assert done.returncode == 0
     assert "红色 0 项" in done.stdout
@@ -699,8 +706,6 @@ def test_the_tool_speaks_chinese(tool, tmp_path):
 
 def test_both_languages_say_the_same_numbers():
     """A number that only one of them has is a slip."""
-    import re
-
     rows = [("10_a", 1, 20)], [("1_b", 1, 300)]
     make = lambda: [  # noqa: E731
         *doctor.steps(100, 5, 20, True),
@@ -708,8 +713,8 @@ def test_both_languages_say_the_same_numbers():
         *doctor.saving(9, 100, None, None),
         *doctor.resolution(512, 512, 1024),
         *doctor.picture_counts({"a": 3, "b": 300}),
-        *doctor.regularization_rule(*rows, uses=[1] * 20, unused=280, rotates=False),
-        *doctor.regularization_rule(rows[1], rows[0], uses=[15] * 20, unused=0, rotates=True),
+        *doctor.regularization_rule(*rows, uses=[1] * 20, unused=280),
+        *doctor.regularization_rule(rows[1], rows[0], uses=[15] * 20, unused=0),
     ]
     english = make()
     set_language("zh")
