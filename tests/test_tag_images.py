@@ -195,7 +195,7 @@ def test_a_cut_out_face_gets_a_caption_of_its_own(run, tmp_path, model):
     for name in ("a.png", "a_0_0_8_8.png"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / "set" / name)
     (tmp_path / "set" / "a.txt").write_text("smile")
-    run(tagger=model, general_threshold=1, character_threshold=1)
+    assert "note:" not in run(tagger=model, general_threshold=1, character_threshold=1)
     assert [path.name for path in (tmp_path / "set").glob("*.txt")] == ["a.txt"]
     run(tagger=model, general_threshold=1, character_threshold=1, existing="replace")
     assert caption(tmp_path / "set" / "a_0_0_8_8.png") == "mytag"
@@ -329,7 +329,11 @@ def test_an_interruption_keeps_what_is_done_and_the_next_run_goes_on(tool, run, 
     monkeypatch.setattr(tagger.Tagger, "probabilities", interrupted)
     with pytest.raises(Stopped):
         run(tagger=model, batch_size=1)
-    assert "stopped: 2 caption(s) are written and stay" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "stopped: 2 caption(s) are written and stay" in said
+    page = Path(said.split("to look at: ")[1].strip()).read_text(encoding="utf-8")
+    assert "Tags by wd-vit-tagger-v3." in page
+    assert "no tagger was found" not in page
     assert len(list(pictures.rglob("*.txt"))) == 2
     assert "2 caption(s) written" in run(tagger=model, batch_size=1)
     assert calls == [1] * 5  # none was looked at twice

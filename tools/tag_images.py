@@ -96,8 +96,8 @@ def run(settings: TagImages) -> int:
     begun = time.monotonic()
     found = heap.find(settings.images_dir, caption_extension=settings.caption_extension)
     notes = list(found.notes)
-    model = find_model(settings)
     pictures = to_do(found, settings, notes)
+    model = find_model(settings) if pictures else None
     for note in notes:
         print(say(f"note: {note}", f"注意：{note}"))
     had = sum(bool(captions.first_line(picture.caption or "")) for picture in found.pictures)
@@ -109,7 +109,7 @@ def run(settings: TagImages) -> int:
         flush=True,
     )
     results = Results({picture.path: picture.caption for picture in found.pictures if picture.caption is not None})
-    seconds, name = 0.0, None
+    seconds, name = 0.0, wd.name_of(model) if model else None
     if pictures:
         with Backup(found.folder, "tag_images") as backup:
             try:
@@ -126,8 +126,8 @@ def run(settings: TagImages) -> int:
                 )
                 raise UserError([*error.problems, *([done] if results.changed else [])]) from error
         seconds = time.monotonic() - begun
-    if pictures and not model:
-        print("\n".join(line for line in advice_without(settings) if line))
+    if pictures and not model and settings.tagger:
+        print("\n".join(advice_without()))
     for line in told(found, results, pictures, seconds):
         print(line)
     path = write_summary(found, settings, results, name, notes)
@@ -155,16 +155,15 @@ def to_do(found: heap.Heap, settings: TagImages, notes: list[str]) -> list[heap.
     owners: dict[str, str] = {}  # caption file -> the picture whose it is
     shared: list[str] = []
     for picture in found.pictures:
-        if folded(picture.caption_path.stem) != folded(picture.path.stem):  # of the picture it was cut out of
-            own = picture.path.with_suffix(picture.caption_path.suffix)
-            if settings.existing != "keep":
-                picture = picture._replace(caption_path=own)
-        key = folded(str(picture.caption_path))
-        if key in owners and owners[key] != picture.path.name:
-            shared.append(f"{found.name(picture)} = {owners[key]}")
+        if settings.existing == "keep" and captions.first_line(picture.caption or ""):
             continue
-        owners[key] = picture.path.name
-        if settings.existing != "keep" or not captions.first_line(picture.caption or ""):
+        if folded(picture.caption_path.stem) != folded(picture.path.stem):  # of the picture it was cut out of
+            picture = picture._replace(caption_path=picture.path.with_suffix(picture.caption_path.suffix))
+        key = folded(str(picture.caption_path))
+        if key in owners:
+            shared.append(f"{found.name(picture)} = {owners[key]}")
+        else:
+            owners[key] = picture.path.name
             chosen.append(picture)
     if shared:
         notes.append(
@@ -218,7 +217,7 @@ def _is_hub_name(text: str) -> bool:
 
 def _chosen_model(path: Path) -> Path:
     """The tagger in a folder or file that the user named. Raises UserError."""
-    files = [path] if path.is_file() else [file for file in local_models.files_below(path) if file.suffix == ".onnx"]
+    files = [path] if path.is_file() else [file for file in local_models.files_below(path) if file.suffix.lower() == ".onnx"]
     models = wd.best_first(files)
     if models:
         return models[0]
@@ -455,10 +454,8 @@ def describe(
 # ---- what is said of it ----
 
 
-def advice_without(settings: TagImages) -> tuple[str, str]:
-    """What is missing where no tagger is run, and what to do; "" where the user wants none."""
-    if settings.tagger is None:
-        return "", ""
+def advice_without() -> tuple[str, str]:
+    """What is missing where no tagger was found, and what to do."""
     return (
         say(
             "no tagger was found: captions hold folder words and facts of the picture only. A tagger would also name "
@@ -536,9 +533,8 @@ def write_summary(
         facts[say("without tags", "没有标签")] = f"{len(without):,}"
 
     findings = [page.finding("amber", note) for note in notes]
-    missing, cure = advice_without(settings) if name is None and results.tagged else ("", "")
-    if missing:
-        findings.append(page.finding("amber", missing, cure))
+    if results.tagged and not name and settings.tagger:
+        findings.append(page.finding("amber", *advice_without()))
     if results.stopped:
         what = say("the run was stopped before its end", "本次运行中途停止")
         findings.append(page.finding("amber", what, say("Run it again to go on.", "再次运行会接着做。")))
