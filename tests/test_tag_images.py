@@ -134,7 +134,9 @@ def test_kept_captions_stay_to_the_byte(run, pictures, model):
     for name, data in written.items():
         (pictures / name).write_bytes(data)
     (pictures / "深 蓝.txt").write_bytes(b" \n")  # holds nothing
-    assert "2 with tags already (they stay as they are)" in run(tagger=model)
+    said = run(tagger=model)
+    assert "2 with tags already (they stay as they are)" in said
+    assert "2 picture(s) keep tags without your own word: red.png, teal.jpg." in said
     assert {name: (pictures / name).read_bytes() for name in written} == written
     assert caption(pictures / "深 蓝.webp") == expected(pictures / "深 蓝.webp")
 
@@ -194,7 +196,7 @@ def test_a_cut_out_face_gets_a_caption_of_its_own(run, tmp_path, model):
     (tmp_path / "set").mkdir()
     for name in ("a.png", "a_0_0_8_8.png"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / "set" / name)
-    (tmp_path / "set" / "a.txt").write_text("smile")
+    (tmp_path / "set" / "a.txt").write_text("mytag, smile")
     assert "note:" not in run(tagger=model, general_threshold=1, character_threshold=1)
     assert [path.name for path in (tmp_path / "set").glob("*.txt")] == ["a.txt"]
     run(tagger=model, general_threshold=1, character_threshold=1, existing="replace")

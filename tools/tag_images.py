@@ -154,8 +154,13 @@ def to_do(found: heap.Heap, settings: TagImages, notes: list[str]) -> list[heap.
     chosen: list[heap.Picture] = []
     owners: dict[str, str] = {}  # caption file -> the picture whose it is
     shared: list[str] = []
+    without_word: list[str] = []  # stay as they are, and lack what stands first in all others
     for picture in found.pictures:
-        if settings.existing == "keep" and captions.first_line(picture.caption or ""):
+        now = captions.first_line(picture.caption or "")
+        if settings.existing == "keep" and now:
+            front = front_words(picture.path, found.folder, settings)
+            if not all(tag_statistics.has_word(now, word) for word in front):
+                without_word.append(found.name(picture))
             continue
         if folded(picture.caption_path.stem) != folded(picture.path.stem):  # of the picture it was cut out of
             picture = picture._replace(caption_path=picture.path.with_suffix(picture.caption_path.suffix))
@@ -172,6 +177,15 @@ def to_do(found: heap.Heap, settings: TagImages, notes: list[str]) -> list[heap.
                 f"first is tagged: {folders.some(shared)}. Rename one of each two",
                 f"{len(shared)} 张图片与另一张同名、共用一个标签文件，只给第一张打标签：{folders.some(shared)}。"
                 "请把两张中的一张改名",
+            )
+        )
+    if without_word:
+        notes.append(
+            say(
+                f"{len(without_word)} picture(s) keep tags without your own word: {folders.some(without_word)}. "
+                "tools/edit_tags.py puts it in front of all",
+                f"{len(without_word)} 张图片保持原有标签，其中没有触发词：{folders.some(without_word)}。"
+                "tools/edit_tags.py 可给全部图片加在最前面",
             )
         )
     return chosen
