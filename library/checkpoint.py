@@ -409,15 +409,6 @@ def _norms(tensors: dict[str, Tensor]) -> dict[str, float]:
     return {part: square**0.5 for part, square in squares.items()}
 
 
-def web_ui_hash(path: Path) -> str:
-    """The 12 digits by which A1111 names a LoRA in its pictures: of `sshs_model_hash`, or of the whole file if it is no
-    .safetensors."""
-    with open(path, "rb") as file:
-        if path.suffix == ".safetensors":
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, whatever they are; of a pickled one nothing else is read. Raises UserError."""
     if not path.is_file():

@@ -204,6 +204,15 @@ def of_file(path: Path) -> dict[str, str]:
     return {str(name): str(value) for name, value in entries.items()} if isinstance(entries, dict) else {}
 
 
+def web_ui_hash(path: Path) -> str:
+    """The 12 digits by which A1111 names a LoRA in its pictures: of `sshs_model_hash`, or of the whole file if it is no
+    .safetensors."""
+    with open(path, "rb") as file:
+        if path.suffix == ".safetensors":
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
 def trigger_words(entries: dict[str, str]) -> list[str]:
     """The words that call up what a LoRA learnt, as far as its metadata tells; one for each folder, at most.
 
