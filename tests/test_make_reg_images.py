@@ -439,6 +439,24 @@ def test_a_folder_that_cannot_be_written_is_told(make, tmp_path):
         make("file/reg")
 
 
+def test_a_file_that_cannot_be_written_is_told_and_what_is_drawn_stays(make, tmp_path, monkeypatch):
+    write, count = picture_recipe.write, []
+
+    def failing(path, *rest):
+        count.append(path)
+        if len(count) == 2:
+            raise PermissionError(13, "Permission denied")
+        write(path, *rest)
+
+    monkeypatch.setattr(picture_recipe, "write", failing)
+    with pytest.raises(
+        UserError, match="cannot be written .Permission denied.. Allow it, or choose another output_dir"
+    ):
+        make()
+    assert len(drawn(tmp_path / "reg")) == 1
+    assert len(drawn(make())) == 4
+
+
 # ---- a model opened for drawing ----
 
 

@@ -488,12 +488,12 @@ def draw(job: Job) -> None:
             drawn[one.sample.image_path.parent] += 1
             left = taken * (all_pixels / (one.size[0] * one.size[1]) - 1)
             if number == 1 and left > SAY_ESTIMATE:
+                others, long = len(job.missing) - 1, drawing.spoken(left)
                 bar.write(
                     say(
-                        f"the first picture took {taken:.1f} s: about {_spoken(left)} for the {len(job.missing) - 1} "
-                        "others. Ctrl-C stops it; run again, it goes on",
-                        f"第一张用了 {taken:.1f} 秒，其余 {len(job.missing) - 1} 张约需 {_spoken(left)}。"
-                        "可按 Ctrl-C 停止，再次运行会接着画",
+                        f"the first picture took {taken:.1f} s: about {long} for the {others} others. "
+                        "Ctrl-C stops it; run again, it goes on",
+                        f"第一张用了 {taken:.1f} 秒，其余 {others} 张约需 {long}。可按 Ctrl-C 停止，再次运行会接着画",
                     )
                 )
             if number == len(job.missing) or job.missing[number].sample.folder != one.sample.folder:
@@ -502,42 +502,23 @@ def draw(job: Job) -> None:
     count = len(job.missing)
     print(
         say(
-            f"{count} pictures drawn in {_spoken(seconds)}, {seconds / count:.2f} s each",
-            f"共画 {count} 张，用时 {_spoken(seconds)}，每张 {seconds / count:.2f} 秒",
+            f"{count} pictures drawn in {drawing.spoken(seconds)}, {seconds / count:.2f} s each",
+            f"共画 {count} 张，用时 {drawing.spoken(seconds)}，每张 {seconds / count:.2f} 秒",
         )
     )
 
 
-def _spoken(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 100:
-        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
-    if seconds < 100 * 60:
-        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
-    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
-
-
 def write(job: Job, one: Any, picture: Any) -> None:
     """Write a picture and its caption; where the disk is full, wait for room."""
-    from tqdm import tqdm
-
-    from library import disk, picture_recipe
+    from library import picture_recipe
+    from library.assembly import drawing
 
     def both() -> None:
         one.path.parent.mkdir(parents=True, exist_ok=True)
         write_caption(job, one)  # first: the picture is what says that it is done
         picture_recipe.write(one.path, picture, job.recipes[one.path])
 
-    try:
-        size = 3 * picture.width * picture.height
-        disk.writing(one.path, both, size=size, may_free=lambda: False, say_line=tqdm.write)
-    except OSError as error:
-        raise UserError(
-            say(
-                f"{one.path} cannot be written ({error.strerror or error}). Allow it, or choose another output_dir",
-                f"{one.path} 无法写入（{error.strerror or error}）。请取得写入权限，或换一个 output_dir",
-            )
-        ) from error
+    drawing.keep(one.path, both, 3 * picture.width * picture.height)
     old = job.replaced.get(one.path)
     if old and old.parent != one.path.parent:
         for path in (old, old.with_suffix(_ending(job.settings.caption_extension))):
