@@ -204,7 +204,7 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
     problems = tag_edits.check(edits, words)
     if problems:
         raise UserError(problems)
-    tags = {tag for one in changes for tag in one.tags[0]}
+    tags = sorted({tag for one in changes for tag in one.tags[0]})
     for option, pattern in tag_edits.unused(edits, [*tags, *words]):
         meant = nearest(pattern, tags)
         hint = say(f"; the nearest is `{meant}`", f"；最接近的是 `{meant}`") if meant and "*" not in pattern else ""

@@ -324,7 +324,8 @@ def _placed(settings: SortIntoFolders, jobs: list[Job]) -> int:
             is_link = settings.action == "move" or (settings.action == "link" and not _is_caption(file))
             count += sorting.put(file, folder, is_link=is_link)
     if settings.action == "move":
-        count = max(count, sorting.take_away(files))  # a run that was killed may have put them there
+        # a run that was killed may have put them there
+        count = max(count, sorting.take_away(files, Path(settings.images_dir)))
     return count
 
 

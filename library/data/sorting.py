@@ -198,20 +198,21 @@ def put(file: File, folder: Path, *, is_link: bool) -> bool:
     return True
 
 
-def take_away(files: list[tuple[Path, File]]) -> int:
-    """Delete what was put into its folder from where it was, and the folders that are empty then; how many files.
+def take_away(files: list[tuple[Path, File]], heap_folder: Path) -> int:
+    """Delete what was put into its folder from where it was, and sub-folders that are empty then; how many files.
 
     A picture goes before what belongs to it: one that is left by a kill is left whole.
 
     Args:
         files: with the folder that each was put into.
+        heap_folder: where they were, below it or in it; it stays.
     """
     count = 0
     for folder, file in sorted(files, key=lambda pair: not pair[1].is_picture):
         if file.source.exists() and same(file.source, folder / file.name):
             file.source.unlink()
             count += 1
-    emptied = {file.source.parent for _, file in files}
+    emptied = {file.source.parent for _, file in files} - {heap_folder}
     for place in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # it has something else in it
             place.rmdir()
