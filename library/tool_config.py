@@ -395,11 +395,11 @@ class TryLora(Tool):
         english="base model: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature",
         chinese="底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
     loras: list[str] | None = option("must", ("output/mytag.safetensors",),
-        english="the LoRA files to try, one row of pictures for each and each strength; None: only what the prompts name",
-        chinese="要试的 LoRA 文件，每个文件、每种强度画一行；None 表示只用提示词里写的")
-    prompts: list[str] = option("must", ("mytag, standing, white background", "red circle, white background"),
-        english='one column for each, as in the web UI: "(word:1.2)", "[word]", "<lora:name:0.6>" for further LoRAs of lora_dir',
-        chinese='每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
+        english="the LoRA files to try, or names in lora_dir: one row of pictures for each and each strength; None: only what the prompts name",
+        chinese="要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的")
+    prompts: list[str] = option("must", ("mytag, standing, large, center, white background", "red circle, large, center, white background"),
+        english='one column for each, as in the web UI: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for further LoRAs of lora_dir',
+        chinese='每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
 
     strengths: list[float] = option("often", (0.0, 0.6, 1.0),
         english="strengths of each LoRA, usually 0.5~1; 0 shows the base model",
@@ -445,8 +445,18 @@ class TryLora(Tool):
         english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
     output_dir: str = option("output", "output/tried", path="output",
-        english="where the grids, the single pictures and the summary go",
-        chinese="对比图、单张图和结果页的输出目录")
+        english="where the grids, the single pictures and the summary go; no picture in it is overwritten",
+        chinese="对比图、单张图和结果页的输出目录；不会覆盖已有的图")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done; see `checks.check_tool`."""
+        for name in ("prompts", "strengths", "seeds"):
+            if not getattr(self, name):
+                yield (name,), say("is empty: nothing would be drawn", "是空的：没有可画的")
+        if self.hires_scale > 1 and self.steps > 1000 * self.hires_strength:
+            yield ("hires_strength", "steps"), say(
+                f"asks for a schedule of {self.steps} / {self.hires_strength:g} steps, and there are 1000. Lower steps, "
+                "or raise it", f"需要 {self.steps} / {self.hires_strength:g} 步的噪声表，最多只有 1000 步。请减少 steps 或调大它")
 
 
 @dataclass(frozen=True)
