@@ -441,8 +441,8 @@ def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: P
     if masked:
         lines.append(
             say(
-                f"{masked} pictures have a mask: what was erased is not learnt, as long as masked_loss of the training is "
-                'not False. Keep the folders "masks" beside the pictures',
+                f"{masked} pictures have a mask: what was erased is not learnt, unless masked_loss of the training is "
+                'False. Keep the folders "masks" beside the pictures',
                 f"{masked} 张图片带有蒙版：只要训练参数 masked_loss 不是 False，擦除的部分就不会被学习。"
                 "请让 masks 目录留在图片旁边",
             )

@@ -11,9 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERANCE = 10  # grey levels from the border's colour; JPEGs keep plain areas within 3
+MOST_UNREST = 20  # grey levels; a thin border in a JPEG of low quality rings as much
 MOST_SPECKS = 0.005  # share of a line that may differ: dust, compression
 STRAIGHT = 0.6  # share of a line that changes where a border ends; of a circle's outline it is below a quarter
 FRINGE = 20  # pixels within which a border ends: the ringing of a JPEG reaches over 16, resizing smears a few
+TRACES = 2  # lines that are cut beyond a smeared end
+REACH = 0.08  # of the size of what is inside: deeper in, also the outline of a ball is long and would pass for straight
 ARRIVED = 0.6  # of the picture's distance from the border's colour: a line that is as far belongs to the picture
 DEEP = 3  # pixels beyond the end at which the picture is compared with the border
 PLAIN_INSIDE = 0.8  # share of one colour: a line inside that is as plain itself may be the next stripe of a wallpaper
@@ -114,9 +117,11 @@ def _difference(lines: np.ndarray, colour: np.ndarray) -> np.ndarray:
 def _band(lines: np.ndarray) -> _Band | None:
     """The strip at the beginning of the first axis (H, W, 3), if the first line is plain and some other is not."""
     colour = np.median(lines[0], axis=0)
-    if (_difference(lines[:1], colour) > TOLERANCE).mean() > MOST_SPECKS:
+    unrest = float(np.quantile(_difference(lines[:1], colour), 1 - MOST_SPECKS))
+    if unrest > MOST_UNREST:
         return None
-    differs = _difference(lines, colour) > TOLERANCE
+    tolerance = max(TOLERANCE, 1.5 * unrest)
+    differs = _difference(lines, colour) > tolerance
     shares = differs.mean(axis=1)
     depth = int(np.argmax(shares > MOST_SPECKS))
     if depth == 0:
@@ -124,14 +129,16 @@ def _band(lines: np.ndarray) -> _Band | None:
     # Where the picture is framed on all sides, the lines' ends are border too and do not count.
     across = np.flatnonzero(differs[depth:].mean(axis=0) > MOST_SPECKS)
     first, last = int(across[0]), int(across[-1]) + 1
-    fringe = min(FRINGE, max(2, len(lines) // 32))  # of a thumbnail 20 pixels would be half a head
+    span = min(last - first, int(np.flatnonzero(shares > MOST_SPECKS)[-1]) + 1 - depth)
+    reach = int(REACH * span)
+    deep = max(1, min(DEEP, reach // 2))
+    fringe = max(1, min(FRINGE, reach - deep - TRACES))
     distances = _difference(lines[depth : depth + fringe, first:last], colour).mean(axis=1)
     typical = np.quantile(distances, 0.75)  # of the picture, also where most lines looked at are fringe
-    end = depth + int(np.argmax(distances >= ARRIVED * typical))
-    beyond = lines[end : end + DEEP, first:last]
-    if len(beyond) < DEEP:
-        return None
-    changed = (_difference(beyond, colour) > TOLERANCE).any(axis=0).mean()
+    smeared = int(np.argmax(distances >= ARRIVED * typical))
+    end = depth + (smeared + TRACES if smeared else 0)
+    beyond = lines[end : end + deep, first:last]
+    changed = (_difference(beyond, colour) > tolerance).any(axis=0).mean()
     own = np.median(beyond.reshape(-1, 3), axis=0)
     alike = (_difference(beyond, own) <= TOLERANCE).mean()
     return _Band(colour, end, bool(changed >= STRAIGHT), bool(alike < PLAIN_INSIDE))

@@ -12,7 +12,7 @@ BLURRED = 2.0  # pixels at the training size from which a picture is told to be 
 NOISY = 8.0  # grey levels at the training size; film grain has 2 to 5, a phone in the dark 5 to 15
 
 LEAST_ENLARGEMENT = 1.4  # times in each direction; of less a copy keeps too much to tell
-MOST_KEPT = 0.53  # see `was_enlarged`: 0.65 to 1.5 for genuine pictures, 0.17 to 0.42 for enlarged ones, JPEG or not
+MOST_KEPT = 0.58  # see `was_enlarged`: 0.65 to 1.5 for genuine pictures, 0.17 to 0.55 for enlarged ones, JPEG or not
 
 EDGE_SHARE = 0.002  # of the pixels are steeper than what counts as the strongest edge
 LEAST_EDGE = 1.5  # grey levels a pixel: less than the noise of a JPEG is no edge
