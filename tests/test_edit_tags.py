@@ -261,3 +261,10 @@ def test_a_killed_run_can_be_undone(tmp_path):
     undone = backup.undo(folder)
     assert len(undone.restored) == written
     assert {name: data for name, data in files(folder).items() if not name.endswith(".tmp")} == before
+
+
+def test_a_caption_in_gbk_becomes_utf8_also_where_no_tag_changes(folder, capsys):
+    (folder / "照片 3.txt").write_bytes("mytag, 帽子".encode("gb18030"))
+    run(folder, action="apply")
+    assert (folder / "照片 3.txt").read_text(encoding="utf-8") == "mytag, 帽子"
+    assert "nothing to change" in run(folder, capsys, action="apply")

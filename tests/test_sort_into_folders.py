@@ -367,3 +367,11 @@ def test_the_page_shows_the_pictures_in_the_users_language(heap):
     assert page.count("data:image/webp") == 6
     assert "每轮样本" in page
     assert "pictures x" not in page
+
+
+def test_nothing_is_taken_away_that_is_not_the_same_in_its_new_place(heap):
+    made = draw(heap.parent / "made", ["b.png"], None)
+    (made / "a.png").write_bytes(b"half of it")
+    pairs = [(made, sorting.File(heap / name, name, True)) for name in ("a.png", "b.png", "x.y.png")]
+    assert sorting.take_away(pairs, heap) == 1
+    assert [(heap / file.name).exists() for _, file in pairs] == [True, False, True]
