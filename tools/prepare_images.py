@@ -43,8 +43,7 @@ overwrite = False  # make pictures anew that are already there; False: those mad
 
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,14 +72,13 @@ class Job(NamedTuple):
     settings: str  # in short, of all that decides the result
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """What there is to do."""
 
     cleaner: "Cleaner"
     jobs: list[Job]  # all pictures that are wanted
-    todo: list[Job] = field(default_factory=list)
-    deleted: dict[str, list[str]] = field(default_factory=dict)  # raw name -> files an earlier run made, now gone
+    todo: list[Job]
+    deleted: dict[str, list[str]]  # raw name -> files an earlier run made, now gone
 
 
 def prepare(settings: PrepareImages) -> int:
@@ -195,24 +193,29 @@ def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> 
 
 def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list[str]]":
     """The models that are needed and there, and a line on each thing that they, or OpenCV, will do."""
+    import numpy as np
+
     from library import local_models
     from library.assembly.cleaning import Models
     from library.cleaning import background, faces
+
+    def tried(file: Path) -> Path:
+        faces.find(np.zeros((64, 64, 3), np.uint8), file)
+        return file
 
     lines: list[str] = []
     face = subject = None
     if settings.faces != "keep":
         found = local_models.find(faces.MODEL_PATTERNS, settings.models_dirs)
-        face = found[0] if found else None
-        name = face.name if face else say("OpenCV's detector of photographed faces", "OpenCV 自带的真人脸检测器")
+        face = _first(found, tried, lines)
+        name = face.name if face else say("OpenCV's detectors of photographed faces", "OpenCV 自带的真人脸检测器")
         lines.append(say(f"faces: {name}", f"人脸：{name}"))
     if settings.background != "keep":
         found = local_models.find(background.MODEL_PATTERNS, settings.models_dirs)
-        if found:
-            subject = local_models.open_onnx(found[0], settings.device)
-            lines.append(
-                say(f"background: {found[0].name} on {subject.device}", f"背景：{found[0].name}，设备 {subject.device}")
-            )
+        subject = _first(found, lambda file: local_models.open_onnx(file, settings.device), lines)
+        if subject:
+            name, where = subject.path.name, subject.device
+            lines.append(say(f"background: {name} on {where}", f"背景：{name}，设备 {where}"))
         else:
             lines.append(
                 say(
@@ -226,6 +229,16 @@ def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list
     if settings.faces in ("cut out", "recipe") or any(raw.area < settings.resolution**2 for raw in wanted):
         enlarger = _enlarger(settings, lines)
     return Models(face, subject, enlarger), lines
+
+
+def _first(files: list[Path], opened: Callable[[Path], Any], lines: list[str]) -> Any:
+    """What comes of the first model that works; the others are told."""
+    for file in files:
+        try:
+            return opened(file)
+        except UserError as error:
+            lines.append(say(f"passed over: {error}", f"跳过：{error}"))
+    return None
 
 
 def _enlarger(settings: PrepareImages, lines: list[str]) -> Any:
@@ -266,7 +279,7 @@ def _plan(
 
     cleaner = Cleaner(settings, models, regions)
     stems = _stems(wanted, book)
-    plan = Plan(cleaner, [Job(raw, stems[raw.name], cleaner.settings_of(raw)) for raw in wanted])
+    plan = Plan(cleaner, [Job(raw, stems[raw.name], cleaner.settings_of(raw)) for raw in wanted], [], {})
     in_the_way: list[str] = []
     for job in plan.jobs:
         record = book.records.get(job.raw.name)
@@ -348,6 +361,8 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
             made = plan.cleaner.clean(job.raw, job.stem)
         except BrokenPicture as error:
             return str(error)
+        except UserError:  # of a model, not of the picture
+            raise
         except MemoryError:
             return say("too large for this machine's memory; make it smaller", "内存不足，请先缩小")
         except Exception as error:  # one strange picture must not end the work on ten thousand
