@@ -229,8 +229,14 @@ def complete(prompts: list[Prompt], *, size: tuple[int, int], seed: int, sampler
     ]
 
 
-def build_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.device | str = "cpu"):
+def build_sampler(
+    name: str, noise: NoiseSpec, step_count: int, device: torch.device | str = "cpu", *, skipped: int = 0
+):
     """diffusers' scheduler of this name for this noise process, ready for `step_count` steps.
+
+    Args:
+        skipped: that many first steps are not taken: it begins with a picture and the noise of the next. Not for pndm,
+            which has no beginning but the first.
 
     Raises:
         UserError: the sampler needs a package that is not there.
@@ -259,13 +265,17 @@ def build_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.de
             )
         ) from None
     if name in AS_WEB_UI:
-        timesteps, sigmas = web_ui_sigmas(noise, step_count)
+        timesteps, sigmas = (levels[skipped:] for levels in web_ui_sigmas(noise, step_count))
         if name == "heun":  # each level but the first and the last is met twice
             timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
             sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
         if name == "dpmsolver++":  # its samples are scaled: noise alone would be a little too much
             sampler.init_noise_sigma = float(sigmas[0] / (sigmas[0] ** 2 + 1) ** 0.5)
         sampler.timesteps, sampler.sigmas = timesteps.float().to(device), sigmas.float()
+    elif hasattr(sampler, "set_begin_index"):
+        sampler.set_begin_index(skipped * sampler.order)
+    else:
+        sampler.timesteps = sampler.timesteps[skipped:]
     return sampler
 
 
@@ -350,22 +360,24 @@ def draw_told(
         noise = torch.randn(latents.shape, generator=generator).to(device)
         # As many steps as the first time, at the end of a schedule so long that `strength` of it is that many.
         step_count = int(prompt.step_count / min(hires.strength, 0.999))
-        sampler = build_sampler(prompt.sampler, family.noise, step_count, device)
-        begin = (step_count - prompt.step_count) * sampler.order
-        if hasattr(sampler, "set_begin_index"):
-            sampler.set_begin_index(begin)
-        latents = sampler.add_noise(latents, noise, sampler.timesteps[begin : begin + 1])
-        predict = guided(family, positive, negative, prompt.scale)
-        latents = denoised(predict, sampler, latents, generator, begin)
+        skipped = step_count - prompt.step_count
+        sampler = build_sampler(prompt.sampler, family.noise, step_count, device, skipped=skipped)
+        latents = sampler.add_noise(latents, noise, remaining(sampler)[:1])
+        latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
     return to_picture(family.decode_latents(latents)[0])
 
 
+def remaining(sampler) -> Tensor:
+    """The timesteps that are still to be taken."""
+    return sampler.timesteps[getattr(sampler, "begin_index", None) or 0 :]
+
+
 def denoised(
-    predict: Callable[[Tensor, Tensor], Tensor], sampler, latents: Tensor, generator: torch.Generator, begin: int = 0
+    predict: Callable[[Tensor, Tensor], Tensor], sampler, latents: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Take the sampler's steps, from the one of index `begin` on."""
+    """Take the sampler's steps."""
     randomness = {"generator": generator} if "generator" in inspect.signature(sampler.step).parameters else {}
-    for t in sampler.timesteps[begin:]:
+    for t in remaining(sampler):
         prediction = predict(sampler.scale_model_input(latents, t), t.to(latents.device).reshape(1))
         latents = sampler.step(prediction, t, latents, **randomness).prev_sample
     return latents

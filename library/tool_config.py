@@ -453,6 +453,9 @@ class TryLora(Tool):
         for name in ("prompts", "strengths", "seeds"):
             if not getattr(self, name):
                 yield (name,), say("is empty: nothing would be drawn", "是空的：没有可画的")
+        if self.hires_scale > 1 and self.sampler == "pndm":
+            yield ("sampler",), say('cannot begin with a picture, as hires_scale asks. Take "euler_a"',
+                                    '不能从已有的图开始画，与 hires_scale 不能同用。请改用 "euler_a"')
         if self.hires_scale > 1 and self.steps > 1000 * self.hires_strength:
             yield ("hires_strength", "steps"), say(
                 f"asks for a schedule of {self.steps} / {self.hires_strength:g} steps, and there are 1000. Lower steps, "
