@@ -134,7 +134,9 @@ class Cleaner:
         s, made = self.settings, Made()
         image = images.raw(raw.path)[1]
         alpha = np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
-        picture, shown = np.asarray(image.convert("RGB")), on_colour(image, self.colour)
+        shown = on_colour(image, self.colour)
+        picture = shown if alpha is None else np.asarray(image.convert("RGB"))
+        del image  # of 50 million pixels it takes 150 MB
         height, width = shown.shape[:2]
         trim = borders.find(shown) if s.trim_borders else borders.Trim(0, 0, width, height)
         if trim != (0, 0, width, height):

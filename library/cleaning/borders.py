@@ -110,8 +110,7 @@ def _difference(lines: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """How far each pixel is from a colour: the largest of its channels, uint8."""
     import cv2
 
-    plain = np.broadcast_to(colour.astype(np.uint8), lines.shape)
-    return cv2.absdiff(np.ascontiguousarray(lines), np.ascontiguousarray(plain)).max(axis=2)
+    return cv2.absdiff(np.ascontiguousarray(lines), (*colour.astype(int).tolist(), 0)).max(axis=2)
 
 
 def _band(lines: np.ndarray) -> _Band | None:
