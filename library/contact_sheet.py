@@ -108,6 +108,9 @@ def _words(text: str) -> list[str]:
     """Pieces between which a line may end: words with the space behind them, single Chinese letters."""
     words, word = [], ""
     for letter in text:
+        if letter in "，。、；：）" and words and not word:  # begins no line
+            words[-1] += letter
+            continue
         word += letter
         if letter.isspace() or letter in ",，、-_/>" or ord(letter) >= 0x2E80:
             words.append(word)

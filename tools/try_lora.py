@@ -194,8 +194,6 @@ def look(settings: TryLora) -> Job:
             problems.extend(f"{where}{problem}" for problem in error.problems)
 
     info = attempt(families.inspect, settings.pretrained_model_name_or_path)
-    if settings.vae:
-        attempt(refuse_absent_vae, settings.vae)
     library = LoraFolder(settings)
     listed = [attempt(library.listed, entry) for entry in dict.fromkeys(settings.loras or [])]
     files = list({file.path: file for file in listed if file}.values())
@@ -229,11 +227,6 @@ def look(settings: TryLora) -> Job:
     job.cells = cells_of(job)
     find_drawn(job)
     return job
-
-
-def refuse_absent_vae(path: str) -> None:
-    if not Path(path).expanduser().exists():
-        raise UserError(say(f"vae = {path}: there is no such file or folder", f"vae = {path}：没有这个文件或文件夹"))
 
 
 def _told_twice(name: str) -> str:

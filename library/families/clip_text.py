@@ -304,7 +304,8 @@ def encode_weighted(
     states = states.float()
     weighted = states * weights.to(states.device)
     mean = partial(torch.mean, dim=(1, 2), keepdim=True)
-    weighted = weighted * (mean(states) / mean(weighted))
+    if not bool((weights == 1).all()):  # else the means are the same, and may be 0
+        weighted = weighted * (mean(states) / mean(weighted))
     joined = weighted.reshape(1, len(chunks) * positions, -1)
     return Encoded(joined, None if pooled is None else model.text_projection(pooled[:1]))
 
