@@ -187,8 +187,8 @@ def test_each_folder_is_judged_by_itself():
     captions = [("a", "aaa, hat")] * 5 + [("b", "bbb, shoes")] * 5
     whole = count([Captioned(folder, str(n), caption) for n, (folder, caption) in enumerate(captions)])
     found = advice(whole, {"a": "aaa", "b": "bbb"})
-    assert about(found, "hat")[0].text.startswith("a: `hat` 100 %")
-    assert about(found, "shoes")[0].text.startswith("b: `shoes` 100 %")
+    assert about(found, "hat")[0].text.startswith("a: on nearly every picture: `hat` 100 %")
+    assert about(found, "shoes")[0].text.startswith("b: on nearly every picture: `shoes` 100 %")
 
 
 def test_spellings_are_told_with_the_line_that_unites_them():

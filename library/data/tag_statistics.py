@@ -430,9 +430,9 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
             Advice(
                 "amber",
                 say(
-                    f"{start}{_shares(statistics, subject, folder)} of the pictures: these features stay on these "
-                    f"words, and {own} alone will not call them up",
-                    f"{start_zh}{_shares(statistics, subject, folder)} 的图上都有：这些特征会留在这些词上，"
+                    f"{start}on nearly every picture: {_shares(statistics, subject, folder)}. These features stay on "
+                    f"these words, and {own} alone will not call them up",
+                    f"{start_zh}几乎每张图都有：{_shares(statistics, subject, folder)}。这些特征会留在这些词上，"
                     f"只写 {own} 出不来",
                 ),
                 say(
@@ -568,8 +568,8 @@ def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]]
         Advice(
             "amber",
             say(
-                f"{len(long)} caption(s) have more than the {TOKEN_LIMITS[0]} tokens that are read by default: {names}",
-                f"{len(long)} 条标签超过默认读取的 {TOKEN_LIMITS[0]} 个 token：{names}",
+                f"{len(long):,} caption(s) have more than the {TOKEN_LIMITS[0]} tokens that are read by default: {names}",
+                f"{len(long):,} 条标签超过默认读取的 {TOKEN_LIMITS[0]} 个 token：{names}",
             ),
             cure,
         )
