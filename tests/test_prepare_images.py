@@ -117,8 +117,8 @@ def test_a_messy_folder_becomes_a_clean_set(raw, prepare, tmp_path):
     assert np.abs(np.asarray(Image.open(out / "sub" / "turned.png")).astype(int) - photo(2)).mean() < 4
     assert np.array_equal(Image.open(out / "sub" / "film.png"), photo(3))
     assert "10 raw pictures: 1 skipped, 2 left out as duplicates, 7 used" in said
-    assert "1 could not be used: broken.jpg" in said
-    assert "1 were enlarged by Lanczos, which adds no detail: small.gif" in said
+    assert "could not be used: 1 (broken.jpg)" in said
+    assert "enlarged by Lanczos, which adds no detail: 1 (small.gif)" in said
     page = (out / "summary.html").read_text(encoding="utf-8")
     for words in ("again/same.png", "again/copy.jpg", "the same file", "left out", "broken.jpg", ".md (1)"):
         assert words in page
@@ -153,7 +153,7 @@ def test_transparent_backgrounds_stay_so_and_hide_nothing(raw, prepare, tmp_path
 def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(text_regions, "find", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
     said = prepare()
-    assert "7 seem to bear text" in said
+    assert "may bear text or a watermark: 7 (" in said
     assert 'class="box"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
     assert np.array_equal(Image.open(tmp_path / "out" / "角色 1.png"), photo(1))
     assert not (tmp_path / "out" / "masks" / "角色 1.png").exists()
@@ -221,7 +221,7 @@ def test_two_raw_pictures_of_one_name_do_not_collide(prepare, tmp_path):
 def test_the_small_are_left_where_nothing_shall_be_enlarged(raw, prepare, tmp_path):
     said = prepare(upscale="off")
     assert Image.open(tmp_path / "out" / "small.png").size == (40, 30)
-    assert "1 are below 64 x 64 pixels and stayed so: small.png" in said
+    assert "below 64 x 64 pixels and left so: 1 (small.png)" in said
 
 
 def test_a_missing_spandrel_is_told_and_lanczos_helps(raw, prepare, tmp_path, monkeypatch):
@@ -262,7 +262,7 @@ def test_only_what_is_new_is_made_and_what_was_deleted_stays_away(raw, prepare, 
     save(photo(20), raw / "new.png")
     said = prepare()
     assert "raw pictures worked on: 1, as before: 7" in said
-    assert "1 were deleted or moved since an earlier run and stay so: large.png" in said
+    assert "deleted or moved since an earlier run, and not made again: 1 (large.png)" in said
     assert not (tmp_path / "out" / "large.png").exists()
     assert (tmp_path / "out" / "角色 1.txt").read_text(encoding="utf-8") == "mytag, tagged since"
     assert {path: state for path, state in states(tmp_path / "out").items() if path.endswith("1.png")} == {
@@ -335,7 +335,7 @@ def test_what_is_left_of_pictures_that_are_gone_is_told_and_left(raw, prepare, t
     better = (np.asarray(photo(1).resize((192, 160))) + fine).clip(0, 255).astype(np.uint8)
     save(Image.fromarray(better), raw / "better.png")
     said = prepare()
-    assert "2 are left from earlier runs" in said
+    assert "skipped now: 2 (" in said
     assert "large.png" in said
     assert (tmp_path / "out" / "large.png").exists()
     assert (tmp_path / "out" / "better.txt").read_text(
@@ -353,7 +353,7 @@ def test_one_picture_that_fails_does_not_end_the_others(raw, prepare, tmp_path, 
 
     monkeypatch.setattr(cleaning.Cleaner, "clean", fails)
     said = prepare()
-    assert "2 could not be used: broken.jpg, large.bmp" in said
+    assert "could not be used: 2 (broken.jpg, large.bmp)" in said
     assert "RuntimeError: strange" in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "角色 1.png").exists()
 

@@ -130,6 +130,8 @@ def prepare(settings: PrepareImages) -> int:
     )
     for _, found, cure in cleaning_page.findings(outcome, settings):
         print(f"  {found}{say('. ', '。') if cure else ''}{cure}")
+    for name, why in list(survey.skipped.items())[:5]:
+        print(f"    {name}: {why}")
     count, made = len(outcome.files()), len(plan.todo)
     if made:
         unchanged = len(plan.jobs) - made

@@ -45,131 +45,128 @@ def findings(outcome: Outcome, settings: PrepareImages) -> list[tuple[str, str, 
     worked = [raw for raw in survey.pictures if raw.name in records]
     found: list[tuple[str, str, str]] = []
 
-    def add(names: Iterable[str], english: str, chinese: str, cure: str = "", cure_zh: str = "", level: str = "amber"):
+    def add(names: Iterable[str], what: str, cure: str = "", level: str = "amber") -> None:
         if names := list(names):
-            listed = some(names)
-            found.append((level, f"{len(names)} {say(english, chinese)}{say(': ', '：')}{listed}", say(cure, cure_zh)))
+            count, listed = len(names), some(names)
+            found.append((level, say(f"{what}: {count} ({listed})", f"{what}：{count} 张（{listed}）"), cure))
+
+    def with_report(key: str) -> list[str]:
+        return [name for name, record in records.items() if record.report.get(key)]
 
     add(
         survey.skipped,
-        "could not be used",
-        "张无法使用",
-        "the reasons stand below; nothing was changed in images_dir",
-        "原因见下文；images_dir 里没有任何改动",
+        say("could not be used", "无法使用"),
+        say(
+            "The summary lists the reasons; nothing was changed in images_dir",
+            "原因见结果页；images_dir 里没有任何改动",
+        ),
     )
     add(
-        (name for name, record in records.items() if record.report.get("gone")),
-        "have nothing left after erasing",
-        "张擦除后什么也不剩",
-        "erase less of them, or leave them out",
-        "请少擦一些，或不要用它们",
+        with_report("gone"),
+        say("nothing left after erasing", "擦除后什么也不剩"),
+        say("Erase less of them, or leave them out", "请少擦一些，或不要用它们"),
     )
     add(
         (raw.name for raw in worked if raw.blur >= quality.BLURRED),
-        "are blurred",
-        "张模糊",
-        "a LoRA learns the blur too; look at them below and move poor ones out of images_dir",
-        "LoRA 会连模糊一起学；请看下文，把不好的移出 images_dir",
+        say("blurred", "模糊"),
+        say(
+            "A LoRA learns the blur too; look at them in the summary and move poor ones out of images_dir",
+            "LoRA 会连模糊一起学；请在结果页查看，把不好的移出 images_dir",
+        ),
     )
-    noisy = [raw.name for raw in worked if raw.noise >= quality.NOISY]
-    if settings.denoise:
-        cure = ("if noise is left, raise denoise", "如仍有噪点，请调高 denoise")
-    else:
-        cure = (
-            "denoise = 5 smooths them, and all others a little; or move them out",
-            "设 denoise = 5 可去噪，但其他图也会略微变糊；也可移出这些图",
-        )
-    add(noisy, "are noisy", "张噪点多", *cure)
-    enlarged = {
-        name: max(record.report["enlarged"].values())
-        for name, record in records.items()
-        if record.report.get("enlarged")
-    }
-    by = next((record.report["by"] for record in records.values() if record.report.get("by")), "")
+    add(
+        (raw.name for raw in worked if raw.noise >= quality.NOISY),
+        say("noisy", "噪点多"),
+        say("If noise is left, raise denoise", "如仍有噪点，请调高 denoise")
+        if settings.denoise
+        else say(
+            "denoise = 5 smooths them, and all others a little; or move them out of images_dir",
+            "设 denoise = 5 可去噪，但其他图也会略微变糊；也可把它们移出 images_dir",
+        ),
+    )
+    enlarged = {name: max(records[name].report["enlarged"].values()) for name in with_report("enlarged")}
     much = [name for name, factor in enlarged.items() if factor >= MUCH_ENLARGED]
     add(
         much,
-        "were enlarged more than twice in each direction",
-        "张的边长放大到两倍以上",
-        "most of what is seen is made up; get them larger, or leave them out",
-        "画面大半是凭空补出来的，请换大图或不用",
+        say("enlarged more than twice in each direction", "边长放大到两倍以上"),
+        say(
+            "Most of what is seen is made up; get them larger, or leave them out",
+            "画面大半是凭空补出来的，请换大图或不用",
+        ),
         "red",
     )
     add(
-        (name for name in enlarged if name not in much and not by),
-        "were enlarged by Lanczos, which adds no detail",
-        "张用 Lanczos 放大，细节不会增加",
-        "get them larger; or put a super-resolution model such as RealESRGAN_x4plus.pth into a folder of models_dirs",
-        "最好换大图；也可把 RealESRGAN_x4plus.pth 等超分辨率模型放进 models_dirs 所列目录",
+        (name for name in enlarged if name not in much and not records[name].report.get("by")),
+        say("enlarged by Lanczos, which adds no detail", "用 Lanczos 放大，没有增加细节"),
+        say(
+            "Get them larger; or put a super-resolution model such as RealESRGAN_x4plus.pth into a folder of "
+            "models_dirs",
+            "最好换大图；也可把 RealESRGAN_x4plus.pth 等超分辨率模型放进 models_dirs 所列目录",
+        ),
     )
+    size = f"{settings.resolution} x {settings.resolution}"
     add(
         (file for record in records.values() for file in record.report.get("small", ())),
-        f"are below {settings.resolution} x {settings.resolution} pixels and stayed so",
-        f"张小于 {settings.resolution} x {settings.resolution} 像素，未放大",
-        'the trainer will enlarge them; get them larger, or upscale = "auto"',
-        '训练时会被放大；请换大图，或设 upscale = "auto"',
+        say(f"below {size} pixels and left so", f"小于 {size} 像素，未放大"),
+        say(
+            'The trainer will enlarge them; get them larger, or set upscale = "auto"',
+            '训练时会被放大；请换大图，或设 upscale = "auto"',
+        ),
     )
-    with_text = [name for name, record in records.items() if record.report.get("text")]
-    if settings.text == "show":
+    if settings.text == "erase":
         add(
-            with_text,
-            "seem to bear text or a watermark",
-            "张可能有文字或水印",
-            'if the boxes below are right: text = "erase". If only some are: write those into a regions file',
-            '如果下文的框都对，设 text = "erase"；只有部分对，请把它们写进 regions 文件',
+            with_report("text"),
+            say("text or watermarks erased", "擦除了文字或水印"),
+            say("Look in the summary whether the boxes were right", "请在结果页查看框得是否都对"),
         )
-    elif with_text:
+    else:
         add(
-            with_text,
-            "had text or a watermark erased",
-            "张擦除了文字或水印",
-            "look whether the boxes below were right",
-            "请看下文的框是否都对",
+            with_report("text"),
+            say("may bear text or a watermark", "可能有文字或水印"),
+            say(
+                'If the boxes in the summary are right: text = "erase". If only some are: write those into a regions '
+                "file",
+                '如果结果页上的框都对，设 text = "erase"；只有部分对，请把它们写进 regions 文件',
+            ),
         )
     add(
-        (name for name, record in records.items() if record.report.get("doubtful")),
-        "keep their background: no subject was found",
-        "张保留了背景：没有找到主体",
-        "cut them out by hand, or leave them out",
-        "请手动抠图，或不要用",
+        with_report("doubtful"),
+        say("background kept, as no subject was found", "没有找到主体，背景保留"),
+        say("Cut them out by hand, or leave them out", "请手动抠图，或不要用"),
     )
     if settings.faces != "keep":
-        without = (name for name, record in records.items() if not record.report.get("faces"))
         add(
-            without,
-            "show no face that was found",
-            "张没有找到人脸",
-            "where there is one, treat it by hand; drawn faces need lbpcascade_animeface.xml or a YOLO face model in "
-            "a folder of models_dirs",
-            "有脸的请手动处理；二次元脸需要在 models_dirs 放 lbpcascade_animeface.xml 或 YOLO 人脸模型",
+            (name for name, record in records.items() if not record.report.get("faces")),
+            say("no face found", "没有找到人脸"),
+            say(
+                "Where there is one, treat it by hand; drawn faces need lbpcascade_animeface.xml or a YOLO face model "
+                "in a folder of models_dirs",
+                "有脸的请手动处理；二次元脸需要在 models_dirs 所列目录放 lbpcascade_animeface.xml 或 YOLO 人脸模型",
+            ),
         )
     if settings.faces == "recipe":
-        poor = (name for name, record in records.items() if not any(f.startswith("reg/") for f in record.files))
         add(
-            poor,
-            "are too blurred or too small for reg, only their faces are used",
-            "张太糊或太小，不放入 reg，只用其中的脸",
+            (name for name, record in records.items() if not any(file.startswith("reg/") for file in record.files)),
+            say("too blurred or too small for reg, only their faces are used", "太糊或太小，不放入 reg，只用其中的脸"),
         )
     add(
         (raw.name for raw in worked if raw.is_animated),
-        "are animated, only the first frame was taken",
-        "张是动图，只取第一帧",
+        say("animated, only the first frame taken", "动图，只取第一帧"),
         level="green",
     )
     add(
         (file for files in outcome.deleted.values() for file in files),
-        "were deleted or moved since an earlier run and stay so",
-        "张在之前生成后被删除或移走，不再生成",
-        "overwrite = True makes them anew",
-        "需要时设 overwrite = True 重新生成",
+        say("deleted or moved since an earlier run, and not made again", "之前生成后被删除或移走，不再生成"),
+        say("overwrite = True makes them anew", "需要时设 overwrite = True 重新生成"),
         "green",
     )
     add(
         (file for files in outcome.stale.values() for file in files),
-        "are left from earlier runs; their raw pictures are gone, left out or skipped now",
-        "个文件是以前生成的，其原图现已不在、被略过或判为重复",
-        "delete them if they are not wanted",
-        "不需要的请自行删除",
+        say(
+            "left from earlier runs, their raw pictures gone, left out or skipped now",
+            "以前生成的，其原图现已不在、被略过或判为重复",
+        ),
+        say("Delete them if they are not wanted", "不需要的请自行删除"),
     )
     return found
 

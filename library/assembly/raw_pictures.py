@@ -28,7 +28,10 @@ NO_PICTURES = {  # endings that are not tried
     ".zip", ".rar", ".7z", ".tar", ".gz", ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mp3", ".pdf", ".svg", ".eps",
     ".psb", ".xmp", ".safetensors", ".ckpt", ".doc", ".docx", ".exe", ".url", ".lnk",
 }  # fmt: skip
-RAW_CAMERA = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".rw2", ".orf"}
+PLUGINS = {  # what teaches Pillow these
+    ".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin", ".avif": "pillow-avif-plugin",
+}  # fmt: skip
+CAMERA = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".rw2", ".orf"}
 
 
 class Raw(NamedTuple):
@@ -100,10 +103,12 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
         if not is_file(entry):
             continue
         name, ending = below + entry.name, os.path.splitext(entry.name)[1].lower()
-        if ending in RAW_CAMERA or ending in images.UNREADABLE_EXTENSIONS - images.RAW_EXTENSIONS:
+        if ending in CAMERA or ending in images.UNREADABLE_EXTENSIONS - images.RAW_EXTENSIONS:
+            plugin = PLUGINS.get(ending)
+            english, chinese = (f"pip install {plugin}, or ", f"请 pip install {plugin}，或") if plugin else ("", "请")
             survey.skipped[name] = say(
-                f"{ending} is not read here; save it as .png or .jpg first",
-                f"不能读取 {ending}，请先另存为 .png 或 .jpg",
+                f"{ending} cannot be read here: {english}save it as .png or .jpg",
+                f"无法读取 {ending}：{chinese}另存为 .png 或 .jpg",
             )
         elif ending in NO_PICTURES:
             if ending not in CAPTION_EXTENSIONS:
