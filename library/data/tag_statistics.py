@@ -568,7 +568,7 @@ def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]]
         Advice(
             "amber",
             say(
-                f"{len(long):,} caption(s) have more than the {TOKEN_LIMITS[0]} tokens that are read by default: {names}",
+                f"{len(long):,} captions have more than the {TOKEN_LIMITS[0]} tokens that are read by default: {names}",
                 f"{len(long):,} 条标签超过默认读取的 {TOKEN_LIMITS[0]} 个 token：{names}",
             ),
             cure,
