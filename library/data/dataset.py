@@ -58,8 +58,7 @@ class Dataset:
         )
         self.plan, self.config, self.seed = plan, config, seed
         self.latents, self.texts, self.scale = latents, texts, scale
-        kept = 0 if config.random_crop else masks.kept_count(plan.sizes, scale)  # chance repeats no crop
-        self._mask = lru_cache(kept)(masks.load)
+        self._mask = lru_cache(masks.kept_count(plan.sizes, scale))(masks.load)
 
     def batches(self, epoch: int, start: int = 0, process: int = 0, of: int = 1) -> Iterator[Batch | None]:
         """The batches of an epoch in their order.
