@@ -1,5 +1,6 @@
 """Every fault that the doctor knows is made here, and must be seen with its cure; a clean set is all green."""
 
+import dataclasses
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, PngImagePlugin
 
 from library import block, doctor
-from library.assembly import set_findings
+from library.assembly import examination, set_findings
 from library.assembly.examination import examine
 from library.config import PROJECT
 from library.doctor import Finding, of_line
@@ -252,10 +253,21 @@ def test_packages_that_an_option_needs(case):
     assert [one.level for one in found] == ["red", "green"]
 
 
-def test_a_name_that_is_taken_and_a_run_that_can_be_gone_on_with(case):
+def test_a_name_that_is_taken_and_a_run_that_can_be_gone_on_with(case, monkeypatch):
     (case.folder / "out").mkdir()
     (case.folder / "out" / "mytag.safetensors").write_bytes(b"")
     case.sees("green", "parameters", "the next run is named mytag-2, nothing is overwritten", machine=True)
+
+    ran_with = dataclasses.asdict(dataclasses.replace(case.examine().config, learning_rate=5e-4, seed=23))
+    facts = dict(config=ran_with, name="mytag", seed=23)
+    state = SimpleNamespace(facts=facts, position=SimpleNamespace(global_step=7), notices=[])
+    monkeypatch.setattr(examination, "find_state", lambda config: state)
+    case.sees("green", "parameters", "mytag was stopped after step 7: the next start goes on there", machine=True)
+    assert wrong(case.examine(machine=True).findings) == []
+    ran_with["network_dim"] = 99
+    found = case.sees("red", "parameters", "mytag was stopped after step 7 and can be continued, but:", machine=True)
+    assert "network_dim was 99 when the state was saved, and is 32 now" in found.text
+    assert found.cure.startswith('set these back to go on, or resume = "new"')
 
 
 # ---- base model ----
@@ -384,8 +396,6 @@ def test_turned_and_coloured_pictures_are_in_order(case):
 
 
 def test_what_was_found_of_a_picture_is_remembered(case, monkeypatch):
-    from library.assembly import examination
-
     monkeypatch.setattr("library.data.remembered.SETTLED_SECONDS", -60.0)
     first = case.examine().findings
     monkeypatch.setattr(examination, "row_of", lambda *_: pytest.fail("looked again"))

@@ -349,7 +349,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         data="",
     )
     seen.attempt("machine", examine_memory, seen, prepared)
-    seen.attempt("parameters", examine_state, seen, machine)
+    seen.attempt("parameters", examine_state, seen, prepared)
 
 
 def examine_memory(seen: Examination, prepared: Prepared) -> None:
@@ -394,20 +394,28 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
         seen.findings.append(Finding("green", "machine", text))
 
 
-def examine_state(seen: Examination, machine: Any) -> None:
+def examine_state(seen: Examination, prepared: Prepared) -> None:
     """Whether an earlier run of this name will be gone on with, or its name is taken."""
     from library import checkpoint
 
-    config = seen.config
+    config = prepared.config
     state = find_state(config)
     folder, name = Path(config.output_dir), config.output_name
     if state:
+        if config.seed is None:
+            config = dataclasses.replace(config, seed=state.facts["seed"])
+        try:
+            changes = changes_since(state, config, fingerprint_of_data(prepared.plan), prepared.machine.dtype)
+        except UserError as error:
+            heading, *changes, cure = str(error).splitlines()
+            text = " ".join([heading, *map(str.strip, changes)])
+            seen.findings.append(Finding("red", "parameters", text, cure.strip()))
+            return
         text = say(
             f"{state.facts['name']} was stopped after step {state.position.global_step}: the next start goes on there",
             f"{state.facts['name']} 在第 {state.position.global_step} 步后中断：下次启动会接着训练",
         )
         seen.findings.append(Finding("green", "parameters", text))
-        changes = changes_since(state, config, fingerprint_of_data(seen.plan), machine.dtype)
         seen.note(state.notices + changes, "parameters")
     elif checkpoint.is_taken(folder, name):
         new = checkpoint.free_name(folder, name)
