@@ -29,8 +29,8 @@ LOOKED = struct.Struct("<IIf32s")  # width, height, share that is learnt, digest
 OPACITY = struct.Struct("<f")
 LOOKED_FORMAT = 1  # raise it when a mask is read otherwise: what was remembered is then forgotten
 
-# Masks that were read stay in memory up to this: 4,096 of pictures of 512 x 512 pixels, 1,024 of 1024 x 1024. Others are
-# read at each use, by the threads that read ahead; of one thread that takes 8 ms at 512 x 512, 23 ms at 1024 x 1024.
+# Masks that were read stay in memory up to this: 4,096 of pictures of 512 x 512 pixels, 1,024 of 1024 x 1024. Others
+# are read at each use, by the threads that read ahead; one thread takes 8 ms at 512 x 512 and 23 ms at 1024 x 1024.
 KEPT_BYTES = 64 << 20
 
 
