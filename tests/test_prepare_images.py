@@ -81,9 +81,9 @@ def raw(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     save(photo(2).transpose(Image.Transpose.ROTATE_90), folder / "sub" / "turned.JPG", exif=exif, quality=95)
-    letterbox = Image.new("RGB", (96, 120), "black")
-    letterbox.paste(photo(3), (0, 20))
-    save(letterbox, folder / "sub" / "film.png")
+    framed = Image.new("RGB", (116, 120), "black")
+    framed.paste(photo(3), (10, 20))
+    save(framed, folder / "sub" / "film.png")
     cut_out = photo(4).convert("RGBA")
     alpha = Image.new("L", cut_out.size, 0)
     ImageDraw.Draw(alpha).ellipse((10, 5, 85, 78), fill=255)
@@ -167,12 +167,13 @@ def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkey
 
 
 def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_picture(raw, prepare, tmp_path):
-    text = "film.png： 0，50%，96，20\nsub/turned.jpg: 10, 20, 30, 40\n*.gif: 0, 0, 10, 10\n"
+    text = "film.png： 20，50%，30，20\nsub/turned.jpg: 10, 20, 30, 40\n*.gif: 0, 0, 10, 10\n"
     (tmp_path / "区域.txt").write_bytes(text.encode("gbk"))
     prepare(regions=str(tmp_path / "区域.txt"))
     film = np.asarray(Image.open(tmp_path / "out" / "sub" / "masks" / "film.png"))
-    assert film.shape == (80, 96)  # 20 rows of the letterbox are gone
-    assert np.flatnonzero((film == 0).all(axis=1)).tolist() == list(range(40, 60))
+    expected = np.full((80, 96), 255, np.uint8)  # 20 rows and 10 columns of the frame are gone
+    expected[40:60, 10:40] = 0
+    assert np.array_equal(film, expected)
     turned = np.asarray(Image.open(tmp_path / "out" / "sub" / "masks" / "turned.png"))
     assert (turned[20:60, 10:40] == 0).all()
     assert (turned == 0).sum() == 30 * 40
@@ -208,8 +209,10 @@ def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepar
 
 
 def test_two_raw_pictures_of_one_name_do_not_collide(prepare, tmp_path):
-    for seed, name in enumerate(("a.png", "a.jpg", "A.webp", "a_jpg.png", "a (1).png")):
+    for seed, name in enumerate(("a.png", "a.jpg", "a_jpg.png", "a (1).png")):
         save(photo(seed), tmp_path / "raw" / name)
+    prepare()
+    save(photo(9), tmp_path / "raw" / "A.webp")  # the same name to Windows
     prepare()
     pictures = {file for file in files(tmp_path / "out") if file.endswith(".png")}
     assert len(pictures) == 5
@@ -270,6 +273,7 @@ def test_only_what_is_new_is_made_and_what_was_deleted_stays_away(raw, prepare, 
     }
     prepare(overwrite=True)
     assert (tmp_path / "out" / "large.png").exists()
+    assert (tmp_path / "out" / "角色 1.txt").read_text(encoding="utf-8") == "mytag, tagged since"
 
 
 def test_other_settings_make_anew_and_leave_nothing_of_the_earlier(raw, prepare, tmp_path, monkeypatch):

@@ -224,8 +224,8 @@ def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.n
 def groups(survey: Survey, similarity: int, book: ledger.Ledger) -> list[Group]:
     """The pictures that are the same, the best of each group first.
 
-    Better is what has more pixels, unless they were only blown up; then what was compressed less, has a caption, and
-    lies higher up. A best one without caption gets that of the next.
+    Better is what has more pixels, unless they were only blown up; then what was compressed less, and lies higher
+    up. A best one without caption gets that of the next.
 
     Args:
         book: remembers which pictures were found to be blown up.
@@ -234,7 +234,7 @@ def groups(survey: Survey, similarity: int, book: ledger.Ledger) -> list[Group]:
     looks = duplicates.Looks([raw.look for raw in pictures])
     found = []
     for numbers in duplicates.groups(looks, similarity):
-        best_first = _best_first([pictures[number] for number in numbers], survey, book)
+        best_first = _best_first([pictures[number] for number in numbers], book)
         of = {raw.name: number for raw, number in zip([pictures[n] for n in numbers], numbers, strict=True)}
         kept = duplicates.kept(looks, [of[raw.name] for raw in best_first], similarity)
         caption = next((survey.captions[raw.name] for raw in best_first if raw.name in survey.captions), None)
@@ -244,10 +244,9 @@ def groups(survey: Survey, similarity: int, book: ledger.Ledger) -> list[Group]:
     return found
 
 
-def _best_first(members: list[Raw], survey: Survey, book: ledger.Ledger) -> list[Raw]:
+def _best_first(members: list[Raw], book: ledger.Ledger) -> list[Raw]:
     def rank(raw: Raw) -> tuple:
-        depth = raw.name.count("/")
-        return -round(raw.area, -3), -raw.path.stat().st_size, raw.name not in survey.captions, depth, raw.name
+        return -round(raw.area, -3), -raw.path.stat().st_size, raw.name.count("/"), raw.name
 
     members = sorted(members, key=rank)
     blown_up = []
