@@ -64,6 +64,7 @@ figure img { max-width: 100%; max-height: 15rem; display: block }
 figure .box { position: absolute; border: 2px solid #ff2d6f; box-shadow: 0 0 0 1px #fff9 }
 figcaption { padding: .45rem .6rem; font-size: .82rem; overflow-wrap: anywhere; line-height: 1.4 }
 figcaption b { font-weight: 600 }
+td figure, td figure img { width: 10rem; max-height: none }
 .rows { display: grid; gap: .6rem }
 .rows figure { display: flex; align-items: flex-start }
 .rows figure .frame { flex: 0 0 7rem; min-height: 3rem }

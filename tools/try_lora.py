@@ -322,7 +322,8 @@ def read_factors(file: LoraFile, layers: dict) -> dict:
 def rows_of(settings: TryLora, files: list[LoraFile]) -> list[Row]:
     """The base model once where a strength is 0, then each LoRA at each other strength."""
     strengths = list(dict.fromkeys(settings.strengths))
-    rows = [Row(say("base model", "底模"), [], "")] if 0 in strengths or not files else []
+    first = say("base model", "底模") if files else say("as the prompt says", "按提示词")
+    rows = [Row(first, [], "")] if 0 in strengths or not files else []
     for file in files:
         for strength in strengths:
             if strength:
@@ -666,7 +667,8 @@ def write_summary(job: Job, grids: dict[int, Path]) -> Path:
     shown, sections = 0, []
     for seed, grid in grids.items():
         link = page.Html(f'<a href="{quote(grid.name)}">{page.html(grid.name)}</a>')
-        blocks = [page.paragraph(page.join([settings_line(job, seed), "  ·  ", link]))]
+        first, *others = settings_line(job, seed).splitlines()
+        blocks = [page.paragraph(page.join([first, "  ·  ", link])), *map(page.paragraph, others)]
         lines = []
         for row in job.rows:
             cells = [cell for cell in job.cells if cell.row is row and cell.seed == seed]
