@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from library.assembly import cleaning
 from library.checks import ConfigError, check_tool
-from library.cleaning import faces, text_regions
+from library.cleaning import faces, resizing, text_regions
 from library.cleaning.region import Region
 from library.config import PROJECT
 from library.messages import UserError, set_language
@@ -237,6 +237,21 @@ def test_a_missing_spandrel_is_told_and_lanczos_helps(raw, prepare, tmp_path, mo
     assert "enlarged by Lanczos" in said
     with pytest.raises(UserError, match="pip install spandrel"):
         prepare(upscale=str(model))
+
+
+def test_a_model_that_is_there_enlarges_the_small(raw, prepare, tmp_path, monkeypatch):
+    def twice(picture):
+        return np.repeat(np.repeat(picture, 2, axis=0), 2, axis=1) // 2  # darker: so it can be told from Lanczos
+
+    model = tmp_path / "2x_any.pth"
+    model.write_bytes(b"model")
+    monkeypatch.setattr(resizing, "open_model", lambda path, device: resizing.Enlarger(path.name, 2, twice))
+    said = prepare(upscale=str(model))
+    assert "enlarging: 2x_any.pth on cpu" in said
+    assert "Lanczos" not in said
+    mean = np.asarray(photo(6, 40, 30)).mean()
+    assert np.asarray(Image.open(tmp_path / "out" / "small.png")).mean() == pytest.approx(mean / 2, rel=0.05)
+    assert np.array_equal(Image.open(tmp_path / "out" / "角色 1.png"), photo(1))
 
 
 # ---- again ----

@@ -86,6 +86,15 @@ def open_model(path: Path, device: str) -> Enlarger:
                 f"{path.name} 需要 {error.name}：请 pip install {error.name}",
             )
         ) from None
+    except Exception as error:  # a torchvision that does not belong to this torch
+        raise UserError(
+            say(
+                f"{path.name} needs spandrel, which does not start ({error}): pip install spandrel and the torchvision "
+                "that belongs to your torch",
+                f"{path.name} 需要 spandrel，但它无法启动（{error}）："
+                "请 pip install spandrel 以及与 torch 配套的 torchvision",
+            )
+        ) from error
     try:
         model = spandrel.ModelLoader(device).load_from_file(path)
         if not isinstance(model, spandrel.ImageModelDescriptor) or (model.input_channels, model.scale) < (3, 2):
