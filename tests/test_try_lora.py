@@ -353,3 +353,11 @@ def test_the_weights_are_the_base_models_again(tried, monkeypatch):
     monkeypatch.setattr(drawing, "open_for_drawing", watched)
     tried()
     assert all(torch.equal(kept["before"][name], value) for name, value in kept["family"].unet.state_dict().items())
+
+
+def test_a_lora_of_the_text_encoder_alone_acts_in_its_rows(tried, tmp_path):
+    """The prompt is encoded anew where the weights are others."""
+    tensors = {key: tensor for key, tensor in random_lora(families.tiny("sd1")).items() if key.startswith("lora_te")}
+    checkpoint.save_adapter(tmp_path / "words.safetensors", tensors)
+    folder = tried(loras=[str(tmp_path / "words.safetensors")], strengths=[0, 0.5, 1])
+    assert len(set(files(folder / "pictures").values())) == 3
