@@ -266,12 +266,12 @@ def _text(outcome: Outcome, settings: PrepareImages) -> list[Html]:
     figures = []
     for raw in found[:BOXES]:
         boxes = outcome.records[raw.name].report["text"]
-        note = "; ".join(_as_region(box) for box in boxes[:4])
+        note = page.Html("<br>".join(map(_as_region, sorted(boxes, key=lambda box: -box[4])[:3])))
         figures.append(page.picture(_small(raw), raw.name, note, [Box(*box[:4], f"{box[4]:.0%}") for box in boxes]))
     intro = say(
-        "Proposed by their strokes, not read; the surest first. The numbers can be copied into a regions file, as "
+        "Proposals, the surest first; nothing was read. The numbers can be copied into a regions file, as "
         "name: left, top, width, height.",
-        "按笔画特征找出，并未识别文字；把握大的排在前面。数字可以直接抄进 regions 文件，写作“文件名: 左, 上, 宽, 高”。",
+        "只是推测，并未识别文字；把握大的排在前面。数字可以直接抄进 regions 文件，写作“文件名: 左, 上, 宽, 高”。",
     )
     heading = say("Text and watermarks", "文字与水印")
     return [page.section(heading, page.paragraph(intro), page.pictures(figures), *_more(len(found), BOXES))]
