@@ -270,8 +270,8 @@ class SortIntoFolders(Tool):
         english='"show" the plan only, "copy", "move", or "link" (no further disk space)',
         chinese='"show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）')
     sub_folders: str = option("often", "auto", choices=("auto", "concepts", "together"),
-        english='sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where the captions hold the word concept and not the sub-folder\'s name',
-        chinese='images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里有 concept 而没有子目录名的才合并')
+        english='sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept',
+        chinese='images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里都有 concept 这个词的才合并')
 
     pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
         english="base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL",

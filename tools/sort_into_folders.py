@@ -25,7 +25,7 @@ target_steps = 1500    # steps that the training shall have, usually 1000~3000; 
 max_train_epochs = 10  # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
 train_batch_size = 2   # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
 action = "copy"        # "show" the plan only, "copy", "move", or "link" (no further disk space) | "show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）
-sub_folders = "auto"   # sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where the captions hold the word concept and not the sub-folder's name | images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里有 concept 而没有子目录名的才合并
+sub_folders = "auto"   # sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept | images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里都有 concept 这个词的才合并
 
 # ---- Seldom changed | 较少修改 ----
 pretrained_model_name_or_path = None  # base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL | 底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器

@@ -65,8 +65,8 @@ def concepts(found: heap.Heap, concept: str, sub_folders: str) -> list[Concept]:
     Args:
         concept: the word of pictures that lie directly in the heap.
         sub_folders: "concepts": each first sub-folder is one of its own; "together": all belong to `concept`; "auto": a
-            sub-folder belongs to `concept` where its captions hold that word and not the sub-folder's name. One that is
-            named [repeats]_[concept] is always a concept.
+            sub-folder belongs to `concept` where all its captions hold that word: it says where the pictures came from,
+            such as a phone. One that is named [repeats]_[concept] is always a concept.
     """
     by_folder: dict[str, list[heap.Picture]] = {}
     for picture in found.pictures:
@@ -77,7 +77,7 @@ def concepts(found: heap.Heap, concept: str, sub_folders: str) -> list[Concept]:
         meaning = repeats_and_text(name)
         is_numbered = bool(meaning) and meaning[0] >= 1
         word = (meaning[1].strip() if is_numbered else name) or concept
-        is_joined = bool(name) and not is_numbered and _joins(name, pictures, concept, sub_folders)
+        is_joined = bool(name) and not is_numbered and _joins(pictures, concept, sub_folders)
         one = made.setdefault(folded(concept if is_joined else word), Concept(concept if is_joined else word))
         one.pictures += pictures
         one.repeats = meaning[0] if is_numbered else one.repeats
@@ -87,11 +87,11 @@ def concepts(found: heap.Heap, concept: str, sub_folders: str) -> list[Concept]:
     return list(made.values())
 
 
-def _joins(name: str, pictures: list[heap.Picture], concept: str, sub_folders: str) -> bool:
+def _joins(pictures: list[heap.Picture], concept: str, sub_folders: str) -> bool:
     if sub_folders != "auto":
         return sub_folders == "together"
     texts = [picture.caption for picture in pictures if (picture.caption or "").strip()]
-    return bool(texts) and all(has_word(text, concept) for text in texts) and not any(has_word(t, name) for t in texts)
+    return bool(texts) and all(has_word(text, concept) for text in texts)
 
 
 def _names(folder: Path, pictures: list[heap.Picture]) -> list[str]:
