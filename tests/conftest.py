@@ -86,7 +86,7 @@ def small_set(tmp_path_factory):
     return root / "train", root / "reg"
 
 
-def edit_block(script: Path, **settings) -> None:
+def edit_block(script: Path, /, **settings) -> None:
     """Change values in a script's block as a user does; names that are not there are added."""
     head, mark, below = script.read_text(encoding="utf-8").partition(MARK)
     lines = head.splitlines()
