@@ -126,6 +126,7 @@ load_json_path = None       # a preset: its values replace those above | 读取�
 json_load_skip_list = None  # names not taken from presets, such as ["train_data_dir"] | 不从预设读取的参数名，如 ["train_data_dir"]
 multi_run_folder = None     # train every preset of this folder, one after another; finished ones move to complete/ | 依次训练此目录中的每个预设，完成的移入 complete/
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 

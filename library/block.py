@@ -56,7 +56,7 @@ def text(declared: Declared = TRAINING) -> str:
         for setting, texts in zip(settings, (option.metadata for option in shown), strict=True):
             lines.append(f"{setting:{width}}  # {texts['english']} | {texts['chinese']}")
         lines.append("")
-    return "\n".join([*lines, MARK, ""])
+    return "\n".join([*lines, "# fmt: on", MARK, ""])  # else no formatter would look at what stands below
 
 
 def literal(value: Any) -> str:

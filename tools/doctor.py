@@ -26,6 +26,7 @@ check_machine = True  # also look at the device; imports torch, which takes some
 language = "auto"             # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 output_dir = "output/doctor"  # where the page goes | 结果页的输出目录
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import sys
@@ -154,7 +155,12 @@ def tag_table(seen) -> str:
         [tag.text, seen.statistics.count(tag), f"{seen.statistics.share(tag):.0%}",
          tag_statistics.fate(seen.statistics, tag, word)] for tag in tags[:MOST_TAGS]
     ]  # fmt: skip
-    head = [say("tag", "标签"), say("pictures", "图片"), say("share", "占比"), say("what will become of it", "训练后会怎样")]
+    head = [
+        say("tag", "标签"),
+        say("pictures", "图片"),
+        say("share", "占比"),
+        say("what will become of it", "训练后会怎样"),
+    ]
     shown = say(f"The {len(rows)} most frequent of {len(tags)} tags", f"{len(tags)} 个标签中最常见的 {len(rows)} 个")
     return page.folded(shown, page.table(head, rows))
 
@@ -164,7 +170,9 @@ def memory_table(seen) -> str:
 
     if not seen.memory:
         return ""
-    return page.folded(say("What the run will hold in memory", "训练占用的内存明细"), page.code(seen.memory.strip("\n")))
+    return page.folded(
+        say("What the run will hold in memory", "训练占用的内存明细"), page.code(seen.memory.strip("\n"))
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ caption_extension = ".txt"  # ending of the caption files, .txt or .caption | �
 language = "auto"           # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import sys
@@ -97,9 +98,7 @@ def run(settings: EditTags) -> int:
         changes = [Change(one.picture, one.name, one.word, one.before, one.before) for one in changes]
     else:
         check(edits, changes, notes)
-    statistics = tag_statistics.count(
-        tag_statistics.Captioned(folder_of(one), one.name, one.after) for one in changes
-    )
+    statistics = tag_statistics.count(tag_statistics.Captioned(folder_of(one), one.name, one.after) for one in changes)
     for note in notes:
         print(say(f"note: {note}", f"注意：{note}"))
     lines = totals(changes)
@@ -476,7 +475,10 @@ def tag_table(statistics: tag_statistics.TagStatistics, changes: list[Change]) -
         "表中没有的都算主体的。",
     )
     return page.section(
-        say("All tags", "全部标签"), page.paragraph(how, faint=True), page.table(head, rows), page.paragraph(more, faint=True)
+        say("All tags", "全部标签"),
+        page.paragraph(how, faint=True),
+        page.table(head, rows),
+        page.paragraph(more, faint=True),
     )
 
 

@@ -42,6 +42,7 @@ caption_extension = ".txt"  # ending of the caption files, .txt or .caption | �
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 overwrite = False  # draw anew what is there with other settings or from a caption that was changed since; False: it is named, and nothing is drawn | 设置或标签改过之后，重画已有的图；False：只指出哪些不符，不画任何图
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import re

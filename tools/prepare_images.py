@@ -39,6 +39,7 @@ device = "auto"     # where models run: "auto", "cpu", "cuda" (AMD too) | 模型
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 overwrite = False  # make pictures anew that are already there; False: those made from the same picture in the same way stay, anything else in their place is an error | 已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import os

@@ -35,6 +35,7 @@ caption_extension = ".txt"            # ending of the caption files, .txt or .ca
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 overwrite = False  # replace what is there with other content, such as captions that were edited since; the old files go to .backup; False: they are named, and nothing is done | 替换内容不同的文件，如之后又改过的标签，旧的存入 .backup；False：只指出哪些不同，不做任何改动
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import os
@@ -246,7 +247,9 @@ def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
             )
         )
     if parent and (settings.action == "copy" or (settings.action == "move" and is_other_disk)):
-        missing = [file for job in jobs for file in job.files if not (job.there and (job.there.path / file.name).exists())]
+        missing = [
+            file for job in jobs for file in job.files if not (job.there and (job.there.path / file.name).exists())
+        ]
         needed, free = sum(file.source.stat().st_size for file in missing), shutil.disk_usage(parent).free
         if needed > free:
             problems.append(
@@ -344,9 +347,7 @@ def checked(settings: SortIntoFolders, jobs: list[Job]) -> list[tag_statistics.A
     for job in jobs:
         those = job.pictures
         if not those and job.there:  # all was moved there before
-            those = heap.find(
-                job.there.path, caption_extension=settings.caption_extension, may_be_empty=True
-            ).pictures
+            those = heap.find(job.there.path, caption_extension=settings.caption_extension, may_be_empty=True).pictures
         for picture in those:
             line = None if picture.caption is None else captions.first_line(picture.caption)
             pictures.append(tag_statistics.Captioned(job.word, picture.path.name, line))

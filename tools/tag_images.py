@@ -38,6 +38,7 @@ caption_extension = ".txt"  # ending of the caption files, .txt or .caption | �
 language = "auto"           # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import re
@@ -203,8 +204,7 @@ def find_model(settings: TagImages) -> Path | None:
         if not _is_hub_name(wanted):
             raise UserError(
                 say(
-                    f'tagger = "{wanted}": there is no such file or folder, and it is no hub name like '
-                    f'"{wd.ADVISED}"',
+                    f'tagger = "{wanted}": there is no such file or folder, and it is no hub name like "{wd.ADVISED}"',
                     f'tagger = "{wanted}"：没有这个文件或文件夹，它也不是 "{wd.ADVISED}" 这样的模型库名称',
                 )
             )
@@ -231,7 +231,11 @@ def _is_hub_name(text: str) -> bool:
 
 def _chosen_model(path: Path) -> Path:
     """The tagger in a folder or file that the user named. Raises UserError."""
-    files = [path] if path.is_file() else [file for file in local_models.files_below(path) if file.suffix.lower() == ".onnx"]
+    files = (
+        [path]
+        if path.is_file()
+        else [file for file in local_models.files_below(path) if file.suffix.lower() == ".onnx"]
+    )
     models = wd.best_first(files)
     if models:
         return models[0]
@@ -460,7 +464,9 @@ def describe(
             if looked.content is None:
                 continue
             words = [*folder_words(looked.picture.path, found.folder), *looked.content]
-            words = [word.replace(" ", "_") if settings.underscores else word for word in words if not is_excluded(word)]
+            words = [
+                word.replace(" ", "_") if settings.underscores else word for word in words if not is_excluded(word)
+            ]
             front = front_words(looked.picture.path, found.folder, settings)
             write_caption(looked.picture, new_caption(looked.picture, front, words, settings), backup, results)
 
@@ -524,9 +530,7 @@ def told(found: heap.Heap, results: Results, todo: list[heap.Picture], seconds: 
     return lines
 
 
-def write_summary(
-    found: heap.Heap, settings: TagImages, results: Results, name: str | None, notes: list[str]
-) -> Path:
+def write_summary(found: heap.Heap, settings: TagImages, results: Results, name: str | None, notes: list[str]) -> Path:
     """The page that a person looks at."""
 
     def short(path: Path) -> str:
@@ -591,7 +595,10 @@ def write_summary(
         )
 
         def doubt(path: Path) -> str:
-            return say(f"{results.sureness[path]:.0%} sure", f"置信度 {results.sureness[path]:.0%}") + f" · {lines.get(path, '')}"
+            return (
+                say(f"{results.sureness[path]:.0%} sure", f"置信度 {results.sureness[path]:.0%}")
+                + f" · {lines.get(path, '')}"
+            )
 
         heading = say(f"Where the tagger is unsure ({len(odd):,})", f"模型没有把握的图片（{len(odd):,}）")
         blocks.append(page.section(heading, page.paragraph(explained), figures(odd[:SHOWN_ODD], doubt)))
@@ -616,10 +623,10 @@ def next_steps(settings: TagImages) -> list[str]:
         page.paragraph(
             say(
                 "Look through the tags below. Then tools/edit_tags.py says what each will do in training, and removes, "
-                "replaces or adds tags over the whole set; with its action = \"undo\" it also takes back what this run "
+                'replaces or adds tags over the whole set; with its action = "undo" it also takes back what this run '
                 "has written. In its block:",
                 "先浏览下面的标签。然后用 tools/edit_tags.py 查看每个标签在训练中的作用，成批删除、替换或添加标签；"
-                "其中 action = \"undo\" 也可撤销本次写入。参数填：",
+                '其中 action = "undo" 也可撤销本次写入。参数填：',
             )
         ),
         page.code(f'images_dir = "{Path(settings.images_dir).as_posix()}"\naction = "show"'),

@@ -41,6 +41,7 @@ device = "auto"           # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) i
 language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 output_dir = "output/tried"  # where the grids, the single pictures and the summary go; no picture in it is overwritten | 对比图、单张图和结果页的输出目录；不会覆盖已有的图
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import difflib
@@ -209,14 +210,14 @@ def look(settings: TryLora) -> Job:
                 loras.append(Used(file, lora.text_encoder, lora.unet))
         if parsed:
             columns.append(Column(text.strip(), parsed.weighted, loras))
-    negative = attempt(
-        prompt_syntax.parse, settings.negative_prompt, is_negative=True, where="negative_prompt: "
-    )
+    negative = attempt(prompt_syntax.parse, settings.negative_prompt, is_negative=True, where="negative_prompt: ")
     if problems:
         raise UserError(problems)
 
     machine = drawing.choose_machine(settings.device, settings.mixed_precision, info.width)
-    job = Job(settings, info, machine, negative.weighted, rows_of(settings, files), columns, picture_size(settings, info))
+    job = Job(
+        settings, info, machine, negative.weighted, rows_of(settings, files), columns, picture_size(settings, info)
+    )
     blueprint = families.blueprint(info)
     layers = blueprint.named_layers()
     for file in job.files:
@@ -273,7 +274,9 @@ class LoraFolder:
         found = found or [path for path in self.files if metadata.of_file(path).get("ss_output_name") == name]
         if len(found) == 1:
             return lora_file(found[0])
-        folders = say(" or ", " 或 ").join(map(str, self.folders)) or say("no folder: set lora_dir", "没有目录：请设 lora_dir")
+        folders = say(" or ", " 或 ").join(map(str, self.folders)) or say(
+            "no folder: set lora_dir", "没有目录：请设 lora_dir"
+        )
         if found:
             listed = ", ".join(map(str, found))
             raise UserError(
@@ -428,7 +431,9 @@ def cells_of(job: Job) -> list[Cell]:
             hashes = ", ".join(f"{file.name}: {file.digest}" for file in used)
             prompt = f"{column.text} {row.text}".strip()
             for seed in dict.fromkeys(settings.seeds):
-                cells.append(Cell(row, column, seed, shared | dict(prompt=prompt, seed=seed, lora_hashes=hashes or None)))
+                cells.append(
+                    Cell(row, column, seed, shared | dict(prompt=prompt, seed=seed, lora_hashes=hashes or None))
+                )
     return cells
 
 
@@ -609,9 +614,7 @@ def write_grid(job: Job, seed: int) -> Path:
 
     from library import contact_sheet
 
-    table = [
-        [cell.path for cell in job.cells if cell.row is row and cell.seed == seed] for row in job.rows
-    ]  # by rows
+    table = [[cell.path for cell in job.cells if cell.row is row and cell.seed == seed] for row in job.rows]  # by rows
     rows, columns = [row.label for row in job.rows], [column.text for column in job.columns]
     title = settings_line(job, seed)
     content = json.dumps([title, rows, columns, [[path.name for path in line] for line in table]])
