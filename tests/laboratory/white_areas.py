@@ -13,8 +13,10 @@ on coloured backgrounds, and three things are read off the pictures: how much of
 white; how far the character's box is from the drawing asked for; how much it looks like the character to the checker.
 
 A second question is whether pictures that are masked for the most part count too little beside whole ones, here
-regularization images, because a mask's share of the loss is not made up for (as in sd-scripts): there each mask is also
-divided by its mean. All is paired: a seed gives the same order, timesteps and noise in all trainings and drawings.
+regularization images, because a mask's share of the loss is not made up for (as in sd-scripts). There each mask is also
+divided by its mean, or instead the regularization images are given that mean as their weight.
+
+All is paired: a seed gives the same order, timesteps and noise in all trainings and drawings.
 """
 
 import argparse
@@ -58,6 +60,7 @@ class Condition(NamedTuple):
     is_divided: bool = False  # masks are divided by their mean
 
 
+LEARNT = (BOX[2] - BOX[0]) * (BOX[3] - BOX[1]) / SIDE**2  # share of a picture that is learnt where all around is erased
 BESIDE_REGULARIZATION = dict(masked_loss=True, reg_data_dir=str(REGULARIZATION_FOLDER))
 CONDITIONS = {
     "unharmed": Condition(None, {}),
@@ -67,6 +70,7 @@ CONDITIONS = {
     "around masked": Condition("around", dict(masked_loss=True)),
     "beside reg": Condition("around", BESIDE_REGULARIZATION),
     "beside reg, divided": Condition("around", BESIDE_REGULARIZATION, is_divided=True),
+    "beside light reg": Condition("around", BESIDE_REGULARIZATION | dict(prior_loss_weight=LEARNT)),
 }
 PAIRS = [  # whose difference is told
     ("edge erased", "unharmed"),
@@ -74,6 +78,7 @@ PAIRS = [  # whose difference is told
     ("around erased", "unharmed"),
     ("around masked", "unharmed"),
     ("beside reg, divided", "beside reg"),
+    ("beside light reg", "beside reg, divided"),
 ]
 
 
