@@ -196,26 +196,23 @@ def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> 
 
 def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list[str]]":
     """The models that are needed and there, and a line on each thing that they, or OpenCV, will do."""
-    import numpy as np
-
     from library import local_models
     from library.assembly.cleaning import Models
     from library.cleaning import background, faces
 
-    def tried(file: Path) -> Path:
-        faces.find(np.zeros((64, 64, 3), np.uint8), file)
-        return file
+    def open_onnx(file: Path) -> local_models.Onnx:
+        return local_models.open_onnx(file, settings.device)
 
     lines: list[str] = []
     face = subject = None
     if settings.faces != "keep":
         found = local_models.find(faces.MODEL_PATTERNS, settings.models_dirs)
-        face = _first(found, tried, lines)
-        name = face.name if face else say("OpenCV's detectors of photographed faces", "OpenCV 自带的真人脸检测器")
+        face = _first(found, lambda file: faces.open_model(file, open_onnx), lines)
+        name = face.path.name if face else say("OpenCV's detectors of photographed faces", "OpenCV 自带的真人脸检测器")
         lines.append(say(f"faces: {name}", f"人脸：{name}"))
     if settings.background != "keep":
         found = local_models.find(background.MODEL_PATTERNS, settings.models_dirs)
-        subject = _first(found, lambda file: local_models.open_onnx(file, settings.device), lines)
+        subject = _first(found, open_onnx, lines)
         if subject:
             name, where = subject.path.name, subject.device
             lines.append(say(f"background: {name} on {where}", f"背景：{name}，设备 {where}"))

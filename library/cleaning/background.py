@@ -1,10 +1,55 @@
-"""What of a picture is its subject: by a model that rembg uses, or by OpenCV's GrabCut from a guess."""
+"""What of a picture is its subject: by a model that rembg uses, or else by OpenCV's GrabCut from a guess.
 
-from typing import Any
+The guess is that the colours along the picture's edge are the background's, and that the subject is near the middle and
+unlike them. It is good for drawings and for people before walls, and poor in crowded rooms: `is_doubtful` tells some of
+its failures, a person sees the others. To add a model: a row in MODELS.
+"""
+
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
 
 import numpy as np
 
-MODEL_PATTERNS = ("birefnet*.onnx", "isnet-general-use.onnx", "isnet-anime.onnx", "u2net.onnx", "silueta.onnx")
+from library.messages import UserError, say
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Model(NamedTuple):
+    """How a model wants its pixels; the mask is the first output in any case."""
+
+    pattern: str
+    side: int  # of the square that the picture is squeezed into, where the file leaves it open
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    gives_logits: bool = False
+
+
+# As rembg runs them: pixels are divided by the picture's largest value, less the mean, by std; the mask is stretched
+# from its smallest value to its largest. Source: github.com/danielgatis/rembg, rembg/sessions. The best first.
+MODELS = (
+    Model("birefnet*.onnx", 1024, *IMAGENET, gives_logits=True),
+    Model("bria-rmbg*.onnx", 1024, *IMAGENET),  # version 2
+    Model("isnet-anime.onnx", 1024, IMAGENET[0], (1, 1, 1)),
+    Model("isnet-general-use.onnx", 1024, IMAGENET[0], (1, 1, 1)),
+    Model("u2net_human_seg.onnx", 320, *IMAGENET),
+    Model("u2net.onnx", 320, *IMAGENET),
+    Model("silueta.onnx", 320, *IMAGENET),
+    Model("u2netp.onnx", 320, *IMAGENET),
+)
+MODEL_PATTERNS = tuple(model.pattern for model in MODELS)  # u2net_cloth_seg.onnx is none: it gives kinds of garments
+
+SIDE = 320  # of the picture that GrabCut sees, the longer one
+ROUNDS = 4  # of GrabCut
+EDGE = 0.04  # of the shorter side: how far in from the edge colours are taken for the background's
+CORNER = 0.3  # of the width, at the upper edge; between them a hat may be
+UPPER = 0.6  # of the height: below that the sides may be shoulders, and people stand on the lower edge
+JUMP, JUMP_OVER = 10.0, 4  # steps of CIE L*a*b* within so many rows
+COLOURS, LEAST_OF_EDGE = 6, 0.07  # that the background may have; rarer ones may be an arm's that reaches the edge
+SMALLEST_PART = 0.1  # of the largest part of the subject; smaller ones are specks
+SMALLEST_HOLE = 0.004  # of the picture; smaller ones are filled
+
+SMALLEST_SHARE, LARGEST_SHARE, MOST_OF_EDGE = 0.03, 0.95, 0.6
 
 
 def subject(picture: np.ndarray, model: Any = None) -> np.ndarray:
@@ -12,18 +57,163 @@ def subject(picture: np.ndarray, model: Any = None) -> np.ndarray:
 
     Args:
         picture: (H, W, 3) uint8, RGB.
-        model: an opened model of MODEL_PATTERNS (`local_models.Onnx`); None: GrabCut.
-    """
-    import cv2
+        model: an opened model of MODELS (`local_models.Onnx`); None: GrabCut.
 
-    height, width = picture.shape[:2]
-    mask = np.zeros((height, width), np.uint8)
-    inside = (width // 20, height // 20, width - width // 10, height - height // 10)
-    cv2.grabCut(picture[..., ::-1].copy(), mask, inside, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_RECT)
-    return np.where(mask & 1, 255, 0).astype(np.uint8)
+    Raises:
+        UserError: the model is none of MODELS, or gives no mask.
+    """
+    return _by_grabcut(picture) if model is None else _by_model(picture, model)
 
 
 def is_doubtful(mask: np.ndarray) -> bool:
-    """True where a mask (H, W) is probably not the subject: nearly nothing, or nearly everything."""
-    share = float((mask > 127).mean())
-    return not 0.03 < share < 0.95
+    """True where a mask (H, W) is hardly the subject: it is nearly nothing, nearly all, or most of the edge."""
+    inside = mask > 127
+    edge = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
+    return not SMALLEST_SHARE < inside.mean() < LARGEST_SHARE or bool(edge.mean() > MOST_OF_EDGE)
+
+
+# ---- Models ----------------------------------------------------------------------------------------------------------
+
+
+def _by_model(picture: np.ndarray, model: Any) -> np.ndarray:
+    from PIL import Image
+
+    name = model.path.name.lower()
+    kind = next((kind for kind in MODELS if fnmatch(name, kind.pattern)), None)
+    if kind is None:
+        raise UserError(
+            say(
+                f"{model.path}: what this model wants is not known. Known are {', '.join(MODEL_PATTERNS)}; give it the "
+                "name under which rembg has it",
+                f"{model.path}：不认识这个模型，不知道它需要怎样的输入。支持 {'、'.join(MODEL_PATTERNS)}；"
+                "请改回 rembg 使用的文件名",
+            )
+        )
+    given = model.session.get_inputs()[0]
+    fixed = [size for size in given.shape[2:] if isinstance(size, int)]
+    side = fixed[0] if fixed else kind.side
+    small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+    pixels = np.asarray(small, np.float32)
+    pixels = (pixels / max(float(pixels.max()), 1e-6) - kind.mean) / np.array(kind.std)
+    dtype = np.float16 if "float16" in given.type else np.float32
+    mask = model.session.run(None, {given.name: pixels.transpose(2, 0, 1)[None].astype(dtype)})[0].astype(np.float32)
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise UserError(
+            say(
+                f"{model.path}: gives {mask.shape} where a mask (1, 1, height, width) was expected; it is another "
+                "model under that name",
+                f"{model.path}：输出形状为 {mask.shape}，而不是蒙版 (1, 1, 高, 宽)；文件名对应的不是这个模型",
+            )
+        )
+    mask = mask[0, 0]
+    if kind.gives_logits:
+        mask = 1 / (1 + np.exp(-mask))
+    lowest, highest = float(mask.min()), float(mask.max())
+    mask = (mask - lowest) / max(highest - lowest, 1e-6)
+    whole = Image.fromarray((mask * 255).astype(np.uint8))
+    return np.array(whole.resize(picture.shape[1::-1], Image.Resampling.LANCZOS))
+
+
+# ---- GrabCut ---------------------------------------------------------------------------------------------------------
+
+
+def _by_grabcut(picture: np.ndarray) -> np.ndarray:
+    """Rother et al. 2004, "GrabCut", from a guess by colour and place, on a small picture."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    factor = min(1.0, SIDE / max(height, width))
+    size = (max(8, round(width * factor)), max(8, round(height * factor)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    mask = _guess(*_unlike_edge(small))
+    if (mask & 1).any() and not (mask & 1).all():
+        cv2.setRNGSeed(0)  # it begins with k-means, and the same picture must give the same mask
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    whole = _tidied((mask & 1).astype(np.uint8))
+    return _enlarged(whole, small, picture)
+
+
+def _unlike_edge(small: np.ndarray) -> tuple[np.ndarray, float]:
+    """How unlike the colours along the edge each pixel (h, w) is, in steps of CIE L*a*b*; and how much they vary."""
+    import cv2
+
+    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
+    strip = max(1, round(EDGE * min(lab.shape[:2])))
+    corner = max(1, round(CORNER * lab.shape[1]))
+    sides = [lab[:, :strip], lab[:, -strip:]]
+    edge = [lab[:strip, :corner], lab[:strip, -corner:], *(side[: _reach(side)] for side in sides)]
+    colours = np.concatenate([part.reshape(-1, 3) for part in edge])
+    cv2.setRNGSeed(0)
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
+    count = min(COLOURS, len(colours))
+    _, labels, centres = cv2.kmeans(colours, count, None, criteria, 2, cv2.KMEANS_PP_CENTERS)
+    common = np.bincount(labels.ravel(), minlength=count) >= LEAST_OF_EDGE * len(colours)
+
+    def nearest(pixels: np.ndarray) -> np.ndarray:
+        return np.min([np.linalg.norm(pixels - centre, axis=-1) for centre in centres[common]], axis=0)
+
+    return nearest(lab), float(np.percentile(nearest(colours[common[labels.ravel()]]), 95))
+
+
+def _reach(side: np.ndarray) -> int:
+    """How far down the background goes along a side (h, w, 3), as far as can be told: through gradients, not jumps."""
+    rows = side.mean(axis=1)
+    jumps = np.linalg.norm(rows[JUMP_OVER:] - rows[:-JUMP_OVER], axis=1) > JUMP
+    least = round(UPPER * len(rows))
+    below = np.flatnonzero(jumps[least:])
+    return least + int(below[0]) if len(below) else len(rows)
+
+
+def _guess(unlike: np.ndarray, varies: float) -> np.ndarray:
+    """GrabCut's first mask: what is unlike the edge, the more so in the middle."""
+    import cv2
+
+    height, width = unlike.shape
+    down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    central = 0.4 + 0.6 * np.exp(-(across**2 + 0.5 * down**2))
+    salient = cv2.GaussianBlur(unlike, (0, 0), max(height, width) / 150) * central.astype(np.float32)
+    between, _ = cv2.threshold(salient.clip(0, 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    threshold = min(between, max(8.0, 1.2 * varies))
+    mask = np.where(salient > threshold, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    strip = max(1, round(EDGE * min(height, width) / 2))
+    for part in (mask[:strip], mask[:, :strip], mask[:, -strip:]):
+        part[part == cv2.GC_PR_BGD] = cv2.GC_BGD
+    return mask
+
+
+def _tidied(mask: np.ndarray) -> np.ndarray:
+    """Without specks and small holes; 0 and 1."""
+    import cv2
+
+    for value, smallest in ((1, None), (0, SMALLEST_HOLE * mask.size)):
+        count, labels, boxes, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=4)
+        areas = boxes[:, cv2.CC_STAT_AREA].copy()
+        areas[0] = 0
+        limit = SMALLEST_PART * areas.max() if smallest is None else smallest
+        small = (areas < limit) & (np.arange(count) > 0)
+        mask = np.where(small[labels], 1 - value, mask).astype(np.uint8)
+    return mask
+
+
+def _enlarged(mask: np.ndarray, small: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """A mask of the small picture for the whole one, its edge where the picture has one.
+
+    Source: He and Sun 2015, "Fast Guided Filter", arXiv:1505.00996: mask = a * grey + b in every neighbourhood of the
+    small picture; a and b are smooth, so they may be enlarged.
+    """
+    import cv2
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return cv2.blur(values, (9, 9))
+
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    wanted = mask.astype(np.float32)
+    covariance = mean(grey * wanted) - mean(grey) * mean(wanted)
+    a = covariance / (mean(grey * grey) - mean(grey) ** 2 + 1e-4)
+    b = mean(wanted) - a * mean(grey)
+    size = picture.shape[1::-1]
+    a, b = (cv2.resize(mean(values), size, interpolation=cv2.INTER_LINEAR) for values in (a, b))
+    whole = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    alpha = (a * whole + b - 0.5) * 1.6 + 0.5  # the filter leaves a wide grey seam
+    return (alpha * 255).clip(0, 255).astype(np.uint8)
