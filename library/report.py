@@ -146,7 +146,8 @@ class Report:
         for epoch, step, loss, learning_rates in self.waiting:
             value = float(loss)
             self.epoch_losses.append(value)
-            rates = {f"lr/{name}": rate for name, rate in learning_rates.items()}
+            # Adafactor, which sets its rate itself, has none before its first step and then a tensor
+            rates = {f"lr/{name}": float(rate) for name, rate in learning_rates.items() if rate is not None}
             self.event("step", epoch=epoch, step=step, loss=value, **rates)
             if self.writer:
                 for name, number in {"loss/current": value, "loss/average": self.average(), **rates}.items():

@@ -232,3 +232,10 @@ def test_the_printed_command_runs_and_bad_flags_end_with_code_2(tiny_model, smal
     assert done.returncode == 2
     assert "network_dim" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_optimizer_that_sets_its_own_rate_tells_it(run):
+    folder = run(optimizer_type="Adafactor", max_train_epochs=1)
+    rates = [step["lr/unet"] for step in events(folder)[1:]]
+    assert all(0 < rate <= 0.01 for rate in rates)
+    assert len(rates) > 3
