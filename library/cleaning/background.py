@@ -47,7 +47,7 @@ UPPER = 0.6  # of the height: below that the sides may be shoulders, and people 
 JUMP, JUMP_OVER = 10.0, 4  # steps of CIE L*a*b* within so many rows
 COLOURS, LEAST_OF_EDGE = 6, 0.07  # that the background may have; rarer ones may be an arm's that reaches the edge
 SMALLEST_PART = 0.1  # of the largest part of the subject; smaller ones are specks
-SMALLEST_HOLE = 0.004  # of the picture; smaller ones are filled
+SMALLEST_HOLE = 0.015  # of the picture; smaller ones are filled: eyes before a white wall, though gaps under arms too
 
 SMALLEST_SHARE, LARGEST_SHARE, MOST_OF_EDGE = 0.03, 0.95, 0.6
 

@@ -29,7 +29,7 @@ MODEL_PATTERNS = (
 FRONTAL, PROFILE, EYE = (f"haarcascade_{name}.xml" for name in ("frontalface_alt2", "profileface", "eye"))
 # A cascade answers many times around a true face and few times elsewhere. In 43 photos the nine large frontal faces had
 # 4 answers and more, other places up to 11; where eyes were found in the upper part too, all were faces.
-FRONTAL_ANSWERS, FRONTAL_ANSWERS_WITH_EYES, PROFILE_ANSWERS, ANIME_ANSWERS = 12, 3, 14, 5
+FRONTAL_ANSWERS, FRONTAL_ANSWERS_WITH_EYES, PROFILE_ANSWERS, ANIME_ANSWERS = 15, 3, 14, 5
 FRONTAL_SIDE, PROFILE_SIDE = 800, 480  # of the picture they look at: their time grows with its area
 SMALLEST = 24  # pixels of a face there
 EYES_WIDTH, SMALLEST_EYE = 120, 18  # pixels that a face is brought to for finding its eyes
@@ -153,8 +153,8 @@ def _haar() -> Detect:
 def _cascade(path: Path) -> Detect:
     import cv2
 
-    cascade = cv2.CascadeClassifier(str(path))
-    if cascade.empty():
+    cascade = cv2.CascadeClassifier()
+    if not cascade.load(str(path)):
         raise ValueError(say("no cascade of OpenCV", "不是 OpenCV 的级联分类器"))
     return lambda picture: _answers(cascade, picture, FRONTAL_SIDE, ANIME_ANSWERS)
 
