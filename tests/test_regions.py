@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from library import local_models
 from library.cleaning import background, faces, text_regions
-from library.cleaning.region import Region, clipped, grown, merged, overlap, shares, union
+from library.cleaning.region import Region, clipped, merged, overlap, union
 from library.messages import UserError
 from library.miniature.drawings import CharacterScene, draw_character
 from tests import overlaid_text
@@ -60,10 +60,6 @@ def test_merged_regions_cover_all_and_no_longer_one_another(regions):
 
 def test_a_union_has_the_surer_ones_kind():
     assert union(Region(0, 0, 2, 2, 0.4, "text"), Region(5, 1, 1, 9, 0.9, "face")) == Region(0, 0, 6, 10, 0.9, "face")
-
-
-def test_shares_place_a_region_on_a_page():
-    assert shares(grown(Region(20, 30, 10, 10), 10), 100, 200) == (0.1, 0.1, 0.3, 0.15)
 
 
 # ---- Text ------------------------------------------------------------------------------------------------------------

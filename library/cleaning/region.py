@@ -80,8 +80,3 @@ def merged(regions: Iterable[Region], share: float = 0.3) -> list[Region]:
         for other in done[:number]
     )
     return merged(done, share) if again else sorted(done, key=lambda region: -region.score)
-
-
-def shares(region: Region, width: int, height: int) -> tuple[float, float, float, float]:
-    """Left, top, width and height as shares of the picture's, 0 to 1, as pages place boxes over pictures."""
-    return region.left / width, region.top / height, region.width / width, region.height / height

@@ -18,7 +18,7 @@ SIDE = 896  # of the picture it looks at, the longer one: letters are then 10 to
 LARGEST_FACTOR = 2.0  # smaller pictures are enlarged that much at most
 SMALLEST = 128  # of the longer side; in a smaller picture two eyes look like "oo", and a line could hardly be read
 # Of 148 texts over 13 photos and 90 drawings that it was not trained with these find 93 %, and where there is no text
-# 0.4 places in a photo. With 0.7 in place of 0.82 it is 95 % and 1.8, with 0.86 89 % and 0.1. See tests/overlaid_text.py
+# 0.4 places in a photo. With 0.7 in place of 0.82 it is 95 % and 1.8, with 0.86 89 % and 0.1 (tests/overlaid_text.py)
 LIKELY, SURE = 0.5, 0.82  # of a cell, to belong to a line; of a line, in the mean of its cells
 FEWEST_CELLS, SHORTEST = 6, 4  # of a line
 
