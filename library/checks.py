@@ -451,6 +451,8 @@ def contradictions(config: Config) -> Iterator[Rule]:
             "caption_dropout_rate": c.caption_dropout_rate > 0,
             "caption_dropout_every_n_epochs": bool(c.caption_dropout_every_n_epochs),
             "caption_tag_dropout_rate": c.caption_tag_dropout_rate > 0,
+            "token_warmup_step": c.token_warmup_step > 0,
+            "enable_wildcard": c.enable_wildcard,
         }
         for name in (name for name, active in changing.items() if active):
             yield (
@@ -605,9 +607,11 @@ def doubts(config: Config) -> Iterator[Rule]:
                     f"在此无法使用（{reason}）：改用普通 AdamW",
                 ),
             )
-    changes_tags = c.shuffle_caption or c.caption_tag_dropout_rate > 0
+    changes_tags = c.shuffle_caption or c.caption_tag_dropout_rate > 0 or c.token_warmup_step > 0
     no_effect = {  # option: (it acts, what it needs)
-        "keep_tokens": (changes_tags, "shuffle_caption / caption_tag_dropout_rate"),
+        "keep_tokens": (changes_tags, "shuffle_caption / caption_tag_dropout_rate / token_warmup_step"),
+        "caption_separator": (changes_tags, "shuffle_caption / caption_tag_dropout_rate / token_warmup_step"),
+        "token_warmup_min": (c.token_warmup_step > 0, "token_warmup_step"),
         "conv_alpha": (c.conv_dim is not None, "conv_dim"),
         "lr_scheduler_num_cycles": (c.lr_scheduler == "cosine_with_restarts", 'lr_scheduler = "cosine_with_restarts"'),
         "lr_scheduler_power": (c.lr_scheduler == "polynomial", 'lr_scheduler = "polynomial"'),

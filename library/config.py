@@ -191,6 +191,24 @@ class Config:
     keep_tokens: int = option("data", 0, minimum=0,
         english="that many first tags keep their place when shuffling and are never left out, usually 1 (the trigger word)",
         chinese="打乱时前几个标签保持不动，也不会被去掉，常用 1（触发词）")
+    keep_tokens_separator: str | None = option("data", None, in_block=False,
+        english='what stands before the tags that may be moved, and behind them, such as "|||"; goes before keep_tokens; None: none',
+        chinese='分隔固定标签与可打乱标签的记号，如 "|||"，可在前后各写一个；优先于 keep_tokens；None 表示没有')
+    caption_separator: str = option("data", ",", in_block=False,
+        english="what separates tags, usually a comma",
+        chinese="标签之间的分隔符，一般为英文逗号")
+    secondary_separator: str | None = option("data", None, in_block=False,
+        english='tags joined by this, such as ";;;", are moved and dropped together, and then separated; None: none',
+        chinese='用它连接的标签（如 ";;;"）作为一组打乱和丢弃，之后再分开；None 表示没有')
+    enable_wildcard: bool = option("data", False, in_block=False,
+        english="at each use one of the caption's lines, and one of each {a|b|c}; {{ and }} are braces; slower, as shuffle_caption",
+        chinese="每次使用随机取标签文件的一行，{a|b|c} 随机取一个；{{ 和 }} 表示花括号本身；与 shuffle_caption 一样更慢")
+    token_warmup_min: int = option("data", 1, minimum=0, in_block=False,
+        english="with token_warmup_step: the number of tags at the beginning",
+        chinese="配合 token_warmup_step：开始时的标签数")
+    token_warmup_step: int | float = option("data", 0, minimum=0, in_block=False,
+        english="steps until all tags of a caption are shown, a number or a share below 1; more are added step by step; 0: at once",
+        chinese="标签逐步增加，经过这么多步才全部出现；可填步数或小于 1 的比例；0 表示一开始就全部使用")
     caption_prefix: str | None = option("data", None, in_block=False,
         english="put before every caption",
         chinese="加在每条标签最前面的文字")

@@ -56,6 +56,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
         config.reg_data_dir,
         caption_extension=config.caption_extension,
         reg_captions=config.reg_captions,
+        all_lines=config.enable_wildcard,
         memory=cache_folder,
     )
     from library import checkpoint, device, families, optimizers, sampling

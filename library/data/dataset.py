@@ -15,7 +15,7 @@ from library.contracts import Batch, Sample
 from library.data import captions, images
 from library.data.buckets import crop_at_random, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
-from library.data.plan import Plan, batches_of_epoch
+from library.data.plan import Plan, batches_of_epoch, batches_of_step
 from library.data.threads import in_order
 
 
@@ -63,6 +63,7 @@ class Dataset:
             process, of: batches are dealt out to so many processes in turn; None stands for those of the others.
         """
         batches = batches_of_epoch(self.plan, self.seed, epoch)
+        steps_before = sum(self.plan.step_counts[: epoch - 1])
         places = []  # of each batch's first sample in the epoch
         place = 0
         for samples in batches:
@@ -72,18 +73,21 @@ class Dataset:
         def make(index: int) -> Batch | None:
             if index % of != process:
                 return None
-            return self._batch(batches[index], epoch, places[index])
+            step = steps_before + index // batches_of_step(self.config)
+            return self._batch(batches[index], epoch, places[index], step)
 
         yield from in_order(make, range(start, len(batches)), self.config.max_data_loader_n_workers)
 
-    def _batch(self, samples: list[Sample], epoch: int, place: int) -> Batch:
+    def _batch(self, samples: list[Sample], epoch: int, place: int, step: int) -> Batch:
         config = self.config
+        warmup = config.token_warmup_step  # steps, or a share of all
+        warmup = min(1.0, step / (warmup * self.plan.step_count if warmup < 1 else warmup)) if warmup else 1.0
         texts, sizes, weights, pictures, uses = [], [], [], [], []
         for offset, sample in enumerate(samples):
             rng = random.Random(f"{self.seed} {epoch} {place + offset}")
             fit = self.plan.fits[sample.image_path]
             flip = config.flip_aug and rng.random() < 0.5
-            texts.append(captions.process(sample.caption, config, rng=rng, epoch=epoch))
+            texts.append(captions.process(sample.caption, config, rng=rng, epoch=epoch, warmup=warmup))
             sizes.append(size_record((sample.width, sample.height), fit))
             weights.append(config.prior_loss_weight if sample.is_regularization else 1.0)
             if self.latents:

@@ -52,6 +52,7 @@ def find(
     *,
     caption_extension: str = ".txt",
     reg_captions: bool = True,
+    all_lines: bool = False,
     memory: Path | None = None,
 ) -> Found:
     """Find and check all pictures and captions. Threads decode every picture once, to find broken ones.
@@ -60,6 +61,7 @@ def find(
         train_data_dir, reg_data_dir: the folders that hold the `[repeats]_[concept]` folders.
         caption_extension: ending of caption files.
         reg_captions: False gives regularization images their folder's text only.
+        all_lines: more than the first line of captions is used.
         memory: the cache folder, where pictures that were found whole are remembered and not decoded again until they
             change; need not exist. None: all are decoded.
 
@@ -87,7 +89,7 @@ def find(
         for folder in numbered:
             read_captions = reg_captions or not folder.is_regularization
             try:
-                used, folder = _read_folder(folder, extension, read_captions, memory, problems, warnings)
+                used, folder = _read_folder(folder, extension, read_captions, all_lines, memory, problems, warnings)
             except UserError as error:  # a folder that may not be read
                 problems += error.problems
                 continue
@@ -110,6 +112,7 @@ def _read_folder(
     folder: Folder,
     extension: str,
     read_captions: bool,
+    all_lines: bool,
     memory: Path | None,
     problems: list[str],
     warnings: list[str],
@@ -127,7 +130,7 @@ def _read_folder(
         files = {folded(name): name for name in names} | dict(zip(names, names, strict=True))
         caption_names = {picture: caption_file(picture, files, extension) for picture in pictures}
         caption_paths = {picture: paths[name] for picture in usable if (name := caption_names[picture])}
-        texts = _captions_of(caption_paths, folder, problems, warnings)
+        texts = _captions_of(caption_paths, folder, all_lines, problems, warnings)
         _tell_missing_captions(list(usable), texts, folder, files, extension, warnings)
         _tell_orphans(names, set(caption_names.values()), folder, extension, warnings)
     samples = []
@@ -237,7 +240,7 @@ def caption_file(picture: Path, files: dict[str, str], extension: str) -> str | 
 
 
 def _captions_of(
-    paths: dict[Path, Path], folder: Folder, problems: list[str], warnings: list[str]
+    paths: dict[Path, Path], folder: Folder, all_lines: bool, problems: list[str], warnings: list[str]
 ) -> dict[Path, tuple[str, Path]]:
     """Text and file of the caption of each picture.
 
@@ -283,7 +286,7 @@ def _captions_of(
             empty.append(path.name)
         if "，" in line:
             chinese_commas.append(path.name)
-        if len(text.strip().splitlines()) > 1:
+        if not all_lines and len(text.strip().splitlines()) > 1:
             several_lines.append(path.name)
     for encoding, read in guessed.items():
         kind, (name, line) = GUESSED_ENCODINGS[encoding], read[0]
