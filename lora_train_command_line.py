@@ -72,6 +72,8 @@ bucket_no_upscale = False             # never enlarge small pictures | 不放大
 flip_aug = False                      # also learn each picture mirrored; not for asymmetric characters or text | 同时学习左右翻转的图；不对称的角色、文字不要用
 color_aug = False                     # vary the colours a little; excludes cache_latents, so it is slower | 轻微改变颜色；不能与 cache_latents 同用，因此更慢
 random_crop = False                   # crop at random instead of the centre; excludes cache_latents, so it is slower | 随机裁剪而不是居中裁剪；不能与 cache_latents 同用，因此更慢
+masked_loss = "auto"                  # learn only where masks/photo.png beside photo.jpg is white, not where it is black; "auto": of pictures that have a mask; True: insists on masks; False: learn all | 只学习蒙版白色处，不学黑色处；photo.jpg 的蒙版是同目录下的 masks/photo.png；"auto"：有蒙版的图才用，True：必须有蒙版，False：全部学习
+alpha_mask = False                    # do not learn the transparent parts of pictures; False: they become white, and white is learnt | 不学习图片的透明部分；False 表示透明处变成白色，并照样学习
 
 # ---- Seldom: regularization images | 较少修改：正则化图片 ----
 prior_loss_weight = 1.0  # weight of the regularization images, usually 0.3~1 | 正则化图片的权重，常用 0.3~1

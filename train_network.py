@@ -339,6 +339,7 @@ class Inputs:
     noisy: Any  # (B, C, h, w) float32
     t: Any  # (B,) timesteps
     target: Any  # (B, C, h, w) float32
+    mask: Any  # (B, 1, h, w) float32, how much each place is learnt, or None: all is
     weights: Any  # (B,) of the losses
     conditioning: Any  # contracts.Conditioning, or None: the captions are encoded in the pass
     captions: list[str]
@@ -356,6 +357,7 @@ class Inputs:
                 self.noisy[part],
                 self.t[part],
                 self.target[part],
+                None if self.mask is None else self.mask[part],
                 self.weights[part],
                 self.conditioning and self.conditioning.map(lambda tensor, part=part: tensor[part]),
                 self.captions[part],
@@ -377,7 +379,7 @@ def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -
         weights = weights * losses.min_snr_weight(process.snr(t), config.min_snr_gamma, family.noise.objective)
     place = prepared.machine.place
     conditioning = batch.conditioning and batch.conditioning.map(place)
-    tensors = [place(tensor) for tensor in (noisy, t, target, weights)]
+    tensors = [None if tensor is None else place(tensor) for tensor in (noisy, t, target, batch.masks, weights)]
     return Inputs(*tensors, conditioning, batch.captions, place(batch.sizes))
 
 
@@ -393,9 +395,8 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
     step = training.step if training.unet_forward.watch is None else unet_step(prepared.config, training.family)
     scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
     given = (conditioning.states, conditioning.pooled)
-    loss, *gradients = step(
-        inputs.noisy, inputs.t, inputs.target, inputs.weights * share, scale, *given, conditioning.sizes
-    )
+    shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask)
+    loss, *gradients = step(*shown, inputs.weights * share, scale, *given, conditioning.sizes)
     pairs = [pair for pair in zip(given, gradients, strict=True) if pair[1] is not None and pair[0].requires_grad]
     if pairs:  # on into the text encoders
         torch.autograd.backward(*zip(*pairs, strict=True))
@@ -409,11 +410,13 @@ def unet_step(config: Config, family: Family) -> Any:
 
     trains_text = trains_text_encoder(config)
 
-    def step(noisy: Any, t: Any, target: Any, weights: Any, scale: Any, states: Any, pooled: Any, sizes: Any) -> Any:
+    def step(
+        noisy: Any, t: Any, target: Any, mask: Any, weights: Any, scale: Any, states: Any, pooled: Any, sizes: Any
+    ) -> Any:
         """The loss, and the gradients of the captions' states and of the pooled captions, if they are wanted."""
         states, pooled = (x if x is None else x.detach().requires_grad_(trains_text) for x in (states, pooled))
         prediction = family.predict(noisy, t, Conditioning(states, pooled, sizes))
-        loss = (losses.per_sample(prediction, target) * weights).mean()
+        loss = (losses.per_sample(prediction, target, mask=mask) * weights).mean()
         loss.backward(scale)
         return loss.detach(), states.grad, None if pooled is None else pooled.grad
 

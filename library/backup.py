@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -18,6 +20,7 @@ from library.messages import UserError, say
 FOLDER = ".backup"
 JOURNAL = "journal.jsonl"
 UNDONE = " undone"  # behind the name of a folder whose changes were taken back
+TIME = "%Y-%m-%d %H.%M.%S"
 
 
 class Undone(NamedTuple):
@@ -38,12 +41,13 @@ class Backup:
 
     def __init__(self, folder: Path, tool: str):
         self.folder = folder.resolve()
-        name = f"{time.strftime('%Y-%m-%d %H.%M.%S')} {tool}"
-        self._own = self.folder / FOLDER / name
-        number = 1
-        while self._own.exists() or self._own.with_name(self._own.name + UNDONE).exists():  # within the same second
-            number += 1
-            self._own = self.folder / FOLDER / f"{name} {number}"
+        stamp = datetime.now()
+        for made in self.folder.glob(f"{FOLDER}/*/{JOURNAL}"):
+            try:  # names sort as the runs came, also within one second and where the clock was set back
+                stamp = max(stamp, datetime.strptime(made.parent.name[:19], TIME) + timedelta(seconds=1))
+            except ValueError:
+                continue  # a folder that somebody renamed
+        self._own = self.folder / FOLDER / f"{stamp:{TIME}} {tool}"
         self._journal = None
         self.count = 0  # files changed
 
@@ -55,28 +59,36 @@ class Backup:
             self._journal.close()
 
     def write(self, path: Path, data: bytes) -> None:
-        """Make a file have these bytes, at once or not at all; what it had before is kept. Raises UserError."""
-        path = path.absolute()
-        before = path.read_bytes() if path.exists() else None
-        if before == data:
-            return
-        half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        """Make a file have these bytes, at once or not at all; what it had before is kept.
+
+        A link to a file becomes a file of its own; what it led to stays as it is. Raises UserError.
+        """
+        path = path.parent.resolve() / path.name
         try:
-            copy = None
+            before = path.read_bytes() if path.exists() else None
+            if before == data:
+                return
             if self._journal is None:
-                self._own.mkdir(parents=True)
+                self._own.mkdir(parents=True, exist_ok=True)
                 self._journal = open(self._own / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
+            line = {"path": os.path.relpath(path, self.folder), "before": None, "after": _checksum(data)}
+            if path.is_symlink():
+                line["link"] = os.readlink(path)
             if before is not None:
-                copy = f"{self.count:06d}{path.suffix}"
-                (self._own / copy).write_bytes(before)
-            line = {"path": os.path.relpath(path, self.folder), "before": copy, "after": _checksum(data)}
+                line["before"] = f"{self.count:06d}{path.suffix}"
+                with open(self._own / line["before"], "wb") as copy:
+                    copy.write(before)
+                    copy.flush()
+                    os.fsync(copy.fileno())
             self._journal.write(json.dumps(line) + "\n")
             self._journal.flush()
             os.fsync(self._journal.fileno())
-            half.write_bytes(data)
-            half.replace(path)
+            with _half(path) as half:
+                half.write_bytes(data)
+                if before is not None:
+                    shutil.copymode(path, half)
+                half.replace(path)
         except OSError as error:
-            half.unlink(missing_ok=True)
             reason = error.strerror or error
             raise UserError(
                 say(
@@ -89,44 +101,81 @@ class Backup:
 
 
 def undo(folder: Path) -> Undone:
-    """Take back the newest changes below a folder that were not taken back yet, whichever tool made them.
+    """Take back the newest changes of a folder that were not taken back yet, whichever tool made them.
 
-    Files that were changed since by something else are left and named. Raises UserError.
+    Files that were changed or deleted since by something else are left and named. Where some cannot be restored the
+    others are, and it can be tried again. Raises UserError.
     """
-    made = sorted(folder.glob(f"{FOLDER}/*/{JOURNAL}"), key=lambda journal: journal.parent.name)
-    made = [journal for journal in made if not journal.parent.name.endswith(UNDONE)]
+    folder = folder.resolve()
+    made = [journal.parent for journal in folder.glob(f"{FOLDER}/*/{JOURNAL}")]
+    made = sorted(path for path in made if not path.name.endswith(UNDONE))
     if not made:
         return Undone("", [], [])
-    own = made[-1].parent
-    restored, left = [], []
+    own = made[-1]
+    restored, left, problems = [], [], []
     try:
-        for line in reversed(made[-1].read_text(encoding="utf-8").splitlines()):
-            entry = json.loads(line)
-            path = folder / entry["path"]
-            now = _checksum(path.read_bytes()) if path.exists() else None
-            before = (own / entry["before"]).read_bytes() if entry["before"] else None
-            if now == (None if before is None else _checksum(before)):
-                continue  # the run was killed before it changed this one
-            if now != entry["after"]:
-                left.append(path)
-                continue
-            if before is None:
-                path.unlink()
-            else:
-                half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                half.write_bytes(before)
-                half.replace(path)
-            restored.append(path)
-        name = own.name
-        shutil.move(own, own.with_name(own.name + UNDONE))
-    except (OSError, ValueError, KeyError) as error:
+        # behind the last line's end is nothing, or half a line: of a run that ended before it changed that file
+        entries = [json.loads(line) for line in (own / JOURNAL).read_text(encoding="utf-8").split("\n")[:-1]]
+    except (OSError, ValueError) as error:
+        entries = []
+        problems.append(f"{own / JOURNAL}: {error}")
+    for entry in reversed(entries):
+        path = folder / entry["path"]
+        try:
+            is_restored = _restore(path, entry, own)
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror or error}")
+            continue
+        if is_restored is not None:
+            (restored if is_restored else left).append(path)
+    try:
+        if not problems:
+            own.rename(own.with_name(own.name + UNDONE))
+    except OSError as error:
+        problems.append(f"{own}: {error.strerror or error}")
+    if problems:
         raise UserError(
+            problems,
             say(
-                f"{own}: cannot be undone as a whole ({error}). The files as they were lie in that folder",
-                f"{own}：无法全部撤销（{error}）。原来的文件都在该目录里",
-            )
-        ) from error
-    return Undone(name, restored, left)
+                f"Not all could be undone ({len(restored)} files are restored). Put this right and undo again; the "
+                f"files as they were lie in {own}:",
+                f"没有全部撤销（已恢复 {len(restored)} 个文件）。请解决后再撤销一次；原来的文件都在 {own}：",
+            ),
+        )
+    return Undone(own.name, restored, left)
+
+
+def _restore(path: Path, entry: dict, own: Path) -> bool | None:
+    """Make one file what it was. False: something else has changed it since. None: it is so already."""
+    link, now = entry.get("link"), _checksum(path.read_bytes()) if path.exists() else None
+    before = (own / entry["before"]).read_bytes() if entry["before"] else None
+    if link and path.is_symlink() and os.readlink(path) == link:
+        return None
+    if not link and now == (None if before is None else _checksum(before)):
+        return None  # the run was killed before it changed this one
+    if now != entry["after"]:
+        return False
+    if link is None and before is None:
+        path.unlink()
+        return True
+    with _half(path) as half:
+        if link is not None:
+            half.symlink_to(link)
+        else:
+            half.write_bytes(before)
+            shutil.copymode(path, half)
+        half.replace(path)
+    return True
+
+
+@contextmanager
+def _half(path: Path) -> Iterator[Path]:
+    """A file beside another that will take its place; gone afterwards, also where Ctrl-C came in between."""
+    half = path.with_name(f".{os.getpid()}.tmp")  # short: the other's name may be as long as names can be
+    try:
+        yield half
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def _checksum(data: bytes) -> str:

@@ -120,6 +120,46 @@ def read(script: str | Path, variables: Values) -> tuple[Values, Where, list[str
     return {name: variables[name] for name in where}, where, warnings
 
 
+def variables_of(script: str | Path) -> Values:
+    """What the block of a script defines, without running what stands below it. Raises ConfigError."""
+    script = Path(script)
+    try:
+        with tokenize.open(script) as file:
+            source, mark, _ = file.read().partition(MARK)
+        if not mark:
+            problem = say(
+                f"{script}: is no copy of lora_train_command_line.py: the line that ends the parameters is missing",
+                f"{script}：不是 lora_train_command_line.py 的副本：缺少参数区的结束行",
+            )
+            raise ConfigError([problem])
+        variables = {"__file__": str(script), "__name__": "block"}
+        exec(compile(source, str(script), "exec"), variables)
+    except ConfigError:
+        raise
+    except SyntaxError as error:  # also an encoding that is none
+        at = f"{script.name}:{error.lineno or 1}"
+        problem = say(
+            f"{at}: no valid Python ({error.msg}). Look there, and in the line before, for a missing quote, or for "
+            "quotes or a comma in their Chinese form",
+            f"{at}：不合 Python 写法（{error.msg}）。请看这一行和上一行，是否漏了引号，或用了中文标点 “ ” ，",
+        )
+        raise ConfigError([problem]) from error
+    except UnicodeDecodeError as error:
+        problem = say(
+            f"{script.name} is not a UTF-8 text. Save it as UTF-8", f"{script.name} 不是 UTF-8 文本，请另存为 UTF-8"
+        )
+        raise ConfigError([problem]) from error
+    except Exception as error:  # whatever the user's own lines bring up
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(script)), 1)
+        problem = say(
+            f"{script.name}:{line}: {type(error).__name__}: {error}. Texts need quotes, names must be spelt as above",
+            f"{script.name}:{line}：{type(error).__name__}：{error}。文字要加引号，名称要与原来一致",
+        )
+        raise ConfigError([problem]) from error
+    return variables
+
+
 def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) -> Values:
     """The same values with relative paths taken from `folder`, so that the script runs from anywhere."""
     values, options = dict(values), declared.options
@@ -202,23 +242,27 @@ def run(script: str | Path, variables: Values, translate: Translate, train: Trai
     """
 
     def work() -> int:
-        values, where, notices = read(script, variables)
-        values, where, more, problems = translate(values, where)
-        folder = Path(script).resolve().parent
-        values, notices = absolute(values, folder), notices + more
-        if _is_path(values.get("load_json_path"), os.path.isfile):
-            values, where, more, more_problems = _with_preset(
-                values, where, values["load_json_path"], folder, translate
-            )
-            notices, problems = notices + more, problems + more_problems
+        values, where, notices, problems = gather(script, variables, translate)
         if _is_path(values.get("multi_run_folder"), os.path.isdir) and not problems:
-            return _run_queue(values, where, notices, folder, translate, train)
+            return _run_queue(values, where, notices, Path(script).resolve().parent, translate, train)
         config, warnings = check(values, where, problems)
         if config.save_json_folder:
             save_preset(config, config.save_json_folder)
         return train(config, notices + warnings)
 
     return _told(work, script, variables)
+
+
+def gather(script: str | Path, variables: Values, translate: Translate) -> tuple[Values, Where, list[str], list[str]]:
+    """All values of a script, those of its preset over its own, under present names; where, notices and problems."""
+    values, where, notices = read(script, variables)
+    values, where, more, problems = translate(values, where)
+    folder = Path(script).resolve().parent
+    values, notices = absolute(values, folder), notices + more
+    if _is_path(values.get("load_json_path"), os.path.isfile):
+        values, where, more, more_problems = with_preset(values, where, values["load_json_path"], folder, translate)
+        notices, problems = notices + more, problems + more_problems
+    return values, where, notices, problems
 
 
 def run_tool(script: str | Path, variables: Values, declared: Declared, work: Callable[[Any], int]) -> int:
@@ -267,7 +311,7 @@ def _is_path(value: Any, exists: Callable[[str], bool]) -> bool:
     return isinstance(value, str) and exists(value)  # else check says what is wrong with it
 
 
-def _with_preset(
+def with_preset(
     values: Values, where: Where, preset: str | Path, folder: Path, translate: Translate
 ) -> tuple[Values, Where, list[str], list[str]]:
     """The values with a preset's over them, but for the names to skip; where, notices and problems."""
@@ -291,7 +335,7 @@ def _run_queue(
     ready, failed = [], []
     for preset in presets:
         try:
-            own, own_where, more, problems = _with_preset(values, where, preset, folder, translate)
+            own, own_where, more, problems = with_preset(values, where, preset, folder, translate)
             if own_where.get("output_name") != preset.name:
                 own["output_name"] = preset.stem  # else each result would take the place of the one before
             config, warnings = check(own, own_where, problems)

@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from library.config import KINDS, OPTIONS, PROJECT, TRAINING, Config, Declared, trains_text_encoder, trains_unet
-from library.messages import UserError, say, set_language
+from library.messages import Note, UserError, say, set_language
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")  # org/name
 
@@ -45,6 +45,23 @@ def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | N
     Raises:
         ConfigError: naming every problem at once.
     """
+    looked = look(values, where, problems)
+    if looked.problems:
+        raise ConfigError(looked.problems)
+    return looked.config, looked.warnings
+
+
+class Looked(NamedTuple):
+    """What a look at the values found."""
+
+    config: Config  # what is wrong has its default
+    problems: list[str]
+    warnings: list[str]
+    wrong: set[str]  # options that have their default for that reason
+
+
+def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> Looked:
+    """As `check`, but goes on where something is wrong."""
     checked, found, wrong = check_values(TRAINING, values, where)
     problems, warnings = [*(problems or []), *found], []
     if "train_data_dir" in values:
@@ -62,14 +79,15 @@ def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | N
         if option.default and option.metadata["path"] in ("folder", "model"):
             checked.setdefault(name, str(PROJECT / option.default))  # the miniature, whatever folder we are in
 
-    config = Config(**checked)
+    config, against = Config(**checked), set()
     for found, rules in ((problems, contradictions), (warnings, doubts)):
         for names, text in rules(config):
             if wrong.isdisjoint(names):
-                found.append(f"{told(names[0], getattr(config, names[0]), where)} {text}")
-    if problems:
-        raise ConfigError(problems)
-    return config, warnings
+                line = f"{told(names[0], getattr(config, names[0]), where)} {text}"
+                found.append(Note(line, text.level) if isinstance(text, Note) else line)
+                against |= {names[0]} if rules is contradictions else set()
+    defaults = {name: None if name == "reg_data_dir" else OPTIONS[name].default for name in against}
+    return Looked(dataclasses.replace(config, **defaults), problems, warnings, wrong | against)
 
 
 def check_values(
@@ -644,9 +662,12 @@ def doubts(config: Config) -> Iterator[Rule]:
         for name in miniature:
             yield (
                 (name, "train_data_dir"),
-                say(
-                    "is still the built-in miniature's, which does not go with your training set",
-                    "仍是自带的微型模型所用的，与你的训练集不相配",
+                Note(
+                    say(
+                        "is still the built-in miniature's, which does not go with your training set",
+                        "仍是自带的微型模型所用的，与你的训练集不相配",
+                    ),
+                    "red",
                 ),
             )
     if c.v2 and (c.clip_skip or 1) > 1:

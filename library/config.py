@@ -251,6 +251,12 @@ class Config:
     random_crop: bool = option("data", False,
         english="crop at random instead of the centre; excludes cache_latents, so it is slower",
         chinese="随机裁剪而不是居中裁剪；不能与 cache_latents 同用，因此更慢")
+    masked_loss: bool | str = option("data", "auto", choices=("auto", True, False),
+        english='learn only where masks/photo.png beside photo.jpg is white, not where it is black; "auto": of pictures that have a mask; True: insists on masks; False: learn all',
+        chinese='只学习蒙版白色处，不学黑色处；photo.jpg 的蒙版是同目录下的 masks/photo.png；"auto"：有蒙版的图才用，True：必须有蒙版，False：全部学习')
+    alpha_mask: bool = option("data", False,
+        english="do not learn the transparent parts of pictures; False: they become white, and white is learnt",
+        chinese="不学习图片的透明部分；False 表示透明处变成白色，并照样学习")
 
     # ---- regularization ----
     prior_loss_weight: float = option("regularization", 1.0, minimum=0,

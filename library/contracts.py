@@ -16,6 +16,15 @@ if TYPE_CHECKING:  # pictures and captions are read and checked before torch is 
     from torch import Tensor, nn
 
 
+class Mask(NamedTuple):
+    """What of a picture is learnt: where its mask file is white and it is not transparent itself."""
+
+    path: Path | None  # of the mask file; None: there is none
+    is_alpha: bool  # whether the picture's transparent parts are left out
+    share: float  # of the picture that is learnt, 0 to 1; at most, where both the file and transparency leave parts out
+    digest: str = ""  # of the mask file
+
+
 @dataclass(frozen=True)
 class Sample:
     """One picture of the training or regularization set and what belongs to it, as found on disk."""
@@ -28,6 +37,7 @@ class Sample:
     repeats: int
     is_regularization: bool
     caption_path: Path | None = None  # None: the caption is the folder's text
+    mask: Mask | None = None  # None: all of it is learnt
 
 
 class Fit(NamedTuple):
@@ -62,6 +72,7 @@ class Batch:
     latents: Tensor | None = None  # (B, C, h, w) scaled, from the cache
     pixels: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
     conditioning: Conditioning | None = None  # from the cache
+    masks: Tensor | None = None  # (B, 1, h, w) in [0, 1], how much each place is learnt; None: all of every picture
 
 
 @dataclass(frozen=True)

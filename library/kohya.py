@@ -141,6 +141,10 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
     "save_n_epoch_ratio": ((), SAVE_EVERY),
     **dict.fromkeys(("dataset_config", "in_json", "dataset_class"), ((), FOLDERS)),
     "dataset_repeats": ((1,), FOLDERS),
+    "conditioning_data_dir": (
+        (),
+        ("the mask of photo.jpg is masks/photo.png beside it", "photo.jpg 的蒙版是同目录下的 masks/photo.png"),
+    ),
     **dict.fromkeys(("full_fp16", "full_bf16"), ((), BASE_PRECISION)),
     **dict.fromkeys(("fp8_base", "fp8_base_unet"), ((), EIGHT_BIT_BASE)),
     **dict.fromkeys(("huggingface_repo_id", "huggingface_token", "save_state_to_huggingface"), ((), NO_UPLOAD)),
@@ -158,7 +162,6 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
     **dict.fromkeys(
         (
             "adaptive_noise_scale",
-            "alpha_mask",
             "base_weights",
             "base_weights_multiplier",
             "blocks_to_swap",
@@ -169,7 +172,6 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
             "face_crop_aug_range",
             "fused_backward_pass",
             "ip_noise_gamma",
-            "masked_loss",
             "multires_noise_iterations",
             "noise_offset_random_strength",
             "scale_v_pred_loss_like_noise_pred",

@@ -24,19 +24,30 @@ HUBER_SCHEDULES: dict[str, Callable[..., Tensor]] = {  # t (B,), snr (B,), c, sc
 }
 
 
-def per_sample(prediction: Tensor, target: Tensor, loss_type: str = "l2", huber_c: Tensor | None = None) -> Tensor:
+def per_sample(
+    prediction: Tensor,
+    target: Tensor,
+    loss_type: str = "l2",
+    huber_c: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """The loss of each sample: mean over channels and pixels.
+
+    Where a mask is 0 nothing is learnt. As in sd-scripts the mean is still over all places, so a picture of which a
+    third is learnt counts a third: each place counts as much as in any other picture.
 
     Args:
         prediction, target: (B, C, h, w), of any dtype; compared in float32.
         loss_type: a key of LOSSES.
         huber_c: (B,) where the loss turns from quadratic to linear, see `huber_threshold`; for "huber" and "smooth_l1".
+        mask: (B, 1, h, w) factors of each place's loss, 0 to 1; None: all 1.
 
     Returns:
         (B,) float32, on the device: reading it would stall the step.
     """
     c = None if huber_c is None else huber_c[:, None, None, None]
-    return LOSSES[loss_type](prediction.float() - target.float(), c).mean(dim=(1, 2, 3))
+    loss = LOSSES[loss_type](prediction.float() - target.float(), c)
+    return (loss if mask is None else loss * mask).mean(dim=(1, 2, 3))
 
 
 def huber_threshold(

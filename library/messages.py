@@ -5,6 +5,8 @@ Both texts stand at the place of use, `say("no picture found", "没有找到图�
 
 import locale
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 _language = "en"
 
@@ -28,6 +30,25 @@ def locale_language() -> str:
 def say(english: str, chinese: str) -> str:
     """The one of two texts that is in the user's language."""
     return chinese if _language == "zh" else english
+
+
+class Note(str):
+    """A line the user should know of, with how serious it is; any other str that is noted counts as amber.
+
+    Args:
+        level: "red": what is trained would be wrong or wasted; "amber": worth a look; "green": in order.
+        topic: a key of `doctor.TOPICS`; "": that of the list it stands in.
+        pictures: files that it is about, to be shown where pictures can be.
+    """
+
+    level: str
+    topic: str
+    pictures: tuple[Path, ...]
+
+    def __new__(cls, text: str, level: str = "amber", *, topic: str = "", pictures: Iterable[Path] = ()) -> "Note":
+        note = super().__new__(cls, text)
+        note.level, note.topic, note.pictures = level, topic, tuple(pictures)
+        return note
 
 
 class Stopped(BaseException):

@@ -5,9 +5,14 @@ keeps them equal, and `block.run_tool` checks the values. The docstring of a cla
 option that means the same in several scripts has the same name; those of the training have sd-scripts' names.
 """
 
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from library.config import Declared, declared, option
+from library.messages import say
 
 GROUPS = {
     "must": ("Must edit", "必须修改"),
@@ -129,12 +134,12 @@ class TagImages(Tool):
     underscores: bool = option("seldom", False,
         english="write long_hair instead of long hair; emoticons such as ^_^ keep theirs",
         chinese="写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变")
-    escape_brackets: bool = option("seldom", True,
-        english="write \\\\( and \\\\) for brackets in tags, as a web UI's prompt wants them",
-        chinese="标签里的括号写成 \\\\( 和 \\\\)，与 web UI 提示词一致")
+    escape_brackets: bool = option("seldom", False,
+        english="write \\( and \\) for brackets, as in a web UI's prompt; in a caption the \\ would be learnt with the tag",
+        chinese="标签里的括号写成 \\( 和 \\)，与 web UI 提示词一致；但写进标签文件时，\\ 会跟着标签一起被学进去")
     picture_facts: bool = option("seldom", True,
-        english="where there is no tagger: also orientation and main colours of the picture",
-        chinese="没有标签模型时，也写入画面方向和主要颜色")
+        english="where there is no tagger: also the picture's format, plain background and prevailing colour",
+        chinese="没有标签模型时，也写入画面方向、纯色背景和主色调")
     batch_size: int = option("seldom", 4, minimum=1, maximum=256,
         english="pictures tagged at once, 1~8 on a CPU, 8~32 on a GPU",
         chinese="每批处理的图片数，CPU 用 1~8，显卡用 8~32")
@@ -144,9 +149,12 @@ class TagImages(Tool):
     device: str = option("seldom", "auto",
         english='where the tagger runs: "auto", "cpu", "cuda" (AMD too)',
         chinese='标签模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）')
-    caption_extension: str = option("output", ".txt",
+    caption_extension: str = option("seldom", ".txt",
         english="ending of the caption files, .txt or .caption",
         chinese="标签文件的扩展名，.txt 或 .caption")
+    output_dir: str = option("output", "output/tags", path="output",
+        english="where the summary goes",
+        chinese="结果页的输出目录")
 
 
 @dataclass(frozen=True)
@@ -301,6 +309,24 @@ class MakeRegImages(Tool):
     caption_extension: str = option("seldom", ".txt",
         english="ending of the caption files, .txt or .caption",
         chinese="标签文件的扩展名，.txt 或 .caption")
+    overwrite: bool = option("output", False,
+        english="draw anew what is there with other settings or from a caption that was changed since; False: it is named, and nothing is drawn",
+        chinese="设置或标签改过之后，重画已有的图；False：只指出哪些不符，不画任何图")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done; see `checks.check_tool`."""
+        if not self.class_words.strip():
+            yield ("class_words",), say(
+                'is empty: write what your subject is, such as "1girl"', '是空的：请填主体的类别，如 "1girl"')
+        output, train = (Path(os.path.realpath(folder)) for folder in (self.output_dir, self.train_data_dir))
+        inside = output.relative_to(train).parts[:1] if output.is_relative_to(train) else ()
+        if output == train:
+            yield ("output_dir", "train_data_dir"), say(
+                "is the training folder itself. Give another folder", "就是训练集目录。请填另一个目录")
+        elif inside and re.match(r"\d+(_|$)", inside[0]):
+            yield ("output_dir", "train_data_dir"), say(
+                f'lies in "{inside[0]}" of the training folder, whose name makes it a part of the training set. Give '
+                "another folder", f'位于训练集目录的 "{inside[0]}" 中，这个名称会被当作训练图片。请填另一个目录')
 
 
 @dataclass(frozen=True)

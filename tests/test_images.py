@@ -172,3 +172,63 @@ def test_phones_second_picture_is_no_animation(tmp_path):
     gradient(16, 16).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[gradient(8, 8)])
     assert not images.inspect(tmp_path / "a.jpg").is_animated
     assert np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg"))).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_raw_picture_is_upright_whole_or_reduced(tmp_path, orientation):
+    upright = gradient(640, 320)
+    back = {
+        6: Image.Transpose.ROTATE_90,
+        8: Image.Transpose.ROTATE_270,
+        **{n: images.TURNS[n] for n in (2, 3, 4, 5, 7)},
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright.transpose(back[orientation]) if orientation > 1 else upright
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    seen, whole_picture = images.raw(tmp_path / "a.jpg")
+    assert (seen.width, seen.height) == whole_picture.size == (640, 320)
+    assert np.abs(np.asarray(whole_picture).astype(int) - np.asarray(upright)).mean() < 3
+    seen, reduced = images.raw(tmp_path / "a.jpg", area=160 * 80)
+    assert (seen.width, seen.height) == (640, 320)
+    assert reduced.size == (160, 80)
+    assert np.abs(np.asarray(reduced.resize((640, 320))).astype(int) - np.asarray(upright)).mean() < 3
+
+
+def test_a_raw_picture_keeps_what_is_transparent_and_only_that(tmp_path):
+    hidden = np.array([[[255, 0, 0, 0], [0, 128, 255, 255]]], np.uint8)
+    Image.fromarray(hidden).save(tmp_path / "rgba.png")
+    assert np.array_equal(np.asarray(images.raw(tmp_path / "rgba.png")[1]), hidden)
+    Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(tmp_path / "opaque.png")
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.save(tmp_path / "palette.png", transparency=1)
+    assert images.raw(tmp_path / "opaque.png")[1].mode == "RGB"
+    assert images.raw(tmp_path / "palette.png")[1].getpixel((3, 3)) == (0, 255, 0, 0)
+
+
+def test_raw_pictures_of_every_depth_and_colour_space_have_their_colours(tmp_path):
+    sixteen = Image.fromarray(np.full((8, 8), 0x8000, np.uint16))
+    sixteen.save(tmp_path / "grey.png")
+    sixteen.save(tmp_path / "grey.tiff")
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.jpg")
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.gif")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # of another colour space: ignored
+    Image.new("RGBA", (8, 8), (255, 0, 0, 9)).save(tmp_path / "red.png", icc_profile=profile)
+    assert images.raw(tmp_path / "grey.png")[1].getpixel((0, 0)) == (128, 128, 128)
+    assert images.raw(tmp_path / "grey.tiff")[1].getpixel((0, 0)) == (128, 128, 128)
+    for name in ("red.jpg", "red.gif", "red.png"):
+        red, green, blue = images.raw(tmp_path / name)[1].getpixel((0, 0))[:3]
+        assert red > 235
+        assert max(green, blue) < 40, name
+
+
+def test_raw_runs_no_other_program_and_tells_what_is_broken(tmp_path):
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.png").write_bytes(eps)
+    gradient(200, 200).save(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
+    for name in ("a.png", "half.jpg"):
+        with pytest.raises(images.BrokenPicture):
+            images.raw(tmp_path / name)
+    assert not {"EPS", "WMF", "PDF"} & set(images.RAW_READABLE)

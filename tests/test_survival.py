@@ -54,12 +54,12 @@ def failing_at(step: int, error: Exception):
     """A loss function that fails once, at that step."""
     count, plain = 0, losses.per_sample
 
-    def per_sample(*arguments):
+    def per_sample(*arguments, **options):
         nonlocal count
         count += 1
         if count == step:
             raise error
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     return per_sample
 

@@ -34,11 +34,134 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import block
-from library.tool_config import TOOLS
+from library.messages import say
+from library.tool_config import TOOLS, Doctor
+
+MOST_SHOWN = 12  # pictures of one finding
+MOST_TAGS = 40
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["doctor.py"], lambda settings: 0)
+    return block.run_tool(__file__, globals(), TOOLS["doctor.py"], examine)
+
+
+def examine(settings: Doctor) -> int:
+    """Look at everything, write the page, and say in short what was found."""
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from library import doctor, page
+    from library.assembly.examination import examine
+
+    seen = examine(
+        Path(settings.script),
+        similarity=settings.similarity,
+        with_machine=settings.check_machine,
+        progress=partial(tqdm, disable=None, desc=say("pictures", "图片")),
+    )
+    path = page.write(Path(settings.output_dir) / "doctor.html", page_of(settings, seen))
+    counts = doctor.count(seen.findings)
+    for finding in seen.findings:
+        if finding.level != "green":
+            print(f"{say(*page.LEVELS[finding.level])}{say(': ', '：')}{finding.line}")
+    print(
+        say(
+            f"{settings.script}: {counts['red']} red, {counts['amber']} amber, {counts['green']} green",
+            f"{settings.script}：红色 {counts['red']} 项，黄色 {counts['amber']} 项，绿色 {counts['green']} 项",
+        )
+    )
+    print(say(f"all with pictures: {path}", f"全部结果（附图片）：{path}"))
+    return 0
+
+
+def page_of(settings: Doctor, seen) -> str:
+    """Everything on one page: what matters in numbers, then topic by topic."""
+    from library import doctor, page
+
+    counts = doctor.count(seen.findings)
+    numbers = {say(*page.LEVELS["red"]): counts["red"], say(*page.LEVELS["amber"]): counts["amber"]}
+    if seen.plan:
+        found = seen.plan.found
+        numbers |= {
+            say("pictures", "图片"): len(found.train),
+            say("regularization", "正则化"): len(found.regularization),
+            say("epochs", "轮数"): seen.plan.epoch_count,
+            say("steps", "步数"): f"{seen.plan.step_count:,}",
+        }
+    blocks = [page.paragraph(settings.script, faint=True), page.facts(numbers)]
+    for topic, name in doctor.TOPICS.items():
+        of_topic = [finding for finding in seen.findings if finding.topic == topic]
+        shown = [part for finding in of_topic for part in block_of(finding)]
+        tables = {"pictures": bucket_table, "captions": tag_table, "machine": memory_table}
+        if topic in tables and (table := tables[topic](seen)):
+            shown.append(table)
+        if shown:
+            blocks.append(page.section(say(*name), *shown))
+    return page.page(say("Doctor", "训练体检"), *blocks)
+
+
+def block_of(finding) -> list:
+    """A finding, and below it its pictures."""
+    from library import page
+
+    parts = [page.finding(finding.level, finding.text, finding.cure)]
+    shown = [page.picture(path, path.name, path.parent.name) for path in finding.pictures[:MOST_SHOWN]]
+    rest = len(finding.pictures) - len(shown)
+    if shown:
+        parts.append(page.pictures(shown))
+    if rest > 0:
+        parts.append(page.paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 张未显示"), faint=True))
+    return parts
+
+
+def bucket_table(seen) -> str:
+    """How many pictures and batches of each size an epoch has."""
+    from library import page
+    from library.data.plan import uses_of_epoch
+
+    if not seen.plan:
+        return ""
+    rows: dict[tuple[int, int], list[int]] = {}
+    for sample, count in uses_of_epoch(seen.plan, 1):
+        row = rows.setdefault(seen.plan.fits[sample.image_path].bucket, [0, 0, 0])
+        row[sample.is_regularization] += 1
+        row[2] += count
+    head = [
+        say("bucket", "桶"),
+        say("training pictures", "训练图片"),
+        say("regularization", "正则化图片"),
+        say("samples per epoch", "每轮样本"),
+        say("batches", "批次"),
+    ]
+    size = seen.plan.batch_size
+    body = [[f"{width} x {height}", *row, -(-row[2] // size)] for (width, height), row in sorted(rows.items())]
+    return page.join([page.paragraph(say("Buckets of an epoch:", "每轮的分桶：")), page.table(head, body)])
+
+
+def tag_table(seen) -> str:
+    """The most frequent tags, and what will become of them."""
+    from library import page
+    from library.data import tag_statistics
+
+    if not seen.statistics:
+        return ""
+    words = {folder.name: folder.text for folder in seen.plan.found.folders if not folder.is_regularization}
+    word = next(iter(words.values())) if len(set(words.values())) == 1 else None
+    tags = list(seen.statistics.tags.values())
+    rows = [
+        [tag.text, seen.statistics.count(tag), f"{seen.statistics.share(tag):.0%}",
+         tag_statistics.fate(seen.statistics, tag, word)] for tag in tags[:MOST_TAGS]
+    ]  # fmt: skip
+    head = [say("tag", "标签"), say("pictures", "图片"), say("share", "占比"), say("what will become of it", "训练后会怎样")]
+    shown = say(f"The {len(rows)} most frequent of {len(tags)} tags", f"{len(tags)} 个标签中最常见的 {len(rows)} 个")
+    return page.folded(shown, page.table(head, rows))
+
+
+def memory_table(seen) -> str:
+    from library import page
+
+    return page.code(seen.memory.strip("\n")) if seen.memory else ""
 
 
 if __name__ == "__main__":

@@ -40,20 +40,637 @@ caption_extension = ".txt"  # ending of the caption files, .txt or .caption | �
 
 # ---- Output | 输出 ----
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+overwrite = False  # draw anew what is there with other settings or from a caption that was changed since; False: it is named, and nothing is drawn | 设置或标签改过之后，重画已有的图；False：只指出哪些不符，不画任何图
 
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import re
+import shutil
 import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import block
-from library.tool_config import TOOLS
+from library.messages import Note, Stopped, UserError, say
+from library.tool_config import TOOLS, MakeRegImages
+
+SAY_ESTIMATE = 30  # seconds that are worth an estimate
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["make_reg_images.py"], lambda settings: 0)
+    return block.run_tool(__file__, globals(), TOOLS["make_reg_images.py"], run)
+
+
+@dataclass
+class Job:
+    """What is wanted and what of it is there, known before any model is loaded."""
+
+    settings: MakeRegImages
+    info: object  # families.ModelInfo
+    machine: object  # device.Device
+    found: object  # data.samples.Found, of the training set
+    pictures: list  # of data.regularization.Wanted
+    shares: list  # of data.regularization.Share
+    recipes: dict  # path -> picture_recipe.Recipe
+    notes: list[str]  # messages.Note, or plain text
+    missing: list = field(default_factory=list)  # of `pictures`
+    replaced: dict[Path, Path] = field(default_factory=dict)  # path of a missing one -> ours that it takes the place of
+
+
+def run(settings: MakeRegImages) -> int:
+    """Draw what is missing; the exit code is 0."""
+    job = look(settings)
+    for line in job.notes:
+        print(say(f"note: {line}", f"注意：{line}"))
+    sys.stdout.flush()
+    before = len(job.pictures) - len(job.missing)
+    if before:
+        print(
+            say(
+                f"{before} of {len(job.pictures)} pictures are there already",
+                f"{len(job.pictures)} 张中已有 {before} 张",
+            )
+        )
+    try:
+        if job.missing:
+            draw(job)
+        else:
+            print(say("nothing is left to draw", "没有需要画的图"))
+    except KeyboardInterrupt:
+        count = sum(one.path.exists() for one in job.pictures)
+        print(
+            say(
+                f"stopped: {count} of {len(job.pictures)} pictures are there. Run it again to go on",
+                f"已停止：{len(job.pictures)} 张中已有 {count} 张。再次运行会接着画",
+            )
+        )
+        raise Stopped from None
+    lines = rule_lines(job)
+    for line in lines:
+        print(line)
+    path = write_summary(job, lines)
+    print(
+        say(
+            f"now set in lora_train_command_line.py: {reg_data_dir(settings)}",
+            f"接下来在 lora_train_command_line.py 中设置：{reg_data_dir(settings)}",
+        )
+    )
+    print(say(f"to look at: {path}", f"结果页：{path}"))
+    return 0
+
+
+def reg_data_dir(settings: MakeRegImages) -> str:
+    """The line for the training's block."""
+    return f'reg_data_dir = "{Path(settings.output_dir).as_posix()}"'
+
+
+# ---- before any model is loaded ----
+
+
+def look(settings: MakeRegImages) -> Job:
+    """Read the training set, work out what is wanted, and find out what of it is there.
+
+    Raises:
+        UserError: all that is wrong with set and model together; or what lies in the output folder does not fit.
+    """
+    from library import families
+    from library.assembly import drawing
+    from library.config import Config
+    from library.data import buckets, regularization, remembered, samples
+
+    problems: list[str] = []
+
+    def attempt(function, *arguments, **options):
+        try:
+            return function(*arguments, **options)
+        except UserError as error:
+            problems.extend(error.problems)
+
+    train, output = Path(settings.train_data_dir), Path(settings.output_dir)
+    cache, _ = remembered.cache_folder(Config(train_data_dir=str(train), output_dir=str(output)))
+    found = attempt(samples.find, train, caption_extension=settings.caption_extension, memory=cache)
+    info = attempt(families.inspect, settings.pretrained_model_name_or_path)
+    config = Config(resolution=settings.resolution)
+    rule = attempt(buckets.resolve_resolution, config, info.resolution, info.size_step) if info else None
+    machine = attempt(drawing.choose_machine, settings.device, settings.mixed_precision, info.width) if info else None
+    if problems:
+        raise UserError(problems)
+    sizes = {(sample.width, sample.height) for sample in found.train}
+    if machine.bucket_limit:  # as the training does on such a card
+        rule = buckets.fewer_buckets(sizes, rule, machine.bucket_limit)
+    fits = {sample.image_path: buckets.fit((sample.width, sample.height), rule) for sample in found.train}
+    uses_captions = settings.prompts == "captions"
+    pictures, shares = regularization.wanted(
+        found,
+        fits,
+        output,
+        class_words=settings.class_words.strip(),
+        uses_captions=uses_captions,
+        remove_words=settings.remove_words or (),
+        images_per_caption=settings.images_per_caption,
+        seed=settings.seed,
+    )
+    model, model_hash = drawing.identity(info.path)
+    vae, vae_hash = drawing.identity(settings.vae, "vae") if settings.vae else (None, None)
+    recipes = {
+        one.path: dict(
+            # As it stands: `\\(` and (word:1.2) are plain letters to the text encoder in training, so they are here.
+            prompt=one.caption,
+            negative_prompt=settings.negative_prompt.strip(),
+            steps=settings.steps,
+            sampler=settings.sampler,
+            guidance_scale=settings.guidance_scale,
+            seed=one.seed,
+            width=one.size[0],
+            height=one.size[1],
+            clip_skip=None if info.family == "sdxl" else settings.clip_skip or 1,
+            model=model,
+            model_hash=model_hash,
+            vae=f"{vae} {vae_hash}" if vae else None,
+        )
+        for one in pictures
+    }
+    notes = [
+        line for line in found.warnings if not line.startswith(f"{output}:")
+    ]  # it may lie beside the numbered ones
+    notes += notes_on_captions(settings, info, found, pictures)
+    job = Job(settings, info, machine, found, pictures, shares, recipes, notes)
+    sort_out(job)
+    return job
+
+
+def notes_on_captions(settings: MakeRegImages, info, found, pictures: list) -> list[Note]:
+    """What the user should know of the captions before hours are spent on them."""
+    from library import families
+    from library.data import captions, regularization
+    from library.data.folders import some
+
+    notes = []
+    class_words, words = settings.class_words.strip(), settings.remove_words or []
+    for folder in found.folders:
+        texts = [sample.caption for sample in found.train if sample.image_path.parent == folder.path]
+        word = folder.text.strip()
+        if settings.prompts == "captions" and word and texts:
+            count = sum(regularization.stands_in(word, text) for text in texts)
+            removed = any(regularization.stands_in(other, text) for other in words for text in texts)
+            if not count and not removed:
+                parts = [
+                    part
+                    for part in re.split(r"[\s_,]+", word)
+                    if not families.is_everyday_word(part)
+                    and any(regularization.stands_in(part, text) for text in texts)
+                ]
+                cure = f"remove_words = {parts or ['...']}".replace("'", '"')
+                notes.append(
+                    Note(
+                        say(
+                            f'{folder.path}: "{word}" stands in none of its captions, so nothing is taken out of them. '
+                            f"If another word calls what you train, set {cure}",
+                            f"{folder.path}：所有标签里都没有“{word}”，因此没有去掉任何词。如果触发词是别的词，请设 {cure}",
+                        )
+                    )
+                )
+        if word and not families.is_everyday_word(word) and regularization.stands_in(word, class_words):
+            notes.append(
+                Note(
+                    say(
+                        f'class_words = "{class_words}" holds your own word "{word}": the pictures would teach that it '
+                        "is nothing new. Take it out",
+                        f'class_words = "{class_words}" 含有触发词“{word}”：这样的图会让模型学到它并不新。请去掉它',
+                    ),
+                    "red",
+                )
+            )
+    if settings.prompts == "captions":
+        unused = [word for word in words if not any(regularization.stands_in(word, s.caption) for s in found.train)]
+        if unused:
+            notes.append(
+                Note(
+                    say(
+                        f"remove_words: in no caption stand {some(unused)}",
+                        f"remove_words：所有标签里都没有 {some(unused)}",
+                    )
+                )
+            )
+        every = [folder.text for folder in found.folders] + words
+        bare = [sample for sample in found.train if not regularization.without(sample.caption, every)]
+        if bare:
+            notes.append(
+                Note(
+                    say(
+                        f'{len(bare)} of {len(found.train)} captions hold nothing but your word: "{class_words}" is drawn '
+                        "for them. Pictures after full captions are of more use: tag the training set first",
+                        f"{len(found.train)} 条标签中有 {len(bare)} 条除触发词外没有内容，按“{class_words}”画。"
+                        "按完整标签画的图更有用，建议先给训练集打标签",
+                    )
+                )
+            )
+    texts = sorted({one.caption for one in pictures})
+    long = [text for text, count in zip(texts, families.token_counts(info, texts), strict=True) if count > 225]
+    if long:
+        names = some([one.path.name for one in pictures if one.caption in set(long)])
+        notes.append(
+            Note(
+                say(
+                    f"{len(long)} caption(s) are longer than the 225 tokens that are read; the rest is cut: {names}",
+                    f"{len(long)} 条标签超过可读取的 225 个 token，超出部分会被截掉：{names}",
+                )
+            )
+        )
+    chinese_only = [
+        one for one in pictures if captions.first_line(one.caption) and not re.search("[A-Za-z]", one.caption)
+    ]
+    if chinese_only:
+        notes.append(
+            Note(
+                say(
+                    f"{len(chinese_only)} caption(s) have no word in Latin letters, which is all that Stable Diffusion "
+                    f"understands: {some([one.path.name for one in chinese_only])}",
+                    f"{len(chinese_only)} 条标签里没有英文，而 Stable Diffusion 只懂英文："
+                    f"{some([one.path.name for one in chinese_only])}",
+                )
+            )
+        )
+    return notes
+
+
+def sort_out(job: Job) -> None:
+    """Find out which pictures are there, move those whose folder has another name now, and list what is missing.
+
+    Raises:
+        UserError: pictures of other settings, or of somebody else, are where ours belong.
+    """
+    from library import picture_recipe
+    from library.data.folders import MASKS, entries, is_file, is_picture, repeats_and_text, some, subfolders
+    from library.data.samples import folded
+
+    output = Path(job.settings.output_dir)
+    there: dict[Path, dict | None] = {}  # None: not drawn here, or not whole
+    for folder in subfolders(output) if output.is_dir() else []:
+        if not repeats_and_text(folder.name) or folder.name == MASKS:
+            continue
+        for entry in entries(folder):
+            if is_file(entry) and is_picture(entry.name):
+                there[folder / entry.name] = picture_recipe.read(folder / entry.name)
+            elif re.search(r"\.png\.\d+\.tmp$", entry.name) and time.time() - entry.stat().st_mtime > 3600:
+                (folder / entry.name).unlink(missing_ok=True)  # of a run that was killed
+
+    def place(path: Path) -> tuple[str, str]:
+        return folded(path.parent.name), folded(path.name)
+
+    paths = {place(path): path for path in there}
+    same = {_key(recipe): path for path, recipe in there.items() if recipe}
+    fitting = set()
+    moves: list[tuple[Path, Path]] = []
+    clashes: dict[Path, Path] = {}  # a wanted path -> what is there in its place
+    for one in job.pictures:
+        at = paths.get(place(one.path))
+        twin = same.get(_key(job.recipes[one.path]))
+        if at and there[at] == job.recipes[one.path]:
+            fitting.add(at)
+        elif at:
+            clashes[one.path] = at
+        elif twin:
+            moves.append((twin, one.path))
+            fitting.add(twin)
+        else:
+            job.missing.append(one)
+    left = [path for path in there if path not in fitting and path not in clashes.values()]
+    by_name = {folded(path.name): path for path in left if there[path]}
+    for one in job.missing:  # drawn otherwise, and the folder had another name then
+        if folded(one.path.name) in by_name:
+            clashes[one.path] = by_name[folded(one.path.name)]
+    foreign = [path for path in clashes.values() if there[path] is None]
+    if foreign:
+        raise UserError(
+            say(
+                f"{len(foreign)} file(s) are in the place of pictures to be drawn and are not whole pictures by this "
+                f"tool: {some([str(path) for path in foreign])}. Move them away, or choose another output_dir",
+                f"{len(foreign)} 个文件占了要画的图的位置，但不是本工具画的完整图片："
+                f"{some([str(path) for path in foreign])}。请移走，或换一个 output_dir",
+            )
+        )
+    if clashes and not job.settings.overwrite:
+        raise UserError(
+            _told_clashes(job, {wanted: there[at] for wanted, at in clashes.items()}, list(clashes.values()))
+        )
+    job.replaced = clashes
+    missing = {one.path for one in job.missing} | set(clashes)
+    job.missing = [one for one in job.pictures if one.path in missing]
+    for old, new in moves:
+        move(old, new, job.settings.caption_extension)
+    for one in job.pictures:
+        if paths.get(place(one.path)) in fitting and not _caption_path(job, one).exists():
+            write_caption(job, one)
+    strays = [path for path in left if path not in clashes.values()]
+    if strays:
+        job.notes.append(
+            Note(
+                say(
+                    f"{output} holds {len(strays)} more picture(s) that belong to no training picture: "
+                    f"{some([path.name for path in strays])}. The training would use them too; delete them if that is "
+                    "not meant",
+                    f"{output} 中另有 {len(strays)} 张图不属于任何训练图片：{some([path.name for path in strays])}。"
+                    "训练时也会用到；如果不需要请删除",
+                )
+            )
+        )
+
+
+def _key(recipe: dict) -> tuple:
+    return tuple(sorted((name, str(value)) for name, value in recipe.items()))
+
+
+def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list[str]:
+    """What was set otherwise when pictures were drawn that are there, and what to do."""
+    from library import picture_recipe
+    from library.data.folders import some
+
+    changes: dict[str, list[tuple]] = {}
+    for path, recipe in before.items():
+        for name, pair in picture_recipe.differences(recipe, job.recipes[path]).items():
+            changes.setdefault(name, []).append(pair)
+    told = []
+    for name, pairs in changes.items():
+        (then, now), count = pairs[0], len(pairs)
+        if len(set(pairs)) == 1 and name != "prompt":
+            told.append(say(f"{name} was {then!r} and is {now!r} now", f"{name} 原为 {then!r}，现为 {now!r}"))
+        else:
+            told.append(
+                say(
+                    f"{name} is another for {count} of them, such as {then!r}, now {now!r}",
+                    f"其中 {count} 张的 {name} 不同，如原为 {then!r}，现为 {now!r}",
+                )
+            )
+    listed = say("; ", "；").join(told)
+    return [
+        say(
+            f"{job.settings.output_dir} holds {len(before)} picture(s) that were drawn otherwise: {listed}. Pictures: "
+            f"{some([path.name for path in paths])}. Set overwrite = True to draw them anew, or choose another "
+            "output_dir, or set the old values again",
+            f"{job.settings.output_dir} 中有 {len(before)} 张图是按另外的设置画的：{listed}。图片："
+            f"{some([path.name for path in paths])}。请设 overwrite = True 重画，或换一个 output_dir，或改回原来的值",
+        )
+    ]
+
+
+# ---- drawing ----
+
+
+def draw(job: Job) -> None:
+    """Draw what is missing, one by one; each picture is on disk before the next is begun.
+
+    Raises:
+        UserError: memory is full, the model gives no picture, or the folder cannot be written.
+    """
+    from tqdm import tqdm
+
+    from library.assembly import drawing
+
+    settings, device = job.settings, job.machine.device
+    family = drawing.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    from library import sampling
+
+    tuned: set[tuple[int, int]] = set()
+    drawn, seconds = dict.fromkeys((share.folder.path for share in job.shares), 0), 0.0
+    all_pixels = sum(one.size[0] * one.size[1] for one in job.missing)
+    with tqdm(total=len(job.missing), disable=None, unit=say(" pictures", "张"), smoothing=0.05) as bar:
+        for number, one in enumerate(job.missing, 1):
+            recipe = job.recipes[one.path]
+            prompt = sampling.Prompt(
+                recipe["prompt"],
+                negative=recipe["negative_prompt"],
+                width=recipe["width"],
+                height=recipe["height"],
+                seed=recipe["seed"],
+                step_count=recipe["steps"],
+                scale=recipe["guidance_scale"],
+                sampler=recipe["sampler"],
+            )
+            began = time.perf_counter()
+            with ExitStack() as around:
+                around.enter_context(drawing.told_if_memory_is_full())
+                if one.size not in tuned:
+                    around.enter_context(job.machine.tuning())
+                    tuned.add(one.size)
+                picture = sampling.draw(family, prompt, device)
+            write(job, one, picture)
+            taken = time.perf_counter() - began
+            seconds += taken
+            bar.update()
+            drawn[one.sample.image_path.parent] += 1
+            left = taken * (all_pixels / (one.size[0] * one.size[1]) - 1)
+            if number == 1 and left > SAY_ESTIMATE:
+                bar.write(
+                    say(
+                        f"the first picture took {taken:.1f} s: about {_spoken(left)} for the {len(job.missing) - 1} "
+                        "others. Ctrl-C stops it; run again, it goes on",
+                        f"第一张用了 {taken:.1f} 秒，其余 {len(job.missing) - 1} 张约需 {_spoken(left)}。"
+                        "可按 Ctrl-C 停止，再次运行会接着画",
+                    )
+                )
+            if number == len(job.missing) or job.missing[number].sample.folder != one.sample.folder:
+                count = drawn[one.sample.image_path.parent]
+                bar.write(say(f"{one.sample.folder}: {count} drawn", f"{one.sample.folder}：画了 {count} 张"))
+    count = len(job.missing)
+    print(
+        say(
+            f"{count} pictures drawn in {_spoken(seconds)}, {seconds / count:.2f} s each",
+            f"共画 {count} 张，用时 {_spoken(seconds)}，每张 {seconds / count:.2f} 秒",
+        )
+    )
+
+
+def _spoken(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 100:
+        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
+    if seconds < 100 * 60:
+        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
+    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
+
+
+def write(job: Job, one, picture) -> None:
+    """Write a picture and its caption; where the disk is full, wait for room."""
+    from tqdm import tqdm
+
+    from library import disk, picture_recipe
+
+    def both() -> None:
+        one.path.parent.mkdir(parents=True, exist_ok=True)
+        write_caption(job, one)  # first: the picture is what says that it is done
+        picture_recipe.write(one.path, picture, job.recipes[one.path])
+
+    try:
+        size = 3 * picture.width * picture.height
+        disk.writing(one.path, both, size=size, may_free=lambda: False, say_line=tqdm.write)
+    except OSError as error:
+        raise UserError(
+            say(
+                f"{one.path} cannot be written ({error.strerror or error}). Allow it, or choose another output_dir",
+                f"{one.path} 无法写入（{error.strerror or error}）。请取得写入权限，或换一个 output_dir",
+            )
+        ) from error
+    old = job.replaced.get(one.path)
+    if old and old.parent != one.path.parent:
+        for path in (old, old.with_suffix(_ending(job.settings.caption_extension))):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something else
+            old.parent.rmdir()
+
+
+def _ending(caption_extension: str) -> str:
+    return caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
+
+
+def _caption_path(job: Job, one) -> Path:
+    return one.path.with_suffix(_ending(job.settings.caption_extension))
+
+
+def write_caption(job: Job, one) -> None:
+    """The caption beside its picture, as the training reads it by default (reg_captions)."""
+    _caption_path(job, one).write_text(one.caption, encoding="utf-8")
+
+
+def move(old: Path, new: Path, caption_extension: str) -> None:
+    """A picture and its caption into the folder that they belong to now."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    ending = _ending(caption_extension)
+    if old.with_suffix(ending).exists():
+        shutil.move(old.with_suffix(ending), new.with_suffix(ending))
+    shutil.move(old, new)
+    with suppress(OSError):  # it holds something else
+        old.parent.rmdir()
+
+
+# ---- what came of it ----
+
+
+def rule_lines(job: Job) -> list[Note]:
+    """The user's rule with its numbers, for each concept and in all, and what an epoch will use."""
+    from library.data import regularization
+    from library.data.samples import balance
+
+    lines = []
+    for share in job.shares:
+        folder = share.folder
+        sign = ">=" if share.holds else "<"
+        verdict = (
+            say("the rule holds", "符合规则")
+            if share.holds
+            else say(
+                f"more than the training samples: lower images_per_caption to {folder.repeats}, or repeat the training "
+                "pictures more often",
+                f"多于训练样本：请把 images_per_caption 降到 {folder.repeats}，或增加训练图片的重复次数",
+            )
+        )
+        lines.append(
+            Note(
+                say(
+                    f"{folder.name}: {folder.picture_count} pictures x {folder.repeats} = {share.train_samples} {sign} "
+                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_pictures} pictures in {share.reg_folder}: "
+                    f"{verdict}",
+                    f"{folder.name}：{folder.picture_count} 张 x {folder.repeats} = {share.train_samples} {sign} "
+                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_folder} 的 {share.reg_pictures} 张：{verdict}",
+                ),
+                "green" if share.holds else "amber",
+            )
+        )
+    train, reg = (sum(getattr(share, name) for share in job.shares) for name in ("train_samples", "reg_samples"))
+    uses = balance(job.found.train, regularization.as_samples(job.pictures, job.shares))
+    times = sorted({count for _, count in uses})
+    often = f"{times[0]}" if len(times) == 1 else f"{times[0]}~{times[-1]}"
+    samples = sum(count for _, count in uses)
+    lines.append(
+        Note(
+            say(
+                f"in all: {train} training samples, {reg} of regularization; an epoch uses {len(uses)} of "
+                f"{len(job.pictures)} regularization pictures, {often} times each, {samples} samples"
+                + ("; the others take turns in the next epochs" if len(uses) < len(job.pictures) else ""),
+                f"合计：训练样本 {train} 个，正则化样本 {reg} 个；每轮使用 {len(job.pictures)} 张正则化图片中的 "
+                f"{len(uses)} 张，每张 {often} 次，共 {samples} 个样本"
+                + ("；其余的在后面各轮轮流使用" if len(uses) < len(job.pictures) else ""),
+            ),
+            "green",
+        )
+    )
+    return lines
+
+
+def write_summary(job: Job, lines: list[Note]) -> Path:
+    """The page to look at: pairs of a training picture and what was drawn for it."""
+    from library import page
+
+    settings = job.settings
+    beside: dict[Path, list] = {}
+    for one in job.pictures:
+        beside.setdefault(one.sample.image_path, []).append(one)
+    shown = list(beside.items())
+    figures = []
+    for path, ones in shown[: page.MOST_PICTURES]:
+        first = ones[0]
+        note = say(
+            f"seed {first.seed}, {first.size[0]}x{first.size[1]}", f"种子 {first.seed}，{first.size[0]}x{first.size[1]}"
+        )
+        figures.append(
+            page.picture(side_by_side([path, *(one.path for one in ones[:3])]), first.caption, f"{path.name} · {note}")
+        )
+    figures += [page.html("")] * (len(shown) - len(figures))  # counted, not shown
+    findings = [page.finding(getattr(line, "level", "amber"), line) for line in [*lines, *job.notes]]
+    content = page.page(
+        say("Regularization pictures", "正则化图片"),
+        page.facts(
+            {
+                say("training pictures", "训练图片"): len(beside),
+                say("regularization pictures", "正则化图片"): len(job.pictures),
+                say("base model", "底模"): job.info.path.name,
+            }
+        ),
+        page.section(say("The rule", "数量规则"), *findings),
+        page.section(
+            say("Next", "下一步"),
+            page.paragraph(say("In lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
+            page.code(reg_data_dir(settings)),
+        ),
+        page.section(
+            say("Pairs", "对照"),
+            page.paragraph(
+                say(
+                    "Left the training picture, right what the base model draws for the same tags without your word. They "
+                    "should differ in what you train, and in nothing else that matters.",
+                    "左为训练图片，右为底模按相同标签（不含触发词）画的图。两者应当只在要训练的特征上不同。",
+                )
+            ),
+            page.pictures(figures),
+        ),
+    )
+    return page.write(Path(settings.output_dir) / "summary.html", content)
+
+
+def side_by_side(paths: list[Path], height: int = 160):
+    """Pictures next to one another at one height; one that cannot be read is grey."""
+    from PIL import Image, ImageOps
+
+    shown = []
+    for path in paths:
+        try:
+            with Image.open(path) as opened:
+                opened.draft("RGB", (height, height))
+                upright = ImageOps.exif_transpose(opened).convert("RGBA")
+            ground = Image.new("RGBA", upright.size, "white")
+            shown.append(ImageOps.contain(Image.alpha_composite(ground, upright).convert("RGB"), (4 * height, height)))
+        except Exception:  # a decoder that meets a broken file may raise anything
+            shown.append(Image.new("RGB", (height, height), "gray"))
+    sheet = Image.new("RGB", (sum(picture.width + 4 for picture in shown) - 4, height), "white")
+    left = 0
+    for picture in shown:
+        sheet.paste(picture, (left, (height - picture.height) // 2))
+        left += picture.width + 4
+    return sheet
 
 
 if __name__ == "__main__":

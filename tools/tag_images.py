@@ -25,17 +25,18 @@ existing = "keep"           # pictures that have tags already: "keep" theirs as 
 exclude_tags = None         # tags that are never written, such as ["signature", "watermark"]; None: none | 不写入的标签，如 ["signature", "watermark"]；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----
-rating_tags = False     # also write the rating (general, sensitive, ...) | 同时写入分级标签（general、sensitive 等）
-underscores = False     # write long_hair instead of long hair; emoticons such as ^_^ keep theirs | 写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变
-escape_brackets = True  # write \\( and \\) for brackets in tags, as a web UI's prompt wants them | 标签里的括号写成 \\( 和 \\)，与 web UI 提示词一致
-picture_facts = True    # where there is no tagger: also orientation and main colours of the picture | 没有标签模型时，也写入画面方向和主要颜色
-batch_size = 4          # pictures tagged at once, 1~8 on a CPU, 8~32 on a GPU | 每批处理的图片数，CPU 用 1~8，显卡用 8~32
-models_dirs = None      # further folders with models, such as a web UI's ["D:/stable-diffusion-webui"]; None: the usual places | 另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置
-device = "auto"         # where the tagger runs: "auto", "cpu", "cuda" (AMD too) | 标签模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）
+rating_tags = False         # also write the rating (general, sensitive, ...) | 同时写入分级标签（general、sensitive 等）
+underscores = False         # write long_hair instead of long hair; emoticons such as ^_^ keep theirs | 写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变
+escape_brackets = False     # write \( and \) for brackets, as in a web UI's prompt; in a caption the \ would be learnt with the tag | 标签里的括号写成 \( 和 \)，与 web UI 提示词一致；但写进标签文件时，\ 会跟着标签一起被学进去
+picture_facts = True        # where there is no tagger: also the picture's format, plain background and prevailing colour | 没有标签模型时，也写入画面方向、纯色背景和主色调
+batch_size = 4              # pictures tagged at once, 1~8 on a CPU, 8~32 on a GPU | 每批处理的图片数，CPU 用 1~8，显卡用 8~32
+models_dirs = None          # further folders with models, such as a web UI's ["D:/stable-diffusion-webui"]; None: the usual places | 另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置
+device = "auto"             # where the tagger runs: "auto", "cpu", "cuda" (AMD too) | 标签模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）
+caption_extension = ".txt"  # ending of the caption files, .txt or .caption | 标签文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
 language = "auto"           # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-caption_extension = ".txt"  # ending of the caption files, .txt or .caption | 标签文件的扩展名，.txt 或 .caption
+output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
 
 # ---- Do not edit below | 请勿修改下方内容 ----
 

@@ -53,6 +53,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
 
     from library import attention, diffusion, families, memory, optimizers, schedules
     from library.data.dataset import Dataset
+    from library.families.recognise import vae_factor
 
     config, machine = prepared.config, prepared.machine
     attend = attention.choose(machine.device, machine.dtype, config.attention)
@@ -113,10 +114,11 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         cycles=config.lr_scheduler_num_cycles,
         power=config.lr_scheduler_power,
     )
+    scale = vae_factor(parts["vae"].config)
     training = Training(
         family=family,
         adapters=attached,
-        dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts),
+        dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts, scale=scale),
         process=diffusion.Process(family.noise, zero_terminal_snr=prepared.model.zero_terminal_snr),
         optimizer=built.optimizer,
         optimizer_text=built.described_as,

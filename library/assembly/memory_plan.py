@@ -23,6 +23,7 @@ def plan_memory(
 
     from library import families, memory, optimizers
     from library.contracts import Conditioning
+    from library.families.recognise import vae_factor
 
     config, device, dtype = prepared.config, prepared.machine.device, prepared.machine.dtype
     family = families.blueprint(prepared.model, config.max_token_length)
@@ -33,7 +34,7 @@ def plan_memory(
     attached, forward = attach(config, family, attend, 0, ())
     batch_size = batch_size or config.train_batch_size
     width, height = max((fit.bucket for fit in prepared.plan.fits.values()), key=lambda bucket: bucket[0] * bucket[1])
-    scale = 2 ** (len(modules["vae"].config.block_out_channels) - 1)
+    scale = vae_factor(modules["vae"].config)
     positions = config.max_token_length + 2
     pooled = getattr(unet.config, "projection_class_embeddings_input_dim", None)
 

@@ -20,18 +20,10 @@ def attach(config: Config, family: Family, attend: Any, seed: int, checkpointed:
     """
     from library import adapters, optimizers
     from library.adapters import linear_ops, recipes
-    from library.families.unet_forward import UNetForward, is_supported
+    from library.families.unet_forward import UNetForward
 
     parts = family.modules()
-    if not is_supported(parts["unet"]):
-        raise UserError(
-            say(
-                "the base model's unet/config.json asks for parts that no Stable Diffusion 1.x, 2.x or XL has: it "
-                "cannot be trained. Take the original model, or put its config.json back.",
-                "底模的 unet/config.json 含有 Stable Diffusion 1.x、2.x、XL 都没有的部件，不支持训练。"
-                "请换用原版模型，或恢复原来的 config.json。",
-            )
-        )
+    refuse_odd_unet(parts["unet"])
     rates = optimizers.learning_rates(
         [name for name in parts if name != "vae" and is_trained(name, config)],
         config.unet_lr,
@@ -58,6 +50,22 @@ def attach(config: Config, family: Family, attend: Any, seed: int, checkpointed:
     )
     parts["unet"].forward = forward
     return attached, forward
+
+
+def refuse_odd_unet(unet: Any) -> None:
+    """Raise a UserError where a U-Net has parts that none of Stable Diffusion's has."""
+    from library.families.unet_forward import is_supported
+
+    if is_supported(unet):
+        return
+    raise UserError(
+        say(
+            "the base model's unet/config.json asks for parts that no Stable Diffusion 1.x, 2.x or XL has: it "
+            "cannot be trained. Take the original model, or put its config.json back.",
+            "底模的 unet/config.json 含有 Stable Diffusion 1.x、2.x、XL 都没有的部件，不支持训练。"
+            "请换用原版模型，或恢复原来的 config.json。",
+        )
+    )
 
 
 def pack_base(family: Family) -> None:

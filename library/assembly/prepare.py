@@ -5,8 +5,9 @@ import hashlib
 import secrets
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from library.assembly.set_findings import short
 from library.checks import differences
 from library.config import Config
 from library.messages import UserError, say
@@ -38,7 +39,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     Raises:
         UserError: all that is wrong with them, together.
     """
-    from library.data import buckets, remembered, samples
+    from library.data import buckets, remembered
 
     problems: list[str] = []
 
@@ -50,15 +51,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
 
     cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
     warnings = warnings + [line] if line else warnings
-    found = attempt(
-        samples.find,
-        config.train_data_dir,
-        config.reg_data_dir,
-        caption_extension=config.caption_extension,
-        reg_captions=config.reg_captions,
-        all_lines=config.enable_wildcard,
-        memory=cache_folder,
-    )
+    found = attempt(find_set, config, cache_folder)
     from library import checkpoint, device, families, optimizers, sampling
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
@@ -103,49 +96,20 @@ def plan_run(
 ) -> Prepared:
     """Resolve what depends on several of the things that were read, and say what will happen."""
     from library import families, optimizers, sampling
-    from library.data import captions, plan
+    from library.data import plan
 
     output_dir = Path(config.output_dir)
     seed = state.facts["seed"] if state and config.seed is None else config.seed
     seed = secrets.randbelow(2**32) if seed is None else seed
-    planned = plan.make_plan(found, config, rule, whole_batches=machine.tunes_per_shape)
-    wanted_step = rule.step
-    while (
-        machine.bucket_limit
-        and config.bucket_reso_steps is None
-        and len(planned.sizes) > machine.bucket_limit
-        and rule.step <= rule.width // 8
-    ):
-        rule = dataclasses.replace(rule, step=rule.step * 2)
-        planned = plan.make_plan(found, config, rule, whole_batches=True)
-    if rule.step != wanted_step:
-        warnings = warnings + [
-            say(
-                f"bucket_reso_steps = {rule.step} leaves {len(planned.sizes)} buckets: each costs minutes of tuning "
-                "on this card",
-                f"bucket_reso_steps 改为 {rule.step}，桶减为 {len(planned.sizes)} 个：此显卡每个桶都要调优几分钟",
-            )
-        ]
-    texts = [captions.whole(sample.caption, config) for sample in planned.samples_used]
-    counts = families.token_counts(model, texts)
-    tokens_seen = min(config.max_token_length, max(75, -(-max(counts) // 75) * 75))  # no chunk that is empty in all
-    warnings = warnings + plan.check(
-        planned,
-        config,
-        token_counts=lambda texts: [(n, min(n, tokens_seen)) for n in families.token_counts(model, texts)],
-        is_everyday_word=families.is_everyday_word,
+    config, planned, rule, lines = resolve(
+        config, found, model, rule, whole_batches=machine.tunes_per_shape, bucket_limit=machine.bucket_limit
     )
+    warnings = warnings + lines
     usual_rate = optimizers.usual_learning_rate(config.optimizer_type, model.width)
     config = dataclasses.replace(
-        config,
-        seed=seed,
-        learning_rate=usual_rate if config.learning_rate is None else config.learning_rate,
-        max_token_length=tokens_seen,
-        resolution=f"{rule.width},{rule.height}",
-        min_bucket_reso=rule.minimum,
-        max_bucket_reso=rule.maximum,
-        bucket_reso_steps=rule.step,
+        config, seed=seed, learning_rate=usual_rate if config.learning_rate is None else config.learning_rate
     )
+    tokens_seen = config.max_token_length
     prompts = prompts or [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
     prompts = sampling.complete(prompts, size=(rule.width, rule.height), seed=seed, sampler=config.sample_sampler)
     data = fingerprint_of_data(planned)
@@ -159,6 +123,7 @@ def plan_run(
             )
         )
 
+    lines, counted = short(planned, config, warnings)
     print(plan.plan_table(planned, config))
     print(
         say(
@@ -168,8 +133,10 @@ def plan_run(
             f"{config.learning_rate:g}；随机种子 {seed}；标签 {tokens_seen} 个 token",
         )
     )
-    for line in warnings:
+    for line in warnings + lines:
         print(say(f"note: {line}", f"注意：{line}"))
+    if counted:
+        print(counted)
     if state:
         print(
             say(
@@ -181,6 +148,77 @@ def plan_run(
     return Prepared(
         config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, None, data
     )
+
+
+def find_set(config: Config, memory: Path | None) -> Any:
+    """The pictures and captions of a configuration; see `samples.find`."""
+    from library.data import samples
+
+    return samples.find(
+        config.train_data_dir,
+        config.reg_data_dir,
+        caption_extension=config.caption_extension,
+        reg_captions=config.reg_captions,
+        all_lines=config.enable_wildcard,
+        masked_loss=config.masked_loss,
+        alpha_mask=config.alpha_mask,
+        memory=memory,
+    )
+
+
+class Resolved(NamedTuple):
+    """What follows from the set and the base model together."""
+
+    config: Config  # resolution, buckets and caption tokens as they will be
+    plan: Any  # data.plan.Plan
+    rule: Any  # buckets.BucketRule
+    notes: list[str]
+
+
+def resolve(
+    config: Config, found: Any, model: Any, rule: Any, *, whole_batches: bool = False, bucket_limit: int | None = None
+) -> Resolved:
+    """Plan the epochs, and say everything about the data that the user should know.
+
+    Args:
+        whole_batches, bucket_limit: the device's; see `device.Device`.
+    """
+    from library import families
+    from library.data import buckets, captions, plan
+
+    notes: list[str] = []
+    planned = plan.make_plan(found, config, rule, whole_batches=whole_batches)
+    coarser = rule
+    if bucket_limit and config.bucket_reso_steps is None:
+        used = {(sample.width, sample.height) for sample in planned.samples_used}
+        coarser = buckets.fewer_buckets(used, rule, bucket_limit)
+    if coarser != rule:
+        rule, planned = coarser, plan.make_plan(found, config, coarser, whole_batches=whole_batches)
+        notes.append(
+            say(
+                f"bucket_reso_steps = {rule.step} leaves {len(planned.sizes)} buckets: each costs minutes of tuning "
+                "on this card",
+                f"bucket_reso_steps 改为 {rule.step}，桶减为 {len(planned.sizes)} 个：此显卡每个桶都要调优几分钟",
+            )
+        )
+    texts = [captions.whole(sample.caption, config) for sample in planned.samples_used]
+    counts = families.token_counts(model, texts)
+    tokens_seen = min(config.max_token_length, max(75, -(-max(counts) // 75) * 75))  # no chunk that is empty in all
+    notes += plan.check(
+        planned,
+        config,
+        token_counts=lambda texts: [(n, min(n, tokens_seen)) for n in families.token_counts(model, texts)],
+        is_everyday_word=families.is_everyday_word,
+    )
+    config = dataclasses.replace(
+        config,
+        max_token_length=tokens_seen,
+        resolution=f"{rule.width},{rule.height}",
+        min_bucket_reso=rule.minimum,
+        max_bucket_reso=rule.maximum,
+        bucket_reso_steps=rule.step,
+    )
+    return Resolved(config, planned, rule, notes)
 
 
 def find_state(config: Config) -> Any:
@@ -212,7 +250,7 @@ def claim_name(config: Config, state: Any) -> tuple[Any, Any]:
 
 
 def fingerprint_of_data(plan: Any) -> str:
-    """Changes with the pictures' names, sizes and bytes, the captions, the folders and how often they are repeated.
+    """Changes with the pictures' names, sizes and bytes, the captions, masks, folders and how often they are repeated.
 
     Bytes are counted, not read: there may be a hundred thousand pictures, and a copy has another date.
     """
@@ -225,6 +263,7 @@ def fingerprint_of_data(plan: Any) -> str:
             sample.height,
             sample.caption,
             sample.repeats,
+            *((sample.mask.digest, sample.mask.is_alpha, sample.mask.share) if sample.mask else ()),
         )
         for sample in plan.samples_used
     ]

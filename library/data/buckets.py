@@ -6,7 +6,8 @@ function beside `_nearest_bucket` and `_without_enlarging`, and a field of `Buck
 
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isqrt, sqrt
 
@@ -127,6 +128,13 @@ def fit(size: tuple[int, int], rule: BucketRule) -> Fit:
         bucket = _nearest_bucket(size, rule)
         resized = _cover(size, bucket)
     return Fit(bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+
+
+def fewer_buckets(sizes: Collection[tuple[int, int]], rule: BucketRule, limit: int) -> BucketRule:
+    """The rule with its step doubled until pictures of these sizes use at most `limit` buckets, or it is too coarse."""
+    while len({fit(size, rule).bucket for size in sizes}) > limit and rule.step <= rule.width // 8:
+        rule = replace(rule, step=rule.step * 2)
+    return rule
 
 
 def crop_at_random(fit: Fit, rng: random.Random) -> Fit:

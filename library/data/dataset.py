@@ -7,12 +7,15 @@ its own, seeded with (seed, epoch, place in the epoch). No global random state i
 
 import random
 from collections.abc import Iterator
+from functools import lru_cache
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from library.config import Config
 from library.contracts import Batch, Sample
-from library.data import captions, images
+from library.data import captions, images, masks
 from library.data.buckets import crop_at_random, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
 from library.data.plan import Plan, batches_of_epoch, batches_of_step
@@ -37,6 +40,7 @@ class Dataset:
         seed: the run's; `config.seed` may be None, so whoever drew one hands it in.
         latents: filled with `latents_wanted`; None: batches carry pixels.
         texts: filled with `captions_wanted`; None: batches carry captions only.
+        scale: pixels to a latent, along a side: the size of masks.
     """
 
     def __init__(
@@ -47,12 +51,15 @@ class Dataset:
         *,
         latents: LatentCache | None = None,
         texts: TextCache | None = None,
+        scale: int = 8,
     ):
         assert latents is None or not (config.random_crop or config.color_aug), (
             "config forbids these with cache_latents"
         )
         self.plan, self.config, self.seed = plan, config, seed
-        self.latents, self.texts = latents, texts
+        self.latents, self.texts, self.scale = latents, texts, scale
+        kept = 0 if config.random_crop else masks.kept_count(plan.sizes, scale)  # chance repeats no crop
+        self._mask = lru_cache(kept)(masks.load)
 
     def batches(self, epoch: int, start: int = 0, process: int = 0, of: int = 1) -> Iterator[Batch | None]:
         """The batches of an epoch in their order.
@@ -82,7 +89,7 @@ class Dataset:
         config = self.config
         warmup = config.token_warmup_step  # steps, or a share of all
         warmup = min(1.0, step / (warmup * self.plan.step_count if warmup < 1 else warmup)) if warmup else 1.0
-        texts, sizes, weights, pictures, uses = [], [], [], [], []
+        texts, sizes, weights, pictures, uses, learnt = [], [], [], [], [], []
         for offset, sample in enumerate(samples):
             rng = random.Random(f"{self.seed} {epoch} {place + offset}")
             fit = self.plan.fits[sample.image_path]
@@ -96,6 +103,8 @@ class Dataset:
                 fit = crop_at_random(fit, rng) if config.random_crop else fit
                 colours = images.ColourChange.draw(rng) if config.color_aug else None
                 pictures.append(images.load(sample.image_path, fit, flip=flip, colours=colours))
+            mask = self._mask(sample, fit, self.scale) if sample.mask else None
+            learnt.append(mask[:, ::-1] if flip and mask is not None else mask)
         sizes = torch.tensor(sizes, dtype=torch.float32)
         return Batch(
             samples=samples,
@@ -105,4 +114,14 @@ class Dataset:
             latents=self.latents.get_batch(uses) if self.latents else None,
             pixels=None if self.latents else images.to_pixels(pictures),
             conditioning=self.texts.get(texts, sizes) if self.texts else None,
+            masks=_stacked(learnt),
         )
+
+
+def _stacked(learnt: list[np.ndarray | None]) -> Tensor | None:
+    """(B, 1, h, w) of masks (h, w), where None is all of a picture; None if that is so for all."""
+    shape = next((mask.shape for mask in learnt if mask is not None), None)
+    if shape is None:
+        return None
+    whole = np.ones(shape, np.float32)
+    return torch.from_numpy(np.stack([whole if mask is None else mask for mask in learnt])[:, None])

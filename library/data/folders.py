@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,7 @@ from library.messages import UserError, say
 NOT_OURS = {  # systems make them
     "__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information", "lost+found",
 }  # fmt: skip
-MASKS = (
-    "masks"  # folder beside pictures: for `photo.jpg` its `photo.png` says what of it is learnt, white all, black not
-)
+MASKS = "masks"  # folder beside pictures: for `photo.jpg` its `photo.png` is white where it is learnt, black where not
 MANY_REPEATS = 500  # beyond: more likely a year or a size, such as 2023_holiday
 MOST_REPEATS = 100_000  # beyond: a date or a telephone number, such as 20230101_holiday; nobody would see the end
 
@@ -83,6 +82,11 @@ def pictures_in(folder: Path) -> list[str]:
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, sorted by name."""
     return [Path(entry.path) for entry in entries(folder) if is_folder(entry)]
+
+
+def folded(name: str) -> str:
+    """A file name as Windows and macOS compare it: the same files belong together on every system."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def some(names: list[str], limit: int = 5) -> str:
@@ -165,6 +169,14 @@ def numbered_folders(
                 say(
                     f"{path}: skipped: {meaning[0]} repeats. The number must be 1 or more",
                     f"{path}：已跳过：重复次数为 {meaning[0]}，必须是 1 或更大",
+                )
+            )
+        elif folded(path.name) == MASKS:
+            notes.append(
+                say(
+                    f"{path}: not used: masks lie beside their pictures, in {parent / '[repeats]_[concept]' / MASKS}. "
+                    "Move them there",
+                    f"{path}：未使用：蒙版要放在图片旁边，即 {parent / '[重复次数]_[概念]' / MASKS}，请移过去",
                 )
             )
         elif _held(path, notes):

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from library.data import captions
 from library.data.folders import MASKS, entries, is_file, is_folder, is_picture, some
 from library.data.images import UNREADABLE_EXTENSIONS
-from library.data.samples import caption_file, folded
+from library.data.samples import CAPTION_EXTENSIONS, caption_file, folded
 from library.messages import UserError, say
 
 
@@ -21,6 +22,7 @@ class Picture(NamedTuple):
     path: Path
     caption_path: Path  # where its caption is, or would be
     caption: str | None = None  # all lines of the file; None: there is none
+    encoding: str = "utf-8"  # the file was read in
 
     @property
     def tags(self) -> list[str]:
@@ -49,6 +51,13 @@ def find(folder: str | Path, *, caption_extension: str = ".txt") -> Heap:
     """
     folder = Path(folder)
     extension = caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
+    if not re.fullmatch(r"(\.[\w-]+)+", extension) or is_picture(f"x{extension}"):  # a picture would be overwritten
+        raise UserError(
+            say(
+                f'caption_extension = "{caption_extension}" cannot end a caption file. Take ".txt" or ".caption"',
+                f'caption_extension = "{caption_extension}" 不能作标签文件的扩展名。请用 ".txt" 或 ".caption"',
+            )
+        )
     pictures: list[Picture] = []
     notes: list[str] = []
     problems: list[str] = []
@@ -77,12 +86,13 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
                 f"{folder}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png",
             )
         )
+    without: list[Path] = []
     for name in filter(is_picture, names):
         path = folder / name
         written = caption_file(path, files, extension)
         caption_path = folder / written if written else path.with_suffix(extension)
         try:
-            text = captions.decode(caption_path.read_bytes())[0] if written else None
+            text, encoding = captions.decode(caption_path.read_bytes()) if written else (None, "utf-8")
         except OSError as error:
             problems.append(
                 say(
@@ -96,7 +106,20 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
                 say(f"{caption_path}: {error}. Save it as UTF-8", f"{caption_path}：无法识别文字编码，请另存为 UTF-8")
             )
             continue
-        pictures.append(Picture(path, caption_path, text))
+        pictures.append(Picture(path, caption_path, text, encoding))
+        if not written:
+            without.append(path)
+    for ending in CAPTION_EXTENSIONS:
+        others = [path.name for path in without if ending != extension.lower() and caption_file(path, files, ending)]
+        if others:
+            notes.append(
+                say(
+                    f"{folder}: {len(others)} picture(s) have captions ending in {ending}, which are not read: "
+                    f'{some(others)}. To read them, set caption_extension = "{ending}"',
+                    f"{folder}：{len(others)} 张图片的标签文件扩展名是 {ending}，没有读取：{some(others)}。"
+                    f'要读取请设 caption_extension = "{ending}"',
+                )
+            )
     for entry in listed:
-        if is_folder(entry) and not entry.is_symlink() and entry.name != MASKS:
+        if is_folder(entry) and not entry.is_symlink() and folded(entry.name) != MASKS:
             _collect(folder / entry.name, extension, pictures, notes, problems)

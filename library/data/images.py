@@ -8,6 +8,9 @@ Resizing: sd-scripts shrinks with OpenCV's INTER_AREA (exact area averaging) and
 Pillow's antialiased kernels Hamming is the closest to area averaging: on noisy test pictures, shrunk 1.3 to 6.7 times,
 it differs by 0.8 to 1.7 grey levels on average, Lanczos by 2.6 to 3.1, bilinear by 1.2 to 4.2. So Hamming shrinks and
 Lanczos enlarges. No torch is imported with this file: pictures are checked before it is there.
+
+`load` is for training. `raw` is for the tools that make training pictures of whatever was collected: it takes more
+formats and keeps transparency.
 """
 
 import io
@@ -15,8 +18,9 @@ import math
 import os
 import random
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, features
@@ -27,9 +31,9 @@ from library.messages import UserError, say
 if TYPE_CHECKING:
     from torch import Tensor
 
-for plugin in ("pillow_jxl", "pillow_avif"):  # they teach Pillow further formats by being imported
+for plugin in ("pillow_jxl", "pillow_avif", "pi_heif", "pillow_heif"):  # they teach Pillow further formats
     try:
-        __import__(plugin)
+        getattr(__import__(plugin), "register_heif_opener", lambda: None)()  # the first two do it by being imported
     except ImportError:
         continue
 
@@ -39,6 +43,12 @@ UNREADABLE_EXTENSIONS = {".avif", ".jxl", ".gif", ".heic", ".heif", ".tif", ".ti
 
 # Nothing else is opened, whatever a file is called: Pillow would run Ghostscript for an EPS file named .png.
 READABLE = sorted({Image.registered_extensions()[ending] for ending in EXTENSIONS} | {"GIF", "TIFF"})
+
+RAW_EXTENSIONS = EXTENSIONS | {  # further ones that `raw` reads: Pillow decodes them by itself, or by a plugin of above
+    ".gif", ".tif", ".tiff", ".heic", ".heif", ".hif", ".jpe", ".jp2", ".j2k", ".jpx", ".tga", ".psd", ".ico", ".dds",
+    ".qoi", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".apng",
+} & set(Image.registered_extensions())  # fmt: skip
+RAW_READABLE = sorted({Image.registered_extensions()[ending] for ending in RAW_EXTENSIONS})
 
 INSPECTION_FORMAT = 1  # raise it when `inspect` refuses more or answers otherwise: earlier answers are then forgotten
 
@@ -86,14 +96,63 @@ def inspect(path: Path) -> Inspection:
         BrokenPicture: empty, truncated or zeroed at its end, not a picture, much too elongated, a decompression
             bomb, or beyond Pillow's limit of pixels.
     """
+    return _decoded(path, READABLE, lambda width, height: (width // 8, height // 8), lambda image: image.load())[0]
+
+
+def raw(path: Path, area: int | None = None) -> tuple[Inspection, Image.Image]:
+    """A picture of any kind that is decoded without running other programs: upright, in sRGB, RGB or RGBA of 8 bits.
+
+    RGBA only where something is transparent. Of an animation it is the first frame.
+
+    Args:
+        area: pixels that are enough; a JPEG is then decoded at 1/2, 1/4 or 1/8 where that leaves as many. What is
+            known of it is still of the whole. None: the whole picture.
+
+    Raises:
+        BrokenPicture: as `inspect`.
+    """
+
+    def enough(width: int, height: int) -> tuple[int, int]:
+        scale = min(1.0, math.sqrt(area / (width * height))) if area else 1.0
+        return math.ceil(scale * width), math.ceil(scale * height)
+
+    def upright(image: Image.Image) -> Image.Image:
+        orientation, profile = _orientation(image), image.info.get("icc_profile")
+        picture = _eight_bits(image)
+        alpha = None
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            alpha = picture.getchannel("A")
+        if picture.mode not in ("RGB", "L", "CMYK"):
+            picture = picture.convert("RGB")
+        picture.load()
+        picture = _to_srgb(picture, profile)
+        if alpha and alpha.getextrema()[0] < 255:
+            picture.putalpha(alpha)
+        return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+    return _decoded(path, RAW_READABLE, enough, upright)
+
+
+Use = TypeVar("Use")
+
+
+def _decoded(
+    path: Path, formats: list[str], size: Callable[[int, int], tuple[int, int]], use: Callable[[Image.Image], Use]
+) -> tuple[Inspection, Use]:
+    """What is known of a picture, and what `use` gives, which must decode it. Raises BrokenPicture.
+
+    Args:
+        size: of width and height as they lie in the file, what is enough of a JPEG.
+    """
     try:
-        size = path.stat().st_size
-        if size == 0:
+        byte_count = path.stat().st_size
+        if byte_count == 0:
             raise BrokenPicture(say("the file is empty (0 bytes); delete it", "文件是空的（0 字节），请删除"))
-        with Image.open(path, formats=READABLE) as image:
+        with Image.open(path, formats=formats) as image:
             if image.format == "PNG":
                 image.verify()  # the checksums of its parts, which decoding passes over
-        with Image.open(path, formats=READABLE) as image:
+        with Image.open(path, formats=formats) as image:
             width, height = image.size
             if _orientation(image) >= 5:  # lies on its side
                 width, height = height, width
@@ -104,18 +163,19 @@ def inspect(path: Path) -> Inspection:
                         f"{width} x {height} 像素过于狭长，无法用于训练，请裁剪或切成几张",
                     )
                 )
-            if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * size):
+            if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * byte_count):
                 raise BrokenPicture(
                     say(
-                        f"{width} x {height} pixels in a file of {size:,} bytes: empty, but enough to fill the memory; "
-                        "delete it, or make it smaller",
-                        f"{width} x {height} 像素，而文件只有 {size:,} 字节：内容空白却足以占满内存，请删除或缩小",
+                        f"{width} x {height} pixels in a file of {byte_count:,} bytes: empty, but enough to fill the "
+                        "memory; delete it, or make it smaller",
+                        f"{width} x {height} 像素，而文件只有 {byte_count:,} 字节："
+                        "内容空白却足以占满内存，请删除或缩小",
                     )
                 )
             # phones store a second picture in MPO files; that is no animation
             is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
+            image.draft(None, tuple(max(1, side) for side in size(image.width, image.height)))
+            used = use(image)
             if image.format in ("JPEG", "MPO", "WEBP") and _ends_in_zeros(path):
                 raise BrokenPicture(
                     say(
@@ -146,7 +206,7 @@ def inspect(path: Path) -> Inspection:
         raise BrokenPicture(
             say(f"damaged or truncated ({error}); save it anew", f"已损坏或不完整（{error}），请重新保存")
         ) from error
-    return Inspection(width, height, is_animated)
+    return Inspection(width, height, is_animated), used
 
 
 def _ends_in_zeros(path: Path) -> bool:
@@ -159,6 +219,26 @@ def _ends_in_zeros(path: Path) -> bool:
         tail = file.read()
     written = tail.rstrip(b"\0")
     return len(tail) - len(written) >= 512 and not written.endswith(b"\xff\xd9")
+
+
+class Nature(NamedTuple):
+    """What `load` does to a picture so that training sees it as its viewer does."""
+
+    is_turned: bool  # EXIF says that it lies on its side, on its head or mirrored
+    transparent: float  # share of its pixels that are transparent, wholly or in part, and become white
+    is_other_colour: bool  # its profile is of another colour space than sRGB
+
+
+def nature(path: Path) -> Nature:
+    """Look at a picture that `inspect` has found whole. Decodes it only where it may be transparent."""
+    with Image.open(path, formats=READABLE) as image:
+        is_turned = _orientation(image) in TURNS
+        own = _other_profile(image.info.get("icc_profile"))
+        transparent = 0.0
+        if image.has_transparency_data:
+            shares = image.convert("RGBA").getchannel("A").histogram()
+            transparent = 1 - shares[255] / sum(shares)
+    return Nature(is_turned, transparent, own is not None)
 
 
 class ColourChange(NamedTuple):
@@ -250,10 +330,15 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """RGB, L or CMYK of 8 bits without transparency."""
+def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
         image = Image.fromarray((np.asarray(image).astype(np.float32) / 257 + 0.5).clip(0, 255).astype(np.uint8))
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB, L or CMYK of 8 bits without transparency."""
+    image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -262,11 +347,21 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """RGB by the picture's ICC profile. Done after resizing, which is cheaper and looks the same."""
+    own = _other_profile(profile)
+    if own:
+        try:
+            return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a profile of another kind of picture: viewers ignore it too
+    return image.convert("RGB")
+
+
+def _other_profile(profile: bytes | None) -> "ImageCms.ImageCmsProfile | None":
+    """The ICC profile where it is whole and of another space than sRGB."""
     if profile and features.check("littlecms2"):
         try:
             own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" not in ImageCms.getProfileDescription(own).lower():
-                return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return None if "srgb" in ImageCms.getProfileDescription(own).lower() else own
         except (ImageCms.PyCMSError, OSError):
-            pass  # a profile that is damaged or of another colour space: viewers ignore it too
-    return image.convert("RGB")
+            pass  # damaged: viewers ignore it too
+    return None

@@ -170,6 +170,7 @@ def metadata(plan: Plan) -> dict:
         "ss_dataset_dirs": folders[False],
         "ss_reg_dataset_dirs": folders[True],
         "ss_tag_frequency": captions.tag_frequency(found.train + found.regularization),
+        "ss_masked_loss": any(sample.mask for sample in plan.samples_used),
         "ss_bucket_info": {
             "buckets": {
                 str(index): {"resolution": list(bucket), "count": counts[bucket]}
@@ -317,6 +318,7 @@ def plan_table(plan: Plan, config: Config) -> str:
     return "\n".join(
         [
             *_aligned(_folder_rows(plan, uses), left=(0, 4)),
+            *_mask_lines(found),
             "",
             *_aligned(_bucket_rows(plan, uses), left=()),
             "",
@@ -392,6 +394,20 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
             f"{turns}; {captions_used} (reg_captions = {found.reg_captions})",
             f"正则化图片：每轮使用 {total} 张中的 {len(reg_uses)} 张，每张 {times} 次，共 {sum(reg_uses)} 个样本"
             f"{turns}；{captions_used}（reg_captions = {found.reg_captions}）",
+def _mask_lines(found: Found) -> list[str]:
+    pictures = found.train + found.regularization
+    shares = [sample.mask.share for sample in pictures if sample.mask]
+    if not shares:
+        return []
+    mean = sum(shares) / len(shares)
+    return [
+        say(
+            f"masks: {len(shares)} of {len(pictures)} pictures have one; on average {mean:.0%} of their area is learnt",
+            f"蒙版：{len(pictures)} 张图片中有 {len(shares)} 张带蒙版，平均学习其面积的 {mean:.0%}",
+        )
+    ]
+
+
         )
     ]
 

@@ -7,17 +7,18 @@ wrong with a picture itself `images.inspect` says. Nothing here imports torch: m
 
 import os
 import struct
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from library.contracts import Sample
-from library.data import captions, images
+from library.data import captions, images, masks
 from library.data.folders import (
+    MASKS,
     Folder,
     entries,
+    folded,
     is_file,
     is_folder,
     is_picture,
@@ -53,6 +54,8 @@ def find(
     caption_extension: str = ".txt",
     reg_captions: bool = True,
     all_lines: bool = False,
+    masked_loss: bool | str = "auto",
+    alpha_mask: bool = False,
     memory: Path | None = None,
 ) -> Found:
     """Find and check all pictures and captions. Threads decode every picture once, to find broken ones.
@@ -62,6 +65,8 @@ def find(
         caption_extension: ending of caption files.
         reg_captions: False gives regularization images their folder's text only.
         all_lines: more than the first line of captions is used.
+        masked_loss: "auto" takes the masks that are there, True insists on some, False takes none.
+        alpha_mask: whether transparent parts of pictures are a mask, too.
         memory: the cache folder, where pictures that were found whole are remembered and not decoded again until they
             change; need not exist. None: all are decoded.
 
@@ -90,6 +95,7 @@ def find(
             read_captions = reg_captions or not folder.is_regularization
             try:
                 used, folder = _read_folder(folder, extension, read_captions, all_lines, memory, problems, warnings)
+                used = masks.given(folder.path, used, masked_loss is not False, alpha_mask, memory, problems, warnings)
             except UserError as error:  # a folder that may not be read
                 problems += error.problems
                 continue
@@ -103,6 +109,7 @@ def find(
                     f"{option} = {parent}：{names} 中没有可用的图片",
                 )
             )
+    _tell_missing_masks(sum(samples.values(), []), masked_loss, alpha_mask, problems, warnings)
     if problems:  # what was noticed on the way may be the cause
         raise UserError(problems + warnings)
     return Found(samples["train_data_dir"], samples["reg_data_dir"], folders, warnings, reg_captions)
@@ -154,12 +161,37 @@ def _read_folder(
 def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Path], warnings: list[str]) -> list[Path]:
     """The picture files of a folder; whatever looks like one and is not read is named."""
     pictures: list[Path] = []
+
+
+def _tell_missing_masks(
+    samples: list[Sample], masked_loss: bool | str, alpha_mask: bool, problems: list[str], warnings: list[str]
+) -> None:
+    found = [sample.mask for sample in samples if sample.mask]
+    if masked_loss is True and not found and samples:
+        picture = samples[0].image_path
+        mask = picture.parent / MASKS / f"{picture.stem}.png"
+        problems.append(
+            say(
+                f"masked_loss = True: no picture has a mask. That of {picture} would be {mask}. Make masks, or set "
+                'masked_loss = "auto" to learn the whole of pictures without one',
+                f"masked_loss = True：没有一张图片有蒙版。{picture} 的蒙版应为 {mask}。"
+                '请制作蒙版；没有蒙版的图片要整张学习，请设 masked_loss = "auto"',
+            )
+        )
+    if alpha_mask and not any(mask.is_alpha for mask in found):
+        warnings.append(
+            say(
+                "alpha_mask = True has no effect: no picture has transparent parts",
+                "alpha_mask = True 不起作用：没有一张图片有透明部分",
+            )
+        )
+
     unreadable: list[str] = []
     for entry in listed:
         path = paths[entry.name]
         ending = os.path.splitext(entry.name)[1].lower()
         if is_folder(entry):
-            inside = pictures_in(path)
+            inside = pictures_in(path) if folded(entry.name) != MASKS else []
             if inside:
                 warnings.append(
                     say(
@@ -219,11 +251,6 @@ def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -
             )
         )
     return usable
-
-
-def folded(name: str) -> str:
-    """A file name as Windows and macOS compare it: the same files belong together on every system."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def caption_file(picture: Path, files: dict[str, str], extension: str) -> str | None:

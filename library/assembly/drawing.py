@@ -1,0 +1,206 @@
+"""A base model opened for drawing alone: what the scripts in tools/ that draw share.
+
+machine = choose_machine(device, mixed_precision, info.width)     before anything imports torch
+family = open_for_drawing(path, machine, vae=..., clip_skip=...)
+with told_if_memory_is_full():
+    picture = sampling.draw(family, prompt, machine.device)
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from library.contracts import Family
+from library.messages import UserError, say
+
+CHUNK = 75  # tokens of a caption that the text encoder sees at once
+MOST_CHUNKS = 3
+
+
+def choose_machine(device: str, mixed_precision: str, width: int) -> Any:
+    """The device to draw on, a `device.Device`, tested. AMD's environment is set first: torch must not be there yet.
+
+    Args:
+        width: channels of the model's first block (`ModelInfo.width`).
+
+    Raises:
+        UserError: the device is not there, or it computes wrongly.
+    """
+    from library import cards
+
+    for line in [] if device in ("cpu", "mps") else cards.prepare_environment():
+        print(say(f"device plan: {line}", f"设备设置：{line}"))
+    from library.device import choose, self_test
+
+    machine = choose(device, mixed_precision, width)
+    self_test(machine)
+    return machine
+
+
+def open_for_drawing(
+    path: str | Path, machine: Any, *, vae: str | None = None, clip_skip: int | None = None
+) -> "DrawingFamily":
+    """Load a base model onto the machine, ready for `sampling.draw`; what the user should know is printed.
+
+    Raises:
+        UserError: it is no model that can be drawn with, or it does not fit into the device's memory.
+    """
+    import torch
+
+    from library import attention, families
+    from library.adapters import linear_ops, recipes
+    from library.assembly.model import refuse_odd_unet
+    from library.families.unet_forward import UNetForward
+
+    attend = attention.choose(machine.device, machine.dtype)
+    print(f"{machine.description}; {attend.description}", flush=True)
+    with told_if_memory_is_full():
+        family = families.open_model(
+            path,
+            dtype=machine.dtype,
+            device=machine.device,
+            vae=vae,
+            vae_dtype=torch.float32 if machine.dtype == torch.float16 else None,  # many a VAE overflows in fp16
+            clip_skip=clip_skip,
+        )
+    for line in family.warnings:
+        print(say(f"note: {line}", f"注意：{line}"))
+    sys.stdout.flush()
+    unet = family.modules()["unet"]
+    refuse_odd_unet(unet)
+    # The plain functions: nothing is kept for a backward pass, so the fast ones' frugality has nothing to win. The same
+    # bits as diffusers' own forward; on two CPU cores 0.8 of its time (the miniature, and SD 1.x at 256 and 512 px).
+    unet.forward = UNetForward(unet, linear_ops.PLAIN, recipes, attend)
+    attention.install(family.modules()["vae"], attend)
+    return DrawingFamily(family)
+
+
+class DrawingFamily:
+    """A family for drawing: each caption with the chunks it needs itself, and no spoilt picture passes in silence.
+
+    All that is not here is the family's own.
+    """
+
+    def __init__(self, family: Family):
+        self.family = family
+        self.is_tight = False  # decoding has the device to itself
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.family, name)
+
+    def encode_captions(self, captions: list[str], sizes: Any) -> Any:
+        """As the family does, with as many chunks of 75 tokens as the captions have: a picture depends on no other."""
+        longest = max(tokens for tokens, _ in self.family.token_counts(captions))
+        self.family.chunk_count = min(MOST_CHUNKS, max(1, -(-longest // CHUNK)))
+        return self.family.encode_captions(captions, sizes)
+
+    def decode_latents(self, latents: Any) -> Any:
+        """(B, C, h, w) scaled -> (B, 3, H, W) in [-1, 1], all finite. Where memory is short the U-Net makes room.
+
+        Raises:
+            UserError: the latents hold NaN, or the VAE makes some even in fp32.
+        """
+        import torch
+
+        if not latents.isfinite().all():
+            numbers = str(self.family.modules()["unet"].conv_in.weight.dtype).removeprefix("torch.")
+            raise UserError(
+                say(
+                    f'the U-Net gives NaN in {numbers}: the picture would be black. Set mixed_precision = "no"'
+                    + (', or "bf16"' if numbers == "float16" else "")
+                    + "; if that is no cure, the base model is damaged",
+                    f'U-Net 在 {numbers} 精度下算出 NaN，会画成全黑。请设 mixed_precision = "no"'
+                    + (' 或 "bf16"' if numbers == "float16" else "")
+                    + "；仍不行则说明底模已损坏",
+                )
+            )
+        pixels = self._decoded(latents)
+        vae = self.family.modules()["vae"]
+        if not pixels.isfinite().all() and vae.dtype != torch.float32:
+            print(
+                say(
+                    f"note: the VAE gives NaN in {vae.dtype}: it goes on in float32",
+                    f"注意：VAE 在 {vae.dtype} 精度下算出 NaN，改用 float32",
+                ),
+                flush=True,
+            )
+            vae.float()
+            pixels = self._decoded(latents)
+        if not pixels.isfinite().all():
+            raise UserError(
+                say(
+                    "the VAE gives NaN: the picture would be black. It is damaged; name another one under vae",
+                    "VAE 算出 NaN，会画成全黑。它已损坏，请在 vae 里另填一个",
+                )
+            )
+        return pixels
+
+    def _decoded(self, latents: Any) -> Any:
+        import torch
+
+        if not self.is_tight:
+            try:
+                return self.family.decode_latents(latents)
+            except torch.OutOfMemoryError:
+                self.is_tight = True
+            print(
+                say(
+                    "note: memory is short: the U-Net makes room for the VAE at each picture, somewhat slower",
+                    "注意：显存紧张，每次解码时 U-Net 先移出显存，略慢",
+                ),
+                flush=True,
+            )
+        # outside of `except`: its traceback would hold the tensors of the failed pass
+        idle = [module for name, module in self.family.modules().items() if name != "vae"]
+        device = next(idle[0].parameters()).device
+        for module in idle:
+            module.to("cpu")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            return self.family.decode_latents(latents)
+        finally:
+            for module in idle:
+                module.to(device)
+
+
+def identity(path: str | Path, part: str = "unet") -> tuple[str, str | None]:
+    """A model's name, and the first ten digits of its file's SHA-256, as web UIs know it; reads it from end to end.
+
+    Args:
+        part: whose weights stand for a diffusers folder: "unet" or "vae".
+    """
+    from library import metadata
+    from library.families.loading import folder_files
+
+    path = Path(path).expanduser()
+    name, file = path.stem if path.is_file() else path.resolve().name, path
+    if path.is_dir():
+        folder = path / part if (path / part).is_dir() else path
+        file = folder_files(folder, part)[0]
+    return name, metadata.model_hashes(file).sha256[:10]
+
+
+@contextmanager
+def told_if_memory_is_full() -> Iterator[None]:
+    """What to do where the device's memory runs out within, in place of torch's error.
+
+    Raises:
+        UserError: it did.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition("\n")[0]
+        raise UserError(
+            say(
+                f"the device's memory is full ({first}). Lower the size of the pictures, set mixed_precision = "
+                '"fp16" or "bf16" if it is "no", close other programs that use the card, or set device = "cpu" (slow)',
+                f'显存不足（{first}）。请减小图片尺寸；mixed_precision 若为 "no" 请改为 "fp16" 或 "bf16"；'
+                '关闭占用显卡的其他程序；或设 device = "cpu"（很慢）',
+            )
+        ) from error

@@ -1,0 +1,409 @@
+"""A training that is about to begin, looked at from all sides: facts are gathered here, `doctor` says what they mean.
+
+Whatever is wrong, the rest is looked at all the same. Every picture is decoded, once: what is found is remembered.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+from library import doctor
+from library.assembly.prepare import Prepared, changes_since, find_set, find_state, fingerprint_of_data, resolve
+from library.assembly.set_findings import of_set, statistics_of
+from library.config import Config
+from library.contracts import Fit, Sample
+from library.doctor import Finding, of_line
+from library.messages import UserError, say
+
+ROW = struct.Struct("<QQ192sff??")  # of a picture: duplicates.Look, blur, transparent share, turned, other colours
+ROW_FORMAT = 1  # raise it when one of these is worked out otherwise
+SMALLEST = 16  # pixels of a side below which nothing is told to be blurred
+FULL_WIDTH = 320  # channels of the first block of every Stable Diffusion
+
+Progress = Callable[[int], AbstractContextManager]  # of so many pictures; what is entered has `update`, as tqdm
+
+
+@dataclasses.dataclass
+class Examination:
+    """Everything that was found; None where it could not be found out."""
+
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    config: Config | None = None
+    plan: Any = None  # data.plan.Plan
+    model: Any = None  # families.ModelInfo
+    statistics: Any = None  # data.tag_statistics.TagStatistics
+    memory: str = ""  # the table of what the run will hold
+
+    def attempt(self, topic: str, function: Callable, *arguments: Any, **options: Any) -> Any:
+        """What the function gives; None where it cannot, and then why."""
+        try:
+            return function(*arguments, **options)
+        except UserError as error:
+            self.note(error.problems, topic, "red")
+
+    def note(self, lines: Iterable[str], topic: str, level: str = "amber") -> None:
+        self.findings += [of_line(line, topic, level) for line in lines]
+
+
+def examine(script: Path, *, similarity: int, with_machine: bool, progress: Progress) -> Examination:
+    """Look at everything.
+
+    Args:
+        script: a copy of lora_train_command_line.py, or a .toml of train_network.py.
+        similarity: how many of 64 bits may differ in the same picture.
+        with_machine: also try the device, which takes seconds.
+    """
+    seen = Examination()
+    wrong = examine_parameters(seen, script)
+    if seen.config is None:
+        return seen
+    examine_model(seen, wrong)
+    memory = examine_set(seen, wrong)
+    if seen.plan:
+        examine_pictures(seen, memory, similarity, progress)
+    examine_output(seen)
+    if with_machine:
+        examine_machine(seen, memory)
+    seen.findings = doctor.in_order(seen.findings)
+    return seen
+
+
+# ---- parameters ----
+
+
+def examine_parameters(seen: Examination, script: Path) -> set[str]:
+    """Read and check the parameters; gives the names of those that have their defaults because they are wrong."""
+    from library import arguments, block, kohya
+    from library.checks import look
+
+    def values_of_script() -> tuple:
+        if script.suffix.lower() == ".toml":
+            return kohya.translate(*arguments.read_config_file(str(script)))
+        return block.gather(script, block.variables_of(script), kohya.translate)
+
+    given = seen.attempt("parameters", values_of_script)
+    if given is None:
+        return set()
+    values, where, notices, problems = given
+    looked = look(values, where, problems)
+    seen.config = looked.config
+    seen.note(looked.problems, "parameters", "red")
+    seen.note(notices + looked.warnings, "parameters")
+    if not looked.problems:
+        text = say(f"{script.name}: all {len(values)} values are valid", f"{script.name}：{len(values)} 个参数都有效")
+        seen.findings.append(Finding("green", "parameters", text))
+    if seen.config.multi_run_folder:
+        examine_queue(seen, values, where, script)
+    return looked.wrong
+
+
+def examine_queue(seen: Examination, values: dict, where: dict, script: Path) -> None:
+    """Check the presets that will be trained one after another; the set that is looked at is that of the script."""
+    from library import block, kohya
+    from library.checks import look
+
+    presets = sorted(Path(seen.config.multi_run_folder).glob("*.json"))
+    for preset in presets:
+        given = seen.attempt(
+            "parameters", block.with_preset, values, where, preset, script.resolve().parent, kohya.translate
+        )
+        if given:
+            own, own_where, _, problems = given
+            looked = look(own, own_where, problems)
+            seen.note([f"{preset.name}: {line}" for line in looked.problems], "parameters", "red")
+    text = say(
+        f"multi_run_folder: {len(presets)} presets are trained one after another; pictures and machine are looked at "
+        "for the values of this file",
+        f"multi_run_folder：依次训练 {len(presets)} 个预设；图片与机器按本文件的参数检查",
+    )
+    seen.findings.append(Finding("green" if presets else "red", "parameters", text))
+
+
+# ---- base model ----
+
+
+def examine_model(seen: Examination, wrong: set[str]) -> None:
+    """What the base model is, by its header, and whether VAE and parameters go with it."""
+    from library import families
+
+    config = seen.config
+    if "pretrained_model_name_or_path" in wrong:
+        return
+    model = seen.model = seen.attempt("model", families.inspect, config.pretrained_model_name_or_path)
+    if model is None:
+        return
+    seen.findings.append(Finding("green", "model", families.describe(model)))
+    seen.attempt("model", families.refuse_other_family, model, "sd2" if config.v2 else None)
+    told = seen.attempt("model", families.noise_of, model, "v" if config.v_parameterization else None)
+    seen.note(told[1] if told else [], "model")
+    if config.vae and "vae" not in wrong:
+        configs = families.read_configs(model.family) | (seen.attempt("model", families.folder_configs, model) or {})
+        lines = families.vae_warnings(config.vae, configs["vae"])
+        seen.note(lines, "model", "red")
+        if not lines:
+            text = say(
+                f"VAE: {Path(config.vae).name}, in place of the model's own", f"外置 VAE：{Path(config.vae).name}"
+            )
+            seen.findings.append(Finding("green", "model", text))
+
+
+# ---- pictures and captions ----
+
+
+def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
+    """Find pictures and captions, and plan the epochs; gives the cache folder."""
+    from library.data import buckets, plan, remembered
+
+    config = seen.config
+    if "train_data_dir" in wrong:
+        return None
+    memory, line = seen.attempt("parameters", remembered.cache_folder, config) or (None, None)
+    seen.note([line] if line else [], "parameters")
+    found = seen.attempt("pictures", find_set, config, memory)
+    if found is None and config.reg_data_dir:  # the training pictures can perhaps be looked at
+        config = dataclasses.replace(config, reg_data_dir=None)
+        found = seen.attempt("pictures", find_set, config, memory)
+    if found is None:
+        return None
+    if seen.model:
+        side, step = seen.model.resolution, seen.model.size_step
+    else:
+        side, step = 512, 64  # as SD 1.x
+    rule = seen.attempt("parameters", buckets.resolve_resolution, config, side, step)
+    if rule is None:
+        return None
+    if seen.model:
+        seen.findings += doctor.resolution(rule.width, rule.height, side)
+        seen.config, seen.plan, _, lines = resolve(config, found, seen.model, rule)
+    else:
+        seen.plan = plan.make_plan(found, config, rule)
+        lines = plan.check(seen.plan, config)
+    seen.note(lines, "pictures")
+    return memory
+
+
+def examine_pictures(seen: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
+    """Decode every picture: which are the same, blurred, transparent; and what the captions and the plan tell."""
+    from library import picture_recipe
+    from library.cleaning import duplicates, quality
+    from library.data.remembered import facts_of
+
+    plan, samples = seen.plan, seen.plan.found.train + seen.plan.found.regularization
+    paths = [sample.image_path for sample in samples]
+    with progress(len(paths)) as bar:
+
+        def look(path: Path) -> bytes | None:
+            with suppress(Exception):  # a decoder may raise anything; it was whole a moment ago, so it was changed
+                return row_of(path, by_path[path], plan.rule.area)
+            return None
+
+        def looked(path: Path) -> bytes | None:
+            row = look(path)
+            bar.update()
+            return row
+
+        by_path = {sample.image_path: sample for sample in samples}
+        kind, threads = f"doctor{ROW_FORMAT}x{plan.rule.area}", min(8, os.cpu_count() or 1)
+        rows = facts_of(paths, looked, folder=memory, kind=kind, thread_count=threads)
+    known = [(sample, ROW.unpack(row)) for sample, row in zip(samples, rows, strict=True) if row]
+    groups: list = []
+    if known:
+        looks = duplicates.Looks([duplicates.Look(*row[:3]) for _, row in known])
+        groups = [[known[at][0] for at in group] for group in duplicates.groups(looks, similarity)]
+    drawn_by = {}
+    for sample in plan.found.regularization:
+        if name := picture_recipe.model_of(sample.image_path):
+            drawn_by[sample.image_path] = name
+    seen.statistics = statistics_of(plan, seen.config)
+    seen.findings += of_set(plan, seen.config, groups=groups, drawn_by=drawn_by, statistics=seen.statistics)
+    if seen.model:
+        name = seen.model.path.name if seen.model.path.is_dir() else seen.model.path.stem
+        seen.findings += doctor.drawn_by_another(drawn_by, name)
+    seen.findings += doctor.natures(
+        {sample.image_path: (turned, clear, other) for sample, (*_, clear, turned, other) in known},
+        seen.config.alpha_mask,
+    )
+    soft = [
+        (blur, sample.image_path)
+        for sample, (_, _, _, blur, *_) in known
+        if blur > quality.BLURRED and not sample.is_regularization and not is_enlarged(sample, plan)
+    ]
+    seen.findings += doctor.blurred([path for _, path in sorted(soft, key=lambda one: -one[0])])
+
+
+def row_of(path: Path, sample: Sample, area: int) -> bytes:
+    """What is kept of a picture, looked at whole and at about the training size."""
+    from library.cleaning import duplicates, quality
+    from library.data import images
+
+    scale = min(1.0, math.sqrt(area / (sample.width * sample.height)))
+    size = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
+    picture = images.load(path, Fit(size, size, (0, 0)))
+    look, nature = duplicates.look(picture), images.nature(path)
+    blur = min(1e3, quality.blur(quality.grey_of(picture))) if min(size) >= SMALLEST else 0.0
+    return ROW.pack(*look, blur, nature.transparent, nature.is_turned, nature.is_other_colour)
+
+
+def is_enlarged(sample: Sample, plan: Any) -> bool:
+    """Whether training sees it larger than it is, which is told already."""
+    return plan.fits[sample.image_path].resized[0] > sample.width
+
+
+# ---- output ----
+
+
+def examine_output(seen: Examination) -> None:
+    """Whether the folder can be written, which name the result gets, and which packages are missing."""
+    config = seen.config
+    folder = Path(config.output_dir)
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not os.access(existing, os.W_OK):
+        text = say(f"output_dir = {folder} cannot be written", f"output_dir = {folder} 无法写入")
+        cure = say("Choose another folder, or allow yourself to write there", "请换一个目录，或取得写入权限")
+        seen.findings.append(Finding("red", "parameters", text, cure))
+    wanted = {}
+    if config.optimizer_type.lower() == "prodigy":
+        wanted["prodigyopt"] = 'optimizer_type = "Prodigy"'
+    elif "." in config.optimizer_type:
+        wanted[config.optimizer_type.split(".")[0]] = f'optimizer_type = "{config.optimizer_type}"'
+    if config.logging_dir:
+        wanted["tensorboard"] = "logging_dir"
+    seen.findings += doctor.missing_packages(wanted, lambda name: importlib.util.find_spec(name) is not None)
+
+
+# ---- machine ----
+
+
+def examine_machine(seen: Examination, memory: Path | None) -> None:
+    """The card, torch, whether it computes right, and whether memory and disk suffice. Imports torch."""
+    from library import cards
+
+    config = seen.config
+    if config.device not in ("cpu", "mps"):
+        there = cards.read_tree()
+        torch = cards.read_torch(there)
+        may_open = os.access(cards.GATE, os.R_OK | os.W_OK)
+        settings = cards.plan(there, os.environ, torch, sys.platform)
+        seen.note(map(cards.line, settings), "machine", "green")
+        seen.note(cards.advice(there, torch, cards.vendors(), may_open), "machine", "red")
+        cards.prepare_environment()  # so that the device is tried as the run will use it
+    from library import checkpoint, device, optimizers, sampling
+
+    width = seen.model.width if seen.model else FULL_WIDTH
+    machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)
+    seen.attempt("parameters", optimizers.parse_args, config.optimizer_args)
+    if config.sample_prompts:
+        seen.attempt("parameters", sampling.read_prompts, Path(config.sample_prompts))
+    if config.network_weights:
+        seen.attempt("parameters", checkpoint.load_adapter, Path(config.network_weights))
+    if machine is None:
+        return
+    if machine.device.type == "cpu" and width >= FULL_WIDTH:
+        text = say(f"{machine.description}: no graphics card is used", f"{machine.description}：没有使用显卡")
+        cure = say(
+            "A full-size Stable Diffusion takes many seconds for each step on a processor: hours for a LoRA",
+            "用处理器训练完整的 Stable Diffusion，每步要很多秒，一个 LoRA 要几个小时以上",
+        )
+        seen.findings.append(Finding("amber", "machine", text, cure))
+    else:
+        seen.findings.append(Finding("green", "machine", machine.description))
+    errors = len(seen.findings)
+    seen.attempt("machine", device.self_test, machine)
+    if machine.device.type != "cpu" and len(seen.findings) == errors:
+        seen.findings.append(
+            Finding("green", "machine", say("its arithmetic was tried and is right", "已试算，运算结果正确"))
+        )
+    if not (seen.plan and seen.model):
+        return
+    rate = config.learning_rate or optimizers.usual_learning_rate(config.optimizer_type, width)
+    prepared = Prepared(
+        dataclasses.replace(config, learning_rate=rate),
+        seed=0,
+        name=config.output_name,
+        model=seen.model,
+        plan=seen.plan,
+        prompts=[],
+        machine=machine,
+        optimizer_args={},
+        start=None,
+        state=None,
+        world=None,
+        claim=None,
+        cache_folder=memory,
+        data="",
+    )
+    seen.attempt("machine", examine_memory, seen, prepared)
+    seen.attempt("parameters", examine_state, seen, machine)
+
+
+def examine_memory(seen: Examination, prepared: Prepared) -> None:
+    """Whether the run fits into memory and onto the disk."""
+    from library import attention, disk, families, memory
+    from library.assembly.memory_plan import plan_memory, ways_to_fit
+    from library.assembly.model import attach
+
+    config, machine, plan = prepared.config, prepared.machine, prepared.plan
+    attend = attention.choose(machine.device, machine.dtype, config.attention)
+    planned = plan_memory(prepared, attend)
+    seen.memory = memory.table(planned, machine.device, "")
+    first, *ways = ways_to_fit(prepared, attend, planned) or [""]
+    if first:
+        seen.findings.append(of_line(" ".join([first, *ways]), "machine", "red"))
+    else:
+        need = f"{planned.need >> 20:,} MiB"
+        there = "" if planned.budget is None else f"{planned.budget >> 20:,} MiB"
+        text = say(f"memory: the run needs {need}", f"内存：需要 {need}")
+        text += say(f", {there} are free", f"，可用 {there}") if there else ""
+        seen.findings.append(Finding("green", "machine", text))
+    attached, _ = attach(config, families.blueprint(prepared.model, config.max_token_length), attend, 0, ())
+    pixels = sum(width * height for width, height in (plan.fits[one.image_path].bucket for one in plan.samples_used))
+    needs = disk.needed(
+        config,
+        parameter_count=sum(parameter.numel() for parameter in attached.parameters()),
+        epoch_count=plan.epoch_count,
+        step_count=plan.step_count,
+        preview_count=4,
+        preview_pixels=plan.rule.area,
+        cache_folder=prepared.cache_folder if config.cache_latents else None,
+        cache_bytes=pixels // 8 * (1 + config.flip_aug),  # 4 channels of 2 bytes for 64 pixels
+    )
+    lines = disk.check(needs)
+    seen.note(lines, "machine")
+    if not lines:
+        total, room = sum(need.size for need in needs), disk.free(Path(config.output_dir))
+        text = say(
+            f"disk: the run writes up to {disk.mib(total)}, {disk.mib(room)} are free",
+            f"硬盘：最多写入 {disk.mib(total)}，剩余 {disk.mib(room)}",
+        )
+        seen.findings.append(Finding("green", "machine", text))
+
+
+def examine_state(seen: Examination, machine: Any) -> None:
+    """Whether an earlier run of this name will be gone on with, or its name is taken."""
+    from library import checkpoint
+
+    config = seen.config
+    state = find_state(config)
+    folder, name = Path(config.output_dir), config.output_name
+    if state:
+        text = say(
+            f"{state.facts['name']} was stopped after step {state.position.global_step}: the next start goes on there",
+            f"{state.facts['name']} 在第 {state.position.global_step} 步后中断：下次启动会接着训练",
+        )
+        seen.findings.append(Finding("green", "parameters", text))
+        changes = changes_since(state, config, fingerprint_of_data(seen.plan), machine.dtype)
+        seen.note(state.notices + changes, "parameters")
+    elif checkpoint.is_taken(folder, name):
+        new = checkpoint.free_name(folder, name)
+        text = say(
+            f"{folder} holds {name} already; the next run is named {new}, nothing is overwritten",
+            f"{folder} 中已有 {name}；下次训练会命名为 {new}，不会覆盖",
+        )
+        seen.findings.append(Finding("green", "parameters", text))

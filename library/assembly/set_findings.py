@@ -1,0 +1,152 @@
+"""What plan and captions of a set tell, without a look at the pictures: cheap, so that every run does it.
+
+A thousand pictures take a tenth of a second. `examination` looks at the pictures too.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from library import doctor
+from library.config import Config
+from library.contracts import Sample
+from library.doctor import Finding
+from library.messages import say
+
+MOST_TAGGED = 20_000  # pictures beyond which a start does not wait for the tags to be counted
+MOST_LINES = 6  # said before a run begins
+
+
+def of_set(
+    plan: Any, config: Config, *, groups: Sequence[Sequence[Sample]], drawn_by: Mapping[Path, str], statistics: Any
+) -> list[Finding]:
+    """What plan and captions tell, beyond what `plan.check` says of them. Reads no picture.
+
+    Args:
+        groups: pictures that are there more than once.
+        drawn_by: regularization pictures that say which model drew them.
+        statistics: from `statistics_of`; None: the tags are not looked at.
+    """
+    from library.data import captions, tag_statistics
+    from library.data.plan import batches_of_step, uses_of_epoch
+
+    found, uses = plan.found, uses_of_epoch(plan, 1)
+    train, reg = found.train, found.regularization
+    texts = {sample.image_path: captions.whole(sample.caption, config) for sample in train + reg}
+    steps_of_epoch = -(-plan.batch_counts[0] // batches_of_step(config))
+    views = sum(sample.repeats for sample in train) / len(train) * plan.step_count / steps_of_epoch
+    used = [folder for folder in found.folders if folder.picture_count]
+    words = {folder.name: folder.text.strip() for folder in used if not folder.is_regularization}
+    buckets: dict[tuple[int, int], list[Path]] = {}
+    for sample in train:
+        buckets.setdefault(plan.fits[sample.image_path].bucket, []).append(sample.image_path)
+    findings = [
+        *doctor.steps(plan.step_count, plan.epoch_count, round(views), config.max_train_steps is None),
+        *doctor.saving(plan.epoch_count, plan.step_count, config.save_every_n_epochs, config.save_every_n_steps),
+        *doctor.picture_counts({folder.name: folder.picture_count for folder in used if not folder.is_regularization}),
+        *doctor.duplicates(groups),
+        *doctor.small_buckets(buckets, config.train_batch_size),
+    ]
+    for name, word in words.items():
+        own = [sample for sample in train if sample.folder == name and sample.caption_path]
+        if own and word:
+            findings += doctor.trigger_word(
+                word,
+                name,
+                {sample.image_path: captions.tags(texts[sample.image_path]) for sample in own},
+                tag_statistics.has_word,
+                shuffles=config.shuffle_caption,
+                drops=config.caption_tag_dropout_rate > 0,
+                keep_tokens=config.keep_tokens,
+            )
+    if statistics:
+        findings += of_tags(statistics, words, train, texts)
+    if not reg:
+        text = say("no regularization pictures: quicker, overfits sooner", "没有正则化图片：更快，但更容易过拟合")
+        return [*findings, Finding("green", "regularization", text)]
+    rows = {is_reg: [(folder.name, folder.repeats, folder.picture_count) for folder in used
+                     if folder.is_regularization == is_reg] for is_reg in (False, True)}  # fmt: skip
+    reg_buckets: Counter = Counter()
+    for sample, count in uses:
+        if sample.is_regularization:
+            reg_buckets[plan.fits[sample.image_path].bucket] += count
+    return [
+        *findings,
+        *doctor.regularization_rule(
+            rows[False],
+            rows[True],
+            uses=[count for sample, count in uses if sample.is_regularization],
+            unused=len(train) + len(reg) - len(plan.samples_used),
+            rotates=plan.reg_rotate,
+        ),
+        *doctor.words_in_regularization(filter(None, words.values()), reg, texts, tag_statistics.has_word, drawn_by),
+        *doctor.other_buckets(set(buckets), reg_buckets),
+    ]
+
+
+def statistics_of(plan: Any, config: Config) -> Any:
+    """The tags of the training pictures, counted as they are trained; None where there are none to count."""
+    from library.data import captions, tag_statistics
+
+    written = [sample for sample in plan.found.train if sample.caption_path]
+    if not written or len(written) > MOST_TAGGED:
+        return None
+    return tag_statistics.count(
+        tag_statistics.Captioned(
+            sample.folder, f"{sample.folder}/{sample.image_path.name}", captions.whole(sample.caption, config)
+        )
+        for sample in written
+    )
+
+
+def of_tags(
+    statistics: Any, words: Mapping[str, str], train: Sequence[Sample], texts: Mapping[Path, str]
+) -> Iterator[Finding]:
+    """What the tags will do; what `data.samples` and `data.plan` say of captions is left to them."""
+    from library.data import tag_statistics
+
+    for level, text, cure, tags in tag_statistics.advice(statistics, {name: words[name] or None for name in words}):
+        if not tags:
+            continue
+        pictures: list[Path] = []
+        if level == "red":  # the trigger word is missing
+            own = [sample for sample in train if words.get(sample.folder) == tags[0] and sample.caption_path]
+            pictures = [
+                sample.image_path for sample in own if not tag_statistics.has_word(texts[sample.image_path], tags[0])
+            ]
+            if len(pictures) == len(own):
+                continue  # in all: `data.plan` says so
+        yield Finding(level, "captions", text, cure, tuple(pictures))
+
+
+def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """Pictures whose files are the same byte by byte. Only those of equal length and size are read."""
+    alike: dict[tuple, list[Sample]] = {}
+    for sample in samples:
+        with suppress(OSError):
+            size = sample.image_path.stat().st_size
+            alike.setdefault((size, sample.width, sample.height), []).append(sample)
+    groups: dict[bytes, list[Sample]] = {}
+    for candidates in alike.values():
+        for sample in candidates if len(candidates) > 1 else ():
+            with suppress(OSError):
+                digest = hashlib.sha256(sample.image_path.read_bytes()).digest()
+                groups.setdefault(digest, []).append(sample)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def short(plan: Any, config: Config, notes: Sequence[str]) -> tuple[list[str], str]:
+    """What every run says before it begins, beyond `notes`: the most urgent findings, and a line that counts all."""
+    copies = exact_copies(plan.found.train + plan.found.regularization)
+    new = of_set(plan, config, groups=copies, drawn_by={}, statistics=statistics_of(plan, config))
+    new = [finding for finding in doctor.in_order(new) if finding.level != "green"]
+    counts = doctor.count(new + [doctor.of_line(line, "pictures") for line in notes])
+    if not counts["red"] + counts["amber"]:
+        return [], ""
+    return [finding.line for finding in new[:MOST_LINES]], say(
+        f"doctor: {counts['red']} red, {counts['amber']} amber; python tools/doctor.py shows all, with pictures",
+        f"体检：红色 {counts['red']} 项，黄色 {counts['amber']} 项；运行 python tools/doctor.py 查看全部（附图片）",
+    )

@@ -1,0 +1,252 @@
+"""Masks: what of a picture is learnt, so that regions that were erased are not.
+
+Beside `photo.jpg` the grey picture `masks/photo.png` is white where it is learnt, black where not, grey where in part.
+It is of the upright picture, at any size of the same shape, and goes the picture's way: resized, cropped, mirrored.
+Each place of the latents then has the exact mean of the mask over the area that it stands for, a factor of its loss.
+Where a picture's own transparency counts too (`alpha_mask`), the two are multiplied.
+
+A mask is no part of the cached latents, so a mask that changed acts at the next start, and no picture is encoded anew.
+Nothing here imports torch.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from library.contracts import Fit, Mask, Sample
+from library.data import images
+from library.data.folders import MASKS, entries, folded, is_file, is_picture, some
+from library.data.remembered import facts_of
+from library.messages import Note, UserError, say
+
+LOOKED = struct.Struct("<IIf32s")  # width, height, share that is learnt, digest of a mask file as they are remembered
+OPACITY = struct.Struct("<f")
+LOOKED_FORMAT = 1  # raise it when a mask is read otherwise: what was remembered is then forgotten
+
+# Masks that are read stay in memory up to this, 4,096 of them at 512 pixels and 1,024 at 1024. Others are read at each
+# use by the threads that read ahead, 5 to 20 ms each.
+KEPT_BYTES = 64 << 20
+
+
+def read(path: Path) -> np.ndarray:
+    """A mask file, upright: (H, W) uint8, 255 where it is learnt. Colours count by their brightness, as if on black.
+
+    Raises:
+        BrokenPicture: it cannot be read.
+    """
+    picture = images.raw(path)[1]
+    grey = np.asarray(picture.convert("L"))
+    return grey if picture.mode == "RGB" else (grey * (_alpha(picture) / 255) + 0.5).astype(np.uint8)
+
+
+def opacity(path: Path) -> np.ndarray | None:
+    """How opaque a picture is, upright: (H, W) uint8; None: nothing of it is transparent. Raises BrokenPicture."""
+    picture = images.raw(path)[1]
+    return None if picture.mode == "RGB" else _alpha(picture)
+
+
+def _alpha(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.getchannel("A"))
+
+
+def averaged(values: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """Exact means over the cells of a grid, whose edges may lie within pixels: (H, W) -> (rows, columns) float64.
+
+    Args:
+        box: left, top, right, bottom of the grid, in pixels of `values`.
+        size: columns, rows.
+    """
+    left, top, right, bottom = box
+    return _averaged_down(_averaged_down(values, top, bottom, size[1]).T, left, right, size[0]).T
+
+
+def _averaged_down(values: np.ndarray, start: float, stop: float, count: int) -> np.ndarray:
+    """Differences of the running sum, which rises evenly within a pixel."""
+    sums = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=sums[1:])
+    edges = np.linspace(start, stop, count + 1)
+    pixels = np.minimum(edges.astype(int), len(values) - 1)
+    at_edges = sums[pixels] + (edges - pixels)[:, None] * values[pixels]
+    return np.diff(at_edges, axis=0) / np.diff(edges)[:, None]
+
+
+def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
+    """How much each place of a picture's latents is learnt, not mirrored: (h, w) float32 in [0, 1].
+
+    Args:
+        sample: one with a mask.
+        fit: as the picture's own: bucket, resized size and crop.
+        scale: pixels to a latent, along a side.
+
+    Raises:
+        UserError: the mask or the picture cannot be read any more; names it.
+    """
+    mask, path = None, sample.mask.path or sample.image_path
+    try:
+        if sample.mask.path:
+            mask = read(path)
+        if sample.mask.is_alpha:
+            path = sample.image_path
+            alpha = opacity(path)
+            if mask is not None and alpha is not None and mask.shape != alpha.shape:
+                mask = averaged(mask, (0, 0, mask.shape[1], mask.shape[0]), (alpha.shape[1], alpha.shape[0]))
+            mask = alpha if mask is None else mask if alpha is None else mask * (alpha / 255)
+    except images.BrokenPicture as error:
+        raise UserError(
+            say(
+                f"{path}: cannot be read: {error}. It was changed or moved since the start; start again",
+                f"{path}：无法读取：{error}。它在训练开始后被改动或移走了，请重新开始训练",
+            )
+        ) from error
+    (left, top), (width, height) = fit.crop, fit.bucket
+    size = width // scale, height // scale
+    if mask is None:  # the picture was transparent when it was found, and is no more
+        return np.ones(size[::-1], np.float32)
+    across, down = mask.shape[1] / fit.resized[0], mask.shape[0] / fit.resized[1]
+    right, bottom = min((left + width) * across, mask.shape[1]), min((top + height) * down, mask.shape[0])
+    means = averaged(mask, (left * across, top * down, right, bottom), size)
+    return (means / 255).clip(0, 1).astype(np.float32)  # a running sum may miss 0 or 1 by its rounding
+
+
+def kept_count(sizes: Iterable[tuple[int, int]], scale: int) -> int:
+    """How many masks stay in memory: all fit into KEPT_BYTES.
+
+    Args:
+        sizes: of the buckets, in pixels.
+    """
+    largest = max((width // scale) * (height // scale) for width, height in sizes)
+    return KEPT_BYTES // (4 * largest)
+
+
+def given(
+    folder: Path,
+    samples: list[Sample],
+    uses_files: bool,
+    uses_alpha: bool,
+    memory: Path | None,
+    problems: list[str],
+    warnings: list[str],
+) -> list[Sample]:
+    """The samples of a `[repeats]_[concept]` folder with their masks.
+
+    Args:
+        uses_files, uses_alpha: whether mask files count, and the transparency of the pictures themselves.
+        memory: the cache folder, where it is remembered how much of each picture is learnt; None: nowhere.
+        problems, warnings: what is found is added to them.
+    """
+    files = _files(folder, samples, memory, problems, warnings) if uses_files and samples else {}
+    shares = _opaque_shares([sample.image_path for sample in samples], memory) if uses_alpha else {}
+    if not files and not shares:
+        return samples
+    found: list[Sample] = []
+    for sample in samples:
+        path, learnt, digest = files.get(sample.image_path, (None, 1.0, ""))
+        opaque = shares.get(sample.image_path, 1.0)
+        mask = Mask(path, opaque < 1, min(learnt, opaque), digest) if path or opaque < 1 else None
+        found.append(replace(sample, mask=mask))
+    black = [sample.image_path for sample in found if sample.mask and sample.mask.share == 0]
+    if black:
+        names = some([path.name for path in black])
+        line = say(
+            f"{folder}: {len(black)} picture(s) teach nothing, their masks are black all over: {names}. Make the masks "
+            "anew, or delete the pictures",
+            f"{folder}：{len(black)} 张图片的蒙版全黑，什么也学不到：{names}。请重做蒙版，或删除这些图片",
+        )
+        warnings.append(Note(line, "red", topic="pictures", pictures=black))
+    return found
+
+
+def _files(
+    folder: Path, samples: list[Sample], memory: Path | None, problems: list[str], warnings: list[str]
+) -> dict[Path, tuple[Path, float, str]]:
+    """Mask file, share that is learnt and digest of each picture that has a file."""
+    place = next((folder / entry.name for entry in entries(folder) if folded(entry.name) == MASKS), None)
+    if place is None or not place.is_dir():
+        return {}
+    names = {folded(entry.name): entry.name for entry in entries(place) if is_file(entry)}
+    wanted = {sample: folded(f"{sample.image_path.stem}.png") for sample in samples}
+    paths = {sample: place / names[name] for sample, name in wanted.items() if name in names}
+
+    def attempt(path: Path) -> bytes | images.BrokenPicture:
+        try:
+            mask = read(path)
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+        except images.BrokenPicture as broken:
+            return broken
+        except OSError as error:  # gone this moment
+            return images.BrokenPicture(error.strerror or error)
+        return LOOKED.pack(mask.shape[1], mask.shape[0], mask.mean() / 255, digest)
+
+    unique = list(dict.fromkeys(paths.values()))  # a.png and a.jpg have the same
+    threads = min(8, os.cpu_count() or 1)
+    facts = facts_of(unique, attempt, folder=memory, kind=f"masks{LOOKED_FORMAT}", thread_count=threads)
+    known = dict(zip(unique, facts, strict=True))
+    found: dict[Path, tuple[Path, float, str]] = {}
+    broken = [f"{path.name} ({fact})" for path, fact in known.items() if isinstance(fact, images.BrokenPicture)]
+    other_shape: list[str] = []
+    for sample, path in paths.items():
+        if isinstance(known[path], images.BrokenPicture):
+            continue
+        width, height, share, digest = LOOKED.unpack(known[path])
+        if abs(width * sample.height - height * sample.width) > sample.width + sample.height:  # a pixel of the mask
+            own = f"{sample.image_path.name}: {sample.width}x{sample.height}"
+            other_shape.append(f"{path.name} ({width}x{height}, {own})")
+        found[sample.image_path] = path, share, digest.hex()
+    if broken:
+        problems.append(
+            say(
+                f"{place}: {len(broken)} mask(s) cannot be read: {some(broken)}. Make them anew, or delete them: their "
+                "pictures are then learnt as a whole",
+                f"{place}：{len(broken)} 个蒙版无法读取：{some(broken)}。请重做，或删除（相应图片就会整张学习）",
+            )
+        )
+    if other_shape:
+        problems.append(
+            say(
+                f"{place}: {len(other_shape)} mask(s) are of another shape than their picture: {some(other_shape)}. A "
+                "mask belongs to the picture as it is seen upright. Make them anew, or set masked_loss = False",
+                f"{place}：{len(other_shape)} 个蒙版与图片的长宽比不同：{some(other_shape)}。"
+                "蒙版应与摆正后的图片一致。请重做，或设 masked_loss = False",
+            )
+        )
+    _tell_orphans(place, sorted(set(names.values()) - {path.name for path in paths.values()}), warnings)
+    return found
+
+
+def _tell_orphans(place: Path, names: list[str], warnings: list[str]) -> None:
+    orphans = [name for name in names if is_picture(name)]
+    if not orphans:
+        return
+    cure = ""
+    wrong = next((name for name in orphans if is_picture(os.path.splitext(name)[0])), None)  # "a.jpg.png"
+    if wrong:
+        right = f"{os.path.splitext(os.path.splitext(wrong)[0])[0]}.png"
+        cure = say(f", such as {right} instead of {wrong}", f"，如 {wrong} 应为 {right}")
+    line = say(
+        f"{place}: {len(orphans)} mask(s) belong to no picture that is used: {some(orphans)}. A mask has its picture's "
+        f"name and ends in .png{cure}",
+        f"{place}：{len(orphans)} 个蒙版没有对应的可用图片：{some(orphans)}。蒙版与图片同名，扩展名为 .png{cure}",
+    )
+    warnings.append(Note(line, topic="pictures", pictures=[place / name for name in orphans]))
+
+
+def _opaque_shares(pictures: list[Path], memory: Path | None) -> dict[Path, float]:
+    """How much of each picture is opaque, 0 to 1; only those are decoded that may be transparent."""
+
+    def attempt(path: Path) -> bytes | None:
+        try:
+            alpha = opacity(path) if images.nature(path).transparent else None
+        except (OSError, images.BrokenPicture):  # gone this moment: whoever loads it says so
+            return None
+        return OPACITY.pack(1.0 if alpha is None else alpha.mean() / 255)
+
+    threads = min(8, os.cpu_count() or 1)
+    facts = facts_of(pictures, attempt, folder=memory, kind=f"opacity{LOOKED_FORMAT}", thread_count=threads)
+    return {picture: OPACITY.unpack(fact)[0] for picture, fact in zip(pictures, facts, strict=True) if fact is not None}

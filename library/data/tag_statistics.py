@@ -1,0 +1,585 @@
+"""What the tags of a set will do in training: how often each stands there, and what follows from that.
+
+What a picture shows is learnt under the words that stand beside it whenever it shows it. So how often a tag stands
+there decides where its feature lives:
+
+    on nearly every picture (ALWAYS)    on that word. Deleted everywhere, the feature moves to the trigger word
+    on some (SOMETIMES to ALWAYS)       on that word, and it stays changeable: pictures without it show the difference
+    on one or two (FEW)                 hardly anywhere
+
+Deleting is advised for what the subject itself is (hair, eyes, clothes) only. A background, pose or view that is on
+every picture must stay a word, else it would belong to the subject from then on. Which tag is which is decided by the
+lists below, of danbooru's words; what is in none of them counts as the subject's.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from library.data import captions
+from library.data.folders import some
+from library.messages import say
+
+ALWAYS = 0.9  # a share of the pictures
+SOMETIMES = 0.2
+FEW = 2  # pictures
+TOKEN_LIMITS = (75, 150, 225)  # what max_token_length may be
+SHOWN = 12  # tags named in one finding
+
+SCENE = {  # what is not the subject itself, in danbooru's words
+    "number": """
+        solo, solo focus, multiple girls, multiple boys, multiple others, everyone, couple, crowd, group, no humans,
+        people
+    """,
+    "quality": """
+        masterpiece, best quality, high quality, normal quality, low quality, worst quality, amazing quality,
+        highres, absurdres, lowres, incredibly absurdres, very aesthetic, aesthetic, newest, recent, official art,
+        scan, jpeg artifacts, general, sensitive, questionable, explicit, safe, nsfw, sfw, rating:safe,
+        rating:general
+    """,
+    "medium": """
+        photo, photorealistic, realistic, photo (medium), monochrome, greyscale, grayscale, sepia, sketch, lineart,
+        traditional media, colorful, spot color, high contrast, blurry, blurry foreground, depth of field, bokeh,
+        lens flare, film grain, chromatic aberration, motion blur, bloom, border, white border, black border,
+        letterboxed, pillarboxed, split screen, comic, 4koma, multiple views, reference sheet, collage, cover,
+        still life, scenery, landscape, no text
+    """,
+    "writing": """
+        signature, watermark, text, username, artist name, web address, twitter username, dated, logo,
+        copyright name, english text, chinese text, japanese text, korean text, speech bubble, patreon username,
+        weibo username
+    """,
+    "view": """
+        portrait, upper body, lower body, full body, cowboy shot, close-up, face, head only, wide shot,
+        very wide shot, bust, profile, facing viewer, facing away, facing to the side, straight-on, pov,
+        dutch angle, fisheye, perspective, foreshortening, cropped, cropped legs, cropped torso, head out of frame,
+        feet out of frame, out of frame, back, selfie, mirror selfie, reflection, mirror, panorama, portrait format,
+        landscape format, square format
+    """,
+    "pose": """
+        standing, sitting, lying, kneeling, squatting, crouching, walking, running, jumping, flying, floating,
+        leaning, leaning forward, leaning back, leaning to the side, bent over, all fours, on back, on side,
+        on stomach, seiza, wariza, indian style, crossed legs, crossed arms, contrapposto, dancing, stretching,
+        arched back, head tilt, head rest, standing on one leg, leg up, legs up, knees up, spread legs,
+        legs together, arm up, arms up, arm behind back, arms behind back, arm behind head, arms behind head,
+        arms at sides, outstretched arm, outstretched arms, outstretched hand, spread arms, own hands together,
+        hand up, hands up, clenched hand, clenched hands, v, double v, peace sign, thumbs up, pointing,
+        pointing at viewer, waving, salute, fighting stance, pose, holding, holding phone, reaching,
+        reaching towards viewer, hug, carrying, reclining, upside-down, back-to-back, dynamic pose, action, eating,
+        drinking, reading, sleeping, singing
+    """,
+    "expression": """
+        smile, light smile, grin, smirk, laughing, open mouth, closed mouth, parted lips, :d, :o, :3, :p, ;d, ^ ^,
+        > <, closed eyes, one eye closed, half-closed eyes, wink, blush, light blush, crying, tears, angry, annoyed,
+        frown, sad, surprised, expressionless, serious, embarrassed, shy, happy, nervous, pout, tongue, tongue out,
+        teeth, clenched teeth, expression, sweat, sweatdrop, looking at viewer
+    """,
+    "surroundings": """
+        indoors, outdoors, day, night, evening, sunset, sunrise, dusk, dawn, twilight, sky, blue sky, night sky,
+        cloud, clouds, cloudy sky, sun, moon, full moon, star (sky), starry sky, rain, snow, snowing, wind, fog,
+        sunlight, shadow, backlighting, light rays, dappled sunlight, summer, winter, autumn, spring,
+        spring (season), autumn leaves, petals, falling petals, cherry blossoms, tree, trees, bare tree, palm tree,
+        grass, flower field, field, forest, nature, park, garden, mountain, hill, river, lake, ocean, sea, beach,
+        water, sand, horizon, road, street, sidewalk, city, cityscape, city lights, town, village, building,
+        skyscraper, house, bridge, railing, fence, stairs, wall, brick wall, window, door, doorway, ceiling, floor,
+        wooden floor, tiles, tile floor, room, bedroom, bathroom, kitchen, living room, classroom, school, office,
+        library, cafe, restaurant, shop, stage, studio, photo studio, gym, pool, train, train station,
+        train interior, car, car interior, bus, bed, on bed, bed sheet, pillow, curtains, couch, on couch, chair,
+        on chair, bench, table, desk, lamp, potted plant, plant, carpet, rug, poster (object), ground vehicle,
+        motor vehicle, ruins, rooftop, balcony, alley, crosswalk, lamppost, power lines, airplane, bird, butterfly,
+        festival
+    """,
+    "place in the picture": """
+        simple background, no background, backdrop, gradient, abstract, pattern, top, bottom, left, right, center,
+        large, small
+    """,
+}
+SCENE_WORDS = frozenset(word.strip() for words in SCENE.values() for word in re.split("[,\n]", words) if word.strip())
+SCENE_PATTERNS = re.compile(
+    r"\d+\+?(girl|boy|other|people|man|woman)s?\+?|.* background|.*背景|from (side|behind|above|below|outside|front)|"
+    r"looking .+|facing .+|against .+|.* (view|shot|angle|lighting|focus|format|quality|weather|season)|"
+    r"(own |another's )?(hand|arm|foot|feet|leg)s? (on|in|over|to|between|under|behind|around|above|up|down) .+|"
+    r"(sitting|standing|lying|leaning|kneeling) (on|in|at|against) .+|rating:.+|score \d.*|year \d{4}"
+)
+
+
+# ---- counting ----
+
+
+class Captioned(NamedTuple):
+    """A picture as the tags see it."""
+
+    folder: str  # its concept's: "10_mytag"; pictures of one folder are one set
+    name: str  # as a person would write it
+    caption: str | None  # its first line; None: there is no caption
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One tag in all its spellings."""
+
+    text: str  # its most frequent spelling
+    spellings: dict[str, int]  # as written -> pictures
+    pictures: int  # a bit for each picture that has it, the first picture's the lowest
+
+
+@dataclass(frozen=True)
+class TagStatistics:
+    """Who has which tag. Sets of pictures are numbers with a bit for each."""
+
+    pictures: list[Captioned]
+    folders: dict[str, int]  # folder -> its pictures that have a caption
+    tags: dict[str, Tag]  # `spelled` -> tag; the most frequent first, then by name
+
+    def count(self, tag: Tag, folder: str | None = None) -> int:
+        """Pictures that have it, of all or of one folder."""
+        return (tag.pictures & self._of(folder)).bit_count()
+
+    def total(self, folder: str | None = None) -> int:
+        """Pictures with a caption."""
+        return self._of(folder).bit_count()
+
+    def share(self, tag: Tag, folder: str | None = None) -> float:
+        """Of the pictures with a caption those that have it, 0 to 1."""
+        return self.count(tag, folder) / max(1, self.total(folder))
+
+    def missing(self, tag: Tag, folder: str | None = None) -> list[str]:
+        """Names of the pictures that have a caption and not this tag."""
+        return self.names(self._of(folder) & ~tag.pictures)
+
+    def names(self, pictures: int) -> list[str]:
+        return [picture.name for at, picture in enumerate(self.pictures) if pictures >> at & 1]
+
+    def _of(self, folder: str | None) -> int:
+        if folder is not None:
+            return self.folders[folder]
+        together = 0
+        for pictures in self.folders.values():
+            together |= pictures
+        return together
+
+
+@lru_cache(maxsize=100_000)
+def spelled(tag: str) -> str:
+    """A tag in the one spelling that decides whether two are the same: `Long_Hair` is `long hair`, `\\(` is `(`."""
+    plain = unicodedata.normalize("NFKC", tag).casefold().replace("\\", "").replace("_", " ")
+    return " ".join(plain.split())
+
+
+def is_scene(tag: str) -> bool:
+    """Whether a tag is about count, quality, view, pose, expression or surroundings, and not about the subject."""
+    plain = spelled(tag)
+    return plain in SCENE_WORDS or bool(SCENE_PATTERNS.fullmatch(plain))
+
+
+def is_sentence(caption: str) -> bool:
+    """Whether a caption is written as a sentence: tags have few words and no full stop."""
+    parts = captions.tags(caption)
+    words = [len(part.split()) for part in parts]
+    ends = caption.rstrip().endswith((".", "。", "!", "！"))
+    return bool(parts) and (max(words) > 8 or (ends and max(words) > 3) or "。" in caption)
+
+
+def has_word(caption: str, word: str) -> bool:
+    """Whether a word or phrase stands in a caption, as a tag or within a sentence; not as a part of a longer word."""
+    return bool(_whole(spelled(word)).search(spelled(caption)))
+
+
+@lru_cache(maxsize=100)
+def _whole(word: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])")
+
+
+def count(pictures: Iterable[Captioned]) -> TagStatistics:
+    """Count every tag of a set."""
+    pictures = list(pictures)
+    folders: dict[str, int] = {}
+    bits: dict[str, int] = {}
+    spellings: dict[str, dict[str, int]] = {}
+    for at, picture in enumerate(pictures):
+        folders.setdefault(picture.folder, 0)
+        if picture.caption is None:
+            continue
+        folders[picture.folder] |= 1 << at
+        for text in dict.fromkeys(captions.tags(picture.caption)):
+            key = spelled(text)
+            bits[key] = bits.get(key, 0) | 1 << at
+            written = spellings.setdefault(key, {})
+            written[text] = written.get(text, 0) + 1
+    ordered = sorted(bits, key=lambda key: (-bits[key].bit_count(), key))
+    tags = {key: Tag(max(spellings[key], key=spellings[key].get), spellings[key], bits[key]) for key in ordered}
+    return TagStatistics(pictures, folders, tags)
+
+
+# ---- what follows ----
+
+
+class Advice(NamedTuple):
+    """One thing to know about the tags."""
+
+    level: str  # "red": will go wrong, "amber": worth a look, "green": good to know
+    text: str
+    cure: str = ""  # what to do
+    tags: tuple[str, ...] = ()  # which it is about
+
+
+def fate(statistics: TagStatistics, tag: Tag, word: str | None, folder: str | None = None) -> str:
+    """What will become of one tag in training, in one line.
+
+    Args:
+        word: the trigger word of those pictures; None: there is none.
+        folder: only its pictures count.
+    """
+    share, number = statistics.share(tag, folder), statistics.count(tag, folder)
+    own = f"`{word}`" if word else say("your own word", "触发词")
+    if word and spelled(word) == spelled(tag.text):
+        return say("your own word", "触发词")
+    if share >= ALWAYS and is_scene(tag.text):
+        return say(
+            "scene, pose or view: stays on this word, so leave it; deleted it would belong to the subject",
+            "画面、姿势或视角：留在这个词上，请保留；删掉就会变成主体的一部分",
+        )
+    if share >= ALWAYS:
+        return say(
+            f"the feature stays on this word; delete it to move the feature to {own}",
+            f"特征留在这个词上；删除它，特征才会转移到 {own} 上",
+        )
+    if number <= FEW and share < SOMETIMES:
+        return say("teaches little: on too few pictures", "作用很小：出现的图太少")
+    if share < SOMETIMES:
+        return say("stays changeable, weakly learnt: on few pictures", "可自由控制，但图少，学得较弱")
+    return say("stays changeable: write it, or leave it out", "可自由控制：写上就有，不写就没有")
+
+
+def advice(
+    statistics: TagStatistics,
+    words: Mapping[str, str | None],
+    *,
+    is_everyday_word: Callable[[str], bool] | None = None,
+    token_counts: Callable[[list[str]], list[int]] | None = None,
+) -> list[Advice]:
+    """Everything worth knowing about the tags of a set, the most urgent first.
+
+    Args:
+        words: folder -> its trigger word; None where there is none.
+        is_everyday_word: whether the base model's tokenizer knows a word, so that it means something already.
+        token_counts: of each caption, its tokens.
+    """
+    found: list[Advice] = []
+    found += _about_captions(statistics)
+    found += _about_words(statistics, words, is_everyday_word)
+    for folder in statistics.folders:
+        if statistics.total(folder):
+            found += _about_shares(statistics, folder, words.get(folder))
+    found += _about_spellings(statistics)
+    if token_counts:
+        found += _about_lengths(statistics, token_counts)
+    return sorted(found, key=lambda one: ("red", "amber", "green").index(one.level))
+
+
+def _about_captions(statistics: TagStatistics) -> list[Advice]:
+    """Captions that are missing, empty, or no tags."""
+    found = []
+    missing = [picture.name for picture in statistics.pictures if picture.caption is None]
+    empty = [picture.name for picture in statistics.pictures if picture.caption is not None and not picture.caption]
+    if missing or empty:
+        names = some(missing + empty)
+        found.append(
+            Advice(
+                "amber",
+                say(
+                    f"{len(missing + empty)} of {len(statistics.pictures)} pictures have no tags: {names}",
+                    f"{len(statistics.pictures)} 张图片中有 {len(missing + empty)} 张没有标签：{names}",
+                ),
+                say(
+                    "Tag them with tag_images.py: all that such a picture shows is learnt under the trigger word",
+                    "请用 tag_images.py 打标签：没有标签的图，画面里的一切都会被学到触发词上",
+                ),
+            )
+        )
+    chinese = [picture.name for picture in statistics.pictures if "，" in (picture.caption or "")]
+    if chinese:
+        found.append(
+            Advice(
+                "amber",
+                say(
+                    f"{len(chinese)} captions have Chinese commas, which separate no tags: {some(chinese)}",
+                    f"{len(chinese)} 条标签含中文逗号，不能分隔标签：{some(chinese)}",
+                ),
+                say("edit_tags.py turns ， into , when it applies", "用 edit_tags.py 执行一次，会把 ， 换成英文 ,"),
+            )
+        )
+    sentences = [picture.name for picture in statistics.pictures if is_sentence(picture.caption or "")]
+    if sentences:
+        found.append(
+            Advice(
+                "green",
+                say(
+                    f"{len(sentences)} captions look like sentences: {some(sentences)}. Only what stands between "
+                    "commas is counted here",
+                    f"{len(sentences)} 条标签像是句子：{some(sentences)}。这里只统计逗号之间的部分",
+                ),
+            )
+        )
+    return found
+
+
+def _about_words(
+    statistics: TagStatistics, words: Mapping[str, str | None], is_everyday_word: Callable[[str], bool] | None
+) -> list[Advice]:
+    """Whether each trigger word stands where it must, only there, and is new to the base model."""
+    found = []
+    for word in dict.fromkeys(word for word in words.values() if word):
+        own = {folder for folder, its in words.items() if its == word}
+        texts = [(picture, picture.caption or "") for picture in statistics.pictures if picture.folder in own]
+        without = [picture.name for picture, text in texts if picture.caption is not None and not has_word(text, word)]
+        total = sum(statistics.total(folder) for folder in own if folder in statistics.folders)
+        cure = say(
+            f'Run edit_tags.py with trigger_word = "{word}" and action = "apply"',
+            f'请在 edit_tags.py 里设 trigger_word = "{word}"、action = "apply" 后运行',
+        )
+        if without and len(without) == total:
+            text = say(
+                f"`{word}` stands in none of the {total} captions: nothing would be learnt under it",
+                f"{total} 条标签里都没有 `{word}`：什么都不会学到这个词上",
+            )
+            found.append(Advice("red", text, cure, (word,)))
+        elif without:
+            text = say(
+                f"`{word}` is missing in {len(without)} of {total} captions: {some(without)}",
+                f"{total} 条标签中有 {len(without)} 条缺少 `{word}`：{some(without)}",
+            )
+            found.append(Advice("red", text, cure, (word,)))
+        others = [
+            picture.name
+            for picture in statistics.pictures
+            if picture.folder in words and picture.folder not in own and has_word(picture.caption or "", word)
+        ]
+        if others:
+            found.append(
+                Advice(
+                    "amber",
+                    say(
+                        f"`{word}` also stands on {len(others)} pictures of other concepts: {some(others)}",
+                        f"`{word}` 还出现在其他概念的 {len(others)} 张图上：{some(others)}",
+                    ),
+                    say(
+                        "Right if both are to be seen there. Else take another word, or delete it there",
+                        "如果画面里确实都有则没问题；否则请换一个词，或在那里删掉它",
+                    ),
+                    (word,),
+                )
+            )
+        longer = [tag.text for key, tag in statistics.tags.items() if key != spelled(word) and has_word(key, word)]
+        longer = [text for text in longer if not is_sentence(text)]
+        if is_scene(word) or (is_everyday_word and is_everyday_word(word)) or longer:
+            reason = (
+                say(f"it is part of other tags: {some(longer)}", f"它是其他标签的一部分：{some(longer)}")
+                if longer
+                else say("the base model knows this everyday word", "底模已经认识这个常用词")
+            )
+            found.append(
+                Advice(
+                    "amber",
+                    say(
+                        f"`{word}` has a meaning already, which mixes with what is learnt: {reason}",
+                        f"`{word}` 本来就有含义，会与学到的内容混在一起：{reason}",
+                    ),
+                    say("Take a made-up word that is no tag", "请换用自造的、不与已有标签重复的词"),
+                    (word,),
+                )
+            )
+    return found
+
+
+def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> list[Advice]:
+    """Where the features of one folder's pictures will live."""
+    total = statistics.total(folder)
+    start = f"{folder}: " if len(statistics.folders) > 1 and folder else ""
+    start_zh = start.replace(": ", "：")
+    own = f"`{word}`" if word else say("your own word", "触发词")
+    tags = [tag for tag in statistics.tags.values() if statistics.count(tag, folder)]
+    tags = [tag for tag in tags if not word or spelled(tag.text) != spelled(word)]
+    tags = [tag for tag in tags if not is_sentence(tag.text)]
+    always = [tag for tag in tags if statistics.share(tag, folder) >= ALWAYS]
+    subject = [tag for tag in always if not is_scene(tag.text)]
+    scene = [tag for tag in always if is_scene(tag.text)]
+    found = []
+    if total < 4:
+        found.append(
+            Advice(
+                "amber",
+                say(
+                    f"{start}{total} picture(s) with a caption: too few for shares to say much",
+                    f"{start_zh}有标签的图片只有 {total} 张，比例说明不了多少问题",
+                ),
+                say("Collect more, usually 20 to 30 of a subject", "请多收集一些，一个主体通常需要 20~30 张"),
+            )
+        )
+    if subject:
+        listed = ", ".join(f'"{tag.text}"' for tag in subject)
+        found.append(
+            Advice(
+                "amber",
+                say(
+                    f"{start}{_shares(statistics, subject, folder)} of the pictures: these features stay on these "
+                    f"words, and {own} alone will not call them up",
+                    f"{start_zh}{_shares(statistics, subject, folder)} 的图上都有：这些特征会留在这些词上，"
+                    f"只写 {own} 出不来",
+                ),
+                say(
+                    f"To move them to {own}: delete_tags = [{listed}] in edit_tags.py; all of them, or the one left "
+                    "over will come out wrong. To keep them changeable (another hair colour): leave them, and write "
+                    "them in your prompts",
+                    f"要转移到 {own} 上：在 edit_tags.py 里设 delete_tags = [{listed}]；漏删哪个，哪个出图就不对。"
+                    "想保留变化的余地（如换发色）：不要删，出图时把这些词也写上",
+                ),
+                tuple(tag.text for tag in subject),
+            )
+        )
+    forgotten = [tag for tag in always if statistics.share(tag, folder) < 1]
+    if forgotten:
+        listed = say("; ", "；").join(
+            f"`{tag.text}`{say(': ', '：')}{some(statistics.missing(tag, folder), 3)}" for tag in forgotten[:SHOWN]
+        )
+        found.append(
+            Advice(
+                "amber",
+                say(
+                    f"{start}on nearly all pictures, and missing in a few, probably forgotten. {listed}",
+                    f"{start_zh}几乎每张图都有、只有个别图没有的标签，可能是漏打。{listed}",
+                ),
+                say(
+                    "Look at these pictures: add the tag where the feature is to be seen",
+                    "请看一下这些图：画面里有该特征就补上标签",
+                ),
+                tuple(tag.text for tag in forgotten),
+            )
+        )
+    groups: dict[int, list[Tag]] = {}
+    for tag in tags:
+        if SOMETIMES <= statistics.share(tag, folder) < ALWAYS and statistics.count(tag, folder) > FEW:
+            groups.setdefault(tag.pictures & statistics.folders[folder], []).append(tag)
+    together = [group for group in groups.values() if len(group) > 1]
+    if together:
+        listed = say("; ", "；").join(
+            f"{_listed(group)}{say(f' ({len_of} pictures)', f'（{len_of} 张）')}"
+            for group in together[:SHOWN]
+            for len_of in [statistics.count(group[0], folder)]
+        )
+        found.append(
+            Advice(
+                "amber",
+                say(
+                    f"{start}tags that always stand together cannot be told apart: {listed}",
+                    f"{start_zh}总是同时出现的标签，模型无法区分：{listed}",
+                ),
+                say(
+                    "Fine if they mean one thing. Else add a picture that has only one of them",
+                    "如果本来就是一回事则没问题；否则请补充只含其中一个的图片",
+                ),
+                tuple(tag.text for group in together for tag in group),
+            )
+        )
+    changeable = [tag for tag in tags if SOMETIMES <= statistics.share(tag, folder) < ALWAYS]
+    rare = [tag for tag in tags if statistics.count(tag, folder) <= FEW and statistics.share(tag, folder) < SOMETIMES]
+    for group, english, chinese in (
+        (
+            scene,
+            "scene, pose, view and the like, on nearly every picture: stay on their words. Leave them, else they would "
+            "belong to the subject",
+            "画面、姿势、视角之类，几乎每张图都有：会留在这些词上。请保留，否则会变成主体的一部分",
+        ),
+        (changeable, "stay changeable", "可自由控制"),
+        (rare, f"on {FEW} pictures at most, teach little", f"最多出现在 {FEW} 张图上，作用很小"),
+    ):
+        if group:
+            text = say(
+                f"{start}{len(group)} tag(s), {english}: {_shares(statistics, group, folder)}",
+                f"{start_zh}{len(group)} 个标签，{chinese}：{_shares(statistics, group, folder)}",
+            )
+            found.append(Advice("green", text, "", tuple(tag.text for tag in group)))
+    return found
+
+
+def _about_spellings(statistics: TagStatistics) -> list[Advice]:
+    """Tags that are the same but for their spelling, which the text encoder does not know."""
+    alike: dict[str, dict[str, int]] = {}
+    for key, tag in statistics.tags.items():
+        letters = re.sub(r"[\W_]+", "", key)
+        for text, number in tag.spellings.items():
+            written = text.replace("\\", "") if len(letters) < 4 else text
+            group = alike.setdefault(letters if len(letters) >= 4 else f" {key}", {})
+            group[written] = group.get(written, 0) + number
+    groups = [group for group in alike.values() if len({text.lower() for text in group}) > 1]
+    if not groups:
+        return []
+    wanted, shown = [], []
+    for group in groups:
+        best = max(group, key=lambda text: (group[text], "_" not in text))
+        others = [text for text in group if text.lower() != best.lower()]
+        done = set()
+        for text in others:
+            if spelled(text) not in done:
+                done.add(spelled(text))
+                wanted.append(f'"{text} -> {best}"')
+        shown.append(", ".join(f"`{text}` ({number})" for text, number in group.items()))
+    listed, rules = "; ".join(shown[:SHOWN]), ", ".join(wanted)
+    return [
+        Advice(
+            "amber",
+            say(
+                f"the same tag in different spellings, which are different words to the text encoder: {listed}",
+                f"同一个标签有不同写法，对文本编码器来说是不同的词：{listed}",
+            ),
+            say(f"replace_tags = [{rules}] in edit_tags.py", f"在 edit_tags.py 里设 replace_tags = [{rules}]"),
+            tuple(text for group in groups for text in group),
+        )
+    ]
+
+
+def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]], list[int]]) -> list[Advice]:
+    """Captions of which the text encoder would not see the end."""
+    pictures = [picture for picture in statistics.pictures if picture.caption]
+    counts = token_counts([picture.caption for picture in pictures])
+    long = sorted(
+        ((number, picture.name) for number, picture in zip(counts, pictures, strict=True) if number > TOKEN_LIMITS[0]),
+        reverse=True,
+    )
+    if not long:
+        return []
+    enough = next((limit for limit in TOKEN_LIMITS if limit >= long[0][0]), None)
+    names = some([f"{name} ({number})" for number, name in long])
+    cure = (
+        say(
+            f"Set max_token_length = {enough} in lora_train_command_line.py, or delete tags",
+            f"请在 lora_train_command_line.py 里设 max_token_length = {enough}，或删减标签",
+        )
+        if enough
+        else say(
+            f"Shorten them: even max_token_length = {TOKEN_LIMITS[-1]} reads no more than that",
+            f"请删减：即使 max_token_length = {TOKEN_LIMITS[-1]}，超出部分也不会读取",
+        )
+    )
+    return [
+        Advice(
+            "amber",
+            say(
+                f"{len(long)} caption(s) have more than the {TOKEN_LIMITS[0]} tokens that are read by default: {names}",
+                f"{len(long)} 条标签超过默认读取的 {TOKEN_LIMITS[0]} 个 token：{names}",
+            ),
+            cure,
+        )
+    ]
+
+
+def _listed(tags: list[Tag]) -> str:
+    return say(", ", "、").join(f"`{tag.text}`" for tag in tags)
+
+
+def _shares(statistics: TagStatistics, tags: list[Tag], folder: str) -> str:
+    """ "`hat` 40 %, `smile` 25 % and 3 more"."""
+    return some([f"`{tag.text}` {statistics.share(tag, folder):.0%}".replace("%", " %") for tag in tags], SHOWN)
