@@ -340,6 +340,7 @@ class Inputs:
     t: Any  # (B,) timesteps
     target: Any  # (B, C, h, w) float32
     mask: Any  # (B, 1, h, w) float32, how much each place is learnt, or None: all is
+    huber_c: Any  # (B,) where the loss turns from quadratic to linear, or None
     weights: Any  # (B,) of the losses
     conditioning: Any  # contracts.Conditioning, or None: the captions are encoded in the pass
     captions: list[str]
@@ -358,6 +359,7 @@ class Inputs:
                 self.t[part],
                 self.target[part],
                 None if self.mask is None else self.mask[part],
+                None if self.huber_c is None else self.huber_c[part],
                 self.weights[part],
                 self.conditioning and self.conditioning.map(lambda tensor, part=part: tensor[part]),
                 self.captions[part],
@@ -371,15 +373,29 @@ def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -
 
     config, process, family = prepared.config, training.process, training.family
     latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents
-    t = process.draw_timesteps(len(latents), generator)
-    noise = diffusion.draw_noise(latents, generator, config.noise_offset)
-    noisy, target = process.corrupt(latents, noise, t)
-    weights = batch.weights
-    if config.min_snr_gamma:
-        weights = weights * losses.min_snr_weight(process.snr(t), config.min_snr_gamma, family.noise.objective)
+    t = process.draw_timesteps(len(latents), generator, config.min_timestep, config.max_timestep)
+    noise = diffusion.draw_noise(
+        latents,
+        generator,
+        config.noise_offset,
+        noise_offset_random_strength=config.noise_offset_random_strength,
+        adaptive_noise_scale=config.adaptive_noise_scale,
+        multires_noise_iterations=config.multires_noise_iterations,
+        multires_noise_discount=config.multires_noise_discount,
+        candidates=config.immiscible_noise,
+    )
+    more_noise = None
+    if config.ip_noise_gamma:
+        is_random = config.ip_noise_gamma_random_strength
+        more_noise = diffusion.draw_perturbation(noise, generator, config.ip_noise_gamma, is_random)
+    noisy, target = process.corrupt(latents, noise, t, more_noise)
+    snr, objective = process.snr(t), family.noise.objective
+    weights = batch.weights * losses.weight(snr, objective, config)
+    huber_c = losses.threshold(t, snr, config)
     place = prepared.machine.place
     conditioning = batch.conditioning and batch.conditioning.map(place)
-    tensors = [None if tensor is None else place(tensor) for tensor in (noisy, t, target, batch.masks, weights)]
+    tensors = (noisy, t, target, batch.masks, huber_c, weights)
+    tensors = [None if tensor is None else place(tensor) for tensor in tensors]
     return Inputs(*tensors, conditioning, batch.captions, place(batch.sizes))
 
 
@@ -395,7 +411,7 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
     step = training.step if training.unet_forward.watch is None else unet_step(prepared.config, training.family)
     scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
     given = (conditioning.states, conditioning.pooled)
-    shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask)
+    shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask, inputs.huber_c)
     loss, *gradients = step(*shown, inputs.weights * share, scale, *given, conditioning.sizes)
     pairs = [pair for pair in zip(given, gradients, strict=True) if pair[1] is not None and pair[0].requires_grad]
     if pairs:  # on into the text encoders
@@ -411,12 +427,21 @@ def unet_step(config: Config, family: Family) -> Any:
     trains_text = trains_text_encoder(config)
 
     def step(
-        noisy: Any, t: Any, target: Any, mask: Any, weights: Any, scale: Any, states: Any, pooled: Any, sizes: Any
+        noisy: Any,
+        t: Any,
+        target: Any,
+        mask: Any,
+        huber_c: Any,
+        weights: Any,
+        scale: Any,
+        states: Any,
+        pooled: Any,
+        sizes: Any,
     ) -> Any:
         """The loss, and the gradients of the captions' states and of the pooled captions, if they are wanted."""
         states, pooled = (x if x is None else x.detach().requires_grad_(trains_text) for x in (states, pooled))
         prediction = family.predict(noisy, t, Conditioning(states, pooled, sizes))
-        loss = (losses.per_sample(prediction, target, mask=mask) * weights).mean()
+        loss = (losses.per_sample(prediction, target, config.loss_type, huber_c, mask) * weights).mean()
         loss.backward(scale)
         return loss.detach(), states.grad, None if pooled is None else pooled.grad
 

@@ -210,7 +210,7 @@ def _checked(name: str, value: Any, where: dict[str, str], declared: Declared) -
         return _resolution(value)
     if isinstance(value, (list, tuple)):
         _one_value(value)
-    if name == "lr_warmup_steps":
+    if name in ("lr_warmup_steps", "lr_decay_steps"):
         return _warmup(value)
     if limits["choices"]:
         return _choice(value, limits["choices"])
@@ -291,7 +291,7 @@ def _list(value: Any, option: dataclasses.Field, item: type, *, splits: bool) ->
         return [_number(one, {item}, option.metadata) for one in numbers]
     if not all(isinstance(one, str) for one in items):
         _refuse('is not a list of texts such as ["a", "b"]', '不是文字列表，应如 ["a", "b"]')
-    for one in items if option.name == "optimizer_args" else ():
+    for one in items if option.name in ("optimizer_args", "lr_scheduler_args") else ():
         if not re.fullmatch(r"[A-Za-z_]\w*=.*", one, re.DOTALL):
             _refuse(f'holds "{one}", which is not name=value', f'中的 "{one}" 不是 名称=值 的形式')
     return list(items)
@@ -496,7 +496,7 @@ def contradictions(config: Config) -> Iterator[Rule]:
                 "并且 max_train_steps = None：要训练多久？请填其中一个",
             ),
         )
-    if c.lr_warmup_steps and c.lr_scheduler in ("constant", "adafactor"):
+    if c.lr_warmup_steps and c.lr_scheduler in ("constant", "adafactor", "piecewise_constant"):
         yield (
             ("lr_warmup_steps", "lr_scheduler"),
             say(
@@ -521,6 +521,35 @@ def contradictions(config: Config) -> Iterator[Rule]:
             say(
                 f'needs optimizer_type = "Adafactor", not "{c.optimizer_type}". Take "constant" or another',
                 f'需要 optimizer_type = "Adafactor"，而不是 "{c.optimizer_type}"。请改用 "constant" 或其他方式',
+            ),
+        )
+    if c.scale_v_pred_loss_like_noise_pred and c.v_pred_like_loss:
+        yield (
+            ("scale_v_pred_loss_like_noise_pred", "v_pred_like_loss"),
+            say(
+                "is for v models, v_pred_like_loss for epsilon models. Leave one of them out",
+                "用于 v 预测模型，而 v_pred_like_loss 用于 epsilon 模型。请去掉其中一个",
+            ),
+        )
+    if c.min_timestep >= c.max_timestep:
+        yield (
+            ("min_timestep", "max_timestep"),
+            say(
+                f"is not less than max_timestep = {c.max_timestep}: no timestep is left",
+                f"不小于 max_timestep = {c.max_timestep}，没有可训练的时间步",
+            ),
+        )
+    if c.adaptive_noise_scale and not c.noise_offset:
+        yield (
+            ("adaptive_noise_scale", "noise_offset"),
+            say("needs noise_offset; give it, such as 0.05", "需要 noise_offset，请填写，如 0.05"),
+        )
+    if c.lr_scheduler == "warmup_stable_decay" and not c.lr_decay_steps:
+        yield (
+            ("lr_scheduler", "lr_decay_steps"),
+            say(
+                'needs lr_decay_steps, such as 0.2 or "20%"',
+                '需要 lr_decay_steps，如 0.2 或 "20%"',
             ),
         )
     if c.use_8bit_adam and c.optimizer_type.lower() not in ("adamw", "adamw8bit"):
@@ -614,24 +643,44 @@ def doubts(config: Config) -> Iterator[Rule]:
             ("xformers",),
             say("is not needed: torch's own attention is used instead", "不需要：改用 torch 自带的注意力实现"),
         )
-    if c.use_8bit_adam or c.optimizer_type.lower() == "adamw8bit":
+    if c.use_8bit_adam or c.optimizer_type.lower().startswith("paged") or c.optimizer_type.lower().endswith("8bit"):
         reason = why_no_8bit_adam(c.device)
         if reason:
             name = "use_8bit_adam" if c.use_8bit_adam else "optimizer_type"
             yield (
                 (name,),
                 say(
-                    f"cannot work here ({reason}): plain AdamW is used instead",
-                    f"在此无法使用（{reason}）：改用普通 AdamW",
+                    f"cannot work here ({reason}): the same without 8 bits is used instead",
+                    f"在此无法使用（{reason}）：改用不带 8 位的同一种优化器",
                 ),
             )
     changes_tags = c.shuffle_caption or c.caption_tag_dropout_rate > 0 or c.token_warmup_step > 0
+    is_huber = c.loss_type in ("huber", "smooth_l1")
     no_effect = {  # option: (it acts, what it needs)
         "keep_tokens": (changes_tags, "shuffle_caption / caption_tag_dropout_rate / token_warmup_step"),
         "caption_separator": (changes_tags, "shuffle_caption / caption_tag_dropout_rate / token_warmup_step"),
         "token_warmup_min": (c.token_warmup_step > 0, "token_warmup_step"),
         "conv_alpha": (c.conv_dim is not None, "conv_dim"),
-        "lr_scheduler_num_cycles": (c.lr_scheduler == "cosine_with_restarts", 'lr_scheduler = "cosine_with_restarts"'),
+        "lr_scheduler_num_cycles": (
+            c.lr_scheduler in ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+            'lr_scheduler = "cosine_with_restarts"',
+        ),
+        "lr_decay_steps": (c.lr_scheduler == "warmup_stable_decay", 'lr_scheduler = "warmup_stable_decay"'),
+        "lr_scheduler_timescale": (c.lr_scheduler == "inverse_sqrt", 'lr_scheduler = "inverse_sqrt"'),
+        "lr_scheduler_min_lr_ratio": (
+            c.lr_scheduler in ("cosine_with_min_lr", "warmup_stable_decay"),
+            'lr_scheduler = "cosine_with_min_lr"',
+        ),
+        "lr_scheduler_args": (
+            c.lr_scheduler_type or c.lr_scheduler == "piecewise_constant",
+            "lr_scheduler_type",
+        ),
+        "noise_offset_random_strength": (c.noise_offset, "noise_offset"),
+        "multires_noise_discount": (c.multires_noise_iterations, "multires_noise_iterations"),
+        "ip_noise_gamma_random_strength": (c.ip_noise_gamma, "ip_noise_gamma"),
+        "huber_schedule": (is_huber, 'loss_type = "huber"'),
+        "huber_c": (is_huber, 'loss_type = "huber"'),
+        "huber_scale": (is_huber and c.huber_schedule != "snr", 'huber_schedule = "exponential"'),
         "lr_scheduler_power": (c.lr_scheduler == "polynomial", 'lr_scheduler = "polynomial"'),
         "save_last_n_epochs": (c.save_every_n_epochs is not None, "save_every_n_epochs"),
         "cache_dir": (c.cache_latents and c.cache_latents_to_disk, "cache_latents_to_disk"),

@@ -150,8 +150,8 @@ class Config:
 
     # ---- learning ----
     optimizer_type: str = option("learning", "AdamW",
-        english="optimizer: AdamW, Lion, Prodigy, Adafactor, AdamW8bit, SGD, or an import path",
-        chinese="优化器：AdamW、Lion、Prodigy、Adafactor、AdamW8bit、SGD，或 Python 导入路径")
+        english="optimizer: AdamW, AdamW8bit, Lion, Prodigy, DAdaptAdam, AdamWScheduleFree, Adafactor, SGDNesterov, ..., or an import path such as pytorch_optimizer.CAME",
+        chinese="优化器：AdamW、AdamW8bit、Lion、Prodigy、DAdaptAdam、AdamWScheduleFree、Adafactor、SGDNesterov 等，或导入路径如 pytorch_optimizer.CAME")
     optimizer_args: list[str] | None = option("learning", None,
         english='its extra settings, such as ["weight_decay=0.1", "betas=0.9,0.99"]; None: its defaults',
         chinese='优化器附加参数，如 ["weight_decay=0.1", "betas=0.9,0.99"]；None 表示用默认值')
@@ -159,9 +159,10 @@ class Config:
         english="the same as optimizer_type AdamW8bit; less memory; NVIDIA only, needs bitsandbytes",
         chinese="等于 optimizer_type 填 AdamW8bit；更省显存；只能用于 NVIDIA，需要 bitsandbytes")
     lr_scheduler: str = option("learning", "cosine",
-        choices=("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "adafactor"),
-        english="how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, adafactor",
-        chinese="学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、polynomial、inverse_sqrt、adafactor")
+        choices=("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial",
+                 "inverse_sqrt", "warmup_stable_decay", "piecewise_constant", "adafactor"),
+        english="how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay, piecewise_constant, adafactor",
+        chinese="学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、cosine_with_min_lr、polynomial、inverse_sqrt、warmup_stable_decay、piecewise_constant、adafactor")
     lr_scheduler_num_cycles: int = option("learning", 1, minimum=1,
         english="number of waves of cosine_with_restarts, usually 1~4",
         chinese="cosine_with_restarts 的周期数，常用 1~4")
@@ -171,6 +172,21 @@ class Config:
     lr_warmup_steps: int | float | str = option("learning", 0, minimum=0,
         english='steps until the full learning rate: a number such as 100, or a share such as 0.05 or "5%"',
         chinese='学习率升到最大所用的步数：如 100；也可写占总步数的比例，如 0.05 或 "5%"')
+    lr_scheduler_type: str | None = option("learning", None, in_block=False,
+        english="another schedule by import path, such as torch.optim.lr_scheduler.CosineAnnealingLR; goes before lr_scheduler; None: none",
+        chinese="以导入路径指定其他调度器，如 torch.optim.lr_scheduler.CosineAnnealingLR；优先于 lr_scheduler；None 表示不用")
+    lr_scheduler_args: list[str] | None = option("learning", None, in_block=False,
+        english='its settings, such as ["T_max=100"]; of piecewise_constant ["step_rules=\'1:100,0.1:200,0.01\'"]',
+        chinese='其参数，如 ["T_max=100"]；piecewise_constant 用 ["step_rules=\'1:100,0.1:200,0.01\'"]')
+    lr_decay_steps: int | float | str = option("learning", 0, minimum=0, in_block=False,
+        english='steps of the decay at the end of warmup_stable_decay: a number, or a share such as 0.2 or "20%"',
+        chinese='warmup_stable_decay 末尾衰减的步数：填步数，或比例如 0.2、"20%"')
+    lr_scheduler_timescale: int | None = option("learning", None, minimum=1, in_block=False,
+        english="steps after which inverse_sqrt has fallen noticeably; None: as many as the warmup has",
+        chinese="inverse_sqrt 的时间尺度（步数）；None 表示与预热步数相同")
+    lr_scheduler_min_lr_ratio: float | None = option("learning", None, minimum=0, maximum=1, in_block=False,
+        english="share of the learning rate at which cosine_with_min_lr and warmup_stable_decay end; None: 0",
+        chinese="cosine_with_min_lr 与 warmup_stable_decay 结束时学习率的比例；None 表示 0")
     max_grad_norm: float = option("learning", 1.0, minimum=0,
         english="longer gradients are cut to this length, usually 1; 0: never",
         chinese="梯度裁剪上限，常用 1；0 表示不裁剪")
@@ -180,6 +196,58 @@ class Config:
     noise_offset: float | None = option("learning", None, minimum=0,
         english="lets it learn very dark and very bright pictures, usually 0.03~0.1; None: off",
         chinese="便于学习很暗或很亮的图，常用 0.03~0.1；None 表示不用")
+
+    noise_offset_random_strength: bool = option("learning", False, in_block=False,
+        english="draw the strength of noise_offset between 0 and its value for each batch",
+        chinese="每批在 0 到 noise_offset 之间随机取强度")
+    adaptive_noise_scale: float | None = option("learning", None, minimum=-10, maximum=10, in_block=False,
+        english="add this many times the picture's brightness to noise_offset, usually 0.01 or less; None: off",
+        chinese="按图片亮度的这个倍数增加 noise_offset，一般不超过 0.01；None 表示不用")
+    multires_noise_iterations: int | None = option("learning", None, minimum=1, maximum=32, in_block=False,
+        english="add coarser and coarser noise up to so many times, usually 6~10; does what noise_offset does; None: off",
+        chinese="叠加越来越粗的噪声，次数常用 6~10；作用与 noise_offset 相近；None 表示不用")
+    multires_noise_discount: float = option("learning", 0.3, above=0, maximum=1, in_block=False,
+        english="how much weaker each coarser noise is, usually 0.1~0.4",
+        chinese="每层粗噪声的衰减系数，常用 0.1~0.4")
+    ip_noise_gamma: float | None = option("learning", None, minimum=0, maximum=1, in_block=False,
+        english="show the network a little more noise than it is asked for, usually 0.1; steadier drawing; None: off",
+        chinese="输入扰动噪声：给网络看的噪声比要预测的略多，常用 0.1；出图更稳；None 表示不用")
+    ip_noise_gamma_random_strength: bool = option("learning", False, in_block=False,
+        english="draw the strength of ip_noise_gamma between 0 and its value for each batch",
+        chinese="每批在 0 到 ip_noise_gamma 之间随机取强度")
+    immiscible_noise: int | None = option("learning", None, minimum=2, maximum=64, in_block=False,
+        english="draw so many noises for each picture and take the nearest, usually 4; faster learning, a little time; None: off",
+        chinese="每张图取这么多份噪声，用最接近的一份，常用 4；学得更快，略费时间；None 表示不用")
+    zero_terminal_snr: bool = option("learning", False, in_block=False,
+        english="let the last timestep be noise alone; for v models made so, which are recognised by themselves",
+        chinese="让最后一个时间步只剩噪声；用于以此方式训练的 v 预测模型，会自动识别")
+    min_timestep: int = option("learning", 0, minimum=0, maximum=999, in_block=False,
+        english="lowest timestep that is trained; low ones are fine details",
+        chinese="训练的最小时间步；小的时间步决定细节")
+    max_timestep: int = option("learning", 1000, minimum=1, maximum=1000, in_block=False,
+        english="timesteps below this are trained; high ones are the composition",
+        chinese="只训练小于此值的时间步；大的时间步决定构图")
+    loss_type: str = option("learning", "l2", choices=("l2", "l1", "huber", "smooth_l1"), in_block=False,
+        english="how errors count: l2; l1, huber and smooth_l1 let outliers count less",
+        chinese="误差的计算方式：l2；l1、huber、smooth_l1 使异常值影响更小")
+    huber_schedule: str = option("learning", "snr", choices=("snr", "exponential", "constant"), in_block=False,
+        english="how huber_c falls over the timesteps: snr, exponential, constant",
+        chinese="huber_c 随时间步下降的方式：snr、exponential、constant")
+    huber_c: float = option("learning", 0.1, above=0, in_block=False,
+        english="error above which huber and smooth_l1 count no longer quadratically, at the noisiest timestep",
+        chinese="huber、smooth_l1 由平方转为线性的误差界限（噪声最大的时间步）")
+    huber_scale: float = option("learning", 1.0, above=0, in_block=False,
+        english="factor of huber_c with the schedules exponential and constant",
+        chinese="huber_c 的倍数，用于 exponential 和 constant")
+    scale_v_pred_loss_like_noise_pred: bool = option("learning", False, in_block=False,
+        english="weigh the timesteps of a v model as those of an epsilon model",
+        chinese="让 v 预测模型各时间步的权重与 epsilon 模型相同")
+    v_pred_like_loss: float | None = option("learning", None, minimum=0, in_block=False,
+        english="add the loss as a v model would weigh it, times this; for epsilon models; None: off",
+        chinese="再加上按 v 预测方式加权的损失乘以此值；用于 epsilon 模型；None 表示不用")
+    debiased_estimation_loss: bool = option("learning", False, in_block=False,
+        english="give noisy timesteps, where the composition is decided, more weight",
+        chinese="提高噪声大的时间步（决定构图）的权重")
 
     # ---- pictures and captions ----
     caption_extension: str = option("data", ".txt",

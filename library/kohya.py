@@ -71,6 +71,7 @@ SWITCHES = {"use_lion": ("optimizer_type", "Lion"), "use_lion_optimizer": ("opti
 
 # What None meant where ours has no None.
 NONE_MEANT = {
+    "lr_decay_steps": 0,
     "keep_tokens": 0,
     "caption_dropout_rate": 0.0,
     "caption_tag_dropout_rate": 0.0,
@@ -80,6 +81,8 @@ NONE_MEANT = {
     "lr_scheduler_power": 1.0,
     "max_token_length": 75,
     "max_grad_norm": 0.0,
+    "min_timestep": 0,
+    "max_timestep": 1000,
     "prior_loss_weight": 1.0,
     "save_precision": "float",
     "save_model_as": "safetensors",
@@ -92,6 +95,7 @@ SPELLINGS = {
     "mixed_precision": {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bfloat16": "bf16"},
     "save_precision": {"fp32": "float", "float32": "float", "float16": "fp16", "bfloat16": "bf16"},
     "optimizer_type": {"": "AdamW"},
+    "lr_scheduler_type": {"": None},
 }
 
 # ---- what is not here ----
@@ -150,10 +154,6 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
     **dict.fromkeys(("huggingface_repo_id", "huggingface_token", "save_state_to_huggingface"), ((), NO_UPLOAD)),
     "resume_from_huggingface": ((), ("resume takes a folder of this machine", "resume 只能填本机的文件夹")),
     **dict.fromkeys(("deepspeed", "zero_stage"), ((), NO_DEEPSPEED)),
-    "loss_type": (("l2",), NOT_OFFERED),
-    "lr_scheduler_type": ((), ("take one of lr_scheduler's", "请使用 lr_scheduler 的可选值")),
-    "min_timestep": ((0,), NOT_OFFERED),
-    "max_timestep": ((1000,), NOT_OFFERED),
     "stop_text_encoder_training": (
         (),
         ("set text_encoder_lr = 0 to leave it out", "不训练文本编码器请设 text_encoder_lr = 0"),
@@ -161,24 +161,16 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
     "lyco": ((), ("LyCORIS is not used here", "这里不使用 LyCORIS")),
     **dict.fromkeys(
         (
-            "adaptive_noise_scale",
             "base_weights",
             "base_weights_multiplier",
             "blocks_to_swap",
             "cpu_offload_checkpointing",
-            "debiased_estimation_loss",
             "debug_dataset",
             "dim_from_weights",
             "face_crop_aug_range",
             "fused_backward_pass",
-            "ip_noise_gamma",
-            "multires_noise_iterations",
-            "noise_offset_random_strength",
-            "scale_v_pred_loss_like_noise_pred",
-            "v_pred_like_loss",
             "wandb_api_key",
             "weighted_captions",
-            "zero_terminal_snr",
         ),
         ((), NOT_OFFERED),
     ),

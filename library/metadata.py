@@ -18,22 +18,10 @@ MODULES = {"lora": "networks.lora"}  # network_module -> what readers know it by
 
 # What sd-scripts records about options that we do not have: as its options are when they are off.
 OFF = {
-    "ss_adaptive_noise_scale": None,
-    "ss_debiased_estimation": False,
     "ss_face_crop_aug_range": None,
     "ss_fp8_base": False,
     "ss_fp8_base_unet": False,
     "ss_full_fp16": False,
-    "ss_huber_c": 0.1,
-    "ss_huber_scale": 1.0,
-    "ss_huber_schedule": "snr",
-    "ss_ip_noise_gamma": None,
-    "ss_ip_noise_gamma_random_strength": False,
-    "ss_loss_type": "l2",
-    "ss_multires_noise_discount": 0.3,
-    "ss_multires_noise_iterations": None,
-    "ss_noise_offset_random_strength": False,
-    "ss_zero_terminal_snr": False,
 }
 
 
@@ -123,6 +111,18 @@ def _of_config(config: Config) -> dict[str, Any]:
         "ss_scale_weight_norms": config.scale_weight_norms,
         "ss_min_snr_gamma": config.min_snr_gamma,
         "ss_noise_offset": config.noise_offset,
+        "ss_noise_offset_random_strength": config.noise_offset_random_strength,
+        "ss_adaptive_noise_scale": config.adaptive_noise_scale,
+        "ss_multires_noise_iterations": config.multires_noise_iterations,
+        "ss_multires_noise_discount": config.multires_noise_discount,
+        "ss_ip_noise_gamma": config.ip_noise_gamma,
+        "ss_ip_noise_gamma_random_strength": config.ip_noise_gamma_random_strength,
+        "ss_zero_terminal_snr": config.zero_terminal_snr,
+        "ss_debiased_estimation": config.debiased_estimation_loss,
+        "ss_loss_type": config.loss_type,
+        "ss_huber_schedule": config.huber_schedule,
+        "ss_huber_scale": config.huber_scale,
+        "ss_huber_c": config.huber_c,
         "ss_prior_loss_weight": config.prior_loss_weight,
         "ss_clip_skip": config.clip_skip,
         "ss_max_token_length": config.max_token_length,

@@ -73,8 +73,11 @@ def state_bytes(name: str) -> int:
     return STATE_BYTES.get(name.lower(), 8)
 
 
-def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
+def parse_args(lines: Iterable[str] | None, option: str = "optimizer_args") -> dict[str, Any]:
     """["weight_decay=0.1", "betas=0.9,0.99"] -> {"weight_decay": 0.1, "betas": (0.9, 0.99)}.
+
+    Args:
+        option: whose they are, for messages.
 
     Raises:
         UserError: names every line that is not key=value with a Python value.
@@ -89,9 +92,9 @@ def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
         if not (key.isidentifier() and equals):
             problems.append(
                 say(
-                    f"optimizer_args: {line!r} is not of the form name=value, with a value such as 0.1, True, None, "
+                    f"{option}: {line!r} is not of the form name=value, with a value such as 0.1, True, None, "
                     "0.9,0.99 or 'text'.",
-                    f"optimizer_args：{line!r} 不是“名称=值”的形式，值应如 0.1、True、None、0.9,0.99 或 'text'。",
+                    f"{option}：{line!r} 不是“名称=值”的形式，值应如 0.1、True、None、0.9,0.99 或 'text'。",
                 )
             )
     if problems:

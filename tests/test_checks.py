@@ -208,7 +208,7 @@ DOUBTFUL = [
     ({"color_aug": True}, "cache_latents is off, because color_aug changes the pictures at every use"),
     (
         {"use_8bit_adam": True, "device": "cpu"},
-        "use_8bit_adam = True cannot work here (device cpu): plain AdamW is used instead",
+        "use_8bit_adam = True cannot work here (device cpu): the same without 8 bits is used instead",
     ),
 ]
 

@@ -5,6 +5,7 @@ a row fails the last test of this file.
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -143,6 +144,46 @@ EFFECTS = {
     ),
     "min_snr_gamma": Effect(dict(min_snr_gamma=0.01), other_weights),
     "noise_offset": Effect(dict(noise_offset=0.5), other_weights),
+    "noise_offset_random_strength": Effect(
+        dict(noise_offset_random_strength=True), other_weights, dict(noise_offset=0.5)
+    ),
+    "adaptive_noise_scale": Effect(dict(adaptive_noise_scale=1.0), other_weights, dict(noise_offset=0.5)),
+    "multires_noise_iterations": Effect(dict(multires_noise_iterations=3), other_weights),
+    "multires_noise_discount": Effect(
+        dict(multires_noise_discount=0.9), other_weights, dict(multires_noise_iterations=3)
+    ),
+    "ip_noise_gamma": Effect(dict(ip_noise_gamma=0.5), other_weights),
+    "ip_noise_gamma_random_strength": Effect(
+        dict(ip_noise_gamma_random_strength=True), other_weights, dict(ip_noise_gamma=0.5)
+    ),
+    "immiscible_noise": Effect(dict(immiscible_noise=4), other_weights),
+    "zero_terminal_snr": Effect(dict(zero_terminal_snr=True), other_weights, dict(v_parameterization=True)),
+    "min_timestep": Effect(dict(min_timestep=900), other_weights),
+    "max_timestep": Effect(dict(max_timestep=100), other_weights),
+    "loss_type": Effect(dict(loss_type="l1"), other_weights),
+    "huber_schedule": Effect(dict(huber_schedule="constant"), other_weights, dict(loss_type="huber")),
+    "huber_c": Effect(dict(huber_c=0.9), other_weights, dict(loss_type="huber")),
+    "huber_scale": Effect(
+        dict(huber_scale=9.0), other_weights, dict(loss_type="huber", huber_schedule="constant")
+    ),
+    "scale_v_pred_loss_like_noise_pred": Effect(
+        dict(scale_v_pred_loss_like_noise_pred=True), other_weights, dict(v_parameterization=True)
+    ),
+    "v_pred_like_loss": Effect(dict(v_pred_like_loss=0.5), other_weights),
+    "debiased_estimation_loss": Effect(dict(debiased_estimation_loss=True), other_weights),
+    "lr_scheduler_type": Effect(
+        dict(lr_scheduler_type="ExponentialLR", lr_scheduler_args=["gamma=0.5"]), rates("unet", 1e-2, 1e-2 / 2**11)
+    ),
+    "lr_decay_steps": Effect(
+        dict(lr_decay_steps=6), rates("unet", 1e-2, 1e-2 * (1 + math.cos(math.pi * 5 / 6)) / 2),
+        dict(lr_scheduler="warmup_stable_decay", lr_decay_steps=3),
+    ),
+    "lr_scheduler_timescale": Effect(
+        dict(lr_scheduler_timescale=4), rates("unet", 1e-2, 1e-2 * (4 / 15) ** 0.5), dict(lr_scheduler="inverse_sqrt")
+    ),
+    "lr_scheduler_min_lr_ratio": Effect(
+        dict(lr_scheduler_min_lr_ratio=1.0), rates("unet", 1e-2, 1e-2), dict(lr_scheduler="cosine_with_min_lr")
+    ),
     "caption_extension": Effect(dict(caption_extension=".cap"), said("3 from the folder's name")),
     "shuffle_caption": Effect(dict(shuffle_caption=True), other_weights),
     "keep_tokens": Effect(dict(keep_tokens=2), other_weights, dict(shuffle_caption=True)),
@@ -220,6 +261,7 @@ EFFECTS = {
 }  # fmt: skip
 ELSEWHERE = {  # seen by a test of another file, or by one below
     "output_dir": "every test of test_train.py",
+    "lr_scheduler_args": "lr_scheduler_type above",
     "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one, test_survival.py",
     **dict.fromkeys(
         ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_processes.py"

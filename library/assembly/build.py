@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,16 @@ class Training:
     memory: Any  # memory.Plan
     step: Any  # `unet_step`'s, or cuda_graphs.Graphs in its place
     batch_parts: int = 1  # a batch goes through the network in so many pieces; more where memory ran out
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights as they are to be saved and shown; see `optimizers.averaged`."""
+        from library import optimizers
+
+        with optimizers.averaged(self.optimizer):
+            self.adapters.refresh()
+            yield
+        self.adapters.refresh()
 
     def restore(self, state: Any) -> None:
         """Take over what a training state holds."""
@@ -113,13 +124,18 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         warmup=config.lr_warmup_steps,
         cycles=config.lr_scheduler_num_cycles,
         power=config.lr_scheduler_power,
+        decay=config.lr_decay_steps,
+        lowest=config.lr_scheduler_min_lr_ratio,
+        timescale=config.lr_scheduler_timescale,
+        path=config.lr_scheduler_type,
+        args=optimizers.parse_args(config.lr_scheduler_args, "lr_scheduler_args"),
     )
     scale = vae_factor(parts["vae"].config)
     training = Training(
         family=family,
         adapters=attached,
         dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts, scale=scale),
-        process=diffusion.Process(family.noise, zero_terminal_snr=prepared.model.zero_terminal_snr),
+        process=diffusion.Process(family.noise, zero_terminal_snr=config.zero_terminal_snr),
         optimizer=built.optimizer,
         optimizer_text=built.described_as,
         schedule=schedule,

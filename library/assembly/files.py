@@ -44,7 +44,7 @@ class Files:
         before = state.facts if state else {}
         self.session_id = before.get("session_id", secrets.randbelow(2**32))
         self.started_at = before.get("started_at", time.time())
-        self.facts = plan.metadata(prepared.plan) | {"ss_zero_terminal_snr": prepared.model.zero_terminal_snr}
+        self.facts = plan.metadata(prepared.plan)
         self.model, self.vae = hashes
         self.dtype = checkpoint.PRECISIONS[config.save_precision]
         self.state_wait = STATE_SECONDS
@@ -102,7 +102,6 @@ class Files:
         epochs_done = position.epoch - 1
         number = {"epoch": dict(epoch=epochs_done), "step": dict(step=position.global_step), None: {}}[by]
         path = self.folder / checkpoint.file_name(name, self.suffix, **number)
-        tensors = self.training.adapters.state_dict()
         entries = metadata.build(
             config,
             self.facts,
@@ -120,8 +119,10 @@ class Files:
                 process_count=self.prepared.world.count,
             ),
         )
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
+        with self.training.averaged():
+            tensors = self.training.adapters.state_dict()
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
         if config.save_state and by:
             self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
         if by == "epoch":
@@ -241,7 +242,8 @@ def draw_previews(
     try:
         for strength in strengths:
             training.adapters.multiplier = strength
-            rows.append([sampling.draw(training.family, prompt, device) for prompt in prepared.prompts])
+            with training.averaged():
+                rows.append([sampling.draw(training.family, prompt, device) for prompt in prepared.prompts])
     except torch.OutOfMemoryError:
         report.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
         return []

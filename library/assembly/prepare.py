@@ -65,6 +65,9 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
     prompts = attempt(sampling.read_prompts, Path(config.sample_prompts)) if config.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
+    attempt(optimizers.parse_args, config.lr_scheduler_args, "lr_scheduler_args")
+    if model:
+        attempt(check_objective, config, "v" if config.v_parameterization else model.objective)
     if problems:
         raise UserError(problems)
 
@@ -107,7 +110,10 @@ def plan_run(
     warnings = warnings + lines
     usual_rate = optimizers.usual_learning_rate(config.optimizer_type, model.width)
     config = dataclasses.replace(
-        config, seed=seed, learning_rate=usual_rate if config.learning_rate is None else config.learning_rate
+        config,
+        seed=seed,
+        learning_rate=usual_rate if config.learning_rate is None else config.learning_rate,
+        zero_terminal_snr=config.zero_terminal_snr or model.zero_terminal_snr,
     )
     tokens_seen = config.max_token_length
     prompts = prompts or [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
@@ -219,6 +225,24 @@ def resolve(
         bucket_reso_steps=rule.step,
     )
     return Resolved(config, planned, rule, notes)
+
+
+def check_objective(config: Config, objective: str) -> None:
+    """Refuse weights of the loss that are for models of the other objective. Raises UserError."""
+    problems = [
+        say(
+            f"{name} is for models that predict {wanted}, and the base model predicts {objective}. Leave it out",
+            f"{name} 只用于预测 {wanted} 的底模，而此底模预测 {objective}。请去掉此项",
+        )
+        for name, wanted in (
+            ("scale_v_pred_loss_like_noise_pred", "v"),
+            ("v_pred_like_loss", "epsilon"),
+            ("zero_terminal_snr", "v"),
+        )
+        if getattr(config, name) and objective != wanted
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def find_state(config: Config) -> Any:
