@@ -45,10 +45,10 @@ network_train_text_encoder_only = False  # train the text encoder only; learns f
 scale_weight_norms = None             # upper limit for the norm of each layer's update, usually 1; less overfitting; None: no limit | 每层更新量的范数上限，常用 1；减轻过拟合；None 表示不限制
 
 # ---- Seldom: learning | 较少修改：学习 ----
-optimizer_type = "AdamW"     # optimizer: AdamW, Lion, Prodigy, Adafactor, AdamW8bit, SGD, or an import path | 优化器：AdamW、Lion、Prodigy、Adafactor、AdamW8bit、SGD，或 Python 导入路径
+optimizer_type = "AdamW"     # optimizer: AdamW, AdamW8bit, Lion, Prodigy, DAdaptAdam, AdamWScheduleFree, Adafactor, SGDNesterov, ..., or an import path such as pytorch_optimizer.CAME | 优化器：AdamW、AdamW8bit、Lion、Prodigy、DAdaptAdam、AdamWScheduleFree、Adafactor、SGDNesterov 等，或导入路径如 pytorch_optimizer.CAME
 optimizer_args = None        # its extra settings, such as ["weight_decay=0.1", "betas=0.9,0.99"]; None: its defaults | 优化器附加参数，如 ["weight_decay=0.1", "betas=0.9,0.99"]；None 表示用默认值
 use_8bit_adam = False        # the same as optimizer_type AdamW8bit; less memory; NVIDIA only, needs bitsandbytes | 等于 optimizer_type 填 AdamW8bit；更省显存；只能用于 NVIDIA，需要 bitsandbytes
-lr_scheduler = "cosine"      # how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, adafactor | 学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、polynomial、inverse_sqrt、adafactor
+lr_scheduler = "cosine"      # how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay, piecewise_constant, adafactor | 学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、cosine_with_min_lr、polynomial、inverse_sqrt、warmup_stable_decay、piecewise_constant、adafactor
 lr_scheduler_num_cycles = 1  # number of waves of cosine_with_restarts, usually 1~4 | cosine_with_restarts 的周期数，常用 1~4
 lr_scheduler_power = 1.0     # exponent of polynomial, usually 1~2 | polynomial 的指数，常用 1~2
 lr_warmup_steps = 0          # steps until the full learning rate: a number such as 100, or a share such as 0.05 or "5%" | 学习率升到最大所用的步数：如 100；也可写占总步数的比例，如 0.05 或 "5%"

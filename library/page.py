@@ -8,6 +8,8 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +20,10 @@ from library.messages import UserError, say
 
 THUMBNAIL = 320  # pixels: sharp on a phone, about 10 kB a picture
 MOST_PICTURES = 120  # in one grid; a page of ten thousand pictures would not open
+
+Image.init()  # all of Pillow's formats, and those that other packages have taught it
+# Nothing else is opened, whatever a file is called: for an EPS file Pillow would run Ghostscript.
+FORMATS = sorted({"PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JXL"} & Image.OPEN.keys())
 
 LEVELS = {  # how a finding is marked: key -> words for it
     "red": ("must be cured", "必须解决"),
@@ -48,7 +54,8 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
 table { border-collapse: collapse; font-size: .93rem }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)); gap: .8rem }
+.pictures { margin: .6rem 0; display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
 figure .frame { position: relative; display: flex; justify-content: center;
   background: repeating-conic-gradient(#9993 0 25%, #0000 0 50%) 0 0 / 16px 16px }
@@ -57,6 +64,13 @@ figure img { max-width: 100%; max-height: 15rem; display: block }
 figure .box { position: absolute; border: 2px solid #ff2d6f; box-shadow: 0 0 0 1px #fff9 }
 figcaption { padding: .45rem .6rem; font-size: .82rem; overflow-wrap: anywhere; line-height: 1.4 }
 figcaption b { font-weight: 600 }
+.rows { display: grid; gap: .6rem }
+.rows figure { display: flex; align-items: flex-start }
+.rows figure .frame { flex: 0 0 7rem; min-height: 3rem }
+.rows figure img { max-height: 7rem }
+.rows figcaption { font-size: .9rem; line-height: 1.6 }
+ins { color: var(--green); text-decoration: none; border-bottom: 2px solid var(--green) }
+del { color: var(--red) }
 .finding { display: flex; gap: .7rem; margin: .5rem 0; padding: .6rem .8rem; background: var(--card);
   border: 1px solid var(--line); border-left: 5px solid var(--tone); border-radius: 6px }
 .finding .level { flex: 0 0 6.5em; color: var(--tone); font-weight: 600; font-size: .85rem; padding-top: .1rem }
@@ -65,6 +79,7 @@ figcaption b { font-weight: 600 }
 .red { --tone: var(--red) } .amber { --tone: var(--amber) } .green { --tone: var(--green) }
 details > summary { cursor: pointer; margin: .6rem 0 }
 @media (max-width: 32rem) { body { padding: .8rem } .finding { flex-direction: column; gap: .1rem }
+  .finding .level { flex: none }
   .pictures { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
 """
 
@@ -83,8 +98,8 @@ class Box(NamedTuple):
     text: str = ""  # shown when the pointer rests on it
 
 
-def html(text: str) -> Html:
-    """Text as HTML; what is HTML already stays."""
+def html(text: object) -> Html:
+    """Text, or what stands for it, as HTML; what is HTML already stays."""
     return text if isinstance(text, Html) else Html(escape(str(text)))
 
 
@@ -104,7 +119,7 @@ def code(text: str) -> Html:
 
 def facts(values: dict[str, object]) -> Html:
     """The few numbers that matter most: {"pictures": 60, ...}."""
-    tiles = (f"<div><b>{html(str(value))}</b><span>{html(name)}</span></div>" for name, value in values.items())
+    tiles = (f"<div><b>{html(value)}</b><span>{html(name)}</span></div>" for name, value in values.items())
     return Html(f'<div class="facts">{"".join(tiles)}</div>')
 
 
@@ -112,15 +127,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """Rows of cells; numbers stand to the right."""
 
     def cell(tag: str, value: object, numeric: bool) -> str:
-        text = value if isinstance(value, Html) else escape(f"{value:,}" if isinstance(value, int) else str(value))
+        text = html(f"{value:,}" if is_number(value) and isinstance(value, int) else value)
         return f"<{tag}{' class=number' if numeric else ''}>{text}</{tag}>"
 
+    def is_number(value: object) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
     rows = [list(row) for row in rows]
-    numeric = [bool(rows) and all(isinstance(row[at], (int, float)) for row in rows) for at in range(len(head))]
-    top = "".join(cell("th", text, is_number) for text, is_number in zip(head, numeric, strict=True))
-    lines = (
-        "".join(cell("td", value, is_number) for value, is_number in zip(row, numeric, strict=True)) for row in rows
-    )
+    numeric = [bool(rows) and all(is_number(row[at]) for row in rows) for at in range(len(head))]
+    top = "".join(cell("th", text, right) for text, right in zip(head, numeric, strict=True))
+    lines = ("".join(cell("td", value, right) for value, right in zip(row, numeric, strict=True)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return Html(f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>')
 
@@ -167,6 +183,23 @@ def pictures(figures: Sequence[Html]) -> Html:
     return Html(f'<div class="pictures">{shown}</div>{more}')
 
 
+def rows(figures: Sequence[Html]) -> Html:
+    """Pictures one below the other with their text to the right; of very many only the first are shown."""
+    return Html(pictures(figures).replace('class="pictures"', 'class="rows"', 1))
+
+
+def difference(before: Sequence[str], after: Sequence[str]) -> Html:
+    """A list as it was and as it is: what went is struck through, what came is underlined."""
+    parts = []
+    for kind, left, right, start, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            parts += [escape(text) for text in after[start:end]]
+        else:
+            parts += [f"<del>{escape(text)}</del>" for text in before[left:right]]
+            parts += [f"<ins>{escape(text)}</ins>" for text in after[start:end]]
+    return Html(", ".join(parts))
+
+
 def folded(summary: str, body: str) -> Html:
     """What is shown only when asked for."""
     return Html(f"<details><summary>{html(summary)}</summary>{html(body)}</details>")
@@ -193,7 +226,6 @@ def write(path: Path, content: str) -> Path:
         half.write_text(content, encoding="utf-8", errors="replace")
         half.replace(path)
     except OSError as error:
-        half.unlink(missing_ok=True)
         reason = error.strerror or error
         raise UserError(
             say(
@@ -201,6 +233,9 @@ def write(path: Path, content: str) -> Path:
                 f"{path} 无法写入（{reason}）。请换一个 output_dir",
             )
         ) from error
+    finally:
+        with suppress(OSError):  # it was moved, or never came into being
+            half.unlink()
     return path
 
 
@@ -208,10 +243,12 @@ def _thumbnail(image: Image.Image | Path) -> str:
     """A data: address of a small copy; "" where the file cannot be read."""
     try:
         if isinstance(image, Path):
-            with Image.open(image) as opened:
+            with Image.open(image, formats=FORMATS) as opened:
                 opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
                 image = ImageOps.exif_transpose(opened)
                 image.load()
+        if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
+            image = image.convert("F").point(lambda grey: grey * (1 / 257)).convert("L")
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         data = io.BytesIO()

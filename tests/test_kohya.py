@@ -131,7 +131,7 @@ def test_an_earlier_name_is_answered_with_the_present_one(name):
         ({"max_resolution": "512,512", "epoch": "10"}, {"resolution": "512,512", "max_train_epochs": 10}),
         ({"optimizer_type": ""}, {"optimizer_type": "AdamW"}),
         ({"sdpa": True, "persistent_data_loader_workers": True}, {}),
-        ({"loss_type": "l2", "full_fp16": False, "dataset_repeats": 1}, {}),
+        ({"full_fp16": False, "dataset_repeats": 1}, {}),
         ({"unheard_of": 1}, {"unheard_of": 1}),  # check says so
     ],
 )
@@ -145,7 +145,7 @@ def test_values_are_understood(given, understood):
     ("given", "problem"),
     [
         ({"save_n_epoch_ratio": 5}, "save_n_epoch_ratio is not taken: give save_every_n_epochs instead"),
-        ({"loss_type": "huber"}, "loss_type is not taken: it is not offered here"),
+        ({"debug_dataset": True}, "debug_dataset is not taken: it is not offered here"),
         (
             {"network_module": "lycoris.kohya"},
             'network_module: "lycoris.kohya" is not taken: '

@@ -228,9 +228,10 @@ def notes_on_captions(settings: MakeRegImages, info, found, pictures: list) -> l
                 notes.append(
                     Note(
                         say(
-                            f'{folder.path}: "{word}" stands in none of its captions, so nothing is taken out of them. '
-                            f"If another word calls what you train, set {cure}",
-                            f"{folder.path}：所有标签里都没有“{word}”，因此没有去掉任何词。如果触发词是别的词，请设 {cure}",
+                            f'{folder.path}: "{word}" stands in none of its captions, so nothing is taken out of '
+                            f"them. If another word calls what you train, set {cure}",
+                            f"{folder.path}：所有标签里都没有“{word}”，因此没有去掉任何词。"
+                            f"如果触发词是别的词，请设 {cure}",
                         )
                     )
                 )
@@ -262,10 +263,22 @@ def notes_on_captions(settings: MakeRegImages, info, found, pictures: list) -> l
             notes.append(
                 Note(
                     say(
-                        f'{len(bare)} of {len(found.train)} captions hold nothing but your word: "{class_words}" is drawn '
-                        "for them. Pictures after full captions are of more use: tag the training set first",
+                        f"{len(bare)} of {len(found.train)} captions hold nothing but your word: for them "
+                        f'"{class_words}" is drawn. Pictures after full captions are of more use: tag the training set '
+                        "first",
                         f"{len(found.train)} 条标签中有 {len(bare)} 条除触发词外没有内容，按“{class_words}”画。"
                         "按完整标签画的图更有用，建议先给训练集打标签",
+                    )
+                )
+            )
+        elif not any(regularization.stands_in(class_words, one.caption) for one in pictures):
+            notes.append(
+                Note(
+                    say(
+                        f'"{class_words}" stands in none of the captions: where no tag says what the subject is, '
+                        "anything may be drawn. Add such a word to the training captions if you want it seen",
+                        f"所有标签里都没有“{class_words}”：如果标签没有说明主体是什么，可能画出任意的东西。"
+                        "需要的话，请在训练集的标签里加上这样的词",
                     )
                 )
             )
@@ -436,6 +449,7 @@ def draw(job: Job) -> None:
     from library import sampling
 
     tuned: set[tuple[int, int]] = set()
+    sizes = len({one.size for one in job.missing})
     drawn, seconds = dict.fromkeys((share.folder.path for share in job.shares), 0), 0.0
     all_pixels = sum(one.size[0] * one.size[1] for one in job.missing)
     with tqdm(total=len(job.missing), disable=None, unit=say(" pictures", "张"), smoothing=0.05) as bar:
@@ -454,10 +468,16 @@ def draw(job: Job) -> None:
             began = time.perf_counter()
             with ExitStack() as around:
                 around.enter_context(drawing.told_if_memory_is_full())
-                if one.size not in tuned:
-                    around.enter_context(job.machine.tuning())
+                if one.size not in tuned and job.machine.tunes_per_shape:
                     tuned.add(one.size)
-                picture = sampling.draw(family, prompt, device)
+                    bar.write(
+                        say(f"tuning size {len(tuned)} of {sizes}", f"正在调优第 {len(tuned)} 种尺寸，共 {sizes} 种")
+                    )
+                    around.enter_context(job.machine.tuning())
+                try:
+                    picture = sampling.draw(family, prompt, device)
+                except UserError as error:
+                    raise UserError([f"{one.path.name}: {problem}" for problem in error.problems]) from error
             write(job, one, picture)
             taken = time.perf_counter() - began
             seconds += taken
@@ -575,7 +595,8 @@ def rule_lines(job: Job) -> list[Note]:
                     f"{share.reg_samples} = {share.reg_repeats} x {share.reg_pictures} pictures in {share.reg_folder}: "
                     f"{verdict}",
                     f"{folder.name}：{folder.picture_count} 张 x {folder.repeats} = {share.train_samples} {sign} "
-                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_folder} 的 {share.reg_pictures} 张：{verdict}",
+                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_folder} 的 {share.reg_pictures} 张："
+                    f"{verdict}",
                 ),
                 "green" if share.holds else "amber",
             )
@@ -609,7 +630,7 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
     beside: dict[Path, list] = {}
     for one in job.pictures:
         beside.setdefault(one.sample.image_path, []).append(one)
-    shown = list(beside.items())
+    shown = sorted(beside.items())
     figures = []
     for path, ones in shown[: page.MOST_PICTURES]:
         first = ones[0]
@@ -640,8 +661,8 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
             say("Pairs", "对照"),
             page.paragraph(
                 say(
-                    "Left the training picture, right what the base model draws for the same tags without your word. They "
-                    "should differ in what you train, and in nothing else that matters.",
+                    "Left the training picture, right what the base model draws for the same tags without your word. "
+                    "They should differ in what you train, and in nothing else that matters.",
                     "左为训练图片，右为底模按相同标签（不含触发词）画的图。两者应当只在要训练的特征上不同。",
                 )
             ),

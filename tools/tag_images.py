@@ -40,17 +40,577 @@ output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
 
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import re
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
-from library.tool_config import TOOLS
+from PIL import Image
+from tqdm import tqdm
+
+from library import block, local_models, page
+from library import tagger as wd  # `tagger` is an option
+from library.backup import Backup
+from library.config import PROJECT
+from library.data import captions, folders, heap, images, tag_statistics, threads
+from library.data.samples import folded
+from library.messages import Stopped, UserError, say
+from library.picture_facts import facts as facts_of
+from library.tool_config import TOOLS, TagImages
+
+MODEL_FILES = ("*.onnx",)
+DECODERS = 4  # threads; one alone keeps a CPU's tagger fed, a GPU's wants more
+AREA = 4  # times the square of the tagger's side: pixels that a JPEG is decoded to, at least
+FACTS_SIDE = 256
+FEW = 4  # tags: fewer are worth a look
+UNSURE = 0.5  # mean probability of the tags: lower is worth a look
+SHOWN_TAGS = 40
+SHOWN_ODD = 40  # pictures
+MOST_BROKEN = 10  # named in the terminal
+PAGE = "tagged.html"  # edit_tags has its page in the same folder
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["tag_images.py"], lambda settings: 0)
+    return block.run_tool(__file__, globals(), TOOLS["tag_images.py"], run)
+
+
+@dataclass
+class Results:
+    """What became of the pictures."""
+
+    captions: dict[Path, str]  # picture -> its caption now, of those that have one
+    tagged: set[Path] = field(default_factory=set)  # looked at in this run, or known from an earlier one
+    changed: int = 0  # caption files written
+    sureness: dict[Path, float] = field(default_factory=dict)  # mean probability of the tags the tagger gave
+    few: list[Path] = field(default_factory=list)  # the tagger gave fewer than FEW
+    broken: dict[Path, str] = field(default_factory=dict)  # cannot be read, and why
+    stopped: bool = False
+
+
+def run(settings: TagImages) -> int:
+    """Write the captions that are missing; the exit code is 0."""
+    begun = time.monotonic()
+    found = heap.find(settings.images_dir, caption_extension=settings.caption_extension)
+    notes = list(found.notes)
+    model = find_model(settings)
+    pictures = to_do(found, settings, notes)
+    for note in notes:
+        print(say(f"note: {note}", f"注意：{note}"))
+    had = sum(bool(captions.first_line(picture.caption or "")) for picture in found.pictures)
+    print(
+        say(
+            f"{len(found.pictures):,} picture(s), {had:,} with tags already ({stays(settings)})",
+            f"{len(found.pictures):,} 张图片，其中 {had:,} 张已有标签（{stays(settings)}）",
+        ),
+        flush=True,
+    )
+    results = Results({picture.path: picture.caption for picture in found.pictures if picture.caption is not None})
+    seconds, name = 0.0, None
+    if pictures:
+        with Backup(found.folder, "tag_images") as backup:
+            try:
+                if model:
+                    name = tag(pictures, found, settings, model, backup, results)
+                else:
+                    describe(pictures, found, settings, backup, results)
+            except KeyboardInterrupt:
+                results.stopped = True
+            except UserError as error:
+                done = say(
+                    f"{results.changed:,} caption(s) were written before that and stay; run it again to go on",
+                    f"此前已写好 {results.changed:,} 个标签文件，予以保留；再次运行会接着做",
+                )
+                raise UserError([*error.problems, *([done] if results.changed else [])]) from error
+        seconds = time.monotonic() - begun
+    if pictures and not model:
+        print("\n".join(line for line in advice_without(settings) if line))
+    for line in told(found, results, pictures, seconds):
+        print(line)
+    path = write_summary(found, settings, results, name, notes)
+    print(say(f"to look at: {path}", f"结果页：{path}"))
+    if results.stopped:
+        raise Stopped
+    return 0
+
+
+def stays(settings: TagImages) -> str:
+    """What happens to tags that are there."""
+    return {
+        "keep": say("they stay as they are", "保持不动"),
+        "add": say("what is missing is added", "补上缺少的"),
+        "replace": say("they are replaced", "将被替换"),
+    }[settings.existing]
+
+
+# ---- which pictures, which model ----
+
+
+def to_do(found: heap.Heap, settings: TagImages, notes: list[str]) -> list[heap.Picture]:
+    """The pictures whose captions are to be written, each with a caption file of its own."""
+    chosen: list[heap.Picture] = []
+    owners: dict[str, str] = {}  # caption file -> the picture whose it is
+    shared: list[str] = []
+    for picture in found.pictures:
+        if folded(picture.caption_path.stem) != folded(picture.path.stem):  # of the picture it was cut out of
+            own = picture.path.with_suffix(picture.caption_path.suffix)
+            if settings.existing != "keep":
+                picture = picture._replace(caption_path=own)
+        key = folded(str(picture.caption_path))
+        if key in owners and owners[key] != picture.path.name:
+            shared.append(f"{found.name(picture)} = {owners[key]}")
+            continue
+        owners[key] = picture.path.name
+        if settings.existing != "keep" or not captions.first_line(picture.caption or ""):
+            chosen.append(picture)
+    if shared:
+        notes.append(
+            say(
+                f"{len(shared)} picture(s) have the same caption file as another one of the same name, and only the "
+                f"first is tagged: {folders.some(shared)}. Rename one of each two",
+                f"{len(shared)} 张图片与另一张同名、共用一个标签文件，只给第一张打标签：{folders.some(shared)}。"
+                "请把两张中的一张改名",
+            )
+        )
+    return chosen
+
+
+def find_model(settings: TagImages) -> Path | None:
+    """The tagger's file; None: none is wanted, or "auto" finds none. Raises UserError."""
+    wanted = settings.tagger
+    if wanted is None:
+        return None
+    if wanted != "auto":
+        path = PROJECT / Path(wanted).expanduser()
+        if path.exists():
+            return _chosen_model(path)
+        if not _is_hub_name(wanted):
+            raise UserError(
+                say(
+                    f'tagger = "{wanted}": there is no such file or folder, and it is no hub name like '
+                    f'"{wd.ADVISED}"',
+                    f'tagger = "{wanted}"：没有这个文件或文件夹，它也不是 "{wd.ADVISED}" 这样的模型库名称',
+                )
+            )
+    models = wd.best_first(local_models.find(MODEL_FILES, settings.models_dirs))
+    if wanted == "auto":
+        return models[0] if models else None
+    for model in models:
+        if wd.is_called(model, wanted):
+            return model
+    there = [wd.name_of(model) for model in models]
+    raise UserError(
+        say(
+            f'tagger = "{wanted}": is not on this machine, and nothing is downloaded. {where_to_get(wanted)}'
+            + (f" Here is: {folders.some(there)}" if there else ""),
+            f'tagger = "{wanted}"：本机没有，程序也不会下载。{where_to_get(wanted)}'
+            + (f"本机已有：{folders.some(there)}" if there else ""),
+        )
+    )
+
+
+def _is_hub_name(text: str) -> bool:
+    return text.count("/") <= 1 and not set(text) & set('\\:*?"<>|') and not text.startswith((".", "/", "~"))
+
+
+def _chosen_model(path: Path) -> Path:
+    """The tagger in a folder or file that the user named. Raises UserError."""
+    files = [path] if path.is_file() else [file for file in local_models.files_below(path) if file.suffix == ".onnx"]
+    models = wd.best_first(files)
+    if models:
+        return models[0]
+    if files and (files[0].parent / wd.OTHER_INPUT).exists():
+        what = say(
+            f"this model prepares pictures otherwise ({wd.OTHER_INPUT} beside it); only WD-style taggers are run",
+            f"该模型的图片预处理方式不同（旁边有 {wd.OTHER_INPUT}），这里只支持 WD 系标签模型",
+        )
+    elif files:
+        what = say(
+            f"there is no {wd.TABLE} beside {files[0].name}, which names its tags",
+            f"{files[0].name} 旁边没有标签表 {wd.TABLE}",
+        )
+    else:
+        what = say("there is no .onnx file in it", "里面没有 .onnx 文件")
+    raise UserError(say(f"tagger = {path}: {what}. {where_to_get()}", f"tagger = {path}：{what}。{where_to_get()}"))
+
+
+def where_to_get(name: str = wd.ADVISED) -> str:
+    """One line for those who have no tagger."""
+    folder = f"models/{name.split('/')[-1]}/"
+    return say(
+        f"Put model.onnx and {wd.TABLE} of {name} into {folder} beside this project's files (where Hugging Face "
+        "cannot be reached, ModelScope and mirrors have them).",
+        f"请把 {name} 的 model.onnx 和 {wd.TABLE} 放入本项目的 {folder}（无法访问 Hugging Face 时，可从 ModelScope "
+        "或镜像站获取）。",
+    )
+
+
+# ---- words ----
+
+
+def front_words(path: Path, root: Path, settings: TagImages) -> list[str]:
+    """What stands first: the trigger word, or the concept of the picture's [repeats]_[concept] folder."""
+    if settings.trigger_word:
+        return captions.tags(settings.trigger_word)
+    for folder in path.parents:
+        meaning = folders.repeats_and_text(folder.name)
+        if meaning and meaning[0] >= 1:
+            return captions.tags(meaning[1])
+        if folder == root:
+            return []
+    return []
+
+
+def folder_words(path: Path, root: Path) -> list[str]:
+    """What the sub-folders that a picture lies in are called, the outermost first; without numbers."""
+    words: list[str] = []
+    for name in path.relative_to(root).parts[:-1]:
+        meaning = folders.repeats_and_text(name)
+        for word in captions.tags(meaning[1] if meaning else name):
+            word = " ".join(word.replace("_", " ").split())
+            if any(letter.isalpha() for letter in word):
+                words.append(word)
+    return words
+
+
+def excluded(patterns: Iterable[str] | None) -> Callable[[str], bool]:
+    """Whether a tag is one that is never written, in whatever spelling; * stands for any letters."""
+    parts = [tag_statistics.spelled(part) for pattern in patterns or () for part in captions.tags(pattern)]
+    shape = re.compile("|".join(re.escape(part).replace(r"\*", ".*") for part in parts)) if parts else None
+    return lambda word: shape is not None and bool(shape.fullmatch(tag_statistics.spelled(word)))
+
+
+def new_caption(picture: heap.Picture, front: list[str], words: list[str], settings: TagImages) -> str:
+    """The caption that a picture gets."""
+    now = captions.first_line(picture.caption or "")
+    if settings.existing == "replace" or not now:
+        return wd.joined([*front, *words], tag_statistics.spelled)
+    missing = [word for word in front if not tag_statistics.has_word(now, word)]
+    return wd.extended(picture.caption, ", ".join(missing) or None, words, tag_statistics.spelled)
+
+
+def write_caption(picture: heap.Picture, text: str, backup: Backup, results: Results) -> None:
+    """Write a caption where it is another than the one that is there."""
+    results.tagged.add(picture.path)
+    results.captions[picture.path] = text
+    if text == picture.caption:
+        return
+    before = backup.count
+    backup.write(picture.caption_path, text.encode())
+    results.changed += backup.count - before
+
+
+# ---- with a tagger ----
+
+
+class Looked(NamedTuple):
+    """A picture, decoded ahead."""
+
+    picture: heap.Picture
+    content: object  # what the work wants of it; None: it is broken
+    problem: str = ""
+
+
+def decoded(
+    pictures: Iterable[heap.Picture], area: int, use: Callable[[Image.Image], object], results: Results
+) -> Iterator[Looked]:
+    """The pictures that can be read, upright, in sRGB and on white, some of them ahead of the reader."""
+
+    def look(picture: heap.Picture) -> Looked:
+        try:
+            return Looked(picture, use(on_white(images.raw(picture.path, area)[1])))
+        except images.BrokenPicture as error:
+            return Looked(picture, None, str(error))
+
+    for looked in threads.in_order(look, pictures, DECODERS):
+        if looked.content is None:
+            results.broken[looked.picture.path] = looked.problem
+        yield looked
+
+
+def first_whole(pictures: list[heap.Picture], results: Results) -> int:
+    """How many broken pictures stand before the first one that can be read."""
+    for at, picture in enumerate(pictures):
+        try:
+            images.inspect(picture.path)
+            return at
+        except images.BrokenPicture as error:
+            results.broken[picture.path] = str(error)
+    return len(pictures)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """RGB, with white in place of transparency, as the training sees it."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def tag(
+    pictures: list[heap.Picture], found: heap.Heap, settings: TagImages, path: Path, backup: Backup, results: Results
+) -> str:
+    """Write captions of what a tagger sees; gives the model's name, and where it ran."""
+    table = wd.read_table(wd.table_of(path))
+    by = f"{wd.name_of(path)} {path.stat().st_size}"
+    floor = min(wd.Sightings.FLOOR, settings.general_threshold, settings.character_threshold)
+    is_excluded = excluded(settings.exclude_tags)
+
+    def write(picture: heap.Picture, seen: list[wd.Tag]) -> None:
+        tags = wd.chosen(
+            seen, settings.general_threshold, settings.character_threshold, with_rating=settings.rating_tags
+        )
+        tags = [one for one in tags if not is_excluded(one.name)]
+        sure = [one.probability for one in tags if one.category != wd.RATING]
+        results.sureness[picture.path] = sum(sure) / len(sure) if sure else 0.0
+        if len(sure) < FEW:
+            results.few.append(picture.path)
+        words = [
+            wd.written(one.name, underscores=settings.underscores, escape_brackets=settings.escape_brackets)
+            for one in tags
+        ]
+        front = front_words(picture.path, found.folder, settings)
+        write_caption(picture, new_caption(picture, front, words, settings), backup, results)
+
+    with wd.Sightings(found.folder, table, by) as sightings:
+        unseen = []
+        for picture in pictures:
+            seen = sightings.get(picture.path, floor)
+            if seen is None:
+                unseen.append(picture)
+            else:
+                write(picture, seen)
+        if len(unseen) < len(pictures):
+            print(
+                say(
+                    f"{len(pictures) - len(unseen):,} picture(s) were looked at by this tagger before",
+                    f"{len(pictures) - len(unseen):,} 张图片此前已由该模型看过，不再重看",
+                )
+            )
+        unseen = unseen[first_whole(unseen, results) :]
+        if not unseen:  # then no model of hundreds of megabytes is opened
+            return wd.name_of(path)
+        opened = local_models.open_onnx(path, settings.device)
+        model = wd.read(opened, table)
+        print(
+            say(
+                f"tagger {wd.name_of(path)} ({path}) on {opened.device}: {len(table.names):,} tags",
+                f"标签模型 {wd.name_of(path)}（{path}），运行于 {opened.device}：{len(table.names):,} 种标签",
+            ),
+            flush=True,
+        )
+        with tqdm(total=len(unseen), disable=None, unit=say(" pictures", " 张")) as bar:
+            group: list[Looked] = []
+
+            def finish() -> None:
+                if not group:
+                    return
+                probabilities = model.probabilities([looked.content for looked in group])
+                for looked, row in zip(group, probabilities, strict=True):
+                    seen = table.seen(row, floor)
+                    sightings.put(looked.picture.path, seen, floor)
+                    write(looked.picture, seen)
+                group.clear()
+
+            for looked in decoded(unseen, AREA * model.size**2, model.prepare, results):
+                bar.update()
+                if looked.content is not None:
+                    group.append(looked)
+                if len(group) == settings.batch_size:
+                    finish()
+            finish()
+        return say(f"{wd.name_of(path)} on {opened.device}", f"{wd.name_of(path)}（{opened.device}）")
+
+
+# ---- without one ----
+
+
+def describe(
+    pictures: list[heap.Picture], found: heap.Heap, settings: TagImages, backup: Backup, results: Results
+) -> None:
+    """Write captions of what folders are called, and of what can be said of a picture without a model."""
+    is_excluded = excluded(settings.exclude_tags)
+
+    def look(picture: Image.Image) -> list[str]:
+        return facts_of(picture) if settings.picture_facts else []
+
+    with tqdm(total=len(pictures), disable=None, unit=say(" pictures", " 张")) as bar:
+        for looked in decoded(pictures, FACTS_SIDE**2, look, results):
+            bar.update()
+            if looked.content is None:
+                continue
+            words = [*folder_words(looked.picture.path, found.folder), *looked.content]
+            words = [word.replace(" ", "_") if settings.underscores else word for word in words if not is_excluded(word)]
+            front = front_words(looked.picture.path, found.folder, settings)
+            write_caption(looked.picture, new_caption(looked.picture, front, words, settings), backup, results)
+
+
+# ---- what is said of it ----
+
+
+def advice_without(settings: TagImages) -> tuple[str, str]:
+    """What is missing where no tagger is run, and what to do; "" where the user wants none."""
+    if settings.tagger is None:
+        return "", ""
+    return (
+        say(
+            "no tagger was found: captions hold folder words and facts of the picture only. A tagger would also name "
+            "hair, eyes, clothes, pose, expression and surroundings",
+            "没有找到标签模型：标签只有目录名和图片本身的信息。有模型就能写出发色、眼睛、服装、姿势、表情、场景等",
+        ),
+        where_to_get(),
+    )
+
+
+def told(found: heap.Heap, results: Results, todo: list[heap.Picture], seconds: float) -> list[str]:
+    """What the user reads in the terminal."""
+    lines = []
+    if results.stopped:
+        lines.append(
+            say(
+                f"stopped: {results.changed:,} caption(s) are written and stay. Run it again to go on",
+                f"已停止：已写好 {results.changed:,} 个标签文件，予以保留。再次运行会接着做",
+            )
+        )
+    elif not todo:
+        lines.append(say("nothing is left to tag", "没有需要打标签的图片"))
+    elif not results.changed:
+        lines.append(say("no caption had to be changed", "没有需要改动的标签文件"))
+    if results.changed and not results.stopped:
+        speed = len(todo) / max(seconds, 1e-3)
+        lines.append(
+            say(
+                f"{results.changed:,} caption(s) written in {seconds:.1f} s ({speed:.1f} pictures a second)",
+                f"已写好 {results.changed:,} 个标签文件，用时 {seconds:.1f} 秒（每秒 {speed:.1f} 张）",
+            )
+        )
+    if results.broken:
+        lines.append(
+            say(
+                f"{len(results.broken)} picture(s) skipped: they cannot be read",
+                f"已跳过 {len(results.broken)} 张无法读取的图片",
+            )
+        )
+        shown = list(results.broken.items())[:MOST_BROKEN]
+        lines += [f"  {path.relative_to(found.folder).as_posix()}: {problem}" for path, problem in shown]
+        if len(results.broken) > MOST_BROKEN:
+            rest = len(results.broken) - MOST_BROKEN
+            lines.append(say(f"  and {rest} more, on the page", f"  另有 {rest} 张，见结果页"))
+    if results.changed:
+        lines.append(
+            say(
+                'to undo: tools/edit_tags.py with this images_dir and action = "undo"',
+                '要撤销：在 tools/edit_tags.py 中填同一个 images_dir，并设 action = "undo"',
+            )
+        )
+    return lines
+
+
+def write_summary(
+    found: heap.Heap, settings: TagImages, results: Results, name: str | None, notes: list[str]
+) -> Path:
+    """The page that a person looks at."""
+
+    def short(path: Path) -> str:
+        return path.relative_to(found.folder).as_posix()
+
+    lines = {path: captions.first_line(text) for path, text in results.captions.items()}
+    lines = {path: line for path, line in lines.items() if line}
+    counted = tag_statistics.count(tag_statistics.Captioned("", short(path), line) for path, line in lines.items())
+    tag_count = sum(counted.count(one) for one in counted.tags.values())
+    facts = {
+        say("pictures", "图片"): f"{len(found.pictures):,}",
+        say("captions written now", "本次写入"): f"{results.changed:,}",
+        say("different tags", "不同标签"): f"{len(counted.tags):,}",
+        say("tags per picture", "平均每张标签数"): f"{tag_count / max(1, len(lines)):.1f}",
+    }
+    without = [picture.path for picture in found.pictures if picture.path not in lines]
+    if without:
+        facts[say("without tags", "没有标签")] = f"{len(without):,}"
+
+    findings = [page.finding("amber", note) for note in notes]
+    missing, cure = advice_without(settings) if name is None and results.tagged else ("", "")
+    if missing:
+        findings.append(page.finding("amber", missing, cure))
+    if results.stopped:
+        what = say("the run was stopped before its end", "本次运行中途停止")
+        findings.append(page.finding("amber", what, say("Run it again to go on.", "再次运行会接着做。")))
+    if results.broken:
+        what = say(
+            f"{len(results.broken):,} picture(s) cannot be read and were skipped",
+            f"{len(results.broken):,} 张图片无法读取，已跳过",
+        )
+        rows = [[short(path), problem] for path, problem in results.broken.items()]
+        findings += [page.finding("amber", what), page.table([say("picture", "图片"), say("why", "原因")], rows)]
+
+    rows = [[one.text, counted.count(one), f"{counted.share(one):.0%}"] for one in counted.tags.values()]
+    head = [say("tag", "标签"), say("pictures", "图片数"), say("share", "比例")]
+    table = [page.table(head, rows[:SHOWN_TAGS])]
+    if len(rows) > SHOWN_TAGS:
+        more = say(f"{len(rows) - SHOWN_TAGS:,} more tags", f"另有 {len(rows) - SHOWN_TAGS:,} 个标签")
+        table.append(page.folded(more, page.table(head, rows[SHOWN_TAGS:])))
+
+    def figures(paths: list[Path], note: Callable[[Path], str]) -> page.Html:
+        shown = [page.picture(path, short(path), note(path)) for path in paths[: page.MOST_PICTURES]]
+        return page.pictures(shown + [page.html("")] * (len(paths) - len(shown)))  # counted, not shown
+
+    blocks = [page.facts(facts), *findings]
+    by = say(f"Tags by {name}.", f"标签来自 {name}。") if name else ""
+    kept = len(lines.keys() - results.tagged)
+    if kept:
+        by += say(f" {kept:,} picture(s) had tags and keep them.", f"{kept:,} 张图片已有标签，保持不动。")
+    if by:
+        blocks.append(page.paragraph(by.strip(), faint=True))
+    blocks.append(page.section(say("What to do next", "接下来"), *next_steps(settings)))
+    if rows:
+        blocks.append(page.section(say("Tags", "标签"), *table))
+    odd = odd_pictures(results)
+    if odd:
+        explained = say(
+            f"Fewer than {FEW} tags, or a mean probability below {UNSURE:.0%}: look whether the picture is a good one, "
+            'or lower general_threshold and run again with existing = "replace"; the pictures are not looked at anew.',
+            f"标签少于 {FEW} 个，或平均置信度低于 {UNSURE:.0%}：请看图片本身是否合适，或调低 general_threshold，"
+            '并设 existing = "replace" 再运行；图片不必重看。',
+        )
+
+        def doubt(path: Path) -> str:
+            return say(f"{results.sureness[path]:.0%} sure", f"置信度 {results.sureness[path]:.0%}") + f" · {lines.get(path, '')}"
+
+        heading = say(f"Where the tagger is unsure ({len(odd):,})", f"模型没有把握的图片（{len(odd):,}）")
+        blocks.append(page.section(heading, page.paragraph(explained), figures(odd[:SHOWN_ODD], doubt)))
+    shown = [picture.path for picture in found.pictures if picture.path in results.tagged] or list(lines)
+    if shown:
+        heading = say("Pictures and their tags", "图片与标签")
+        blocks.append(page.section(heading, figures(shown, lambda path: lines.get(path, ""))))
+    title = say(f"Tags of {found.folder.name}", f"{found.folder.name} 的标签")
+    return page.write(Path(settings.output_dir) / PAGE, page.page(title, *blocks))
+
+
+def odd_pictures(results: Results) -> list[Path]:
+    """Those with few tags or with tags that are unsure, the worst first."""
+    few = set(results.few)
+    odd = [path for path, sure in results.sureness.items() if sure < UNSURE or path in few]
+    return sorted(odd, key=lambda path: (path not in few, results.sureness[path]))
+
+
+def next_steps(settings: TagImages) -> list[str]:
+    """What a person does with the tags."""
+    return [
+        page.paragraph(
+            say(
+                "Look through the tags below. Then tools/edit_tags.py says what each will do in training, and removes, "
+                "replaces or adds tags over the whole set; with its action = \"undo\" it also takes back what this run "
+                "has written. In its block:",
+                "先浏览下面的标签。然后用 tools/edit_tags.py 查看每个标签在训练中的作用，成批删除、替换或添加标签；"
+                "其中 action = \"undo\" 也可撤销本次写入。参数填：",
+            )
+        ),
+        page.code(f'images_dir = "{Path(settings.images_dir).as_posix()}"\naction = "show"'),
+    ]
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def open_for_drawing(
     from library.families.unet_forward import UNetForward
 
     attend = attention.choose(machine.device, machine.dtype)
-    print(f"{machine.description}; {attend.description}", flush=True)
+    print(f"{machine.description}\n{attend.description}", flush=True)
     with told_if_memory_is_full():
         family = families.open_model(
             path,

@@ -19,7 +19,7 @@ from library.data import captions
 from library.data.buckets import BucketRule, fit
 from library.data.folders import some
 from library.data.samples import Found, balance, balanced_epochs
-from library.messages import UserError, say
+from library.messages import Note, UserError, say
 
 MUCH_ENLARGED = 1.1  # below, nobody sees it
 MUCH_CUT_OFF = 1 / 3  # a share of the picture lost by cropping that deserves a warning
@@ -206,47 +206,46 @@ def check(
             if plan.reg_rotate
             else say("reg_rotate = True lets them take turns", "设 reg_rotate = True 可轮流使用")
         )
-        warnings.append(
-            say(
-                f"{unused} of {len(plan.found.regularization)} regularization images are never used. {cure}",
-                f"{len(plan.found.regularization)} 张正则化图片中有 {unused} 张始终不会用到。{cure}",
-            )
+        line = say(
+            f"{unused} of {len(plan.found.regularization)} regularization images are never used. {cure}",
+            f"{len(plan.found.regularization)} 张正则化图片中有 {unused} 张始终不会用到。{cure}",
         )
+        warnings.append(Note(line, topic="regularization"))
     return warnings
 
 
 def _check_sizes(plan: Plan) -> list[str]:
-    enlarged: list[tuple[float, str]] = []
-    cut: list[tuple[float, str]] = []
+    enlarged: list[tuple[float, Path]] = []
+    cut: list[tuple[float, Path]] = []
     for sample in plan.samples_used:
         bucket, resized, _ = plan.fits[sample.image_path]
         factor = resized[0] / sample.width
         lost = 1 - bucket[0] * bucket[1] / (resized[0] * resized[1])
         if factor > MUCH_ENLARGED:
-            enlarged.append((factor, f"{sample.folder}/{sample.image_path.name} (x{factor:.1f})"))
+            enlarged.append((factor, sample.image_path))
         if lost > MUCH_CUT_OFF:
-            cut.append((lost, f"{sample.folder}/{sample.image_path.name} ({lost:.0%})"))
+            cut.append((lost, sample.image_path))
     warnings = []
     if enlarged:
-        names = some([name for _, name in sorted(enlarged, reverse=True)])
-        warnings.append(
-            say(
-                f"{len(enlarged)} picture(s) are smaller than their bucket and get enlarged, which teaches blur: "
-                f"{names}. Use larger ones, a lower resolution, or bucket_no_upscale = True",
-                f"{len(enlarged)} 张图片小于所在的桶，会被放大，容易学到模糊：{names}。"
-                "请换更大的图、降低 resolution，或设 bucket_no_upscale = True",
-            )
+        enlarged.sort(reverse=True)
+        names = some([f"{path.parent.name}/{path.name} (x{factor:.1f})" for factor, path in enlarged])
+        line = say(
+            f"{len(enlarged)} picture(s) are smaller than their bucket and get enlarged, which teaches blur: "
+            f"{names}. Use larger ones, a lower resolution, or bucket_no_upscale = True",
+            f"{len(enlarged)} 张图片小于所在的桶，会被放大，容易学到模糊：{names}。"
+            "请换更大的图、降低 resolution，或设 bucket_no_upscale = True",
         )
+        warnings.append(Note(line, topic="pictures", pictures=[path for _, path in enlarged]))
     if cut:
-        names = some([name for _, name in sorted(cut, reverse=True)])
-        warnings.append(
-            say(
-                f"{len(cut)} picture(s) lose more than a third by cropping: {names}. Crop them yourself, or let "
-                "buckets be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
-                f"{len(cut)} 张图片裁掉的部分超过三分之一：{names}。请自行裁剪，"
-                "或允许更狭长的桶（enable_bucket、min_bucket_reso、max_bucket_reso）",
-            )
+        cut.sort(reverse=True)
+        names = some([f"{path.parent.name}/{path.name} ({lost:.0%})" for lost, path in cut])
+        line = say(
+            f"{len(cut)} picture(s) lose more than a third by cropping: {names}. Crop them yourself, or let "
+            "buckets be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
+            f"{len(cut)} 张图片裁掉的部分超过三分之一：{names}。请自行裁剪，"
+            "或允许更狭长的桶（enable_bucket、min_bucket_reso、max_bucket_reso）",
         )
+        warnings.append(Note(line, topic="pictures", pictures=[path for _, path in cut]))
     return warnings
 
 
@@ -263,24 +262,22 @@ def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str]
             if sample.image_path.parent == folder.path
         ]
         if not any(_plain(word) in _plain(text) for text in texts):
-            warnings.append(
-                say(
-                    f'{folder.path}: "{word}" stands in none of its captions, so nothing is learnt under that word '
-                    f"(the folder's name counts only for pictures without caption file). Add it to the captions, or "
-                    f'set caption_prefix = "{word},"',
-                    f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（目录名只用于没有标签文件的图片）。"
-                    f'请把它加入标签，或设 caption_prefix = "{word},"',
-                )
+            line = say(
+                f'{folder.path}: "{word}" stands in none of its captions, so nothing is learnt under that word '
+                f"(the folder's name counts only for pictures without caption file). Add it to the captions, or "
+                f'set caption_prefix = "{word},"',
+                f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（目录名只用于没有标签文件的图片）。"
+                f'请把它加入标签，或设 caption_prefix = "{word},"',
             )
+            warnings.append(Note(line, "red", topic="captions"))
         elif is_everyday_word and is_everyday_word(word):
-            warnings.append(
-                say(
-                    f'{folder.path}: "{word}" is an everyday word that the base model already knows, so what is learnt '
-                    "mixes with its meaning. Choose a made-up word, in the folder's name and in the captions",
-                    f"{folder.path}：“{word}”是底模已经认识的常用词，学到的内容会与原意混在一起。"
-                    "请在目录名和标签里改用自造的词",
-                )
+            line = say(
+                f'{folder.path}: "{word}" is an everyday word that the base model already knows, so what is learnt '
+                "mixes with its meaning. Choose a made-up word, in the folder's name and in the captions",
+                f"{folder.path}：“{word}”是底模已经认识的常用词，学到的内容会与原意混在一起。"
+                "请在目录名和标签里改用自造的词",
             )
+            warnings.append(Note(line, topic="captions"))
     return warnings
 
 
@@ -300,14 +297,13 @@ def _check_lengths(plan: Plan, config: Config, token_counts: Callable[[list[str]
         return []
     cut.sort(key=lambda row: -row[0])
     names = some([f"{path.parent.name}/{path.name} ({tokens})" for tokens, _, path in cut])
-    return [
-        say(
-            f"{len(cut)} caption(s) are longer than the {cut[0][1]} tokens that are read; the rest is cut: {names}. "
-            "Shorten them, put what matters first, or raise max_token_length",
-            f"{len(cut)} 条标签超过可读取的 {cut[0][1]} 个 token，超出部分会被截掉：{names}。"
-            "请缩短、把重要的放前面，或调大 max_token_length",
-        )
-    ]
+    line = say(
+        f"{len(cut)} caption(s) are longer than the {cut[0][1]} tokens that are read; the rest is cut: {names}. "
+        "Shorten them, put what matters first, or raise max_token_length",
+        f"{len(cut)} 条标签超过可读取的 {cut[0][1]} 个 token，超出部分会被截掉：{names}。"
+        "请缩短、把重要的放前面，或调大 max_token_length",
+    )
+    return [Note(line, topic="captions")]
 
 
 def plan_table(plan: Plan, config: Config) -> str:
@@ -318,11 +314,11 @@ def plan_table(plan: Plan, config: Config) -> str:
     return "\n".join(
         [
             *_aligned(_folder_rows(plan, uses), left=(0, 4)),
-            *_mask_lines(found),
             "",
             *_aligned(_bucket_rows(plan, uses), left=()),
             "",
             *_reg_lines(found, plan, reg_uses),
+            *_mask_lines(found),
             *_step_lines(plan, config, sum(count for _, count in uses)),
         ]
     )
@@ -394,6 +390,10 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
             f"{turns}; {captions_used} (reg_captions = {found.reg_captions})",
             f"正则化图片：每轮使用 {total} 张中的 {len(reg_uses)} 张，每张 {times} 次，共 {sum(reg_uses)} 个样本"
             f"{turns}；{captions_used}（reg_captions = {found.reg_captions}）",
+        )
+    ]
+
+
 def _mask_lines(found: Found) -> list[str]:
     pictures = found.train + found.regularization
     shares = [sample.mask.share for sample in pictures if sample.mask]
@@ -404,10 +404,6 @@ def _mask_lines(found: Found) -> list[str]:
         say(
             f"masks: {len(shares)} of {len(pictures)} pictures have one; on average {mean:.0%} of their area is learnt",
             f"蒙版：{len(pictures)} 张图片中有 {len(shares)} 张带蒙版，平均学习其面积的 {mean:.0%}",
-        )
-    ]
-
-
         )
     ]
 

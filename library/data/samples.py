@@ -28,7 +28,7 @@ from library.data.folders import (
     some,
 )
 from library.data.remembered import facts_of
-from library.messages import UserError, say
+from library.messages import Note, UserError, say
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
 LONGEST_CAPTION = 10_000  # letters; 225 tokens, the most that can be seen, are about 1,000
@@ -137,9 +137,12 @@ def _read_folder(
         files = {folded(name): name for name in names} | dict(zip(names, names, strict=True))
         caption_names = {picture: caption_file(picture, files, extension) for picture in pictures}
         caption_paths = {picture: paths[name] for picture in usable if (name := caption_names[picture])}
-        texts = _captions_of(caption_paths, folder, all_lines, problems, warnings)
-        _tell_missing_captions(list(usable), texts, folder, files, extension, warnings)
-        _tell_orphans(names, set(caption_names.values()), folder, extension, warnings)
+        lines: list[str] = []
+        texts = _captions_of(caption_paths, folder, all_lines, problems, lines)
+        _tell_missing_captions(list(usable), texts, folder, files, extension, lines)
+        _tell_orphans(names, set(caption_names.values()), folder, extension, lines)
+        topic = "regularization" if folder.is_regularization else "captions"
+        warnings += (line if isinstance(line, Note) else Note(line, topic=topic) for line in lines)
     samples = []
     for path, seen in usable.items():
         caption, caption_path = texts.get(path, (folder.text, None))
@@ -156,11 +159,6 @@ def _read_folder(
             )
         )
     return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
-
-
-def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Path], warnings: list[str]) -> list[Path]:
-    """The picture files of a folder; whatever looks like one and is not read is named."""
-    pictures: list[Path] = []
 
 
 def _tell_missing_masks(
@@ -186,6 +184,10 @@ def _tell_missing_masks(
             )
         )
 
+
+def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Path], warnings: list[str]) -> list[Path]:
+    """The picture files of a folder; whatever looks like one and is not read is named."""
+    pictures: list[Path] = []
     unreadable: list[str] = []
     for entry in listed:
         path = paths[entry.name]
@@ -239,7 +241,8 @@ def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -
     results = facts_of(pictures, attempt, folder=memory, kind=kind, thread_count=thread_count)
     for path, result in zip(pictures, results, strict=True):
         if isinstance(result, images.BrokenPicture):
-            warnings.append(say(f"{path}: skipped: {result}", f"{path}：已跳过：{result}"))
+            line = say(f"{path}: skipped: {result}", f"{path}：已跳过：{result}")
+            warnings.append(Note(line, topic="pictures", pictures=[path]))
         else:
             usable[path] = images.Inspection(*INSPECTION.unpack(result))
     animated = [path.name for path, seen in usable.items() if seen.is_animated]
@@ -372,14 +375,13 @@ def _tell_missing_captions(
             continue
         names = [path.name for path in missing if caption_file(path, files, ending)]
         if names and ending != extension.lower():
-            warnings.append(
-                say(
-                    f"{folder.path}: {len(names)} picture(s) have captions ending in {ending}, which are not read: "
-                    f'caption_extension is "{extension}". Set caption_extension = "{ending}"',
-                    f"{folder.path}：{len(names)} 张图片的标签文件扩展名是 {ending}，"
-                    f'而 caption_extension 为 "{extension}"，因此没有读取。请设 caption_extension = "{ending}"',
-                )
+            line = say(
+                f"{folder.path}: {len(names)} picture(s) have captions ending in {ending}, which are not read: "
+                f'caption_extension is "{extension}". Set caption_extension = "{ending}"',
+                f"{folder.path}：{len(names)} 张图片的标签文件扩展名是 {ending}，"
+                f'而 caption_extension 为 "{extension}"，因此没有读取。请设 caption_extension = "{ending}"',
             )
+            warnings.append(Note(line, "red", topic="captions"))
     names = some([path.name for path in missing])
     if missing and not folder.text:
         warnings.append(
