@@ -313,7 +313,7 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, damaged, holds NaN, or is not such a LoRA.
     """
-    tensors = _read(path)
+    tensors = read_tensors(path)
     downs = [name for name in tensors if str(name).endswith(".lora_down.weight")]
     foreign = [name for name in tensors if not str(name).startswith(tuple(PARTS))]
     if not downs or foreign:
@@ -409,7 +409,8 @@ def _norms(tensors: dict[str, Tensor]) -> dict[str, float]:
     return {part: square**0.5 for part, square in squares.items()}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, whatever they are; of a pickled one nothing else is read. Raises UserError."""
     if not path.is_file():
         raise UserError(say(f"{path}: there is no such file.", f"{path}：没有这个文件。"))
     try:

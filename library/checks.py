@@ -224,7 +224,7 @@ def _checked(name: str, value: Any, where: dict[str, str], declared: Declared) -
         _refuse(f'is not text; put it in quotes: "{value}"', f'不是文字；请加引号："{value}"')
     if limits["path"]:
         return _path(value, limits["path"])
-    return _file_name(value) if name == "output_name" else value
+    return _file_name(value) if name in ("output_name", "concept") else value
 
 
 def _number(value: Any, kinds: set[type], limits: Any) -> int | float | None:

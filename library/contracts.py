@@ -95,6 +95,10 @@ class Target(NamedTuple):
     shares_input: str | None = None  # layers of one such name are given the same input
 
 
+WeightedPrompt = list[list[tuple[str, float]]]
+"""A prompt as web UIs weigh it: sections, each to be encoded by itself, of (text, weight of its tokens)."""
+
+
 class Family(Protocol):
     """A line of base models (SD 1.x, SDXL, ...): everything that differs between them."""
 
@@ -111,6 +115,9 @@ class Family(Protocol):
     def encode_captions(self, captions: list[str], sizes: Tensor) -> Conditioning:
         """(B) captions and (B, 6) sizes -> what `predict` takes. Gradients flow if they are on."""
 
+    def encode_weighted(self, prompt: WeightedPrompt, sizes: Tensor, *, is_negative: bool = False) -> Conditioning:
+        """One prompt and (1, 6) sizes -> what AUTOMATIC1111's web UI tells its U-Net for it; of any length."""
+
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """(B, C, h, w) noisy latents, (B,) timesteps -> the U-Net's prediction (B, C, h, w)."""
 
@@ -119,6 +126,9 @@ class Family(Protocol):
 
     def targets(self) -> list[Target]:
         """Every layer that can be adapted, in the order of the saved file."""
+
+    def named_layers(self) -> dict[str, Target]:
+        """Every linear layer and convolution under each name that LoRA files, other trainers' too, have for it."""
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks by name, "unet", "vae", "text_encoder" (and "text_encoder_2"): to place and to freeze."""

@@ -30,13 +30,15 @@ TOPICS = {  # in the page's order
 
 FEW_PICTURES, MANY_PICTURES = 10, 200  # of a concept; the usual is 20 to 100
 FEW_STEPS, USUAL_STEPS, MANY_STEPS = 400, 1500, 6000
+MANY_EPOCHS = 40  # beyond, more repeats are the better way to more steps: each epoch saves, draws and shuffles
 MUCH_TRANSPARENT = 0.02  # a share of the picture; less is the smooth edge of a drawing
+ENOUGH_REGULARIZATION = 0.8  # pictures, as a share of the training pictures; as many are wanted, nearly so do as well
 SHARE_OF_OTHER_BUCKETS = 0.1  # of the regularization samples
 # Pixels of training against those of the base model's own pictures; beyond, heads double or faces melt.
 USUAL_AREA = (0.5, 2.0)
 
-# Between what is wrong and what to do stands a full stop, in every line of this project.
-END_OF_SENTENCE = re.compile(r"(?<!e\.g)(?<!\bvs)\.\s+(?=[A-Z0-9\"])|。")
+# Between what is wrong and what to do ends a sentence, in every line of this project; a question mark stays with it.
+END_OF_SENTENCE = re.compile(r"(?:(?<!e\.g)\.|(?<=\?))\s+(?=[A-Z0-9\"])|。|(?<=？)")
 
 
 class Finding(NamedTuple):
@@ -61,7 +63,7 @@ def of_line(line: str, topic: str, level: str = "amber") -> Finding:
         topic, level: where the line does not know its own; see `messages.Note`.
     """
     text, cure = line, ""
-    if end := END_OF_SENTENCE.search(line):
+    if (end := END_OF_SENTENCE.search(line)) and end.end() < len(line):
         text, cure = line[: end.start()], line[end.end() :]
     if not isinstance(line, Note):
         return Finding(level, topic, text, cure)
@@ -108,18 +110,28 @@ def steps(step_count: int, epoch_count: int, views: int, by_epochs: bool) -> Ite
         yield Finding("green", "parameters", text)
         return
     per_epoch = step_count / epoch_count
-    wanted = max(1, round(USUAL_STEPS / per_epoch))
-    option, value = ("max_train_epochs", wanted) if by_epochs else ("max_train_steps", USUAL_STEPS)
-    if by_epochs and wanted == epoch_count:  # one epoch is too long already
-        factor = per_epoch / USUAL_STEPS
+    epochs = round(USUAL_STEPS / per_epoch)
+    if not by_epochs:
         cure = say(
-            f"Divide the repeats in the folders' names by about {factor:.0f}",
-            f"请把目录名中的重复次数除以约 {factor:.0f}",
+            f"max_train_steps = {USUAL_STEPS} is a usual length (1,000 to 3,000)",
+            f"设 max_train_steps = {USUAL_STEPS} 是常用的长度（1000~3000）",
+        )
+    elif 1 <= epochs <= MANY_EPOCHS:
+        cure = say(
+            f"max_train_epochs = {epochs} gives about {epochs * per_epoch:,.0f} steps; 1,000 to 3,000 are usual",
+            f"设 max_train_epochs = {epochs} 约为 {epochs * per_epoch:,.0f} 步；常用 1000~3000",
+        )
+    elif epochs:
+        cure = say(
+            f"Give the folders about {USUAL_STEPS / step_count:.0f} times as many repeats, the number their names "
+            "begin with",
+            f"请把目录名开头的重复次数增加到约 {USUAL_STEPS / step_count:.0f} 倍",
         )
     else:
         cure = say(
-            f"{option} = {value} gives about {USUAL_STEPS:,} steps, a usual length (1,000 to 3,000)",
-            f"设 {option} = {value} 约为 {USUAL_STEPS:,} 步，是常用的长度（1000~3000）",
+            f"One epoch is too long already: max_train_steps = {USUAL_STEPS} ends it there; or give the folders fewer "
+            "repeats",
+            f"一轮就已经太长：设 max_train_steps = {USUAL_STEPS} 可提前结束，或减少目录名中的重复次数",
         )
     reason = (
         say("few; little will be learnt", "太少，学不到多少")
@@ -330,12 +342,13 @@ def blurred(pictures: Sequence[Path]) -> Iterator[Finding]:
         )
 
 
-def duplicates(groups: Iterable[Sequence[Sample]]) -> Iterator[Finding]:
+def duplicates(groups: Sequence[Sequence[Sample]]) -> Iterator[Finding]:
     """Pictures that are there more than once.
 
     Args:
         groups: pictures that show the same, two or more in each.
     """
+    alike = []
     for group in groups:
         paths = tuple(sample.image_path for sample in group)
         both = len({sample.is_regularization for sample in group}) == 2
@@ -366,7 +379,8 @@ def duplicates(groups: Iterable[Sequence[Sample]]) -> Iterator[Finding]:
                 ),
                 paths,
             )
-    alike = [group for group in groups if len({(s.is_regularization, s.image_path.parent) for s in group}) == 1]
+        else:
+            alike.append(group)
     if alike:
         paths = tuple(sample.image_path for group in alike for sample in group)
         listed = some([" = ".join(sample.image_path.name for sample in group[:4]) for group in alike])
@@ -453,7 +467,7 @@ def trigger_word(
 
 
 def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tuple[str, int, int]],
-    *, uses: Sequence[int], unused: int, rotates: bool) -> Iterator[Finding]:  # fmt: skip
+    *, uses: Sequence[int], unused: int) -> Iterator[Finding]:  # fmt: skip
     """The rule: training repeats x pictures >= regularization repeats x pictures, with its numbers.
 
     Args:
@@ -471,7 +485,7 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
         f"training {arithmetic(train)} = {left}, regularization {arithmetic(reg)} = {right}",
         f"训练集 {arithmetic(train)} = {left}，正则化 {arithmetic(reg)} = {right}",
     )
-    if right > left and (unused or not rotates):
+    if right > left and unused:
         cure = say(
             "Lower the repeats in the regularization folders' names, or raise those of the training folders",
             "请调小正则化目录名中的重复次数，或调大训练目录的",
@@ -490,13 +504,12 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
             "amber",
             "regularization",
             say(
-                f"{numbers}: the rule is that training is at least as much. An epoch uses only {len(uses)} of "
-                f"{reg_count} pictures",
-                f"{numbers}：规则是训练集不少于正则化。每轮只用到 {reg_count} 张中的 {len(uses)} 张",
+                f"{numbers}: the rule is that training is at least as much, so that all are used",
+                f"{numbers}：规则是训练集不少于正则化，这样才会全部用到",
             ),
             cure,
         )
-    elif reg_count < sum(pictures for _, _, pictures in train):
+    elif reg_count < ENOUGH_REGULARIZATION * sum(pictures for _, _, pictures in train):
         yield Finding(
             "amber",
             "regularization",

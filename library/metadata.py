@@ -7,6 +7,7 @@ other's recipes by them. All values are strings, and None is "None". The sshs_* 
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ OFF = {
     "ss_fp8_base_unet": False,
     "ss_full_fp16": False,
 }
+
+
+MOST_METADATA = 100_000_000  # bytes; a longer header is no header
 
 
 class ModelHashes(NamedTuple):
@@ -184,3 +188,55 @@ def model_hashes(path: Path) -> ModelHashes:
         legacy = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
         file.seek(0)
         return ModelHashes(path.name, legacy, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+# ---- Reading ----
+
+
+def of_file(path: Path) -> dict[str, str]:
+    """The metadata of a .safetensors; {} of any other file, or where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            entries = json.loads(file.read(min(size, MOST_METADATA))).get("__metadata__", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return {str(name): str(value) for name, value in entries.items()} if isinstance(entries, dict) else {}
+
+
+def web_ui_hash(path: Path) -> str:
+    """The 12 digits by which A1111 names a LoRA in its pictures: of `sshs_model_hash`, or of the whole file if it is no
+    .safetensors."""
+    with open(path, "rb") as file:
+        if path.suffix == ".safetensors":
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def trigger_words(entries: dict[str, str]) -> list[str]:
+    """The words that call up what a LoRA learnt, as far as its metadata tells; one for each folder, at most.
+
+    Of each training folder: the word of its name if captions hold it, else the tag that stands in all of them if there
+    is just one. [] where the file does not say.
+    """
+    words = []
+    frequencies, regularization = (_table(entries.get(name)) for name in ("ss_tag_frequency", "ss_reg_dataset_dirs"))
+    for folder, counts in frequencies.items():
+        if folder in regularization or not isinstance(counts, dict) or not counts:
+            continue
+        counts = {str(tag).strip(): count for tag, count in counts.items() if isinstance(count, int)}
+        concept = re.sub(r"^\d+_", "", folder).strip()
+        most = max(counts.values(), default=0)
+        everywhere = [tag for tag, count in counts.items() if count == most and tag]
+        named = [tag for tag in counts if tag.casefold() == concept.casefold()]
+        if named or len(everywhere) == 1:
+            words.append((named or everywhere)[0])
+    return list(dict.fromkeys(words))
+
+
+def _table(text: str | None) -> dict:
+    try:
+        table = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return table if isinstance(table, dict) else {}

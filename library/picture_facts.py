@@ -35,8 +35,8 @@ COLOURS = {  # word -> CSS colours that it stands for; the nearest one names a c
     "yellow": "yellow gold khaki #fff59d goldenrod",
     "green": "green lime darkgreen olive olivedrab seagreen lightgreen yellowgreen palegreen darkolivegreen",
     "aqua": "aqua teal turquoise paleturquoise darkcyan",
-    "blue": "blue navy royalblue skyblue lightblue steelblue #23395d",
-    "purple": "purple indigo violet mediumpurple rebeccapurple plum lavender #3c1361",
+    "blue": "blue navy royalblue skyblue lightblue #ccddff steelblue #23395d",
+    "purple": "purple indigo violet mediumpurple rebeccapurple plum #d8c8f0 #3c1361",
     "pink": "pink hotpink deeppink lightpink palevioletred magenta lightcoral",
 }
 

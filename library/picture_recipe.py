@@ -21,17 +21,25 @@ SAMPLERS = {  # our name -> the web UI's; others have none there
 
 Recipe = dict[str, str | int | float | None]
 # prompt, negative_prompt (plain text), steps, sampler, guidance_scale, seed, width, height, clip_skip, model,
-# model_hash, vae: all that decides a picture but the device's rounding.
+# model_hash, vae: all that decides a picture but the device's rounding. Of some: has_weights (the texts are in the web
+# UI's writing, not plain), lora_hashes ("mytag: 0123456789ab, ..."), hires_scale, hires_strength.
 
 
 def infotext(recipe: Recipe) -> str:
     """The recipe as the web UI writes it below its pictures.
 
-    Brackets are weights there and plain text here, so they are escaped: pasted there, the text encoder sees the same.
+    Brackets are weights there. Where they are plain text here they are escaped: pasted there, the text encoder sees the
+    same.
     """
-    lines = [_escaped(recipe["prompt"])]
+    written = (lambda text: text) if recipe.get("has_weights") else _escaped
+    lines = [written(recipe["prompt"])]
     if recipe["negative_prompt"]:
-        lines.append(f"Negative prompt: {_escaped(recipe['negative_prompt'])}")
+        lines.append(f"Negative prompt: {written(recipe['negative_prompt'])}")
+    is_uniform = recipe["sampler"] in SAMPLERS and recipe["sampler"] not in (
+        "ddim",
+        "pndm",
+    )  # those have no such choice
+    is_hires = recipe.get("hires_scale") is not None
     values = {
         "Steps": recipe["steps"],
         "Sampler": SAMPLERS.get(recipe["sampler"], recipe["sampler"]),
@@ -42,6 +50,12 @@ def infotext(recipe: Recipe) -> str:
         "Model": recipe["model"],
         "VAE": recipe["vae"],
         "Clip skip": recipe["clip_skip"],
+        "Schedule type": "Uniform" if is_uniform else None,
+        "RNG": "CPU",  # the web UI's setting under which it draws the same noise
+        "Denoising strength": f"{recipe['hires_strength']:g}" if is_hires else None,
+        "Hires upscale": f"{recipe['hires_scale']:g}" if is_hires else None,
+        "Hires upscaler": "Latent" if is_hires else None,
+        "Lora hashes": f'"{recipe["lora_hashes"]}"' if recipe.get("lora_hashes") else None,
     }
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)])
 

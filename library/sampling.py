@@ -1,7 +1,13 @@
-"""Preview pictures: prompt files as sd-scripts reads them, and drawing with diffusers' samplers.
+"""Drawing: prompt files as sd-scripts reads them, and diffusers' samplers on the noise levels of web UIs.
 
-Noise comes from a generator of each picture's own seed on the CPU, so a preview is the same on every device and
+Noise comes from a generator of each picture's own seed on the CPU, so a picture is the same on every device and
 drawing it disturbs nothing of the training. To add a sampler: add a row to SAMPLERS.
+
+AUTOMATIC1111's web UI draws with k-diffusion, whose noise levels are the model's at timesteps evenly spaced from the
+last to the first, between two of them by the logarithm. Set so (`web_ui_sigmas`), diffusers' Euler, Euler a, Heun, LMS
+and DPM++ 2M take the same steps: same seed, same picture as there with "RNG: CPU" and "Schedule type: Uniform". As
+diffusers has them, all but the last are so within rounding; its DPM++ 2M leaves the lowest level out and rounds
+timesteps. The others (ddim, pndm, dpm_2, dpm_2_a, dpmsolver, dpmsingle) are diffusers' own.
 """
 
 import codecs
@@ -13,11 +19,13 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import diffusers
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from library.contracts import Conditioning, Family, NoiseSpec
 from library.messages import UserError, say
@@ -36,6 +44,7 @@ SAMPLERS = {  # name in sd-scripts -> diffusers' class and its settings
     "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
 }
 SAMPLERS |= {f"k_{name}": SAMPLERS[name] for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")}
+AS_WEB_UI = {"euler", "euler_a", "heun", "lms", "dpmsolver++", "k_euler", "k_euler_a", "k_lms"}
 
 
 @dataclass(frozen=True)
@@ -220,8 +229,14 @@ def complete(prompts: list[Prompt], *, size: tuple[int, int], seed: int, sampler
     ]
 
 
-def build_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.device | str = "cpu"):
+def build_sampler(
+    name: str, noise: NoiseSpec, step_count: int, device: torch.device | str = "cpu", *, skipped: int = 0
+):
     """diffusers' scheduler of this name for this noise process, ready for `step_count` steps.
+
+    Args:
+        skipped: that many first steps are not taken: it begins with a picture and the noise of the next. Not for pndm,
+            which has no beginning but the first.
 
     Raises:
         UserError: the sampler needs a package that is not there.
@@ -249,7 +264,42 @@ def build_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.de
                 f'采样器 "{name}" 需要 scipy：请 pip install scipy，或改用 "euler"。',
             )
         ) from None
+    if name in AS_WEB_UI:
+        timesteps, sigmas = (levels[skipped:] for levels in web_ui_sigmas(noise, step_count))
+        if name == "heun":  # each level but the first and the last is met twice
+            timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
+            sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+        if name == "dpmsolver++":  # its samples are scaled: noise alone would be a little too much
+            sampler.init_noise_sigma = float(sigmas[0] / (sigmas[0] ** 2 + 1) ** 0.5)
+        sampler.timesteps, sampler.sigmas = timesteps.float().to(device), sigmas.float()
+    elif hasattr(sampler, "set_begin_index"):
+        sampler.set_begin_index(skipped * sampler.order)
+    else:
+        sampler.timesteps = sampler.timesteps[skipped:]
     return sampler
+
+
+def web_ui_sigmas(noise: NoiseSpec, step_count: int) -> tuple[Tensor, Tensor]:
+    """k-diffusion's "uniform" schedule.
+
+    Returns:
+        (step_count) timesteps from the last to 0, not whole ones; and (step_count + 1) noise levels sigma / signal at
+        them, 0 at the end. float64.
+    """
+    betas = torch.linspace(noise.beta_start**0.5, noise.beta_end**0.5, noise.step_count, dtype=torch.float64) ** 2
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    logs = ((1 - alphas_bar) / alphas_bar).sqrt().log()
+    timesteps = torch.linspace(noise.step_count - 1, 0, step_count, dtype=torch.float64)
+    below, above = timesteps.floor().long(), timesteps.ceil().long()
+    sigmas = torch.lerp(logs[below], logs[above], timesteps.frac()).exp()
+    return timesteps, torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+
+
+class Hires(NamedTuple):
+    """Drawing a second time, larger: the web UI's "Hires. fix" with the upscaler "Latent"."""
+
+    scale: float  # of each side, more than 1
+    strength: float  # 0 to 1: how much of the noise comes back
 
 
 @torch.no_grad()
@@ -264,20 +314,73 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
     Returns:
         An RGB picture of prompt.width x prompt.height pixels.
     """
-    generator = torch.Generator("cpu").manual_seed(prompt.seed)
-    sampler = build_sampler(prompt.sampler, family.noise, prompt.step_count, device)
-    sizes = torch.tensor([[prompt.height, prompt.width, 0, 0, prompt.height, prompt.width]], device=device)
+    sizes = picture_sizes(prompt.width, prompt.height, device)
     positive = family.encode_captions([prompt.text], sizes)
     negative = family.encode_captions([prompt.negative], sizes) if prompt.scale != 1 else None
-    predict = guided(family, positive, negative, prompt.scale)
+    return draw_told(family, prompt, positive, negative, device)
 
+
+def picture_sizes(width: int, height: int, device: torch.device | str = "cpu") -> Tensor:
+    """(1, 6) as in `Conditioning`, of a picture that is not cropped."""
+    return torch.tensor([[height, width, 0, 0, height, width]], device=device)
+
+
+@torch.no_grad()
+def draw_told(
+    family: Family,
+    prompt: Prompt,
+    positive: Conditioning,
+    negative: Conditioning | None,
+    device: torch.device | str = "cpu",
+    hires: Hires | None = None,
+) -> Image.Image:
+    """Draw one picture of captions that are encoded already.
+
+    Args:
+        prompt: completed by `complete`; its texts are not looked at.
+        negative: None: no guidance.
+        hires: draw it a second time, larger. Takes `step_count` steps again, and noise from the same seed.
+
+    Returns:
+        An RGB picture of prompt.width x prompt.height pixels, or `scale` times that in whole multiples of 8.
+    """
+    generator = torch.Generator("cpu").manual_seed(prompt.seed)
+    sampler = build_sampler(prompt.sampler, family.noise, prompt.step_count, device)
     latents = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=generator).to(device)
     latents = latents * sampler.init_noise_sigma
-    randomness = {"generator": generator} if "generator" in inspect.signature(sampler.step).parameters else {}
-    for t in sampler.timesteps:
-        prediction = predict(sampler.scale_model_input(latents, t), t.to(device).reshape(1))
-        latents = sampler.step(prediction, t, latents, **randomness).prev_sample
+    latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
+    if hires:
+        width, height = (int(side * hires.scale) // 8 * 8 for side in (prompt.width, prompt.height))
+        latents = functional.interpolate(latents, (height // 8, width // 8), mode="bilinear", antialias=False)
+        sizes = picture_sizes(width, height, device)
+        positive, negative = (
+            told if told is None or told.sizes is None else replace(told, sizes=sizes) for told in (positive, negative)
+        )
+        generator = torch.Generator("cpu").manual_seed(prompt.seed)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        # As many steps as the first time, at the end of a schedule so long that `strength` of it is that many.
+        step_count = int(prompt.step_count / min(hires.strength, 0.999))
+        skipped = step_count - prompt.step_count
+        sampler = build_sampler(prompt.sampler, family.noise, step_count, device, skipped=skipped)
+        latents = sampler.add_noise(latents, noise, remaining(sampler)[:1])
+        latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
     return to_picture(family.decode_latents(latents)[0])
+
+
+def remaining(sampler) -> Tensor:
+    """The timesteps that are still to be taken."""
+    return sampler.timesteps[getattr(sampler, "begin_index", None) or 0 :]
+
+
+def denoised(
+    predict: Callable[[Tensor, Tensor], Tensor], sampler, latents: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Take the sampler's steps."""
+    randomness = {"generator": generator} if "generator" in inspect.signature(sampler.step).parameters else {}
+    for t in remaining(sampler):
+        prediction = predict(sampler.scale_model_input(latents, t), t.to(latents.device).reshape(1))
+        latents = sampler.step(prediction, t, latents, **randomness).prev_sample
+    return latents
 
 
 def guided(

@@ -26,6 +26,7 @@ TABLE = "selected_tags.csv"
 OTHER_INPUT = "preprocess.json"  # beside models whose pictures are prepared otherwise
 ADVISED = "SmilingWolf/wd-swinv2-tagger-v3"  # 467 MB; as good as the base-sized ones get
 USUAL_SIZE = 448  # pixels, where a model does not say
+ENOUGH = 3  # times the model's size: what a picture is averaged down to before it is resized well
 
 KNOWN = (  # best first: by generation, then by the F1 of their cards (v3 counts rare tags more: 0.477 to 0.440)
     "wd-eva02-large-tagger-v3", "wd-vit-large-tagger-v3", "wd-swinv2-tagger-v3", "wd-convnext-tagger-v3",
@@ -115,9 +116,7 @@ def read_table(path: Path) -> Table:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if not {"name", "category"} <= set(rows.fieldnames or ()):
-                problem = say(
-                    "its first line does not name the columns name and category", "首行没有 name 和 category 列"
-                )
+                problem = say("no columns name and category in its first line", "首行没有 name 和 category 列")
             else:
                 for row in rows:
                     names.append(row["name"] or "")
@@ -240,16 +239,17 @@ def _other_table(table: Table, outputs: int) -> UserError:
 
 
 def on_square(picture: Image.Image, size: int) -> np.ndarray:
-    """An RGB picture in the middle of a white square, (S, S, 3) uint8, BGR.
+    """An RGB picture in the middle of a white square, (S, S, 3) uint8, BGR; padded, then resized bicubically.
 
-    Shrunk first and padded then: the same but for rounding as the other way round, without a huge square in memory.
+    So the models' own demonstration does it. A picture of many times the size is averaged down before.
     """
-    scale = size / max(picture.size)
-    width, height = (max(1, min(size, round(side * scale))) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    square = Image.new("RGB", (size, size), "white")
-    square.paste(picture, ((size - width) // 2, (size - height) // 2))
-    return np.asarray(square)[:, :, ::-1]
+    factor = max(picture.size) // (ENOUGH * size)
+    if factor > 1:
+        picture = picture.reduce(factor)
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))[:, :, ::-1]
 
 
 # ---- from what it sees to a caption ----
@@ -262,8 +262,8 @@ def chosen(seen: Iterable[Tag], general: float, character: float, *, with_rating
         general, character: a tag must be more probable than this; so 1 takes none.
     """
     seen = sorted(seen, key=lambda tag: -tag.probability)
-    least = {CHARACTER: character, RATING: 1.0}
-    tags = [tag for tag in seen if tag.probability > least.get(tag.category, general) and tag.category != RATING]
+    sure = [tag for tag in seen if tag.probability > (character if tag.category == CHARACTER else general)]
+    tags = [tag for tag in sure if tag.category != RATING]
     ratings = [tag for tag in seen if tag.category == RATING]
     return tags + ratings[:1] if with_rating else tags
 
@@ -316,7 +316,7 @@ def extended(caption: str, missing_word: str | None, words: Iterable[str], same:
     if not missing_word and not behind:
         return caption
     text = ", ".join(part for part in (missing_word, re.sub(r"[,，、\s]+$", "", text), behind) if part)
-    start, end = line[: len(line) - len(line.lstrip())], line[len(line.rstrip()) :]
+    start, end = line[: len(line) - len(line.lstrip())], line[len(line.rstrip("\r\n")) :]
     return "".join([*lines[:at], start + text + end, *lines[at + 1 :]])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.config import Declared, declared, option
+from library.config import PROJECT, Declared, declared, option
 from library.messages import say
 
 GROUPS = {
@@ -97,6 +97,39 @@ class PrepareImages(Tool):
         english="make pictures anew that are already there; False: those made from the same picture in the same way stay, anything else in their place is an error",
         chinese="已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错")
 
+    def chosen_model(self) -> Path | None:
+        """The super-resolution model that `upscale` names; None: it is no file."""
+        file = Path(os.path.expanduser(self.upscale))
+        return next((path for path in (file, PROJECT / file) if path.is_file()), None)
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done: (the options concerned, what is said behind the first one's value)."""
+        from PIL import ImageColor
+
+        raw, clean = (Path(os.path.realpath(folder)) for folder in (self.images_dir, self.output_dir))
+        if raw == clean or raw in clean.parents:
+            yield ("output_dir", "images_dir"), say(
+                "lies in images_dir: the clean pictures would be taken for raw ones next time. Choose a folder beside it",
+                "在 images_dir 里面：下次整理后的图片会被当成原始图片。请选它旁边的目录")
+        elif clean in raw.parents:
+            yield ("images_dir", "output_dir"), say(
+                "lies in output_dir: the next tools would take raw pictures for clean ones. Choose another output_dir",
+                "在 output_dir 里面：后面的工具会把原始图片当成整理好的。请换一个 output_dir")
+        try:
+            colour = ImageColor.getrgb(self.background_colour)
+        except ValueError:
+            colour = ()
+        if len(colour) != 3:
+            yield ("background_colour",), say(
+                'is no colour: take a name such as "white" or "lightgray", or "#rrggbb"',
+                '不是颜色：请写颜色名称，如 "white"、"lightgray"，或 "#rrggbb"')
+        if self.upscale not in ("auto", "lanczos", "off") and self.chosen_model() is None:
+            yield ("upscale",), say(
+                'is neither "auto", "lanczos", "off" nor a file that exists',
+                '不是 "auto"、"lanczos"、"off"，也不是存在的文件')
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            yield ("device",), say('is none of "auto", "cpu", "cuda", "mps"', '应为 "auto"、"cpu"、"cuda" 或 "mps"')
+
 
 @dataclass(frozen=True)
 class TagImages(Tool):
@@ -180,14 +213,14 @@ class EditTags(Tool):
         english='tags whose features shall move to your own word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none',
         chinese='要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有')
     replace_tags: list[str] | None = option("often", None,
-        english='tags to write otherwise, such as ["serafuku -> sailor suit"]; None: none',
-        chinese='要替换的标签，如 ["serafuku -> sailor suit"]；None 表示没有')
+        english='tags to write otherwise, such as ["serafuku -> sailor suit"]; * is possible on the left; None: none',
+        chinese='要替换的标签，如 ["serafuku -> sailor suit"]；左边可用 *；None 表示没有')
     add_tags: list[str] | None = option("often", None,
         english="tags to add to every caption, behind your own word; None: none",
         chinese="给每条标签添加的标签，放在触发词之后；None 表示没有")
     imply_tags: list[str] | None = option("often", None,
-        english='where the first tag is, the second is added, such as ["pleated skirt -> skirt"]; None: none',
-        chinese='出现前一个标签时补上后一个，如 ["pleated skirt -> skirt"]；None 表示没有')
+        english='where the first tag is, the second is added, such as ["* skirt -> skirt"]; None: none',
+        chinese='出现前一个标签时补上后一个，如 ["* skirt -> skirt"]；None 表示没有')
 
     remove_duplicates: bool = option("seldom", True,
         english="a tag that stands twice in a caption, in whatever spelling (long_hair, Long Hair), stands once",
@@ -212,14 +245,14 @@ class SortIntoFolders(Tool):
     """
 
     images_dir: str = option("must", "output/prepared", path="folder",
-        english="the folder of pictures with their captions and masks; sub-folders become concepts of their own",
-        chinese="图片及其标签、蒙版所在的目录；子目录各成一个概念")
+        english="the folder of pictures with their captions and masks",
+        chinese="图片及其标签、蒙版所在的目录")
     output_dir: str = option("must", "output/train", path="output",
         english="where the [repeats]_[concept] folders are made; it is then your train_data_dir",
         chinese="在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir")
     concept: str = option("must", "mytag",
-        english="the word that will call it up; a made-up one. Sub-folders take their own names",
-        chinese="触发词，请用自造的词；子目录则用各自的名称")
+        english="the word that will call it up: a made-up one, the trigger_word of the captions",
+        chinese="触发词，请用自造的词，与标签里的 trigger_word 相同")
 
     repeats: int | None = option("often", None, minimum=1, maximum=1000,
         english="how often each picture is seen in an epoch; None: proposed from the next three",
@@ -236,6 +269,9 @@ class SortIntoFolders(Tool):
     action: str = option("often", "copy", choices=("show", "copy", "move", "link"),
         english='"show" the plan only, "copy", "move", or "link" (no further disk space)',
         chinese='"show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）')
+    sub_folders: str = option("often", "auto", choices=("auto", "concepts", "together"),
+        english='sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where the captions hold the word concept and not the sub-folder\'s name',
+        chinese='images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里有 concept 而没有子目录名的才合并')
 
     pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
         english="base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL",
@@ -243,6 +279,24 @@ class SortIntoFolders(Tool):
     caption_extension: str = option("seldom", ".txt",
         english="ending of the caption files, .txt or .caption",
         chinese="标签文件的扩展名，.txt 或 .caption")
+    overwrite: bool = option("output", False,
+        english="replace what is there with other content, such as captions that were edited since; the old files go to .backup; False: they are named, and nothing is done",
+        chinese="替换内容不同的文件，如之后又改过的标签，旧的存入 .backup；False：只指出哪些不同，不做任何改动")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done: (the options concerned, what is said behind the first one's value)."""
+        if re.search("[,，]", self.concept):
+            yield ("concept",), say("holds a comma, which separates tags. Take one word", "含逗号，而逗号分隔标签。请只用一个词")
+        number, _, word = self.concept.partition("_")
+        if number.isdecimal() and word:
+            yield ("concept",), say(
+                f'begins with a number of repeats. Set concept = "{word}", repeats = {int(number)}',
+                f'以重复次数开头。请设 concept = "{word}"、repeats = {int(number)}')
+        images, output = (Path(os.path.realpath(folder)) for folder in (self.images_dir, self.output_dir))
+        if images == output or images in output.parents:
+            yield ("output_dir", "images_dir"), say(
+                "lies in images_dir: its pictures would be sorted again next time. Choose a folder beside it",
+                "在 images_dir 里面：下次会把里面的图片再整理一遍。请选它旁边的目录")
 
 
 @dataclass(frozen=True)
@@ -341,11 +395,11 @@ class TryLora(Tool):
         english="base model: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature",
         chinese="底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
     loras: list[str] | None = option("must", ("output/mytag.safetensors",),
-        english="the LoRA files to try, one row of pictures for each and each strength; None: only what the prompts name",
-        chinese="要试的 LoRA 文件，每个文件、每种强度画一行；None 表示只用提示词里写的")
-    prompts: list[str] = option("must", ("mytag, standing, white background", "red circle, white background"),
-        english='one column for each, as in the web UI: "(word:1.2)", "[word]", "<lora:name:0.6>" for further LoRAs of lora_dir',
-        chinese='每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
+        english="the LoRA files to try, or names in lora_dir: one row of pictures for each and each strength; None: only what the prompts name",
+        chinese="要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的")
+    prompts: list[str] = option("must", ("mytag, standing, large, center, white background", "red circle, large, center, white background"),
+        english='one column for each, as in the web UI: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for further LoRAs of lora_dir',
+        chinese='每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
 
     strengths: list[float] = option("often", (0.0, 0.6, 1.0),
         english="strengths of each LoRA, usually 0.5~1; 0 shows the base model",
@@ -391,8 +445,21 @@ class TryLora(Tool):
         english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
     output_dir: str = option("output", "output/tried", path="output",
-        english="where the grids, the single pictures and the summary go",
-        chinese="对比图、单张图和结果页的输出目录")
+        english="where the grids, the single pictures and the summary go; no picture in it is overwritten",
+        chinese="对比图、单张图和结果页的输出目录；不会覆盖已有的图")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done; see `checks.check_tool`."""
+        for name in ("prompts", "strengths", "seeds"):
+            if not getattr(self, name):
+                yield (name,), say("is empty: nothing would be drawn", "是空的：没有可画的")
+        if self.hires_scale > 1 and self.sampler == "pndm":
+            yield ("sampler",), say('cannot begin with a picture, as hires_scale asks. Take "euler_a"',
+                                    '不能从已有的图开始画，与 hires_scale 不能同用。请改用 "euler_a"')
+        if self.hires_scale > 1 and self.steps > 1000 * self.hires_strength:
+            yield ("hires_strength", "steps"), say(
+                f"asks for a schedule of {self.steps} / {self.hires_strength:g} steps, and there are 1000. Lower steps, "
+                "or raise it", f"需要 {self.steps} / {self.hires_strength:g} 步的噪声表，最多只有 1000 步。请减少 steps 或调大它")
 
 
 @dataclass(frozen=True)

@@ -362,10 +362,10 @@ class UNetStep:
         self.arena = self.adapters.arenas["unet"]
         self.optimizer = torch.optim.AdamW(self.adapters.parameters(), lr=1e-2)
 
-    def __call__(self, noisy, t, target, weights, scale, states, pooled=None, sizes=None):
+    def __call__(self, noisy, t, target, mask, weights, scale, states, pooled=None, sizes=None):
         states, pooled = (None if x is None else x.detach().requires_grad_() for x in (states, pooled))
         prediction = self.family.predict(noisy, t, Conditioning(states, pooled, sizes))
-        loss = (losses.per_sample(prediction, target) * weights).mean()
+        loss = (losses.per_sample(prediction, target, mask=mask) * weights).mean()
         loss.backward(scale)
         return loss.detach(), states.grad, None if pooled is None else pooled.grad
 
@@ -375,7 +375,7 @@ class UNetStep:
         self.adapters.refresh()
 
 
-def inputs_of(family, dtype, number, side=8, scale=1.0):
+def inputs_of(family, dtype, number, side=8, scale=1.0, is_masked=False):
     generator = torch.Generator().manual_seed(number)
 
     def normal(*shape):
@@ -383,6 +383,7 @@ def inputs_of(family, dtype, number, side=8, scale=1.0):
 
     config = family.modules()["unet"].config
     given = [normal(2, 4, side, 8), torch.randint(0, 1000, (2,), generator=generator), normal(2, 4, side, 8)]
+    given += [normal(2, 1, side, 8).sigmoid() if is_masked else None]
     given += [torch.tensor([1.0, 0.5]), torch.tensor(scale), normal(2, 7, config.cross_attention_dim).to(dtype)]
     if family.name == "sdxl":
         given += [normal(2, 20).to(dtype), torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)]
@@ -409,6 +410,23 @@ def test_a_training_gives_the_same_bits_as_without_graphs(family, dtype, is_chec
         assert len(recorder.tapes) == 2 * is_recorded
     assert cuda_graphs._are_same(*found)
     assert found[0][0] != found[0][-4]
+
+
+def test_masked_batches_and_whole_ones_are_recorded_apart():
+    found = []
+    for is_recorded in (False, True):
+        model = families.tiny("sd1")
+        step = UNetStep(model)
+        graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
+        results = []
+        for number in range(8):
+            given = inputs_of(model, torch.float32, number, is_masked=number % 2 == 1)
+            results += (graphs if is_recorded else step)(*given)
+            step.optimize()
+        found.append([*results, step.arena.master.detach().clone()])
+        assert not said
+        assert len(recorder.tapes) == 2 * is_recorded
+    assert cuda_graphs._are_same(*found)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -444,6 +462,6 @@ def test_nothing_in_the_step_comes_from_the_host():
     tiny = families.tiny("sdxl")
     model = sdxl.create("sdxl", tiny.noise, sdxl.TINY["sdxl"], "meta")
     step = UNetStep(model)
-    given = [x.to("meta") for x in inputs_of(model, torch.float32, 0)]
+    given = [x.to("meta") for x in inputs_of(model, torch.float32, 0, is_masked=True)]
     with Hosts():
         step(*given)

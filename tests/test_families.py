@@ -38,6 +38,7 @@ from library.families.clip_text import (
     folder_tokenizer,
     open_clip_sources,
     tokenize,
+    weighted_chunks,
 )
 from library.families.unet_names import original_unet_name
 from library.families.vae import original_sources
@@ -823,3 +824,99 @@ def test_gradient_checkpointing_of_text_encoders_changes_no_gradient(name):
         gradients.append(layer.weight.grad)
     assert gradients[0].abs().sum() > 0
     assert torch.equal(*gradients)
+
+
+# ---- Prompts with weights ----
+
+
+def plain_states(model, ids, layer, normed):
+    output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    states = output.hidden_states[layer]
+    return getattr(model, "text_model", model).final_layer_norm(states) if normed else states
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_without_weights_is_a_caption(name):
+    family = tiny(name)
+    with torch.no_grad():
+        weighted = family.encode_weighted([[(CAPTIONS[0], 1.0)]], SIZES[:1])
+        plain = family.encode_captions(CAPTIONS[:1], SIZES[:1])
+    torch.testing.assert_close(weighted.states, plain.states)
+    assert (weighted.pooled is None) == (plain.pooled is None)
+    if plain.pooled is not None:
+        torch.testing.assert_close(weighted.pooled, plain.pooled)
+
+
+@pytest.mark.parametrize("clip_skip", [None, 2])
+def test_weights_follow_the_web_uis_formula(clip_skip):
+    """states x weight, then all times the old mean over the new one; each chunk by itself, 77 states each."""
+    family = tiny("sd1")
+    family.clip_skip = clip_skip
+    tokenizer, encoder = family.tokenizer, family.text_encoder
+    with torch.no_grad():
+        found = family.encode_weighted([[("a red ", 1.0), ("hat", 1.3)], [("blue", 0.5)]], SIZES[:1]).states[0]
+        expected = []
+        for pieces in ([("a red", 1.0), ("hat", 1.3)], [("blue", 0.5)]):
+            ids, weights = [tokenizer.bos_token_id], [1.0]
+            for text, weight in pieces:
+                own = tokenizer(text, add_special_tokens=False)["input_ids"]
+                ids, weights = ids + own, weights + [weight] * len(own)
+            rest = 77 - len(ids)
+            states = plain_states(encoder, ids + [tokenizer.eos_token_id] * rest, -(clip_skip or 1), normed=True)[0]
+            weighted = states * torch.tensor(weights + [1.0] * rest)[:, None]
+            expected.append(weighted * states.mean() / weighted.mean())
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_each_encoder_of_sdxl_gets_its_own_mean_back_and_pooled_knows_no_weights():
+    family = tiny("sdxl")
+    with torch.no_grad():
+        plain = family.encode_weighted([[("a hat", 1.0)]], SIZES[:1])
+        heavy = family.encode_weighted([[("a hat", 1.5)], [("more", 0.2)]], SIZES[:1])
+    assert heavy.states.shape == (1, 154, 40)
+    for begin, end in ((0, 16), (16, 40)):
+        torch.testing.assert_close(heavy.states[:, :77, begin:end].mean(), plain.states[:, :, begin:end].mean())
+    torch.testing.assert_close(heavy.pooled, plain.pooled)
+    assert not torch.allclose(heavy.states[:, :77], plain.states, atol=1e-3)
+
+
+def test_an_empty_negative_prompt_is_zeros_for_sdxl_alone():
+    for name, is_zero in (("sd1", False), ("sd2", False), ("sdxl", True)):
+        family = tiny(name)
+        with torch.no_grad():
+            negative = family.encode_weighted([], SIZES[:1], is_negative=True)
+            said = family.encode_weighted([[("bad", 1.0)]], SIZES[:1], is_negative=True)
+            positive = family.encode_weighted([], SIZES[:1])
+        assert bool((negative.states == 0).all()) == is_zero
+        assert said.states.any()
+        assert positive.states.any()
+
+
+def chunk_sizes(*sections, room=75):
+    tokenizer = tiny("sd1").tokenizer
+    chunks = weighted_chunks(tokenizer, [[(text, 1.0)] for text in sections], room)
+    return [len(chunk) for chunk in chunks]
+
+
+def test_long_prompts_are_cut_behind_a_near_comma():
+    """As the web UI: less than 20 tokens go to the next chunk, else the phrase is cut; a comma never begins one."""
+    word = "a "  # one token
+    assert chunk_sizes("") == [0]
+    assert chunk_sizes(word * 75) == [75]
+    assert chunk_sizes(word * 76) == [75, 1]
+    assert chunk_sizes(word * 55 + ", " + word * 20) == [56, 20]  # 19 behind the comma, and the one that is too many
+    assert chunk_sizes(word * 54 + ", " + word * 21) == [75, 1]  # 20 behind it
+    assert chunk_sizes(word * 74 + ", " + word * 3) == [75, 3]
+    assert chunk_sizes(word * 60 + ", " + word * 14 + ", " + word) == [75, 2]  # it is a comma that is too many
+    assert chunk_sizes(word * 60 + ", " + word * 30 + ", " + word * 60) == [
+        61,
+        75,
+        16,
+    ]  # the first comma's place is forgotten
+
+
+def test_a_section_begins_a_chunk_even_an_empty_one():
+    assert chunk_sizes("a a", "a") == [2, 1]
+    assert chunk_sizes("", "a") == [0, 1]
+    assert chunk_sizes("a", "") == [1]
+    assert chunk_sizes("a", "", "a") == [1, 0, 1]

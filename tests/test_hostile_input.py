@@ -462,6 +462,33 @@ CASES: dict[str, Case] = {
         folders({"1_tag/\"it's\" 🐱 \u202egnp.\n$(x) %s {0}.png": red()}), colour(255, 0, 0)
     ),
     "picture: its name is GBK": works(folders({f"1_tag/{GBK}.png": red()}), colour(255, 0, 0)),
+    # ---- masks ----
+    "mask: cut in the middle": refused(
+        folders({"1_tag/masks/good.png": half(noise("PNG"))}), "1 mask(s) cannot be read: good.png (damaged", "anew"
+    ),
+    "mask: an empty file": refused(folders({"1_tag/masks/good.png": b""}), "cannot be read: good.png", "delete"),
+    "mask: a web page": refused(folders({"1_tag/masks/good.png": "<html>404</html>"}), "cannot be read: good.png"),
+    "mask: a bomb of 169 million pixels": refused(
+        folders({"1_tag/masks/good.png": black(13_000, 13_000)}), "cannot be read: good.png (13000 x 13000 pixels"
+    ),
+    "mask: of a picture on its side": refused(
+        folders({"1_tag/masks/wide.png": red((20, 30)), "1_tag/wide.png": red((30, 20))}),
+        "1 mask(s) are of another shape than their picture: wide.png (20x30, wide.png: 30x20)", "upright",
+    ),
+    "mask: may not be read": refused(
+        unreadable("1_tag/masks/good.png", {"1_tag/masks/good.png": red()}), "cannot be read: good.png (no permission"
+    ),
+    "mask: a folder of masks that may not be read": refused(
+        unreadable("1_tag/masks", {"1_tag/masks/good.png": red()}), "1_tag/masks: this folder cannot be read"
+    ),
+    "mask: of no picture": warned(
+        folders({"1_tag/masks/good.png.png": red()}), "good.png.png", "such as good.png instead of", holds=only_good
+    ),
+    "mask: black all over": warned(
+        folders({"1_tag/masks/good.png": black(16, 16)}), "1 picture(s) teach nothing", "good.png", holds=only_good
+    ),
+    "mask: a folder": works(folders({"1_tag/masks/good.png/x.png": red()}), only_good),
+    "mask: no folder but a file": works(folders({"1_tag/masks": "x"}), only_good),
     # ---- captions ----
     "caption: 5 MB in one line": warned(
         pictures(good_txt="word, " * 900_000), "good.txt (5,400,000)", "correct or delete",

@@ -132,6 +132,7 @@ def test_an_earlier_name_is_answered_with_the_present_one(name):
         ({"optimizer_type": ""}, {"optimizer_type": "AdamW"}),
         ({"sdpa": True, "persistent_data_loader_workers": True}, {}),
         ({"full_fp16": False, "dataset_repeats": 1}, {}),
+        ({"masked_loss": True, "alpha_mask": True}, {"masked_loss": True, "alpha_mask": True}),
         ({"unheard_of": 1}, {"unheard_of": 1}),  # check says so
     ],
 )
@@ -146,6 +147,10 @@ def test_values_are_understood(given, understood):
     [
         ({"save_n_epoch_ratio": 5}, "save_n_epoch_ratio is not taken: give save_every_n_epochs instead"),
         ({"debug_dataset": True}, "debug_dataset is not taken: it is not offered here"),
+        (
+            {"conditioning_data_dir": "masks"},
+            "conditioning_data_dir is not taken: the mask of photo.jpg is masks/photo.png beside it",
+        ),
         (
             {"network_module": "lycoris.kohya"},
             'network_module: "lycoris.kohya" is not taken: '

@@ -74,3 +74,29 @@ def test_samples_are_averaged_over_all_their_values_in_float32():
     )
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected)
+
+
+def test_masked_losses_are_those_of_sd_scripts():
+    """Each element's loss times the mask, then the mean over all elements: not over those that are learnt."""
+    difference = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(2, 4, 2, 2)
+    mask = torch.tensor([[[[1.0, 0.0], [0.5, 0.25]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    loss = losses.per_sample(difference, torch.zeros(2, 4, 2, 2), mask=mask)
+    torch.testing.assert_close(loss, torch.tensor([(1 + 0.5 * 9 + 0.25 * 16) / 4, 0.0]))
+
+
+def test_what_a_mask_hides_neither_counts_nor_learns():
+    prediction = torch.randn(2, 4, 6, 5, requires_grad=True)
+    target, mask = torch.randn(2, 4, 6, 5), (torch.rand(2, 1, 6, 5) > 0.6).float()
+    loss = losses.per_sample(prediction, target, mask=mask)
+    loss.sum().backward()
+    hidden = (mask == 0).expand_as(prediction)
+    assert prediction.grad[hidden].eq(0).all()
+    assert prediction.grad[~hidden].ne(0).all()
+    assert torch.equal(losses.per_sample(prediction, torch.where(hidden, 1e3, target), mask=mask), loss)
+
+
+@pytest.mark.parametrize("loss_type", losses.LOSSES)
+def test_a_white_mask_changes_no_bit(loss_type):
+    prediction, target, c = torch.randn(2, 4, 6, 5), torch.randn(2, 4, 6, 5), torch.tensor([0.5, 0.1])
+    whole = losses.per_sample(prediction, target, loss_type, c)
+    assert torch.equal(losses.per_sample(prediction, target, loss_type, c, mask=torch.ones(2, 1, 6, 5)), whole)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from library import families
@@ -207,6 +208,8 @@ EFFECTS = {
     "flip_aug": Effect(dict(flip_aug=True), other_weights),
     "color_aug": Effect(dict(color_aug=True), other_weights, dict(cache_latents=False)),
     "random_crop": Effect(dict(random_crop=True), other_weights, dict(cache_latents=False, enable_bucket=False)),
+    "masked_loss": Effect(dict(masked_loss=False), other_weights, dict(train_data_dir="{masked set}")),
+    "alpha_mask": Effect(dict(alpha_mask=True), other_weights, dict(train_data_dir="{transparent set}")),
     "prior_loss_weight": Effect(dict(prior_loss_weight=0.5), other_weights),
     "reg_captions": Effect(dict(reg_captions=False), said("caption files are not read")),
     "reg_rotate": Effect(dict(reg_rotate=False), said("2 of 8 regularization images are never used")),
@@ -288,10 +291,24 @@ def places(tmp_path_factory, tiny_model):
     (root / "one.txt").write_text("mytag --s 2 --w 64 --h 64")
     (root / "two.txt").write_text("cat --s 2 --w 64 --h 64 --d 3")
     draw_set(root / "set" / "1_cat", ["a cat", "a dog"], [(64, 64)] * 2)
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 40, 64))
+    for kind in ("masked", "transparent"):
+        folder = draw_set(root / kind / "1_cat", ["a cat", "a dog"], [(64, 64)] * 2)
+        (folder / "masks").mkdir()
+        for picture in folder.glob("*.png"):
+            if kind == "masked":
+                mask.save(folder / "masks" / picture.name)
+            else:
+                opened = Image.open(picture)
+                opened.putalpha(mask)
+                opened.save(picture)
     return {
         "{other model}": str(write_diffusers_folder(root / "model", other)),
         "{other vae}": str(root / "model" / "vae"),
         "{other set}": str(root / "set"),
+        "{masked set}": str(root / "masked"),
+        "{transparent set}": str(root / "transparent"),
         "{prompts}": str(root / "one.txt"),
         "{other prompts}": str(root / "two.txt"),
     }

@@ -1,6 +1,8 @@
 """Preview prompts as sd-scripts writes them, and samplers that denoise."""
 
+import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -60,6 +62,140 @@ def test_guidance_goes_from_the_negative_towards_the_prompt(scale, expected):
     positive, negative = (family.encode_captions([text], None) for text in ("3", "1"))
     predict = sampling.guided(family, positive, negative if scale != 1 else None, scale)
     assert torch.all(predict(torch.zeros(1, 4, 2, 2), torch.tensor([5])) == expected)
+
+
+# ---- the web UI's samplers ----
+
+
+def k_sigmas(count):
+    """k-diffusion's DiscreteSchedule.get_sigmas: by the logarithm between the model's own, 0 at the end."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas_bar = torch.cumprod(1 - betas, 0)
+    logs = (((1 - alphas_bar) / alphas_bar) ** 0.5).log()
+    levels = []
+    for t in torch.linspace(999, 0, count).tolist():
+        low = min(int(t), 998)
+        levels.append(float((logs[low] + (t - low) * (logs[low + 1] - logs[low])).exp()))
+    return [*levels, 0.0]
+
+
+def k_timestep(sigma):
+    """The timestep, not a whole one, that this noise level has."""
+    levels = torch.tensor(k_sigmas(1000)[:-1][::-1], dtype=torch.float64).log()
+    below = int((levels <= math.log(sigma) + 1e-9).nonzero()[-1])
+    below = min(below, 998)
+    return below + float((math.log(sigma) - levels[below]) / (levels[below + 1] - levels[below]))
+
+
+def k_sample(name, predict, x, sigmas, noise):
+    """Karras et al. 2022 (arXiv:2206.00364) and Lu et al. 2022 (arXiv:2211.01095) as k-diffusion steps them."""
+
+    def clean(x, sigma):
+        t = torch.tensor([k_timestep(sigma)], dtype=torch.float32)
+        return x - sigma * predict((x / (sigma**2 + 1) ** 0.5).float(), t).double()
+
+    slopes, before = [], None
+    for i, (now, after) in enumerate(itertools.pairwise(sigmas)):
+        guess = clean(x, now)
+        slope = (x - guess) / now
+        if name == "euler_a":
+            up = min(after, (after**2 * (now**2 - after**2) / now**2) ** 0.5)
+            x = x + slope * ((after**2 - up**2) ** 0.5 - now)
+            x = x + noise().double() * up if after > 0 else x
+        elif name == "heun" and after > 0:
+            second = x + slope * (after - now)
+            x = x + (slope + (second - clean(second, after)) / after) / 2 * (after - now)
+        elif name == "lms":
+            slopes = [slope, *slopes[:3]]
+            for j, earlier in enumerate(slopes):
+                others = [sigmas[i - k] for k in range(len(slopes)) if k != j]
+                grid = torch.linspace(now, after, 20001, dtype=torch.float64)
+                basis = torch.stack([(grid - o) / (sigmas[i - j] - o) for o in others] or [grid * 0 + 1]).prod(0)
+                x = x + earlier * torch.trapezoid(basis, grid)
+        elif name == "dpmsolver++" and after > 0:
+            step = math.log(now / after)
+            ahead = guess
+            if before is not None:
+                ratio = math.log(sigmas[i - 1] / now) / step
+                ahead = (1 + 1 / (2 * ratio)) * guess - before / (2 * ratio)
+            x = after / now * x - math.expm1(-step) * ahead
+        else:
+            x = x + slope * (after - now)
+        before = guess
+    return x
+
+
+class CurvedFamily(PerfectFamily):
+    """Predicts something that depends on everything, smoothly; keeps the latents it is given to decode."""
+
+    def __init__(self):
+        super().__init__("epsilon", torch.zeros(1))
+
+    def predict(self, noisy, t, conditioning):
+        return torch.tanh(noisy * (0.8 + 0.2 * torch.cos(t / 300)) + 0.1 * conditioning.states.mean())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "heun", "lms", "dpmsolver++"])
+@pytest.mark.parametrize("hires", [None, sampling.Hires(1.5, 0.4)])
+def test_samplers_take_the_web_uis_steps(sampler, hires):
+    """Same noise, same levels, same formulas; and a second time at the end of a longer schedule."""
+    family, steps = CurvedFamily(), 7
+    told = family.encode_captions(["a"], None)
+    prompt = Prompt("a", width=64, height=64, seed=5, step_count=steps, scale=1, sampler=sampler)
+    sampling.draw_told(family, prompt, told, None, hires=hires)
+
+    def predict(noisy, t):
+        return family.predict(noisy, t, told)
+
+    generator = torch.Generator().manual_seed(5)
+
+    def noise(side=8):
+        return torch.randn(1, 4, side, side, generator=generator)
+
+    x = k_sample(sampler, predict, noise().double() * k_sigmas(steps)[0], k_sigmas(steps), noise)
+    if hires:
+        x = torch.nn.functional.interpolate(x, (12, 12), mode="bilinear", antialias=False)
+        generator.manual_seed(5)
+        sigmas = k_sigmas(int(steps / 0.4))[-steps - 1 :]
+        x = k_sample(sampler, predict, x + noise(12).double() * sigmas[0], sigmas, lambda: noise(12))
+    torch.testing.assert_close(family.drawn.double(), x, rtol=2e-3, atol=2e-3)
+
+
+def test_the_second_drawing_tells_sdxl_its_own_size():
+    seen = []
+
+    class Sized(PerfectFamily):
+        def encode_captions(self, captions, sizes):
+            return Conditioning(torch.zeros(1, 1, 1), torch.zeros(1, 1), sizes)
+
+        def predict(self, noisy, t, conditioning):
+            seen.append((tuple(noisy.shape[2:]), conditioning.sizes[0].tolist()))
+            return torch.zeros_like(noisy)
+
+    family = Sized("epsilon", torch.zeros(1))
+    told = family.encode_captions([""], sampling.picture_sizes(64, 48))
+    prompt = Prompt("", width=64, height=48, seed=1, step_count=2, scale=1, sampler="euler")
+    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(2, 0.5))
+    assert seen == [((6, 8), [48, 64, 0, 0, 48, 64])] * 2 + [((12, 16), [96, 128, 0, 0, 96, 128])] * 2
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # diffusers' own
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "pndm"])
+def test_every_sampler_draws_a_second_time(sampler):
+    answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    family = PerfectFamily("epsilon", answer)
+    told = family.encode_captions([""], None)
+    prompt = Prompt("", width=64, height=64, seed=1, step_count=20, scale=1, sampler=sampler)
+    family.predict, once = (lambda noisy, t, told: fitted(noisy, t, told)), family.predict
+
+    def fitted(noisy, t, told):
+        family.answer = torch.nn.functional.interpolate(answer, noisy.shape[2:])
+        return once(noisy, t, told)
+
+    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
+    assert family.drawn.shape == (1, 4, 12, 12)
+    assert (family.drawn - family.answer).abs().mean() < 0.15 * answer.abs().mean()
 
 
 def test_drawing_disturbs_no_random_stream_of_the_training():

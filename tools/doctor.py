@@ -63,8 +63,9 @@ def examine(settings: Doctor) -> int:
     path = page.write(Path(settings.output_dir) / "doctor.html", page_of(settings, seen))
     counts = doctor.count(seen.findings)
     for finding in seen.findings:
-        if finding.level != "green":
-            print(f"{say(*page.LEVELS[finding.level])}{say(': ', '：')}{finding.line}")
+        if finding.level != "green":  # what is red with its cure, the rest in short
+            text = finding.line if finding.level == "red" else finding.text
+            print(f"{say(*page.LEVELS[finding.level])}{say(': ', '：')}{text}")
     print(
         say(
             f"{settings.script}: {counts['red']} red, {counts['amber']} amber, {counts['green']} green",
@@ -161,7 +162,9 @@ def tag_table(seen) -> str:
 def memory_table(seen) -> str:
     from library import page
 
-    return page.code(seen.memory.strip("\n")) if seen.memory else ""
+    if not seen.memory:
+        return ""
+    return page.folded(say("What the run will hold in memory", "训练占用的内存明细"), page.code(seen.memory.strip("\n")))
 
 
 if __name__ == "__main__":

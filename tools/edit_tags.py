@@ -22,9 +22,9 @@ action = "show"                 # "show" what would change, "apply" it, or "undo
 
 # ---- Often changed | 经常修改 ----
 delete_tags = None   # tags whose features shall move to your own word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none | 要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有
-replace_tags = None  # tags to write otherwise, such as ["serafuku -> sailor suit"]; None: none | 要替换的标签，如 ["serafuku -> sailor suit"]；None 表示没有
+replace_tags = None  # tags to write otherwise, such as ["serafuku -> sailor suit"]; * is possible on the left; None: none | 要替换的标签，如 ["serafuku -> sailor suit"]；左边可用 *；None 表示没有
 add_tags = None      # tags to add to every caption, behind your own word; None: none | 给每条标签添加的标签，放在触发词之后；None 表示没有
-imply_tags = None    # where the first tag is, the second is added, such as ["pleated skirt -> skirt"]; None: none | 出现前一个标签时补上后一个，如 ["pleated skirt -> skirt"]；None 表示没有
+imply_tags = None    # where the first tag is, the second is added, such as ["* skirt -> skirt"]; None: none | 出现前一个标签时补上后一个，如 ["* skirt -> skirt"]；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----
 remove_duplicates = True    # a tag that stands twice in a caption, in whatever spelling (long_hair, Long Hair), stands once | 同一条里重复的标签（包括 long_hair、Long Hair 等不同写法）只留一个
@@ -38,16 +38,458 @@ output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
-from library.tool_config import TOOLS
+from library import backup, block
+from library.checks import nearest
+from library.data import captions, folders, heap, samples, tag_edits, tag_statistics
+from library.messages import Stopped, UserError, say
+from library.tool_config import TOOLS, EditTags
+
+PAGE = "summary.html"
+ADVICE_IN_TERMINAL = 8  # lines; the page has all
+MOST_TAGS = 500  # rows of the table
+MOST_LETTERS = 60  # of one tag in the table; sentences are longer
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["edit_tags.py"], lambda settings: 0)
+    return block.run_tool(__file__, globals(), TOOLS["edit_tags.py"], run)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One caption: its first line, and what becomes of it."""
+
+    picture: heap.Picture
+    name: str
+    word: str | None  # its trigger word
+    before: str | None  # None: there is no caption
+    after: str | None  # None: none is made
+
+    @property
+    def is_text_changed(self) -> bool:
+        return self.before != self.after
+
+    @property
+    def is_changed(self) -> bool:
+        return self.is_text_changed or not self.picture.encoding.startswith("utf-8")
+
+    @property
+    def tags(self) -> tuple[list[str], list[str]]:
+        """Before and after; a comma is no change of tags."""
+        return _parts(self.before), _parts(self.after)
+
+
+def run(settings: EditTags) -> int:
+    """Show, change or restore the captions; the exit code is 0."""
+    edits = read(settings)
+    notes: list[str] = []
+    if settings.action == "undo":
+        notes += taken_back(Path(settings.images_dir))
+        edits = tag_edits.Edits(remove_duplicates=False)
+    found = heap.find(settings.images_dir, caption_extension=settings.caption_extension)
+    notes += found.notes
+    changes = planned(settings, edits, found, notes)
+    if settings.action == "undo":
+        changes = [Change(one.picture, one.name, one.word, one.before, one.before) for one in changes]
+    else:
+        check(edits, changes, notes)
+    statistics = tag_statistics.count(
+        tag_statistics.Captioned(folder_of(one), one.name, one.after) for one in changes
+    )
+    for note in notes:
+        print(say(f"note: {note}", f"注意：{note}"))
+    lines = totals(changes)
+    if settings.action == "apply":
+        applied(settings, changes)
+    for line in [*lines, *(next_lines(settings, changes))]:
+        print(line)
+    advice = advised(statistics, changes)
+    for one in [one for one in advice if one.level != "green"][:ADVICE_IN_TERMINAL]:
+        print(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
+    path = write_page(settings, changes, statistics, advice, notes, lines)
+    print(say(f"to look at: {path}", f"结果页：{path}"))
+    return 0
+
+
+# ---- what shall be done ----
+
+
+def read(settings: EditTags) -> tag_edits.Edits:
+    """The rules of the block. Raises UserError, naming all that is wrong with them."""
+    problems: list[str] = []
+    lists = {name: getattr(settings, name) or [] for name in ("delete_tags", "replace_tags", "add_tags", "imply_tags")}
+    for name, texts in {**lists, "trigger_word": [settings.trigger_word or ""]}.items():
+        tag_edits.refuse_commas(name, texts, problems)
+    for name in ("add_tags", "trigger_word"):
+        for text in lists.get(name, [settings.trigger_word or ""]):
+            if "*" in text:
+                problems.append(say(f'{name}: "{text}" holds *', f'{name}："{text}" 含有 *'))
+    edits = tag_edits.Edits(
+        replace=tag_edits.read_rules("replace_tags", lists["replace_tags"], problems),
+        delete=[text.strip() for text in lists["delete_tags"] if text.strip()],
+        imply=tag_edits.read_rules("imply_tags", lists["imply_tags"], problems),
+        add=[text.strip() for text in lists["add_tags"] if text.strip()],
+        remove_duplicates=settings.remove_duplicates,
+        order=settings.order,
+    )
+    if not problems:
+        problems = tag_edits.check(edits, [settings.trigger_word.strip()] if settings.trigger_word else [])
+    if problems:
+        raise UserError(problems, say(f"{len(problems)} problem(s) in the rules:", f"规则有 {len(problems)} 处问题："))
+    return edits
+
+
+def planned(settings: EditTags, edits: tag_edits.Edits, found: heap.Heap, notes: list[str]) -> list[Change]:
+    """What becomes of every caption. Raises UserError."""
+    pictures = [picture for picture in found.pictures if not is_regularization(picture, found)]
+    left_out = len(found.pictures) - len(pictures)
+    if left_out:
+        notes.append(
+            say(
+                f"{found.folder / 'reg'}: {left_out} regularization picture(s) are left as they are, they must not get "
+                "the trigger word. To edit their tags choose that folder as images_dir",
+                f"{found.folder / 'reg'}：{left_out} 张正则化图片保持原样，它们不能有触发词。"
+                "要修改它们的标签，请把 images_dir 设为该目录",
+            )
+        )
+    words = [word_of(settings, picture) for picture in pictures]
+    if settings.trigger_word:
+        others = {picture.path.parent.name for picture in pictures if concept_of(picture)}
+        others = sorted(name for name in others if not _same(folders.repeats_and_text(name)[1], settings.trigger_word))
+        if others:
+            notes.append(
+                say(
+                    f'trigger_word = "{settings.trigger_word}" goes into the captions of {folders.some(others)} too. '
+                    "If each folder shall have its own word, set trigger_word = None",
+                    f'trigger_word = "{settings.trigger_word}" 也会写进 {folders.some(others)} 的标签。'
+                    "如果各目录要用自己的词，请设 trigger_word = None",
+                )
+            )
+    lines = [None if picture.caption is None else captions.first_line(picture.caption) for picture in pictures]
+    after = tag_edits.edited([(line or "", word) for line, word in zip(lines, words, strict=True)], edits)
+    return [
+        Change(picture, found.name(picture), word, line, None if line is None and not new else new)
+        for picture, word, line, new in zip(pictures, words, lines, after, strict=True)
+    ]
+
+
+def is_regularization(picture: heap.Picture, found: heap.Heap) -> bool:
+    """Whether it lies in a folder `reg` beside the training pictures, as the face recipe leaves them."""
+    first = picture.path.relative_to(found.folder).parts[0]
+    return first == "reg" and any(other.path.relative_to(found.folder).parts[0] != "reg" for other in found.pictures)
+
+
+def concept_of(picture: heap.Picture) -> str | None:
+    """The word of a [repeats]_[concept] folder; None where the folder is no such."""
+    meaning = folders.repeats_and_text(picture.path.parent.name)
+    return meaning[1].strip() or None if meaning and meaning[0] >= 1 else None
+
+
+def word_of(settings: EditTags, picture: heap.Picture) -> str | None:
+    return (settings.trigger_word or "").strip() or concept_of(picture)
+
+
+def folder_of(change: Change) -> str:
+    """The set that a picture is counted in: its [repeats]_[concept] folder, else all are one."""
+    return change.picture.path.parent.name if concept_of(change.picture) else ""
+
+
+def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> None:
+    """Add to the notes what the user should know of rules and captions. Raises UserError."""
+    words = sorted({one.word for one in changes if one.word})
+    problems = tag_edits.check(edits, words)
+    if problems:
+        raise UserError(problems)
+    tags = sorted({tag for one in changes for tag in one.tags[0]})
+    for option, pattern in tag_edits.unused(edits, [*tags, *words]):
+        meant = nearest(pattern, tags)
+        hint = say(f"; the nearest is `{meant}`", f"；最接近的是 `{meant}`") if meant and "*" not in pattern else ""
+        notes.append(
+            say(f"{option}: `{pattern}` stands in no caption{hint}", f"{option}：没有标签是 `{pattern}`{hint}")
+        )
+    chinese = [one.name for one in changes if tag_edits.CHINESE_COMMA in (one.before or "")]
+    if chinese:
+        notes.append(
+            say(
+                f"{len(chinese)} caption(s) have Chinese commas, which separate no tags; they become plain commas: "
+                f"{folders.some(chinese)}",
+                f"{len(chinese)} 条标签含中文逗号，不能分隔标签，会改成英文逗号：{folders.some(chinese)}",
+            )
+        )
+    by_encoding: dict[str, list[Change]] = {}
+    for one in changes:
+        if not one.picture.encoding.startswith("utf-8"):
+            by_encoding.setdefault(one.picture.encoding, []).append(one)
+    for encoding, those in by_encoding.items():
+        first, line = those[0].name, (those[0].before or "")[:40]
+        kind = samples.GUESSED_ENCODINGS.get(encoding, encoding.upper())
+        doubt = (
+            say(". If that is not its text, save it as UTF-8 yourself first", "。如果文字不对，请先自行另存为 UTF-8")
+            if encoding in samples.GUESSED_ENCODINGS
+            else ""
+        )
+        notes.append(
+            say(
+                f'{len(those)} caption(s) are read as {kind} and become UTF-8, e.g. {first}: "{line}"{doubt}',
+                f"{len(those)} 个标签文件按 {kind} 读取，会改存为 UTF-8，如 {first}：“{line}”{doubt}",
+            )
+        )
+    emptied = [one.name for one in changes if one.before and not one.after]
+    if emptied:
+        notes.append(
+            say(
+                f"{len(emptied)} caption(s) become empty: {folders.some(emptied)}",
+                f"{len(emptied)} 条标签会变成空的：{folders.some(emptied)}",
+            )
+        )
+
+
+# ---- doing it ----
+
+
+def applied(settings: EditTags, changes: list[Change]) -> None:
+    """Write what changes."""
+    from tqdm import tqdm
+
+    to_write = {one.picture.caption_path: one for one in changes if one.is_changed and one.after is not None}
+    with backup.Backup(Path(settings.images_dir), "edit_tags") as kept:
+        try:
+            for path, one in tqdm(to_write.items(), disable=None, leave=False, unit=say(" captions", " 条")):
+                text = tag_edits.with_first_line(one.picture.caption or "", one.after)
+                kept.write(path, text.encode("utf-8"))
+        except KeyboardInterrupt:
+            count = f"{kept.count:,} / {len(to_write):,}"
+            print(
+                say(
+                    f'stopped: {count} files are written. Run it again to go on, or set action = "undo"',
+                    f'已停止：写入了 {count} 个文件。再次运行会接着做，要撤销请设 action = "undo"',
+                )
+            )
+            raise Stopped from None
+
+
+def taken_back(folder: Path) -> list[str]:
+    """Undo, and say what became of it."""
+    undone = backup.undo(folder)
+    if not undone.name:
+        return [
+            say(
+                f"nothing to undo: no change is kept in {folder / backup.FOLDER}. Choose the images_dir that it was "
+                "made with",
+                f"没有可撤销的：{folder / backup.FOLDER} 里没有改动记录。请选择当时的 images_dir",
+            )
+        ]
+    lines = [
+        say(
+            f"undone: {undone.name}, {len(undone.restored)} file(s) are as they were",
+            f"已撤销：{undone.name}，{len(undone.restored)} 个文件已恢复原样",
+        )
+    ]
+    if undone.left:
+        names = folders.some([path.name for path in undone.left])
+        kept = folder / backup.FOLDER / f"{undone.name}{backup.UNDONE}"
+        lines.append(
+            say(
+                f"{len(undone.left)} file(s) were changed since, and are left as they are now: {names}. What they were "
+                f"lies in {kept}",
+                f"{len(undone.left)} 个文件在那之后又改过，保持现状：{names}。原来的内容在 {kept}",
+            )
+        )
+    return lines
+
+
+# ---- what is said ----
+
+
+def totals(changes: list[Change]) -> list[str]:
+    """How much changes, a line each."""
+    captioned = sum(one.before is not None for one in changes)
+    lines = [
+        say(
+            f"{len(changes):,} pictures, {captioned:,} with a caption",
+            f"{len(changes):,} 张图片，{captioned:,} 张有标签",
+        )
+    ]
+    changed = [one for one in changes if one.is_text_changed]
+    removed, added = counted(changed)
+    if changed:
+        made = sum(one.before is None for one in changed)
+        new = say(f", {made} of them new", f"，其中 {made} 条是新建的") if made else ""
+        lines.append(
+            say(
+                f"{len(changed):,} captions change{new}: {sum(removed.values()):,} tags go, {sum(added.values()):,} come",
+                f"{len(changed):,} 条标签有改动{new}：去掉 {sum(removed.values()):,} 个，加上 {sum(added.values()):,} 个",
+            )
+        )
+    for english, chinese, counts in (("go", "去掉", removed), ("come", "加上", added)):
+        if counts:
+            listed = folders.some([f"{tag} ({number})" for tag, number in sorted(counts.items(), key=_most)], 20)
+            lines.append(say(f"{english}: {listed}", f"{chinese}：{listed}"))
+    return lines
+
+
+def counted(changes: list[Change]) -> tuple[dict[str, int], dict[str, int]]:
+    """Tags that go and that come, and in how many captions."""
+    removed: dict[str, int] = {}
+    added: dict[str, int] = {}
+    for one in changes:
+        before, after = one.tags
+        for tag in before:
+            removed[tag] = removed.get(tag, 0) + (before.count(tag) > after.count(tag)) / before.count(tag)
+        for tag in after:
+            added[tag] = added.get(tag, 0) + (after.count(tag) > before.count(tag)) / after.count(tag)
+    return tuple({tag: round(number) for tag, number in counts.items() if number} for counts in (removed, added))
+
+
+def next_lines(settings: EditTags, changes: list[Change]) -> list[str]:
+    """What was done, or what to do to have it done."""
+    count = len({one.picture.caption_path for one in changes if one.is_changed})
+    if settings.action == "undo":
+        return []
+    if not count:
+        return [say("nothing to change", "没有需要改动的")]
+    if settings.action == "apply":
+        return [
+            say(
+                f'applied to {count:,} file(s). To take it back: action = "undo"',
+                f'已写入 {count:,} 个文件。要撤销请设 action = "undo"',
+            )
+        ]
+    return [
+        say(
+            'nothing is changed yet. Look at the summary, then set action = "apply"',
+            '还没有改动任何文件。请先看结果页，再设 action = "apply"',
+        )
+    ]
+
+
+def advised(statistics: tag_statistics.TagStatistics, changes: list[Change]) -> list[tag_statistics.Advice]:
+    """What the captions as they become will do in training."""
+    from library.families import clip_text
+
+    def token_counts(lines: list[str]) -> list[int]:
+        if all(len(line.encode()) <= tag_statistics.TOKEN_LIMITS[0] for line in lines):
+            return [0] * len(lines)  # a token is a byte at least
+        tokenizer = clip_text.build_tokenizer(clip_text.clip_merges())
+        return [len(ids) for ids in clip_text.caption_tokens(tokenizer, lines)]
+
+    return tag_statistics.advice(
+        statistics,
+        {folder_of(one): one.word for one in changes},
+        is_everyday_word=clip_text.is_everyday_word,
+        token_counts=token_counts,
+    )
+
+
+def write_page(
+    settings: EditTags,
+    changes: list[Change],
+    statistics: tag_statistics.TagStatistics,
+    advice: list[tag_statistics.Advice],
+    notes: list[str],
+    lines: list[str],
+) -> Path:
+    """The summary."""
+    from library import page
+
+    changed = [one for one in changes if one.is_text_changed]
+    is_done = settings.action == "apply"
+    blocks = [
+        page.facts(
+            {
+                say("pictures", "图片"): f"{len(changes):,}",
+                say("with a caption", "有标签的"): f"{statistics.total():,}",
+                say("different tags", "不同的标签"): f"{len(statistics.tags):,}",
+                say("captions changed", "已改动的标签文件")
+                if is_done
+                else say("captions would change", "将改动的标签文件"): f"{len(changed):,}",
+            }
+        ),
+        *(page.paragraph(line) for line in [*lines[1:], *next_lines(settings, changes)]),
+    ]
+    if notes:
+        blocks.append(page.section(say("Noticed", "注意"), *(page.finding("amber", note) for note in notes)))
+    after = changed and not is_done
+    heading = (
+        say("What these tags will do, once applied", "执行之后，这些标签会起什么作用")
+        if after
+        else say("What these tags will do", "这些标签会起什么作用")
+    )
+    blocks.append(page.section(heading, *(page.finding(one.level, one.text, one.cure) for one in advice)))
+    if changed:
+        heading = say("Changed", "已改动") if is_done else say("Would change", "将会改动")
+        figures = [
+            page.picture(one.picture.path, one.name, page.difference(*one.tags))
+            for one in changed[: page.MOST_PICTURES]
+        ]
+        rest = len(changed) - len(figures)
+        more = say(f"and {rest:,} more", f"另有 {rest:,} 条未显示") if rest else ""
+        blocks.append(page.section(heading, page.rows(figures), page.paragraph(more, faint=True)))
+    blocks.append(tag_table(statistics, changes))
+    blocks.append(
+        page.section(
+            say("What next", "下一步"),
+            page.paragraph(
+                say(
+                    "When the tags are as you want them, sort_into_folders.py makes the [repeats]_[concept] folders.",
+                    "标签满意之后，用 sort_into_folders.py 建立 [重复次数]_[概念] 目录。",
+                )
+            ),
+        )
+    )
+    return page.write(Path(settings.output_dir) / PAGE, page.page(say("Tags", "标签"), *blocks))
+
+
+def tag_table(statistics: tag_statistics.TagStatistics, changes: list[Change]) -> str:
+    """Every tag: how often, what will become of it, where it is missing."""
+    from library import page
+
+    words = {folder_of(one): one.word for one in changes}
+    several = list(statistics.folders) if len(statistics.folders) > 1 else []
+    rows = []
+    for tag in list(statistics.tags.values())[:MOST_TAGS]:
+        # it is judged in the folder where it stands most often
+        folder = max(statistics.folders, key=lambda name, tag=tag: statistics.share(tag, name))
+        missing = statistics.missing(tag, folder) if tag_statistics.ALWAYS <= statistics.share(tag, folder) < 1 else []
+        rows.append(
+            [
+                tag.text if len(tag.text) <= MOST_LETTERS else f"{tag.text[:MOST_LETTERS]}...",
+                statistics.count(tag),
+                page.Html(f"{statistics.share(tag):.0%}"),
+                *(f"{statistics.count(tag, name)} / {statistics.total(name)}" for name in several),
+                tag_statistics.fate(statistics, tag, words.get(folder), folder),
+                folders.some(missing, 3),
+            ]
+        )
+    head = [say("tag", "标签"), say("pictures", "图片"), say("share", "比例"), *several]
+    head += [say("what will become of it", "在训练中的作用"), say("missing in", "缺少它的图")]
+    rest = len(statistics.tags) - MOST_TAGS
+    more = say(f"and {rest:,} more, which are rarer", f"另有 {rest:,} 个更少见的标签") if rest > 0 else ""
+    how = say(
+        "Whether a tag is about the subject (hair, eyes, clothes) or about scene, pose, view, expression, number or quality "
+        "is decided by a list of danbooru's words; what is not in the list counts as the subject's.",
+        "标签属于主体（头发、眼睛、衣服）还是画面、姿势、视角、表情、人数、画质，按内置的 danbooru 词表判断；"
+        "表中没有的都算主体的。",
+    )
+    return page.section(
+        say("All tags", "全部标签"), page.paragraph(how, faint=True), page.table(head, rows), page.paragraph(more, faint=True)
+    )
+
+
+def _parts(line: str | None) -> list[str]:
+    return captions.tags((line or "").replace(tag_edits.CHINESE_COMMA, ","))
+
+
+def _same(first: str, second: str) -> bool:
+    return tag_statistics.spelled(first) == tag_statistics.spelled(second)
+
+
+def _most(entry: tuple[str, int]) -> tuple[int, str]:
+    return -entry[1], entry[0]
 
 
 if __name__ == "__main__":

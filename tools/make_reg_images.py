@@ -47,10 +47,12 @@ overwrite = False  # draw anew what is there with other settings or from a capti
 import re
 import shutil
 import sys
+import textwrap
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -59,6 +61,8 @@ from library.messages import Note, Stopped, UserError, say
 from library.tool_config import TOOLS, MakeRegImages
 
 SAY_ESTIMATE = 30  # seconds that are worth an estimate
+MOST_BESIDE = 3  # pictures shown beside a training picture
+LONGEST_SHOWN = 200  # letters of a caption in the summary
 
 
 def main() -> int:
@@ -70,9 +74,10 @@ class Job:
     """What is wanted and what of it is there, known before any model is loaded."""
 
     settings: MakeRegImages
-    info: object  # families.ModelInfo
-    machine: object  # device.Device
-    found: object  # data.samples.Found, of the training set
+    info: Any  # families.ModelInfo
+    machine: Any  # device.Device
+    found: Any  # data.samples.Found, of the training set
+    fits: dict  # path -> contracts.Fit, of the training pictures
     pictures: list  # of data.regularization.Wanted
     shares: list  # of data.regularization.Share
     recipes: dict  # path -> picture_recipe.Recipe
@@ -139,6 +144,7 @@ def look(settings: MakeRegImages) -> Job:
     """
     from library import families
     from library.assembly import drawing
+    from library.assembly.prepare import make_folder
     from library.config import Config
     from library.data import buckets, regularization, remembered, samples
 
@@ -155,6 +161,7 @@ def look(settings: MakeRegImages) -> Job:
     found = attempt(samples.find, train, caption_extension=settings.caption_extension, memory=cache)
     info = attempt(families.inspect, settings.pretrained_model_name_or_path)
     config = Config(resolution=settings.resolution)
+    attempt(make_folder, output)
     rule = attempt(buckets.resolve_resolution, config, info.resolution, info.size_step) if info else None
     machine = attempt(drawing.choose_machine, settings.device, settings.mixed_precision, info.width) if info else None
     if problems:
@@ -198,12 +205,12 @@ def look(settings: MakeRegImages) -> Job:
         line for line in found.warnings if not line.startswith(f"{output}:")
     ]  # it may lie beside the numbered ones
     notes += notes_on_captions(settings, info, found, pictures)
-    job = Job(settings, info, machine, found, pictures, shares, recipes, notes)
+    job = Job(settings, info, machine, found, fits, pictures, shares, recipes, notes)
     sort_out(job)
     return job
 
 
-def notes_on_captions(settings: MakeRegImages, info, found, pictures: list) -> list[Note]:
+def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: list) -> list[Note]:
     """What the user should know of the captions before hours are spent on them."""
     from library import families
     from library.data import captions, regularization
@@ -323,7 +330,7 @@ def sort_out(job: Job) -> None:
 
     output = Path(job.settings.output_dir)
     there: dict[Path, dict | None] = {}  # None: not drawn here, or not whole
-    for folder in subfolders(output) if output.is_dir() else []:
+    for folder in subfolders(output):
         if not repeats_and_text(folder.name) or folder.name == MASKS:
             continue
         for entry in entries(folder):
@@ -410,15 +417,11 @@ def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list
     told = []
     for name, pairs in changes.items():
         (then, now), count = pairs[0], len(pairs)
-        if len(set(pairs)) == 1 and name != "prompt":
-            told.append(say(f"{name} was {then!r} and is {now!r} now", f"{name} 原为 {then!r}，现为 {now!r}"))
-        else:
-            told.append(
-                say(
-                    f"{name} is another for {count} of them, such as {then!r}, now {now!r}",
-                    f"其中 {count} 张的 {name} 不同，如原为 {then!r}，现为 {now!r}",
-                )
-            )
+        several = f" ({count} pictures; one of them)" if len(set(pairs)) > 1 else ""
+        several_zh = f"（共 {count} 张，如其中一张）" if len(set(pairs)) > 1 else ""
+        told.append(
+            say(f"{name}{several} was {then!r} and is {now!r} now", f"{name}{several_zh}原为 {then!r}，现为 {now!r}")
+        )
     listed = say("; ", "；").join(told)
     return [
         say(
@@ -485,12 +488,12 @@ def draw(job: Job) -> None:
             drawn[one.sample.image_path.parent] += 1
             left = taken * (all_pixels / (one.size[0] * one.size[1]) - 1)
             if number == 1 and left > SAY_ESTIMATE:
+                others, long = len(job.missing) - 1, drawing.spoken(left)
                 bar.write(
                     say(
-                        f"the first picture took {taken:.1f} s: about {_spoken(left)} for the {len(job.missing) - 1} "
-                        "others. Ctrl-C stops it; run again, it goes on",
-                        f"第一张用了 {taken:.1f} 秒，其余 {len(job.missing) - 1} 张约需 {_spoken(left)}。"
-                        "可按 Ctrl-C 停止，再次运行会接着画",
+                        f"the first picture took {taken:.1f} s: about {long} for the {others} others. "
+                        "Ctrl-C stops it; run again, it goes on",
+                        f"第一张用了 {taken:.1f} 秒，其余 {others} 张约需 {long}。可按 Ctrl-C 停止，再次运行会接着画",
                     )
                 )
             if number == len(job.missing) or job.missing[number].sample.folder != one.sample.folder:
@@ -499,42 +502,23 @@ def draw(job: Job) -> None:
     count = len(job.missing)
     print(
         say(
-            f"{count} pictures drawn in {_spoken(seconds)}, {seconds / count:.2f} s each",
-            f"共画 {count} 张，用时 {_spoken(seconds)}，每张 {seconds / count:.2f} 秒",
+            f"{count} pictures drawn in {drawing.spoken(seconds)}, {seconds / count:.2f} s each",
+            f"共画 {count} 张，用时 {drawing.spoken(seconds)}，每张 {seconds / count:.2f} 秒",
         )
     )
 
 
-def _spoken(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 100:
-        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
-    if seconds < 100 * 60:
-        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
-    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
-
-
-def write(job: Job, one, picture) -> None:
+def write(job: Job, one: Any, picture: Any) -> None:
     """Write a picture and its caption; where the disk is full, wait for room."""
-    from tqdm import tqdm
-
-    from library import disk, picture_recipe
+    from library import picture_recipe
+    from library.assembly import drawing
 
     def both() -> None:
         one.path.parent.mkdir(parents=True, exist_ok=True)
         write_caption(job, one)  # first: the picture is what says that it is done
         picture_recipe.write(one.path, picture, job.recipes[one.path])
 
-    try:
-        size = 3 * picture.width * picture.height
-        disk.writing(one.path, both, size=size, may_free=lambda: False, say_line=tqdm.write)
-    except OSError as error:
-        raise UserError(
-            say(
-                f"{one.path} cannot be written ({error.strerror or error}). Allow it, or choose another output_dir",
-                f"{one.path} 无法写入（{error.strerror or error}）。请取得写入权限，或换一个 output_dir",
-            )
-        ) from error
+    drawing.keep(one.path, both, 3 * picture.width * picture.height)
     old = job.replaced.get(one.path)
     if old and old.parent != one.path.parent:
         for path in (old, old.with_suffix(_ending(job.settings.caption_extension))):
@@ -547,11 +531,11 @@ def _ending(caption_extension: str) -> str:
     return caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
 
 
-def _caption_path(job: Job, one) -> Path:
+def _caption_path(job: Job, one: Any) -> Path:
     return one.path.with_suffix(_ending(job.settings.caption_extension))
 
 
-def write_caption(job: Job, one) -> None:
+def write_caption(job: Job, one: Any) -> None:
     """The caption beside its picture, as the training reads it by default (reg_captions)."""
     _caption_path(job, one).write_text(one.caption, encoding="utf-8")
 
@@ -588,14 +572,15 @@ def rule_lines(job: Job) -> list[Note]:
                 f"多于训练样本：请把 images_per_caption 降到 {folder.repeats}，或增加训练图片的重复次数",
             )
         )
+        ours = f"{_counted(folder.picture_count, 'picture')} x {_counted(folder.repeats, 'repeat')}"
+        theirs = f"{_counted(share.reg_pictures, 'picture')} x {_counted(share.reg_repeats, 'repeat')}"
         lines.append(
             Note(
                 say(
-                    f"{folder.name}: {folder.picture_count} pictures x {folder.repeats} = {share.train_samples} {sign} "
-                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_pictures} pictures in {share.reg_folder}: "
-                    f"{verdict}",
-                    f"{folder.name}：{folder.picture_count} 张 x {folder.repeats} = {share.train_samples} {sign} "
-                    f"{share.reg_samples} = {share.reg_repeats} x {share.reg_folder} 的 {share.reg_pictures} 张："
+                    f"{folder.name}: {ours} = {share.train_samples} {sign} {share.reg_samples} = {theirs} in "
+                    f"{share.reg_folder}: {verdict}",
+                    f"{folder.name}：{folder.picture_count} 张 x 重复 {folder.repeats} = {share.train_samples} {sign} "
+                    f"{share.reg_samples} = {share.reg_folder} 的 {share.reg_pictures} 张 x 重复 {share.reg_repeats}："
                     f"{verdict}",
                 ),
                 "green" if share.holds else "amber",
@@ -622,6 +607,10 @@ def rule_lines(job: Job) -> list[Note]:
     return lines
 
 
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" + ("s" if count != 1 else "")
+
+
 def write_summary(job: Job, lines: list[Note]) -> Path:
     """The page to look at: pairs of a training picture and what was drawn for it."""
     from library import page
@@ -630,17 +619,14 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
     beside: dict[Path, list] = {}
     for one in job.pictures:
         beside.setdefault(one.sample.image_path, []).append(one)
-    shown = sorted(beside.items())
     figures = []
-    for path, ones in shown[: page.MOST_PICTURES]:
+    for path, ones in sorted(beside.items())[: page.MOST_PICTURES]:
         first = ones[0]
-        note = say(
-            f"seed {first.seed}, {first.size[0]}x{first.size[1]}", f"种子 {first.seed}，{first.size[0]}x{first.size[1]}"
-        )
-        figures.append(
-            page.picture(side_by_side([path, *(one.path for one in ones[:3])]), first.caption, f"{path.name} · {note}")
-        )
-    figures += [page.html("")] * (len(shown) - len(figures))  # counted, not shown
+        sheet = side_by_side(first.sample, job.fits[path], [one.path for one in ones[:MOST_BESIDE]])
+        size = f"{first.size[0]}x{first.size[1]}"
+        note = say(f"{path.name} · seed {first.seed}, {size}", f"{path.name} · 种子 {first.seed}，{size}")
+        figures.append(page.picture(sheet, textwrap.shorten(first.caption, LONGEST_SHOWN, placeholder=" …"), note))
+    figures += [page.html("")] * (len(beside) - len(figures))  # counted, not shown
     findings = [page.finding(getattr(line, "level", "amber"), line) for line in [*lines, *job.notes]]
     content = page.page(
         say("Regularization pictures", "正则化图片"),
@@ -651,7 +637,7 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
                 say("base model", "底模"): job.info.path.name,
             }
         ),
-        page.section(say("The rule", "数量规则"), *findings),
+        page.section(say("The rule, and what was noticed", "数量规则与提醒"), *findings),
         page.section(
             say("Next", "下一步"),
             page.paragraph(say("In lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
@@ -672,25 +658,21 @@ def write_summary(job: Job, lines: list[Note]) -> Path:
     return page.write(Path(settings.output_dir) / "summary.html", content)
 
 
-def side_by_side(paths: list[Path], height: int = 160):
-    """Pictures next to one another at one height; one that cannot be read is grey."""
-    from PIL import Image, ImageOps
+def side_by_side(sample: Any, fit: Any, paths: list[Path], height: int = 160) -> Any:
+    """A training picture as training sees it, and what was drawn for it; one that cannot be read is grey."""
+    from PIL import Image
 
-    shown = []
-    for path in paths:
+    from library.data import images
+
+    gap, sides = 4, (round(fit.bucket[0] * height / fit.bucket[1]), height)
+    sheet = Image.new("RGB", ((sides[0] + gap) * (1 + len(paths)) - gap, height), "white")
+    for number in range(1 + len(paths)):
         try:
-            with Image.open(path) as opened:
-                opened.draft("RGB", (height, height))
-                upright = ImageOps.exif_transpose(opened).convert("RGBA")
-            ground = Image.new("RGBA", upright.size, "white")
-            shown.append(ImageOps.contain(Image.alpha_composite(ground, upright).convert("RGB"), (4 * height, height)))
-        except Exception:  # a decoder that meets a broken file may raise anything
-            shown.append(Image.new("RGB", (height, height), "gray"))
-    sheet = Image.new("RGB", (sum(picture.width + 4 for picture in shown) - 4, height), "white")
-    left = 0
-    for picture in shown:
-        sheet.paste(picture, (left, (height - picture.height) // 2))
-        left += picture.width + 4
+            opened = Image.open(paths[number - 1]) if number else Image.fromarray(images.load(sample.image_path, fit))
+            shown = opened.convert("RGB").resize(sides)
+        except (OSError, ValueError):  # changed or gone since
+            shown = Image.new("RGB", sides, "gray")
+        sheet.paste(shown, (number * (sides[0] + gap), 0))
     return sheet
 
 

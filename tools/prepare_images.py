@@ -41,17 +41,432 @@ overwrite = False  # make pictures anew that are already there; False: those mad
 
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import os
 import sys
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import block
-from library.tool_config import TOOLS
+from library.messages import UserError, say
+from library.tool_config import TOOLS, PrepareImages
+
+if TYPE_CHECKING:  # what decodes and cleans is imported when the parameters are found right
+    from library.assembly.cleaning import Cleaner, Models
+    from library.assembly.raw_pictures import Group, Raw, Survey
+    from library.cleaning.ledger import Ledger, Record
+    from library.cleaning.region import Region
+
+PAGE = "summary.html"
+BYTES_PER_PIXEL = 2  # of a PNG photo; drawings take a quarter
+
+
+class Job(NamedTuple):
+    """A raw picture that is wanted."""
+
+    raw: "Raw"
+    stem: str  # name of what it becomes, below output_dir and without ending
+    settings: str  # in short, of all that decides the result
+
+
+class Plan(NamedTuple):
+    """What there is to do."""
+
+    cleaner: "Cleaner"
+    jobs: list[Job]  # all pictures that are wanted
+    todo: list[Job]
+    deleted: dict[str, list[str]]  # raw name -> files an earlier run made, now gone
+
+
+def prepare(settings: PrepareImages) -> int:
+    """Look at all raw pictures, decide, clean, and write the summary. Gives the exit code."""
+    import cv2
+
+    from library import page
+    from library.assembly import cleaning_page, raw_pictures
+    from library.cleaning.ledger import Ledger
+
+    cv2.setNumThreads(1)  # a thread for each picture is faster than all threads for one
+    output, thread_count = Path(settings.output_dir), min(8, os.cpu_count() or 1)
+    names, survey = raw_pictures.find(Path(settings.images_dir))
+    regions = _regions(settings, names)
+    try:
+        with Ledger(output) as book:
+            with _bar(len(names), say("looking", "查看")) as bar:
+                raw_pictures.look(
+                    names, survey, resolution=settings.resolution, trims=settings.trim_borders,
+                    memory=output / ".cache", thread_count=thread_count, told=bar.update,
+                )  # fmt: skip
+            if not survey.pictures:
+                reasons = [f"{name}: {why}" for name, why in survey.skipped.items()]
+                raise UserError([*reasons, *survey.notes], say("no usable picture:", "没有可用的图片："))
+            groups = raw_pictures.groups(survey, settings.similarity, book)
+            left_out = _left_out(groups) if settings.duplicates == "leave out" else {}
+            wanted = [raw for raw in survey.pictures if raw.name not in left_out]
+            models, lines = _models(settings, wanted)
+            for line in (_counts(survey, left_out, wanted), *lines):
+                print(line, flush=True)
+            plan = _plan(settings, wanted, book, models, regions)
+            _work(plan, survey, book, output, thread_count)
+            worked = {job.raw.name for job in plan.jobs} - survey.skipped.keys()
+            records = {name: book.records[name] for name in sorted(worked)}
+            stale = _stale(book, worked, output)
+    except KeyboardInterrupt:
+        print(say("stopped; run it again to go on", "已停止；再次运行会接着做"), file=sys.stderr)
+        raise
+    outcome = cleaning_page.Outcome(
+        survey=survey,
+        groups=groups,
+        mirrored=raw_pictures.mirrored([raw for raw in wanted if raw.name in records], settings.similarity),
+        left_out=left_out,
+        records=records,
+        deleted=plan.deleted,
+        stale=stale,
+        models=lines,
+        next_steps=_next_steps(settings, records, output),
+    )
+    for _, found, cure in cleaning_page.findings(outcome, settings):
+        print(f"  {found}{say('. ', '。') if cure else ''}{cure}")
+    count, made = len(outcome.files()), len(plan.todo)
+    if made:
+        unchanged = len(plan.jobs) - made
+        print(
+            say(
+                f"{count} clean pictures in {output}; raw pictures worked on: {made}, as before: {unchanged}",
+                f"{output} 里现有整理好的图片 {count} 张；本次处理原图 {made} 张，未变 {unchanged} 张",
+            )
+        )
+    else:
+        print(
+            say(f"nothing was to do: {count} clean pictures as before", f"无事可做：整理好的 {count} 张图片与上次相同")
+        )
+    for line in outcome.next_steps:
+        print(line)
+    summary = page.write(output / PAGE, cleaning_page.build(outcome, settings, output))
+    print(say(f"look at {summary}", f"请查看 {summary}"))
+    return 0
+
+
+def _bar(total: int, text: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=text, disable=None, file=sys.stderr, leave=False)
+
+
+def _regions(settings: PrepareImages, names: list[str]) -> "dict[str, list[Region]]":
+    """The user's own regions to erase."""
+    if settings.regions is None:
+        return {}
+    from library.cleaning import regions_file
+    from library.data import captions, images
+
+    file = Path(settings.regions)
+    try:
+        text = captions.decode(file.read_bytes())[0]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            say(f"{file}: cannot be read ({error}); save it as UTF-8", f"{file}：无法读取（{error}），请另存为 UTF-8")
+        ) from error
+
+    @cache
+    def size_of(name: str) -> tuple[int, int]:
+        return images.raw(Path(settings.images_dir) / name, area=1)[0][:2]
+
+    return regions_file.read(text, names, size_of, file.name)
+
+
+def _left_out(groups: "list[Group]") -> dict[str, str]:
+    """Duplicates that are not used: name -> the best of its group."""
+    return {raw.name: group.members[0].name for group in groups for raw in group.members if raw.name not in group.kept}
+
+
+def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> str:
+    total, skipped = len(survey.pictures) + len(survey.skipped), len(survey.skipped)
+    return say(
+        f"{total} raw pictures: {skipped} skipped, {len(left_out)} left out as duplicates, {len(wanted)} used",
+        f"原始图片 {total} 张：略过 {skipped} 张，去掉重复 {len(left_out)} 张，使用 {len(wanted)} 张",
+    )
+
+
+def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list[str]]":
+    """The models that are needed and there, and a line on each thing that they, or OpenCV, will do."""
+    import numpy as np
+
+    from library import local_models
+    from library.assembly.cleaning import Models
+    from library.cleaning import background, faces
+
+    def tried(file: Path) -> Path:
+        faces.find(np.zeros((64, 64, 3), np.uint8), file)
+        return file
+
+    lines: list[str] = []
+    face = subject = None
+    if settings.faces != "keep":
+        found = local_models.find(faces.MODEL_PATTERNS, settings.models_dirs)
+        face = _first(found, tried, lines)
+        name = face.name if face else say("OpenCV's detectors of photographed faces", "OpenCV 自带的真人脸检测器")
+        lines.append(say(f"faces: {name}", f"人脸：{name}"))
+    if settings.background != "keep":
+        found = local_models.find(background.MODEL_PATTERNS, settings.models_dirs)
+        subject = _first(found, lambda file: local_models.open_onnx(file, settings.device), lines)
+        if subject:
+            name, where = subject.path.name, subject.device
+            lines.append(say(f"background: {name} on {where}", f"背景：{name}，设备 {where}"))
+        else:
+            lines.append(
+                say(
+                    "background: OpenCV's GrabCut, which guesses; look at every picture. A rembg model such as "
+                    "isnet-general-use.onnx in a folder of models_dirs does it better",
+                    "背景：OpenCV 的 GrabCut，靠猜测，请逐张检查。把 isnet-general-use.onnx 等 rembg 模型放进 models_dirs "
+                    "所列目录，效果好得多",
+                )
+            )
+    enlarger = None
+    if settings.faces in ("cut out", "recipe") or any(raw.area < settings.resolution**2 for raw in wanted):
+        enlarger = _enlarger(settings, lines)
+    return Models(face, subject, enlarger), lines
+
+
+def _first(files: list[Path], opened: Callable[[Path], Any], lines: list[str]) -> Any:
+    """What comes of the first model that works; the others are told."""
+    for file in files:
+        try:
+            return opened(file)
+        except UserError as error:
+            lines.append(say(f"passed over: {error}", f"跳过：{error}"))
+    return None
+
+
+def _enlarger(settings: PrepareImages, lines: list[str]) -> Any:
+    """The super-resolution model, where one is asked for or lies on this machine."""
+    if settings.upscale in ("off", "lanczos"):
+        return None
+    from library import local_models
+    from library.cleaning import resizing
+
+    asked = settings.upscale != "auto"
+    file = (
+        settings.chosen_model()
+        if asked
+        else next(iter(local_models.find(resizing.MODEL_PATTERNS, settings.models_dirs)), None)
+    )
+    if file is None:
+        return None
+    from library import device
+
+    try:
+        chosen = device.choose(settings.device, "no").device
+        enlarger = resizing.open_model(file, str(chosen))
+    except UserError as error:
+        if asked:
+            raise
+        lines.append(say(f"enlarging: by Lanczos, because {error}", f"放大：使用 Lanczos，因为 {error}"))
+        return None
+    lines.append(say(f"enlarging: {file.name} on {chosen}", f"放大：{file.name}，设备 {chosen}"))
+    return enlarger
+
+
+def _plan(
+    settings: PrepareImages, wanted: "list[Raw]", book: "Ledger", models: "Models", regions: "dict[str, list[Region]]"
+) -> Plan:
+    """What is to be made, and what is there. Raises UserError: files in the way, all named; too little disk space."""
+    from library import disk
+    from library.assembly.cleaning import Cleaner
+
+    cleaner = Cleaner(settings, models, regions)
+    stems = _stems(wanted, book)
+    plan = Plan(cleaner, [Job(raw, stems[raw.name], cleaner.settings_of(raw)) for raw in wanted], [], {})
+    in_the_way: list[str] = []
+    for job in plan.jobs:
+        record = book.records.get(job.raw.name)
+        if record and not settings.overwrite and (record.digest, record.settings) == (job.raw.digest, job.settings):
+            gone = [file for file in record.report.get("size", {}) if not (book.folder / file).exists()]
+            if gone:
+                plan.deleted[job.raw.name] = gone
+            continue
+        plan.todo.append(job)
+        if not settings.overwrite:
+            in_the_way += _in_the_way(job, plan.cleaner, book)
+    if in_the_way:
+        raise UserError(
+            [*in_the_way[:50], *(["..."] if in_the_way[50:] else [])],
+            say(
+                f"{len(in_the_way)} file(s) in output_dir were not made by this tool, or were changed since. Move them "
+                "away, choose another output_dir, or set overwrite = True to have them replaced:",
+                f"output_dir 里有 {len(in_the_way)} 个文件不是本工具生成的，或之后被改动过。请把它们移走，"
+                "或换一个 output_dir，或设 overwrite = True 将其替换：",
+            ),
+        )
+    need = sum(BYTES_PER_PIXEL * cleaner.area_of(job.raw) for job in plan.todo)
+    room = disk.free(book.folder)
+    if need > room:
+        raise UserError(
+            say(
+                f"{book.folder}: about {disk.mib(need)} will be written, and {disk.mib(room)} are free. Make room, or "
+                "choose an output_dir on another disk",
+                f"{book.folder}：大约要写入 {disk.mib(need)}，只剩 {disk.mib(room)}。请腾出空间，或把 output_dir 设到其他磁盘",
+            )
+        )
+    return plan
+
+
+def _stems(wanted: "list[Raw]", book: "Ledger") -> dict[str, str]:
+    """The name of what each picture becomes; no two alike on any system, and those given before stay."""
+    from library.data.samples import folded
+
+    stems = {raw.name: book.records[raw.name].stem for raw in wanted if raw.name in book.records}
+    taken = {folded(record.stem) for record in book.records.values()}
+    for raw in wanted:
+        if raw.name in stems:
+            continue
+        stem, ending = os.path.splitext(raw.name)
+        choices = [stem, f"{stem}_{ending[1:]}", *(f"{stem}_{number}" for number in range(2, len(wanted) + 3))]
+        stems[raw.name] = next(choice for choice in choices if folded(choice) not in taken)
+        taken.add(folded(stems[raw.name]))
+    return stems
+
+
+def _in_the_way(job: Job, cleaner: "Cleaner", book: "Ledger") -> list[str]:
+    """Files that writing would replace though they are not ours."""
+    full = cleaner.full_file(job.stem)
+    places = [full, cleaner.mask_file(full)] if full else []
+    if cleaner.cuts_faces:
+        folder = (book.folder / cleaner.face_file(job.stem, 1)).parent
+        start = Path(cleaner.face_file(job.stem, "")).stem
+        listed = os.listdir(folder) if folder.is_dir() else []
+        below = folder.relative_to(book.folder).as_posix()
+        places += [f"{below}/{name}".removeprefix("./") for name in listed if name.startswith(start)]
+    return [
+        str(book.folder / place)
+        for place in places
+        if (book.folder / place).exists() and not book.is_ours(job.raw.name, place)
+    ]
+
+
+def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_count: int) -> None:
+    """Make what is to be made; what fails is told among the skipped, and the rest goes on."""
+    from library.assembly import cleaning
+    from library.cleaning import ledger
+    from library.data.images import BrokenPicture
+    from library.data.threads import in_order
+
+    def work(job: Job) -> str:
+        """Gives why it failed; "": it did not."""
+        name = job.raw.name
+        try:
+            made = plan.cleaner.clean(job.raw, job.stem)
+        except BrokenPicture as error:
+            return str(error)
+        except UserError:  # of a model, not of the picture
+            raise
+        except MemoryError:
+            return say("too large for this machine's memory; make it smaller", "内存不足，请先缩小")
+        except Exception as error:  # one strange picture must not end the work on ten thousand
+            return say(f"failed: {type(error).__name__}: {error}", f"处理失败：{type(error).__name__}：{error}")
+        before = book.records.get(name)
+        book.begin(name, list(made.files))
+        try:
+            for file, data in made.files.items():
+                ledger.write(output / file, data)
+            for file, digest in before.files.items() if before else ():  # made otherwise before: a face less, no mask
+                old = output / file
+                if file not in made.files and old.exists() and ledger.digest(old.read_bytes()) == digest:
+                    old.unlink()
+            caption = survey.captions.get(name)
+            if caption and made.files and not plan.cleaner.cuts_faces:
+                copy = output / (job.stem + caption.suffix.lower())
+                if not copy.exists():  # tagged or edited since: the newer one stays
+                    ledger.write(copy, cleaning.caption(caption))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                say(
+                    f"{output} cannot be written ({reason}). Make room, or allow yourself to write there, and run it "
+                    "again: what is done stays",
+                    f"{output} 无法写入（{reason}）。请腾出空间或取得写入权限后再次运行；已完成的都在",
+                )
+            ) from error
+        files = {file: ledger.digest(data) for file, data in made.files.items()}
+        book.done(name, ledger.Record(job.raw.digest, job.settings, job.stem, files, made.report))
+        return ""
+
+    with _bar(len(plan.todo), say("cleaning", "整理")) as bar:
+        for job, failure in zip(plan.todo, in_order(work, plan.todo, thread_count), strict=True):
+            if failure:
+                survey.skipped[job.raw.name] = failure
+            bar.update()
+
+
+def _stale(book: "Ledger", worked: Iterable[str], output: Path) -> dict[str, list[str]]:
+    """What earlier runs made of pictures that are not used any more, and is still there."""
+    stale = {
+        name: [file for file in record.report.get("size", {}) if (output / file).exists()]
+        for name, record in book.records.items()
+        if name not in worked
+    }
+    return {name: files for name, files in stale.items() if files}
+
+
+def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: Path) -> list[str]:
+    """What the user does now, a line each."""
+    files = [file for record in records.values() for file in record.report.get("size", {})]
+    masked = sum(len(record.report.get("erased", {})) for record in records.values())
+    lines = []
+    if settings.faces == "recipe":
+        face_count = sum(file.startswith("train/") for file in files)
+        body_count = len(files) - face_count
+        repeats = 10
+        reg_repeats = max(1, min(repeats // 2, repeats * face_count // max(1, body_count)))
+        lines = [
+            say(
+                f"the face recipe: {face_count} cut-out faces in {output / 'train'} are the training set, {body_count} "
+                f"full pictures in {output / 'reg'} the regularization, which gives the faces their body",
+                f"人脸配方：{output / 'train'} 里的 {face_count} 张脸作训练集，{output / 'reg'} 里的 {body_count} "
+                "张完整图片作正则化，让脸带上自己的身体",
+            ),
+            say(
+                f'1. tools/tag_images.py with images_dir = "{output / "train"}": only the faces get tags',
+                f'1. tools/tag_images.py，images_dir = "{output / "train"}"：只给脸打标签',
+            ),
+            say(
+                f'2. tools/sort_into_folders.py twice with the same concept: images_dir = "{output / "train"}" with '
+                f'repeats = {repeats}, then images_dir = "{output / "reg"}" with another output_dir and repeats = '
+                f"{reg_repeats} ({repeats} x {face_count} >= {reg_repeats} x {body_count})",
+                f'2. tools/sort_into_folders.py 运行两次，concept 相同：先 images_dir = "{output / "train"}"、'
+                f'repeats = {repeats}，再 images_dir = "{output / "reg"}"、换一个 output_dir、repeats = {reg_repeats}'
+                f"（{repeats} x {face_count} >= {reg_repeats} x {body_count}）",
+            ),
+            say(
+                "3. the two output_dir are train_data_dir and reg_data_dir of lora_train_command_line.py",
+                "3. 两个 output_dir 分别填入 lora_train_command_line.py 的 train_data_dir 和 reg_data_dir",
+            ),
+        ]
+    else:
+        lines = [
+            say(
+                f'next: tools/tag_images.py with images_dir = "{output}", then tools/edit_tags.py and '
+                "tools/sort_into_folders.py",
+                f'接下来：tools/tag_images.py，images_dir = "{output}"；然后 tools/edit_tags.py、tools/sort_into_folders.py',
+            )
+        ]
+    if masked:
+        lines.append(
+            say(
+                f"{masked} pictures have a mask: what was erased is not learnt, unless masked_loss of the training is "
+                'False. Keep the folders "masks" beside the pictures',
+                f"{masked} 张图片带有蒙版：只要训练参数 masked_loss 不是 False，擦除的部分就不会被学习。"
+                "请让 masks 目录留在图片旁边",
+            )
+        )
+    return lines
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["prepare_images.py"], lambda settings: 0)
+    return block.run_tool(__file__, globals(), TOOLS["prepare_images.py"], prepare)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ below, then run this file; it takes no arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "output/prepared"  # the folder of pictures with their captions and masks; sub-folders become concepts of their own | 图片及其标签、蒙版所在的目录；子目录各成一个概念
+images_dir = "output/prepared"  # the folder of pictures with their captions and masks | 图片及其标签、蒙版所在的目录
 output_dir = "output/train"     # where the [repeats]_[concept] folders are made; it is then your train_data_dir | 在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir
-concept = "mytag"               # the word that will call it up; a made-up one. Sub-folders take their own names | 触发词，请用自造的词；子目录则用各自的名称
+concept = "mytag"               # the word that will call it up: a made-up one, the trigger_word of the captions | 触发词，请用自造的词，与标签里的 trigger_word 相同
 
 # ---- Often changed | 经常修改 ----
 repeats = None         # how often each picture is seen in an epoch; None: proposed from the next three | 每轮中每张图的重复次数；None 表示按下面三项推算
@@ -25,6 +25,7 @@ target_steps = 1500    # steps that the training shall have, usually 1000~3000; 
 max_train_epochs = 10  # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
 train_batch_size = 2   # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
 action = "copy"        # "show" the plan only, "copy", "move", or "link" (no further disk space) | "show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）
+sub_folders = "auto"   # sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where the captions hold the word concept and not the sub-folder's name | images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里有 concept 而没有子目录名的才合并
 
 # ---- Seldom changed | 较少修改 ----
 pretrained_model_name_or_path = None  # base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL | 底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器
@@ -32,20 +33,485 @@ caption_extension = ".txt"            # ending of the caption files, .txt or .ca
 
 # ---- Output | 输出 ----
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+overwrite = False  # replace what is there with other content, such as captions that were edited since; the old files go to .backup; False: they are named, and nothing is done | 替换内容不同的文件，如之后又改过的标签，旧的存入 .backup；False：只指出哪些不同，不做任何改动
 
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import os
+import shutil
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
-from library.tool_config import TOOLS
+from library import backup, block
+from library.data import captions, folders, heap, sorting, tag_statistics
+from library.messages import Stopped, UserError, say
+from library.tool_config import TOOLS, SortIntoFolders
+
+PAGE = "folders.html"  # beside the numbered folders; the training passes it over
+THUMBNAILS = 8  # pictures shown of each concept
+MANY_TOKENS = 6  # a word of more is spelt out to the model rather than known
+REG = "reg"
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["sort_into_folders.py"], lambda settings: 0)
+    return block.run_tool(__file__, globals(), TOOLS["sort_into_folders.py"], run)
+
+
+@dataclass
+class Job:
+    """One folder that shall be there."""
+
+    word: str
+    pictures: list[heap.Picture]  # of images_dir that belong into it
+    files: list[sorting.File]  # these, their captions and masks
+    names: list[str]  # its pictures once all is done, those that are there already too
+    others: list[str]  # of these, what does not come from images_dir
+    there: sorting.Numbered | None  # the folder of this word that is there already
+    fixed: int | None  # repeats that its source folder's name says
+    repeats: int = 0
+    differing: list[sorting.File] = field(default_factory=list)  # something else is in their place
+
+    def path(self, output: Path) -> Path:
+        return output / f"{self.repeats}_{self.word}"
+
+
+def run(settings: SortIntoFolders) -> int:
+    """Plan, check, and do it; the exit code is 0."""
+    notes: list[str] = []
+    jobs = planned(settings, notes)
+    refuse(settings, jobs)
+    findings = checked(settings, jobs)
+    for note in notes:
+        print(say(f"note: {note}", f"注意：{note}"))
+    for line in plan_lines(settings, jobs):
+        print(line)
+    print(*done(settings, jobs), sep="\n")
+    for one in findings:
+        if one.level != "green":
+            print(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
+    print(say("now set in lora_train_command_line.py:", "接下来在 lora_train_command_line.py 中设置："))
+    for line in block_lines(settings):
+        print(f"  {line}")
+    page = write_page(settings, jobs, findings, notes)
+    print(say(f"to look at: {page}", f"结果页：{page}"))
+    return 0
+
+
+# ---- the plan ----
+
+
+def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
+    """Every folder that shall be there, with its repeats. Raises UserError."""
+    images, output = Path(settings.images_dir), Path(settings.output_dir)
+    there = sorting.numbered(output)
+    found = heap.find(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
+    refuse_recipe(images, found)
+    notes += found.notes
+    concepts = sorting.concepts(found, settings.concept, settings.sub_folders)
+    problems = []
+    jobs = []
+    for one in concepts:
+        if one.joined:
+            notes.append(
+                say(
+                    f"{folders.some(one.joined)}: put together as `{one.word}`"
+                    + (", which their captions hold" if settings.sub_folders == "auto" else ""),
+                    f"{folders.some(one.joined)}：合并到 `{one.word}`"
+                    + ("，因为它们的标签里有这个词" if settings.sub_folders == "auto" else ""),
+                )
+            )
+        jobs.append(_job(one, there, problems))
+    known = {folders.folded(job.word) for job in jobs}
+    for numbered in there:  # what was moved there before, or put there by hand
+        if folders.folded(numbered.word) not in known:
+            known.add(folders.folded(numbered.word))
+            is_ours = folders.folded(numbered.word) == folders.folded(settings.concept)
+            stays = sorting.Concept(numbered.word, repeats=None if is_ours else numbered.repeats)
+            jobs.append(_job(stays, there, problems))
+    if problems:
+        raise UserError(problems)
+    counts = {job.word: len(job.names) for job in jobs}
+    kept = {job.word: job.fixed for job in jobs if job.fixed}
+    if settings.repeats:
+        kept = {job.word: settings.repeats if job.files or not job.fixed else job.fixed for job in jobs}
+    repeats = sorting.proposed(
+        counts,
+        kept,
+        steps=settings.target_steps,
+        epochs=settings.max_train_epochs,
+        batch_size=settings.train_batch_size,
+    )
+    for job in jobs:
+        job.repeats = repeats[job.word]
+        if job.there:
+            job.differing = sorting.differing(job.files, job.there.path)
+        if job.others and job.files:
+            notes.append(
+                say(
+                    f"{job.path(output)}: {len(job.others)} picture(s) there are not in images_dir, and are trained "
+                    f"too: {folders.some(job.others)}. Delete those you do not want",
+                    f"{job.path(output)}：其中 {len(job.others)} 张图片不在 images_dir 里，也会参加训练："
+                    f"{folders.some(job.others)}。不需要的请删除",
+                )
+            )
+    return sorted(jobs, key=lambda job: folders.folded(job.word))
+
+
+def _job(concept: sorting.Concept, there: list[sorting.Numbered], problems: list[str]) -> Job:
+    """A folder to be, and what of it is there."""
+    word, files = concept.word, sorting.files(concept)
+    own = [numbered for numbered in there if folders.folded(numbered.word) == folders.folded(word)]
+    if len(own) > 1:
+        listed = folders.some([numbered.path.name for numbered in own])
+        problems.append(
+            say(
+                f"{own[0].path.parent}: {listed} are folders of the same word, so its pictures would be trained "
+                "twice. Delete or merge them until one is left",
+                f"{own[0].path.parent}：{listed} 是同一个词的目录，其中的图片会重复训练。请删除或合并，只留一个",
+            )
+        )
+    by_name: dict[str, str] = {}
+    for name in (file.name for file in files):
+        other = by_name.setdefault(folders.folded(name), name)
+        if other != name:
+            problems.append(
+                say(
+                    f"`{word}`: {other} and {name} are the same name on Windows and macOS. Rename one",
+                    f"`{word}`：{other} 与 {name} 在 Windows 和 macOS 上是同一个文件名，请改掉一个",
+                )
+            )
+    if "," in word or "，" in word:
+        problems.append(
+            say(
+                f'"{word}": a folder\'s word cannot hold a comma, which separates tags. Rename the sub-folder',
+                f'"{word}"：目录名里的词不能含逗号，因为逗号分隔标签。请给子目录改名',
+            )
+        )
+    ours = {folders.folded(name) for name in concept.names}
+    others = [name for name in own[0].pictures if folders.folded(name) not in ours] if own else []
+    there_already = own[0] if own else None
+    return Job(word, concept.pictures, files, concept.names + others, others, there_already, concept.repeats)
+
+
+def refuse_recipe(images: Path, found: heap.Heap) -> None:
+    """The face recipe's two folders are a training set and its regularization, not two concepts. Raises UserError."""
+    firsts = {picture.path.relative_to(found.folder).parts[0] for picture in found.pictures}
+    if firsts == {"train", REG}:
+        raise UserError(
+            say(
+                f"{images} holds a training set and its regularization pictures (the face recipe of "
+                f"prepare_images.py). Sort them one after the other, with the same concept: images_dir = "
+                f'"{(images / "train").as_posix()}" first, then images_dir = "{(images / REG).as_posix()}" with another '
+                "output_dir, which is your reg_data_dir",
+                f"{images} 里是训练集和它的正则化图片（prepare_images.py 的人脸配方）。请用同一个 concept 分两次整理："
+                f'先 images_dir = "{(images / "train").as_posix()}"，再 images_dir = "{(images / REG).as_posix()}" '
+                "并换一个 output_dir，后者就是 reg_data_dir",
+            )
+        )
+
+
+def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
+    """All that stands in the way, before anything is done. Raises UserError."""
+    output = Path(settings.output_dir)
+    problems = []
+    for job in jobs:
+        if job.differing and not settings.overwrite:
+            names = folders.some([file.name for file in job.differing])
+            problems.append(
+                say(
+                    f"{job.there.path}: {len(job.differing)} file(s) there have other content than in images_dir: {names}. "
+                    "Set overwrite = True to replace them (the old ones are kept in .backup), or choose another "
+                    "output_dir",
+                    f"{job.there.path}：其中 {len(job.differing)} 个文件与 images_dir 里的内容不同：{names}。"
+                    "要替换请设 overwrite = True（旧的存入 .backup），或换一个 output_dir",
+                )
+            )
+        target = job.path(output)
+        if os.path.lexists(target) and not target.is_dir():
+            problems.append(
+                say(f"{target} is a file. Delete or rename it", f"{target} 是文件，请删除或改名"),
+            )
+    parent = next((path for path in [output, *output.absolute().parents] if path.is_dir()), None)
+    sources = [file.source for job in jobs for file in job.files]
+    is_other_disk = bool(parent and sources) and os.stat(sources[0]).st_dev != os.stat(parent).st_dev
+    if settings.action == "link" and is_other_disk:
+        problems.append(
+            say(
+                'action = "link": images_dir and output_dir are on different disks. Choose an output_dir on the same, or '
+                'action = "copy"',
+                'action = "link"：images_dir 与 output_dir 不在同一个磁盘。请换到同一磁盘，或用 action = "copy"',
+            )
+        )
+    if parent and (settings.action == "copy" or (settings.action == "move" and is_other_disk)):
+        missing = [file for job in jobs for file in job.files if not (job.there and (job.there.path / file.name).exists())]
+        needed, free = sum(file.source.stat().st_size for file in missing), shutil.disk_usage(parent).free
+        if needed > free:
+            problems.append(
+                say(
+                    f"{output}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free. Make room, or use action = "
+                    '"link"',
+                    f'{output}：需要 {needed / 1e9:.1f} GB，只剩 {free / 1e9:.1f} GB。请腾出空间，或用 action = "link"',
+                )
+            )
+    if problems:
+        raise UserError(problems)
+
+
+# ---- doing it ----
+
+
+def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
+    """Do what is to do, and say what it was. Raises UserError."""
+    output = Path(settings.output_dir)
+    renamed = [(job.there.path, job.path(output)) for job in jobs if job.there and job.there.path != job.path(output)]
+    lines = [
+        say(
+            f"{old.name} is there already, with other repeats: renamed to {new.name}",
+            f"{old.name} 已经存在，只是重复次数不同：改名为 {new.name}",
+        )
+        for old, new in renamed
+    ]
+    if settings.action == "show":
+        lines = [line.replace("renamed", "would be renamed").replace("：改名为", "：将改名为") for line in lines]
+        return [
+            *lines,
+            say(
+                'nothing is done yet: set action = "copy", "move" or "link"',
+                '还没有做任何改动：请设 action = "copy"、"move" 或 "link"',
+            ),
+        ]
+    try:
+        for old, new in renamed:
+            old.rename(new)
+        count = _placed(settings, jobs)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            say(
+                f"{error.filename or output}: {reason}. Make room, or allow yourself to write there, and run it again: it "
+                "goes on",
+                f"{error.filename or output}：{reason}。请腾出空间或取得写入权限，再次运行会接着做",
+            )
+        ) from error
+    except KeyboardInterrupt:
+        print(say("stopped; run it again to go on", "已停止；再次运行会接着做"))
+        raise Stopped from None
+    words = {"copy": ("copied", "复制"), "move": ("moved", "移动"), "link": ("linked", "链接")}[settings.action]
+    if count:
+        lines.append(say(f"{count:,} files {words[0]} to {output}", f"{words[1]}了 {count:,} 个文件到 {output}"))
+    return lines or [say("nothing was to do: all is there", "没有需要做的：都已就位")]
+
+
+def _placed(settings: SortIntoFolders, jobs: list[Job]) -> int:
+    """Put every file into its folder; how many were not there yet, or not so."""
+    from tqdm import tqdm
+
+    output = Path(settings.output_dir)
+    files = [(job.path(output), file) for job in jobs for file in job.files]
+    replaced = {(job.path(output), file.name) for job in jobs for file in job.differing}
+    count = 0
+    output.mkdir(parents=True, exist_ok=True)
+    with backup.Backup(output, "sort_into_folders") as kept:
+        for folder, file in tqdm(files, disable=None, leave=False, unit=say(" files", " 个")):
+            if (folder, file.name) in replaced:
+                kept.write(folder / file.name, file.source.read_bytes())
+                count += 1
+                continue
+            # a caption is copied: some programs write into the file that is there, which would change both
+            is_link = settings.action == "move" or (settings.action == "link" and not _is_caption(file))
+            count += sorting.put(file, folder, is_link=is_link)
+    if settings.action == "move":
+        # a run that was killed may have put them there
+        count = max(count, sorting.take_away(files, Path(settings.images_dir)))
+    return count
+
+
+def _is_caption(file: sorting.File) -> bool:
+    return not file.is_picture and not file.name.startswith(f"{folders.MASKS}/")
+
+
+# ---- what is said ----
+
+
+def checked(settings: SortIntoFolders, jobs: list[Job]) -> list[tag_statistics.Advice]:
+    """Whether each word is one that can be learnt."""
+    from library.families import clip_text
+
+    pictures = []
+    for job in jobs:
+        those = job.pictures
+        if not those and job.there:  # all was moved there before
+            those = heap.find(
+                job.there.path, caption_extension=settings.caption_extension, may_be_empty=True
+            ).pictures
+        for picture in those:
+            line = None if picture.caption is None else captions.first_line(picture.caption)
+            pictures.append(tag_statistics.Captioned(job.word, picture.path.name, line))
+    found = []
+    if Path(settings.images_dir).name != REG:  # regularization has other captions, or none
+        statistics = tag_statistics.count(pictures)
+        words = {job.word: job.word for job in jobs}
+        found += tag_statistics.about_words(statistics, words, clip_text.is_everyday_word)
+    for job in jobs:
+        longer = [other.word for other in jobs if other is not job and _begins(other.word, job.word)]
+        if longer:
+            found.append(
+                tag_statistics.Advice(
+                    "amber",
+                    say(
+                        f"`{job.word}` is the beginning of {folders.some(longer)}: they share tokens, so one calls up a "
+                        "little of the other",
+                        f"`{job.word}` 是 {folders.some(longer)} 的开头：它们有共同的 token，会互相带出一点",
+                    ),
+                    say("Take words that begin otherwise", "请换用开头不同的词"),
+                    (job.word,),
+                )
+            )
+    return found + _token_findings(settings, [job.word for job in jobs])
+
+
+def _begins(longer: str, word: str) -> bool:
+    longer, word = tag_statistics.spelled(longer), tag_statistics.spelled(word)
+    return longer.startswith(word) and longer != word
+
+
+def _token_findings(settings: SortIntoFolders, words: list[str]) -> list[tag_statistics.Advice]:
+    """How many tokens each word is to the base model. Raises UserError."""
+    from library import families
+    from library.families import clip_text
+
+    if settings.pretrained_model_name_or_path:
+        info = families.inspect(settings.pretrained_model_name_or_path)
+        name, counts = info.path.name, families.token_counts(info, words)
+    else:
+        tokenizer = clip_text.build_tokenizer(clip_text.clip_merges())
+        name, counts = "SD 1.x, SDXL", [len(ids) for ids in clip_text.caption_tokens(tokenizer, words)]
+    found = []
+    for word, count in zip(words, counts, strict=True):
+        text = say(f"`{word}` is {count} token(s) to {name}", f"`{word}` 在 {name} 里是 {count} 个 token")
+        if count > MANY_TOKENS:
+            cure = say("A shorter one leaves more room for tags", "短一些的词能给标签留出更多位置")
+            found.append(tag_statistics.Advice("amber", text, cure, (word,)))
+        else:
+            found.append(tag_statistics.Advice("green", text, "", (word,)))
+    return found
+
+
+def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
+    """The arithmetic, and the rule of regularization, a line each."""
+    epochs, batch = settings.max_train_epochs, settings.train_batch_size
+    lines = []
+    for job in jobs:
+        samples = len(job.names) * job.repeats
+        steps = sorting.step_count(samples, epochs, batch)
+        lines.append(
+            say(
+                f"{job.repeats}_{job.word}: {len(job.names):,} pictures x {job.repeats} repeats x {epochs} epochs / batch "
+                f"of {batch} = about {steps:,} steps",
+                f"{job.repeats}_{job.word}：{len(job.names):,} 张 x 重复 {job.repeats} 次 x {epochs} 轮 / 每批 {batch} 张 "
+                f"= 约 {steps:,} 步",
+            )
+        )
+    samples = sum(len(job.names) * job.repeats for job in jobs)
+    steps = sorting.step_count(samples, epochs, batch)
+    if Path(settings.images_dir).name == REG:
+        lines.append(
+            say(
+                f"regularization: {samples:,} samples an epoch; keep training repeats x training pictures at that or more",
+                f"正则化：每轮 {samples:,} 个样本；请让 训练重复次数 x 训练图片数 不小于它",
+            )
+        )
+        return lines
+    lines.append(
+        say(
+            f"in all about {steps:,} steps, wanted {settings.target_steps:,}; the training counts them by bucket, which "
+            "makes a few more, and says the exact number before it begins",
+            f"合计约 {steps:,} 步，目标 {settings.target_steps:,} 步；训练按桶分批，会略多一些，开始前会给出准确数字",
+        )
+    )
+    if steps > 1.5 * settings.target_steps and all(job.repeats == 1 for job in jobs):
+        fewer = max(1, round(epochs * settings.target_steps / steps))
+        if fewer < epochs:
+            lines.append(
+                say(
+                    f"1 repeat is more than enough: max_train_epochs = {fewer} comes near the steps wanted",
+                    f"重复 1 次已经超过目标：max_train_epochs = {fewer} 时接近目标步数",
+                )
+            )
+    lines.append(
+        say(
+            f"regularization, if you use it: reg repeats x reg pictures should be at most {samples:,} (training repeats x "
+            "pictures); more are not seen in an epoch",
+            f"如果使用正则化：正则化重复次数 x 图片数 不要超过 {samples:,}（训练重复次数 x 图片数），多出的一轮里用不到",
+        )
+    )
+    return lines
+
+
+def block_lines(settings: SortIntoFolders) -> list[str]:
+    """What to set in lora_train_command_line.py."""
+    path = Path(settings.output_dir).as_posix()
+    if Path(settings.images_dir).name == REG:
+        return [f'reg_data_dir = "{path}"']
+    return [
+        f'train_data_dir = "{path}"',
+        f"max_train_epochs = {settings.max_train_epochs}",
+        f"train_batch_size = {settings.train_batch_size}",
+    ]
+
+
+def write_page(
+    settings: SortIntoFolders, jobs: list[Job], findings: list[tag_statistics.Advice], notes: list[str]
+) -> Path:
+    """The summary."""
+    from library import page
+
+    output = Path(settings.output_dir)
+    samples = sum(len(job.names) * job.repeats for job in jobs)
+    steps = sorting.step_count(samples, settings.max_train_epochs, settings.train_batch_size)
+    rows = []
+    for job in jobs:
+        captioned = sum(_is_caption(file) for file in job.files)
+        masked = sum(file.name.startswith(f"{folders.MASKS}/") for file in job.files)
+        rows.append(
+            [f"{job.repeats}_{job.word}", len(job.names), job.repeats, len(job.names) * job.repeats, captioned, masked]
+        )
+    head = [say("folder", "目录"), say("pictures", "图片"), say("repeats", "重复")]
+    head += [say("samples an epoch", "每轮样本"), say("captions", "标签文件"), say("masks", "蒙版")]
+    blocks = [
+        page.facts(
+            {
+                say("concepts", "概念"): len(jobs),
+                say("pictures", "图片"): f"{sum(len(job.names) for job in jobs):,}",
+                say("steps, about", "约多少步"): f"{steps:,}",
+            }
+        ),
+        page.table(head, rows),
+        *(page.paragraph(line) for line in plan_lines(settings, jobs)),
+        page.section(
+            say("Noticed", "注意"),
+            *(page.finding(one.level, one.text, one.cure) for one in findings),
+            *(page.finding("amber", note) for note in notes),
+        ),
+    ]
+    for job in jobs:
+        shown = []
+        for name in job.names[:THUMBNAILS]:
+            places = [job.path(output) / name, *(file.source for file in job.files if file.name == name)]
+            shown.append(page.picture(next((path for path in places if path.exists()), places[0]), name))
+        blocks.append(page.section(f"{job.repeats}_{job.word}", page.pictures(shown)))
+    blocks.append(
+        page.section(
+            say("What next", "下一步"),
+            page.paragraph(say("Set in lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
+            page.code("\n".join(block_lines(settings))),
+        )
+    )
+    title = say("Folders", "目录")
+    return page.write(output / PAGE, page.page(title, *blocks))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,6 @@ from library.tool_config import TOOLS, TagImages
 
 MODEL_FILES = ("*.onnx",)
 DECODERS = 4  # threads; one alone keeps a CPU's tagger fed, a GPU's wants more
-AREA = 4  # times the square of the tagger's side: pixels that a JPEG is decoded to, at least
 FACTS_SIDE = 256
 FEW = 4  # tags: fewer are worth a look
 UNSURE = 0.5  # mean probability of the tags: lower is worth a look
@@ -97,8 +96,8 @@ def run(settings: TagImages) -> int:
     begun = time.monotonic()
     found = heap.find(settings.images_dir, caption_extension=settings.caption_extension)
     notes = list(found.notes)
-    model = find_model(settings)
     pictures = to_do(found, settings, notes)
+    model = find_model(settings) if pictures else None
     for note in notes:
         print(say(f"note: {note}", f"注意：{note}"))
     had = sum(bool(captions.first_line(picture.caption or "")) for picture in found.pictures)
@@ -110,7 +109,7 @@ def run(settings: TagImages) -> int:
         flush=True,
     )
     results = Results({picture.path: picture.caption for picture in found.pictures if picture.caption is not None})
-    seconds, name = 0.0, None
+    seconds, name = 0.0, wd.name_of(model) if model else None
     if pictures:
         with Backup(found.folder, "tag_images") as backup:
             try:
@@ -127,8 +126,8 @@ def run(settings: TagImages) -> int:
                 )
                 raise UserError([*error.problems, *([done] if results.changed else [])]) from error
         seconds = time.monotonic() - begun
-    if pictures and not model:
-        print("\n".join(line for line in advice_without(settings) if line))
+    if pictures and not model and settings.tagger:
+        print("\n".join(advice_without()))
     for line in told(found, results, pictures, seconds):
         print(line)
     path = write_summary(found, settings, results, name, notes)
@@ -155,17 +154,21 @@ def to_do(found: heap.Heap, settings: TagImages, notes: list[str]) -> list[heap.
     chosen: list[heap.Picture] = []
     owners: dict[str, str] = {}  # caption file -> the picture whose it is
     shared: list[str] = []
+    without_word: list[str] = []  # stay as they are, and lack what stands first in all others
     for picture in found.pictures:
-        if folded(picture.caption_path.stem) != folded(picture.path.stem):  # of the picture it was cut out of
-            own = picture.path.with_suffix(picture.caption_path.suffix)
-            if settings.existing != "keep":
-                picture = picture._replace(caption_path=own)
-        key = folded(str(picture.caption_path))
-        if key in owners and owners[key] != picture.path.name:
-            shared.append(f"{found.name(picture)} = {owners[key]}")
+        now = captions.first_line(picture.caption or "")
+        if settings.existing == "keep" and now:
+            front = front_words(picture.path, found.folder, settings)
+            if not all(tag_statistics.has_word(now, word) for word in front):
+                without_word.append(found.name(picture))
             continue
-        owners[key] = picture.path.name
-        if settings.existing != "keep" or not captions.first_line(picture.caption or ""):
+        if folded(picture.caption_path.stem) != folded(picture.path.stem):  # of the picture it was cut out of
+            picture = picture._replace(caption_path=picture.path.with_suffix(picture.caption_path.suffix))
+        key = folded(str(picture.caption_path))
+        if key in owners:
+            shared.append(f"{found.name(picture)} = {owners[key]}")
+        else:
+            owners[key] = picture.path.name
             chosen.append(picture)
     if shared:
         notes.append(
@@ -174,6 +177,15 @@ def to_do(found: heap.Heap, settings: TagImages, notes: list[str]) -> list[heap.
                 f"first is tagged: {folders.some(shared)}. Rename one of each two",
                 f"{len(shared)} 张图片与另一张同名、共用一个标签文件，只给第一张打标签：{folders.some(shared)}。"
                 "请把两张中的一张改名",
+            )
+        )
+    if without_word:
+        notes.append(
+            say(
+                f"{len(without_word)} picture(s) keep tags without your own word: {folders.some(without_word)}. "
+                "tools/edit_tags.py puts it in front of all",
+                f"{len(without_word)} 张图片保持原有标签，其中没有触发词：{folders.some(without_word)}。"
+                "tools/edit_tags.py 可给全部图片加在最前面",
             )
         )
     return chosen
@@ -219,7 +231,7 @@ def _is_hub_name(text: str) -> bool:
 
 def _chosen_model(path: Path) -> Path:
     """The tagger in a folder or file that the user named. Raises UserError."""
-    files = [path] if path.is_file() else [file for file in local_models.files_below(path) if file.suffix == ".onnx"]
+    files = [path] if path.is_file() else [file for file in local_models.files_below(path) if file.suffix.lower() == ".onnx"]
     models = wd.best_first(files)
     if models:
         return models[0]
@@ -394,8 +406,12 @@ def tag(
         unseen = unseen[first_whole(unseen, results) :]
         if not unseen:  # then no model of hundreds of megabytes is opened
             return wd.name_of(path)
-        opened = local_models.open_onnx(path, settings.device)
-        model = wd.read(opened, table)
+        try:
+            opened = local_models.open_onnx(path, settings.device)
+            model = wd.read(opened, table)
+        except UserError as error:
+            without = say("to go on without a tagger: tagger = None", "不用标签模型也可以：设 tagger = None")
+            raise UserError([*error.problems, without]) from error
         print(
             say(
                 f"tagger {wd.name_of(path)} ({path}) on {opened.device}: {len(table.names):,} tags",
@@ -416,7 +432,7 @@ def tag(
                     write(looked.picture, seen)
                 group.clear()
 
-            for looked in decoded(unseen, AREA * model.size**2, model.prepare, results):
+            for looked in decoded(unseen, (wd.ENOUGH * model.size) ** 2, model.prepare, results):
                 bar.update()
                 if looked.content is not None:
                     group.append(looked)
@@ -452,10 +468,8 @@ def describe(
 # ---- what is said of it ----
 
 
-def advice_without(settings: TagImages) -> tuple[str, str]:
-    """What is missing where no tagger is run, and what to do; "" where the user wants none."""
-    if settings.tagger is None:
-        return "", ""
+def advice_without() -> tuple[str, str]:
+    """What is missing where no tagger was found, and what to do."""
     return (
         say(
             "no tagger was found: captions hold folder words and facts of the picture only. A tagger would also name "
@@ -533,9 +547,8 @@ def write_summary(
         facts[say("without tags", "没有标签")] = f"{len(without):,}"
 
     findings = [page.finding("amber", note) for note in notes]
-    missing, cure = advice_without(settings) if name is None and results.tagged else ("", "")
-    if missing:
-        findings.append(page.finding("amber", missing, cure))
+    if results.tagged and not name and settings.tagger:
+        findings.append(page.finding("amber", *advice_without()))
     if results.stopped:
         what = say("the run was stopped before its end", "本次运行中途停止")
         findings.append(page.finding("amber", what, say("Run it again to go on.", "再次运行会接着做。")))

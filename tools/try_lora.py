@@ -16,8 +16,8 @@ arguments.
 
 # ---- Must edit | 必须修改 ----
 pretrained_model_name_or_path = "library/miniature/model"  # base model: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature | 底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
-loras = ["output/mytag.safetensors"]  # the LoRA files to try, one row of pictures for each and each strength; None: only what the prompts name | 要试的 LoRA 文件，每个文件、每种强度画一行；None 表示只用提示词里写的
-prompts = ["mytag, standing, white background", "red circle, white background"]  # one column for each, as in the web UI: "(word:1.2)", "[word]", "<lora:name:0.6>" for further LoRAs of lora_dir | 每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA
+loras = ["output/mytag.safetensors"]  # the LoRA files to try, or names in lora_dir: one row of pictures for each and each strength; None: only what the prompts name | 要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的
+prompts = ["mytag, standing, large, center, white background", "red circle, large, center, white background"]  # one column for each, as in the web UI: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for further LoRAs of lora_dir | 每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA
 
 # ---- Often changed | 经常修改 ----
 strengths = [0.0, 0.6, 1.0]  # strengths of each LoRA, usually 0.5~1; 0 shows the base model | 每个 LoRA 的强度，常用 0.5~1；0 表示只用底模
@@ -39,21 +39,694 @@ device = "auto"           # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) i
 
 # ---- Output | 输出 ----
 language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = "output/tried"  # where the grids, the single pictures and the summary go | 对比图、单张图和结果页的输出目录
+output_dir = "output/tried"  # where the grids, the single pictures and the summary go; no picture in it is overwritten | 对比图、单张图和结果页的输出目录；不会覆盖已有的图
 
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import difflib
+import json
+import os
+import re
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import block
-from library.tool_config import TOOLS
+from library.config import PROJECT
+from library.messages import Stopped, UserError, say
+from library.tool_config import TOOLS, TryLora
+
+SAY_ESTIMATE = 20  # seconds that are worth an estimate
+LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["try_lora.py"], lambda settings: 0)
+    return block.run_tool(__file__, globals(), TOOLS["try_lora.py"], run)
+
+
+class LoraFile(NamedTuple):
+    """A LoRA to draw with."""
+
+    path: Path
+    name: str  # in a prompt
+    digest: str  # as web UIs know it
+    metadata: dict[str, str]
+
+
+class Used(NamedTuple):
+    """A LoRA at some strength."""
+
+    file: LoraFile
+    text_encoder: float
+    unet: float
+
+
+@dataclass
+class Row:
+    """A row of the grid: what is added to every prompt."""
+
+    label: str
+    loras: list[Used]
+    text: str  # as a web UI writes it
+
+
+@dataclass
+class Column:
+    """A column of the grid: a prompt."""
+
+    text: str
+    weighted: list  # contracts.WeightedPrompt
+    loras: list[Used]  # that it names itself
+
+
+@dataclass
+class Cell:
+    """One picture."""
+
+    row: Row
+    column: Column
+    seed: int
+    recipe: dict  # picture_recipe.Recipe
+    path: Path | None = None  # None: not drawn yet
+
+
+@dataclass
+class Job:
+    """What is wanted and what of it is there, known before any model is loaded."""
+
+    settings: TryLora
+    info: Any  # families.ModelInfo
+    machine: Any  # device.Device
+    negative: list  # contracts.WeightedPrompt
+    rows: list[Row]
+    columns: list[Column]
+    size: tuple[int, int]
+    cells: list[Cell] = field(default_factory=list)  # by rows, then columns, then seeds
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[LoraFile]:
+        """All LoRAs, each once."""
+        used = [used for part in (*self.rows, *self.columns) for used in part.loras]
+        return list({one.file.path: one.file for one in used}.values())
+
+
+def run(settings: TryLora) -> int:
+    """Draw what is missing and put it into grids; the exit code is 0."""
+    job = look(settings)
+    for line in job.notes:
+        print(say(f"note: {line}", f"注意：{line}"))
+    missing = [cell for cell in job.cells if cell.path is None]
+    if there := len(job.cells) - len(missing):
+        print(
+            say(
+                f"{there} of {len(job.cells)} pictures are there already",
+                f"{len(job.cells)} 张中已有 {there} 张",
+            )
+        )
+    sys.stdout.flush()
+    try:
+        if missing:
+            draw(job, missing)
+        else:
+            print(say("nothing is left to draw", "没有需要画的图"))
+    except KeyboardInterrupt:
+        count = sum(cell.path is not None for cell in job.cells)
+        print(
+            say(
+                f"stopped: {count} of {len(job.cells)} pictures are there. Run it again to go on",
+                f"已停止：{len(job.cells)} 张中已有 {count} 张。再次运行会接着画",
+            )
+        )
+        raise Stopped from None
+    grids = {seed: write_grid(job, seed) for seed in dict.fromkeys(settings.seeds)}
+    for path in grids.values():
+        print(say(f"grid: {path}", f"对比图：{path}"))
+    summary = write_summary(job, grids)
+    print(say(f"to look at: {summary}", f"结果页：{summary}"))
+    return 0
+
+
+# ---- before the base model is loaded ----
+
+
+def look(settings: TryLora) -> Job:
+    """Read prompts and LoRA files, and find out which pictures are there.
+
+    Raises:
+        UserError: all that is wrong with prompts, files and base model together.
+    """
+    from library import families, prompt_syntax
+    from library.assembly import drawing
+
+    problems: list[str] = []
+
+    def attempt(function, *arguments, where: str = "", **options):
+        try:
+            return function(*arguments, **options)
+        except UserError as error:
+            problems.extend(f"{where}{problem}" for problem in error.problems)
+
+    info = attempt(families.inspect, settings.pretrained_model_name_or_path)
+    library = LoraFolder(settings)
+    listed = [attempt(library.listed, entry) for entry in dict.fromkeys(settings.loras or [])]
+    files = list({file.path: file for file in listed if file}.values())
+    columns = []
+    for number, text in enumerate(settings.prompts, 1):
+        where = say(f"prompt {number}: ", f"第 {number} 条提示词：")
+        parsed = attempt(prompt_syntax.parse, text, where=where)
+        loras = []
+        for lora in parsed.loras if parsed else []:
+            if file := attempt(library.named, lora.name, where=where):
+                if file.path in {one.path for one in files}:
+                    problems.append(where + _told_twice(lora.name))
+                loras.append(Used(file, lora.text_encoder, lora.unet))
+        if parsed:
+            columns.append(Column(text.strip(), parsed.weighted, loras))
+    negative = attempt(
+        prompt_syntax.parse, settings.negative_prompt, is_negative=True, where="negative_prompt: "
+    )
+    if problems:
+        raise UserError(problems)
+
+    machine = drawing.choose_machine(settings.device, settings.mixed_precision, info.width)
+    job = Job(settings, info, machine, negative.weighted, rows_of(settings, files), columns, picture_size(settings, info))
+    blueprint = families.blueprint(info)
+    layers = blueprint.named_layers()
+    for file in job.files:
+        attempt(read_factors, file, layers)
+    if problems:
+        raise UserError(problems)
+    job.notes += notes(job, blueprint)
+    job.cells = cells_of(job)
+    find_drawn(job)
+    return job
+
+
+def _told_twice(name: str) -> str:
+    return say(
+        f'"{name}" stands in loras too, so it would act twice. Take it out of the prompt, or out of loras',
+        f"“{name}”也写在 loras 里，会重复作用。请从提示词或 loras 中去掉一处",
+    )
+
+
+class LoraFolder:
+    """Finds LoRA files by path and by name."""
+
+    def __init__(self, settings: TryLora):
+        given = [_from_project(entry) for entry in settings.loras or []]
+        if settings.lora_dir:
+            self.folders = [Path(settings.lora_dir)]
+            files = [Path(folder) / name for folder, _, names in os.walk(self.folders[0]) for name in names]
+        else:
+            self.folders = list(dict.fromkeys(path.parent for path in given))
+            files = [path for folder in self.folders if folder.is_dir() for path in folder.iterdir()]
+        self.files = sorted(path for path in files if path.suffix.lower() in LORA_ENDINGS and path.is_file())
+
+    def listed(self, entry: str) -> LoraFile:
+        """The file of an entry of loras: a path from the project's folder, or a name. Raises UserError."""
+        path = _from_project(entry)
+        if path.is_file():
+            return lora_file(path)
+        if Path(entry).name == entry:
+            return self.named(entry.removesuffix(".safetensors"))
+        near = self._near(path.stem)
+        raise UserError(
+            say(
+                f"loras: {path}: there is no such file.{near}" + ("" if near else " Train it first, or give another"),
+                f"loras：{path}：没有这个文件。{near}" + ("" if near else "请先训练，或换一个"),
+            )
+        )
+
+    def named(self, name: str) -> LoraFile:
+        """The file whose name, or whose title in the metadata, is this. Raises UserError."""
+        from library import metadata
+
+        found = [path for path in self.files if path.stem == name]
+        found = found or [path for path in self.files if path.stem.casefold() == name.casefold()]
+        found = found or [path for path in self.files if metadata.of_file(path).get("ss_output_name") == name]
+        if len(found) == 1:
+            return lora_file(found[0])
+        folders = say(" or ", " 或 ").join(map(str, self.folders)) or say("no folder: set lora_dir", "没有目录：请设 lora_dir")
+        if found:
+            listed = ", ".join(map(str, found))
+            raise UserError(
+                say(
+                    f'LoRA "{name}": there are {len(found)} of this name: {listed}. Rename all but one',
+                    f"LoRA“{name}”：有 {len(found)} 个同名文件：{listed}。请改名，只留一个",
+                )
+            )
+        raise UserError(
+            say(
+                f'LoRA "{name}": there is none of this name in {folders}.{self._near(name)}',
+                f"LoRA“{name}”：{folders} 里没有这个名称的文件。{self._near(name)}",
+            )
+        )
+
+    def _near(self, name: str) -> str:
+        near = difflib.get_close_matches(name, [path.stem for path in self.files], 1, 0.5)
+        return say(f" Did you mean {near[0]}?", f"是否想写 {near[0]}？") if near else ""
+
+
+def _from_project(entry: str) -> Path:
+    path = Path(entry).expanduser()
+    return path if path.is_absolute() else PROJECT / path
+
+
+def lora_file(path: Path) -> LoraFile:
+    from library import metadata  # and not checkpoint, which imports torch: AMD's environment is not set yet
+
+    try:
+        return LoraFile(path, path.stem, metadata.web_ui_hash(path), metadata.of_file(path))
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(say(f"{path}: cannot be read ({reason})", f"{path}：无法读取（{reason}）")) from error
+
+
+def read_factors(file: LoraFile, layers: dict) -> dict:
+    """A file's matrices, which fit these layers. Raises UserError."""
+    from library import checkpoint
+    from library.adapters import merging
+
+    factors = merging.read(file.path.name, checkpoint.read_tensors(file.path), file.metadata)
+    merging.refuse_misfit(file.path.name, factors, layers, file.metadata)
+    return factors
+
+
+def rows_of(settings: TryLora, files: list[LoraFile]) -> list[Row]:
+    """The base model once where a strength is 0, then each LoRA at each other strength."""
+    strengths = list(dict.fromkeys(settings.strengths))
+    rows = [Row(say("base model", "底模"), [], "")] if 0 in strengths or not files else []
+    for file in files:
+        for strength in strengths:
+            if strength:
+                text = f"<lora:{file.name}:{strength:g}>"
+                rows.append(Row(f"{file.name}  {strength:g}", [Used(file, strength, strength)], text))
+    return rows
+
+
+def picture_size(settings: TryLora, info) -> tuple[int, int]:
+    if settings.resolution == "auto":
+        return info.resolution, info.resolution
+    sides = [int(side) for side in str(settings.resolution).split(",")]
+    return sides[0], sides[-1]
+
+
+def notes(job: Job, blueprint) -> list[str]:
+    """What the user should know before it is drawn."""
+    from library import metadata
+
+    lines = []
+    texts = [_plain(column.text) for column in job.columns]
+    ours = blueprint.metadata()["ss_base_model_version"]
+    for file in job.files:
+        words = metadata.trigger_words(file.metadata)
+        if words and not any(_plain(word) in text for word in words for text in texts):
+            listed = say(" or ", " 或 ").join(f'"{word}"' for word in words[:3])
+            lines.append(
+                say(
+                    f"{file.name} was trained with the word {listed}, which stands in no prompt: it may show little",
+                    f"{file.name} 训练时的触发词是 {listed}，提示词里都没有写，可能看不出效果",
+                )
+            )
+        theirs = file.metadata.get("ss_base_model_version", ours)
+        if theirs not in (ours, "None"):
+            lines.append(
+                say(
+                    f"{file.name} was trained on another kind of base model ({theirs}; this is {ours})",
+                    f"{file.name} 是在另一类底模上训练的（{theirs}，当前是 {ours}）",
+                )
+            )
+        skip = file.metadata.get("ss_clip_skip", "None")
+        if job.info.family != "sdxl" and skip not in ("None", str(job.settings.clip_skip or 1)) and skip.isdecimal():
+            lines.append(
+                say(
+                    f"{file.name} was trained with clip_skip = {skip}; set it here too",
+                    f"{file.name} 训练时 clip_skip = {skip}，这里也应填 {skip}",
+                )
+            )
+    width, height = job.size
+    if width % 8 or height % 8:
+        lines.append(
+            say(
+                f"resolution {width} x {height}: sides are whole multiples of 8 pixels; the rest is cut",
+                f"resolution {width} x {height}：边长须为 8 的倍数，余数舍去",
+            )
+        )
+    chinese = [column.text for column in job.columns if re.search("[\u3400-\u9fff]", _plain(column.text))]
+    if chinese:
+        lines.append(
+            say(
+                f'Stable Diffusion understands English words; of "{chinese[0]}" it may understand little',
+                f"Stable Diffusion 只懂英文；“{chinese[0]}”里的中文它可能看不懂",
+            )
+        )
+    return lines
+
+
+def _plain(text: str) -> str:
+    """A prompt as its words alone: small letters, no LoRA, long_hair as long hair."""
+    return re.sub(r"\s+", " ", re.sub(r"<\w+:[^>]+>", " ", text).replace("_", " ").replace("\\", "")).casefold()
+
+
+def cells_of(job: Job) -> list[Cell]:
+    """All pictures of the grids, with the recipe of each."""
+    from library import sampling
+    from library.assembly import drawing
+
+    settings = job.settings
+    model, model_hash = drawing.identity(job.info.path)
+    vae, vae_hash = drawing.identity(settings.vae, "vae") if settings.vae else (None, None)
+    whole = sampling.complete([sampling.Prompt("")], size=job.size, seed=0, sampler=settings.sampler)[0]
+    job.size = whole.width, whole.height
+    shared = dict(
+        negative_prompt=settings.negative_prompt.strip(),
+        steps=settings.steps,
+        sampler=settings.sampler,
+        guidance_scale=settings.guidance_scale,
+        width=whole.width,
+        height=whole.height,
+        clip_skip=None if job.info.family == "sdxl" else settings.clip_skip or 1,
+        model=model,
+        model_hash=model_hash,
+        vae=f"{vae} {vae_hash}" if vae else None,
+        has_weights=True,
+        hires_scale=settings.hires_scale if settings.hires_scale > 1 else None,
+        hires_strength=settings.hires_strength if settings.hires_scale > 1 else None,
+    )
+    cells = []
+    for row in job.rows:
+        for column in job.columns:
+            used = [one.file for one in (*column.loras, *row.loras)]
+            hashes = ", ".join(f"{file.name}: {file.digest}" for file in used)
+            prompt = f"{column.text} {row.text}".strip()
+            for seed in dict.fromkeys(settings.seeds):
+                cells.append(Cell(row, column, seed, shared | dict(prompt=prompt, seed=seed, lora_hashes=hashes or None)))
+    return cells
+
+
+def find_drawn(job: Job) -> None:
+    """Give each cell the picture that was drawn for it before, if it is there and whole."""
+    from library import picture_recipe
+
+    there = {}
+    for path in drawn_files(job.settings):
+        if path.suffix == ".png" and (recipe := picture_recipe.read(path)):
+            there[json.dumps(recipe, sort_keys=True)] = path
+    for cell in job.cells:
+        cell.path = there.get(json.dumps(cell.recipe, sort_keys=True))
+
+
+def drawn_files(settings: TryLora, folder: str = "pictures") -> list[Path]:
+    place = Path(settings.output_dir) / folder
+    return sorted(place.iterdir()) if place.is_dir() else []
+
+
+def next_number(paths: list[Path], beginning: str = "") -> int:
+    """One more than any file has in front."""
+    numbers = (re.match(rf"{beginning}(\d+)", path.name) for path in paths)
+    return 1 + max((int(found[1]) for found in numbers if found), default=0)
+
+
+# ---- drawing ----
+
+
+def draw(job: Job, missing: list[Cell]) -> None:
+    """Draw what is missing, row by row; each picture is on disk before the next is begun.
+
+    Raises:
+        UserError: memory is full, the model gives no picture, or the folder cannot be written.
+    """
+    from tqdm import tqdm
+
+    from library.adapters import merging
+    from library.assembly import drawing
+
+    settings, device = job.settings, job.machine.device
+    family = drawing.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    from library import sampling
+
+    sizes = sampling.picture_sizes(*job.size, device)
+    hires = sampling.Hires(settings.hires_scale, settings.hires_strength) if settings.hires_scale > 1 else None
+    number = next_number(drawn_files(settings))
+    layers = family.named_layers()
+    began = time.perf_counter()
+    with ExitStack() as around:
+        around.enter_context(drawing.told_if_memory_is_full())
+        model = around.enter_context(merging.Merging(layers))
+        bar = around.enter_context(tqdm(total=len(missing), disable=None, unit=say(" pictures", "张"), smoothing=0.05))
+        for count, (cell, told) in enumerate(conditioned(job, missing, family, layers, model, sizes)):
+            prompt = sampling.Prompt(
+                "",
+                width=job.size[0],
+                height=job.size[1],
+                seed=cell.seed,
+                step_count=settings.steps,
+                scale=settings.guidance_scale,
+                sampler=settings.sampler,
+            )
+            if count:
+                picture = sampling.draw_told(family, prompt, *told, device, hires)
+            else:
+                with job.machine.tuning():
+                    picture = sampling.draw_told(family, prompt, *told, device, hires)
+            cell.path = write(settings, number + count, cell, picture)
+            bar.update()
+            taken = time.perf_counter() - began
+            if count == 0 and taken * (len(missing) - 1) > SAY_ESTIMATE:
+                bar.write(
+                    say(
+                        f"the first picture took {taken:.1f} s: about {_spoken(taken * (len(missing) - 1))} for the "
+                        f"{len(missing) - 1} others. Ctrl-C stops it; run again, it goes on",
+                        f"第一张用了 {taken:.1f} 秒，其余 {len(missing) - 1} 张约需 "
+                        f"{_spoken(taken * (len(missing) - 1))}。可按 Ctrl-C 停止，再次运行会接着画",
+                    )
+                )
+    seconds = time.perf_counter() - began
+    print(
+        say(
+            f"{len(missing)} pictures drawn in {_spoken(seconds)}, {seconds / len(missing):.2f} s each",
+            f"共画 {len(missing)} 张，用时 {_spoken(seconds)}，每张 {seconds / len(missing):.2f} 秒",
+        )
+    )
+
+
+def conditioned(job: Job, cells: list[Cell], family, layers: dict, model, sizes) -> Iterator[tuple[Cell, tuple]]:
+    """Each cell with its two `Conditioning`s, the model's weights being what it needs at that moment."""
+    import torch
+
+    from library.adapters import merging
+
+    loaded: dict[Path, dict] = {}
+    before, text, told = None, None, ()
+    for cell in cells:
+        used = [*cell.column.loras, *cell.row.loras]
+        if used != before:
+            loaded = {one.file.path: loaded.get(one.file.path) or read_factors(one.file, layers) for one in used}
+            model.apply([merging.Strength(loaded[one.file.path], one.text_encoder, one.unet) for one in used])
+        if used != before or cell.column is not text:
+            with torch.no_grad():
+                negative = None
+                if job.settings.guidance_scale != 1:
+                    negative = family.encode_weighted(job.negative, sizes, is_negative=True)
+                told = family.encode_weighted(cell.column.weighted, sizes), negative
+        before, text = used, cell.column
+        yield cell, told
+
+
+def _spoken(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 100:
+        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
+    if seconds < 100 * 60:
+        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
+    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
+
+
+def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
+    """Write a picture under a number of its own; where the disk is full, wait for room."""
+    from tqdm import tqdm
+
+    from library import picture_recipe
+
+    path = Path(settings.output_dir) / "pictures" / f"{number:05d}-{cell.seed}.png"
+
+    def do() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture_recipe.write(path, picture, cell.recipe)
+
+    _write(path, do, 3 * picture.width * picture.height, tqdm.write)
+    return path
+
+
+def _write(path: Path, do, size: int, say_line=print) -> None:
+    from library import disk
+
+    try:
+        disk.writing(path, do, size=size, may_free=lambda: False, say_line=say_line)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            say(
+                f"{path} cannot be written ({reason}). Allow it, or choose another output_dir",
+                f"{path} 无法写入（{reason}）。请取得写入权限，或换一个 output_dir",
+            )
+        ) from error
+
+
+# ---- what came of it ----
+
+
+def settings_line(job: Job, seed: int) -> str:
+    """What all pictures of a grid have in common."""
+    settings = job.settings
+    parts = [
+        say(f"seed {seed}", f"种子 {seed}"),
+        f"{job.size[0]}x{job.size[1]}",
+        settings.sampler,
+        say(f"{settings.steps} steps", f"{settings.steps} 步"),
+        f"CFG {settings.guidance_scale:g}",
+        job.info.path.name,
+    ]
+    if settings.hires_scale > 1:
+        parts.append(f"hires x{settings.hires_scale:g}, {settings.hires_strength:g}")
+    line = "  ·  ".join(parts)
+    if settings.negative_prompt.strip():
+        line += say("\nnegative: ", "\n反向提示词：") + settings.negative_prompt.strip()
+    return line
+
+
+def write_grid(job: Job, seed: int) -> Path:
+    """The contact sheet of one seed: that of an earlier run if it shows the same files, else a new number."""
+    from PIL import Image, PngImagePlugin
+
+    from library import contact_sheet
+
+    table = [
+        [cell.path for cell in job.cells if cell.row is row and cell.seed == seed] for row in job.rows
+    ]  # by rows
+    rows, columns = [row.label for row in job.rows], [column.text for column in job.columns]
+    title = settings_line(job, seed)
+    content = json.dumps([title, rows, columns, [[path.name for path in line] for line in table]])
+    output = Path(job.settings.output_dir)
+    grids = [path for path in drawn_files(job.settings, "") if re.fullmatch(r"grid-\d+-\d+\.png", path.name)]
+    for path in grids:
+        if _grid_content(path) == content:
+            return path
+
+    def opened(path: Path) -> Image.Image:
+        with Image.open(path) as picture:
+            picture.load()
+        if max(picture.size) > contact_sheet.LARGEST:  # all are held at once
+            picture.thumbnail((contact_sheet.LARGEST, contact_sheet.LARGEST))
+        return picture
+
+    drawn = contact_sheet.sheet([[opened(path) for path in line] for line in table], rows, columns, title)
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text(GRID_KEY, content)
+    path = output / f"grid-{next_number(grids, 'grid-'):04d}-{seed}.png"
+    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+
+    def do() -> None:
+        try:
+            drawn.save(half, "PNG", pnginfo=texts)
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
+
+    _write(path, do, 3 * drawn.width * drawn.height)
+    return path
+
+
+GRID_KEY = "lora_grid"  # of a grid's PNG text: what it shows
+
+
+def _grid_content(path: Path) -> str | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get(GRID_KEY)
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
+def write_summary(job: Job, grids: dict[int, Path]) -> Path:
+    """The page to look at: a table of small pictures for each seed, each a link to its file."""
+    from urllib.parse import quote
+
+    from library import metadata, page
+
+    shown, sections = 0, []
+    for seed, grid in grids.items():
+        link = page.Html(f'<a href="{quote(grid.name)}">{page.html(grid.name)}</a>')
+        blocks = [page.paragraph(page.join([settings_line(job, seed), "  ·  ", link]))]
+        lines = []
+        for row in job.rows:
+            cells = [cell for cell in job.cells if cell.row is row and cell.seed == seed]
+            shown += len(cells)
+            if shown <= page.MOST_PICTURES:
+                lines.append([row.label, *(_linked(cell, page) for cell in cells)])
+        if lines:
+            blocks.append(page.table(["", *(column.text for column in job.columns)], lines))
+        if len(lines) < len(job.rows):
+            blocks.append(page.paragraph(say("The rest is in the grid.", "其余请看对比图。"), faint=True))
+        sections.append(page.section(say(f"Seed {seed}", f"种子 {seed}"), *blocks))
+    files = [
+        (
+            file.path.name,
+            say(", ", "、").join(metadata.trigger_words(file.metadata)) or "-",
+            file.metadata.get("ss_base_model_version", "-"),
+            f"{file.metadata.get('ss_network_dim', '-')} / {file.metadata.get('ss_network_alpha', '-')}",
+            file.digest,
+        )
+        for file in job.files
+    ]
+    head = (
+        say("file", "文件"),
+        say("trigger words", "触发词"),
+        say("base model", "底模类型"),
+        say("rank / alpha", "秩 / alpha"),
+        say("hash", "哈希"),
+    )
+    content = page.page(
+        say("LoRAs, tried", "LoRA 试用"),
+        page.facts(
+            {
+                say("pictures", "图片"): len(job.cells),
+                say("LoRAs", "LoRA"): len(job.files),
+                say("base model", "底模"): job.info.path.name,
+            }
+        ),
+        *(page.finding("amber", note) for note in job.notes),
+        *sections,
+        page.section(
+            "LoRA",
+            page.table(head, files) if files else page.paragraph(say("none", "没有")),
+            page.paragraph(
+                say(
+                    "Every picture carries its parameters. To draw the same in AUTOMATIC1111's web UI: drop the file "
+                    'on "PNG Info"; there the settings must be "Random number generator source: CPU" and '
+                    '"Schedule type: Uniform".',
+                    "每张图都带有生成参数。要在 AUTOMATIC1111 web UI 里画出同样的图：把文件拖到“PNG 图片信息”，"
+                    "并将设置中的“随机数生成器来源”选为 CPU，“调度类型”选为 Uniform。",
+                ),
+                faint=True,
+            ),
+        ),
+    )
+    return page.write(Path(job.settings.output_dir) / "summary.html", content)
+
+
+def _linked(cell: Cell, page) -> str:
+    """A small picture that leads to its file."""
+    return page.Html(f'<a href="pictures/{cell.path.name}">{page.picture(cell.path, note=cell.path.name)}</a>')
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ with told_if_memory_is_full():
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,39 @@ class DrawingFamily:
         finally:
             for module in idle:
                 module.to(device)
+
+
+def keep(path: Path, write: Callable[[], Any], size: int) -> None:
+    """Let `write` write a drawn picture; where the disk is full, wait for room.
+
+    Args:
+        size: bytes that it takes, about.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from tqdm import tqdm
+
+    from library import disk
+
+    try:
+        disk.writing(path, write, size=size, may_free=lambda: False, say_line=tqdm.write)
+    except OSError as error:
+        raise UserError(
+            say(
+                f"{path} cannot be written ({error.strerror or error}). Allow it, or choose another output_dir",
+                f"{path} 无法写入（{error.strerror or error}）。请取得写入权限，或换一个 output_dir",
+            )
+        ) from error
+
+
+def spoken(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 100:
+        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
+    if seconds < 100 * 60:
+        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
+    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
 
 
 def identity(path: str | Path, part: str = "unet") -> tuple[str, str | None]:

@@ -70,7 +70,16 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
         examine_pictures(seen, memory, similarity, progress)
     examine_output(seen)
     if with_machine:
-        examine_machine(seen, memory)
+        try:
+            examine_machine(seen, memory)
+        except (ImportError, OSError, RuntimeError) as error:  # torch or its driver; that is what one wants to know
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            text = say(f"the machine could not be tried to the end: {reason}", f"机器没能检查完：{reason}")
+            cure = say(
+                "Install torch for this machine anew (README, Installation), and update the driver",
+                "请按 README 的“安装”重新安装适合本机的 torch，并更新驱动",
+            )
+            seen.findings.append(Finding("red", "machine", text, cure))
     seen.findings = doctor.in_order(seen.findings)
     return seen
 

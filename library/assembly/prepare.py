@@ -302,7 +302,7 @@ def changes_since(state: Any, config: Config, data: str, dtype: Any) -> list[str
     """
     changes = differences(state.facts["config"], config)
     if state.facts.get("data", data) != data:
-        changes.append(say("the pictures or captions have changed", "图片或标签有改动"))
+        changes.append(say("the pictures, masks or captions have changed", "图片、蒙版或标签有改动"))
     numbers = str(dtype).removeprefix("torch.")
     before = state.facts.get("dtype", numbers)
     if numbers != before and state.facts["config"]["mixed_precision"] == config.mixed_precision:  # another device

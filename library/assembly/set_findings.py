@@ -80,7 +80,6 @@ def of_set(
             rows[True],
             uses=[count for sample, count in uses if sample.is_regularization],
             unused=len(train) + len(reg) - len(plan.samples_used),
-            rotates=plan.reg_rotate,
         ),
         *doctor.words_in_regularization(filter(None, words.values()), reg, texts, tag_statistics.has_word, drawn_by),
         *doctor.other_buckets(set(buckets), reg_buckets),

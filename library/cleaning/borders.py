@@ -11,9 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERANCE = 10  # grey levels from the border's colour; JPEGs keep plain areas within 3
+MOST_UNREST = 20  # grey levels; a thin border in a JPEG of low quality rings as much
 MOST_SPECKS = 0.005  # share of a line that may differ: dust, compression
 STRAIGHT = 0.6  # share of a line that changes where a border ends; of a circle's outline it is below a quarter
 FRINGE = 20  # pixels within which a border ends: the ringing of a JPEG reaches over 16, resizing smears a few
+TRACES = 2  # lines that are cut beyond a smeared end
+REACH = 0.08  # of the size of what is inside: deeper in, also the outline of a ball is long and would pass for straight
 ARRIVED = 0.6  # of the picture's distance from the border's colour: a line that is as far belongs to the picture
 DEEP = 3  # pixels beyond the end at which the picture is compared with the border
 PLAIN_INSIDE = 0.8  # share of one colour: a line inside that is as plain itself may be the next stripe of a wallpaper
@@ -34,11 +37,12 @@ class Trim(NamedTuple):
     bottom: int
 
 
-def find(picture: np.ndarray) -> Trim:
+def find(picture: np.ndarray, *, ground: bool = True) -> Trim:
     """The part within all borders; the whole picture where there are none.
 
     Args:
         picture: (H, W, 3) uint8.
+        ground: whether empty ground around a subject is cut to a margin too.
     """
     height, width = picture.shape[:2]
     trim = Trim(0, 0, width, height)
@@ -47,7 +51,8 @@ def find(picture: np.ndarray) -> Trim:
         if inside == trim:
             break
         trim = inside
-    trim = _ground_cut(picture, trim)
+    if ground:
+        trim = _ground_cut(picture, trim)
     if trim.right - trim.left < LEAST_LEFT * width or trim.bottom - trim.top < LEAST_LEFT * height:
         return Trim(0, 0, width, height)
     return trim
@@ -105,16 +110,17 @@ def _difference(lines: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """How far each pixel is from a colour: the largest of its channels, uint8."""
     import cv2
 
-    plain = np.broadcast_to(colour.astype(np.uint8), lines.shape)
-    return cv2.absdiff(np.ascontiguousarray(lines), np.ascontiguousarray(plain)).max(axis=2)
+    return cv2.absdiff(np.ascontiguousarray(lines), (*colour.astype(int).tolist(), 0)).max(axis=2)
 
 
 def _band(lines: np.ndarray) -> _Band | None:
     """The strip at the beginning of the first axis (H, W, 3), if the first line is plain and some other is not."""
     colour = np.median(lines[0], axis=0)
-    if (_difference(lines[:1], colour) > TOLERANCE).mean() > MOST_SPECKS:
+    unrest = float(np.quantile(_difference(lines[:1], colour), 1 - MOST_SPECKS))
+    if unrest > MOST_UNREST:
         return None
-    differs = _difference(lines, colour) > TOLERANCE
+    tolerance = max(TOLERANCE, 1.5 * unrest)
+    differs = _difference(lines, colour) > tolerance
     shares = differs.mean(axis=1)
     depth = int(np.argmax(shares > MOST_SPECKS))
     if depth == 0:
@@ -122,14 +128,16 @@ def _band(lines: np.ndarray) -> _Band | None:
     # Where the picture is framed on all sides, the lines' ends are border too and do not count.
     across = np.flatnonzero(differs[depth:].mean(axis=0) > MOST_SPECKS)
     first, last = int(across[0]), int(across[-1]) + 1
-    fringe = min(FRINGE, max(2, len(lines) // 32))  # of a thumbnail 20 pixels would be half a head
+    span = min(last - first, int(np.flatnonzero(shares > MOST_SPECKS)[-1]) + 1 - depth)
+    reach = int(REACH * span)
+    deep = max(1, min(DEEP, reach // 2))
+    fringe = max(1, min(FRINGE, reach - deep - TRACES))
     distances = _difference(lines[depth : depth + fringe, first:last], colour).mean(axis=1)
     typical = np.quantile(distances, 0.75)  # of the picture, also where most lines looked at are fringe
-    end = depth + int(np.argmax(distances >= ARRIVED * typical))
-    beyond = lines[end : end + DEEP, first:last]
-    if len(beyond) < DEEP:
-        return None
-    changed = (_difference(beyond, colour) > TOLERANCE).any(axis=0).mean()
+    smeared = int(np.argmax(distances >= ARRIVED * typical))
+    end = depth + (smeared + TRACES if smeared else 0)
+    beyond = lines[end : end + deep, first:last]
+    changed = (_difference(beyond, colour) > tolerance).any(axis=0).mean()
     own = np.median(beyond.reshape(-1, 3), axis=0)
     alike = (_difference(beyond, own) <= TOLERANCE).mean()
     return _Band(colour, end, bool(changed >= STRAIGHT), bool(alike < PLAIN_INSIDE))
@@ -137,7 +145,9 @@ def _band(lines: np.ndarray) -> _Band | None:
 
 def _ground_cut(picture: np.ndarray, trim: Trim) -> Trim:
     """Less of the empty ground around a subject, where it has the same colour on all four sides."""
-    part = picture[trim.top : trim.bottom, trim.left : trim.right]
+    import cv2
+
+    part = cv2.medianBlur(np.ascontiguousarray(picture[trim.top : trim.bottom, trim.left : trim.right]), 3)  # no grain
     edges = (part[0], part[-1], part[:, 0], part[:, -1])
     colours = [np.median(edge, axis=0) for edge in edges]
     if not all(_is_same(colours[0], colour) for colour in colours):

@@ -11,6 +11,9 @@ import numpy as np
 BLURRED = 2.0  # pixels at the training size from which a picture is told to be blurred
 NOISY = 8.0  # grey levels at the training size; film grain has 2 to 5, a phone in the dark 5 to 15
 
+LEAST_ENLARGEMENT = 1.4  # times in each direction; of less a copy keeps too much to tell
+MOST_KEPT = 0.58  # see `was_enlarged`: 0.65 to 1.5 for genuine pictures, 0.17 to 0.55 for enlarged ones, JPEG or not
+
 EDGE_SHARE = 0.002  # of the pixels are steeper than what counts as the strongest edge
 LEAST_EDGE = 1.5  # grey levels a pixel: less than the noise of a JPEG is no edge
 
@@ -87,7 +90,7 @@ def was_enlarged(larger: np.ndarray, smaller: np.ndarray) -> bool:
     """Whether the larger of two copies holds nothing that the smaller does not: it was made from it.
 
     Args:
-        larger, smaller: (H, W, 3) uint8, the same picture; the larger by at least a tenth in each direction.
+        larger, smaller: (H, W, 3) uint8, the same picture; False where they differ by less than LEAST_ENLARGEMENT.
 
     What the larger loses when it is brought to the smaller's size and back is compared with what the smaller loses when
     it is shrunk as much. In photos and drawings each octave holds a good part of the one below; an enlarged copy holds
@@ -103,7 +106,7 @@ def was_enlarged(larger: np.ndarray, smaller: np.ndarray) -> bool:
 
     high, wide = smaller.shape[:2]
     factor = min(larger.shape[0] / high, larger.shape[1] / wide)
-    if factor < 1.1:
+    if factor < LEAST_ENLARGEMENT:
         return False
     below = lost(smaller, (max(1, round(wide / factor)), max(1, round(high / factor))))
-    return lost(larger, (wide, high)) < 0.35 * below
+    return lost(larger, (wide, high)) < MOST_KEPT * below

@@ -43,11 +43,12 @@ class Heap:
         return picture.path.relative_to(self.folder).as_posix()
 
 
-def find(folder: str | Path, *, caption_extension: str = ".txt") -> Heap:
+def find(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: bool = False) -> Heap:
     """All pictures below a folder; hidden folders and those of masks are left out, links to folders not followed.
 
     Raises:
-        UserError: there is no picture at all, or a caption that cannot be read: it would be lost if it were written.
+        UserError: there is no picture at all, unless that may be; or a caption that cannot be read: it would be lost if
+            it were written.
     """
     folder = Path(folder)
     extension = caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
@@ -62,7 +63,7 @@ def find(folder: str | Path, *, caption_extension: str = ".txt") -> Heap:
     notes: list[str] = []
     problems: list[str] = []
     _collect(folder, extension, pictures, notes, problems)
-    if not pictures and not problems:
+    if not pictures and not problems and not may_be_empty:
         problems.append(say(f"{folder}: no picture in it", f"{folder}：里面没有图片"))
     if problems:
         raise UserError(problems + notes)

@@ -353,7 +353,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError):
             pass  # a profile of another kind of picture: viewers ignore it too
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _other_profile(profile: bytes | None) -> "ImageCms.ImageCmsProfile | None":

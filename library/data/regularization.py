@@ -14,6 +14,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,16 +58,21 @@ class Share(NamedTuple):
         return self.train_samples >= self.reg_samples
 
 
+@lru_cache
 def _spelled(word: str) -> re.Pattern:
     """A word in whatever case, with spaces or underscores, with brackets escaped or not, but not within another word.
 
-    Chinese and Japanese have no spaces: there it is found anywhere.
+    Chinese and Japanese have no spaces between words: there it is found anywhere, and spaces in it do not count.
     """
-    letters = [letter for letter in unicodedata.normalize("NFC", word) if letter != "\\"]
-    parts = re.split(r"[\s_]+", "".join(letters).strip(" _"))
-    spelled = r"[\s_]+".join("".join(rf"\\?{re.escape(letter)}" for letter in part) for part in parts)
-    before = r"(?<![^\W_])" if _has_borders(parts[0][:1]) else ""
-    after = r"(?![^\W_])" if _has_borders(parts[-1][-1:]) else ""
+    text = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", word).replace("\\", "")).strip()
+    spelled = ""
+    for at, letter in enumerate(text):
+        if letter == " ":
+            spelled += r"[\s_]+" if _has_borders(text[at - 1]) or _has_borders(text[at + 1]) else r"[\s_]*"
+        else:
+            spelled += rf"\\?{re.escape(letter)}"
+    before = r"(?<![^\W_])" if _has_borders(text[0]) else ""
+    after = r"(?![^\W_])" if _has_borders(text[-1]) else ""
     return re.compile(before + spelled + after, re.IGNORECASE)
 
 
@@ -83,7 +89,7 @@ def stands_in(word: str, caption: str) -> bool:
 
 def _words(words: Sequence[str]) -> list[str]:
     """Those that are not blank, the longest first: "my tag" must go before "tag"."""
-    return sorted((word for word in words if word.strip(" _\\\t")), key=len, reverse=True)
+    return sorted((word for word in words if re.sub(r"[\s_\\]", "", word)), key=len, reverse=True)
 
 
 def without(caption: str, words: Sequence[str]) -> str:
@@ -128,7 +134,7 @@ def wanted(
     pictures: list[Wanted] = []
     shares: list[Share] = []
     taken: set[tuple[str, str]] = set()
-    for folder in found.folders:
+    for folder in (folder for folder in found.folders if folder.picture_count):
         repeats = max(1, folder.repeats // images_per_caption)
         name = folder_name(repeats, class_words)
         samples = [sample for sample in found.train if sample.image_path.parent == folder.path]

@@ -12,6 +12,7 @@ every picture must stay a word, else it would belong to the subject from then on
 lists below, of danbooru's words; what is in none of them counts as the subject's.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -269,8 +270,8 @@ def advice(
         token_counts: of each caption, its tokens.
     """
     found: list[Advice] = []
-    found += _about_captions(statistics)
-    found += _about_words(statistics, words, is_everyday_word)
+    found += _about_captions(statistics, words)
+    found += about_words(statistics, words, is_everyday_word)
     for folder in statistics.folders:
         if statistics.total(folder):
             found += _about_shares(statistics, folder, words.get(folder))
@@ -280,19 +281,22 @@ def advice(
     return sorted(found, key=lambda one: ("red", "amber", "green").index(one.level))
 
 
-def _about_captions(statistics: TagStatistics) -> list[Advice]:
-    """Captions that are missing, empty, or no tags."""
+def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) -> list[Advice]:
+    """Captions that are missing, hold nothing but the trigger word, or no tags."""
     found = []
-    missing = [picture.name for picture in statistics.pictures if picture.caption is None]
-    empty = [picture.name for picture in statistics.pictures if picture.caption is not None and not picture.caption]
-    if missing or empty:
-        names = some(missing + empty)
+    bare = []
+    for picture in statistics.pictures:
+        own = spelled(words.get(picture.folder) or "")
+        if all(spelled(tag) == own for tag in captions.tags(picture.caption or "")):
+            bare.append(picture.name)
+    if bare:
+        total, names = len(statistics.pictures), some(bare)
         found.append(
             Advice(
                 "amber",
                 say(
-                    f"{len(missing + empty)} of {len(statistics.pictures)} pictures have no tags: {names}",
-                    f"{len(statistics.pictures)} 张图片中有 {len(missing + empty)} 张没有标签：{names}",
+                    f"{len(bare)} of {total} pictures have no tags but the trigger word, if that: {names}",
+                    f"{total} 张图片中有 {len(bare)} 张除触发词外没有标签：{names}",
                 ),
                 say(
                     "Tag them with tag_images.py: all that such a picture shows is learnt under the trigger word",
@@ -327,7 +331,7 @@ def _about_captions(statistics: TagStatistics) -> list[Advice]:
     return found
 
 
-def _about_words(
+def about_words(
     statistics: TagStatistics, words: Mapping[str, str | None], is_everyday_word: Callable[[str], bool] | None
 ) -> list[Advice]:
     """Whether each trigger word stands where it must, only there, and is new to the base model."""
@@ -337,9 +341,10 @@ def _about_words(
         texts = [(picture, picture.caption or "") for picture in statistics.pictures if picture.folder in own]
         without = [picture.name for picture, text in texts if picture.caption is not None and not has_word(text, word)]
         total = sum(statistics.total(folder) for folder in own if folder in statistics.folders)
+        value = "None" if len(words) > 1 else _quoted(word)  # None: each [repeats]_[concept] folder's own word
         cure = say(
-            f'Run edit_tags.py with trigger_word = "{word}" and action = "apply"',
-            f'请在 edit_tags.py 里设 trigger_word = "{word}"、action = "apply" 后运行',
+            f'Run edit_tags.py over these folders with trigger_word = {value} and action = "apply"',
+            f'请对这些目录运行 edit_tags.py，设 trigger_word = {value}、action = "apply"',
         )
         if without and len(without) == total:
             text = say(
@@ -420,7 +425,7 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
             )
         )
     if subject:
-        listed = ", ".join(f'"{tag.text}"' for tag in subject)
+        listed = ", ".join(_quoted(tag.text) for tag in subject)
         found.append(
             Advice(
                 "amber",
@@ -489,17 +494,17 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
     for group, english, chinese in (
         (
             scene,
-            "scene, pose, view and the like, on nearly every picture: stay on their words. Leave them, else they would "
-            "belong to the subject",
-            "画面、姿势、视角之类，几乎每张图都有：会留在这些词上。请保留，否则会变成主体的一部分",
+            "are of scene, pose, view or the like and on nearly every picture: they stay on their words. Leave them, "
+            "else they would belong to the subject",
+            "属于画面、姿势、视角之类，几乎每张图都有：会留在这些词上。请保留，否则会变成主体的一部分",
         ),
         (changeable, "stay changeable", "可自由控制"),
-        (rare, f"on {FEW} pictures at most, teach little", f"最多出现在 {FEW} 张图上，作用很小"),
+        (rare, f"are on {FEW} pictures at most and teach little", f"最多出现在 {FEW} 张图上，作用很小"),
     ):
         if group:
             text = say(
-                f"{start}{len(group)} tag(s), {english}: {_shares(statistics, group, folder)}",
-                f"{start_zh}{len(group)} 个标签，{chinese}：{_shares(statistics, group, folder)}",
+                f"{start}{len(group)} tag(s) {english}: {_shares(statistics, group, folder)}",
+                f"{start_zh}{len(group)} 个标签{chinese}：{_shares(statistics, group, folder)}",
             )
             found.append(Advice("green", text, "", tuple(tag.text for tag in group)))
     return found
@@ -510,22 +515,17 @@ def _about_spellings(statistics: TagStatistics) -> list[Advice]:
     alike: dict[str, dict[str, int]] = {}
     for key, tag in statistics.tags.items():
         letters = re.sub(r"[\W_]+", "", key)
+        group = alike.setdefault(letters if len(letters) >= 4 else f" {key}", {})  # :3 and 3 are not the same
         for text, number in tag.spellings.items():
-            written = text.replace("\\", "") if len(letters) < 4 else text
-            group = alike.setdefault(letters if len(letters) >= 4 else f" {key}", {})
-            group[written] = group.get(written, 0) + number
-    groups = [group for group in alike.values() if len({text.lower() for text in group}) > 1]
+            group[text.lower()] = group.get(text.lower(), 0) + number  # CLIP makes no difference of capital letters
+    groups = [group for group in alike.values() if len(group) > 1]
     if not groups:
         return []
     wanted, shown = [], []
     for group in groups:
         best = max(group, key=lambda text: (group[text], "_" not in text))
-        others = [text for text in group if text.lower() != best.lower()]
-        done = set()
-        for text in others:
-            if spelled(text) not in done:
-                done.add(spelled(text))
-                wanted.append(f'"{text} -> {best}"')
+        others = {spelled(text): text for text in group if text != best}  # a rule meets all spellings of a tag
+        wanted += [_quoted(f"{text} -> {best}") for text in others.values()]
         shown.append(", ".join(f"`{text}` ({number})" for text, number in group.items()))
     listed, rules = "; ".join(shown[:SHOWN]), ", ".join(wanted)
     return [
@@ -574,6 +574,11 @@ def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]]
             cure,
         )
     ]
+
+
+def _quoted(text: str) -> str:
+    """As it is written in the parameter block."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _listed(tags: list[Tag]) -> str:

@@ -14,7 +14,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import CLIPTokenizer
 
+    from library.contracts import WeightedPrompt
     from library.families.loading import Place, Source
 
 CLIP_MERGE_COUNT = 48_894  # 49,408 tokens in all
@@ -209,23 +210,104 @@ def encode(model: nn.Module, ids: Tensor, eos_token_id: int, skip: int = 1, is_n
     import torch
 
     batch, chunks, positions = ids.shape
+    states, pooled = _encode_chunks(model, ids.reshape(batch * chunks, positions), eos_token_id, skip, is_normed)
+    states = states.reshape(batch, chunks, positions, -1)
+    inner = states[:, :, 1:-1].reshape(batch, chunks * (positions - 2), -1)
+    states = torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)
+    if pooled is None:
+        return Encoded(states, None)
+    return Encoded(states, model.text_projection(pooled.reshape(batch, chunks, -1)[:, 0]))
+
+
+def _encode_chunks(
+    model: nn.Module, ids: Tensor, eos_token_id: int, skip: int, is_normed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(N, 77) ids -> (N, 77, D) states, and (N, D) of the last layer at the first end mark if there is a projection."""
+    import torch
+
     text_model = getattr(model, "text_model", model)  # the wrapper went away in transformers 5.6
-    flat = ids.reshape(batch * chunks, positions).to(text_model.embeddings.token_embedding.weight.device)
-    output = text_model(input_ids=flat, output_hidden_states=True)
+    ids = ids.to(text_model.embeddings.token_embedding.weight.device)
+    output = text_model(input_ids=ids, output_hidden_states=True)
     if skip == 1 and is_normed:
-        states = output.last_hidden_state  # (B * chunks, 77, D)
+        states = output.last_hidden_state
     else:
         states = output.hidden_states[-skip]
         if is_normed:
             states = text_model.final_layer_norm(states)
-    states = states.reshape(batch, chunks, positions, -1)
-    inner = states[:, :, 1:-1].reshape(batch, chunks * (positions - 2), -1)
-    states = torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)
     if not hasattr(model, "text_projection"):
-        return Encoded(states, None)
-    end = (flat == eos_token_id).int().argmax(dim=-1)  # argmax: the first of them
-    at_end = output.last_hidden_state[torch.arange(len(flat), device=flat.device), end]
-    return Encoded(states, model.text_projection(at_end.reshape(batch, chunks, -1)[:, 0]))
+        return states, None
+    end = (ids == eos_token_id).int().argmax(dim=-1)  # argmax: the first of them
+    return states, output.last_hidden_state[torch.arange(len(ids), device=ids.device), end]
+
+
+# ---- Prompts with weights, as AUTOMATIC1111's web UI encodes them ----
+
+BACKTRACK = 20  # tokens; the web UI's default for its "Prompt word wrap length limit"
+
+
+def weighted_chunks(tokenizer: CLIPTokenizer, prompt: WeightedPrompt, room: int = 75) -> list[list[tuple[int, float]]]:
+    """Cut a prompt into chunks of (id, weight), as the web UI does.
+
+    A section begins a new chunk. Where a chunk is full in the middle of a phrase, what stands behind its last comma
+    goes to the next one, if that is less than 20 tokens. Each run of one weight is tokenized by itself.
+
+    Returns:
+        At least one chunk; those that end early are to be filled up.
+    """
+    comma = tokenizer.convert_tokens_to_ids(",</w>")
+    chunks, chunk = [], []
+    for number, section in enumerate(prompt):
+        if number:
+            chunks.append(chunk)
+            chunk = []
+        behind_comma = None  # place in the chunk behind its last comma
+        for ids, (_, weight) in zip(caption_tokens(tokenizer, [text for text, _ in section]), section, strict=True):
+            for token in ids:
+                if len(chunk) == room:
+                    is_near = behind_comma is not None and room - behind_comma < BACKTRACK
+                    cut = behind_comma if is_near and token != comma else room
+                    chunks.append(chunk[:cut])
+                    chunk, behind_comma = chunk[cut:], None
+                chunk.append((token, weight))
+                if token == comma:
+                    behind_comma = len(chunk)
+    return [*chunks, chunk] if chunk or not chunks else chunks
+
+
+def encode_weighted(
+    model: nn.Module, tokenizer: CLIPTokenizer, prompt: WeightedPrompt, skip: int = 1, is_normed: bool = True
+) -> Encoded:
+    """Encode a prompt as the web UI does with its emphasis mode "Original".
+
+    Every chunk's states are multiplied by their tokens' weights and then, all of them, by one number that gives back
+    the chunk's mean. Chunks are laid end to end with their marks, 77 states each. (In training a long caption has one
+    start and one end mark; so has `encode`.)
+
+    Args:
+        skip, is_normed: as for `encode`.
+
+    Returns:
+        (1, 77 chunks, D) float32 states, and the projection of the first chunk, without weights.
+
+    Source: the behaviour of stable-diffusion-webui 1.10 (sd_hijack_clip, sd_emphasis); formula only.
+    """
+    import torch
+
+    positions = model.config.max_position_embeddings
+    chunks = weighted_chunks(tokenizer, prompt, positions - 2)
+    rows = [[tokenizer.bos_token_id, *(token for token, _ in chunk), tokenizer.eos_token_id] for chunk in chunks]
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (positions - len(row)) for row in rows])
+    states, pooled = _encode_chunks(model, ids, tokenizer.eos_token_id, skip, is_normed)
+    weights = torch.ones(len(chunks), positions, 1)
+    for row, chunk in zip(weights, chunks, strict=True):
+        row[1 : 1 + len(chunk), 0] = torch.tensor([weight for _, weight in chunk])
+    states = states.float()
+    weighted = states * weights.to(states.device)
+    mean = partial(torch.mean, dim=(1, 2), keepdim=True)
+    if not bool((weights == 1).all()):  # else the means are the same, and may be 0
+        weighted = weighted * (mean(states) / mean(weighted))
+    joined = weighted.reshape(1, len(chunks) * positions, -1)
+    return Encoded(joined, None if pooled is None else model.text_projection(pooled[:1]))
 
 
 def refuse_deep_skip(clip_skip: int | None, layer_count: int) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from library.contracts import Conditioning, NoiseSpec, Target
+from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
 from library.families import clip_text
 from library.families.loading import Place
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
-from library.families.targets import text_targets, unet_targets
+from library.families.targets import named_layers, text_targets, unet_targets
 from library.families.unet import build_unet, load_unet
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
@@ -71,6 +71,13 @@ class StableDiffusion:
         encoded = clip_text.encode(self.text_encoder, ids, self.tokenizer.eos_token_id, self.clip_skip or 1)
         return Conditioning(encoded.states)
 
+    def encode_weighted(
+        self, prompt: WeightedPrompt, sizes: Tensor | None = None, *, is_negative: bool = False
+    ) -> Conditioning:
+        return Conditioning(
+            clip_text.encode_weighted(self.text_encoder, self.tokenizer, prompt, self.clip_skip or 1).states
+        )
+
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self.unet.conv_in.weight.dtype
         return self.unet(noisy.to(dtype), t, encoder_hidden_states=conditioning.states.to(dtype)).sample
@@ -82,6 +89,9 @@ class StableDiffusion:
     def targets(self) -> list[Target]:
         text = text_targets(self.text_encoder, "lora_te", "text_encoder")
         return text + unet_targets(self.unet, lambda name: name)
+
+    def named_layers(self) -> dict[str, Target]:
+        return named_layers(self.unet, lambda name: name, self.targets(), text_encoder=self.text_encoder)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from library.contracts import Conditioning, NoiseSpec, Target
+from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
 from library.families import clip_text
 from library.families.loading import Place
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
-from library.families.targets import text_targets, unet_targets
+from library.families.targets import named_layers, text_targets, unet_targets
 from library.families.unet import build_unet, load_unet
 from library.families.unet_names import original_unet_name
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
@@ -72,6 +72,17 @@ class StableDiffusionXL:
         states = torch.cat([encoded[0].states, encoded[1].states], dim=-1)  # (B, S, 768 + 1280)
         return Conditioning(states, encoded[1].pooled, sizes)
 
+    def encode_weighted(self, prompt: WeightedPrompt, sizes: Tensor, *, is_negative: bool = False) -> Conditioning:
+        """As the web UI does: each encoder's states get their mean back, and an empty negative prompt is all zeros."""
+        first, second = (
+            clip_text.encode_weighted(model, tokenizer, prompt, STATES_FROM, is_normed=False)
+            for tokenizer, model in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2))
+        )
+        states, pooled = torch.cat([first.states, second.states], dim=-1), second.pooled
+        if is_negative and not "".join(text for section in prompt for text, _ in section):
+            states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
+        return Conditioning(states, pooled, sizes)
+
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self.unet.conv_in.weight.dtype
         vector = {
@@ -86,15 +97,19 @@ class StableDiffusionXL:
         return [(len(ids), min(len(ids), room)) for ids in clip_text.caption_tokens(self.tokenizer, captions)]
 
     def targets(self) -> list[Target]:
-        config = self.unet.config
-        saved_name = partial(
-            original_unet_name, layers_per_block=config.layers_per_block, up_block_types=config.up_block_types
-        )
         return [
             *text_targets(self.text_encoder, "lora_te1", "text_encoder"),
             *text_targets(self.text_encoder_2, "lora_te2", "text_encoder_2"),
-            *unet_targets(self.unet, saved_name),
+            *unet_targets(self.unet, self._saved_name),
         ]
+
+    def named_layers(self) -> dict[str, Target]:
+        texts = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return named_layers(self.unet, self._saved_name, self.targets(), **texts)
+
+    def _saved_name(self, name: str) -> str:
+        config = self.unet.config
+        return original_unet_name(name, config.layers_per_block, config.up_block_types)
 
     def modules(self) -> dict[str, nn.Module]:
         return {

@@ -42,6 +42,35 @@ def text_targets(text_encoder: nn.Module, prefix: str, part: str) -> list[Target
     ]
 
 
+def named_layers(
+    unet: nn.Module, saved_name: Callable[[str], str], targets: list[Target], **text_encoders: nn.Module
+) -> dict[str, Target]:
+    """Layers under the names that LoRA files have for them, by whichever trainer; more than we adapt ourselves.
+
+    `lora_unet_...` with the saved name or diffusers' (which some trainers use for SDXL too), `lora_te...`, and the
+    names with dots of diffusers' and peft's own files: `unet.mid_block....`, `text_encoder.text_model....`.
+
+    Args:
+        saved_name: as for `unet_targets`.
+        targets: the family's; those of text encoders are taken from there.
+        text_encoders: by the name of the part.
+    """
+    names = {}
+    for name, layer in unet.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            saved_as = "lora_unet_" + saved_name(name).replace(".", "_")
+            target = Target(layer, saved_as, "unet")
+            names |= dict.fromkeys((saved_as, "lora_unet_" + name.replace(".", "_"), f"unet.{name}"), target)
+    names |= {target.saved_as: target for target in targets if target.part != "unet"}
+    target_of = {target.layer: target for target in targets}
+    for part, module in text_encoders.items():
+        for name, layer in module.named_modules():
+            if layer in target_of:
+                bare = name.removeprefix("text_model.")
+                names |= dict.fromkeys((f"{part}.text_model.{bare}", f"{part}.{bare}"), target_of[layer])
+    return names
+
+
 def layers_within(module: nn.Module, class_names: tuple[str, ...]) -> list[tuple[str, nn.Module, str]]:
     """(name, layer, class it lies in) of every linear layer and convolution within modules of these classes."""
     found = []

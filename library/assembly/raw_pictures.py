@@ -1,0 +1,279 @@
+"""The raw pictures of a folder: which there are, what is known of each after one quick look, and which are the same.
+
+The look decodes JPEGs at a fraction of their size, and what was found is remembered, so that the second run over ten
+thousand pictures reads none of them.
+"""
+
+import os
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from library.cleaning import borders, duplicates, ledger, quality
+from library.data import images
+from library.data.folders import MASKS, entries, is_file, is_folder
+from library.data.remembered import facts_of
+from library.data.samples import CAPTION_EXTENSIONS, folded
+from library.messages import UserError, say
+
+FACTS = struct.Struct("<32s2I?4f2fQQ192sx")
+FACTS_FORMAT = 1  # raise it when a look finds out something else
+
+NO_PICTURES = {  # endings that are not tried
+    *CAPTION_EXTENSIONS, ".json", ".jsonl", ".csv", ".html", ".htm", ".md", ".py", ".ini", ".db", ".npz", ".pt", ".log",
+    ".zip", ".rar", ".7z", ".tar", ".gz", ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mp3", ".pdf", ".svg", ".eps",
+    ".psb", ".xmp", ".safetensors", ".ckpt", ".doc", ".docx", ".exe", ".url", ".lnk",
+}  # fmt: skip
+RAW_CAMERA = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".rw2", ".orf"}
+
+
+class Raw(NamedTuple):
+    """A raw picture after a look at it."""
+
+    path: Path
+    name: str  # path below the folder, with "/"
+    digest: str  # of the file's bytes
+    width: int  # of the whole picture, upright
+    height: int
+    is_animated: bool
+    trim: tuple[float, float, float, float]  # left, top, right, bottom of what is within borders, as shares
+    blur: float  # see `quality`; at the training size
+    noise: float
+    look: duplicates.Look
+
+    @property
+    def area(self) -> float:
+        """Pixels within borders."""
+        left, top, right, bottom = self.trim
+        return (right - left) * self.width * (bottom - top) * self.height
+
+
+@dataclass
+class Group:
+    """Pictures that show the same."""
+
+    members: list[Raw]  # the best first
+    kept: set[str]  # names of those that no better one is like
+
+
+@dataclass
+class Survey:
+    """A folder of raw pictures."""
+
+    folder: Path
+    pictures: list[Raw] = field(default_factory=list)  # sorted by name
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> why
+    notes: list[str] = field(default_factory=list)
+    captions: dict[str, Path] = field(default_factory=dict)  # picture's name -> its caption file
+
+
+def find(folder: Path) -> tuple[list[str], Survey]:
+    """Names of all files that may be pictures, sorted, and a survey with their captions and what is passed over.
+
+    Raises:
+        UserError: there is none.
+    """
+    survey, names, passed = Survey(folder), [], {}
+    _collect(folder, "", names, survey, passed)
+    if passed:
+        listed = ", ".join(f"{ending or '-'} ({count})" for ending, count in sorted(passed.items()))
+        survey.notes.append(
+            say(f"passed over, as they are no pictures: {listed}", f"以下文件不是图片，未处理：{listed}")
+        )
+    if not names:
+        raise UserError([say(f"images_dir: no picture in {folder}", f"images_dir：{folder} 里没有图片"), *survey.notes])
+    return names, survey
+
+
+def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed: dict[str, int]) -> None:
+    try:
+        listed = entries(folder)
+    except UserError as error:  # of one sub-folder; the others are still of use
+        survey.notes += error.problems
+        return
+    files = {folded(entry.name): entry.name for entry in listed if is_file(entry)}
+    for entry in listed:
+        if not is_file(entry):
+            continue
+        name, ending = below + entry.name, os.path.splitext(entry.name)[1].lower()
+        if ending in RAW_CAMERA or ending in images.UNREADABLE_EXTENSIONS - images.RAW_EXTENSIONS:
+            survey.skipped[name] = say(
+                f"{ending} is not read here; save it as .png or .jpg first",
+                f"不能读取 {ending}，请先另存为 .png 或 .jpg",
+            )
+        elif ending in NO_PICTURES:
+            if ending not in CAPTION_EXTENSIONS:
+                passed[ending] = passed.get(ending, 0) + 1
+        else:  # also endings never heard of: browsers save "photo.jpg_large", and files without any
+            names.append(name)
+            stem = os.path.splitext(entry.name)[0]
+            caption = next((files[c] for e in CAPTION_EXTENSIONS if (c := folded(stem + e)) in files), None)
+            if caption:
+                survey.captions[name] = folder / caption
+    for entry in listed:
+        if is_folder(entry) and entry.name == MASKS:
+            survey.notes.append(
+                say(
+                    f"{below}{MASKS}: passed over: masks belong to clean pictures and are made anew",
+                    f"{below}{MASKS}：未处理：蒙版属于整理后的图片，会重新生成",
+                )
+            )
+        elif is_folder(entry) and not entry.is_symlink():
+            _collect(folder / entry.name, f"{below}{entry.name}/", names, survey, passed)
+
+
+def look(
+    names: list[str],
+    survey: Survey,
+    *,
+    resolution: int,
+    trims: bool,
+    memory: Path,
+    thread_count: int,
+    told: Callable[[], object],
+) -> None:
+    """Look at every picture once and put it into the survey, with what is known of it or why it is skipped.
+
+    Args:
+        trims: whether borders will be cut, and so do not count when pictures are compared.
+        memory: where what was found out is remembered.
+        told: called for each picture that is looked at; one that is remembered is not.
+    """
+
+    def facts(path: Path) -> bytes | str:
+        try:
+            return _facts(path, resolution, trims)
+        except images.BrokenPicture as error:
+            return str(error)
+        except MemoryError:
+            return say("too large for this machine's memory; make it smaller", "内存不足，无法打开，请先缩小")
+        except Exception as error:  # one strange file must not end the work on ten thousand
+            return say(f"cannot be read ({error})", f"无法读取（{error}）")
+        finally:
+            told()
+
+    paths = [survey.folder / name for name in names]
+    kind = f"raw{FACTS_FORMAT}x{resolution}x{int(trims)}"
+    found = facts_of(paths, facts, folder=memory, kind=kind, thread_count=thread_count)
+    unknown: dict[str, int] = {}
+    for name, path, packed in zip(names, paths, found, strict=True):
+        if isinstance(packed, bytes):
+            survey.pictures.append(_raw(path, name, packed))
+        elif os.path.splitext(name)[1].lower() in images.RAW_EXTENSIONS:
+            survey.skipped[name] = packed
+        else:  # no picture by its name, nor by what is in it
+            ending = os.path.splitext(name)[1].lower()
+            unknown[ending] = unknown.get(ending, 0) + 1
+    if unknown:
+        listed = ", ".join(f"{ending or name} ({count})" for ending, count in sorted(unknown.items()))
+        survey.notes.append(say(f"passed over, as they hold no picture: {listed}", f"以下文件里没有图片：{listed}"))
+
+
+def _facts(path: Path, resolution: int, trims: bool) -> bytes:
+    import cv2
+
+    with open(path, "rb") as file:
+        digest = ledger.digest(file.read())
+    area = resolution**2
+    seen, image = images.raw(path, area=area)
+    picture = on_colour(image, (255, 255, 255))
+    height, width = picture.shape[:2]
+    whole = borders.Trim(0, 0, width, height)
+    trim = borders.find(picture) if trims else whole
+    frame = (
+        borders.find(picture, ground=False) if trims and trim != whole else whole
+    )  # where ground ends depends on size
+    framed = np.ascontiguousarray(picture[frame.top : frame.bottom, frame.left : frame.right])
+    inside = picture[trim.top : trim.bottom, trim.left : trim.right]
+    scale = (area / (inside.shape[0] * inside.shape[1])) ** 0.5
+    if scale < 1:
+        size = [max(3, round(side * scale)) for side in inside.shape[1::-1]]
+        inside = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
+    grey = quality.grey_of(inside)
+    shares = (trim.left / width, trim.top / height, trim.right / width, trim.bottom / height)
+    noise = quality.noise(grey) if min(grey.shape) >= 3 else 0.0
+    return FACTS.pack(
+        digest.encode(), seen.width, seen.height, seen.is_animated, *shares, quality.blur(grey), noise,
+        *duplicates.look(framed),
+    )  # fmt: skip
+
+
+def _raw(path: Path, name: str, packed: bytes) -> Raw:
+    digest, width, height, is_animated, *trim, blur, noise, bits, mirrored, colours = FACTS.unpack(packed)
+    look = duplicates.Look(bits, mirrored, colours)
+    return Raw(path, name, digest.decode(), width, height, is_animated, tuple(trim), blur, noise, look)
+
+
+def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.ndarray:
+    """A picture RGB or RGBA as (H, W, 3) uint8; where it is transparent the colour shows."""
+    if image.mode == "RGBA":
+        ground = images.Image.new("RGBA", image.size, colour)
+        image = images.Image.alpha_composite(ground, image).convert("RGB")
+    return np.asarray(image)
+
+
+def groups(survey: Survey, similarity: int, book: ledger.Ledger) -> list[Group]:
+    """The pictures that are the same, the best of each group first.
+
+    Better is what has more pixels, unless they were only blown up; then what was compressed less, has a caption, and
+    lies higher up. A best one without caption gets that of the next.
+
+    Args:
+        book: remembers which pictures were found to be blown up.
+    """
+    pictures = survey.pictures
+    looks = duplicates.Looks([raw.look for raw in pictures])
+    found = []
+    for numbers in duplicates.groups(looks, similarity):
+        best_first = _best_first([pictures[number] for number in numbers], survey, book)
+        of = {raw.name: number for raw, number in zip([pictures[n] for n in numbers], numbers, strict=True)}
+        kept = duplicates.kept(looks, [of[raw.name] for raw in best_first], similarity)
+        caption = next((survey.captions[raw.name] for raw in best_first if raw.name in survey.captions), None)
+        if caption:
+            survey.captions.setdefault(best_first[0].name, caption)
+        found.append(Group(best_first, {pictures[number].name for number in kept}))
+    return found
+
+
+def _best_first(members: list[Raw], survey: Survey, book: ledger.Ledger) -> list[Raw]:
+    def rank(raw: Raw) -> tuple:
+        depth = raw.name.count("/")
+        return -round(raw.area, -3), -raw.path.stat().st_size, raw.name not in survey.captions, depth, raw.name
+
+    members = sorted(members, key=rank)
+    blown_up = []
+    while len(members) > 1 and _was_enlarged(members[0], members[1:], book):
+        blown_up.append(members.pop(0))
+    return members + blown_up
+
+
+def _was_enlarged(larger: Raw, others: Iterable[Raw], book: ledger.Ledger) -> bool:
+    smaller = next((raw for raw in others if raw.area * quality.LEAST_ENLARGEMENT**2 <= 1.02 * larger.area), None)
+    if smaller is None:
+        return False
+    question = f"enlarged {larger.digest} {smaller.digest}"
+    if question not in book.answers:
+        try:
+            book.remember(question, quality.was_enlarged(*(_inside(raw) for raw in (larger, smaller))))
+        except images.BrokenPicture:  # changed since it was looked at; it will be told when it is worked on
+            return False
+    return book.answers[question]
+
+
+def _inside(raw: Raw) -> np.ndarray:
+    picture = on_colour(images.raw(raw.path)[1], (255, 255, 255))
+    height, width = picture.shape[:2]
+    left, top, right, bottom = (
+        round(share * side) for share, side in zip(raw.trim, (width, height, width, height), strict=True)
+    )
+    return picture[top:bottom, left:right]
+
+
+def mirrored(pictures: list[Raw], similarity: int) -> list[tuple[Raw, Raw]]:
+    """Pairs of which one is the other mirrored."""
+    pairs = duplicates.mirrored_pairs(duplicates.Looks([raw.look for raw in pictures]), similarity)
+    return [(pictures[first], pictures[second]) for first, second in pairs]

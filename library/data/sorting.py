@@ -1,0 +1,219 @@
+"""Pictures into [repeats]_[concept] folders: which belongs where, how often each is repeated, and getting them there.
+
+Nothing is ever written over. What is there with the same content is done already, so a run that was killed, and a
+second run, go on where the one before stopped. Files are moved by first being in both places: only when all are in the
+new one the old ones go, so at any moment one place at least has everything.
+"""
+
+import filecmp
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from library.data import heap
+from library.data.folders import (
+    MANY_REPEATS,
+    MASKS,
+    entries,
+    folded,
+    is_file,
+    pictures_in,
+    repeats_and_text,
+    subfolders,
+)
+from library.data.tag_statistics import has_word
+
+
+class File(NamedTuple):
+    """A file and where it shall be, below its concept's folder."""
+
+    source: Path
+    name: str  # "a.png", "a.txt", "masks/a.png"
+    is_picture: bool
+
+
+@dataclass
+class Concept:
+    """The pictures that one word stands for."""
+
+    word: str
+    pictures: list[heap.Picture] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of the pictures, in the new folder
+    repeats: int | None = None  # that of a [repeats]_[concept] folder they come from
+    joined: list[str] = field(default_factory=list)  # sub-folders that are no concepts, as their captions say
+
+
+class Numbered(NamedTuple):
+    """A [repeats]_[concept] folder that is there already."""
+
+    path: Path
+    repeats: int
+    word: str
+    pictures: list[str]  # names
+
+
+# ---- what belongs where ----
+
+
+def concepts(found: heap.Heap, concept: str, sub_folders: str) -> list[Concept]:
+    """The concepts of a heap, sorted by the way their folders come.
+
+    Args:
+        concept: the word of pictures that lie directly in the heap.
+        sub_folders: "concepts": each first sub-folder is one of its own; "together": all belong to `concept`; "auto": a
+            sub-folder belongs to `concept` where its captions hold that word and not the sub-folder's name. One that is
+            named [repeats]_[concept] is always a concept.
+    """
+    by_folder: dict[str, list[heap.Picture]] = {}
+    for picture in found.pictures:
+        parts = picture.path.relative_to(found.folder).parts
+        by_folder.setdefault(parts[0] if len(parts) > 1 else "", []).append(picture)
+    made: dict[str, Concept] = {}
+    for name, pictures in by_folder.items():
+        meaning = repeats_and_text(name)
+        is_numbered = bool(meaning) and meaning[0] >= 1
+        word = (meaning[1].strip() if is_numbered else name) or concept
+        is_joined = bool(name) and not is_numbered and _joins(name, pictures, concept, sub_folders)
+        one = made.setdefault(folded(concept if is_joined else word), Concept(concept if is_joined else word))
+        one.pictures += pictures
+        one.repeats = meaning[0] if is_numbered else one.repeats
+        one.joined += [name] if is_joined else []
+    for one in made.values():
+        one.names = _names(found.folder, one.pictures)
+    return list(made.values())
+
+
+def _joins(name: str, pictures: list[heap.Picture], concept: str, sub_folders: str) -> bool:
+    if sub_folders != "auto":
+        return sub_folders == "together"
+    texts = [picture.caption for picture in pictures if (picture.caption or "").strip()]
+    return bool(texts) and all(has_word(text, concept) for text in texts) and not any(has_word(t, name) for t in texts)
+
+
+def _names(folder: Path, pictures: list[heap.Picture]) -> list[str]:
+    """The pictures' new names: those from a folder within another begin with its name, as they could be the same."""
+    places = {picture.path: picture.path.relative_to(folder).parent for picture in pictures}
+    first = min(places.values(), key=lambda place: (len(place.parts), place))
+    starts = {place: "" if place == first else " ".join([*place.parts, ""]) for place in places.values()}
+    return [starts[places[picture.path]] + picture.path.name for picture in pictures]
+
+
+def files(concept: Concept) -> list[File]:
+    """All that goes into a concept's folder: each picture, its caption and its mask."""
+    found: dict[str, File] = {}
+    masks: dict[Path, dict[str, Path]] = {}  # picture's folder -> folded name -> mask
+    for picture, name in zip(concept.pictures, concept.names, strict=True):
+        parent, start = picture.path.parent, name.removesuffix(picture.path.name)
+        if parent not in masks:
+            places = [path for path in subfolders(parent) if folded(path.name) == MASKS]
+            those = [entry for place in places for entry in entries(place) if is_file(entry)]
+            masks[parent] = {folded(entry.name): Path(entry.path) for entry in those}
+        found[name] = File(picture.path, name, True)
+        if picture.caption is not None:
+            caption = start + picture.caption_path.name
+            found[caption] = File(picture.caption_path, caption, False)
+        mask = masks[parent].get(folded(f"{picture.path.stem}.png"))
+        if mask:
+            found[f"{MASKS}/{start}{mask.name}"] = File(mask, f"{MASKS}/{start}{mask.name}", False)
+    return list(found.values())
+
+
+def numbered(folder: Path) -> list[Numbered]:
+    """The [repeats]_[concept] folders that are there. Raises UserError where one cannot be read."""
+    there = []
+    for path in subfolders(folder) if folder.is_dir() else []:
+        meaning = repeats_and_text(path.name)
+        if meaning and meaning[0] >= 1:
+            there.append(Numbered(path, meaning[0], meaning[1].strip(), pictures_in(path)))
+    return there
+
+
+# ---- how often ----
+
+
+def proposed(
+    counts: dict[str, int], fixed: dict[str, int], *, steps: int, epochs: int, batch_size: int
+) -> dict[str, int]:
+    """Repeats of each concept with which the training has about so many steps, and each concept weighs alike.
+
+    Args:
+        counts: word -> pictures.
+        fixed: word -> repeats of those that are given: their share of the steps is taken off first.
+    """
+    free = [word for word in counts if word not in fixed]
+    samples = steps * batch_size / epochs - sum(counts[word] * number for word, number in fixed.items())
+    each = max(0.0, samples) / max(1, len(free))
+    return fixed | {word: min(MANY_REPEATS, max(1, round(each / max(1, counts[word])))) for word in free}
+
+
+def step_count(samples: int, epochs: int, batch_size: int) -> int:
+    """Steps of a training with so many samples an epoch; of each bucket the last batch may be a short one more."""
+    return -(-samples // batch_size) * epochs
+
+
+# ---- getting them there ----
+
+
+def differing(wanted: Iterable[File], folder: Path) -> list[File]:
+    """Those in whose place something else is."""
+    return [
+        file for file in wanted if os.path.lexists(folder / file.name) and not same(file.source, folder / file.name)
+    ]
+
+
+def same(first: Path, second: Path) -> bool:
+    """Whether two files have the same content; sizes and times are compared first, as copies keep them."""
+    try:
+        return second.is_file() and (os.path.samefile(first, second) or filecmp.cmp(first, second))
+    except OSError:
+        return False
+
+
+def put(file: File, folder: Path, *, is_link: bool) -> bool:
+    """Have a file in its place too, whole or not at all; whether that was to do. Raises OSError.
+
+    Args:
+        is_link: as a second name of the same file, which takes no room; a copy where the disk cannot do that.
+    """
+    target = folder / file.name
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_link and not file.source.is_symlink():
+        try:
+            os.link(file.source, target)
+            return True
+        except OSError:
+            pass  # another disk, or one that knows no links: copying says what is wrong
+    half = target.with_name(f".{os.getpid()}.tmp")
+    try:
+        shutil.copy2(file.source, half)
+        half.rename(target)
+    finally:
+        half.unlink(missing_ok=True)
+    return True
+
+
+def take_away(files: list[tuple[Path, File]], heap_folder: Path) -> int:
+    """Delete what was put into its folder from where it was, and sub-folders that are empty then; how many files.
+
+    A picture goes before what belongs to it: one that is left by a kill is left whole.
+
+    Args:
+        files: with the folder that each was put into.
+        heap_folder: where they were, below it or in it; it stays.
+    """
+    count = 0
+    for folder, file in sorted(files, key=lambda pair: not pair[1].is_picture):
+        if file.source.exists() and same(file.source, folder / file.name):
+            file.source.unlink()
+            count += 1
+    emptied = {file.source.parent for _, file in files} - {heap_folder}
+    for place in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):  # it has something else in it
+            place.rmdir()
+    return count

@@ -1,0 +1,412 @@
+"""tools/prepare_images.py from a messy folder to a clean set, and again, and again otherwise."""
+
+import hashlib
+import importlib.util
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from library.assembly import cleaning
+from library.checks import ConfigError, check_tool
+from library.cleaning import faces, text_regions
+from library.cleaning.region import Region
+from library.config import PROJECT
+from library.messages import UserError, set_language
+from library.tool_config import TOOLS
+
+DECLARED = TOOLS["prepare_images.py"]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("prepare_images", PROJECT / "tools" / "prepare_images.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def prepare(tool, tmp_path, monkeypatch, capsys):
+    """prepare(option=value, ...) -> what it printed. Nothing is found in pictures unless a test says so."""
+    monkeypatch.setattr(text_regions, "find", lambda picture: [])
+    monkeypatch.setattr(faces, "find", lambda picture, model=None: [])
+    monkeypatch.setattr("library.local_models.find", lambda patterns, extra=None: [])
+
+    def prepare(**options):
+        values = {"images_dir": str(tmp_path / "raw"), "output_dir": str(tmp_path / "out"), "resolution": 64}
+        assert tool.prepare(check_tool(DECLARED, values | options, {})) == 0
+        return capsys.readouterr().out
+
+    return prepare
+
+
+def photo(seed, width=96, height=80):
+    """Blobs of many sizes, as photos have: no two alike, and no plain border."""
+    rng = np.random.default_rng(seed)
+    layers = 0
+    for cells, strength in ((3, 100), (9, 50), (30, 25)):
+        grid = rng.uniform(-strength, strength, (cells, cells, 3)).astype(np.float32)
+        layers = layers + np.stack(
+            [np.asarray(Image.fromarray(grid[..., c]).resize((width, height), 3)) for c in range(3)], -1
+        )
+    return Image.fromarray((128 + layers).clip(0, 255).astype(np.uint8))
+
+
+def save(picture, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+
+
+def files(folder):
+    """Everything a person sees in a folder, with "/" between folders."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)}
+
+
+def states(folder):
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A few pictures of every kind of trouble."""
+    folder = tmp_path / "raw"
+    save(photo(1), folder / "角色 1.png")
+    (folder / "角色 1.txt").write_bytes("红发, 微笑".encode("gbk"))
+    save(photo(1).resize((72, 60)), folder / "again" / "copy.jpg", quality=80)
+    (folder / "again" / "same.png").write_bytes((folder / "角色 1.png").read_bytes())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(photo(2).transpose(Image.Transpose.ROTATE_90), folder / "sub" / "turned.JPG", exif=exif, quality=95)
+    letterbox = Image.new("RGB", (96, 120), "black")
+    letterbox.paste(photo(3), (0, 20))
+    save(letterbox, folder / "sub" / "film.png")
+    cut_out = photo(4).convert("RGBA")
+    alpha = Image.new("L", cut_out.size, 0)
+    ImageDraw.Draw(alpha).ellipse((10, 5, 85, 78), fill=255)
+    cut_out.putalpha(alpha)
+    save(cut_out, folder / "cut.png")
+    save(photo(5, 400, 300), folder / "large.bmp")
+    save(photo(6, 40, 30), folder / "small.gif")
+    save(photo(7), folder / "photo.jpg_large", format="JPEG")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
+    (folder / "notes.md").write_text("x")
+    return folder
+
+
+# ---- once ----
+
+
+def test_a_messy_folder_becomes_a_clean_set(raw, prepare, tmp_path):
+    before, out = states(raw), tmp_path / "out"
+    said = prepare()
+    assert states(raw) == before
+    assert files(out) == {
+        "角色 1.png", "角色 1.txt", "sub/turned.png", "sub/film.png", "cut.png", "masks/cut.png", "large.png",
+        "small.png", "photo.png", "prepared.jsonl", "summary.html",
+    }  # fmt: skip
+    assert (out / "角色 1.txt").read_text(encoding="utf-8") == "红发, 微笑"
+    for file in files(out) - {"角色 1.txt", "prepared.jsonl", "summary.html"}:
+        with Image.open(out / file) as picture:
+            assert (picture.format, picture.mode) == ("PNG", "L" if "masks/" in file else "RGB"), file
+            assert 64 * 64 <= picture.width * picture.height <= 96 * 96, file
+    assert np.array_equal(Image.open(out / "角色 1.png"), photo(1))  # within the range: its pixels as they were
+    assert np.abs(np.asarray(Image.open(out / "sub" / "turned.png")).astype(int) - photo(2)).mean() < 4
+    assert np.array_equal(Image.open(out / "sub" / "film.png"), photo(3))
+    assert "10 raw pictures: 1 skipped, 2 left out as duplicates, 7 used" in said
+    assert "1 could not be used: broken.jpg" in said
+    assert "1 were enlarged by Lanczos, which adds no detail: small.gif" in said
+    page = (out / "summary.html").read_text(encoding="utf-8")
+    for words in ("again/same.png", "again/copy.jpg", "the same file", "left out", "broken.jpg", ".md (1)"):
+        assert words in page
+
+
+def test_what_is_transparent_becomes_the_colour_and_black_in_the_mask(raw, prepare, tmp_path):
+    prepare(background_colour="#00ff00", trim_borders=False)
+    clean = np.asarray(Image.open(tmp_path / "out" / "cut.png"))
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "cut.png"))
+    assert clean.shape[:2] == mask.shape == (80, 96)
+    assert np.array_equal(mask, np.asarray(Image.open(raw / "cut.png").getchannel("A")))
+    assert (clean[mask == 0] == (0, 255, 0)).all()
+    assert np.array_equal(clean[mask == 255], np.asarray(photo(4))[mask == 255])
+
+
+def test_transparent_backgrounds_stay_so_and_hide_nothing(raw, prepare, tmp_path, monkeypatch):
+    def subject(picture, model=None):
+        alpha = np.zeros(picture.shape[:2], np.uint8)
+        alpha[20:60, 30:70] = 255
+        return alpha
+
+    monkeypatch.setattr(cleaning.background, "subject", subject)
+    said = prepare(background="transparent", trim_borders=False)
+    clean = np.asarray(Image.open(tmp_path / "out" / "角色 1.png"))
+    assert clean.shape == (80, 96, 4)
+    assert np.array_equal(clean[..., 3], subject(clean))
+    assert (clean[clean[..., 3] == 0] == (255, 255, 255, 0)).all()
+    assert np.array_equal(clean[..., 3], np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png")))
+    assert "GrabCut" in said
+
+
+def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_regions, "find", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
+    said = prepare()
+    assert "7 seem to bear text" in said
+    assert 'class="box"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+    assert np.array_equal(Image.open(tmp_path / "out" / "角色 1.png"), photo(1))
+    assert not (tmp_path / "out" / "masks" / "角色 1.png").exists()
+    prepare(text="erase")
+    clean, mask = (np.asarray(Image.open(tmp_path / "out" / name)) for name in ("角色 1.png", "masks/角色 1.png"))
+    expected = np.full((80, 96), 255, np.uint8)
+    expected[60:72, 8:48] = 0
+    assert np.array_equal(mask, expected)
+    assert (clean[mask == 0] == 255).all()
+    assert np.array_equal(clean[mask == 255], np.asarray(photo(1))[mask == 255])
+
+
+def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_picture(raw, prepare, tmp_path):
+    text = "film.png： 0，50%，96，20\nsub/turned.jpg: 10, 20, 30, 40\n*.gif: 0, 0, 10, 10\n"
+    (tmp_path / "区域.txt").write_bytes(text.encode("gbk"))
+    prepare(regions=str(tmp_path / "区域.txt"))
+    film = np.asarray(Image.open(tmp_path / "out" / "sub" / "masks" / "film.png"))
+    assert film.shape == (80, 96)  # 20 rows of the letterbox are gone
+    assert np.flatnonzero((film == 0).all(axis=1)).tolist() == list(range(40, 60))
+    turned = np.asarray(Image.open(tmp_path / "out" / "sub" / "masks" / "turned.png"))
+    assert (turned[20:60, 10:40] == 0).all()
+    assert (turned == 0).sum() == 30 * 40
+
+
+def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "find", lambda picture, model=None: [Region(30, 20, 20, 20, 0.9, "face")])
+    prepare(faces="erase")
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png"))
+    assert (mask[20:40, 30:50] == 0).all()
+    assert (mask == 0).sum() < 2 * 20 * 20
+    prepare(faces="cut out", output_dir=str(tmp_path / "faces"), face_margin=0.5)
+    made = files(tmp_path / "faces")
+    assert {"角色 1_face1.png", "sub/turned_face1.png"} <= made
+    assert not {"角色 1.png", "角色 1.txt", "角色 1_face1.txt"} & made
+    face = Image.open(tmp_path / "faces" / "角色 1_face1.png")
+    expected = photo(1).crop((20, 10, 60, 50)).resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(face).astype(int) - expected).mean() < 1
+
+
+def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "find", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
+    said = prepare(faces="recipe")
+    made = files(tmp_path / "out")
+    assert {"train/角色 1_face1.png", "train/角色 1_face2.png", "reg/角色 1.png", "train/sub/film_face1.png"} <= made
+    assert "train/small_face1.png" in made
+    assert "reg/small.png" not in made  # bodies of poor quality are not wanted
+    assert not {file for file in made if file.endswith(".txt")}
+    assert np.array_equal(Image.open(tmp_path / "out" / "reg" / "角色 1.png"), photo(1))  # with its face
+    train = sum(file.startswith("train/") and "masks" not in file for file in made)
+    reg = sum(file.startswith("reg/") and "masks" not in file for file in made)
+    assert f"10 x {train} >= 5 x {reg}" in said
+
+
+def test_two_raw_pictures_of_one_name_do_not_collide(prepare, tmp_path):
+    for seed, name in enumerate(("a.png", "a.jpg", "A.webp", "a_jpg.png", "a (1).png")):
+        save(photo(seed), tmp_path / "raw" / name)
+    prepare()
+    pictures = {file for file in files(tmp_path / "out") if file.endswith(".png")}
+    assert len(pictures) == 5
+    assert len({file.lower() for file in pictures}) == 5
+    shown = {hashlib.sha256((tmp_path / "out" / file).read_bytes()).digest() for file in pictures}
+    assert len(shown) == 5
+
+
+def test_the_small_are_left_where_nothing_shall_be_enlarged(raw, prepare, tmp_path):
+    said = prepare(upscale="off")
+    assert Image.open(tmp_path / "out" / "small.png").size == (40, 30)
+    assert "1 are below 64 x 64 pixels and stayed so: small.png" in said
+
+
+def test_a_missing_spandrel_is_told_and_lanczos_helps(raw, prepare, tmp_path, monkeypatch):
+    model = tmp_path / "RealESRGAN_x4plus.pth"
+    model.write_bytes(b"model")
+    monkeypatch.setitem(__import__("sys").modules, "spandrel", None)
+    monkeypatch.setattr("library.local_models.find", lambda patterns, extra=None: [model])
+    said = prepare()
+    assert "pip install spandrel" in said
+    assert "enlarged by Lanczos" in said
+    with pytest.raises(UserError, match="pip install spandrel"):
+        prepare(upscale=str(model))
+
+
+# ---- again ----
+
+
+def test_a_second_run_makes_nothing_anew(raw, prepare, tmp_path, monkeypatch):
+    prepare()
+    before = states(tmp_path / "out")
+
+    def never(*given, **more):
+        raise AssertionError("made anew")
+
+    monkeypatch.setattr(cleaning.Cleaner, "clean", never)
+    said = prepare()
+    assert "nothing was to do: 7 clean pictures as before" in said
+    after = states(tmp_path / "out")
+    changed = {path for path in before | after if before.get(path) != after.get(path)}
+    assert {Path(path).name for path in changed} <= {"summary.html"}
+
+
+def test_only_what_is_new_is_made_and_what_was_deleted_stays_away(raw, prepare, tmp_path):
+    prepare()
+    (tmp_path / "out" / "large.png").unlink()
+    (tmp_path / "out" / "角色 1.txt").write_text("mytag, tagged since", encoding="utf-8")
+    before = states(tmp_path / "out")
+    save(photo(20), raw / "new.png")
+    said = prepare()
+    assert "raw pictures worked on: 1, as before: 7" in said
+    assert "1 were deleted or moved since an earlier run and stay so: large.png" in said
+    assert not (tmp_path / "out" / "large.png").exists()
+    assert (tmp_path / "out" / "角色 1.txt").read_text(encoding="utf-8") == "mytag, tagged since"
+    assert {path: state for path, state in states(tmp_path / "out").items() if path.endswith("1.png")} == {
+        path: state for path, state in before.items() if path.endswith("1.png")
+    }
+    prepare(overwrite=True)
+    assert (tmp_path / "out" / "large.png").exists()
+
+
+def test_other_settings_make_anew_and_leave_nothing_of_the_earlier(raw, prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_regions, "find", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
+    prepare(text="erase")
+    assert (tmp_path / "out" / "masks" / "角色 1.png").exists()
+    prepare(text="off")
+    assert not (tmp_path / "out" / "masks" / "角色 1.png").exists()
+    assert (tmp_path / "out" / "masks" / "cut.png").exists()
+    assert np.array_equal(Image.open(tmp_path / "out" / "角色 1.png"), photo(1))
+
+
+def test_no_file_of_the_users_is_overwritten(raw, prepare, tmp_path):
+    out = tmp_path / "out"
+    save(photo(50), out / "large.png")
+    save(photo(51), out / "masks" / "角色 1.png")
+    before = states(out)
+    with pytest.raises(UserError) as caught:
+        prepare()
+    assert caught.value.problems == [str(out / "large.png"), str(out / "masks" / "角色 1.png")]
+    assert "overwrite = True" in str(caught.value)
+    assert {path: state for path, state in states(out).items() if path in before} == before
+    assert not (out / "角色 1.png").exists()  # told before anything is made
+    prepare(overwrite=True)
+    assert Image.open(out / "large.png").size != photo(50).size
+
+
+def test_a_picture_retouched_by_hand_is_not_overwritten_by_other_settings(raw, prepare, tmp_path):
+    prepare()
+    save(photo(60), tmp_path / "out" / "large.png")
+    prepare()  # nothing is to do
+    with pytest.raises(UserError, match=r"large\.png"):
+        prepare(denoise=5)
+    assert np.array_equal(Image.open(tmp_path / "out" / "large.png"), photo(60))
+
+
+def test_a_run_that_was_stopped_goes_on(raw, prepare, tmp_path, monkeypatch):
+    clean, count = cleaning.Cleaner.clean, []
+
+    def stops(self, picture, stem):
+        count.append(stem)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        return clean(self, picture, stem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cleaning.Cleaner, "clean", stops)
+        with pytest.raises(KeyboardInterrupt):
+            prepare()
+    made = states(tmp_path / "out")
+    prepare()
+    assert len([file for file in files(tmp_path / "out") if file.endswith(".png")]) == 8
+    for path, state in made.items():
+        if path.endswith(".png"):
+            assert state == states(tmp_path / "out")[path]
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_what_is_left_of_pictures_that_are_gone_is_told_and_left(raw, prepare, tmp_path):
+    prepare()
+    (raw / "large.bmp").unlink()
+    fine = np.random.default_rng(0).integers(-40, 41, (160, 192, 1))  # what an enlarged copy would not have
+    better = (np.asarray(photo(1).resize((192, 160))) + fine).clip(0, 255).astype(np.uint8)
+    save(Image.fromarray(better), raw / "better.png")
+    said = prepare()
+    assert "2 are left from earlier runs" in said
+    assert "large.png" in said
+    assert (tmp_path / "out" / "large.png").exists()
+    assert (tmp_path / "out" / "better.txt").read_text(
+        encoding="utf-8"
+    ) == "红发, 微笑"  # the only caption of the group
+
+
+def test_one_picture_that_fails_does_not_end_the_others(raw, prepare, tmp_path, monkeypatch):
+    clean = cleaning.Cleaner.clean
+
+    def fails(self, picture, stem):
+        if stem == "large":
+            raise RuntimeError("strange")
+        return clean(self, picture, stem)
+
+    monkeypatch.setattr(cleaning.Cleaner, "clean", fails)
+    said = prepare()
+    assert "2 could not be used: broken.jpg, large.bmp" in said
+    assert "RuntimeError: strange" in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / "角色 1.png").exists()
+
+
+# ---- mistakes ----
+
+
+def test_contradictions_are_told_all_at_once(tmp_path):
+    values = {"images_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "background_colour": "whit",
+              "upscale": "4x.pth", "device": "gpu"}  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        check_tool(DECLARED, values, {"background_colour": "prepare_images.py:30"})
+    starts = ["output_dir = ", 'prepare_images.py:30: background_colour = "whit" is no colour', 'upscale = "4x.pth" is',
+              'device = "gpu" is none of']  # fmt: skip
+    assert all(map(str.startswith, caught.value.problems, starts))
+    assert len(caught.value.problems) == 4
+    for colour in ("#ffffff80", "transparent", ""):
+        with pytest.raises(ConfigError, match="background_colour"):
+            check_tool(DECLARED, {"images_dir": str(tmp_path), "background_colour": colour}, {})
+    with pytest.raises(ConfigError, match="lies in output_dir"):
+        check_tool(DECLARED, {"images_dir": str(tmp_path), "output_dir": str(tmp_path.parent)}, {})
+
+
+def test_a_folder_without_pictures_is_told(prepare, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="no picture in"):
+        prepare()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "raw" / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.png: the file is empty"):
+        prepare()
+
+
+def test_a_regions_file_with_mistakes_is_told_before_anything_is_made(raw, prepare, tmp_path):
+    (tmp_path / "r.txt").write_text("cut.png: 1,2,3\nnothing.png: 1,2,3,4\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        prepare(regions=str(tmp_path / "r.txt"))
+    assert [problem[:8] for problem in caught.value.problems] == ["r.txt:1:", "r.txt:2:"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_speaks_chinese(raw, prepare, tmp_path):
+    set_language("zh")
+    try:
+        said = prepare()
+    finally:
+        set_language("en")
+    assert "略过 1 张" in said
+    assert "去掉重复 2 张" in said
+    assert "图片整理结果" in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+
+
+def test_what_is_packed_is_lossless():
+    data = io.BytesIO(cleaning._png(photo(1)))
+    assert np.array_equal(Image.open(data), photo(1))

@@ -1,0 +1,377 @@
+"""tools/sort_into_folders.py: the right folder for each file, nothing written over, nothing to do the second time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from library.checks import ConfigError, check_tool
+from library.config import PROJECT
+from library.data import samples, sorting
+from library.messages import Stopped, UserError, set_language
+from library.tool_config import TOOLS
+from tools import sort_into_folders
+
+
+def draw(folder, names, caption="mytag, hat", masks=()):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (hash(name) % 256, 40, 90)).save(path)
+        if caption is not None:
+            path.with_suffix(".txt").write_text(f"{caption}, {path.stem}", encoding="utf-8")
+    for name in masks:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), 255).save(path)
+    return folder
+
+
+@pytest.fixture
+def heap(tmp_path):
+    """Six pictures of one concept, one in a sub-folder by source, one mask."""
+    names = ["a.png", "b.png", "照片（1）.png", "naïve café.png", "x.y.png", "手机/IMG 1.png"]
+    return draw(tmp_path / "heap", names, masks=["masks/a.png", "手机/Masks/IMG 1.png"])
+
+
+def run(heap, capsys=None, **values):
+    values = {"images_dir": str(heap), "output_dir": str(heap.parent / "train")} | values
+    assert sort_into_folders.run(check_tool(TOOLS["sort_into_folders.py"], values, {})) == 0
+    return capsys.readouterr().out if capsys else ""
+
+
+def files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".backup" not in path.parts and path.suffix != ".html"
+    }
+
+
+ALL = {
+    "a.png", "a.txt", "b.png", "b.txt", "照片（1）.png", "照片（1）.txt", "naïve café.png", "naïve café.txt", "x.y.png",
+    "x.y.txt", "手机 IMG 1.png", "手机 IMG 1.txt", "masks/a.png", "masks/手机 IMG 1.png",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["copy", "link", "move"])
+def test_pictures_captions_and_masks_go_into_one_folder(heap, capsys, action):
+    before = files(heap)
+    said = run(heap, capsys, action=action, repeats=6)
+    after = files(heap.parent / "train")
+    assert set(after) == {f"6_mytag/{name}" for name in ALL}
+    assert after["6_mytag/手机 IMG 1.txt"] == before["手机/IMG 1.txt"]
+    assert after["6_mytag/masks/手机 IMG 1.png"] == before["手机/Masks/IMG 1.png"]
+    assert files(heap) == ({} if action == "move" else before)
+    assert "手机: put together as `mytag`, which their captions hold" in said
+    assert 'train_data_dir = "' + (heap.parent / "train").as_posix() in said
+
+
+def test_the_training_reads_what_was_made(heap):
+    run(heap)
+    found = samples.find(heap.parent / "train")
+    assert len(found.train) == 6
+    assert all(sample.caption.startswith("mytag") for sample in found.train)
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize("action", ["copy", "link", "move"])
+def test_a_second_run_has_nothing_to_do(heap, capsys, action):
+    run(heap, action=action)
+    before = files(heap.parent)
+    assert "nothing was to do" in run(heap, capsys, action=action)
+    assert files(heap.parent) == before
+
+
+def test_showing_makes_the_plan_and_nothing_else(heap, capsys):
+    before = files(heap)
+    said = run(heap, capsys, action="show")
+    assert files(heap) == before
+    assert [path.name for path in (heap.parent / "train").iterdir()] == ["folders.html"]
+    assert "nothing is done yet" in said
+
+
+def test_linked_pictures_take_no_room_and_captions_are_copies(heap):
+    run(heap, action="link", repeats=1)
+    made = heap.parent / "train" / "1_mytag"
+    assert os.path.samefile(made / "a.png", heap / "a.png")
+    assert os.path.samefile(made / "masks" / "a.png", heap / "masks" / "a.png")
+    assert not os.path.samefile(made / "a.txt", heap / "a.txt")
+
+
+def test_other_repeats_rename_the_folder_in_place_of_a_second_one(heap, capsys):
+    """Two folders of one concept would be trained twice."""
+    run(heap, repeats=10)
+    said = run(heap, capsys, repeats=6)
+    assert "10_mytag is there already, with other repeats: renamed to 6_mytag" in said
+    assert [path.name for path in (heap.parent / "train").iterdir() if path.is_dir()] == ["6_mytag"]
+    assert "would be renamed to 3_mytag" in run(heap, capsys, repeats=3, action="show")
+    assert (heap.parent / "train" / "6_mytag").is_dir()
+
+
+def test_repeats_can_change_after_everything_was_moved(heap, capsys):
+    run(heap, repeats=10, action="move")
+    assert "renamed to 6_mytag" in run(heap, capsys, repeats=6, action="move")
+    assert len(files(heap.parent / "train" / "6_mytag")) == len(ALL)
+
+
+def test_two_folders_of_one_concept_are_refused(heap):
+    run(heap, repeats=10)
+    draw(heap.parent / "train" / "6_MyTag", ["z.png"])
+    with pytest.raises(UserError, match="10_mytag, 6_MyTag are folders of the same word"):
+        run(heap)
+
+
+def test_what_is_there_with_other_content_is_never_written_over_unasked(heap, capsys):
+    run(heap, repeats=6)
+    made = heap.parent / "train" / "6_mytag"
+    (made / "a.txt").write_text("edited there", encoding="utf-8")
+    (heap / "b.txt").write_text("mytag, edited here", encoding="utf-8")
+    before = files(heap.parent)
+    with pytest.raises(UserError) as caught:
+        run(heap, repeats=8)
+    assert "2 file(s) there have other content than in images_dir: a.txt, b.txt. Set overwrite = True" in str(
+        caught.value
+    )
+    assert files(heap.parent) == before
+    assert "2 files copied" in run(heap, capsys, repeats=6, overwrite=True)
+    assert (made / "b.txt").read_text(encoding="utf-8") == "mytag, edited here"
+    kept = {path.read_text(encoding="utf-8") for path in (heap.parent / "train" / ".backup").rglob("*.txt")}
+    assert "edited there" in kept
+    assert "nothing was to do" in run(heap, capsys, repeats=6, overwrite=True)
+
+
+def test_pictures_there_that_come_from_elsewhere_are_named_and_counted(heap, capsys):
+    run(heap, repeats=6)
+    draw(heap.parent / "train" / "6_mytag", ["old.png"])
+    said = run(heap, capsys, repeats=6)
+    assert "1 picture(s) there are not in images_dir, and are trained too: old.png" in said
+    assert "6_mytag: 7 pictures x 6 repeats" in said
+
+
+# ---- concepts ----
+
+
+def test_sub_folders_become_concepts_or_not(tmp_path, capsys):
+    folder = tmp_path / "heap"
+    draw(folder / "catty", ["1.png"], "catty, sitting")
+    draw(folder / "8_doggo", ["1.png"], "doggo, sitting")
+    draw(folder / "手机", ["1.png"], "mytag, sitting")
+    draw(folder, ["1.png"], "mytag")
+    run(folder, capsys)
+    assert {name.split("/")[0].partition("_")[2] for name in files(tmp_path / "train")} == {"catty", "doggo", "mytag"}
+    assert (tmp_path / "train" / "8_doggo" / "1.png").exists()  # keeps its number
+    run(folder, sub_folders="concepts", output_dir=str(tmp_path / "each"))
+    assert {path.name.partition("_")[2] for path in (tmp_path / "each").iterdir() if path.is_dir()} == {
+        "catty", "doggo", "mytag", "手机",
+    }  # fmt: skip
+    run(folder, sub_folders="together", output_dir=str(tmp_path / "one"))
+    (mytag,) = [path for path in (tmp_path / "one").iterdir() if path.name.endswith("_mytag")]
+    assert {path.name for path in mytag.glob("*.png")} == {"1.png", "catty 1.png", "手机 1.png"}
+
+
+def test_a_sub_folder_within_a_concept_keeps_its_pictures_apart(tmp_path):
+    folder = draw(tmp_path / "heap", ["catty/1.png", "catty/more/1.png", "catty/more/still/1.png"], "catty")
+    run(folder, repeats=2)
+    assert {name for name in files(tmp_path / "train") if name.endswith(".png")} == {
+        "2_catty/1.png", "2_catty/catty more 1.png", "2_catty/catty more still 1.png",
+    }  # fmt: skip
+
+
+def test_the_face_recipe_is_explained_and_each_half_can_be_sorted(tmp_path, capsys):
+    folder = draw(tmp_path / "prepared", ["train/f.png"])
+    draw(folder, ["reg/body.png"], None)
+    with pytest.raises(UserError, match=r"training set and its regularization.*prepared/train.*prepared/reg"):
+        run(folder)
+    assert "train_data_dir" in run(folder / "train", capsys, repeats=10, output_dir=str(tmp_path / "train"))
+    said = run(folder / "reg", capsys, repeats=5, output_dir=str(tmp_path / "reg"))
+    assert f'reg_data_dir = "{(tmp_path / "reg").as_posix()}"' in said
+    assert (tmp_path / "reg" / "5_mytag" / "body.png").exists()
+
+
+# ---- repeats ----
+
+
+@pytest.mark.parametrize("count", [1, 7, 30, 100, 400])
+@pytest.mark.parametrize("steps", [500, 1500, 3000])
+def test_proposed_repeats_come_as_near_to_the_steps_as_whole_numbers_can(count, steps):
+    repeats = sorting.proposed({"a": count}, {}, steps=steps, epochs=10, batch_size=2)["a"]
+
+    def miss(number):
+        return abs(count * number * 10 / 2 - steps)
+
+    assert repeats == 500 or miss(repeats) <= min(miss(repeats + 1), miss(max(1, repeats - 1)))
+
+
+def test_concepts_weigh_alike_and_given_repeats_are_taken_off_first():
+    counts = {"many": 100, "few": 10, "given": 50}
+    repeats = sorting.proposed(counts, {"given": 2}, steps=1500, epochs=10, batch_size=2)
+    assert repeats == {"given": 2, "many": 1, "few": 10}
+
+
+def test_the_readmes_example():
+    """30 pictures as 6_mycloths, 10 epochs: 1,800 steps at a batch of one."""
+    assert sorting.proposed({"mycloths": 30}, {}, steps=1800, epochs=10, batch_size=1) == {"mycloths": 6}
+    assert sorting.step_count(180, 10, 1) == 1800
+
+
+def test_the_arithmetic_is_told(heap, capsys):
+    said = run(heap, capsys, target_steps=300)
+    assert "10_mytag: 6 pictures x 10 repeats x 10 epochs / batch of 2 = about 300 steps" in said
+    assert "reg repeats x reg pictures should be at most 60 " in said
+    assert "max_train_epochs = 3 comes near the steps wanted" in run(heap, capsys, target_steps=10, action="show")
+
+
+# ---- the word ----
+
+
+@pytest.mark.parametrize(
+    ("concept", "message"),
+    [
+        ("my,tag", "holds a comma"),
+        ("我的，衣服", "holds a comma"),
+        ("10_mytag", 'Set concept = "mytag", repeats = 10'),
+        ("my/tag", "a file name cannot"),
+        ("my?tag", "a file name cannot"),
+        ("nul", "every system"),
+        ("mytag.", "every system"),
+        ("", "every system"),
+    ],
+)
+def test_a_word_that_cannot_be_a_folders_is_refused(heap, concept, message):
+    with pytest.raises(ConfigError, match=message):
+        run(heap, concept=concept)
+
+
+def test_folders_within_each_other_are_refused(heap):
+    with pytest.raises(ConfigError, match="lies in images_dir"):
+        run(heap, output_dir=str(heap / "train"))
+    with pytest.raises(ConfigError, match="lies in images_dir"):
+        run(heap, output_dir=str(heap))
+
+
+def test_a_comma_in_a_sub_folders_name_is_refused(tmp_path):
+    with pytest.raises(UserError, match='"a, b": a folder\'s word cannot hold a comma'):
+        run(draw(tmp_path / "heap", ["a, b/1.png"]), sub_folders="concepts")
+
+
+def test_words_are_checked_against_captions_and_vocabulary(tmp_path, capsys):
+    folder = draw(tmp_path / "heap", ["girl/1.png"], "girl, hat")
+    draw(folder, ["mytagger/1.png"], "mytagger")
+    draw(folder, ["1.png"], "hat, mytag hat")
+    draw(folder, ["2.png"], "shoes")
+    said = run(folder, capsys, sub_folders="concepts")
+    assert "`girl` has a meaning already, which mixes with what is learnt: the base model knows" in said
+    assert "`mytag` has a meaning already, which mixes with what is learnt: it is part of other tags: mytag hat" in said
+    assert "`mytag` is missing in 1 of 2 captions: 2.png" in said
+    assert "`mytag` is the beginning of mytagger" in said
+
+
+def test_the_base_models_own_tokenizer_is_asked(heap):
+    """The miniature's has few merges: the word is spelt out to it."""
+    run(heap, pretrained_model_name_or_path=str(PROJECT / "library" / "miniature" / "model"), concept="zxqvj")
+    page = (heap.parent / "train" / "folders.html").read_text(encoding="utf-8")
+    assert "token(s) to model" in page
+
+
+# ---- whatever comes in between ----
+
+
+def test_names_that_are_one_on_other_systems_are_refused(tmp_path):
+    folder = draw(tmp_path / "heap", ["a.png", "A.png"])
+    if len(list(folder.glob("*.png"))) < 2:
+        pytest.skip("this disk makes no difference of capital letters")
+    with pytest.raises(UserError, match="same name on Windows"):
+        run(folder)
+
+
+def test_a_full_disk_is_told_before_anything_is_copied(heap, monkeypatch):
+    monkeypatch.setattr(sort_into_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match=r"GB are needed and 0\.0 GB free"):
+        run(heap)
+    assert not (heap.parent / "train").exists()
+
+
+def test_a_file_in_a_folders_place_is_told(heap):
+    (heap.parent / "train").mkdir()
+    (heap.parent / "train" / "6_mytag").write_bytes(b"")
+    with pytest.raises(UserError, match="6_mytag is a file"):
+        run(heap, repeats=6)
+
+
+@pytest.mark.parametrize("at", range(1, 34, 2))
+def test_a_move_that_is_stopped_anywhere_goes_on_to_the_same_end(heap, monkeypatch, at):
+    """At its n-th step on the disk; both folders together hold everything at any moment."""
+    before = set(files(heap).values())
+    calls = []
+
+    def stopping(real):
+        def step(*arguments, **named):
+            calls.append(arguments)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            return real(*arguments, **named)
+
+        return step
+
+    monkeypatch.setattr(sorting.os, "link", stopping(os.link))
+    monkeypatch.setattr(sorting.Path, "unlink", stopping(sorting.Path.unlink))
+    with suppress(Stopped, KeyboardInterrupt):
+        run(heap, action="move", repeats=6)
+    assert before <= set(files(heap.parent).values())
+    monkeypatch.undo()
+    run(heap, action="move", repeats=6)
+    made = files(heap.parent / "train")
+    assert set(made) == {f"6_mytag/{name}" for name in ALL}
+    assert set(made.values()) == before
+    assert not any(name.endswith(".png") and "masks" not in name.lower() for name in files(heap))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_copy_that_is_killed_goes_on(tmp_path, capsys):
+    folder = tmp_path / "heap"
+    folder.mkdir()
+    for number in range(1500):
+        (folder / f"{number}.png").write_bytes(os.urandom(20_000))
+    code = (
+        "from library.checks import check_tool; from library.tool_config import TOOLS\n"
+        "from tools import sort_into_folders\n"
+        f"values = dict(images_dir={str(folder)!r}, output_dir={str(tmp_path / 'train')!r}, repeats=1)\n"
+        "sort_into_folders.run(check_tool(TOOLS['sort_into_folders.py'], values, {}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.DEVNULL)
+    made, deadline = tmp_path / "train" / "1_mytag", time.monotonic() + 60
+    while len(list(made.glob("*.png"))) < 100 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = list(made.glob("[0-9]*.png"))
+    assert 100 <= len(there) < 1500
+    assert all(path.read_bytes() == (folder / path.name).read_bytes() for path in there)
+    said = run(folder, capsys, repeats=1)
+    assert f"{1500 - len(there):,} files copied" in said
+    assert {path.name for path in made.glob("*.png")} == {path.name for path in folder.iterdir()}
+
+
+def test_the_page_shows_the_pictures_in_the_users_language(heap):
+    set_language("zh")
+    run(heap)
+    page = (heap.parent / "train" / "folders.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 6
+    assert page.count("data:image/webp") == 6
+    assert "每轮样本" in page
+    assert "pictures x" not in page
+
+
+def test_nothing_is_taken_away_that_is_not_the_same_in_its_new_place(heap):
+    made = draw(heap.parent / "made", ["b.png"], None)
+    (made / "a.png").write_bytes(b"half of it")
+    pairs = [(made, sorting.File(heap / name, name, True)) for name in ("a.png", "b.png", "x.y.png")]
+    assert sorting.take_away(pairs, heap) == 1
+    assert [(heap / file.name).exists() for _, file in pairs] == [True, False, True]
