@@ -1,11 +1,11 @@
 """Adapters: what is trained. The base model stays as it is; each targeted layer gets a small update of its own.
 
 `attach` hooks them into a family's targets, `Adapters` is all of them together: its tensors carry the names of the
-saved file. To add a kind: write its layer in a file of this package (constructor and methods as in `lora.py`), and add
-a row to KINDS.
+saved file. To add a kind: write its layer in a file of this package (see `layer.py`), and add a row to KINDS.
 """
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Self
 
@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from library.adapters.arena import Arena
+from library.adapters.dora import DoraLayer
+from library.adapters.layer import AdapterLayer
+from library.adapters.loha import LohaLayer
+from library.adapters.lokr import LokrLayer
 from library.adapters.lora import LoraLayer
 from library.contracts import Target
 from library.messages import UserError, say
 
-KINDS = {"lora": LoraLayer}
+KINDS: dict[str, type[AdapterLayer]] = {"lora": LoraLayer, "loha": LohaLayer, "lokr": LokrLayer, "dora": DoraLayer}
 
 
 def attach(
@@ -31,6 +35,8 @@ def attach(
     dropout: float = 0.0,
     rank_dropout: float = 0.0,
     module_dropout: float = 0.0,
+    rank_stabilized: bool = False,
+    factor: int | None = None,
     seed: int = 0,
 ) -> "Adapters":
     """Hook an adapter into every target; nothing is changed yet, because each starts at zero.
@@ -40,7 +46,12 @@ def attach(
         module: kind of adapter, a key of KINDS.
         rank, alpha: of linear layers and 1x1 convolutions; the update is scaled by alpha / rank. None or 0: rank.
         conv_rank, conv_alpha: the same for larger convolutions. None: targets that need it are left out.
-        dropout, rank_dropout, module_dropout: shares in [0, 1); see `LoraLayer`.
+        dropout, rank_dropout, module_dropout: shares in [0, 1); see `LoraLayer`, and `WholeLayer`, which knows no
+            dropout of inner values.
+        rank_stabilized: scale by alpha / sqrt(rank), so that a higher rank does not learn more slowly. Kalajdzievski
+            2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv:2312.03732. The file's alpha is
+            alpha * sqrt(rank), which by alpha / rank gives every reader the same strength.
+        factor: of "lokr"; see `LokrLayer`.
         seed: same seed, same initial weights, whatever other random numbers were drawn.
 
     Raises:
@@ -48,6 +59,10 @@ def attach(
     """
     if module not in KINDS:
         raise UserError(_unknown_kind(module))
+    kind = KINDS[module]
+    settings = dict(rank_dropout=rank_dropout, module_dropout=module_dropout, seed=seed)
+    settings |= dict(dropout=dropout) if kind.HAS_DROPOUT else {}
+    settings |= dict(factor=factor) if kind is LokrLayer else {}
     layers, parts, groups = {}, {}, {}
     for target in targets:
         if target.needs_conv_dim and conv_rank is None:
@@ -55,23 +70,18 @@ def attach(
         assert isinstance(target.layer, nn.Linear | nn.Conv2d), f"{target.saved_as}: cannot adapt {target.layer}"
         assert target.saved_as not in layers, f"{target.saved_as}: named twice"
         is_large = tuple(target.layer.weight.shape[2:]) not in {(), (1, 1)}
-        layers[target.saved_as] = KINDS[module](
-            target.layer,
-            conv_rank if is_large and conv_rank else rank,
-            conv_alpha if is_large and conv_rank else alpha,
-            dropout=dropout,
-            rank_dropout=rank_dropout,
-            module_dropout=module_dropout,
-            seed=seed,
-            name=target.saved_as,
-        )
-        layer = layers[target.saved_as]
+        own_rank = conv_rank if is_large and conv_rank else rank
+        own_alpha = (conv_alpha if is_large and conv_rank else alpha) or own_rank
+        if rank_stabilized:
+            own_alpha *= math.sqrt(own_rank)
+        layer = kind(target.layer, own_rank, own_alpha, name=target.saved_as, **settings)
+        layers[target.saved_as] = layer
         parts.setdefault(target.part, []).append(target.saved_as)
         alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha)
-        groups.setdefault(target.part, {}).setdefault(alike if target.shares_input else target.saved_as, []).append(
-            layer
-        )
-    return Adapters(layers, parts, {part: Arena(list(group.values())) for part, group in groups.items()})
+        is_stacked = kind.can_stack and target.shares_input
+        groups.setdefault(target.part, {}).setdefault(alike if is_stacked else target.saved_as, []).append(layer)
+    arenas = {part: Arena(list(group.values())) for part, group in groups.items()}
+    return Adapters(layers, parts, arenas, rank_stabilized=rank_stabilized)
 
 
 class Adapters:
@@ -81,9 +91,18 @@ class Adapters:
         layers: name in the file -> adapter, in the order of the file.
         parts: "text_encoder", "unet", ... -> names of their layers.
         arenas: the same parts -> the memory of their layers.
+        rank_stabilized: the layers' alphas are sqrt(rank) times what was asked for.
     """
 
-    def __init__(self, layers: dict[str, LoraLayer], parts: dict[str, list[str]], arenas: dict[str, Arena]):
+    def __init__(
+        self,
+        layers: dict[str, AdapterLayer],
+        parts: dict[str, list[str]],
+        arenas: dict[str, Arena],
+        *,
+        rank_stabilized: bool = False,
+    ):
+        self.rank_stabilized = rank_stabilized
         self.layers = layers
         self.arenas = arenas
         self._names_of = parts
@@ -93,8 +112,8 @@ class Adapters:
         """What the optimizer is to change in each part of the model, float32.
 
         Args:
-            is_flat: one tensor for all layers of a part. False: each layer's `down` and `up`, in the order of the
-                targets, for optimizers that look at shapes.
+            is_flat: one tensor for all layers of a part. False: each layer's tensors, such as `down` and `up`, in
+                the order of the targets, for optimizers that look at shapes.
         """
         if is_flat:
             return {part: [arena.master] for part, arena in self.arenas.items()}
@@ -142,7 +161,7 @@ class Adapters:
         """The file's tensors under the file's names; float32, not copied: the next step changes them."""
         tensors = {}
         for name, layer in self.layers.items():
-            tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = layer.masters()
+            tensors |= {f"{name}.{ending}": tensor for ending, tensor in layer.file_tensors().items()}
             tensors[f"{name}.alpha"] = torch.tensor(layer.alpha)
         return tensors
 
@@ -157,8 +176,8 @@ class Adapters:
         if problems:
             raise UserError(problems, say("the LoRA does not fit this run:", "该 LoRA 与本次训练的设置不符："))
         for name, layer in self.layers.items():
-            for master, end in zip(layer.masters(), ("down", "up"), strict=True):
-                master.copy_(tensors[f"{name}.lora_{end}.weight"])
+            for ending, master in layer.file_tensors().items():
+                master.copy_(tensors[f"{name}.{ending}"])
         for arena in self.arenas.values():
             arena.refresh()
 
@@ -203,11 +222,35 @@ class Adapters:
             layer.detach_from_model()
 
 
+def kind_of(names: Iterable[str]) -> str:
+    """The kind of adapter, a key of KINDS, that a file with these names of tensors holds."""
+    endings = {name.partition(".")[2] for name in names}
+    marks = {"loha": "hada_w1_a", "lokr": "lokr_w1", "dora": "dora_scale"}
+    return next((kind for kind, mark in marks.items() if mark in endings), "lora")
+
+
 def _missing_and_unexpected(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
     expected = {name for name in adapters.state_dict() if not name.endswith(".alpha")}  # without alpha: alpha = rank
     given = {name for name in tensors if not name.endswith(".alpha")}
+    kind, ours = kind_of(given), kind_of(expected)
+    if kind != ours:
+        return [
+            say(
+                f'it is a {kind} file, and this run trains a {ours}. Set network_module = "{kind}".',
+                f'该文件是 {kind}，而本次训练的是 {ours}。请设 network_module = "{kind}"。',
+            )
+        ]
     problems = []
-    if missing := sorted(expected - given):
+    missing, unexpected = sorted(expected - given), sorted(given - expected)
+    if ours == "lokr" and (resized := [name for name in missing if f"{name.partition('.')[0]}.lokr_w1" in given]):
+        return [
+            say(
+                f"{_some(resized)} not in the file: it was made with another network_dim, conv_dim or lokr_factor. Set "
+                "them as its training had them.",
+                f"文件中缺少 {_some(resized)}：它训练时的 network_dim、conv_dim 或 lokr_factor 不同，请设为相同的值。",
+            )
+        ]
+    if missing:
         problems.append(
             say(
                 f"{_some(missing)} not in the file. If it was trained with fewer parts of the model, train the same: "
@@ -216,7 +259,7 @@ def _missing_and_unexpected(adapters: Adapters, tensors: dict[str, Tensor]) -> l
                 "不含卷积层的设 conv_dim = None。",
             )
         )
-    if unexpected := sorted(given - expected):
+    if unexpected:
         problems.append(
             say(
                 f"{_some(unexpected)} only in the file and would be lost. Train these parts too (text_encoder_lr, "
@@ -232,26 +275,36 @@ def _mismatches(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
     """One problem per cause, not one per layer: a wrong rank is wrong in all 264."""
     problems: dict[str, str] = {}
     for name, layer in adapters.layers.items():
-        option = "conv_dim" if layer.down.dim() == 4 and layer.down.shape[2:] != (1, 1) else "network_dim"
-        down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
-        rank = down.shape[0]
+        option = "conv_dim" if layer.kernel not in {(), (1, 1)} else "network_dim"
+        given = {attribute: tensors[f"{name}.{layer.FILE_NAMES[attribute]}"] for attribute in layer.attributes}
+        own = dict(zip(layer.attributes, layer.masters(), strict=True))
+        ranks = {given[attribute].shape[axis] for attribute, axis in layer.RANK_AXIS.items() if attribute in given}
+        rank = min(ranks, default=layer.rank)
         alpha = float(tensors.get(f"{name}.alpha", rank))
-        same_layer = down.shape[1:] == layer.down.shape[1:] and up.shape[:1] + up.shape[2:] == (
-            layer.up.shape[:1] + layer.up.shape[2:]
+        is_same_layer = len(ranks) <= 1 and all(
+            _without(given[attribute].shape, axis := layer.RANK_AXIS.get(attribute))
+            == _without(own[attribute].shape, axis)
+            for attribute in own
         )
-        if not same_layer or up.shape[1] != rank:
-            shapes = f"{_shape(down)}, {_shape(up)}"
-            ours = f"{_shape(layer.down)}, {_shape(layer.up)}"
+        if not is_same_layer:
+            shapes, ours = (", ".join(map(_shape, found.values())) for found in (given, own))
+            cause = say(
+                "The file was made for another kind of base model (SD 1.x, SD 2.x, SDXL): take one of the same kind.",
+                "该文件对应另一类底模（SD 1.x、SD 2.x、SDXL），请换用同类的。",
+            )
+            if isinstance(layer, LokrLayer):
+                cause = say(
+                    "The file was made with another lokr_factor, or for another kind of base model.",
+                    "该文件的 lokr_factor 不同，或对应另一类底模。",
+                )
             problems.setdefault(
                 "shape",
                 say(
-                    f"{name}: shapes {shapes} in the file, {ours} in this model. The file was made for another kind of "
-                    "base model (SD 1.x, SD 2.x, SDXL): take one of the same kind.",
-                    f"{name}：文件中形状为 {shapes}，本模型为 {ours}。"
-                    "该文件对应另一类底模（SD 1.x、SD 2.x、SDXL），请换用同类的。",
+                    f"{name}: shapes {shapes} in the file, {ours} in this model. {cause}",
+                    f"{name}：文件中形状为 {shapes}，本模型为 {ours}。{cause}",
                 ),
             )
-        elif rank != layer.rank:
+        elif rank != layer.rank and ranks:
             problems.setdefault(
                 option,
                 say(
@@ -259,18 +312,25 @@ def _mismatches(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
                     f"{name}：文件的秩为 {rank}，本次为 {layer.rank}。请设 {option} = {rank}。",
                 ),
             )
-        elif abs(alpha - layer.alpha) > 0.01 * abs(layer.alpha):  # the file may hold it in bfloat16: 3 digits
-            other = option.replace("dim", "alpha")
+        elif ranks and abs(alpha - layer.alpha) > 0.01 * abs(layer.alpha):  # the file may hold it in bfloat16: 3 digits
+            other, setting = (
+                option.replace("dim", "alpha"),
+                alpha / (math.sqrt(rank) if adapters.rank_stabilized else 1),
+            )
             problems.setdefault(
                 other,
                 say(
                     f"{name}: alpha {alpha:g} in the file, {layer.alpha:g} in this run: the update would change its "
-                    f"strength. Set {other} = {alpha:g}.",
+                    f"strength. Set {other} = {setting:g}.",
                     f"{name}：文件的 alpha 为 {alpha:g}，本次为 {layer.alpha:g}，效果强度会改变。"
-                    f"请设 {other} = {alpha:g}。",
+                    f"请设 {other} = {setting:g}。",
                 ),
             )
     return list(problems.values())
+
+
+def _without(shape: torch.Size, axis: int | None) -> list[int]:
+    return [size for place, size in enumerate(shape) if place != axis]
 
 
 def _unknown_kind(module: str) -> str:

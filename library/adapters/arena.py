@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from library.adapters.layer import AdapterLayer
 from library.adapters.linear_ops import Stack, dtype_of
-from library.adapters.lora import LoraLayer
 
 ALIGNMENT = 8  # numbers: matrix products want their operands to begin at 16 bytes
 
@@ -24,21 +24,22 @@ class Arena:
     """The adapters of one part of the model, bound to flat memory.
 
     Args:
-        layers: in groups: those of a group share an input and have one shape, and are laid side by side, all `down`s,
-            then all `up`s.
+        groups: layers that share an input and have one shape, and are laid side by side, all `down`s, then all `up`s;
+            one alone otherwise.
     """
 
-    def __init__(self, groups: Sequence[Sequence[LoraLayer]]):
+    def __init__(self, groups: Sequence[Sequence[AdapterLayer]]):
         self.groups = [list(group) for group in groups]
         layer = self.groups[0][0]._layer[0]
         self._place(dtype_of(layer), layer.weight.device)
 
     def _place(self, dtype: torch.dtype, device: torch.device) -> None:
-        places, size = [], 0  # of each group's downs and ups
+        places, size = [], 0  # for each group: where the layers' first tensors begin, their second ones, ...
         for group in self.groups:
-            for part in ([layer.down_master for layer in group], [layer.up_master for layer in group]):
-                places.append(size)
-                size += sum(tensor.numel() for tensor in part)
+            places.append([])
+            for master in group[0].masters():
+                places[-1].append(size)
+                size += len(group) * master.numel()
                 size += -size % ALIGNMENT
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         flat = torch.zeros(size, dtype=exact, device=device)
@@ -50,9 +51,8 @@ class Arena:
         self.work = flat if dtype == exact else torch.zeros(size, dtype=dtype, device=device)
         self.gradient = torch.zeros_like(self.work)
         flats = (flat, self.work, self.gradient)
-        for index, group in enumerate(self.groups):
-            at = places[2 * index : 2 * index + 2]
-            sizes = (group[0].down_master.numel(), group[0].up_master.numel())
+        for group, at in zip(self.groups, places, strict=True):
+            sizes = [master.numel() for master in group[0].masters()]
             for order, layer in enumerate(group):
                 layer.bind(
                     *(
@@ -63,7 +63,7 @@ class Arena:
             self._stack(group, at, sizes)
         self.refresh()
 
-    def _stack(self, group: list[LoraLayer], at: list[int], sizes: tuple[int, int]) -> None:
+    def _stack(self, group: list[AdapterLayer], at: list[int], sizes: list[int]) -> None:
         if len(group) == 1:
             return
         count, rank = len(group), group[0].rank

@@ -1,8 +1,8 @@
 """What all kinds of adapters share: how they are hooked into a layer, and their place in an arena.
 
 `AdapterLayer` is any of them. `WholeLayer` are those whose update is no product of two thin matrices (LoHa, LoKr,
-DoRA): they give the whole matrix dW, which the fast functions of `linear_ops` add to the frozen weight, or use beside it
-in half precision. It is as large as the weight, and so never kept: the backward pass makes it again.
+DoRA): they give the whole matrix dW, which the fast functions of `linear_ops` add to the frozen weight, or use beside
+it in half precision. It is as large as the weight, and so never kept: the backward pass makes it again.
 """
 
 import hashlib

@@ -2,9 +2,9 @@
 
     dW = alpha / rank * (w1_a w1_b) * (w2_a w2_b)
 
-Its rank is up to r², from as many numbers as LoRA has with 2 r. A convolution's kernel counts as inputs: w_b is (r, n k k)
-(LyCORIS without Tucker decomposition). Written as `hada_w1_a`, `hada_w1_b`, `hada_w2_a`, `hada_w2_b`; read by A1111, Forge,
-ComfyUI and LyCORIS. diffusers loads no such file.
+Its rank is up to r², from as many numbers as LoRA has with 2 r. A convolution's kernel counts as inputs: w_b is
+(r, n k k), as in LyCORIS without Tucker decomposition. Written as `hada_w1_a`, `hada_w1_b`, `hada_w2_a`, `hada_w2_b`;
+read by A1111, Forge, ComfyUI and LyCORIS. diffusers loads no such file.
 
 `w2_a` starts at zero and the others random, of the deviations that LyCORIS takes, so training starts at the base model
 exactly.
@@ -27,7 +27,14 @@ class LohaLayer(WholeLayer):
     RANK_AXIS = {"w1_a": 1, "w1_b": 0, "w2_a": 1, "w2_b": 0}
 
     def __init__(
-        self, layer: nn.Module, rank: int, alpha: float | None = None, *, seed: int = 0, name: str = "", **dropouts: float
+        self,
+        layer: nn.Module,
+        rank: int,
+        alpha: float | None = None,
+        *,
+        seed: int = 0,
+        name: str = "",
+        **dropouts: float,
     ):
         outputs, inputs = layer.weight.flatten(1).shape
         generator = generator_of(seed, name)

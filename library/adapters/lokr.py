@@ -2,9 +2,9 @@
 
     dW = scale * kron(w1, w2),    w1 (m1, n1),  w2 (m2, n2 k k) = w2_a w2_b,    m1 m2 = m,  n1 n2 = n
 
-Small files: m1 and n1 are near the square roots of m and n, or near `factor`. Where the rank would not be less than half
-of w2's sides, w2 is trained whole. Written as `lokr_w1`, `lokr_w2` or `lokr_w2_a`, `lokr_w2_b`; read by A1111, Forge,
-ComfyUI and LyCORIS. diffusers 0.42 loads such files for other families only.
+Small files: m1 and n1 are near the square roots of m and n, or near `factor`. Where the rank would not be less than
+half of w2's sides, w2 is trained whole. Written as `lokr_w1`, `lokr_w2` or `lokr_w2_a`, `lokr_w2_b`; read by A1111,
+Forge, ComfyUI and LyCORIS. diffusers 0.42 loads such files for other families only.
 
 The scale is alpha / rank, and 1 where w2 is whole: so all of them read it. `w2_b` (or w2) starts at zero and the others
 random, so training starts at the base model exactly.
