@@ -35,7 +35,7 @@ clip_skip = None         # 1 or None: real-life models; 2: anime models (NovelAI
 seed = 23                # same seed, same result; None: a new one, which is printed | 随机种子，相同则结果相同；None 表示随机选取并打印出来
 
 # ---- Seldom: the LoRA itself | 较少修改：LoRA 本身 ----
-network_module = "lora"               # kind of adapter: lora | 网络种类：lora
+network_module = "lora"               # kind of adapter: lora (fastest); dora, loha, lokr learn differently, lokr's file is small; slower; read by web UIs | 网络种类：lora（最快）；dora、loha、lokr 学习方式不同，lokr 文件小，训练较慢；网页界面均可读取
 network_weights = None                # start from this LoRA file; takes its weights, not its position in the training | 从已有的 LoRA 文件开始训练，只读权重，不含训练进度
 conv_dim = None                       # also adapt the 3x3 convolutions, with this rank, usually 4~16; larger file, somewhat slower; None: not | 同时训练 3x3 卷积层，填它们的秩，常用 4~16；文件更大，略慢；None 表示不训练
 conv_alpha = 1.0                      # alpha of those convolutions, usually 1 to conv_dim; None or 0: as conv_dim | 这些卷积层的 alpha，常用 1 到 conv_dim；None 或 0 表示等于 conv_dim

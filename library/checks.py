@@ -488,6 +488,15 @@ def contradictions(config: Config) -> Iterator[Rule]:
                     "不能在训练文本编码器时使用。请把 text_encoder_lr 设为 0，或把此项设为 False",
                 ),
             )
+    if c.network_module != "lora" and c.network_dropout:
+        yield (
+            ("network_dropout", "network_module"),
+            say(
+                f'is not possible with network_module = "{c.network_module}", which has no inner values to drop. '
+                'Set it to None, or take "lora"',
+                f'不能与 network_module = "{c.network_module}" 同用，它没有可丢弃的内部值。请设为 None，或改用 "lora"',
+            ),
+        )
     if c.max_train_steps is None and c.max_train_epochs is None:
         yield (
             ("max_train_epochs", "max_train_steps"),
@@ -661,6 +670,7 @@ def doubts(config: Config) -> Iterator[Rule]:
         "caption_separator": (changes_tags, "shuffle_caption / caption_tag_dropout_rate / token_warmup_step"),
         "token_warmup_min": (c.token_warmup_step > 0, "token_warmup_step"),
         "conv_alpha": (c.conv_dim is not None, "conv_dim"),
+        "lokr_factor": (c.network_module == "lokr", 'network_module = "lokr"'),
         "lr_scheduler_num_cycles": (
             c.lr_scheduler in ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
             'lr_scheduler = "cosine_with_restarts"',

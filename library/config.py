@@ -123,9 +123,9 @@ class Config:
         chinese="随机种子，相同则结果相同；None 表示随机选取并打印出来")
 
     # ---- the LoRA itself ----
-    network_module: str = option("network", "lora", choices=("lora",),
-        english="kind of adapter: lora",
-        chinese="网络种类：lora")
+    network_module: str = option("network", "lora", choices=("lora", "loha", "lokr", "dora"),
+        english="kind of adapter: lora (fastest); dora, loha, lokr learn differently, lokr's file is small; slower; read by web UIs",
+        chinese="网络种类：lora（最快）；dora、loha、lokr 学习方式不同，lokr 文件小，训练较慢；网页界面均可读取")
     network_weights: str | None = option("network", None, path="file",
         english="start from this LoRA file; takes its weights, not its position in the training",
         chinese="从已有的 LoRA 文件开始训练，只读权重，不含训练进度")
@@ -147,6 +147,12 @@ class Config:
     scale_weight_norms: float | None = option("network", None, above=0,
         english="upper limit for the norm of each layer's update, usually 1; less overfitting; None: no limit",
         chinese="每层更新量的范数上限，常用 1；减轻过拟合；None 表示不限制")
+    rs_lora: bool = option("network", False, in_block=False,
+        english="scale the update by alpha / sqrt(dim) instead of alpha / dim, for large network_dim; the file suits every reader",
+        chinese="更新量改乘 alpha / sqrt(dim) 而不是 alpha / dim，适合较大的 network_dim；保存的文件各界面照常读取")
+    lokr_factor: int | None = option("network", None, minimum=1, in_block=False,
+        english="side of LoKr's small matrix, usually 4~16, smaller learns more and makes a larger file; None: near the square root of each layer's size",
+        chinese="LoKr 小矩阵的边长，常用 4~16，越小学得越多、文件越大；None 表示取接近各层尺寸平方根的值")
 
     # ---- learning ----
     optimizer_type: str = option("learning", "AdamW",

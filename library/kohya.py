@@ -91,12 +91,24 @@ NONE_MEANT = {
 
 # Other spellings of values: option -> lower-case spelling -> ours.
 SPELLINGS = {
-    "network_module": {"networks.lora": "lora", "standard": "lora", "kohya locon": "lora"},
+    "network_module": {
+        "networks.lora": "lora",
+        "standard": "lora",
+        "kohya locon": "lora",
+        "locon": "lora",
+        "lycoris/locon": "lora",
+        "lycoris/loha": "loha",
+        "lycoris/lokr": "lokr",
+        "lycoris.kohya": "lora",  # unless algo says more
+    },
     "mixed_precision": {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bfloat16": "bf16"},
     "save_precision": {"fp32": "float", "float32": "float", "float16": "fp16", "bfloat16": "bf16"},
     "optimizer_type": {"": "AdamW"},
     "lr_scheduler_type": {"": None},
 }
+
+# Of network_args: LyCORIS's algorithms, and how each is called here.
+ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 
 # ---- what is not here ----
 
@@ -158,7 +170,10 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
         (),
         ("set text_encoder_lr = 0 to leave it out", "不训练文本编码器请设 text_encoder_lr = 0"),
     ),
-    "lyco": ((), ("LyCORIS is not used here", "这里不使用 LyCORIS")),
+    "lyco": (
+        (),
+        ('set network_module to "loha", "lokr" or "dora"', '请把 network_module 设为 "loha"、"lokr" 或 "dora"'),
+    ),
     **dict.fromkeys(
         (
             "base_weights",
@@ -177,10 +192,6 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
 }
 
 REFUSED_VALUES: dict[tuple[str, str], Reason] = {
-    ("network_module", "lycoris.kohya"): (
-        'LyCORIS is not used here; take "lora", with conv_dim it adapts convolutions too',
-        '这里不使用 LyCORIS；请填 "lora"，加上 conv_dim 也会训练卷积层',
-    ),
     ("save_model_as", "diffusers"): ('a LoRA is one file; take "safetensors"', 'LoRA 是单个文件；请填 "safetensors"'),
 }
 
@@ -204,6 +215,8 @@ def translate(
         if name in OPTIONS:
             continue
         if name == "network_args":
+            if str(present.get("network_module")).lower() == "lycoris.kohya":
+                del present["network_module"]  # the algorithm says which
             for new, argument in _network_args(value, at, problems).items():
                 _take(new, argument, name, present, where, notices, problems)
         elif name in SWITCHES:
@@ -256,20 +269,38 @@ def _read(name: str, value: Any) -> Any:
 
 
 def _network_args(value: Any, at: str, problems: list[str]) -> dict[str, Any]:
-    """`conv_dim=4 conv_alpha=1` are options of ours; nothing else is offered."""
+    """`conv_dim=4 algo=lokr factor=8` are options of ours; nothing else is offered."""
     items = value.split() if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
     taken = {}
     for item in items:
         name, _, text = str(item).partition("=")
         if name in ("conv_dim", "conv_alpha"):
             taken[name] = as_number(text)
+        elif name == "algo" and text.lower() in ALGORITHMS:
+            taken["network_module"] = ALGORITHMS[text.lower()]
+        elif name == "factor":
+            taken["lokr_factor"] = None if text == "-1" else as_number(text)
+        elif name in ("rs_lora", "dora_wd"):
+            taken[name] = from_text("rs_lora", text)
         else:
+            known = "conv_dim, conv_alpha, algo, factor, rs_lora, dora_wd"
             problems.append(
                 say(
-                    f"{at}: {shown(item)} is not taken; only conv_dim and conv_alpha are, as options of their own",
-                    f"{at}：不能使用 {shown(item)}；只有 conv_dim 和 conv_alpha 可用，它们是单独的参数",
+                    f"{at}: {shown(item)} is not taken; only {known} are (algo: {', '.join(ALGORITHMS)}), as options of "
+                    "their own",
+                    f"{at}：不能使用 {shown(item)}；只有 {known} 可用（algo：{'、'.join(ALGORITHMS)}），它们是单独的参数",
                 )
             )
+    if taken.pop("dora_wd", False):
+        kind = taken.get("network_module", "lora")
+        if kind != "lora":
+            problems.append(
+                say(
+                    f"{at}: dora_wd with algo={kind} is not offered; with algo=lora it is",
+                    f"{at}：不支持 algo={kind} 加 dora_wd；algo=lora 可以",
+                )
+            )
+        taken["network_module"] = "dora"
     return taken
 
 

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 from library.config import Config
 
-MODULES = {"lora": "networks.lora"}  # network_module -> what readers know it by
+LYCORIS = {  # network_module -> the arguments by which LyCORIS knows it; lora is sd-scripts' own
+    "loha": {"algo": "loha"}, "lokr": {"algo": "lokr"}, "dora": {"algo": "lora", "dora_wd": "True"},
+}  # fmt: skip
 
 # What sd-scripts records about options that we do not have: as its options are when they are off.
 OFF = {
@@ -75,13 +77,19 @@ def build(config: Config, data: dict[str, Any], family_metadata: dict[str, str],
 
 def _network(config: Config) -> dict[str, Any]:
     entries = {
-        "ss_network_module": MODULES.get(config.network_module, config.network_module),
+        "ss_network_module": "lycoris.kohya" if config.network_module in LYCORIS else "networks.lora",
         "ss_network_dim": config.network_dim,
         "ss_network_alpha": config.network_alpha or config.network_dim,
     }
+    args = dict(LYCORIS.get(config.network_module, {}))
+    if config.network_module == "lokr":
+        args["factor"] = str(config.lokr_factor or -1)
+    if config.rs_lora:
+        args["rs_lora"] = "True"
     if config.conv_dim:
-        conv = dict(conv_dim=str(config.conv_dim), conv_alpha=str(config.conv_alpha or config.conv_dim))
-        entries["ss_network_args"] = json.dumps(conv)
+        args |= dict(conv_dim=str(config.conv_dim), conv_alpha=str(config.conv_alpha or config.conv_dim))
+    if args:
+        entries["ss_network_args"] = json.dumps(args)
     return entries
 
 

@@ -127,6 +127,20 @@ def test_an_earlier_name_is_answered_with_the_present_one(name):
         ({"mixed_precision": "FP32"}, {"mixed_precision": "no"}),
         ({"network_module": "networks.lora"}, {"network_module": "lora"}),
         ({"network_args": ["conv_dim=4", "conv_alpha=1"]}, {"conv_dim": 4, "conv_alpha": 1}),
+        ({"network_module": "lycoris.kohya"}, {"network_module": "lora"}),
+        (
+            {"network_args": ["algo=lokr", "factor=8"], "network_module": "lycoris.kohya"},
+            {"network_module": "lokr", "lokr_factor": 8},
+        ),
+        (
+            {"network_module": "lycoris.kohya", "network_args": "algo=LoHa factor=-1 rs_lora=True"},
+            {"network_module": "loha", "lokr_factor": None, "rs_lora": True},
+        ),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["algo=locon", "dora_wd=True", "conv_dim=2"]},
+            {"network_module": "dora", "conv_dim": 2},
+        ),
+        ({"LoRA_type": "LyCORIS/LoKr"}, {"network_module": "lokr"}),
         ({"text_encoder_lr": [5e-5]}, {"text_encoder_lr": 5e-5}),
         ({"max_resolution": "512,512", "epoch": "10"}, {"resolution": "512,512", "max_train_epochs": 10}),
         ({"optimizer_type": ""}, {"optimizer_type": "AdamW"}),
@@ -152,13 +166,13 @@ def test_values_are_understood(given, understood):
             "conditioning_data_dir is not taken: the mask of photo.jpg is masks/photo.png beside it",
         ),
         (
-            {"network_module": "lycoris.kohya"},
-            'network_module: "lycoris.kohya" is not taken: '
-            'LyCORIS is not used here; take "lora", with conv_dim it adapts convolutions too',
+            {"network_args": ["algo=boft"]},
+            'network_args: "algo=boft" is not taken; only conv_dim, conv_alpha, algo, factor, rs_lora, dora_wd are '
+            "(algo: lora, locon, loha, lokr), as options of their own",
         ),
         (
-            {"network_args": ["algo=loha"]},
-            'network_args: "algo=loha" is not taken; only conv_dim and conv_alpha are, as options of their own',
+            {"network_args": ["algo=lokr", "dora_wd=True"]},
+            "network_args: dora_wd with algo=lokr is not offered; with algo=lora it is",
         ),
         (
             {"text_encoder_lr": [1e-5, 2e-5]},

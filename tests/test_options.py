@@ -28,6 +28,10 @@ class Effect(NamedTuple):
     base: dict = {}
 
 
+def shapes(result: Result) -> dict:
+    return {name: tuple(tensor.shape) for name, tensor in result.weights.items()}
+
+
 def other_weights(plain: Result, changed: Result) -> bool:
     ours, theirs = plain.weights, changed.weights
     return ours.keys() == theirs.keys() and any(not torch.equal(ours[name], theirs[name]) for name in ours)
@@ -118,7 +122,11 @@ EFFECTS = {
     "clip_skip": Effect(dict(clip_skip=2), other_weights),
     "seed": Effect(dict(seed=8), other_weights),
     "network_module": Effect(
-        dict(network_module="lora"), lambda _, changed: changed.metadata["ss_network_module"] == "networks.lora"
+        dict(network_module="loha"), lambda _, changed: any(name.endswith("hada_w1_a") for name in changed.weights)
+    ),
+    "rs_lora": Effect(dict(rs_lora=True), other_weights),
+    "lokr_factor": Effect(
+        dict(lokr_factor=2), lambda plain, changed: shapes(plain) != shapes(changed), dict(network_module="lokr")
     ),
     "network_weights": Effect(dict(network_weights="{lora}"), other_weights),
     "conv_dim": Effect(dict(conv_dim=2), lambda plain, changed: len(changed.weights) > len(plain.weights)),

@@ -65,8 +65,8 @@ class DoraLayer(WholeLayer):
     def make(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """dW = (c - 1) W + c D with c = magnitude / norm(W + D): nothing small is added to something large.
 
-        The norm comes from thin products: with D = scale up down, norm(W + D)² is norm(W)² plus the sums over the rank of
-        2 scale (up^T W) * down and scale² (up^T up down) * down.
+        The norm comes from thin products: with D = scale up down, norm(W + D)² is norm(W)² plus the sums over the rank
+        of 2 scale (up^T W) * down and scale² (up^T up down) * down.
         """
         down, up = self.down.detach().flatten(1), self.up.detach().flatten(1)
         weight, base = frozen_matrix(self._layer[0]), self._base_norm

@@ -38,6 +38,8 @@ def attach(config: Config, family: Family, attend: Any, seed: int, checkpointed:
         conv_rank=config.conv_dim,
         conv_alpha=config.conv_alpha,
         dropout=config.network_dropout or 0.0,
+        rank_stabilized=config.rs_lora,
+        factor=config.lokr_factor,
         seed=seed,
     )
     forward = UNetForward(
