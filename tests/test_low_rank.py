@@ -1,4 +1,4 @@
-"""Singular values without the matrix: equal to torch's own of the whole, best at every rank, ranks by their definition."""
+"""Singular values without the matrix: equal to torch's own of the whole, best at every rank; ranks by definition."""
 
 import pytest
 import torch

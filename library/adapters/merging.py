@@ -87,7 +87,7 @@ def read(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] |
     if kinds := other_kinds(tensors):
         raise UserError(
             say(
-                f"{name}: is a {' / '.join(kinds)}: what it adds to a layer is no product of two thin matrices, as with "
+                f"{name}: is a {' / '.join(kinds)}: what it adds to a layer is no product of two thin matrices, as in "
                 "LoRA and LoCon. Such files cannot be drawn with, merged or resized here yet",
                 f"{name}：这是 {' / '.join(kinds)}，它的更新量不像 LoRA、LoCon 那样是两个小矩阵的乘积，"
                 "暂不支持用它画图、合并或改秩",

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
 from library.families import clip_text
-from library.families.loading import Place
+from library.families.loading import Place, Sources
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
 from library.families.targets import named_layers, text_targets, unet_targets
-from library.families.unet import build_unet, load_unet
+from library.families.unet import build_unet, load_unet, original_sources
 from library.families.unet_names import original_unet_name
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
@@ -156,6 +156,7 @@ def load(
         vae_dtype = torch.float32 if overflows else place.dtype
     vae = load_vae(vae_path or path, configs["vae"], place._replace(dtype=vae_dtype))
     first, second = configs["text_encoder"], configs["text_encoder_2"]
+    places = sources(info.family, configs)
     return StableDiffusionXL(
         name=info.family,
         noise=noise,
@@ -164,14 +165,14 @@ def load(
         text_encoder=clip_text.load_text_encoder(
             path / "text_encoder" if is_folder else path,
             first,
-            partial(clip_text.clip_sources, prefix="conditioner.embedders.0.transformer."),
+            places["text_encoder"],
             place,
             scope="conditioner.embedders.0.",
         ),
         text_encoder_2=clip_text.load_text_encoder(
             path / "text_encoder_2" if is_folder else path,
             second,
-            partial(clip_text.open_clip_sources, prefix="conditioner.embedders.1.model."),
+            places["text_encoder_2"],
             place,
             has_projection=True,
             scope="conditioner.embedders.1.",
@@ -182,6 +183,15 @@ def load(
         info=info,
         warnings=warnings,
     )
+
+
+def sources(name: str, configs: dict[str, dict]) -> Sources:
+    """Where a checkpoint in the original layout keeps the parameters of the networks that can be adapted."""
+    return {
+        "text_encoder": partial(clip_text.clip_sources, prefix="conditioner.embedders.0.transformer."),
+        "text_encoder_2": partial(clip_text.open_clip_sources, prefix="conditioner.embedders.1.model."),
+        "unet": partial(original_sources, config=configs["unet"]),
+    }
 
 
 def create(
