@@ -416,14 +416,6 @@ def _norms(tensors: dict[str, Tensor]) -> dict[str, float]:
     return {part: square**0.5 for part, square in squares.items()}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, whatever they are; of a pickled one nothing else is read. Raises UserError."""
-    if not path.is_file():
-        raise UserError(say(f"{path}: there is no such file.", f"{path}：没有这个文件。"))
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
 def _norm(tensors: dict[str, Tensor], layer: str) -> float:
     """Frobenius norm of a layer's update. The kinds' formulas: `adapters/lora.py`, `loha.py`, `lokr.py`."""
 
@@ -447,6 +439,14 @@ def _norm(tensors: dict[str, Tensor], layer: str) -> float:
     return float(of("lokr_w1").norm() * (of("lokr_w2_a") @ inner).norm()) * abs(scale(len(inner)))
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, whatever they are; of a pickled one nothing else is read. Raises UserError."""
+    if not path.is_file():
+        raise UserError(say(f"{path}: there is no such file.", f"{path}：没有这个文件。"))
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             say(
