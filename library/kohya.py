@@ -283,12 +283,11 @@ def _network_args(value: Any, at: str, problems: list[str]) -> dict[str, Any]:
         elif name in ("rs_lora", "dora_wd"):
             taken[name] = from_text("rs_lora", text)
         else:
-            known = "conv_dim, conv_alpha, algo, factor, rs_lora, dora_wd"
+            known, algorithms = "conv_dim, conv_alpha, algo, factor, rs_lora, dora_wd", ", ".join(ALGORITHMS)
             problems.append(
                 say(
-                    f"{at}: {shown(item)} is not taken; only {known} are (algo: {', '.join(ALGORITHMS)}), as options of "
-                    "their own",
-                    f"{at}：不能使用 {shown(item)}；只有 {known} 可用（algo：{'、'.join(ALGORITHMS)}），它们是单独的参数",
+                    f"{at}: {shown(item)} is not taken; only {known} are (algo: {algorithms}), as options of their own",
+                    f"{at}：不能使用 {shown(item)}；只有 {known} 可用（algo：{algorithms}），它们是单独的参数",
                 )
             )
     if taken.pop("dora_wd", False):
