@@ -62,31 +62,37 @@ class DoraLayer(WholeLayer):
         factor = exact.flatten() / _norms(turned.detach(), magnitude.shape[1])  # c
         return (self._of_columns(factor) * turned - weight).to(down.dtype)
 
-    def make(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """dW = (c - 1) W + c D with c = magnitude / norm(W + D): nothing small is added to something large.
+    @torch.no_grad()
+    def prepare(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(n k k,) c - 1 and c, with c = magnitude / norm(W + D); (n,) the norm. All exact.
 
         The norm comes from thin products: with D = scale up down, norm(W + D)² is norm(W)² plus the sums over the rank
         of 2 scale (up^T W) * down and scale² (up^T up down) * down.
         """
-        down, up = self.down.detach().flatten(1), self.up.detach().flatten(1)
-        weight, base = frozen_matrix(self._layer[0]), self._base_norm
+        down, up, base = self.down.flatten(1), self.up.flatten(1), self._base_norm
         exact_down, exact_up = down.to(base.dtype), up.to(base.dtype)
-        grown = (2 * self.scale) * (up.T @ weight) + self.scale**2 * ((exact_up.T @ exact_up) @ exact_down)
-        grown = (grown * exact_down).sum(0).view(len(base), -1).sum(1)  # (n,) norm(W + D)² - norm(W)²
-        norm = _floor((base.square() + grown).clamp_(min=0).sqrt_())
-        more = ((self.magnitude_master.flatten() - base) - grown / _floor(norm + base)) / norm  # c - 1
-        factor = self._of_columns(1 + more)
-        scaled_down = (exact_down * (factor * self.scale)).to(down.dtype)
-        matrix = torch.addmm(weight * self._of_columns(more).to(weight.dtype), up, scaled_down)
-        return matrix, (factor, norm)
+        turned = (exact_up.T @ exact_up) @ exact_down
+        turned = torch.add(turned * self.scale, up.T @ frozen_matrix(self._layer[0]), alpha=2)
+        grown = (turned * exact_down).sum(0).view(len(base), -1).sum(1) * self.scale  # norm(W + D)² - norm(W)²
+        norm = _floor(torch.addcmul(grown, base, base)).sqrt_()
+        more = ((self.magnitude_master.flatten() - base) - grown / (norm + base)) / norm
+        return self._of_columns(more), self._of_columns(1 + more), norm
 
-    def backward(self, gradient: Tensor, kept: tuple[Tensor, Tensor]) -> None:
-        factor, norm = kept
+    def make(self, prepared: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """dW = (c - 1) W + c D: nothing small is added to something large."""
+        more, factor, _ = prepared
+        down, up, weight = self.down.detach().flatten(1), self.up.detach().flatten(1), frozen_matrix(self._layer[0])
+        matrix = torch.addmm(weight * more.to(weight.dtype), up, (down * factor).to(down.dtype), alpha=self.scale)
+        return matrix, prepared
+
+    def backward(self, gradient: Tensor, kept: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, factor, norm = kept
         down, up = self.down.detach().flatten(1), self.up.detach().flatten(1)
-        turned = (up.T @ gradient).to(norm.dtype) * self.scale  # (r, n k k)
-        self.down.grad.flatten(1).add_(turned * factor)
+        turned = (up.T @ gradient).to(norm.dtype)  # (r, n k k)
+        self.down.grad.flatten(1).add_(turned * factor, alpha=self.scale)
         self.up.grad.flatten(1).addmm_(gradient, (down * factor).to(down.dtype).T, alpha=self.scale)
-        of_factor = (gradient * frozen_matrix(self._layer[0])).sum(0, dtype=norm.dtype) + (turned * down).sum(0)
+        of_factor = gradient.mul_(frozen_matrix(self._layer[0])).sum(0, dtype=norm.dtype)
+        of_factor.add_((turned * down).sum(0), alpha=self.scale)
         self.magnitude.grad.view(-1).add_(of_factor.view(len(norm), -1).sum(1) / norm)
 
     def _of_columns(self, values: Tensor) -> Tensor:

@@ -162,8 +162,11 @@ class WholeLayer(AdapterLayer):
         """(m, n k k) the update at strength 1, from `tensors` in the order of `attributes`; for autograd."""
         raise NotImplementedError
 
-    def make(self) -> tuple[Tensor, Any]:
-        """The same in the layer's dtype, in new memory, and what `backward` wants besides."""
+    def prepare(self) -> Any:
+        """What a forward and its backward pass both want and is small enough to be kept."""
+
+    def make(self, prepared: Any) -> tuple[Tensor, Any]:
+        """The matrix in the layer's dtype, in new memory, and what `backward` wants besides."""
         raise NotImplementedError
 
     def backward(self, gradient: Tensor, kept: Any) -> None:
@@ -173,10 +176,10 @@ class WholeLayer(AdapterLayer):
     def update(self) -> linear_ops.WholeUpdate | None:
         if self.is_off():
             return None
-        factor = self._factor()
+        factor, prepared = self._factor(), self.prepare()
 
         def make() -> tuple[Tensor, Any]:
-            matrix, kept = self.make()
+            matrix, kept = self.make(prepared)
             return matrix if factor is None else matrix.mul_(factor), kept
 
         def backward(gradient: Tensor, kept: Any) -> None:

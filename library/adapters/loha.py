@@ -49,7 +49,7 @@ class LohaLayer(WholeLayer):
     def matrix(self, w1_a: Tensor, w1_b: Tensor, w2_a: Tensor, w2_b: Tensor) -> Tensor:
         return (w1_a @ w1_b) * (w2_a @ w2_b) * self.scale
 
-    def make(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def make(self, prepared: None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         first = self.w1_a.detach() @ self.w1_b.detach()  # (m, n k k)
         second = (self.w2_a.detach() @ self.w2_b.detach()).mul_(self.scale)
         return first * second, (first, second)

@@ -56,7 +56,7 @@ class LokrLayer(WholeLayer):
         second = of_second[0].flatten(1) if len(of_second) == 1 else of_second[0] @ of_second[1]
         return torch.kron(w1 * self.scale, second)
 
-    def make(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def make(self, prepared: None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         first = self.w1.detach() * self.scale
         second = self.w2.detach().flatten(1) if "w2" in self.attributes else self.w2_a.detach() @ self.w2_b.detach()
         return torch.kron(first, second), (first, second)
