@@ -1,8 +1,8 @@
 """Train a LoRA: flags as in sd-scripts in, a .safetensors out. `lora_train_command_line.py` runs this without flags.
 
 Here the parts are built and one's product is handed to the next; what each does stands in library/. Read from the end:
-`run` is the whole story, `train` the loop with its arithmetic in view. A run's randomness follows from (seed, step)
-alone: noise and timesteps from one generator, dropout from torch's own streams, both seeded anew for every batch.
+`train_one` is the whole story, `train` the loop with its arithmetic in view. A run's randomness follows from (seed,
+step) alone: noise and timesteps from one generator, dropout from torch's own streams, both seeded anew for every batch.
 """
 
 import contextlib
@@ -38,9 +38,13 @@ def main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without Chinese letters must not end the run
     try:
-        values, where = arguments.parse(argv)
-        values, where, notices, problems = kohya.translate(values, where)
+        argv, output = arguments.output_of(argv)
+        values, where, notices, problems = kohya.translate(*arguments.parse(argv))
         config, warnings = check(values, where, problems)
+        if output:
+            arguments.write_config(config, output)
+            print(say(f"written: {output}", f"已写入 {output}"))
+            return 0
         return run(config, notices + warnings)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -475,6 +479,19 @@ def is_due(count: int, every: int | None) -> bool:
 
 
 def run(config: Config, warnings: list[str]) -> int:
+    """`train_one`, with the terminal as the options say, and with no secret in anything that is written."""
+    from library import console
+    from library.messages import set_language
+
+    set_language(config.language)
+    if config.wandb_api_key:
+        os.environ["WANDB_API_KEY"] = config.wandb_api_key  # where wandb looks, in the processes we start, too
+        config = dataclasses.replace(config, wandb_api_key=None)
+    with console.told(config):
+        return train_one(config, warnings)
+
+
+def train_one(config: Config, warnings: list[str]) -> int:
     """Train one LoRA.
 
     Args:
@@ -490,10 +507,8 @@ def run(config: Config, warnings: list[str]) -> int:
         Stopped: by the user; LoRA and state are saved.
     """
     from library import cards, crash_report, processes
-    from library.messages import set_language
     from library.stop import Stop
 
-    set_language(config.language)
     lines = [] if config.device in ("cpu", "mps") else cards.prepare_environment()  # before torch is imported
     if config.device_plan == "print only" and not lines:
         lines = [say("nothing needs to be set on this machine", "这台机器不需要任何设置")]
@@ -504,7 +519,7 @@ def run(config: Config, warnings: list[str]) -> int:
     if processes.is_wanted(config):
         script = str(Path(__file__).resolve())
         return processes.launch(config, [sys.executable, script, *arguments.to_arguments(config)])
-    world = processes.World(is_cpu=config.device == "cpu")
+    world = processes.World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
     config = dataclasses.replace(config, num_processes=max(1, world.count // config.num_machines))
     if not world.is_first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first talks for all

@@ -208,6 +208,14 @@ def expired_epoch(epoch: int, save_every_n_epochs: int, save_last_n_epochs: int 
     return old if old > 0 else None
 
 
+def expired_step(step: int, save_every_n_steps: int, save_last_n_steps: int | None) -> int | None:
+    """The step whose file goes when that of `step` has been saved; None: none."""
+    if not save_last_n_steps or step % save_every_n_steps:  # a save that the user asked for in between
+        return None
+    old = (step - save_last_n_steps - 1) // save_every_n_steps * save_every_n_steps
+    return old if old > 0 else None
+
+
 def remove_save(path: Path) -> None:
     """Remove an adapter file or a training state of this run, if it is there."""
     if path.is_file():

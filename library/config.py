@@ -43,6 +43,7 @@ def option(
     path: str | None = None,
     in_block: bool = True,
     flag: bool = True,
+    secret: bool = False,
 ) -> Any:
     """Declare one option.
 
@@ -53,9 +54,11 @@ def option(
         minimum, maximum: limits, both allowed values.
         above: a limit that is not itself allowed.
         choices: the only values, where they can be listed.
-        path: "file", "folder" (must exist), "model" (file or folder, must exist) or "output" (will be made).
+        path: "file", "folder" (must exist), "model" (file or folder, must exist), "picture" (file, or a data URL),
+            "prompts" (file, or the text itself), "output" (a folder, will be made) or "new file".
         in_block: whether the parameter block shows it; rare options are flags only.
         flag: whether `train_network.py` takes it; what only the parameter block needs is not a flag.
+        secret: a key or password: in no file that is written, and in no command that is printed.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     return field(default=default, metadata=metadata)
@@ -103,9 +106,9 @@ class Config:
     unet_lr: float | None = option("often", None, minimum=0,
         english="U-Net's own learning rate, usually None; None: as learning_rate; 0: do not train it",
         chinese="U-Net 学习率，常用 None；None 表示同 learning_rate，0 表示不训练")
-    text_encoder_lr: float | None = option("often", None, minimum=0,
-        english="text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster)",
-        chinese="文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）")
+    text_encoder_lr: float | list[float] | None = option("often", None, minimum=0,
+        english="text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster); SDXL: [1e-5, 5e-6] for its two",
+        chinese="文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）；SDXL 有两个，可写 [1e-5, 5e-6]")
     network_dim: int = option("often", 32, minimum=1,
         english="rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file",
         chinese="秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大")
@@ -144,15 +147,51 @@ class Config:
     network_train_text_encoder_only: bool = option("network", False,
         english="train the text encoder only; learns far less",
         chinese="只训练文本编码器；能学到的少得多")
-    scale_weight_norms: float | None = option("network", None, above=0,
-        english="upper limit for the norm of each layer's update, usually 1; less overfitting; None: no limit",
-        chinese="每层更新量的范数上限，常用 1；减轻过拟合；None 表示不限制")
     rs_lora: bool = option("network", False, in_block=False,
         english="scale the update by alpha / sqrt(dim) instead of alpha / dim, for large network_dim; the file suits every reader",
         chinese="更新量改乘 alpha / sqrt(dim) 而不是 alpha / dim，适合较大的 network_dim；保存的文件各界面照常读取")
     lokr_factor: int | None = option("network", None, minimum=1, in_block=False,
         english="side of LoKr's small matrix, usually 4~16, smaller learns more and makes a larger file; None: near the square root of each layer's size",
         chinese="LoKr 小矩阵的边长，常用 4~16，越小学得越多、文件越大；None 表示取接近各层尺寸平方根的值")
+    rank_dropout: float | None = option("network", None, minimum=0, maximum=0.99, in_block=False,
+        english="share of the LoRA's ranks dropped for each picture while training, usually 0.1~0.3; less overfitting; None: none",
+        chinese="训练时按图随机丢弃 LoRA 若干秩的比例，常用 0.1~0.3；减轻过拟合；None 表示不丢弃")
+    module_dropout: float | None = option("network", None, minimum=0, maximum=0.99, in_block=False,
+        english="share of the steps at which a layer's whole update is skipped, usually 0.1~0.3; less overfitting; None: none",
+        chinese="每一步随机跳过某层全部更新量的概率，常用 0.1~0.3；减轻过拟合；None 表示不跳过")
+    block_dims: list[int] | None = option("network", None, minimum=0, in_block=False,
+        english="rank of each block of the U-Net, 0: leave it out; 25 values for SD 1.x and 2.x (12 down, 1 middle, 12 up), 23 for SDXL; None: network_dim",
+        chinese="U-Net 每块的秩，0 表示不训练该块；SD 1.x、2.x 为 25 个值（下 12、中 1、上 12），SDXL 为 23 个；None 表示都用 network_dim")
+    block_alphas: list[float] | None = option("network", None, minimum=0, in_block=False,
+        english="alpha of each block, as many values; None: network_alpha",
+        chinese="每块的 alpha，个数相同；None 表示都用 network_alpha")
+    conv_block_dims: list[int] | None = option("network", None, minimum=0, in_block=False,
+        english="rank of the 3x3 convolutions in each block, as many values; None: conv_dim",
+        chinese="每块 3x3 卷积层的秩，个数相同；None 表示都用 conv_dim")
+    conv_block_alphas: list[float] | None = option("network", None, minimum=0, in_block=False,
+        english="alpha of the 3x3 convolutions in each block, as many values; None: conv_alpha",
+        chinese="每块 3x3 卷积层的 alpha，个数相同；None 表示都用 conv_alpha")
+    network_reg_dims: list[str] | None = option("network", None, in_block=False,
+        english='rank of layers by their names in the file, such as ["down_blocks_0.*=4"]; the first pattern that fits counts, 0: leave out; None: none',
+        chinese='按文件中的层名（正则表达式）指定秩，如 ["down_blocks_0.*=4"]；以最先相符的为准，0 表示不训练；None 表示没有')
+    exclude_patterns: list[str] | None = option("network", None, in_block=False,
+        english='layers that are not adapted, by patterns of their names, such as [".*_ff_net_.*"]; None: none',
+        chinese='不训练的层，按层名的正则表达式，如 [".*_ff_net_.*"]；None 表示没有')
+    include_patterns: list[str] | None = option("network", None, in_block=False,
+        english="layers that are adapted though exclude_patterns fit them; None: none",
+        chinese="虽符合 exclude_patterns 但仍要训练的层；None 表示没有")
+    dim_from_weights: bool = option("network", False, in_block=False,
+        english="take layers, ranks and alphas from the file given as network_weights",
+        chinese="层、秩与 alpha 都按 network_weights 的文件而定")
+    base_weights: list[str] | None = option("network", None, path="file", in_block=False,
+        english="LoRA files that are merged into the base model before training; the result is used together with them; None: none",
+        chinese="训练前并入底模的 LoRA 文件；使用成果时需同时加载它们；None 表示没有")
+    base_weights_multiplier: list[float] | None = option("network", None, minimum=-10, maximum=10, in_block=False,
+        english="strength of each of them; 1 for those without",
+        chinese="它们各自的强度，未填的为 1")
+    scale_weight_norms: float | None = option("network", None, above=0,
+        english="upper limit for the norm of each layer's update, usually 1; less overfitting; None: no limit",
+        chinese="每层更新量的范数上限，常用 1；减轻过拟合；None 表示不限制")
 
     # ---- learning ----
     optimizer_type: str = option("learning", "AdamW",
@@ -193,6 +232,36 @@ class Config:
     lr_scheduler_min_lr_ratio: float | None = option("learning", None, minimum=0, maximum=1, in_block=False,
         english="share of the learning rate at which cosine_with_min_lr and warmup_stable_decay end; None: 0",
         chinese="cosine_with_min_lr 与 warmup_stable_decay 结束时学习率的比例；None 表示 0")
+    down_lr_weight: str | None = option("learning", None, in_block=False,
+        english='factor of unet_lr for each block on the way down, such as "0,0,1,1,..." (12 values, SDXL 9), or cosine, sine, linear, reverse_linear, zeros, with "+0.25" added; None: 1',
+        chinese='U-Net 下行各块学习率的倍数，如 "0,0,1,1,..."（12 个，SDXL 9 个），或 cosine、sine、linear、reverse_linear、zeros，可再加 "+0.25"；None 表示 1')
+    mid_lr_weight: str | None = option("learning", None, in_block=False,
+        english="the same for the middle: 1 value (SDXL: 3); None: 1",
+        chinese="中间块的倍数：1 个值（SDXL 3 个）；None 表示 1")
+    up_lr_weight: str | None = option("learning", None, in_block=False,
+        english="the same for each block on the way up; None: 1",
+        chinese="上行各块的倍数，写法同 down_lr_weight；None 表示 1")
+    block_lr_zero_threshold: float = option("learning", 0.0, minimum=0, in_block=False,
+        english="blocks whose factor is not above this are left out",
+        chinese="倍数不大于此值的块不训练")
+    network_reg_lrs: list[str] | None = option("learning", None, in_block=False,
+        english='learning rate of layers by their names in the file, such as ["up_blocks_3.*=5e-5"]; the first pattern that fits counts; None: none',
+        chinese='按文件中的层名（正则表达式）指定学习率，如 ["up_blocks_3.*=5e-5"]；以最先相符的为准；None 表示没有')
+    loraplus_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
+        english="LoRA+: the second of a layer's two matrices learns this many times faster, usually 4~16; None: off",
+        chinese="LoRA+：每层两个矩阵中的第二个以此倍数的学习率训练，常用 4~16；None 表示不用")
+    loraplus_unet_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
+        english="the same for the U-Net alone; None: as loraplus_lr_ratio",
+        chinese="只对 U-Net 的倍数；None 表示同 loraplus_lr_ratio")
+    loraplus_text_encoder_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
+        english="the same for the text encoder alone; None: as loraplus_lr_ratio",
+        chinese="只对文本编码器的倍数；None 表示同 loraplus_lr_ratio")
+    stop_text_encoder_training: int | float | str | None = option("learning", None, minimum=0, in_block=False,
+        english='train the text encoder for so many steps only, or a share of them such as 0.5 or "50%"; faster after that; None: to the end',
+        chinese='文本编码器只训练前这么多步，也可写占总步数的比例，如 0.5 或 "50%"；之后更快；None 表示训练到最后')
+    ema_decay: float | None = option("learning", None, above=0, maximum=0.99999, in_block=False,
+        english="save an average of the weights over about 1 / (1 - this) steps, usually 0.99~0.999; steadier result; None: off",
+        chinese="保存权重的滑动平均（约为最近 1 / (1 - 此值) 步），常用 0.99~0.999；结果更稳；None 表示不用")
     max_grad_norm: float = option("learning", 1.0, minimum=0,
         english="longer gradients are cut to this length, usually 1; 0: never",
         chinese="梯度裁剪上限，常用 1；0 表示不裁剪")
@@ -331,6 +400,31 @@ class Config:
     alpha_mask: bool = option("data", False,
         english="do not learn the transparent parts of pictures; False: they become white, and white is learnt",
         chinese="不学习图片的透明部分；False 表示透明处变成白色，并照样学习")
+    dataset_config: str | None = option("data", None, path="file", in_block=False,
+        english=".toml or .json in sd-scripts' form: several data sets, resolutions and folders, each with options of its own; goes before train_data_dir and reg_data_dir; None: these",
+        chinese="sd-scripts 格式的 .toml 或 .json：可有多个数据集，各自设定分辨率、目录与选项；优先于 train_data_dir 和 reg_data_dir；None 表示使用后两者")
+    in_json: str | None = option("data", None, path="file", in_block=False,
+        english="captions of all pictures in one .json or .jsonl; train_data_dir is then the folder of the pictures themselves; None: caption files",
+        chinese="把全部标签写在一个 .json 或 .jsonl 文件里；此时 train_data_dir 填图片所在目录；None 表示用标签文件")
+    dataset_repeats: int = option("data", 1, minimum=1, in_block=False,
+        english="how often every picture is seen in an epoch, with in_json, or where dataset_config gives no num_repeats",
+        chinese="每张图每轮使用的次数，用于 in_json，或 dataset_config 没有写 num_repeats 的目录")
+    conditioning_data_dir: str | None = option("data", None, path="folder", in_block=False,
+        english="folder of the masks instead of masks/ beside the pictures: photo.png for photo.jpg, in it or in its sub-folder named as the pictures'",
+        chinese="蒙版目录，代替图片旁的 masks/：photo.jpg 的蒙版为 photo.png，直接放在里面，或放在与图片目录同名的子目录里")
+    face_crop_aug_range: str | None = option("data", None, in_block=False,
+        english='crop around the face of pictures named name_x_y_width_height, at a random scale: the shorter side is so many faces long, such as "2.0,4.0"; excludes cache_latents; None: not',
+        chinese='对名为 名称_x_y_宽_高 的图片，以人脸为中心按随机比例裁剪：短边为人脸的若干倍，如 "2.0,4.0"；不能与 cache_latents 同用；None 表示不用')
+    resize_interpolation: str | None = option("data", None, in_block=False,
+        choices=("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"),
+        english="how pictures are resized: lanczos, nearest, bilinear, bicubic, area; None: about area to shrink, lanczos to enlarge",
+        chinese="缩放图片的方法：lanczos、nearest、bilinear、bicubic、area；None：缩小用近似 area 的方法，放大用 lanczos")
+    skip_image_resolution: int | str | None = option("data", None, in_block=False,
+        english='leave out pictures with at most so many pixels: 512 (512 x 512) or "width,height"; None: none',
+        chinese='跳过像素数不超过此尺寸的图片：512（即 512 x 512）或 "宽,高"；None 表示不跳过')
+    debug_dataset: bool = option("data", False, in_block=False,
+        english="only show what would be trained: pictures and captions of the first batches, as a page in output_dir; no training",
+        chinese="只展示将要训练的内容：把最初几批的图片与标签写成 output_dir 里的网页，不训练")
 
     # ---- regularization ----
     prior_loss_weight: float = option("regularization", 1.0, minimum=0,
@@ -347,6 +441,9 @@ class Config:
     vae: str | None = option("model", None, path="model",
         english="another VAE: file or folder; None: the base model's own",
         chinese="外置 VAE：文件或文件夹；None 表示用底模自带的")
+    no_half_vae: bool = option("model", False, in_block=False,
+        english="let the VAE compute in float32; in fp16 it does in any case; more time and memory while pictures are encoded",
+        chinese="让 VAE 以 float32 计算；fp16 时本来就是如此；编码图片时更慢、更占显存")
     v2: bool = option("model", False,
         english="insist that the base model is SD 2.x; it is recognised by itself",
         chinese="指定底模是 SD 2.x；会自动识别，一般不用填")
@@ -388,6 +485,9 @@ class Config:
     cache_dir: str | None = option("performance", None, path="output",
         english="where they are kept; None: .cache in the training folder",
         chinese="存盘位置；None 表示训练集目录下的 .cache")
+    vae_batch_size: int | None = option("performance", None, minimum=1, in_block=False,
+        english="pictures that are encoded at once for the cache; more needs more memory; None: as train_batch_size",
+        chinese="缓存时一次编码几张图；越大越占显存；None 表示同 train_batch_size")
     cache_text_encoder_outputs: bool | str = option("performance", "auto", choices=("auto", True, False),
         english="encode each caption once; only where the text encoder is not trained and captions stay the same; faster",
         chinese="每条标签只编码一次；只在不训练文本编码器且标签不变时可用；更快")
@@ -422,11 +522,14 @@ class Config:
     main_process_port: int | None = option("performance", None, minimum=1, maximum=65535, in_block=False,
         english="its port, open in its firewall; None: a free one on one machine, 29500 on several",
         chinese="第一台机器的端口，需在防火墙放行；None：单机自动选取，多机用 29500")
+    ddp_timeout: int | None = option("performance", None, minimum=1, in_block=False,
+        english="minutes that processes wait for one another; None: 720",
+        chinese="各进程互相等待的最长分钟数；None 表示 720")
 
     # ---- previews ----
-    sample_prompts: str | None = option("preview", None, path="file",
-        english="file with a prompt per line (.txt), or .toml, .json; None: prompts from the captions of the set",
-        chinese="预览提示词文件：.txt 每行一条，或 .toml、.json；None 表示用训练集的标签")
+    sample_prompts: str | None = option("preview", None, path="prompts",
+        english="file with a prompt per line (.txt), or .toml, .json, or the prompt itself; None: prompts from the captions of the set",
+        chinese="预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；None 表示用训练集的标签")
     sample_every_n_epochs: int | None = option("preview", None, minimum=0,
         english="draw previews every n epochs; each takes as long as some steps; None: only at the end; 0: never",
         chinese="每几轮画一次预览；每次要花几步的时间；None 表示只在最后画，0 表示不画")
@@ -449,6 +552,18 @@ class Config:
     save_last_n_epochs: int | None = option("output", None, minimum=1,
         english="of the files kept by save_every_n_epochs, only the last n stay; None: all",
         chinese="save_every_n_epochs 存下的文件只保留最近几个；None 表示全部保留")
+    save_last_n_epochs_state: int | None = option("output", None, minimum=1, in_block=False,
+        english="the same for the training states beside them; None: as save_last_n_epochs",
+        chinese="随之保存的训练状态只保留最近几个；None 表示同 save_last_n_epochs")
+    save_n_epoch_ratio: int | None = option("output", None, minimum=1, in_block=False,
+        english="keep at least so many files over the whole training, evenly by epochs; goes before save_every_n_epochs; None: by that",
+        chinese="整个训练中按轮数均匀地至少保存这么多个文件；优先于 save_every_n_epochs；None 表示按后者")
+    save_last_n_steps: int | None = option("output", None, minimum=1, in_block=False,
+        english="of the files kept by save_every_n_steps, those older than n steps are removed; None: none",
+        chinese="save_every_n_steps 存下的文件超过 n 步就删除；None 表示全部保留")
+    save_last_n_steps_state: int | None = option("output", None, minimum=1, in_block=False,
+        english="the same for the training states beside them; None: as save_last_n_steps",
+        chinese="随之保存的训练状态超过 n 步就删除；None 表示同 save_last_n_steps")
     save_precision: str = option("output", "fp16", choices=("fp16", "bf16", "float"),
         english='number format of the file: "fp16" (half the size), "bf16", "float"',
         chinese='文件精度："fp16"（小一半）、"bf16"、"float"')
@@ -458,6 +573,9 @@ class Config:
     save_state: bool = option("output", False,
         english="also save what is needed to continue exactly; a few times the LoRA's size each",
         chinese="同时保存训练状态，以便原样继续训练；每份为 LoRA 的几倍大小")
+    save_state_on_train_end: bool = option("output", False, in_block=False,
+        english="save the training state at the end only",
+        chinese="只在训练结束时保存训练状态")
     resume: str | None = option("output", "auto",
         english='"auto": continue a run of this name that was stopped or killed; "new": begin anew; or a folder named ...-state',
         chinese='"auto"：同名训练若曾中断则接着训练；"new"：重新开始；也可填 ...-state 文件夹')
@@ -470,6 +588,69 @@ class Config:
     logging_dir: str | None = option("output", None, path="output",
         english="also write TensorBoard curves here; None: not",
         chinese="TensorBoard 曲线的目录；None 表示不写")
+    metadata_title: str | None = option("output", None, in_block=False,
+        english="title in the file's modelspec metadata; None: output_name",
+        chinese="写入 modelspec 元数据的标题；None 表示用 output_name")
+    metadata_author: str | None = option("output", None, in_block=False,
+        english="author, in the same place",
+        chinese="作者，写在同一处")
+    metadata_description: str | None = option("output", None, in_block=False,
+        english="description, in the same place",
+        chinese="说明，写在同一处")
+    metadata_license: str | None = option("output", None, in_block=False,
+        english="licence, in the same place",
+        chinese="许可证，写在同一处")
+    metadata_tags: str | None = option("output", None, in_block=False,
+        english="tags, in the same place, separated by commas",
+        chinese="标签，写在同一处，用逗号分隔")
+    metadata_usage_hint: str | None = option("output", None, in_block=False,
+        english="how to use it, in the same place, such as a strength",
+        chinese="用法提示（如建议强度），写在同一处")
+    metadata_thumbnail: str | None = option("output", None, path="picture", in_block=False,
+        english="picture file, or data URL, that becomes the thumbnail in the same place",
+        chinese="缩略图：图片文件或 data URL，写在同一处")
+    metadata_merged_from: str | None = option("output", None, in_block=False,
+        english="the models it was merged from, in the same place",
+        chinese="由哪些模型合并而来，写在同一处")
+    metadata_trigger_phrase: str | None = option("output", None, in_block=False,
+        english="the words that call it up, in the same place",
+        chinese="触发词，写在同一处")
+    metadata_preprocessor: str | None = option("output", None, in_block=False,
+        english="preprocessor it needs, in the same place",
+        chinese="所需的预处理器，写在同一处")
+    metadata_is_negative_embedding: str | None = option("output", None, in_block=False,
+        english='"true" for a negative embedding, in the same place',
+        chinese='是否为负面嵌入，填 "true"，写在同一处')
+    log_with: str | None = option("output", None, choices=("tensorboard", "wandb", "all"), in_block=False,
+        english='what draws curves: "tensorboard" (needs logging_dir), "wandb" (sends them to wandb.ai), "all"; None: TensorBoard if logging_dir is given',
+        chinese='用什么画曲线："tensorboard"（需要 logging_dir）、"wandb"（上传到 wandb.ai）、"all"；None：填了 logging_dir 就用 TensorBoard')
+    log_prefix: str | None = option("output", None, in_block=False,
+        english="every run gets a folder of its own in logging_dir, named after this and its time; None: no such folder",
+        chinese="每次训练在 logging_dir 下单独建目录，名称为此前缀加时间；None 表示不建")
+    log_tracker_name: str | None = option("output", None, in_block=False,
+        english='the project on wandb, and a folder in logging_dir; None: "network_train", and no such folder',
+        chinese='wandb 的项目名，也是 logging_dir 下的子目录名；None：项目名为 "network_train"，不建子目录')
+    log_tracker_config: str | None = option("output", None, path="file", in_block=False,
+        english=".toml with tables [wandb] and [tensorboard]: more settings of their init and of SummaryWriter",
+        chinese="含 [wandb]、[tensorboard] 表的 .toml 文件：传给 wandb.init 与 SummaryWriter 的其他参数")
+    log_config: bool = option("output", False, in_block=False,
+        english="show the parameters beside the curves, too",
+        chinese="把训练参数也显示在曲线旁")
+    wandb_run_name: str | None = option("output", None, in_block=False,
+        english="name of the run on wandb; None: wandb makes one up",
+        chinese="此次训练在 wandb 上的名称；None 表示由 wandb 取名")
+    wandb_api_key: str | None = option("output", None, in_block=False, secret=True,
+        english="key of wandb; None: that of wandb login, or of WANDB_API_KEY",
+        chinese="wandb 的密钥；None 表示用 wandb login 或 WANDB_API_KEY 的")
+    console_log_level: str = option("output", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), in_block=False,
+        english="what the terminal shows: INFO: everything; WARNING: notes and errors; ERROR: errors",
+        chinese="终端显示什么：INFO 全部；WARNING 只有注意事项和错误；ERROR 只有错误")
+    console_log_file: str | None = option("output", None, path="new file", in_block=False,
+        english="also append what the terminal shows to this file; None: not",
+        chinese="终端显示的内容同时追加到此文件；None 表示不写")
+    console_log_simple: bool = option("output", False, in_block=False,
+        english="plain lines, no progress bar",
+        chinese="只输出普通文字行，不用进度条")
     tag_occurrence_txt_file: bool = option("output", True,
         english="write the count of all tags beside the result",
         chinese="在输出目录写出标签统计")
@@ -521,6 +702,7 @@ def declared(config: type, title: str, groups: dict[str, tuple[str, str]]) -> De
 
 TRAINING = declared(Config, TITLE, GROUPS)
 OPTIONS, KINDS = TRAINING.options, TRAINING.kinds
+SECRETS = {name for name, option in OPTIONS.items() if option.metadata["secret"]}
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -529,4 +711,9 @@ def trains_unet(config: Config) -> bool:
 
 
 def trains_text_encoder(config: Config) -> bool:
-    return config.text_encoder_lr != 0 and not config.network_train_unet_only
+    return config.text_encoder_lr not in (0, [0, 0]) and not config.network_train_unet_only
+
+
+def has_dropout(config: Config) -> bool:
+    """Whether the network draws random numbers in its forward pass."""
+    return bool(config.network_dropout or config.rank_dropout or config.module_dropout)

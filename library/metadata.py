@@ -5,8 +5,10 @@ other's recipes by them. All values are strings, and None is "None". The sshs_* 
 `checkpoint` adds them.
 """
 
+import base64
 import hashlib
 import json
+import mimetypes
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +29,12 @@ OFF = {
     "ss_full_fp16": False,
 }
 
+
+# What the user says in metadata_*, beside the title.
+GIVEN = (
+    "author", "description", "license", "tags", "usage_hint", "thumbnail", "merged_from", "trigger_phrase",
+    "preprocessor", "is_negative_embedding",
+)  # fmt: skip
 
 MOST_METADATA = 100_000_000  # bytes; a longer header is no header
 
@@ -97,13 +105,24 @@ def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[st
     """The standard of https://github.com/Stability-AI/ModelSpec, but for what the family says."""
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": run.output_name,
+        "modelspec.title": config.metadata_title or run.output_name,
         "modelspec.date": datetime.fromtimestamp(int(run.saved_at)).isoformat(),
         "modelspec.resolution": f"{resolution[0]}x{resolution[1]}",
     }
     if config.clip_skip is not None:
         entries["modelspec.encoder_layer"] = config.clip_skip
+    for name in GIVEN:
+        if (value := getattr(config, f"metadata_{name}")) is not None:
+            entries[f"modelspec.{name}"] = as_data_url(value) if name == "thumbnail" else value
     return entries
+
+
+def as_data_url(picture: str) -> str:
+    """A picture's file as the text that a browser shows as that picture; such a text as it is."""
+    if picture.startswith("data:"):
+        return picture
+    kind = mimetypes.guess_type(picture)[0] or "image/png"
+    return f"data:{kind};base64,{base64.b64encode(Path(picture).read_bytes()).decode()}"
 
 
 def _of_config(config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from library import arguments, messages
 from library.arguments import parse, to_arguments
 from library.checks import ConfigError, check
-from library.config import KINDS, OPTIONS, Config
+from library.config import KINDS, OPTIONS, SECRETS, Config
 from library.messages import set_language
 
 
@@ -46,7 +46,9 @@ def values_of(option):
     return st.one_of(st.none(), values) if type(None) in kinds else values
 
 
-CONFIGS = st.builds(Config, **{name: values_of(option) for name, option in arguments.FLAGS.items()})
+CONFIGS = st.builds(
+    Config, **{name: values_of(option) for name, option in arguments.FLAGS.items() if name not in SECRETS}
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,10 +1,11 @@
 """Names and values of other trainers are understood, or refused with a reason."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from library import kohya
+from library import arguments, kohya
 from library.checks import ConfigError, check
 from library.config import OPTIONS, Config
 from library.kohya import translate
@@ -159,7 +160,15 @@ def test_values_are_understood(given, understood):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"save_n_epoch_ratio": 5}, "save_n_epoch_ratio is not taken: give save_every_n_epochs instead"),
+        (
+            {"huggingface_repo_id": "me/mine"},
+            "huggingface_repo_id is not taken: nothing is uploaded. When the run has ended: "
+            "hf upload NAME/REPOSITORY output/mytag.safetensors",
+        ),
+        (
+            {"full_bf16": True, "mixed_precision": "fp16"},
+            'full_bf16 = "bf16" and mixed_precision = "fp16" are the same thing. Delete one',
+        ),
         ({"debug_dataset": True}, "debug_dataset is not taken: it is not offered here"),
         (
             {"conditioning_data_dir": "masks"},
@@ -211,6 +220,24 @@ def test_a_wrong_value_under_an_earlier_name_is_told_at_its_place(tmp_path):
     with pytest.raises(ConfigError) as caught:
         check(values, where, problems)
     assert caught.value.problems == ["block.py:9: network_dim = 0 is below 1, the least possible"]
+
+
+FLAGS = (Path(__file__).parent / "data" / "sd_scripts_flags.txt").read_text().split()
+ELSEWHERE = arguments.OWN | {"network_args"}  # read by `arguments` and by `translate` itself
+
+
+def test_every_flag_of_sd_scripts_is_answered():
+    """Those of its train_network.py, of which at least 150 act here, under the same name or a present one."""
+    answers = {
+        "taken": [flag for flag in FLAGS if flag in OPTIONS or flag in ELSEWHERE],
+        "renamed": [flag for flag in FLAGS if flag in kohya.RENAMED or flag in kohya.SWITCHES],
+        "without effect, and said so": [flag for flag in FLAGS if flag in kohya.WITHOUT_EFFECT],
+        "refused with a reason": [flag for flag in FLAGS if flag in kohya.REFUSED],
+    }
+    print({answer: len(flags) for answer, flags in answers.items()})
+    assert len(FLAGS) == len(set(FLAGS)) == 193
+    assert sorted(FLAGS) == sorted(flag for flags in answers.values() for flag in flags)
+    assert len(answers["taken"]) + len(answers["renamed"]) >= 143
 
 
 def test_the_tables_lead_to_present_names_and_do_not_overlap():

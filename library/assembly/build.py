@@ -83,7 +83,8 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         dtype=machine.dtype,
         device=machine.device if config.lowram else "cpu",
         vae=config.vae,
-        vae_dtype=torch.float32 if machine.dtype == torch.float16 else None,  # many a VAE overflows in fp16
+        # many a VAE overflows in fp16
+        vae_dtype=torch.float32 if config.no_half_vae or machine.dtype == torch.float16 else None,
         objective="v" if config.v_parameterization else None,
         family="sd2" if config.v2 else None,
         clip_skip=config.clip_skip,
@@ -208,7 +209,7 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     if config.cache_latents:
         vae = modules["vae"].to(device)
 
-        filled, batch_size = None, config.train_batch_size
+        filled, batch_size = None, config.vae_batch_size or config.train_batch_size
         while filled is None:
             latents = cache.LatentCache(folder, cache.fingerprint(vae))
             try:

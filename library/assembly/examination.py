@@ -89,12 +89,12 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
 
 def examine_parameters(seen: Examination, script: Path) -> set[str]:
     """Read and check the parameters; gives the names of those that have their defaults because they are wrong."""
-    from library import arguments, block, kohya
+    from library import block, kohya, value_files
     from library.checks import look
 
     def values_of_script() -> tuple:
-        if script.suffix.lower() == ".toml":
-            return kohya.translate(*arguments.read_config_file(str(script)))
+        if script.suffix.lower() in (".toml", ".json"):
+            return kohya.translate(*value_files.read(script))
         return block.gather(script, block.variables_of(script), kohya.translate)
 
     given = seen.attempt("parameters", values_of_script)
@@ -309,7 +309,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)
     seen.attempt("parameters", optimizers.parse_args, config.optimizer_args)
     if config.sample_prompts:
-        seen.attempt("parameters", sampling.read_prompts, Path(config.sample_prompts))
+        seen.attempt("parameters", sampling.prompts_of, config.sample_prompts)
     if config.network_weights:
         seen.attempt("parameters", checkpoint.load_adapter, Path(config.network_weights))
     if machine is None:

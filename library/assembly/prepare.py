@@ -63,7 +63,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     attempt(make_folder, output_dir)
     state = attempt(find_state, config) if world.is_first else None
     start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
-    prompts = attempt(sampling.read_prompts, Path(config.sample_prompts)) if config.sample_prompts else None
+    prompts = attempt(sampling.prompts_of, config.sample_prompts) if config.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
     attempt(optimizers.parse_args, config.lr_scheduler_args, "lr_scheduler_args")
     if model:
@@ -115,6 +115,10 @@ def plan_run(
         learning_rate=usual_rate if config.learning_rate is None else config.learning_rate,
         zero_terminal_snr=config.zero_terminal_snr or model.zero_terminal_snr,
     )
+    if config.save_n_epoch_ratio:
+        config = dataclasses.replace(
+            config, save_every_n_epochs=max(1, planned.epoch_count // config.save_n_epoch_ratio)
+        )
     tokens_seen = config.max_token_length
     prompts = prompts or [sampling.Prompt(caption) for caption in plan.typical_captions(planned, config)]
     prompts = sampling.complete(prompts, size=(rule.width, rule.height), seed=seed, sampler=config.sample_sampler)
