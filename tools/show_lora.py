@@ -98,7 +98,7 @@ class Shown:
     words: list[str]
     numbers: str  # types of its tensors
     groups: list[Group] = field(default_factory=list)
-    norms: dict[str, tuple[int, float]] = field(default_factory=dict)  # block -> layers, Frobenius norm of their updates
+    norms: dict[str, tuple[int, float]] = field(default_factory=dict)  # block -> layers, norm of their updates
     readings: dict = field(default_factory=dict)  # program -> readers.Reading
     is_compared: bool = False  # with a base model's layers
     findings: list[tuple[str, str, str]] = field(default_factory=list)  # level, text, cure
@@ -152,10 +152,11 @@ class Known:
 
 def look(path: Path, known: Known) -> Shown:
     """Read one file. Raises UserError: it is no adapter."""
-    from library import checkpoint, metadata
+    from library import metadata
     from library.adapters import merging, readers
+    from library.assembly import lora_files
 
-    tensors, entries = checkpoint.read_tensors(path), metadata.of_file(path)
+    tensors, entries = lora_files.load(path)
     others = merging.other_kinds(tensors)
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     factors = {}
@@ -257,8 +258,8 @@ def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list,
         find((
             "amber",
             say(
-                f"it is a {' / '.join(shown.kinds)}: ranks and norms are told of LoRA and LoCon only; merge_loras.py and "
-                "resize_lora.py do not take it",
+                f"it is a {' / '.join(shown.kinds)}: ranks and norms are told of LoRA and LoCon only; merge_loras.py "
+                "and resize_lora.py do not take it",
                 f"这是 {' / '.join(shown.kinds)}：秩与范数只对 LoRA、LoCon 显示；merge_loras.py、resize_lora.py 不支持它",
             ),
             "",
@@ -345,9 +346,10 @@ def lines_of(shown: Shown) -> list[str]:
     kind = " + ".join(shown.kinds)
     line = shown.line or say("unknown base model", "底模未知")
     lines = [f"{shown.path}: {kind}, {line}, {shown.numbers}, {lora_files.size(shown.path)}"]
-    lines += [f"  {name}: {value if len(value) < 120 else value[:117] + '...'}" for name, value in facts_of(shown).items()]
+    lines += [f"  {name}: {shorten(value)}" for name, value in facts_of(shown).items()]
     for part, count, rank, alpha in group_rows(shown):
-        lines.append("  " + say(f"{part}: {count} layers, rank {rank}, alpha {alpha}", f"{part}：{count} 层，秩 {rank}，alpha {alpha}"))
+        english = f"{part}: {count} layers, rank {rank}, alpha {alpha}"
+        lines.append("  " + say(english, f"{part}：{count} 层，秩 {rank}，alpha {alpha}"))
     if shown.norms:
         norms = "  ".join(f"{name} {norm}" for name, _, norm, _ in norm_rows(shown))
         lines.append("  " + say(f"norm of each block: {norms}", f"各分块的范数：{norms}"))
@@ -356,6 +358,10 @@ def lines_of(shown: Shown) -> list[str]:
     lines.append("  " + say("read by ", "可读取：") + "; ".join(read_by(shown)))
     lines += [f"  {say(*page.LEVELS[level])}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
     return lines
+
+
+def shorten(text: str) -> str:
+    return text if len(text) < 120 else f"{text[:117]}..."
 
 
 def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> Path:

@@ -13,7 +13,7 @@ once to the weight's own type. (In training the update runs beside the layer: `l
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -57,7 +57,7 @@ class Factors(NamedTuple):
     def update(self, device: torch.device | str) -> Tensor:
         """What is added to the layer's weight at strength 1, float32, in `shape`."""
         down, up = self.thin(device)
-        return self.scale * (up @ down).reshape(self.shape())
+        return (up @ down).mul_(self.scale).reshape(self.shape())
 
 
 class Strength(NamedTuple):
@@ -93,19 +93,11 @@ def read(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] |
                 "暂不支持用它画图、合并或改秩",
             )
         )
+    refuse_strangers(name, tensors)
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         layer, part = _split(key)
-        if part is None:
-            raise UserError(
-                say(
-                    f'{name}: is no LoRA: it holds {len(tensors)} tensors such as "{key}". A base model, an embedding?',
-                    f"{name}：不是 LoRA：其中有 {len(tensors)} 个张量，如“{key}”。是否误选了底模或嵌入模型？",
-                )
-            )
         layers.setdefault(layer, {})[part] = tensor
-    if not layers:
-        raise UserError(say(f"{name}: is empty", f"{name}：是空文件"))
     alphas = _peft_alphas(name, metadata or {})
     found, damaged = {}, []
     for layer, parts in layers.items():
@@ -129,6 +121,20 @@ def read(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] |
 def other_kinds(keys: Iterable[str]) -> list[str]:
     """What a file is beside LoRA, by the names of its tensors; [] of a LoRA or LoCon."""
     return sorted({kind for key in keys for end, kind in OTHER_KINDS.items() if re.search(f"({end})$", key)})
+
+
+def refuse_strangers(name: str, keys: Collection[str]) -> None:
+    """Raise a UserError where a file is no adapter of any kind, by the names of its tensors."""
+    if not keys:
+        raise UserError(say(f"{name}: is empty", f"{name}：是空文件"))
+    strange = next((key for key in keys if layer_of(key) == key), None)
+    if strange is not None:
+        raise UserError(
+            say(
+                f'{name}: is no LoRA: it holds {len(keys)} tensors such as "{strange}". A base model, an embedding?',
+                f"{name}：不是 LoRA：其中有 {len(keys)} 个张量，如“{strange}”。是否误选了底模或嵌入模型？",
+            )
+        )
 
 
 def layer_of(key: str) -> str:
@@ -298,7 +304,7 @@ class Merging:
 
 def with_updates(weight: Tensor, updates: Iterable[tuple[Factors, float]]) -> Tensor:
     """A weight with what files add to it, each at its strength; float32, to be rounded once."""
-    total = weight.to(torch.float32)
+    total = weight.to(torch.float32, copy=True)
     for factors, strength in updates:
-        total = total + strength * factors.update(weight.device).reshape(weight.shape)
+        total += factors.update(weight.device).mul_(strength).reshape(weight.shape)
     return total

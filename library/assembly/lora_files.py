@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -68,12 +69,32 @@ def find(path: Path) -> list[Path]:
     return found
 
 
-def read(path: Path) -> LoraFile:
-    """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of an adapter of any kind; a model of gigabytes is refused before it is read.
+
+    Raises:
+        UserError: the file is damaged, or no adapter.
+    """
     from library import checkpoint, metadata
     from library.adapters import merging
+    from library.families.weights_file import read_header
 
-    tensors, entries = checkpoint.read_tensors(path), metadata.of_file(path)
+    names = None
+    if path.suffix == ".safetensors":
+        with suppress(UserError):  # of a damaged file `read_tensors` tells more fittingly
+            names = read_header(path).shapes
+    if names is not None:
+        merging.refuse_strangers(path.name, names)
+    tensors = checkpoint.read_tensors(path)
+    merging.refuse_strangers(path.name, tensors)
+    return tensors, metadata.of_file(path)
+
+
+def read(path: Path) -> LoraFile:
+    """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
+    from library.adapters import merging
+
+    tensors, entries = load(path)
     factors = merging.read(path.name, tensors, entries)
     dtype = next(iter(factors.values())).down.dtype
     return LoraFile(path, entries, factors, merging.line_of(factors, entries), dtype)
