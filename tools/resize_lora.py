@@ -153,7 +153,7 @@ def described(settings: ResizeLora, entries: dict[str, str], layers: dict[str, L
         conv = settings.new_conv_rank
         of_conv = f" (conv: {conv})" if conv not in (None, settings.new_rank) else ""
         made = f"dimension is resized from {old} to {settings.new_rank}{of_conv}"
-    return entries | ranks | {"ss_training_comment": f"{made}; {comment}"}
+    return entries | ranks | {"ss_training_comment": f"{made}; {comment}" if comment else made}
 
 
 def told(result: Result) -> str:

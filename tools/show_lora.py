@@ -346,7 +346,7 @@ def lines_of(shown: Shown) -> list[str]:
     kind = " + ".join(shown.kinds)
     line = shown.line or say("unknown base model", "底模未知")
     lines = [f"{shown.path}: {kind}, {line}, {shown.numbers}, {lora_files.size(shown.path)}"]
-    lines += [f"  {name}: {shorten(value)}" for name, value in facts_of(shown).items()]
+    lines += [f"  {name}{say(': ', '：')}{shorten(value)}" for name, value in facts_of(shown).items()]
     for part, count, rank, alpha in group_rows(shown):
         english = f"{part}: {count} layers, rank {rank}, alpha {alpha}"
         lines.append("  " + say(english, f"{part}：{count} 层，秩 {rank}，alpha {alpha}"))
@@ -355,7 +355,7 @@ def lines_of(shown: Shown) -> list[str]:
         lines.append("  " + say(f"norm of each block: {norms}", f"各分块的范数：{norms}"))
     if not shown.is_compared:
         lines.append("  " + say("nothing tells its base model: names were not compared", "底模未知：未核对层的名称"))
-    lines.append("  " + say("read by ", "可读取：") + "; ".join(read_by(shown)))
+    lines.append("  " + say("read by ", "能否读取：") + say("; ", "；").join(read_by(shown)))
     lines += [f"  {say(*page.LEVELS[level])}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
     return lines
 
@@ -389,8 +389,12 @@ def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> P
             parts.append(page.folded(say("Ranks", "秩"), page.table(head, group_rows(one))))
         if one.norms:
             head = [say("block", "分块"), say("layers", "层数"), say("norm", "范数"), say("share", "占比")]
-            note = say("Norm: Frobenius norm of alpha / rank * up @ down of all layers of the block.",
-                       "范数：该分块各层 alpha / rank * up @ down 的 Frobenius 范数。")  # fmt: skip
+            note = say(
+                "BASE: text encoder; IN, MID, OUT: the U-Net's blocks, as block weights call them. Norm: Frobenius norm of "
+                "alpha / rank * up @ down over the block's layers; share: of the sum of their squares.",
+                "BASE：文本编码器；IN、MID、OUT：U-Net 分块，与分层权重的叫法相同。范数：该分块各层 alpha / rank * up @ down "
+                "的 Frobenius 范数；占比：占范数平方和的比例。",
+            )
             table = page.join([page.paragraph(note, faint=True), page.table(head, norm_rows(one))])
             parts.append(page.folded(say("Strength of each block", "各分块的强度"), table))
         blocks.append(page.section(one.path.name, *parts))
