@@ -334,7 +334,8 @@ def _pairs(text: str, whole: bool) -> list[str]:
         number = as_number(found[2]) if found else ""
         if isinstance(number, str) or (whole and number != int(number)):
             kind, kind_zh = ("whole number", "整数") if whole else ("number", "数字")
-            _refuse(f'holds "{text[at:]}", which is not pattern={kind}', f'中的 "{text[at:]}" 不是 模式={kind_zh} 的形式')
+            rest = text[at:]
+            _refuse(f'holds "{rest}", which is not pattern={kind}', f'中的 "{rest}" 不是 模式={kind_zh} 的形式')
         pairs.append(f"{_pattern(found[1])}={found[2]}")
         at = found.end()
     return pairs
@@ -504,6 +505,7 @@ MAY_CHANGE = {  # between saving a training state and going on from it: where th
     "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs",
     "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file", "save_last_n_epochs",
     "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port", "ddp_timeout",
+    "validation_data_dir", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps",
     "vae_batch_size", "save_last_n_epochs_state", "save_last_n_steps", "save_last_n_steps_state",
     "save_state_on_train_end", "log_with", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config",
     "wandb_run_name", "wandb_api_key", "console_log_level", "console_log_file", "console_log_simple",
@@ -540,6 +542,14 @@ def contradictions(config: Config) -> Iterator[Rule]:
                     "每次都会改变图片，因此不能缓存。请把 cache_latents 或此项设为 False",
                 ),
             )
+    if c.validation_split and c.validation_data_dir:
+        yield (
+            ("validation_split", "validation_data_dir"),
+            say(
+                "excludes validation_data_dir. Set validation_split to 0, or validation_data_dir to None",
+                "与 validation_data_dir 互相排斥。请把 validation_split 设为 0，或把 validation_data_dir 设为 None",
+            ),
+        )
     if c.network_train_unet_only and c.network_train_text_encoder_only:
         yield (
             ("network_train_unet_only", "network_train_text_encoder_only"),
@@ -856,6 +866,7 @@ def doubts(config: Config) -> Iterator[Rule]:
         ),
         "conv_block_alphas": (c.conv_block_dims or c.conv_dim, "conv_block_dims / conv_dim"),
         "include_patterns": (c.exclude_patterns, "exclude_patterns"),
+        "skip_until_initial_step": (c.initial_step, "initial_step"),
         "base_weights_multiplier": (c.base_weights, "base_weights"),
         "loraplus_unet_lr_ratio": (trains_unet(c), "unet_lr"),
         "loraplus_text_encoder_lr_ratio": (trains_text_encoder(c), "text_encoder_lr"),
@@ -908,6 +919,10 @@ def doubts(config: Config) -> Iterator[Rule]:
         "reg_rotate": (c.reg_data_dir or c.dataset_config, "reg_data_dir"),
         "dataset_repeats": (c.dataset_config or c.in_json, "in_json"),
         "conditioning_data_dir": (c.masked_loss is not False, "masked_loss"),
+        **dict.fromkeys(
+            ("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps"),
+            (c.validation_split or c.validation_data_dir, "validation_split"),
+        ),
         "min_bucket_reso": (c.enable_bucket, "enable_bucket"),
         "max_bucket_reso": (c.enable_bucket, "enable_bucket"),
         "bucket_no_upscale": (c.enable_bucket, "enable_bucket"),
@@ -915,6 +930,29 @@ def doubts(config: Config) -> Iterator[Rule]:
     for name, (acts, needed) in no_effect.items():
         if name in changed and not acts:
             yield (name,), say(f"has no effect without {needed}", f"没有 {needed} 就不起作用")
+    if c.initial_step and c.initial_epoch:
+        yield (
+            ("initial_step", "initial_epoch"),
+            say(
+                f"goes before initial_epoch = {c.initial_epoch}",
+                f"优先于 initial_epoch = {c.initial_epoch}",
+            ),
+        )
+    for name in ("initial_epoch", "initial_step"):
+        if getattr(c, name) and c.resume not in (None, "auto", "new"):
+            yield (
+                (name, "resume"),
+                say("has no effect: the state given as resume says it", "不起作用：resume 的训练状态已含进度"),
+            )
+    if c.weighted_captions and changes_tags:
+        yield (
+            ("weighted_captions",),
+            say(
+                "and tags that are moved or left out: no bracket may hold a comma, or it is torn apart; write "
+                "(red hair:1.2), (smile:1.2)",
+                "与打乱或丢弃标签同用时，括号内不能有逗号，否则会被拆散；请写成 (red hair:1.2), (smile:1.2)",
+            ),
+        )
     if c.no_half_vae and c.mixed_precision in ("no", "fp16"):
         yield (
             ("no_half_vae", "mixed_precision"),

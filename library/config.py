@@ -367,6 +367,9 @@ class Config:
     caption_tag_dropout_rate: float = option("data", 0.0, minimum=0, maximum=1,
         english="share of tags left out at each use, 0~0.2",
         chinese="每次随机去掉的标签比例，0~0.2")
+    weighted_captions: bool = option("data", False, in_block=False,
+        english="read (smile:1.2), (smile) and [smile] in captions as weights of these words; no comma within brackets where tags are moved",
+        chinese="把标签中的 (smile:1.2)、(smile)、[smile] 当作词的权重；若会打乱标签，括号内不要有逗号")
     max_token_length: int = option("data", 150, choices=(75, 150, 225),
         english="caption tokens that are read: 75, 150 or 225; the rest is cut; more is somewhat slower",
         chinese="每条标签最多读取的 token 数：75、150 或 225，超出部分被截掉；越多略慢")
@@ -422,6 +425,24 @@ class Config:
     skip_image_resolution: int | str | None = option("data", None, in_block=False,
         english='leave out pictures with at most so many pixels: 512 (512 x 512) or "width,height"; None: none',
         chinese='跳过像素数不超过此尺寸的图片：512（即 512 x 512）或 "宽,高"；None 表示不跳过')
+    validation_split: float = option("data", 0.0, minimum=0, maximum=0.9,
+        english="share of the training pictures that is not learnt but measured, to see overfitting, usually 0.1~0.2; 0: none",
+        chinese="留出多少比例的训练图片不参加训练，只用来测量是否过拟合，常用 0.1~0.2；0 表示不留")
+    validation_data_dir: str | None = option("data", None, path="folder", in_block=False,
+        english="a folder of other pictures to measure in place of validation_split: with [repeats]_[concept] folders, or pictures, and their captions; None: none",
+        chinese="另用一个目录里的图片（及其标签）来测量，代替 validation_split：可含 [重复次数]_[概念] 目录，也可直接放图片；None 表示不用")
+    validation_seed: int | None = option("data", None, minimum=0, maximum=2**32 - 1, in_block=False,
+        english="decides which pictures are held out, and the noise they are measured with; None: seed",
+        chinese="决定留出哪些图片，以及测量所用的噪声；None 表示同 seed")
+    validate_every_n_epochs: int | None = option("data", None, minimum=1, in_block=False,
+        english="measure at the end of every n-th epoch; None: of every epoch",
+        chinese="每几轮结束时测量一次；None 表示每轮")
+    validate_every_n_steps: int | None = option("data", None, minimum=1, in_block=False,
+        english="measure every n steps, too; None: not",
+        chinese="另外每几步测量一次；None 表示不按步测量")
+    max_validation_steps: int | None = option("data", None, minimum=1, in_block=False,
+        english="measure at most so many batches of the held-out pictures, which takes less time; None: all",
+        chinese="每次最多测量多少批留出的图片，可节省时间；None 表示全部")
     debug_dataset: bool = option("data", False, in_block=False,
         english="only show what would be trained: pictures and captions of the first batches, as a page in output_dir; no training",
         chinese="只展示将要训练的内容：把最初几批的图片与标签写成 output_dir 里的网页，不训练")
@@ -576,6 +597,15 @@ class Config:
     save_state_on_train_end: bool = option("output", False, in_block=False,
         english="save the training state at the end only",
         chinese="只在训练结束时保存训练状态")
+    initial_epoch: int | None = option("output", None, minimum=1, in_block=False,
+        english="begin with this epoch's data and number, counted from 1, without a training state; None: the first",
+        chinese="不用训练状态，从第几轮（从 1 数起）的数据和编号开始；None 表示第一轮")
+    initial_step: int | None = option("output", None, minimum=1, in_block=False,
+        english="begin as if so many steps were done, at the start of the epoch they end in; goes before initial_epoch; None: at 0",
+        chinese="当作已训练过这么多步，从它所在那一轮的开头开始；优先于 initial_epoch；None 表示 0")
+    skip_until_initial_step: bool = option("output", False, in_block=False,
+        english="begin exactly at initial_step, in the middle of its epoch",
+        chinese="恰好从 initial_step 处开始，即该轮的中间")
     resume: str | None = option("output", "auto",
         english='"auto": continue a run of this name that was stopped or killed; "new": begin anew; or a folder named ...-state',
         chinese='"auto"：同名训练若曾中断则接着训练；"new"：重新开始；也可填 ...-state 文件夹')
@@ -717,3 +747,8 @@ def trains_text_encoder(config: Config) -> bool:
 def has_dropout(config: Config) -> bool:
     """Whether the network draws random numbers in its forward pass."""
     return bool(config.network_dropout or config.rank_dropout or config.module_dropout)
+
+
+def changes_pictures(config: Config) -> bool:
+    """Whether a picture is another at every use, so that its latents cannot be kept."""
+    return bool(config.random_crop or config.color_aug or config.face_crop_aug_range)

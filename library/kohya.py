@@ -5,6 +5,7 @@ values into ours, says the present name, and says why where something is not off
 What no table knows is left as it is; `checks.check` then tells it as unknown, with the nearest name.
 """
 
+import ast
 import shlex
 import tomllib
 from collections.abc import Callable, Collection
@@ -123,6 +124,8 @@ NONE_MEANT = {
 SPELLINGS = {
     "network_module": {
         "networks.lora": "lora",
+        "networks.loha": "loha",
+        "networks.lokr": "lokr",
         "standard": "lora",
         "kohya locon": "lora",
         "locon": "lora",
@@ -139,6 +142,31 @@ SPELLINGS = {
 
 # Of network_args: LyCORIS's algorithms, and how each is called here.
 ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
+
+# LyCORIS's choices of layers. Of "full" the convolutions get network_dim where conv_dim does not say otherwise.
+PRESETS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "attn-mlp": {},
+    "attn-only": {"exclude_patterns": [".*_ff_net_.*", ".*_proj_(in|out)", ".*_mlp_.*"]},
+    "unet-transformer-only": {"network_train_unet_only": True},
+}
+
+# Other names in network_args -> the option that is meant; and names of both.
+ARGUMENTS = {
+    "dropout": "network_dropout",
+    "factor": "lokr_factor",
+    **{
+        name: name
+        for name in (
+            "conv_dim", "conv_alpha", "rs_lora", "rank_dropout", "module_dropout", "block_dims", "block_alphas",
+            "conv_block_dims", "conv_block_alphas", "down_lr_weight", "mid_lr_weight", "up_lr_weight",
+            "block_lr_zero_threshold", "network_reg_dims", "network_reg_lrs", "loraplus_lr_ratio",
+            "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
+        )
+    },
+}  # fmt: skip
+KNOWN_ARGUMENTS = (*ARGUMENTS, "include_patterns", "exclude_patterns", "algo", "preset", "dora_wd")
+IDLE_ARGUMENTS = {"verbose", "train_t5xxl", "wd_on_output", "block_size"}  # nothing here that they could change
 
 # ---- what is not here ----
 
@@ -255,9 +283,9 @@ NO_UPLOAD = (
     "nothing is uploaded. When the run has ended: hf upload NAME/REPOSITORY output/mytag.safetensors",
     "不会上传任何文件。训练结束后可手动运行：“hf upload 用户名/仓库名 output/mytag.safetensors”",
 )
-FOLDERS = (
-    "pictures come from folders named [repeats]_[concept] in train_data_dir",
-    "图片来自 train_data_dir 下 [重复次数]_[概念] 形式的文件夹",
+OWN_CODE = (
+    "it runs a Python class of your own; describe the pictures in dataset_config instead",
+    "它会运行用户自己的 Python 类；请改用 dataset_config 描述数据集",
 )
 NO_DEEPSPEED = (
     "DeepSpeed divides models that one GPU cannot hold; here int8_base and gradient_checkpointing make room, and "
@@ -268,12 +296,7 @@ NETWORK_ARGUMENT = ("this argument of networks is not offered here", "这里没�
 
 # Refused with a reason, unless the value is what the other trainer does without it (listed first).
 REFUSED: dict[str, tuple[tuple, Reason]] = {
-    **dict.fromkeys(("dataset_config", "in_json", "dataset_class"), ((), FOLDERS)),
-    "dataset_repeats": ((1,), FOLDERS),
-    "conditioning_data_dir": (
-        (),
-        ("the mask of photo.jpg is masks/photo.png beside it", "photo.jpg 的蒙版是同目录下的 masks/photo.png"),
-    ),
+    "dataset_class": ((), OWN_CODE),
     **dict.fromkeys(
         (
             "huggingface_repo_id",
@@ -326,21 +349,7 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
         ('set network_module to "loha", "lokr" or "dora"', '请把 network_module 设为 "loha"、"lokr" 或 "dora"'),
     ),
     **dict.fromkeys(
-        (
-            "blocks_to_swap",
-            "debug_dataset",
-            "face_crop_aug_range",
-            "weighted_captions",
-            "resize_interpolation",
-            "skip_until_initial_step",
-            "initial_epoch",
-            "initial_step",
-            "validation_seed",
-            "validation_split",
-            "validate_every_n_steps",
-            "validate_every_n_epochs",
-            "max_validation_steps",
-        ),
+        ("blocks_to_swap",),
         ((), NOT_OFFERED),
     ),
 }
@@ -370,9 +379,12 @@ def translate(
         if name in OPTIONS:
             continue
         if name == "network_args":
+            full = {}
             if str(present.get("network_module")).lower() == "lycoris.kohya":
                 del present["network_module"]  # the algorithm says which
-            for new, argument in _network_args(value, at, problems).items():
+                names = {"conv_dim": "network_dim", "conv_alpha": "network_alpha"}
+                full = {new: values.get(name) or OPTIONS[name].default for new, name in names.items()}
+            for new, argument in _network_args(value, at, problems, full).items():
                 _take(new, argument, name, present, where, notices, problems)
         elif name in SWITCHES:
             if value:
@@ -432,29 +444,38 @@ def _read(name: str, value: Any) -> Any:
     return from_text(name, value) if isinstance(value, str) and name in OPTIONS else value
 
 
-def _network_args(value: Any, at: str, problems: list[str]) -> dict[str, Any]:
-    """`conv_dim=4 algo=lokr factor=8` are options of ours; nothing else is offered."""
+def _network_args(value: Any, at: str, problems: list[str], full: dict[str, Any]) -> dict[str, Any]:
+    """`conv_dim=4 algo=lokr factor=8` by the names of our options.
+
+    Args:
+        full: what LyCORIS's preset "full", which is its default, gives to convolutions; {}: they are not its arguments.
+    """
     items = value.split() if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    taken = {}
+    taken: dict[str, Any] = {}
+    is_dora, preset = False, "full"
     for item in items:
         name, _, text = str(item).partition("=")
-        if name in ("conv_dim", "conv_alpha"):
-            taken[name] = as_number(text)
-        elif name == "algo" and text.lower() in ALGORITHMS:
+        if name == "algo" and text.lower() in ALGORITHMS:
             taken["network_module"] = ALGORITHMS[text.lower()]
-        elif name == "factor":
-            taken["lokr_factor"] = None if text == "-1" else as_number(text)
-        elif name in ("rs_lora", "dora_wd"):
-            taken[name] = from_text("rs_lora", text)
-        else:
-            known, algorithms = "conv_dim, conv_alpha, algo, factor, rs_lora, dora_wd", ", ".join(ALGORITHMS)
+        elif name == "preset" and text in PRESETS:
+            preset = text
+        elif name == "dora_wd" and text.lower() in ("true", "false"):
+            is_dora = text.lower() == "true"
+        elif name in ARGUMENTS:
+            new = ARGUMENTS[name]
+            taken[new] = None if (name, text) == ("factor", "-1") else from_text(new, text)
+        elif name in ("exclude_patterns", "include_patterns"):
+            taken[name] = _patterns(text)
+        elif name not in IDLE_ARGUMENTS and text.lower() not in ("", "false", "none", "0"):
             problems.append(
                 say(
-                    f"{at}: {shown(item)} is not taken; only {known} are (algo: {algorithms}), as options of their own",
-                    f"{at}：不能使用 {shown(item)}；只有 {known} 可用（algo：{algorithms}），它们是单独的参数",
+                    f"{at}: {shown(item)} is not taken; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
+                    f"{', '.join(ALGORITHMS)}; preset: {', '.join(PRESETS)})",
+                    f"{at}：不能使用 {shown(item)}；可用的只有 {'、'.join(KNOWN_ARGUMENTS)}（algo："
+                    f"{'、'.join(ALGORITHMS)}；preset：{'、'.join(PRESETS)}）",
                 )
             )
-    if taken.pop("dora_wd", False):
+    if is_dora:
         kind = taken.get("network_module", "lora")
         if kind != "lora":
             problems.append(
@@ -464,23 +485,24 @@ def _network_args(value: Any, at: str, problems: list[str]) -> dict[str, Any]:
                 )
             )
         taken["network_module"] = "dora"
-    return taken
+    if preset == "full" and "conv_dim" not in taken:
+        taken = full | taken
+    return PRESETS[preset] | taken
+
+
+def _patterns(text: str) -> list[str]:
+    """One pattern, or several written as Python writes a list."""
+    try:
+        read = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        read = text
+    return [str(one) for one in read] if isinstance(read, (list, tuple)) else [text]
 
 
 def _spelling(name: str, value: Any, where: dict[str, str], problems: list[str]) -> Any:
     """The value of an option in our spelling."""
     if value is None and name in NONE_MEANT:
         return NONE_MEANT[name]
-    if name == "text_encoder_lr" and isinstance(value, (list, tuple)) and value:
-        if all(rate == value[0] for rate in value):
-            return value[0]
-        problems.append(
-            say(
-                f"{place(name, where)}: one learning rate serves all text encoders; give one value",
-                f"{place(name, where)}：所有文本编码器共用一个学习率；请只填一个值",
-            )
-        )
-        return value[0]
     if not isinstance(value, str):
         return value
     if (name, value.lower()) in REFUSED_VALUES:

@@ -21,13 +21,27 @@ LYCORIS = {  # network_module -> the arguments by which LyCORIS knows it; lora i
     "loha": {"algo": "loha"}, "lokr": {"algo": "lokr"}, "dora": {"algo": "lora", "dora_wd": "True"},
 }  # fmt: skip
 
+NETWORK_ARGS = (  # options that are network_args in sd-scripts
+    "rank_dropout", "module_dropout", "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas",
+    "down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "network_reg_dims", "network_reg_lrs",
+    "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio", "exclude_patterns",
+    "include_patterns",
+)  # fmt: skip
+
 # What sd-scripts records about options that we do not have: as its options are when they are off.
 OFF = {
-    "ss_face_crop_aug_range": None,
     "ss_fp8_base": False,
     "ss_fp8_base_unet": False,
     "ss_full_fp16": False,
 }
+
+
+# What sd-scripts records only where the pictures come from train_data_dir, not from dataset_config.
+OF_FOLDERS = (
+    "ss_batch_size_per_device", "ss_total_batch_size", "ss_color_aug", "ss_flip_aug", "ss_random_crop",
+    "ss_shuffle_caption", "ss_enable_bucket", "ss_bucket_no_upscale", "ss_min_bucket_reso", "ss_max_bucket_reso",
+    "ss_keep_tokens", "ss_resolution",
+)  # fmt: skip
 
 
 # What the user says in metadata_*, beside the title.
@@ -79,7 +93,11 @@ def build(config: Config, data: dict[str, Any], family_metadata: dict[str, str],
     entries = {**_network(config), **family_metadata, **_modelspec(config, data["ss_resolution"], run)}
     if not config.no_metadata:
         entries |= OFF | _of_config(config) | _of_run(run) | _of_batches(config, run)
-        entries |= {name: json.dumps(value) if isinstance(value, dict) else value for name, value in data.items()}
+        entries |= {
+            name: json.dumps(value) if isinstance(value, (dict, list)) else value for name, value in data.items()
+        }
+        for name in OF_FOLDERS if "ss_datasets" in data else ():  # each data set and subset tells its own
+            entries.pop(name, None)
     return {name: str(value) for name, value in entries.items()}
 
 
@@ -96,9 +114,17 @@ def _network(config: Config) -> dict[str, Any]:
         args["rs_lora"] = "True"
     if config.conv_dim:
         args |= dict(conv_dim=str(config.conv_dim), conv_alpha=str(config.conv_alpha or config.conv_dim))
+    given = {name: getattr(config, name) for name in NETWORK_ARGS}
+    args |= {name: _as_argument(name, value) for name, value in given.items() if value}
     if args:
         entries["ss_network_args"] = json.dumps(args)
     return entries
+
+
+def _as_argument(name: str, value: Any) -> str:
+    """A value as it is written in sd-scripts' network_args."""
+    is_joined = isinstance(value, list) and not name.endswith("_patterns")
+    return ",".join(map(str, value)) if is_joined else str(value)
 
 
 def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[str, Any]:
@@ -166,11 +192,19 @@ def _of_config(config: Config) -> dict[str, Any]:
         "ss_color_aug": config.color_aug,
         "ss_flip_aug": config.flip_aug,
         "ss_random_crop": config.random_crop,
+        "ss_face_crop_aug_range": config.face_crop_aug_range,
+        "ss_resize_interpolation": config.resize_interpolation,
+        "ss_skip_image_resolution": config.skip_image_resolution,
         "ss_enable_bucket": config.enable_bucket,
         "ss_bucket_no_upscale": config.bucket_no_upscale,
         "ss_min_bucket_reso": config.min_bucket_reso,
         "ss_max_bucket_reso": config.max_bucket_reso,
         "ss_training_comment": config.training_comment,
+        "ss_validation_split": config.validation_split,
+        "ss_validation_seed": config.validation_seed,
+        "ss_validate_every_n_epochs": config.validate_every_n_epochs,
+        "ss_validate_every_n_steps": config.validate_every_n_steps,
+        "ss_max_validation_steps": config.max_validation_steps,
     }
 
 

@@ -27,7 +27,20 @@ def read(path: str | Path) -> tuple[Values, Where]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    path = Path(path)
+    tables, text = tables_of(path := Path(path))
+    values = {}
+    for name, value in tables.items():
+        values |= value if isinstance(value, dict) else {name: value}
+    values = {
+        name: from_text(name, value) if isinstance(value, str) and name in OPTIONS else value
+        for name, value in values.items()
+        if not (isinstance(value, str) and not value.strip())
+    }
+    return values, {name: f"{path.name}:{_line_of(name, text)}" for name in values}
+
+
+def tables_of(path: Path) -> tuple[Values, str]:
+    """What a .toml or .json file holds, as it is nested, and its text. Raises ConfigError."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -41,15 +54,7 @@ def read(path: str | Path) -> tuple[Values, Where]:
         raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")]) from error
     if not isinstance(tables, dict):
         raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")])
-    values = {}
-    for name, value in tables.items():
-        values |= value if isinstance(value, dict) else {name: value}
-    values = {
-        name: from_text(name, value) if isinstance(value, str) and name in OPTIONS else value
-        for name, value in values.items()
-        if not (isinstance(value, str) and not value.strip())
-    }
-    return values, {name: f"{path.name}:{_line_of(name, text)}" for name in values}
+    return tables, text
 
 
 def _toml(name: str, raw: bytes) -> tuple[Values, str]:

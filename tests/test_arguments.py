@@ -30,6 +30,8 @@ def values_of(option):
         values = st.sampled_from(limits["choices"])
     elif option.name == "resolution":
         values = st.one_of(st.just("auto"), st.integers(16, 4096), st.just("512,768"))
+    elif option.name == "skip_image_resolution":
+        values = st.one_of(st.integers(16, 4096), st.just("512,768"))
     elif option.name == "lr_warmup_steps":
         values = st.one_of(st.integers(0, 9999), st.floats(1e-6, 0.999))
     elif list in kinds:

@@ -134,7 +134,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
 def project(tmp_path):
     root = tmp_path / "my project"
     (root / "library").mkdir(parents=True)
-    for name in ("__init__", "config", "checks", "messages", "arguments", "kohya", "block"):
+    for name in ("__init__", "config", "checks", "messages", "arguments", "kohya", "block", "value_files"):
         shutil.copy(PROJECT / "library" / f"{name}.py", root / "library")
     shutil.copy(PROJECT / SCRIPT, root)
     for kind in ("model", "train", "reg"):

@@ -131,22 +131,41 @@ def test_an_earlier_name_is_answered_with_the_present_one(name):
         ({"network_module": "lycoris.kohya"}, {"network_module": "lora"}),
         (
             {"network_args": ["algo=lokr", "factor=8"], "network_module": "lycoris.kohya"},
-            {"network_module": "lokr", "lokr_factor": 8},
+            {"network_module": "lokr", "lokr_factor": 8, "conv_dim": 32, "conv_alpha": 32.0},
         ),
         (
-            {"network_module": "lycoris.kohya", "network_args": "algo=LoHa factor=-1 rs_lora=True"},
+            {
+                "network_module": "lycoris.kohya",
+                "network_args": "algo=LoHa factor=-1 rs_lora=True preset=attn-mlp use_tucker=False verbose=True",
+            },
             {"network_module": "loha", "lokr_factor": None, "rs_lora": True},
+        ),
+        (
+            {"network_args": ["preset=unet-transformer-only", "dropout=0.1", "rank_dropout=0.2", "module_dropout=0.3"]},
+            {
+                "network_train_unet_only": True,
+                "network_dropout": 0.1,
+                "rank_dropout": 0.2,
+                "module_dropout": 0.3,
+            },
+        ),
+        (
+            {"network_args": ["block_dims=0,4,4", "down_lr_weight=cosine+.1", "loraplus_unet_lr_ratio=4"]},
+            {"block_dims": "0,4,4", "down_lr_weight": "cosine+.1", "loraplus_unet_lr_ratio": 4},
+        ),
+        (
+            {"network_args": ["network_reg_dims=a.*=4,b=8", "exclude_patterns=[r'a\\.b', 'c']", "include_patterns=d.*"]},
+            {"network_reg_dims": "a.*=4,b=8", "exclude_patterns": [r"a\.b", "c"], "include_patterns": ["d.*"]},
         ),
         (
             {"network_module": "lycoris.kohya", "network_args": ["algo=locon", "dora_wd=True", "conv_dim=2"]},
             {"network_module": "dora", "conv_dim": 2},
         ),
         ({"LoRA_type": "LyCORIS/LoKr"}, {"network_module": "lokr"}),
-        ({"text_encoder_lr": [5e-5]}, {"text_encoder_lr": 5e-5}),
         ({"max_resolution": "512,512", "epoch": "10"}, {"resolution": "512,512", "max_train_epochs": 10}),
         ({"optimizer_type": ""}, {"optimizer_type": "AdamW"}),
         ({"sdpa": True, "persistent_data_loader_workers": True}, {}),
-        ({"full_fp16": False, "dataset_repeats": 1}, {}),
+        ({"full_fp16": False, "dataset_repeats": 1}, {"dataset_repeats": 1}),
         ({"masked_loss": True, "alpha_mask": True}, {"masked_loss": True, "alpha_mask": True}),
         ({"unheard_of": 1}, {"unheard_of": 1}),  # check says so
     ],
@@ -169,23 +188,19 @@ def test_values_are_understood(given, understood):
             {"full_bf16": True, "mixed_precision": "fp16"},
             'full_bf16 = "bf16" and mixed_precision = "fp16" are the same thing. Delete one',
         ),
-        ({"debug_dataset": True}, "debug_dataset is not taken: it is not offered here"),
         (
-            {"conditioning_data_dir": "masks"},
-            "conditioning_data_dir is not taken: the mask of photo.jpg is masks/photo.png beside it",
+            {"dataset_class": "mine.Set"},
+            "dataset_class is not taken: it runs a Python class of your own; describe the pictures in dataset_config "
+            "instead",
         ),
         (
             {"network_args": ["algo=boft"]},
-            'network_args: "algo=boft" is not taken; only conv_dim, conv_alpha, algo, factor, rs_lora, dora_wd are '
-            "(algo: lora, locon, loha, lokr), as options of their own",
+            f'network_args: "algo=boft" is not taken; only {", ".join(kohya.KNOWN_ARGUMENTS)} are (algo: lora, locon, '
+            "loha, lokr; preset: full, attn-mlp, attn-only, unet-transformer-only)",
         ),
         (
             {"network_args": ["algo=lokr", "dora_wd=True"]},
             "network_args: dora_wd with algo=lokr is not offered; with algo=lora it is",
-        ),
-        (
-            {"text_encoder_lr": [1e-5, 2e-5]},
-            "text_encoder_lr: one learning rate serves all text encoders; give one value",
         ),
         (
             {"net_dim": 8, "network_dim": 16},

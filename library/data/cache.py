@@ -1,9 +1,9 @@
 """Latents and caption states that are worked out once and kept, in memory or on disk.
 
 A cache that cannot be stale: the key under which something is kept is the SHA-256 of everything it follows from (the
-picture's bytes, the VAE, bucket, crop, mirroring, this file's FORMAT), never a file's name or date. What was changed
-is simply not found, and what is found is right. `shards` keeps the rows; a damaged one is made anew. Which bytes a
-picture has is `remembered` too, so that a run which starts need not read a hundred thousand pictures.
+picture's bytes, the VAE, bucket, crop, kernel, mirroring, this file's FORMAT), never a file's name or date. What was
+changed is simply not found, and what is found is right. `shards` keeps the rows; a damaged one is made anew. Which bytes
+a picture has is `remembered` too, so that a run which starts need not read a hundred thousand pictures.
 
 Numbers are kept in fp16, also in memory, so that a run does not depend on where its cache lies. Latents are about -5 to
 5; rounding moves them by less than 1 part in 2000, far less than the VAE's own noise, and takes half the space of fp32.
@@ -166,7 +166,8 @@ class LatentCache:
         return torch.from_numpy(latents).float()
 
     def _key(self, digest: bytes, fit: Fit, flip: bool) -> bytes:
-        return _key("latents", digest, self._vae_fingerprint, fit.bucket, fit.resized, fit.crop, flip)
+        usual = (digest, self._vae_fingerprint, fit.bucket, fit.resized, fit.crop, flip)
+        return _key("latents", *usual, *filter(None, [fit.kernel]))
 
 
 def _encode(pictures: list[Path], pixels: Tensor, encode_images: Callable[[Tensor], Tensor]) -> np.ndarray:

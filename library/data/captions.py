@@ -74,6 +74,15 @@ def whole(caption: str, config: Config) -> str:
     return _joined([*fixed, *loose, *end], config)
 
 
+def whole_of(sample: Sample, config: Config) -> str:
+    """The caption of a picture as it is before anything is left to chance.
+
+    Args:
+        config: the run's; a subset may have options of its own.
+    """
+    return whole(sample.caption, sample.options or config)
+
+
 def process(caption: str, config: Config, *, rng: random.Random, epoch: int, warmup: float = 1.0) -> str:
     """What the text encoder gets at one use of a picture.
 

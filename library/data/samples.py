@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from library.config import Config
 from library.contracts import Sample
-from library.data import captions, images, masks
+from library.data import captions, image_metadata, images, masks
+from library.data.buckets import pixels_of
 from library.data.folders import (
     MASKS,
     Folder,
@@ -45,6 +48,32 @@ class Found:
     folders: list[Folder]  # training first
     warnings: list[str] = field(default_factory=list)
     reg_captions: bool = True  # whether caption files of regularization images were read
+    overrides: list[dict[str, Any]] = field(default_factory=lambda: [{}])  # of each data set, what it has for itself
+    validation: list[Sample] = field(default_factory=list)  # measured, never learnt: see `held_out`
+
+    def configs(self, config: Config) -> list[Config]:
+        """The run's configuration as it is for each data set."""
+        return [replace(config, **own) for own in self.overrides]
+
+
+class Reading(NamedTuple):
+    """How the files of a folder are read."""
+
+    caption_extension: str
+    all_lines: bool = False  # more than the first line of captions is used
+    alpha_mask: bool = False  # whether transparent parts of pictures are a mask, too
+    masks: Path | None = None  # the folder that holds the masks; None: masks/ beside the pictures
+    least: int = 0  # pixels; pictures with no more are left out
+
+    @classmethod
+    def of(cls, options: Config) -> "Reading":
+        return cls(
+            options.caption_extension,
+            options.enable_wildcard,
+            options.alpha_mask,
+            Path(options.conditioning_data_dir) if options.conditioning_data_dir else None,
+            pixels_of(options.skip_image_resolution) if options.skip_image_resolution else 0,
+        )
 
 
 def find(
@@ -56,6 +85,8 @@ def find(
     all_lines: bool = False,
     masked_loss: bool | str = "auto",
     alpha_mask: bool = False,
+    masks_dir: Path | None = None,
+    least: int = 0,
     memory: Path | None = None,
 ) -> Found:
     """Find and check all pictures and captions. Threads decode every picture once, to find broken ones.
@@ -67,6 +98,8 @@ def find(
         all_lines: more than the first line of captions is used.
         masked_loss: "auto" takes the masks that are there, True insists on some, False takes none.
         alpha_mask: whether transparent parts of pictures are a mask, too.
+        masks_dir: the folder that holds the masks; None: masks/ beside the pictures.
+        least: pictures with no more pixels are left out.
         memory: the cache folder, where pictures that were found whole are remembered and not decoded again until they
             change; need not exist. None: all are decoded.
 
@@ -76,7 +109,6 @@ def find(
     """
     problems: list[str] = []
     warnings: list[str] = []
-    extension = caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
     train = Path(train_data_dir)
     reg = Path(reg_data_dir) if reg_data_dir else None
     if reg and same(train, reg):
@@ -89,18 +121,13 @@ def find(
         )
     samples: dict[str, list[Sample]] = {"train_data_dir": [], "reg_data_dir": []}
     folders: list[Folder] = []
+    reading = Reading(caption_extension, all_lines, alpha_mask, masks_dir, least)
     for option, parent, other in (("train_data_dir", train, reg), ("reg_data_dir", reg, train)):
         numbered = numbered_folders(parent, other, option, problems, warnings) if parent else []
         for folder in numbered:
             read_captions = reg_captions or not folder.is_regularization
-            try:
-                used, folder = _read_folder(folder, extension, read_captions, all_lines, memory, problems, warnings)
-                used = masks.given(folder.path, used, masked_loss is not False, alpha_mask, memory, problems, warnings)
-            except UserError as error:  # a folder that may not be read
-                problems += error.problems
-                continue
-            samples[option] += used
-            folders.append(folder)
+            how = (reading, read_captions, masked_loss, memory)
+            samples[option] += _read_whole(folder, *how, folders, problems, warnings)
         if numbered and not samples[option]:
             names = some([folder.name for folder in numbered])
             problems.append(
@@ -115,8 +142,133 @@ def find(
     return Found(samples["train_data_dir"], samples["reg_data_dir"], folders, warnings, reg_captions)
 
 
+def read_subsets(
+    subsets: list[Folder],
+    overrides: list[dict[str, Any]],
+    *,
+    reg_captions: bool = True,
+    masked_loss: bool | str = "auto",
+    memory: Path | None = None,
+) -> Found:
+    """As `find`, of the folders and metadata files that `dataset_config` or `in_json` names.
+
+    Args:
+        subsets: each with its options.
+        overrides: of each data set; see `Found`.
+
+    Raises:
+        UserError: as `find`.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    folders: list[Folder] = []
+    samples: list[Sample] = []
+    for subset in subsets:
+        read_captions = reg_captions or not subset.is_regularization
+        reading = Reading.of(subset.options)
+        samples += _read_whole(subset, reading, read_captions, masked_loss, memory, folders, problems, warnings)
+    train = [sample for sample in samples if not sample.is_regularization]
+    regularization = [sample for sample in samples if sample.is_regularization]
+    if not train and not problems:
+        names = some([str(subset.metadata_file or subset.path) for subset in subsets])
+        problems.append(say(f"there is no usable picture in {names}", f"{names} 中没有可用的图片"))
+    for dataset in sorted({one.dataset for one in regularization} - {one.dataset for one in train}):
+        warnings.append(
+            say(
+                f"data set {dataset + 1} holds regularization images only: they join the training pictures of their "
+                "own data set, and are never used",
+                f"第 {dataset + 1} 个数据集只有正则化图片：它们只与同一数据集的训练图片一起使用，因此不会用到",
+            )
+        )
+    uses_alpha = any(subset.options.alpha_mask for subset in subsets)
+    _tell_missing_masks(samples, masked_loss, uses_alpha, problems, warnings)
+    if problems:
+        raise UserError(problems + warnings)
+    return Found(train, regularization, folders, warnings, reg_captions, overrides)
+
+
+def _read_whole(
+    folder: Folder,
+    reading: Reading,
+    read_captions: bool,
+    masked_loss: bool | str,
+    memory: Path | None,
+    folders: list[Folder],
+    problems: list[str],
+    warnings: list[str],
+) -> list[Sample]:
+    """The samples of a folder with their masks; the folder as it was found joins `folders`."""
+    extension, place, lines = reading.caption_extension, len(folders), reading.all_lines
+    extension = extension if extension.startswith(".") else f".{extension}"
+    try:
+        if folder.metadata_file:
+            entries = image_metadata.read(folder, lines, warnings)
+            used, folder = _read_entries(folder, place, entries, memory, warnings)
+        else:
+            used, folder = _read_folder(folder, place, extension, read_captions, lines, memory, problems, warnings)
+        if reading.least:
+            used = _without_small(folder, used, reading.least, warnings)
+            captioned = sum(1 for sample in used if sample.caption_path)
+            folder = replace(folder, picture_count=len(used), caption_count=captioned)
+        wants = (masked_loss is not False, reading.alpha_mask, memory, problems, warnings)
+        used = masks.given(folder.path, used, *wants, reading.masks)
+    except UserError as error:  # a folder that may not be read
+        problems += error.problems
+        return []
+    folders.append(folder)
+    return used
+
+
+def _without_small(folder: Folder, samples: list[Sample], least: int, warnings: list[str]) -> list[Sample]:
+    small = [sample.image_path for sample in samples if sample.width * sample.height <= least]
+    if not small:
+        return samples
+    names = some([path.name for path in small])
+    line = say(
+        f"{folder.path}: {len(small)} picture(s) left out, as skip_image_resolution asks: {names}",
+        f"{folder.path}：按 skip_image_resolution 跳过 {len(small)} 张图片：{names}",
+    )
+    warnings.append(Note(line, topic="pictures", pictures=small))
+    return [sample for sample in samples if sample.width * sample.height > least]
+
+
+def _read_entries(
+    folder: Folder, place: int, entries: dict[Path, str], memory: Path | None, warnings: list[str]
+) -> tuple[list[Sample], Folder]:
+    """The samples of one metadata file, and the subset with its counts.
+
+    Args:
+        entries: pictures and their captions.
+    """
+    usable = _inspected(list(entries), memory, warnings)
+    texts = {path: (entries[path], folder.metadata_file) for path in usable if entries[path]}
+    samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
+    return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
+
+
+def _sample(
+    folder: Folder, place: int, path: Path, seen: images.Inspection, texts: dict[Path, tuple[str, Path]]
+) -> Sample:
+    caption, caption_path = texts.get(path, (folder.text, None))
+    return Sample(
+        path,
+        caption,
+        seen.width,
+        seen.height,
+        folder.name,
+        folder.repeats,
+        folder.is_regularization,
+        caption_path,
+        None,
+        place,
+        folder.dataset,
+        folder.options,
+    )
+
+
 def _read_folder(
     folder: Folder,
+    place: int,
     extension: str,
     read_captions: bool,
     all_lines: bool,
@@ -124,7 +276,11 @@ def _read_folder(
     problems: list[str],
     warnings: list[str],
 ) -> tuple[list[Sample], Folder]:
-    """The samples of one folder, and the folder with its counts."""
+    """The samples of one folder, and the folder with its counts.
+
+    Args:
+        place: of the folder among those that are found.
+    """
     listed = entries(folder.path)
     paths = {path.name: path for path in folder.path.iterdir()}  # half the time of a Path(entry.path) for each
     listed = [entry for entry in listed if entry.name in paths]  # others were deleted this moment
@@ -143,21 +299,7 @@ def _read_folder(
         _tell_orphans(names, set(caption_names.values()), folder, extension, lines)
         topic = "regularization" if folder.is_regularization else "captions"
         warnings += (line if isinstance(line, Note) else Note(line, topic=topic) for line in lines)
-    samples = []
-    for path, seen in usable.items():
-        caption, caption_path = texts.get(path, (folder.text, None))
-        samples.append(
-            Sample(
-                path,
-                caption,
-                seen.width,
-                seen.height,
-                folder.name,
-                folder.repeats,
-                folder.is_regularization,
-                caption_path,
-            )
-        )
+    samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
     return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
 
 
