@@ -605,8 +605,8 @@ class ExtractLora(Tool):
         english="values beyond this quantile are cut off, as sd-scripts does; 1: none, the nearest to the difference",
         chinese="截断超出此分位数的值，与 sd-scripts 相同；1 表示不截断，最接近原差异")
     device: str = option("seldom", "auto",
-        english='where it is worked out: "auto", "cpu", "cuda" (AMD too); SDXL takes about a quarter of an hour on a CPU',
-        chinese='计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在 CPU 上约需一刻钟')
+        english='where it is worked out: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores',
+        chinese='计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在两核 CPU 上最长约一小时')
     save_precision: str = option("output", "fp16", choices=PRECISIONS,
         english='number format of the file: "fp16" (half the size), "bf16", "float"',
         chinese='文件精度："fp16"（小一半）、"bf16"、"float"')

@@ -25,7 +25,7 @@ conv_dim = None   # rank of 3x3 convolutions, usually 8~32; None: without | 3x3 
 # ---- Seldom changed | 较少修改 ----
 min_diff = 0.01        # a text encoder whose weights all differ by less is left out, usually 0.001~0.01 | 文本编码器的权重差都小于此值时不提取它，常用 0.001~0.01
 clamp_quantile = 0.99  # values beyond this quantile are cut off, as sd-scripts does; 1: none, the nearest to the difference | 截断超出此分位数的值，与 sd-scripts 相同；1 表示不截断，最接近原差异
-device = "auto"        # where it is worked out: "auto", "cpu", "cuda" (AMD too); SDXL takes about a quarter of an hour on a CPU | 计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在 CPU 上约需一刻钟
+device = "auto"        # where it is worked out: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores | 计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在两核 CPU 上最长约一小时
 
 # ---- Output | 输出 ----
 language = "auto"                # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
