@@ -122,18 +122,22 @@ def usual_learning_rate(name: str, width: int) -> float:
 
 
 def learning_rates(
-    parts: Iterable[str], unet_lr: float | None, text_encoder_lr: float | None, learning_rate: float
+    parts: Iterable[str],
+    unet_lr: float | None,
+    text_encoder_lr: float | list[float] | None,
+    learning_rate: float,
 ) -> dict[str, float]:
     """The learning rate of each part that is trained; parts with 0 are frozen and left out.
 
     Args:
         parts: "unet", "text_encoder", "text_encoder_2".
-        unet_lr, text_encoder_lr: None means `learning_rate`.
+        unet_lr, text_encoder_lr: None means `learning_rate`. A list: of the first text encoder, and of the second.
 
     Raises:
         UserError: nothing would be trained.
     """
-    rates = {part: unet_lr if part == "unet" else text_encoder_lr for part in parts}
+    of_text = text_encoder_lr if isinstance(text_encoder_lr, list) else [text_encoder_lr] * 2
+    rates = {part: unet_lr if part == "unet" else of_text[part == "text_encoder_2"] for part in parts}
     rates = {part: learning_rate if rate is None else rate for part, rate in rates.items()}
     trained = {part: rate for part, rate in rates.items() if rate > 0}
     if not trained:
@@ -148,12 +152,14 @@ def learning_rates(
     return trained
 
 
-def parameter_groups(
-    parts: dict[str, list[nn.Parameter]], unet_lr: float | None, text_encoder_lr: float | None, learning_rate: float
-) -> list[dict]:
-    """One group for each part that is trained: {"name", "params", "lr"}; see `learning_rates`."""
-    rates = learning_rates(parts, unet_lr, text_encoder_lr, learning_rate)
-    return [dict(name=part, params=parts[part], lr=rate) for part, rate in rates.items()]
+def parameter_groups(trained: dict[str, list[nn.Parameter]], rates: dict[str, float]) -> list[dict]:
+    """A group for each name that has a rate: {"name", "params", "lr"}.
+
+    Args:
+        trained: name, such as "unet" or "unet_block5 plus" -> parameters.
+        rates: the same names -> learning rate.
+    """
+    return [dict(name=name, params=trained[name], lr=rate) for name, rate in rates.items()]
 
 
 class Lion(Optimizer):

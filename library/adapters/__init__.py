@@ -6,8 +6,9 @@ saved file. To add a kind: write its layer in a file of this package (see `layer
 
 import difflib
 import math
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from library.adapters.layer import AdapterLayer
 from library.adapters.loha import LohaLayer
 from library.adapters.lokr import LokrLayer
 from library.adapters.lora import LoraLayer
+from library.adapters.sizes import Pace, Size, is_large
 from library.contracts import Target
 from library.messages import UserError, say
 
@@ -37,6 +39,8 @@ def attach(
     module_dropout: float = 0.0,
     rank_stabilized: bool = False,
     factor: int | None = None,
+    sizes: Mapping[str, Size] = MappingProxyType({}),
+    faster: Collection[str] = (),
     seed: int = 0,
 ) -> "Adapters":
     """Hook an adapter into every target; nothing is changed yet, because each starts at zero.
@@ -52,6 +56,9 @@ def attach(
             2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv:2312.03732. The file's alpha is
             alpha * sqrt(rank), which by alpha / rank gives every reader the same strength.
         factor: of "lokr"; see `LokrLayer`.
+        sizes: what layers have of their own, by name in the file; see `sizes.choose`.
+        faster: parts of the model in which what LoRA+ lets learn faster is kept apart (Hayou et al. 2024, "LoRA+:
+            Efficient Low Rank Adaptation of Large Models", arXiv:2402.12354).
         seed: same seed, same initial weights, whatever other random numbers were drawn.
 
     Raises:
@@ -65,23 +72,47 @@ def attach(
     settings |= dict(factor=factor) if kind is LokrLayer else {}
     layers, parts, groups = {}, {}, {}
     for target in targets:
-        if target.needs_conv_dim and conv_rank is None:
+        own = sizes.get(target.saved_as, Size())
+        if own.rank == 0 or (own.rank is None and target.needs_conv_dim and conv_rank is None):
             continue
         assert isinstance(target.layer, nn.Linear | nn.Conv2d), f"{target.saved_as}: cannot adapt {target.layer}"
         assert target.saved_as not in layers, f"{target.saved_as}: named twice"
-        is_large = tuple(target.layer.weight.shape[2:]) not in {(), (1, 1)}
-        own_rank = conv_rank if is_large and conv_rank else rank
-        own_alpha = (conv_alpha if is_large and conv_rank else alpha) or own_rank
+        takes_conv = is_large(target) and bool(conv_rank or own.rank)
+        own_rank = own.rank or (conv_rank if takes_conv else rank)
+        usual_alpha = conv_alpha if takes_conv else alpha
+        own_alpha = (usual_alpha if own.alpha is None else own.alpha) or own_rank
         if rank_stabilized:
             own_alpha *= math.sqrt(own_rank)
         layer = kind(target.layer, own_rank, own_alpha, name=target.saved_as, **settings)
         layers[target.saved_as] = layer
         parts.setdefault(target.part, []).append(target.saved_as)
-        alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha)
+        alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha, own.pace)
         is_stacked = kind.can_stack and target.shares_input
         groups.setdefault(target.part, {}).setdefault(alike if is_stacked else target.saved_as, []).append(layer)
-    arenas = {part: Arena(list(group.values())) for part, group in groups.items()}
+    arenas = {}
+    for part, of_part in groups.items():
+        paces = {layers[name]: sizes.get(name, Size()).pace for name in parts[part]}
+        keeps_apart = part in faster
+
+        def section_of(layer: AdapterLayer, attribute: str, part=part, paces=paces, apart=keeps_apart) -> Section:
+            return Section(part, paces[layer], apart and attribute == layer.PLUS)
+
+        arenas[part] = Arena(list(of_part.values()), section_of)
     return Adapters(layers, parts, arenas, rank_stabilized=rank_stabilized)
+
+
+class Section(NamedTuple):
+    """What learns at one pace."""
+
+    part: str  # of the model
+    pace: Pace
+    is_plus: bool  # what LoRA+ lets learn faster
+
+    @property
+    def name(self) -> str:
+        """ "unet", "unet_block5", "unet_block5 plus": as sd-scripts names the curves of its learning rates."""
+        own = f"_{self.pace.name}" if self.pace.name else ""
+        return f"{self.part}{own}{' plus' if self.is_plus else ''}"
 
 
 class Adapters:
@@ -106,21 +137,34 @@ class Adapters:
         self.layers = layers
         self.arenas = arenas
         self._names_of = parts
+        self.frozen: set[str] = set()  # parts that are no longer trained: the optimizer leaves what has no gradient
         self._single: dict[nn.Parameter, tuple[Arena, Tensor]] = {}  # see `parts`
 
-    def parts(self, *, is_flat: bool = True) -> dict[str, list[nn.Parameter]]:
-        """What the optimizer is to change in each part of the model, float32.
+    def sections(self, *, is_flat: bool = True) -> dict[Section, list[nn.Parameter]]:
+        """What the optimizer is to change, float32, by the pace at which it learns: usually a section for each part.
 
         Args:
-            is_flat: one tensor for all layers of a part. False: each layer's tensors, such as `down` and `up`, in
+            is_flat: one tensor for all layers of a section. False: each layer's tensors, such as `down` and `up`, in
                 the order of the targets, for optimizers that look at shapes.
         """
-        if is_flat:
-            return {part: [arena.master] for part, arena in self.arenas.items()}
-        return {
-            part: [self._own(self.arenas[part], view) for name in names for view in self.layers[name].masters()]
-            for part, names in self._names_of.items()
-        }
+        found: dict[Section, list[nn.Parameter]] = {}
+        for part, arena in self.arenas.items():
+            for section, place in arena.sections.items():
+                is_whole = len(arena.sections) == 1
+                found[section] = []
+                if is_flat:
+                    found[section].append(arena.master if is_whole else self._own(arena, arena.master.detach()[place]))
+            for layer in () if is_flat else (self.layers[name] for name in self._names_of[part]):
+                for attribute, view in zip(layer.attributes, layer.masters(), strict=True):
+                    found[arena.section_of(layer, attribute)].append(self._own(arena, view))
+        return found
+
+    def parts(self, *, is_flat: bool = True) -> dict[str, list[nn.Parameter]]:
+        """The same by part of the model; see `sections`."""
+        found: dict[str, list[nn.Parameter]] = {}
+        for section, parameters in self.sections(is_flat=is_flat).items():
+            found.setdefault(section.part, []).extend(parameters)
+        return found
 
     def _own(self, arena: Arena, view: Tensor) -> nn.Parameter:
         parameter = nn.Parameter(view)
@@ -128,15 +172,18 @@ class Adapters:
         return parameter
 
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained, float32, one flat tensor for each part."""
-        return [arena.master for arena in self.arenas.values()]
+        """Everything that is trained, float32, one flat tensor for each part; not what is frozen."""
+        return [arena.master for part, arena in self.arenas.items() if part not in self.frozen]
 
     def gather(self) -> None:
         """After each backward pass: its gradients go to what the optimizer changes, in float32."""
-        for arena in self.arenas.values():
-            arena.gather()
+        for part, arena in self.arenas.items():
+            if part not in self.frozen:
+                arena.gather()
         for parameter, (arena, view) in self._single.items():
-            parameter.grad = arena.master.grad.as_strided(view.shape, view.stride(), view.storage_offset())
+            gradient = arena.master.grad  # None: frozen
+            if gradient is not None:
+                parameter.grad = gradient.as_strided(view.shape, view.stride(), view.storage_offset())
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -9,7 +9,7 @@ while the optimizer steps, when the activations are gone. 722 layers of SDXL, cl
 foreach loops, 1 ms flat (docs/log.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import nn
@@ -26,21 +26,35 @@ class Arena:
     Args:
         groups: layers that share an input and have one shape, and are laid side by side, all `down`s, then all `up`s;
             one alone otherwise.
+        section_of: of a group's first layer and the name of a tensor. What is of one section lies together, to be
+            changed by one operator at a pace of its own. None: everything is of one, and lies group by group.
     """
 
-    def __init__(self, groups: Sequence[Sequence[AdapterLayer]]):
+    def __init__(
+        self,
+        groups: Sequence[Sequence[AdapterLayer]],
+        section_of: Callable[[AdapterLayer, str], Hashable] = lambda layer, attribute: None,
+    ):
         self.groups = [list(group) for group in groups]
+        self.section_of = section_of
+        self.sections: dict[Hashable, slice] = {}  # of `master`, in its order
         layer = self.groups[0][0]._layer[0]
         self._place(dtype_of(layer), layer.weight.device)
 
     def _place(self, dtype: torch.dtype, device: torch.device) -> None:
-        places, size = [], 0  # for each group: where the layers' first tensors begin, their second ones, ...
+        wanted: dict[Hashable, list[tuple[list[int], int, int]]] = {}  # section -> (row, column of `places`, numbers)
+        places, size = [], 0  # of each group: where the layers' first tensors begin, their second ones, ...
         for group in self.groups:
-            places.append([])
-            for master in group[0].masters():
-                places[-1].append(size)
-                size += len(group) * master.numel()
-                size += -size % ALIGNMENT
+            places.append([0] * len(group[0].attributes))
+            for order, (attribute, master) in enumerate(zip(group[0].attributes, group[0].masters(), strict=True)):
+                rooms = wanted.setdefault(self.section_of(group[0], attribute), [])
+                rooms.append((places[-1], order, len(group) * master.numel()))
+        for section, rooms in wanted.items():
+            begin = size
+            for row, order, room in rooms:
+                row[order] = size
+                size += room + -room % ALIGNMENT
+            self.sections[section] = slice(begin, size)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         flat = torch.zeros(size, dtype=exact, device=device)
         if hasattr(self, "master"):

@@ -28,6 +28,7 @@ class DoraLayer(WholeLayer):
 
     FILE_NAMES = {"down": "lora_down.weight", "up": "lora_up.weight", "magnitude": "dora_scale"}
     RANK_AXIS = {"down": 0, "up": 1}
+    PLUS = "up"
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class AdapterLayer(nn.Module):
 
     FILE_NAMES: dict[str, str]  # attribute -> what its tensor is called in the file, behind the layer's name
     RANK_AXIS: dict[str, int]  # attribute -> in which dimension of its tensor the rank is
+    PLUS: str  # the attribute that LoRA+ lets learn faster
     HAS_DROPOUT = False  # of inner values
     can_stack = False  # with others of its shape, for one product
 

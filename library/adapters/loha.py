@@ -25,6 +25,7 @@ class LohaLayer(WholeLayer):
 
     FILE_NAMES = {"w1_a": "hada_w1_a", "w1_b": "hada_w1_b", "w2_a": "hada_w2_a", "w2_b": "hada_w2_b"}
     RANK_AXIS = {"w1_a": 1, "w1_b": 0, "w2_a": 1, "w2_b": 0}
+    PLUS = "w2_a"  # as in sd-scripts' networks/loha.py
 
     def __init__(
         self,

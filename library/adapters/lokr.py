@@ -28,6 +28,7 @@ class LokrLayer(WholeLayer):
 
     FILE_NAMES = {"w1": "lokr_w1", "w2": "lokr_w2", "w2_a": "lokr_w2_a", "w2_b": "lokr_w2_b"}
     RANK_AXIS = {"w2_a": 1, "w2_b": 0}
+    PLUS = "w1"  # as in sd-scripts' networks/lokr.py
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class LoraLayer(AdapterLayer):
 
     FILE_NAMES = {"down": "lora_down.weight", "up": "lora_up.weight"}
     RANK_AXIS = {"down": 0, "up": 1}
+    PLUS = "up"
     HAS_DROPOUT = True
     can_stack = True
 

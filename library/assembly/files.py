@@ -51,8 +51,8 @@ class Files:
         self.state_saved_at = time.monotonic()
         self.report: Any = None
         if state is None:  # before all other files: a run of which only these are left could not be gone on with
-            self.save_state(checkpoint.Position(), ())
-        self.begin_report(state.position.global_step if state else 0)
+            self.save_state(prepared.position, ())
+        self.begin_report(prepared.position.global_step)
         self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
 
     @property
@@ -181,7 +181,7 @@ class Files:
                 started_at=self.started_at,
                 finished=is_finished,
             ),
-            more=dict(skipped=sorted(skipped)),
+            more=dict(skipped=sorted(skipped), **(dict(average=training.average.values) if training.average else {})),
         )
         size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
         self._write(folder, size, lambda: checkpoint.save_state(folder, state))

@@ -4,6 +4,7 @@ They differ in the text encoder (OpenAI's CLIP-L; OpenCLIP-H up to its last laye
 and in linear or 1x1 projections, which the configuration tells. SD 2.x comes with the epsilon and the v objective.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,7 @@ class StableDiffusion:
     clip_skip: int | None = None  # which layer of the text encoder, counted from the last; None: the last
     chunk_count: int = 1  # of 75 tokens
     info: ModelInfo | None = None  # None: not from a file
+    weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
     def __post_init__(self):
@@ -66,9 +68,9 @@ class StableDiffusion:
         return decode_latents(self.vae, latents)
 
     def encode_captions(self, captions: list[str], sizes: Tensor | None = None) -> Conditioning:
-        positions = self.text_encoder.config.max_position_embeddings
-        ids = clip_text.tokenize(self.tokenizer, captions, self.chunk_count, positions)
-        encoded = clip_text.encode(self.text_encoder, ids, self.tokenizer.eos_token_id, self.clip_skip or 1)
+        encoded = clip_text.encode_captions(
+            self.text_encoder, self.tokenizer, captions, self.chunk_count, self.clip_skip or 1, weigh=self.weigh
+        )
         return Conditioning(encoded.states)
 
     def encode_weighted(

@@ -5,6 +5,7 @@ and a vector of the second encoder's pooled caption and six numbers: original si
 use the U-Net's original names.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,7 @@ class StableDiffusionXL:
     tokenizer_2: object
     chunk_count: int = 1  # of 75 tokens
     info: ModelInfo | None = None  # None: not from a file
+    weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
     def __post_init__(self):
@@ -67,8 +69,8 @@ class StableDiffusionXL:
     def encode_captions(self, captions: list[str], sizes: Tensor) -> Conditioning:
         encoded = []
         for tokenizer, model in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            ids = clip_text.tokenize(tokenizer, captions, self.chunk_count, model.config.max_position_embeddings)
-            encoded.append(clip_text.encode(model, ids, tokenizer.eos_token_id, STATES_FROM, is_normed=False))
+            own = (model, tokenizer, captions, self.chunk_count, STATES_FROM)
+            encoded.append(clip_text.encode_captions(*own, is_normed=False, weigh=self.weigh))
         states = torch.cat([encoded[0].states, encoded[1].states], dim=-1)  # (B, S, 768 + 1280)
         return Conditioning(states, encoded[1].pooled, sizes)
 
