@@ -729,6 +729,14 @@ def contradictions(config: Config) -> Iterator[Rule]:
                 "用于 v 预测模型，而 v_pred_like_loss 用于 epsilon 模型。请去掉其中一个",
             ),
         )
+    if c.v_pred_like_loss and c.v_parameterization:
+        yield (
+            ("v_pred_like_loss", "v_parameterization"),
+            say(
+                "is for epsilon models, and v_parameterization says that this is a v model. Leave one of them out",
+                "用于 epsilon 模型，而 v_parameterization 表示这是 v 预测模型。请去掉其中一个",
+            ),
+        )
     if c.min_timestep >= c.max_timestep:
         yield (
             ("min_timestep", "max_timestep"),

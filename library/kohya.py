@@ -572,6 +572,9 @@ def _unfolded(values: dict[str, Any], where: dict[str, str], notices: list[str],
             drop(("max_train_epochs", "max_train_steps"))
     if "lr_warmup" in values and "lr_warmup_steps" in values:
         drop(("lr_warmup",) if asks("lr_warmup_steps") else ("lr_warmup_steps",), "lr_warmup_steps")
+    for name in ("sample_every_n_epochs", "sample_every_n_steps"):
+        if isinstance(value := values.get(name), (int, float)) and value < 0:
+            del values[name]  # sd-scripts: off
     if asks("sample_every_n_steps") and not asks("sample_every_n_epochs"):
         drop(("sample_every_n_epochs",))  # off, and not "never" as ours
     if str(values.get("LoRA_type", "")).lower() == "standard":

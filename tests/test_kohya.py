@@ -154,7 +154,13 @@ def test_an_earlier_name_is_answered_with_the_present_one(name):
             {"block_dims": "0,4,4", "down_lr_weight": "cosine+.1", "loraplus_unet_lr_ratio": 4},
         ),
         (
-            {"network_args": ["network_reg_dims=a.*=4,b=8", "exclude_patterns=[r'a\\.b', 'c']", "include_patterns=d.*"]},
+            {
+                "network_args": [
+                    "network_reg_dims=a.*=4,b=8",
+                    "exclude_patterns=[r'a\\.b', 'c']",
+                    "include_patterns=d.*",
+                ]
+            },
             {"network_reg_dims": "a.*=4,b=8", "exclude_patterns": [r"a\.b", "c"], "include_patterns": ["d.*"]},
         ),
         (
@@ -235,6 +241,95 @@ def test_a_wrong_value_under_an_earlier_name_is_told_at_its_place(tmp_path):
     with pytest.raises(ConfigError) as caught:
         check(values, where, problems)
     assert caught.value.problems == ["block.py:9: network_dim = 0 is below 1, the least possible"]
+
+
+IMPOSSIBLE = [  # what sd-scripts refuses or cannot do, and how that is put right here
+    (
+        "--cache_latents --color_aug",
+        "--color_aug True changes the pictures at every use, so they cannot be cached. Set cache_latents to False, "
+        "or this",
+    ),
+    ("--adaptive_noise_scale 0.01", "--adaptive_noise_scale 0.01 needs noise_offset; give it, such as 0.05"),
+    (
+        "--v_pred_like_loss 0.5 --v_parameterization",
+        "--v_pred_like_loss 0.5 is for epsilon models, and v_parameterization says that this is a v model. Leave one "
+        "of them out",
+    ),
+    (
+        "--scale_v_pred_loss_like_noise_pred --v_pred_like_loss 0.5",
+        "--scale_v_pred_loss_like_noise_pred True is for v models, v_pred_like_loss for epsilon models. Leave one of "
+        "them out",
+    ),
+    (
+        "--full_fp16 --mixed_precision bf16",
+        '--full_fp16 = "fp16" and --mixed_precision = "bf16" are the same thing. Delete one',
+    ),
+    (
+        "--use_8bit_adam --optimizer_type Lion",
+        '--use_8bit_adam True excludes optimizer_type = "Lion". Set one of them as delivered',
+    ),
+    (
+        "--use_8bit_adam --use_lion_optimizer",
+        '--use_8bit_adam True excludes optimizer_type = "Lion". Set one of them as delivered',
+    ),
+    (
+        "--use_lion_optimizer --optimizer_type Prodigy",
+        '--use_lion_optimizer = "Lion" and --optimizer_type = "Prodigy" are the same thing. Delete one',
+    ),
+    (
+        "--cache_text_encoder_outputs",
+        "--cache_text_encoder_outputs True is not possible while the text encoder is trained. Set text_encoder_lr to "
+        "0, or this to False",
+    ),
+    (
+        "--network_train_unet_only --network_train_text_encoder_only",
+        "--network_train_unet_only True excludes network_train_text_encoder_only. Set one of them to False",
+    ),
+    (
+        "--lr_scheduler constant --lr_warmup_steps 10",
+        '--lr_warmup_steps 10 does not go with lr_scheduler = "constant", which has no warmup. Take '
+        '"constant_with_warmup", or set it to 0',
+    ),
+    (
+        "--log_with tensorboard",
+        '--log_with "tensorboard" needs logging_dir: the folder for TensorBoard. Give one, such as "logs", or leave '
+        "log_with out",
+    ),
+]
+
+
+def checked(line, tmp_path):
+    """A command line as `train_network.main` reads it, with places that exist."""
+    places = ["--pretrained_model_name_or_path", str(tmp_path), "--train_data_dir", str(tmp_path)]
+    values, where, notices, problems = translate(*arguments.parse([*places, *line.split()]))
+    config, warnings = check(values, where, problems)
+    return config, notices + warnings
+
+
+@pytest.mark.parametrize(("line", "problem"), IMPOSSIBLE, ids=[line for line, _ in IMPOSSIBLE])
+def test_what_cannot_go_together_is_refused_with_the_cure(line, problem, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        checked(line, tmp_path)
+    assert caught.value.problems == [problem]
+
+
+def test_what_is_possible_here_though_not_there_is_taken(tmp_path):
+    config, lines = checked(
+        "--fp8_base --mixed_precision no --cache_latents_to_disk --sample_every_n_steps -1", tmp_path
+    )
+    assert config.int8_base
+    assert config.cache_latents
+    assert config.sample_every_n_steps is None
+    assert "--fp8_base is now written --int8_base True (8 bits as well, with less rounding, and on any device)" in lines
+    assert checked("--full_bf16", tmp_path)[0].mixed_precision == "bf16"
+
+
+def test_flags_without_effect_are_told_in_one_line_for_each_reason():
+    given = {"sdpa": True, "mem_eff_attn": True, "highvram": True, "fused_backward_pass": False}
+    assert translate(given, dict.fromkeys(given, "--x"))[2] == [
+        "--sdpa, --mem_eff_attn have no effect: torch's own memory-efficient attention is used in any case",
+        "--highvram has no effect: memory is managed by what there is",
+    ]
 
 
 FLAGS = (Path(__file__).parent / "data" / "sd_scripts_flags.txt").read_text().split()

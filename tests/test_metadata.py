@@ -1,10 +1,12 @@
 """What the file says about itself, entry by entry as web interfaces read it."""
 
+import base64
 import dataclasses
 import hashlib
 import json
 
 import pytest
+from PIL import Image
 
 from library import metadata
 from library.config import Config
@@ -96,6 +98,30 @@ def test_no_metadata_keeps_what_tools_need_to_use_the_file():
         "modelspec.encoder_layer",
         "ss_network_args",
     }
+
+
+def test_what_the_user_says_stands_in_the_modelspec_also_without_other_metadata(tmp_path):
+    picture = tmp_path / "small.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    said = entries(no_metadata=True, metadata_title="A title", metadata_author="小明", metadata_thumbnail=str(picture))
+    assert said["modelspec.title"] == "A title"
+    assert said["modelspec.author"] == "小明"
+    head, _, data = said["modelspec.thumbnail"].partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data) == picture.read_bytes()
+    assert set(said) == MINIMAL | {"modelspec.author", "modelspec.thumbnail"}
+    url = "data:image/webp;base64,UklG"
+    assert entries(metadata_thumbnail=url)["modelspec.thumbnail"] == url
+
+
+def test_every_option_of_the_modelspec_has_its_entry():
+    names = [option.name for option in dataclasses.fields(Config) if option.name.startswith("metadata_")]
+    said = {name: f"data:image/png;base64,{name}" for name in names}
+    for name in names:
+        now, before = entries(**{name: said[name]}), entries()
+        key = f"modelspec.{name.removeprefix('metadata_')}"
+        assert now[key] == said[name] != before.get(key)
+        assert {other for other in now if now[other] != before.get(other)} == {key}
 
 
 def test_convolutions_are_named_in_the_network_args():

@@ -60,7 +60,22 @@ def made(name: str) -> See:
 
 def beside(path: str) -> See:
     """A folder outside the output, which nothing else makes."""
-    return lambda plain, changed: any((changed.folder.parent / path).iterdir())
+    return lambda plain, changed: any(any(place.iterdir()) for place in changed.folder.parent.glob(path))
+
+
+def steps_kept(run: Result) -> list[int]:
+    return sorted(int(path.stem[-8:]) for path in run.folder.glob("it-step*.safetensors"))
+
+
+def only_last(name: str, all_of: list[int], last: list[int]) -> See:
+    """States that are removed, while the files beside them stay."""
+
+    def kept(run: Result, ending: str) -> list[int]:
+        return [number for number in all_of if (run.folder / f"{name.format(number)}{ending}").exists()]
+
+    return lambda plain, changed: (
+        kept(plain, "-state") == kept(changed, ".safetensors") == all_of and kept(changed, "-state") == last
+    )
 
 
 def said(text: str) -> See:
@@ -101,6 +116,11 @@ def dtype(kind: torch.dtype) -> See:
     return lambda plain, changed: {tensor.dtype for tensor in changed.weights.values()} == {kind}
 
 
+def other_shapes(plain: Result, changed: Result) -> bool:
+    return shapes(plain).keys() == shapes(changed).keys() and shapes(plain) != shapes(changed)
+
+
+CONSTANT = dict(lr_scheduler="constant")
 PREVIEW = dict(sample_every_n_epochs=None, sample_prompts="{prompts}")
 EFFECTS = {
     "pretrained_model_name_or_path": Effect(dict(pretrained_model_name_or_path="{other model}"), other_weights),
@@ -132,6 +152,32 @@ EFFECTS = {
     "conv_dim": Effect(dict(conv_dim=2), lambda plain, changed: len(changed.weights) > len(plain.weights)),
     "conv_alpha": Effect(dict(conv_alpha=2.0), other_weights, dict(conv_dim=2)),
     "network_dropout": Effect(dict(network_dropout=0.5), other_weights),
+    "rank_dropout": Effect(dict(rank_dropout=0.5), other_weights),
+    "module_dropout": Effect(dict(module_dropout=0.5), other_weights),
+    "block_dims": Effect(dict(block_dims=[2] * 12 + [3] * 13), other_shapes),
+    "block_alphas": Effect(dict(block_alphas=[1.0] * 25), other_weights),
+    "conv_block_dims": Effect(dict(conv_block_dims=[1] * 25), lambda a, b: len(b.weights) > len(a.weights)),
+    "conv_block_alphas": Effect(dict(conv_block_alphas=[2.0] * 25), other_weights, dict(conv_dim=2)),
+    "network_reg_dims": Effect(dict(network_reg_dims=["mid_block.*=3"]), other_shapes),
+    "exclude_patterns": Effect(dict(exclude_patterns=["mid_.*"]), lambda a, b: len(b.weights) < len(a.weights)),
+    "include_patterns": Effect(
+        dict(include_patterns=["mid_.*"]), lambda a, b: len(b.weights) > len(a.weights), dict(exclude_patterns=[".*d_.*"])
+    ),
+    "down_lr_weight": Effect(dict(down_lr_weight="zeros+.5"), rates("unet_block1", 5e-3, 5e-3), CONSTANT),
+    "mid_lr_weight": Effect(dict(mid_lr_weight="0.5"), rates("unet_block12", 5e-3, 5e-3), CONSTANT),
+    "up_lr_weight": Effect(dict(up_lr_weight="zeros+.5"), rates("unet_block16", 5e-3, 5e-3), CONSTANT),
+    "block_lr_zero_threshold": Effect(
+        dict(block_lr_zero_threshold=0.6),
+        lambda a, b: len(b.weights) < len(a.weights),
+        CONSTANT | dict(mid_lr_weight="0.5"),
+    ),
+    "network_reg_lrs": Effect(dict(network_reg_lrs=["mid_.*=1e-3"]), rates("unet_reg0", 1e-3, 1e-3), CONSTANT),
+    "loraplus_lr_ratio": Effect(dict(loraplus_lr_ratio=4.0), rates("text_encoder plus", 4e-2, 4e-2), CONSTANT),
+    "loraplus_unet_lr_ratio": Effect(dict(loraplus_unet_lr_ratio=4.0), rates("unet plus", 4e-2, 4e-2), CONSTANT),
+    "loraplus_text_encoder_lr_ratio": Effect(
+        dict(loraplus_text_encoder_lr_ratio=4.0), rates("text_encoder plus", 4e-2, 4e-2), CONSTANT
+    ),
+    "weighted_captions": Effect(dict(weighted_captions=True), other_weights, dict(caption_prefix="(big:1.4),")),
     "network_train_unet_only": Effect(dict(network_train_unet_only=True), only("lora_unet_")),
     "network_train_text_encoder_only": Effect(dict(network_train_text_encoder_only=True), only("lora_te_")),
     "scale_weight_norms": Effect(dict(scale_weight_norms=0.01), small_norms),
@@ -216,6 +262,24 @@ EFFECTS = {
     "flip_aug": Effect(dict(flip_aug=True), other_weights),
     "color_aug": Effect(dict(color_aug=True), other_weights, dict(cache_latents=False)),
     "random_crop": Effect(dict(random_crop=True), other_weights, dict(cache_latents=False, enable_bucket=False)),
+    "face_crop_aug_range": Effect(
+        dict(face_crop_aug_range="1,2"), other_weights,
+        dict(cache_latents=False, train_data_dir="{faces}"),
+    ),
+    "resize_interpolation": Effect(
+        dict(resize_interpolation="nearest"), other_weights, dict(resolution=48, reg_data_dir=None)
+    ),
+    "skip_image_resolution": Effect(dict(skip_image_resolution="50,80"), step_count(8)),
+    "conditioning_data_dir": Effect(dict(conditioning_data_dir="{masks}"), other_weights),
+    "dataset_config": Effect(dict(dataset_config="{data sets}"), entry("ss_num_train_images", "4")),
+    "in_json": Effect(
+        dict(in_json="{captions}", train_data_dir="{other set}/1_cat"),
+        lambda _, changed: "captions.json" in changed.metadata["ss_dataset_dirs"],
+    ),
+    "dataset_repeats": Effect(
+        dict(dataset_repeats=3), entry("ss_num_train_images", "6"),
+        dict(in_json="{captions}", train_data_dir="{other set}/1_cat"),
+    ),
     "masked_loss": Effect(dict(masked_loss=False), other_weights, dict(train_data_dir="{masked set}")),
     "alpha_mask": Effect(dict(alpha_mask=True), other_weights, dict(train_data_dir="{transparent set}")),
     "prior_loss_weight": Effect(dict(prior_loss_weight=0.5), other_weights),
@@ -261,6 +325,39 @@ EFFECTS = {
     "no_metadata": Effect(dict(no_metadata=True), lambda _, changed: "ss_seed" not in changed.metadata),
     "training_comment": Effect(dict(training_comment="for 小明"), entry("ss_training_comment", "for 小明")),
     "logging_dir": Effect(dict(logging_dir="{folder}/log"), beside("log")),
+    "metadata_title": Effect(dict(metadata_title="A title"), entry("modelspec.title", "A title")),
+    "metadata_thumbnail": Effect(
+        dict(metadata_thumbnail="data:image/png;base64,AA"), entry("modelspec.thumbnail", "data:image/png;base64,AA")
+    ),
+    "no_half_vae": Effect(dict(no_half_vae=True), other_weights, dict(mixed_precision="bf16")),
+    "save_n_epoch_ratio": Effect(dict(save_n_epoch_ratio=2), made("it-000001.safetensors")),
+    "save_last_n_epochs_state": Effect(
+        dict(save_last_n_epochs_state=1), only_last("it-00000{}", [1, 2], [2]),
+        dict(save_every_n_epochs=1, max_train_epochs=3, save_state=True),
+    ),
+    "save_last_n_steps": Effect(
+        dict(save_last_n_steps=3),
+        lambda plain, changed: steps_kept(plain) == [2, 4, 6, 8, 10] and steps_kept(changed) == [8, 10],
+        dict(save_every_n_steps=2),
+    ),
+    "save_last_n_steps_state": Effect(
+        dict(save_last_n_steps_state=3), only_last("it-step{:08}", [2, 4, 6, 8, 10], [8, 10]),
+        dict(save_every_n_steps=2, save_state=True),
+    ),
+    "save_state_on_train_end": Effect(
+        dict(save_state_on_train_end=True),
+        lambda plain, changed: [path.name for path in changed.folder.glob("*-state")] == ["it-state"]
+        and not any(plain.folder.glob("*-state")), dict(save_every_n_epochs=1),
+    ),
+    "log_prefix": Effect(dict(log_prefix="try-"), beside("log/try-*"), dict(logging_dir="{folder}/log")),
+    "log_tracker_name": Effect(dict(log_tracker_name="mine"), beside("log/mine"), dict(logging_dir="{folder}/log")),
+    "console_log_level": Effect(
+        dict(console_log_level="ERROR"), lambda plain, changed: "saved" in plain.said and not changed.said
+    ),
+    "console_log_file": Effect(
+        dict(console_log_file="{folder}/said.txt"),
+        lambda plain, changed: (changed.folder.parent / "said.txt").read_text("utf-8").split() == changed.said.split(),
+    ),
     "tag_occurrence_txt_file": Effect(dict(tag_occurrence_txt_file=True), made("it.tags.txt")),
     "sort_tag_occurrence_alphabetically": Effect(
         dict(sort_tag_occurrence_alphabetically=True),
@@ -271,6 +368,7 @@ EFFECTS = {
     "language": Effect(dict(language="zh"), said("已保存")),
 }  # fmt: skip
 ELSEWHERE = {  # seen by a test of another file, or by one below
+    "debug_dataset": "test_dataset_config.py::test_debug_dataset_shows_the_first_batches_and_trains_nothing",
     "output_dir": "every test of test_train.py",
     "lr_scheduler_args": "lr_scheduler_type above",
     "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one, test_survival.py",
@@ -278,10 +376,20 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
         ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_processes.py"
     ),
     **dict.fromkeys(("torch_compile", "dynamo_backend"), "test_the_compiler_gets_the_units_and_the_backend"),
+    **dict.fromkeys(
+        ("log_with", "log_tracker_config", "log_config", "wandb_run_name", "wandb_api_key"), "test_trackers.py"
+    ),
+    **{name: "test_metadata.py" for name in OPTIONS if name.startswith("metadata_") and name not in EFFECTS},
+    "console_log_simple": "test_console.py",
+    "ddp_timeout": "test_processes.py",
+    "vae_batch_size": "test_pictures_are_encoded_so_many_at_once",
     "device_plan": "test_the_device_plan_is_shown_without_training",
     "v2": "test_v2_is_insisted_on",
     "lowram": "test_lowram_loads_straight_to_the_device",
     "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",
+    **dict.fromkeys(("dim_from_weights", "base_weights", "base_weights_multiplier", "ema_decay"), "test_learning.py"),
+    "stop_text_encoder_training": "test_learning.py",
+    **dict.fromkeys(("initial_epoch", "initial_step", "skip_until_initial_step"), "test_learning.py"),
     "save_json_folder": "test_block.py",
     "load_json_path": "test_block.py",
     "json_load_skip_list": "test_block.py",
@@ -311,7 +419,19 @@ def places(tmp_path_factory, tiny_model):
                 opened = Image.open(picture)
                 opened.putalpha(mask)
                 opened.save(picture)
+    (root / "some masks").mkdir()
+    mask.save(root / "some masks" / "0.png")
+    draw_set(root / "faces" / "1_cat", ["a cat"] * 2, [(128, 128)] * 2)
+    for path in (root / "faces" / "1_cat").glob("*.png"):
+        path.rename(path.with_stem(f"{path.stem}_60_60_40_40"))
+    (root / "captions.json").write_text(json.dumps({name: {"caption": "a cat"} for name in "01"}))
+    subset = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{(root / 'set' / '1_cat').as_posix()}'\n"
+    (root / "sets.toml").write_text(subset + subset.replace("[[datasets]]", "[[datasets]]\nresolution = 48"))
     return {
+        "{masks}": str(root / "some masks"),
+        "{faces}": str(root / "faces"),
+        "{captions}": str(root / "captions.json"),
+        "{data sets}": str(root / "sets.toml"),
         "{other model}": str(write_diffusers_folder(root / "model", other)),
         "{other vae}": str(root / "model" / "vae"),
         "{other set}": str(root / "set"),
@@ -376,6 +496,17 @@ def test_lowram_loads_straight_to_the_device(run, monkeypatch):
     for lowram in (False, True):
         run(lowram=lowram)
     assert asked == ["cpu", torch.device("cpu")]
+
+
+def test_pictures_are_encoded_so_many_at_once(run, monkeypatch):
+    from library.data.cache import LatentCache
+
+    asked = []
+    really = LatentCache.fill
+    monkeypatch.setattr(LatentCache, "fill", lambda *a, **k: asked.append(k["batch_size"]) or really(*a, **k))
+    for size in (None, 3):
+        run(vae_batch_size=size, train_batch_size=2)
+    assert asked == [2, 3]
 
 
 def test_the_number_of_reading_threads_is_the_users(run, monkeypatch):
