@@ -277,11 +277,16 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
     if not is_schedule_free(optimizer):
         yield
         return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
     optimizer.eval()
     try:
         yield
     finally:
         optimizer.train()
+        with torch.no_grad():  # to the bit: the way there and back rounds, and looking must not change what is learnt
+            for parameter, values in zip(parameters, kept, strict=True):
+                parameter.copy_(values)
 
 
 def is_schedule_free(optimizer: Optimizer) -> bool:

@@ -26,7 +26,7 @@ def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
     """What `LatentCache.fill` must be given before training: with `flip_aug` every picture twice."""
     wanted = [
         (sample, plan.fit(sample), flip)
-        for sample in [*plan.samples_used, *plan.found.validation]
+        for sample in plan.samples_used
         for flip in ((False, True) if (sample.options or config).flip_aug else (False,))
     ]
     if len(plan.sets) == 1:
@@ -37,7 +37,7 @@ def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
 def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
     """What `TextCache.fill` must be given before training; None where chance makes too many captions to cache."""
     texts: dict[int, tuple[Config, list[str]]] = {}  # by the identity of the options
-    for sample in [*plan.samples_used, *plan.found.validation]:
+    for sample in plan.samples_used:
         options = sample.options or config
         texts.setdefault(id(options), (options, []))[1].append(sample.caption)
     found: set[str] = set()
@@ -47,6 +47,17 @@ def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
             return None
         found.update(possible)
     return sorted(found)
+
+
+def latents_measured(plan: Plan) -> list[Wanted]:
+    """The same of the pictures that are not learnt, to be filled apart: latents depend, by a hair, on the pictures that
+    they are encoded with, and those of the training must not depend on these."""
+    return [(sample, plan.fit(sample), False) for sample in plan.found.validation]
+
+
+def captions_measured(plan: Plan) -> list[str]:
+    """Their captions, to be filled apart as well."""
+    return sorted({sample.caption for sample in plan.found.validation})
 
 
 class Dataset:
