@@ -631,9 +631,12 @@ def _gather(values: dict[str, Any], where: dict[str, str], asks: Callable[[str],
         )
     for name in ("positive_prompts", *PROMPT_PARTS):
         values.pop(name, None)
+    of_network = {"lycoris_algo": "algo", "lokr_factor": "factor"}
+    if "lycoris_algo" in values:
+        of_network |= {"conv_dim": "conv_dim", "conv_alpha": "conv_alpha"}
     for ours, custom, single in (
         ("optimizer_args", "optimizer_args_custom", {"prodigy_d0": "d0", "prodigy_d_coef": "d_coef"}),
-        ("network_args", "network_args_custom", {"lycoris_algo": "algo", "lokr_factor": "factor"}),
+        ("network_args", "network_args_custom", of_network),
     ):
         given = [custom, *single]
         if not any(name in values for name in given if name not in OPTIONS):
