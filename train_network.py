@@ -23,6 +23,8 @@ from library.assembly.build import Training, build
 from library.assembly.files import Files, check_disk, closing_words, draw_previews, hashes_of
 from library.assembly.prepare import Prepared, prepare
 from library.assembly.rescue import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
+from library.assembly.shown_set import show_set
+from library.assembly.validating import validate
 from library.checks import check
 from library.config import Config, trains_text_encoder
 from library.contracts import Batch, Family
@@ -75,10 +77,8 @@ def train(prepared: Prepared, training: Training, files: Files | None, stop: Any
     """
     import torch
 
-    from library import checkpoint
-
     state, world = prepared.state, prepared.world  # files have saved a first one: there is always one to go back to
-    position = state.position if state else checkpoint.Position()
+    position = prepared.position
     skipped: set[int] = set(state.more.get("skipped", [])) if state else set()
     until = 0  # steps up to this one are looked at closely, each on its own
     if files and position.global_step == 0 and prepared.config.sample_at_first:
@@ -149,6 +149,8 @@ def steps(
         for group in in_groups(batches, config.gradient_accumulation_steps * world.count):
             if step == plan.step_count:
                 break
+            if training.begin_step(step):
+                announce(files, say("the text encoder is not trained any more", "文本编码器从此不再训练"))
             rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
             with tuned(prepared, files, group, met):
                 loss = gradients(prepared, training, files, group, generator, step)
@@ -169,6 +171,8 @@ def steps(
             if config.scale_weight_norms:
                 training.adapters.limit_norms(config.scale_weight_norms)
             step += 1
+            if training.average and step not in skipped:
+                training.average.update(step)
             batches_done += len(group)
             position = type(position)(epoch, batches_done, step)
             tell = partial(tell_step, files, stop, position, loss, rates, skipped) if files else None
@@ -221,6 +225,8 @@ def tell_step(files: Files, stop: Any, position: Any, loss: Any, rates: dict[str
         files.report.skipped(position.epoch, step)
     else:
         files.report.losses(position.epoch, step, loss, rates)
+    if is_due(step, config.validate_every_n_steps):
+        validate(files.prepared, files.training, files.report, epoch=position.epoch, step=step, by="step")
     if step == files.step_count:
         return GO_ON
     if is_due(step, config.save_every_n_steps) or stop.save_requested():
@@ -238,8 +244,10 @@ def tell_step(files: Files, stop: Any, position: Any, loss: Any, rates: dict[str
 
 def tell_epoch(files: Files, position: Any, skipped: set[int]) -> int:
     """Report the epoch before `position`, and save what is due after it."""
-    config, epoch = files.prepared.config, position.epoch - 1
+    config, epoch, step = files.prepared.config, position.epoch - 1, position.global_step
     files.report.epoch_end(epoch)
+    if is_due(epoch, config.validate_every_n_epochs or 1):
+        validate(files.prepared, files.training, files.report, epoch=epoch, step=step, by="epoch")
     if epoch < files.prepared.plan.epoch_count:
         if is_due(epoch, config.save_every_n_epochs):
             files.save(position, by="epoch", skipped=skipped)
@@ -407,7 +415,8 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
     """Forward and backward of one batch, or a part of it; its loss, a scalar on the device, times its share."""
     import torch
 
-    conditioning, trains_text = inputs.conditioning, trains_text_encoder(prepared.config)
+    conditioning = inputs.conditioning
+    trains_text = bool(training.adapters.arenas.keys() - {"unet", *training.adapters.frozen})
     if conditioning is None:
         with torch.set_grad_enabled(trains_text):
             conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
@@ -526,6 +535,10 @@ def train_one(config: Config, warnings: list[str]) -> int:
     prepared = prepare(config, warnings, world)
     files = None
     try:
+        if config.debug_dataset:
+            if world.is_first:
+                show_set(prepared)
+            return 0
         with Stop(Path(config.output_dir)) as stop:
             hashing = ThreadPoolExecutor(1).submit(hashes_of, prepared.config) if world.is_first else None
             training = build(prepared, unet_step)
