@@ -27,7 +27,7 @@ max_train_epochs = 10    # how many times the whole set is seen, usually 4~20; t
 max_train_steps = None   # number of steps, usually 1000~3000; given, it goes before max_train_epochs; None: by epochs | 训练步数，常用 1000~3000；填写后优先于 max_train_epochs；None 表示按轮数
 learning_rate = None     # step size of learning, usually 5e-5~2e-4 (Lion a third, Prodigy 1); None: by model and optimizer, 1e-4 for AdamW on SD | 学习率，常用 5e-5~2e-4（Lion 用三分之一，Prodigy 用 1）；None 表示按底模和优化器决定，SD 配 AdamW 为 1e-4
 unet_lr = None           # U-Net's own learning rate, usually None; None: as learning_rate; 0: do not train it | U-Net 学习率，常用 None；None 表示同 learning_rate，0 表示不训练
-text_encoder_lr = None   # text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster) | 文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）
+text_encoder_lr = None   # text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster); SDXL: [1e-5, 5e-6] for its two | 文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）；SDXL 有两个，可写 [1e-5, 5e-6]
 network_dim = 32         # rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file | 秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大
 network_alpha = 32.0     # the update is scaled by alpha / dim, usually half of dim to dim; None or 0: as dim | 更新量乘以 alpha / dim，常用 dim 的一半到等于 dim；None 或 0 表示等于 dim
 save_every_n_epochs = 2  # also keep a file every n epochs, usually 1~4, to go back to when the last one is overfitted; None: only the last | 每几轮另存一个文件，常用 1~4，过拟合时可以退回；None 表示只存最后一个
@@ -74,6 +74,7 @@ color_aug = False                     # vary the colours a little; excludes cach
 random_crop = False                   # crop at random instead of the centre; excludes cache_latents, so it is slower | 随机裁剪而不是居中裁剪；不能与 cache_latents 同用，因此更慢
 masked_loss = "auto"                  # learn only where masks/photo.png beside photo.jpg is white, not where it is black; "auto": of pictures that have a mask; True: insists on masks; False: learn all | 只学习蒙版白色处，不学黑色处；photo.jpg 的蒙版是同目录下的 masks/photo.png；"auto"：有蒙版的图才用，True：必须有蒙版，False：全部学习
 alpha_mask = False                    # do not learn the transparent parts of pictures; False: they become white, and white is learnt | 不学习图片的透明部分；False 表示透明处变成白色，并照样学习
+validation_split = 0.0                # share of the training pictures that is not learnt but measured, to see overfitting, usually 0.1~0.2; 0: none | 留出多少比例的训练图片不参加训练，只用来测量是否过拟合，常用 0.1~0.2；0 表示不留
 
 # ---- Seldom: regularization images | 较少修改：正则化图片 ----
 prior_loss_weight = 1.0  # weight of the regularization images, usually 0.3~1 | 正则化图片的权重，常用 0.3~1
@@ -100,7 +101,7 @@ device = "auto"                      # "auto", "cpu", "cuda", "cuda:1" (the seco
 num_processes = 1                    # processes on this machine, one for each GPU; a step then sees that many batches; 1: one device | 本机进程数，每块显卡一个；每步处理相应倍数的批次；1 表示单卡
 
 # ---- Output: previews while training | 输出：训练中的预览图 ----
-sample_prompts = None         # file with a prompt per line (.txt), or .toml, .json; None: prompts from the captions of the set | 预览提示词文件：.txt 每行一条，或 .toml、.json；None 表示用训练集的标签
+sample_prompts = None         # file with a prompt per line (.txt), or .toml, .json, or the prompt itself; None: prompts from the captions of the set | 预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；None 表示用训练集的标签
 sample_every_n_epochs = None  # draw previews every n epochs; each takes as long as some steps; None: only at the end; 0: never | 每几轮画一次预览；每次要花几步的时间；None 表示只在最后画，0 表示不画
 sample_every_n_steps = None   # draw previews every n steps; None: not by steps | 每几步画一次预览；None 表示不按步数
 sample_at_first = False       # also draw them before training, to compare | 训练前也画一次，便于比较

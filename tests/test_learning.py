@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -414,6 +415,8 @@ def test_a_file_says_the_ranks(run):
         output="again", network_weights=str(first / "it.safetensors"), dim_from_weights=True, network_dim=8,
         max_train_steps=2,
     )  # fmt: skip
+    with safe_open(again / "it.safetensors", "pt") as file:
+        assert file.metadata()["ss_network_dim"] == "3"
     shapes = [{name: tensor.shape for name, tensor in weights_of(folder).items()} for folder in (first, again)]
     assert shapes[0] == shapes[1]
 

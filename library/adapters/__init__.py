@@ -355,8 +355,10 @@ def _mismatches(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
             problems.setdefault(
                 option,
                 say(
-                    f"{name}: rank {rank} in the file, {layer.rank} in this run. Set {option} = {rank}.",
-                    f"{name}：文件的秩为 {rank}，本次为 {layer.rank}。请设 {option} = {rank}。",
+                    f"{name}: rank {rank} in the file, {layer.rank} in this run. Set {option} = {rank}, or "
+                    "dim_from_weights = True for every layer's own.",
+                    f"{name}：文件的秩为 {rank}，本次为 {layer.rank}。请设 {option} = {rank}；"
+                    "若各层不同，请设 dim_from_weights = True。",
                 ),
             )
         elif ranks and abs(alpha - layer.alpha) > 0.01 * abs(layer.alpha):  # the file may hold it in bfloat16: 3 digits

@@ -9,6 +9,7 @@ nothing to adapt), 23 of SDXL (embeddings, 9 down, 3 middle, 9 up, out; the firs
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -301,3 +302,8 @@ def of_file(tensors: Mapping) -> dict[str, Size]:
             )
         )
     return {layer: Size(rank, float(tensors.get(f"{layer}.alpha", rank))) for layer, rank in ranks.items()}
+
+
+def most_common(tensors: Mapping, config: Config) -> Size:
+    """The rank and alpha that most layers of a file have: what its metadata can say in two numbers."""
+    return Counter(_as_asked(size, config) for size in of_file(tensors).values()).most_common(1)[0][0]

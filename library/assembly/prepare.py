@@ -130,6 +130,11 @@ def plan_run(
         learning_rate=usual_rate if config.learning_rate is None else config.learning_rate,
         zero_terminal_snr=config.zero_terminal_snr or model.zero_terminal_snr,
     )
+    if config.dim_from_weights:
+        from library.adapters import sizes
+
+        usual = sizes.most_common(start, config)
+        config = dataclasses.replace(config, network_dim=usual.rank, network_alpha=usual.alpha)
     if config.save_n_epoch_ratio:
         config = dataclasses.replace(
             config, save_every_n_epochs=max(1, planned.epoch_count // config.save_n_epoch_ratio)
