@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from library import families
 from library.config import OPTIONS
 from library.messages import UserError
-from tests.conftest import Result, draw_set
+from tests.conftest import Result, draw_set, events
 
 See = Callable[[Result, Result], bool]  # (the run without the change, the run with it)
 
@@ -112,6 +112,10 @@ def other_picture(plain: Result, changed: Result) -> bool:
     return (plain.folder / name).read_bytes() != (changed.folder / name).read_bytes()
 
 
+def validated(result: Result, what: str = "step") -> list:
+    return [event[what] for event in events(result.folder, "validation")]
+
+
 def dtype(kind: torch.dtype) -> See:
     return lambda plain, changed: {tensor.dtype for tensor in changed.weights.values()} == {kind}
 
@@ -122,6 +126,7 @@ def other_shapes(plain: Result, changed: Result) -> bool:
 
 CONSTANT = dict(lr_scheduler="constant")
 PREVIEW = dict(sample_every_n_epochs=None, sample_prompts="{prompts}")
+MEASURED = dict(validation_data_dir="{measured set}", text_encoder_lr=0)
 EFFECTS = {
     "pretrained_model_name_or_path": Effect(dict(pretrained_model_name_or_path="{other model}"), other_weights),
     "train_data_dir": Effect(dict(train_data_dir="{other set}"), entry("ss_num_train_images", "2")),
@@ -280,6 +285,24 @@ EFFECTS = {
         dict(dataset_repeats=3), entry("ss_num_train_images", "6"),
         dict(in_json="{captions}", train_data_dir="{other set}/1_cat"),
     ),
+    "validation_split": Effect(dict(validation_split=0.4), entry("ss_num_validation_images", "1")),
+    "validation_data_dir": Effect(
+        dict(validation_data_dir="{measured set}"), entry("ss_num_validation_images", "2")
+    ),
+    "validation_seed": Effect(
+        dict(validation_seed=1), lambda plain, changed: validated(plain, "loss") != validated(changed, "loss"), MEASURED
+    ),
+    "validate_every_n_epochs": Effect(
+        dict(validate_every_n_epochs=2), lambda plain, changed: validated(changed) == validated(plain)[1:], MEASURED
+    ),
+    "validate_every_n_steps": Effect(
+        dict(validate_every_n_steps=4), lambda plain, changed: validated(changed) == [4, 6, 8, 12] != validated(plain),
+        MEASURED,
+    ),
+    "max_validation_steps": Effect(
+        dict(max_validation_steps=1), lambda plain, changed: validated(plain, "loss") != validated(changed, "loss"),
+        MEASURED | dict(train_batch_size=1, max_train_epochs=1),
+    ),
     "masked_loss": Effect(dict(masked_loss=False), other_weights, dict(train_data_dir="{masked set}")),
     "alpha_mask": Effect(dict(alpha_mask=True), other_weights, dict(train_data_dir="{transparent set}")),
     "prior_loss_weight": Effect(dict(prior_loss_weight=0.5), other_weights),
@@ -435,6 +458,7 @@ def places(tmp_path_factory, tiny_model):
         "{other model}": str(write_diffusers_folder(root / "model", other)),
         "{other vae}": str(root / "model" / "vae"),
         "{other set}": str(root / "set"),
+        "{measured set}": str(draw_set(root / "measured", ["mytag, hat", "a hat"], [(64, 64)] * 2, seed=3)),
         "{masked set}": str(root / "masked"),
         "{transparent set}": str(root / "transparent"),
         "{prompts}": str(root / "one.txt"),

@@ -16,7 +16,7 @@ from library.contracts import NoiseSpec, Sample
 from library.data import held_out
 from library.data.folders import Folder
 from library.data.samples import Found
-from library.messages import UserError
+from library.messages import Stopped, UserError
 from library.validation import Measured, Shown
 from tests.conftest import Result, draw_set, events
 
@@ -146,7 +146,8 @@ def test_each_folder_gives_its_share_and_keeps_one(tmp_path, counts, share):
         assert split.regularization == found.regularization
         for subset, count in enumerate(counts):
             held = sum(sample.subset == subset for sample in split.validation)
-            assert held < count and abs(held - count * share) <= 1
+            assert held < count
+            assert abs(held - count * share) <= 1
             assert split.folders[subset].picture_count == count - held
 
 
@@ -168,7 +169,9 @@ def test_copies_of_a_held_out_picture_are_not_learnt_either(tmp_path):
     split = held_out.split(found, 0.3, 1)
     learnt = {sample.image_path.name for sample in split.train}
     held = [sample.image_path.name for sample in split.validation]
-    assert len(held) == len(set(held)) == 3 and not learnt & set(held) and len(split.train) == 14
+    assert len(held) == len(set(held)) == 3
+    assert not learnt & set(held)
+    assert len(split.train) == 14
 
 
 @pytest.mark.parametrize(
@@ -177,8 +180,10 @@ def test_copies_of_a_held_out_picture_are_not_learnt_either(tmp_path):
 def test_too_few_pictures_are_told_with_the_cure(tmp_path, counts, share, said):
     found = found_of(tmp_path, *counts)
     split = held_out.split(found, share, 1)
-    assert split.train == found.train and not split.validation
-    assert said in split.warnings[-1] and "validation_data_dir" in split.warnings[-1]
+    assert split.train == found.train
+    assert not split.validation
+    assert said in split.warnings[-1]
+    assert "validation_data_dir" in split.warnings[-1]
     if "0.0" in said:  # the cure works
         least = float(said.split()[-1].rstrip(","))
         assert len(held_out.split(found, least, 1).validation) == 1
@@ -210,7 +215,8 @@ def test_nothing_is_left_to_chance(tmp_path):
     assert fixed.caption == "mytag, red hair, hat"
     from library.data import captions, dataset
 
-    assert not dataset.changes_pictures(fixed.options) and not fixed.options.flip_aug
+    assert not dataset.changes_pictures(fixed.options)
+    assert not fixed.options.flip_aug
     assert {captions.process(fixed.caption, fixed.options, rng=random.Random(n), epoch=n) for n in range(9)} == {
         fixed.caption
     }
@@ -277,8 +283,10 @@ def test_held_out_pictures_are_in_no_batch(run, ten, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "validation: 3 pictures are not learnt but measured (validation_split), every epoch" in said
     metadata = Result(folder, "").metadata
-    assert metadata["ss_num_train_images"] == "7" and metadata["ss_num_validation_images"] == "3"
-    assert metadata["ss_validation_split"] == "0.3" and metadata["ss_validation_seed"] == "None"
+    assert metadata["ss_num_train_images"] == "7"
+    assert metadata["ss_num_validation_images"] == "3"
+    assert metadata["ss_validation_split"] == "0.3"
+    assert metadata["ss_validation_seed"] == "None"
     assert json.loads(metadata["ss_dataset_dirs"]) == {"1_mytag": {"n_repeats": 1, "img_count": 7}}
 
 
@@ -327,7 +335,7 @@ def test_a_resumed_run_validates_at_the_same_steps_with_the_same_numbers(run, te
             patch.setattr(
                 Stop, "requested", lambda self, count=count, at=stop_at: "file" if next(count) == at else None
             )
-            with pytest.raises(BaseException, match=""):
+            with pytest.raises(Stopped):
                 run(output=f"part{stop_at}", **options)
         resumed = run(output=f"part{stop_at}", **options)
         told = [event | {"time": 0} for event in events(resumed, "validation")]
@@ -357,7 +365,8 @@ def test_less_is_measured_where_that_is_asked_for(run, ten, monkeypatch):
     shown.clear()
     run(output="some", max_validation_steps=1, **options)
     assert sum(of_all) == 8  # 4 held out, 4 beside
-    assert len(shown) >= 2 and sum(shown) == 2 * shown[0]
+    assert len(shown) >= 2
+    assert sum(shown) == 2 * shown[0]
 
 
 def test_no_memory_for_it_ends_nothing(run, ten, monkeypatch, capsys):

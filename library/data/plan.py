@@ -538,7 +538,8 @@ def _validation_lines(found: Found, config: Config) -> list[str]:
         say(
             f"validation: {count} pictures are not learnt but measured ({source}), {' and '.join(when_en)}, beside as "
             "many that are learnt",
-            f"验证：{count} 张图片不参加训练，只用来测量（{source}），{'、'.join(when_zh)}一次，并与同样数量的训练图片对照",
+            f"验证：{count} 张图片不参加训练，只用来测量（{source}），{'、'.join(when_zh)}一次，"
+            "并与同样数量的训练图片对照",
         )
     ]
 
