@@ -30,7 +30,7 @@ def read(path: str | Path) -> tuple[Values, Where]:
     tables, text = tables_of(path := Path(path))
     values = {}
     for name, value in tables.items():
-        values |= value if isinstance(value, dict) else {name: value}
+        values |= value if isinstance(value, dict) and name not in OPTIONS else {name: value}
     values = {
         name: from_text(name, value) if isinstance(value, str) and name in OPTIONS else value
         for name, value in values.items()

@@ -347,7 +347,7 @@ def test_every_flag_of_sd_scripts_is_answered():
     print({answer: len(flags) for answer, flags in answers.items()})
     assert len(FLAGS) == len(set(FLAGS)) == 193
     assert sorted(FLAGS) == sorted(flag for flags in answers.values() for flag in flags)
-    assert len(answers["taken"]) + len(answers["renamed"]) >= 143
+    assert len(answers["taken"]) >= 150
 
 
 def test_the_tables_lead_to_present_names_and_do_not_overlap():

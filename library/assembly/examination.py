@@ -126,7 +126,8 @@ def examine_queue(seen: Examination, values: dict, where: dict, script: Path) ->
         if given:
             own, own_where, _, problems = given
             looked = look(own, own_where, problems)
-            seen.note([f"{preset.name}: {line}" for line in looked.problems], "parameters", "red")
+            lines = [line if line.startswith(preset.name) else f"{preset.name}: {line}" for line in looked.problems]
+            seen.note(lines, "parameters", "red")
     text = say(
         f"multi_run_folder: {len(presets)} presets are trained one after another; pictures and machine are looked at "
         "for the values of this file",
