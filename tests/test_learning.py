@@ -362,12 +362,16 @@ def test_a_run_with_everything_goes_on_bit_for_bit(run):
     }  # fmt: skip
 
 
-def test_the_text_encoder_ends_as_it_was_when_it_was_stopped(run):
+def test_the_text_encoder_ends_as_it_was_when_it_was_stopped(run, capsys):
     """As in a run of so many steps; half-way is the same as the number of steps."""
     options = FLOAT | dict(save_every_n_steps=6)
     plain = run(output="plain", **options)
     by_steps = run(output="steps", stop_text_encoder_training=6, **options)
     by_share = run(output="share", stop_text_encoder_training="50%", **options)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("the text encoder is not trained any more") == 2
+    run(output="late", stop_text_encoder_training=20, max_train_steps=2)
+    assert "stop_text_encoder_training = 20 has no effect: the run has 2 steps" in capsys.readouterr().out
     then = weights_of(plain, "it-step00000006.safetensors")
     assert same(then, weights_of(by_steps), "lora_te") and same(weights_of(by_steps), weights_of(by_share))
     assert not same(then, weights_of(by_steps), "lora_unet")

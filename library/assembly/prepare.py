@@ -139,6 +139,14 @@ def plan_run(
         config = dataclasses.replace(
             config, save_every_n_epochs=max(1, planned.epoch_count // config.save_n_epoch_ratio)
         )
+    if (config.stop_text_encoder_training or 0) >= planned.step_count:
+        stop = config.stop_text_encoder_training
+        warnings.append(
+            say(
+                f"stop_text_encoder_training = {stop} has no effect: the run has {planned.step_count} steps",
+                f"stop_text_encoder_training = {stop} 不起作用：全程只有 {planned.step_count} 步",
+            )
+        )
     if not state and (config.initial_step or config.initial_epoch):
         first = first_position(config, planned)
         warnings.append(
