@@ -256,23 +256,26 @@ FEW = dict(max_train_epochs=2, text_encoder_lr=0)
 @pytest.mark.parametrize(
     "options",
     [
-        dict(text_encoder_lr=None, network_dropout=0.3),  # captions encoded on the fly; dropout off and on again
+        dict(text_encoder_lr=None, network_dropout=0.3, cache_latents_to_disk=True, max_train_epochs=2),
         dict(text_encoder_lr=0, cache_latents=False, flip_aug=True, shuffle_caption=True),
         dict(text_encoder_lr=0, optimizer_type="AdamWScheduleFree", lr_scheduler="constant"),
     ],
     ids=["text", "fresh", "averaged"],
 )
-def test_training_does_not_notice(run, ten, options):
+def test_training_does_not_notice(run, ten, tmp_path, options):
+    """Captions and latents kept or fresh, dropout off and on again, weights that are shown other than they are."""
     train, other = ten
-    common = dict(train_data_dir=str(train), save_precision="float") | options
-    without = Result(run(output="without", **common), "")
-    with_it = Result(run(output="with", validation_data_dir=str(other), validate_every_n_steps=5, **common), "")
+    common = dict(train_data_dir=str(train), save_precision="float", max_train_epochs=1) | options
+    measured = dict(validation_data_dir=str(other), validate_every_n_steps=5)
+    without = Result(run(output="without", cache_dir=str(tmp_path / "cache"), **common), "")
+    with_it = Result(run(output="with", cache_dir=str(tmp_path / "other cache"), **measured, **common), "")
     assert [event["loss"] for event in without.steps] == [event["loss"] for event in with_it.steps]
     ours, theirs = without.weights, with_it.weights
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     count = len(with_it.steps)
     told = [event["step"] for event in events(with_it.folder, "validation")]
-    assert told == sorted({*range(5, count + 1, 5), count // 2, count})
+    per_epoch = count // common["max_train_epochs"]
+    assert told == sorted({*range(5, count + 1, 5), *range(per_epoch, count + 1, per_epoch)})
     assert with_it.metadata["ss_num_validation_images"] == "4"
 
 
@@ -351,6 +354,42 @@ def test_validating_twice_at_a_step_measures_once(run, ten, monkeypatch):
     options = dict(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.2, validate_every_n_steps=5)
     run(**options, **FEW)  # 5 steps make an epoch
     assert len(count) == 2
+
+
+def test_dropout_is_off_while_it_measures_and_on_again_after(run, ten, monkeypatch):
+    from library.assembly import validating
+
+    compared = []
+    really = validating.measure
+
+    def twice(prepared, training):
+        before = torch.get_rng_state()
+        first, second = (really(prepared, training) for _ in range(2))
+        layers = training.adapters.layers.values()
+        same = torch.equal(first.held_out, second.held_out) and torch.equal(before, torch.get_rng_state())
+        compared.append(same and all(layer.training for layer in layers))
+        return first
+
+    monkeypatch.setattr(validating, "measure", twice)
+    options = dict(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.2, network_dropout=0.5)
+    run(max_train_epochs=1, **options)
+    assert compared == [True]
+
+
+def test_what_is_not_finite_is_said_and_not_written(run, ten, monkeypatch, capsys):
+    from library.assembly import validating
+
+    bad = Measured([200], torch.tensor([[float("nan")]]), torch.ones(1, 1))
+    monkeypatch.setattr(validating, "measure", lambda *given: bad)
+    folder = run(train_data_dir=str(ten[0]), validation_split=0.2, **FEW | dict(max_train_epochs=1))
+    assert not events(folder, "validation")
+    assert "validation after step 9: NaN or infinity" in capsys.readouterr().out
+
+
+def test_a_share_of_less_than_a_picture_is_told_and_trained(run, capsys):
+    folder = run(validation_split=0.1, max_train_epochs=1, text_encoder_lr=0)
+    assert "validation_split = 0.1 holds out none of 3 picture(s)" in capsys.readouterr().out
+    assert not events(folder, "validation")
 
 
 def test_less_is_measured_where_that_is_asked_for(run, ten, monkeypatch):

@@ -238,19 +238,17 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     if config.cache_latents:
         vae = modules["vae"].to(device)
 
-        filled, batch_size = None, config.vae_batch_size or config.train_batch_size
+        filled, batch_size = None, config.vae_batch_size or plan.batch_size
         while filled is None:
             latents = cache.LatentCache(folder, cache.fingerprint(vae))
             try:
-                filled = [
-                    latents.fill(
-                        wanted,
-                        family.encode_images,
-                        batch_size=batch_size,
-                        thread_count=config.max_data_loader_n_workers,
-                    )
-                    for wanted in (dataset.latents_wanted(plan, config), dataset.latents_measured(plan))
-                ]
+                filled = latents.fill(
+                    dataset.latents_wanted(plan, config),
+                    family.encode_images,
+                    apart=dataset.latents_measured(plan),
+                    batch_size=batch_size,
+                    thread_count=config.max_data_loader_n_workers,
+                )
             except cache.BadLatents as error:
                 if next(vae.parameters()).dtype == torch.float32:
                     raise
@@ -261,11 +259,10 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
                     raise
                 batch_size = 1
                 print(say("note: not enough memory: pictures are encoded one by one", "注意：显存不足，改为逐张编码"))
-        made, reused = sum(part.made for part in filled), sum(part.reused for part in filled)
         print(
             say(
-                f"latents: {made} pictures encoded, {reused} from the cache",
-                f"图片编码：新编码 {made} 张，取自缓存 {reused} 张",
+                f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
+                f"图片编码：新编码 {filled.made} 张，取自缓存 {filled.reused} 张",
             ),
             flush=True,
         )
@@ -274,14 +271,12 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
         encoders = [modules[name].to(device) for name in modules if name.startswith("text_encoder")]
         settings = [config.clip_skip, config.max_token_length, *["weighted"] * config.weighted_captions]
         fingerprint = cache.fingerprint(*encoders, settings=settings)
-        filled, batch_size = None, config.train_batch_size
+        filled, batch_size = None, plan.batch_size
         while filled is None:
             texts = cache.TextCache(folder, fingerprint)
             try:
-                filled = [
-                    texts.fill(wanted, family.encode_captions, batch_size=batch_size)
-                    for wanted in (captions, dataset.captions_measured(plan))
-                ]
+                apart = dataset.captions_measured(plan)
+                filled = texts.fill(captions, family.encode_captions, apart=apart, batch_size=batch_size)
             except torch.OutOfMemoryError:
                 if batch_size == 1:
                     raise
@@ -289,11 +284,10 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
                 print(
                     say("note: not enough memory: captions are encoded one by one", "注意：显存不足，改为逐条编码标签")
                 )
-        made, reused = sum(part.made for part in filled), sum(part.reused for part in filled)
         print(
             say(
-                f"captions: {made} encoded, {reused} from the cache",
-                f"标签编码：新编码 {made} 条，取自缓存 {reused} 条",
+                f"captions: {filled.made} encoded, {filled.reused} from the cache",
+                f"标签编码：新编码 {filled.made} 条，取自缓存 {filled.reused} 条",
             ),
             flush=True,
         )

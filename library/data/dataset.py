@@ -50,7 +50,7 @@ def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
 
 
 def latents_measured(plan: Plan) -> list[Wanted]:
-    """The same of the pictures that are not learnt, to be filled apart: latents depend, by a hair, on the pictures that
+    """The same of the pictures that are not learnt, to be filled apart: latents depend by a hair on the pictures that
     they are encoded with, and those of the training must not depend on these."""
     return [(sample, plan.fit(sample), False) for sample in plan.found.validation]
 
