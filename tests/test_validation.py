@@ -440,3 +440,14 @@ def test_folders_with_repeats_are_taken_too(run, ten, tmp_path):
     ]
     first, second = (events(folder, "validation")[0] for folder in folders)
     assert first["loss"] == second["loss"]  # each picture once
+
+
+def test_options_of_a_validation_that_there_is_not_say_so():
+    from library import checks
+
+    given = dict(validation_seed=3, validate_every_n_steps=5, validate_every_n_epochs=2, max_validation_steps=1)
+    _, warnings = checks.check(given, {})
+    for name in given:
+        assert any(name in line and "has no effect without validation_split" in line for line in warnings)
+    _, warnings = checks.check(given | dict(validation_split=0.2), {})
+    assert not any("validation_split" in line for line in warnings)
