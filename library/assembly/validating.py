@@ -64,9 +64,11 @@ def measure(prepared: Prepared, training: Training) -> Any:
         return validation.groups([bucket(sample) for sample in samples], sizes, seed)
 
     def losses_of(samples: list[Sample], batches: list[list[int]]) -> dict[int, Any]:
-        fixed = held_out.fixed(samples, config)
-        show = _shower(prepared, training, fixed)
-        return validation.losses(batches, show, training.process.corrupt, _plain_loss(losses), times, seed)
+        show = _shower(prepared, training, held_out.fixed(samples, config))
+        return validation.losses(batches, show, training.process.corrupt, plain_loss, times, seed)
+
+    def plain_loss(prediction: Any, target: Any, mask: Any) -> Any:
+        return losses.per_sample(prediction, target, mask=mask)
 
     held = plan.found.validation
     partners = held_out.beside(held, plan.found.train, bucket, seed)
@@ -80,10 +82,6 @@ def measure(prepared: Prepared, training: Training) -> Any:
     finally:
         training.adapters.train()
     return validation.Measured.of(times, ours, theirs)
-
-
-def _plain_loss(losses: Any) -> Callable:
-    return lambda prediction, target, mask: losses.per_sample(prediction, target, mask=mask)
 
 
 def _shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:
