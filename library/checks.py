@@ -72,9 +72,10 @@ class Looked(NamedTuple):
 
 def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> Looked:
     """As `check`, but goes on where something is wrong."""
+    values, warnings = _without_replaced(values, where)
     checked, found, wrong = check_values(TRAINING, values, where)
-    problems, warnings = [*(problems or []), *found], []
-    if "train_data_dir" in values:
+    problems = [*(problems or []), *found]
+    if "train_data_dir" in values or checked.get("dataset_config"):
         checked.setdefault("reg_data_dir", None)  # the miniature's would not go with it
     for name in ("color_aug", "random_crop", "face_crop_aug_range"):
         if checked.get(name) and "cache_latents" not in checked:
@@ -98,6 +99,27 @@ def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | No
                 against |= {names[0]} if rules is contradictions else set()
     defaults = {name: None if name == "reg_data_dir" else OPTIONS[name].default for name in against}
     return Looked(dataclasses.replace(config, **defaults), problems, warnings, wrong | against)
+
+
+REPLACED = {  # where the first is given, the others are not looked at
+    "dataset_config": ("in_json", "train_data_dir", "reg_data_dir"),
+    "in_json": ("reg_data_dir",),
+}
+
+
+def _without_replaced(values: dict[str, Any], where: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values that count, and a line for each of the others that is not as delivered."""
+    first = next((name for name in REPLACED if values.get(name)), None)
+    given = [name for name in REPLACED.get(first, ()) if values.get(name)]
+    lines = [
+        say(
+            f"{told(name, values[name], where)} has no effect: {first} goes before it",
+            f"{told(name, values[name], where)} 不起作用：{first} 优先于它",
+        )
+        for name in given
+        if OPTIONS[name].default is None or not str(values[name]).endswith(os.path.normpath(OPTIONS[name].default))
+    ]
+    return {name: value for name, value in values.items() if name not in given}, lines
 
 
 def check_values(
@@ -991,13 +1013,8 @@ def doubts(config: Config) -> Iterator[Rule]:
                 "使正则化图片不起作用，只花时间；请改把 reg_data_dir 设为 None",
             ),
         )
-    replaced = {"dataset_config": ("in_json", "train_data_dir", "reg_data_dir"), "in_json": ("reg_data_dir",)}
-    first = next((name for name in replaced if getattr(c, name)), None)
-    for name in replaced.get(first, ()):
-        if getattr(c, name) and not _is_delivered(c, name):
-            yield (name, first), say(f"has no effect: {first} goes before it", f"不起作用：{first} 优先于它")
-    paths = ("pretrained_model_name_or_path", "train_data_dir", "reg_data_dir")
-    miniature = [name for name in paths if _is_delivered(c, name) and name not in replaced.get(first, ())]
+    paths = ["pretrained_model_name_or_path", *([] if c.dataset_config else ["train_data_dir", "reg_data_dir"])]
+    miniature = [name for name in paths if _is_delivered(c, name)]
     if miniature and "train_data_dir" not in miniature:
         for name in miniature:
             yield (

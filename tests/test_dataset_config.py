@@ -700,3 +700,21 @@ def test_ranges_and_sizes_are_checked():
     ):
         with pytest.raises(checks.ConfigError, match="is no (range|size)"):
             checks.check({name: value}, {})
+
+
+def test_the_command_of_a_run_describes_the_same_data_sets(run, pictures, monkeypatch):
+    """Sizes that follow from one data set must not become the run's wish, which the others would take over."""
+    import train_network
+    from library import arguments
+
+    kept = []
+    monkeypatch.setattr(train_network, "closing_words", lambda prepared, *_: kept.append(prepared) or "")
+    (pictures / "sets.toml").write_text(TWO_SETS.replace("'<", f"'{pictures.as_posix()}/").replace(">'", "'"))
+    run(dataset_config=str(pictures / "sets.toml"), max_train_steps=1)
+    (prepared,) = kept
+    config, _ = checks.check(*arguments.parse(arguments.to_arguments(prepared.config)))
+    model = prepared.model
+    again = find_set(config, None)
+    rules = [resolve_resolution(own, model.resolution, model.size_step) for own in again.configs(config)]
+    assert rules == [own.rule for own in prepared.plan.sets]
+    assert len(set(rules)) == 2

@@ -187,9 +187,7 @@ def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
         side, step = seen.model.resolution, seen.model.size_step
     else:
         side, step = 512, 64  # as SD 1.x
-    rules = [
-        seen.attempt("parameters", buckets.resolve_resolution, own, side, step) for own in found.configs(config)
-    ]
+    rules = [seen.attempt("parameters", buckets.resolve_resolution, own, side, step) for own in found.configs(config)]
     if None in rules:
         return None
     if seen.model:

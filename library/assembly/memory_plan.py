@@ -90,7 +90,7 @@ def ways_to_fit(prepared: Prepared, attend: Any, plan: Any) -> list[str]:
     changes: list[tuple[str, dict, dict]] = []
     if plan.checkpointed == () and config.gradient_checkpointing is False:
         changes.append(('gradient_checkpointing = "auto"', {}, dict(checkpointing="auto")))
-    if config.train_batch_size > 1:
+    if prepared.plan.batch_size > 1:
         changes.append(("train_batch_size = 1", {}, dict(batch_size=1)))
     if trains_text_encoder(config):
         changes.append(("text_encoder_lr = 0", dict(text_encoder_lr=0.0), {}))

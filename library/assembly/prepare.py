@@ -285,15 +285,15 @@ def resolve(
         token_counts=lambda texts: [(n, min(n, tokens_seen)) for n in families.token_counts(model, texts)],
         is_everyday_word=families.is_everyday_word,
     )
-    config = dataclasses.replace(
-        config,
-        max_token_length=tokens_seen,
-        resolution=f"{rule.width},{rule.height}",
-        min_bucket_reso=rule.minimum,
-        max_bucket_reso=rule.maximum,
-        bucket_reso_steps=rule.step,
-        train_batch_size=planned.batch_size,
-    )
+    config = dataclasses.replace(config, max_token_length=tokens_seen)
+    if not config.dataset_config:  # whose data sets would else take these for the run's wish
+        config = dataclasses.replace(
+            config,
+            resolution=f"{rule.width},{rule.height}",
+            min_bucket_reso=rule.minimum,
+            max_bucket_reso=rule.maximum,
+            bucket_reso_steps=rule.step,
+        )
     return Resolved(config, planned, rule, notes)
 
 

@@ -36,6 +36,13 @@ class Folder:
     def name(self) -> str:
         return self.metadata_file.name if self.metadata_file else self.path.name
 
+    @property
+    def source(self) -> str:
+        """Where `text` comes from, in the user's language."""
+        named = repeats_and_text(self.path.name)
+        is_named = not self.options or (named and named[1] == self.text)
+        return say("the folder's name", "目录名") if is_named else "class_tokens"
+
 
 def entries(folder: Path) -> list[os.DirEntry]:
     """What is in a folder, sorted by name, without hidden and system files.

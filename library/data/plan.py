@@ -378,18 +378,18 @@ def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str]
         if not any(_plain(word) in _plain(text) for text in texts):
             line = say(
                 f'{folder.path}: "{word}" stands in none of its captions, so nothing is learnt under that word '
-                f"(the folder's name counts only for pictures without caption file). Add it to the captions, or "
+                f"({folder.source} counts only for pictures without caption file). Add it to the captions, or "
                 f'set caption_prefix = "{word},"',
-                f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（目录名只用于没有标签文件的图片）。"
+                f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（{folder.source}只用于没有标签文件的图片）。"
                 f'请把它加入标签，或设 caption_prefix = "{word},"',
             )
             warnings.append(Note(line, "red", topic="captions"))
         elif is_everyday_word and is_everyday_word(word):
             line = say(
                 f'{folder.path}: "{word}" is an everyday word that the base model already knows, so what is learnt '
-                "mixes with its meaning. Choose a made-up word, in the folder's name and in the captions",
+                f"mixes with its meaning. Choose a made-up word, in {folder.source} and in the captions",
                 f"{folder.path}：“{word}”是底模已经认识的常用词，学到的内容会与原意混在一起。"
-                "请在目录名和标签里改用自造的词",
+                f"请在{folder.source}和标签里改用自造的词",
             )
             warnings.append(Note(line, topic="captions"))
     return warnings
@@ -461,7 +461,7 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
             told.append(say(f"{folder.caption_count} from files", f"{folder.caption_count} 个来自文件"))
         if without:
             told.append(
-                say(f'{without} from the folder\'s name, "{folder.text}"', f"{without} 个用目录名“{folder.text}”")
+                say(f'{without} from {folder.source}, "{folder.text}"', f"{without} 个用{folder.source}“{folder.text}”")
             )
         numbers = [str(folder.picture_count), str(folder.repeats), str(per_epoch[place])]
         rows.append([name, *numbers, say(", ", "，").join(told)])

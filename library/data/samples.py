@@ -528,9 +528,9 @@ def _tell_missing_captions(
     if missing and not folder.text:
         warnings.append(
             say(
-                f"{folder.path}: {len(missing)} picture(s) have neither a caption file nor a concept in the folder's "
-                f"name, trained with an empty caption: {names}",
-                f"{folder.path}：{len(missing)} 张图片没有标签文件，目录名里也没有概念，按空标签训练：{names}",
+                f"{folder.path}: {len(missing)} picture(s) have neither a caption file nor a concept in "
+                f"{folder.source}, trained with an empty caption: {names}",
+                f"{folder.path}：{len(missing)} 张图片没有标签文件，{folder.source}里也没有概念，按空标签训练：{names}",
             )
         )
     elif texts and missing:  # where all are missing it is a way of working, and stands in the table
@@ -539,7 +539,7 @@ def _tell_missing_captions(
                 f"{folder.path}: {len(missing)} of {len(pictures)} picture(s) have no caption file; their caption is "
                 f'"{folder.text}": {names}',
                 f"{folder.path}：{len(pictures)} 张图片中有 {len(missing)} 张没有标签文件，"
-                f"以目录名“{folder.text}”为标签：{names}",
+                f"以{folder.source}“{folder.text}”为标签：{names}",
             )
         )
 
