@@ -291,6 +291,7 @@ def test_regularization_images_are_balanced_within_each_data_set(first):
     for dataset, (*_, images_used, sample_count) in enumerate((first, second)):
         own = [count for sample, count in uses if sample.dataset == dataset]
         assert (len(own), sum(own)) == (images_used, sample_count)
+    assert found.batch_counts == [len(plan.batches_of_epoch(found, 7, epoch)) for epoch in (1, 2)]
 
 
 def test_each_data_set_has_buckets_and_batches_of_its_own():
