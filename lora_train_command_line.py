@@ -27,7 +27,7 @@ max_train_epochs = 10    # how many times the whole set is seen, usually 4~20; t
 max_train_steps = None   # number of steps, usually 1000~3000; given, it goes before max_train_epochs; None: by epochs | 训练步数，常用 1000~3000；填写后优先于 max_train_epochs；None 表示按轮数
 learning_rate = None     # step size of learning, usually 5e-5~2e-4 (Lion a third, Prodigy 1); None: by model and optimizer, 1e-4 for AdamW on SD | 学习率，常用 5e-5~2e-4（Lion 用三分之一，Prodigy 用 1）；None 表示按底模和优化器决定，SD 配 AdamW 为 1e-4
 unet_lr = None           # U-Net's own learning rate, usually None; None: as learning_rate; 0: do not train it | U-Net 学习率，常用 None；None 表示同 learning_rate，0 表示不训练
-text_encoder_lr = None   # text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster) | 文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）
+text_encoder_lr = None   # text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster); SDXL: [1e-5, 5e-6] for its two | 文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）；SDXL 有两个，可写 [1e-5, 5e-6]
 network_dim = 32         # rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file | 秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大
 network_alpha = 32.0     # the update is scaled by alpha / dim, usually half of dim to dim; None or 0: as dim | 更新量乘以 alpha / dim，常用 dim 的一半到等于 dim；None 或 0 表示等于 dim
 save_every_n_epochs = 2  # also keep a file every n epochs, usually 1~4, to go back to when the last one is overfitted; None: only the last | 每几轮另存一个文件，常用 1~4，过拟合时可以退回；None 表示只存最后一个
@@ -35,7 +35,7 @@ clip_skip = None         # 1 or None: real-life models; 2: anime models (NovelAI
 seed = 23                # same seed, same result; None: a new one, which is printed | 随机种子，相同则结果相同；None 表示随机选取并打印出来
 
 # ---- Seldom: the LoRA itself | 较少修改：LoRA 本身 ----
-network_module = "lora"               # kind of adapter: lora | 网络种类：lora
+network_module = "lora"               # kind of adapter: lora (fastest); dora, loha, lokr learn differently, lokr's file is small; slower; read by web UIs | 网络种类：lora（最快）；dora、loha、lokr 学习方式不同，lokr 文件小，训练较慢；网页界面均可读取
 network_weights = None                # start from this LoRA file; takes its weights, not its position in the training | 从已有的 LoRA 文件开始训练，只读权重，不含训练进度
 conv_dim = None                       # also adapt the 3x3 convolutions, with this rank, usually 4~16; larger file, somewhat slower; None: not | 同时训练 3x3 卷积层，填它们的秩，常用 4~16；文件更大，略慢；None 表示不训练
 conv_alpha = 1.0                      # alpha of those convolutions, usually 1 to conv_dim; None or 0: as conv_dim | 这些卷积层的 alpha，常用 1 到 conv_dim；None 或 0 表示等于 conv_dim
@@ -45,10 +45,10 @@ network_train_text_encoder_only = False  # train the text encoder only; learns f
 scale_weight_norms = None             # upper limit for the norm of each layer's update, usually 1; less overfitting; None: no limit | 每层更新量的范数上限，常用 1；减轻过拟合；None 表示不限制
 
 # ---- Seldom: learning | 较少修改：学习 ----
-optimizer_type = "AdamW"     # optimizer: AdamW, Lion, Prodigy, Adafactor, AdamW8bit, SGD, or an import path | 优化器：AdamW、Lion、Prodigy、Adafactor、AdamW8bit、SGD，或 Python 导入路径
+optimizer_type = "AdamW"     # optimizer: AdamW, AdamW8bit, Lion, Prodigy, DAdaptAdam, AdamWScheduleFree, Adafactor, SGDNesterov, ..., or an import path such as pytorch_optimizer.CAME | 优化器：AdamW、AdamW8bit、Lion、Prodigy、DAdaptAdam、AdamWScheduleFree、Adafactor、SGDNesterov 等，或导入路径如 pytorch_optimizer.CAME
 optimizer_args = None        # its extra settings, such as ["weight_decay=0.1", "betas=0.9,0.99"]; None: its defaults | 优化器附加参数，如 ["weight_decay=0.1", "betas=0.9,0.99"]；None 表示用默认值
 use_8bit_adam = False        # the same as optimizer_type AdamW8bit; less memory; NVIDIA only, needs bitsandbytes | 等于 optimizer_type 填 AdamW8bit；更省显存；只能用于 NVIDIA，需要 bitsandbytes
-lr_scheduler = "cosine"      # how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, adafactor | 学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、polynomial、inverse_sqrt、adafactor
+lr_scheduler = "cosine"      # how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay, piecewise_constant, adafactor | 学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、cosine_with_min_lr、polynomial、inverse_sqrt、warmup_stable_decay、piecewise_constant、adafactor
 lr_scheduler_num_cycles = 1  # number of waves of cosine_with_restarts, usually 1~4 | cosine_with_restarts 的周期数，常用 1~4
 lr_scheduler_power = 1.0     # exponent of polynomial, usually 1~2 | polynomial 的指数，常用 1~2
 lr_warmup_steps = 0          # steps until the full learning rate: a number such as 100, or a share such as 0.05 or "5%" | 学习率升到最大所用的步数：如 100；也可写占总步数的比例，如 0.05 或 "5%"
@@ -74,6 +74,7 @@ color_aug = False                     # vary the colours a little; excludes cach
 random_crop = False                   # crop at random instead of the centre; excludes cache_latents, so it is slower | 随机裁剪而不是居中裁剪；不能与 cache_latents 同用，因此更慢
 masked_loss = "auto"                  # learn only where masks/photo.png beside photo.jpg is white, not where it is black; "auto": of pictures that have a mask; True: insists on masks; False: learn all | 只学习蒙版白色处，不学黑色处；photo.jpg 的蒙版是同目录下的 masks/photo.png；"auto"：有蒙版的图才用，True：必须有蒙版，False：全部学习
 alpha_mask = False                    # do not learn the transparent parts of pictures; False: they become white, and white is learnt | 不学习图片的透明部分；False 表示透明处变成白色，并照样学习
+validation_split = 0.0                # share of the training pictures that is not learnt but measured, to see overfitting, usually 0.1~0.2; 0: none | 留出多少比例的训练图片不参加训练，只用来测量是否过拟合，常用 0.1~0.2；0 表示不留
 
 # ---- Seldom: regularization images | 较少修改：正则化图片 ----
 prior_loss_weight = 1.0  # weight of the regularization images, usually 0.3~1 | 正则化图片的权重，常用 0.3~1
@@ -100,7 +101,7 @@ device = "auto"                      # "auto", "cpu", "cuda", "cuda:1" (the seco
 num_processes = 1                    # processes on this machine, one for each GPU; a step then sees that many batches; 1: one device | 本机进程数，每块显卡一个；每步处理相应倍数的批次；1 表示单卡
 
 # ---- Output: previews while training | 输出：训练中的预览图 ----
-sample_prompts = None         # file with a prompt per line (.txt), or .toml, .json; None: prompts from the captions of the set | 预览提示词文件：.txt 每行一条，或 .toml、.json；None 表示用训练集的标签
+sample_prompts = None         # file with a prompt per line (.txt), or .toml, .json, or the prompt itself; None: prompts from the captions of the set | 预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；None 表示用训练集的标签
 sample_every_n_epochs = None  # draw previews every n epochs; each takes as long as some steps; None: only at the end; 0: never | 每几轮画一次预览；每次要花几步的时间；None 表示只在最后画，0 表示不画
 sample_every_n_steps = None   # draw previews every n steps; None: not by steps | 每几步画一次预览；None 表示不按步数
 sample_at_first = False       # also draw them before training, to compare | 训练前也画一次，便于比较

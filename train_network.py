@@ -1,8 +1,8 @@
 """Train a LoRA: flags as in sd-scripts in, a .safetensors out. `lora_train_command_line.py` runs this without flags.
 
 Here the parts are built and one's product is handed to the next; what each does stands in library/. Read from the end:
-`run` is the whole story, `train` the loop with its arithmetic in view. A run's randomness follows from (seed, step)
-alone: noise and timesteps from one generator, dropout from torch's own streams, both seeded anew for every batch.
+`train_one` is the whole story, `train` the loop with its arithmetic in view. A run's randomness follows from (seed,
+step) alone: noise and timesteps from one generator, dropout from torch's own streams, both seeded anew for every batch.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ from library.assembly.build import Training, build
 from library.assembly.files import Files, check_disk, closing_words, draw_previews, hashes_of
 from library.assembly.prepare import Prepared, prepare
 from library.assembly.rescue import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
+from library.assembly.shown_set import show_set
+from library.assembly.validating import validate
 from library.checks import check
 from library.config import Config, trains_text_encoder
 from library.contracts import Batch, Family
@@ -38,9 +40,13 @@ def main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without Chinese letters must not end the run
     try:
-        values, where = arguments.parse(argv)
-        values, where, notices, problems = kohya.translate(values, where)
+        argv, output = arguments.output_of(argv)
+        values, where, notices, problems = kohya.translate(*arguments.parse(argv))
         config, warnings = check(values, where, problems)
+        if output:
+            arguments.write_config(config, output)
+            print(say(f"written: {output}", f"已写入 {output}"))
+            return 0
         return run(config, notices + warnings)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -71,10 +77,8 @@ def train(prepared: Prepared, training: Training, files: Files | None, stop: Any
     """
     import torch
 
-    from library import checkpoint
-
     state, world = prepared.state, prepared.world  # files have saved a first one: there is always one to go back to
-    position = state.position if state else checkpoint.Position()
+    position = prepared.position
     skipped: set[int] = set(state.more.get("skipped", [])) if state else set()
     until = 0  # steps up to this one are looked at closely, each on its own
     if files and position.global_step == 0 and prepared.config.sample_at_first:
@@ -145,6 +149,8 @@ def steps(
         for group in in_groups(batches, config.gradient_accumulation_steps * world.count):
             if step == plan.step_count:
                 break
+            if training.begin_step(step):
+                announce(files, say("the text encoder is not trained any more", "文本编码器从此不再训练"))
             rates = {entry["name"]: entry["lr"] for entry in training.optimizer.param_groups}
             with tuned(prepared, files, group, met):
                 loss = gradients(prepared, training, files, group, generator, step)
@@ -165,6 +171,8 @@ def steps(
             if config.scale_weight_norms:
                 training.adapters.limit_norms(config.scale_weight_norms)
             step += 1
+            if training.average and step not in skipped:
+                training.average.update(step)
             batches_done += len(group)
             position = type(position)(epoch, batches_done, step)
             tell = partial(tell_step, files, stop, position, loss, rates, skipped) if files else None
@@ -217,6 +225,8 @@ def tell_step(files: Files, stop: Any, position: Any, loss: Any, rates: dict[str
         files.report.skipped(position.epoch, step)
     else:
         files.report.losses(position.epoch, step, loss, rates)
+    if is_due(step, config.validate_every_n_steps):
+        validate(files.prepared, files.training, files.report, epoch=position.epoch, step=step, by="step")
     if step == files.step_count:
         return GO_ON
     if is_due(step, config.save_every_n_steps) or stop.save_requested():
@@ -234,8 +244,10 @@ def tell_step(files: Files, stop: Any, position: Any, loss: Any, rates: dict[str
 
 def tell_epoch(files: Files, position: Any, skipped: set[int]) -> int:
     """Report the epoch before `position`, and save what is due after it."""
-    config, epoch = files.prepared.config, position.epoch - 1
+    config, epoch, step = files.prepared.config, position.epoch - 1, position.global_step
     files.report.epoch_end(epoch)
+    if is_due(epoch, config.validate_every_n_epochs or 1):
+        validate(files.prepared, files.training, files.report, epoch=epoch, step=step, by="epoch")
     if epoch < files.prepared.plan.epoch_count:
         if is_due(epoch, config.save_every_n_epochs):
             files.save(position, by="epoch", skipped=skipped)
@@ -340,6 +352,7 @@ class Inputs:
     t: Any  # (B,) timesteps
     target: Any  # (B, C, h, w) float32
     mask: Any  # (B, 1, h, w) float32, how much each place is learnt, or None: all is
+    huber_c: Any  # (B,) where the loss turns from quadratic to linear, or None
     weights: Any  # (B,) of the losses
     conditioning: Any  # contracts.Conditioning, or None: the captions are encoded in the pass
     captions: list[str]
@@ -358,6 +371,7 @@ class Inputs:
                 self.t[part],
                 self.target[part],
                 None if self.mask is None else self.mask[part],
+                None if self.huber_c is None else self.huber_c[part],
                 self.weights[part],
                 self.conditioning and self.conditioning.map(lambda tensor, part=part: tensor[part]),
                 self.captions[part],
@@ -371,15 +385,29 @@ def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -
 
     config, process, family = prepared.config, training.process, training.family
     latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents
-    t = process.draw_timesteps(len(latents), generator)
-    noise = diffusion.draw_noise(latents, generator, config.noise_offset)
-    noisy, target = process.corrupt(latents, noise, t)
-    weights = batch.weights
-    if config.min_snr_gamma:
-        weights = weights * losses.min_snr_weight(process.snr(t), config.min_snr_gamma, family.noise.objective)
+    t = process.draw_timesteps(len(latents), generator, config.min_timestep, config.max_timestep)
+    noise = diffusion.draw_noise(
+        latents,
+        generator,
+        config.noise_offset,
+        noise_offset_random_strength=config.noise_offset_random_strength,
+        adaptive_noise_scale=config.adaptive_noise_scale,
+        multires_noise_iterations=config.multires_noise_iterations,
+        multires_noise_discount=config.multires_noise_discount,
+        candidates=config.immiscible_noise,
+    )
+    more_noise = None
+    if config.ip_noise_gamma:
+        is_random = config.ip_noise_gamma_random_strength
+        more_noise = diffusion.draw_perturbation(noise, generator, config.ip_noise_gamma, is_random)
+    noisy, target = process.corrupt(latents, noise, t, more_noise)
+    snr, objective = process.snr(t), family.noise.objective
+    weights = batch.weights * losses.weight(snr, objective, config)
+    huber_c = losses.threshold(t, snr, config)
     place = prepared.machine.place
     conditioning = batch.conditioning and batch.conditioning.map(place)
-    tensors = [None if tensor is None else place(tensor) for tensor in (noisy, t, target, batch.masks, weights)]
+    tensors = (noisy, t, target, batch.masks, huber_c, weights)
+    tensors = [None if tensor is None else place(tensor) for tensor in tensors]
     return Inputs(*tensors, conditioning, batch.captions, place(batch.sizes))
 
 
@@ -387,7 +415,8 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
     """Forward and backward of one batch, or a part of it; its loss, a scalar on the device, times its share."""
     import torch
 
-    conditioning, trains_text = inputs.conditioning, trains_text_encoder(prepared.config)
+    conditioning = inputs.conditioning
+    trains_text = bool(training.adapters.arenas.keys() - {"unet", *training.adapters.frozen})
     if conditioning is None:
         with torch.set_grad_enabled(trains_text):
             conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
@@ -395,7 +424,7 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
     step = training.step if training.unet_forward.watch is None else unet_step(prepared.config, training.family)
     scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
     given = (conditioning.states, conditioning.pooled)
-    shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask)
+    shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask, inputs.huber_c)
     loss, *gradients = step(*shown, inputs.weights * share, scale, *given, conditioning.sizes)
     pairs = [pair for pair in zip(given, gradients, strict=True) if pair[1] is not None and pair[0].requires_grad]
     if pairs:  # on into the text encoders
@@ -411,12 +440,21 @@ def unet_step(config: Config, family: Family) -> Any:
     trains_text = trains_text_encoder(config)
 
     def step(
-        noisy: Any, t: Any, target: Any, mask: Any, weights: Any, scale: Any, states: Any, pooled: Any, sizes: Any
+        noisy: Any,
+        t: Any,
+        target: Any,
+        mask: Any,
+        huber_c: Any,
+        weights: Any,
+        scale: Any,
+        states: Any,
+        pooled: Any,
+        sizes: Any,
     ) -> Any:
         """The loss, and the gradients of the captions' states and of the pooled captions, if they are wanted."""
         states, pooled = (x if x is None else x.detach().requires_grad_(trains_text) for x in (states, pooled))
         prediction = family.predict(noisy, t, Conditioning(states, pooled, sizes))
-        loss = (losses.per_sample(prediction, target, mask=mask) * weights).mean()
+        loss = (losses.per_sample(prediction, target, config.loss_type, huber_c, mask) * weights).mean()
         loss.backward(scale)
         return loss.detach(), states.grad, None if pooled is None else pooled.grad
 
@@ -450,6 +488,19 @@ def is_due(count: int, every: int | None) -> bool:
 
 
 def run(config: Config, warnings: list[str]) -> int:
+    """`train_one`, with the terminal as the options say, and with no secret in anything that is written."""
+    from library import console
+    from library.messages import set_language
+
+    set_language(config.language)
+    if config.wandb_api_key:
+        os.environ["WANDB_API_KEY"] = config.wandb_api_key  # where wandb looks, in the processes we start, too
+        config = dataclasses.replace(config, wandb_api_key=None)
+    with console.told(config):
+        return train_one(config, warnings)
+
+
+def train_one(config: Config, warnings: list[str]) -> int:
     """Train one LoRA.
 
     Args:
@@ -465,10 +516,8 @@ def run(config: Config, warnings: list[str]) -> int:
         Stopped: by the user; LoRA and state are saved.
     """
     from library import cards, crash_report, processes
-    from library.messages import set_language
     from library.stop import Stop
 
-    set_language(config.language)
     lines = [] if config.device in ("cpu", "mps") else cards.prepare_environment()  # before torch is imported
     if config.device_plan == "print only" and not lines:
         lines = [say("nothing needs to be set on this machine", "这台机器不需要任何设置")]
@@ -479,13 +528,17 @@ def run(config: Config, warnings: list[str]) -> int:
     if processes.is_wanted(config):
         script = str(Path(__file__).resolve())
         return processes.launch(config, [sys.executable, script, *arguments.to_arguments(config)])
-    world = processes.World(is_cpu=config.device == "cpu")
+    world = processes.World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
     config = dataclasses.replace(config, num_processes=max(1, world.count // config.num_machines))
     if not world.is_first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first talks for all
     prepared = prepare(config, warnings, world)
     files = None
     try:
+        if config.debug_dataset:
+            if world.is_first:
+                show_set(prepared)
+            return 0
         with Stop(Path(config.output_dir)) as stop:
             hashing = ThreadPoolExecutor(1).submit(hashes_of, prepared.config) if world.is_first else None
             training = build(prepared, unet_step)

@@ -1,4 +1,4 @@
-"""The command line and .toml files: flags to values, and values to the command that gives them again.
+"""The command line: flags to values, and values to the command that gives them again.
 
 `--name value` for every option of config; `--name` alone switches on, `--no-name` off; `--name none` where None is
 possible. Unknown flags keep their values: `kohya` may know them, else `checks.check` says so with everything else.
@@ -6,31 +6,31 @@ This is read by hand because argparse stops at the first mistake, in English, an
 """
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from library import value_files
 from library.checks import ConfigError, as_number, choose_language, from_text
-from library.config import GROUPS, KINDS, OPTIONS, PROJECT, Config
+from library.config import GROUPS, KINDS, OPTIONS, PROJECT, SECRETS, Config
 from library.messages import say
 
+OWN = {"help", "config_file", "output_config"}  # flags that are no options of the training
 FLAGS = {name: option for name, option in OPTIONS.items() if option.metadata["flag"]}
 
 
 def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Values by name, and where each was given ("--name", "x.toml:3"), for kohya.translate and checks.check.
 
-    `--config_file x.toml` is read, the flags beside it win; `--help` prints the flags and ends the program.
+    `--config_file x.toml` or `x.json` is read, the flags beside it win; `--help` prints the flags and ends the program.
     Sets the language of messages. Of a flag given twice the last counts.
 
     Raises:
-        ConfigError: the .toml file cannot be read, or a word stands before the first flag.
+        ConfigError: the file cannot be read, or a word stands before the first flag.
     """
     if "--help" in argv or "-h" in argv:
         print(help_text())
@@ -46,7 +46,7 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     choose_language(values)
     if "config_file" in values:
         where.pop("config_file")
-        file_values, file_where = read_config_file(values.pop("config_file"))
+        file_values, file_where = value_files.read(config_file(values.pop("config_file")))
         choose_language(file_values | values)
         values, where = file_values | values, file_where | where
     return values, where
@@ -86,41 +86,53 @@ def _guess(word: str) -> Any:
     return named[word.lower()] if word.lower() in named else as_number(word)
 
 
-def read_config_file(path: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values of a .toml file and where each stands. Sections are flattened as in sd-scripts; ".toml" may be omitted."""
-    file = Path(str(path))
-    if not file.is_file() and Path(f"{file}.toml").is_file():
-        file = Path(f"{file}.toml")
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise ConfigError([say(f"--config_file {file} cannot be read", f"--config_file {file} 无法读取")]) from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("gb18030", errors="replace")  # Chinese Windows editors
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"line (\d+), column (\d+)", str(error))
-        line, column = found.groups() if found else (text.count("\n") + 1, 1)  # "at end of document"
-        at = f"{file.name}:{line}"
+def output_of(argv: list[str]) -> tuple[list[str], Path | None]:
+    """The flags without `--config_file x.toml --output_config`, and the file that these ask for; None: they do not.
+
+    Raises:
+        ConfigError: `--output_config` stands without a file.
+    """
+    if "--output_config" not in argv:
+        return argv, None
+    rest, file = [], None
+    for name, words in _flags(argv):
+        if name == "config_file" and words:
+            file = config_file(words[0])
+        elif name != "output_config":
+            rest += [f"--{name}={words[0]}", *words[1:]] if words else [f"--{name}"]
+    if file is None:
         problem = say(
-            f"{at}: not valid TOML at column {column}: write name = value, texts in 'single quotes'",
-            f"{at}：第 {column} 列不合 TOML 写法：应为 名称 = 值，文字放在 '单引号' 里",
+            "--output_config needs --config_file x.toml: the file that it shall write",
+            "--output_config 需要 --config_file x.toml：要写入的文件",
+        )
+        raise ConfigError([problem])
+    return rest, file
+
+
+def config_file(name: str) -> Path:
+    """The file of `--config_file`; ".toml" may be omitted, as in sd-scripts."""
+    file = Path(str(name))
+    return file if file.suffix.lower() in (".toml", ".json") or file.is_file() else Path(f"{file}.toml")
+
+
+def write_config(config: Config, file: Path) -> None:
+    """Write a configuration for `--config_file` to read again; never over another file. Raises ConfigError."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.write(value_files.as_json(config) if file.suffix.lower() == ".json" else value_files.as_toml(config))
+    except FileExistsError as error:
+        problem = say(
+            f"--output_config: {file} exists already. Choose another name, or move it away",
+            f"--output_config：{file} 已存在。请换一个名称，或先移走它",
         )
         raise ConfigError([problem]) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise ConfigError([say(f"{file.name} holds no parameters", f"{file.name} 里没有参数")]) from error
-    values = {}
-    for name, value in tables.items():
-        values |= value if isinstance(value, dict) else {name: value}
-    return values, {name: f"{file.name}:{_line_of(name, text)}" for name in values}
-
-
-def _line_of(name: str, text: str) -> int:
-    found = re.search(rf"^[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*(=|\.|\])", text, re.MULTILINE)
-    return text.count("\n", 0, found.start()) + 1 if found else 1
+    except OSError as error:
+        reason = error.strerror or error
+        problem = say(
+            f"--output_config: {file} cannot be written ({reason})", f"--output_config：{file} 无法写入（{reason}）"
+        )
+        raise ConfigError([problem]) from error
 
 
 def to_arguments(config: Config) -> list[str]:
@@ -128,14 +140,14 @@ def to_arguments(config: Config) -> list[str]:
     arguments = []
     for name, option in FLAGS.items():
         value = getattr(config, name)
-        if value == option.default and option.metadata["group"] != "must":
+        if name in SECRETS or (value == option.default and option.metadata["group"] != "must"):
             continue
         if value is False:
             arguments.append(f"--no-{name}")
         elif value is True:
             arguments.append(f"--{name}")
         elif isinstance(value, list):
-            arguments += [f"--{name}", *value]
+            arguments += [f"--{name}", *map(str, value)]
         elif str(value).startswith("-"):
             arguments.append(f"--{name}={value}")
         else:
@@ -159,7 +171,8 @@ def help_text() -> str:
         "",
         "  --name / --no-name: on / off | 开 / 关",
         "  --name none: the value None | 值 None",
-        "  --config_file x.toml: read values from a file; flags beside it win | 从文件读取参数，命令行优先",
+        "  --config_file x.toml (x.json): read values from a file; flags beside it win | 从文件读取参数，命令行优先",
+        "  --config_file x.toml --output_config: write them into it instead | 改为把参数写入该文件",
     ]
     for group, (english, chinese) in GROUPS.items():
         options = [option for option in FLAGS.values() if option.metadata["group"] == group]

@@ -5,7 +5,6 @@ scripts in tools/ have blocks of the same form, declared in `tool_config` and ru
 """
 
 import ast
-import dataclasses
 import json
 import os
 import sys
@@ -15,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from library.checks import ConfigError, check, check_tool, choose_language, from_text
+from library import value_files
+from library.checks import ConfigError, check, check_tool, choose_language
 from library.config import OPTIONS, PROJECT, TRAINING, Config, Declared
 from library.messages import Stopped, UserError, say
 
@@ -171,7 +171,8 @@ def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) 
         if value.startswith("~") or os.path.isabs(value) or PureWindowsPath(value).drive:
             continue
         path = os.path.join(folder, os.path.normpath(value))
-        if kind != "model" or os.path.exists(path):  # else perhaps a name for downloading, which check explains
+        may_be_other = kind in ("model", "picture", "prompts")  # a name for downloading, which check explains; a text
+        if not may_be_other or os.path.exists(path):
             values[name] = path
     return values
 
@@ -180,38 +181,18 @@ def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) 
 
 
 def load_preset(path: str | Path) -> tuple[Values, Where]:
-    """Values of a .json preset, ours or another trainer's, and where they are from. Raises ConfigError."""
-    path = Path(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError([say(f"{path.name} cannot be read ({error})", f"{path.name} 无法读取（{error}）")]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError([say(f"{path.name} is not a UTF-8 text", f"{path.name} 不是 UTF-8 文本")]) from error
-    except json.JSONDecodeError as error:
-        at = f"{path.name}:{error.lineno}"
-        raise ConfigError(
-            [say(f"{at}: not valid JSON at column {error.colno}", f"{at}：第 {error.colno} 列不合 JSON 写法")]
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")]) from error
-    if not isinstance(values, dict):
-        raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")])
-    values = {
-        name: from_text(name, value) if isinstance(value, str) and name in OPTIONS else value  # some write "1e-4"
-        for name, value in values.items()
-        if name not in OF_PRESETS
-    }
-    return values, {name: path.name for name in values}
+    """Values of a preset, .json or .toml, ours or another trainer's, and where they stand. Raises ConfigError."""
+    values, where = value_files.read(path)
+    values = {name: value for name, value in values.items() if name not in OF_PRESETS}
+    return values, {name: where[name] for name in values}
 
 
 def save_preset(config: Config, folder: str | Path) -> Path:
     """Keep a configuration as a .json preset, named after the result; never over another one. Raises ConfigError."""
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_PRESETS}
     path = free_path(Path(folder) / f"{config.output_name}.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+        path.write_text(value_files.as_json(config), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
         problem = say(
@@ -336,7 +317,7 @@ def _run_queue(
     for preset in presets:
         try:
             own, own_where, more, problems = with_preset(values, where, preset, folder, translate)
-            if own_where.get("output_name") != preset.name:
+            if not own_where.get("output_name", "").startswith(f"{preset.name}:"):
                 own["output_name"] = preset.stem  # else each result would take the place of the one before
             config, warnings = check(own, own_where, problems)
             ready.append((preset, config, notices + more + warnings))

@@ -36,6 +36,12 @@ PARTS = {  # beginning of a layer's name in the file -> part of the model
     "lora_te2_": "text_encoder_2",
 }
 
+FIRST = {  # the tensor by which a kind of adapter is known in a file -> the one whose first dimension is the rank
+    "lora_down.weight": "lora_down.weight",
+    "hada_w1_a": "hada_w1_b",
+    "lokr_w1": "lokr_w2_b",  # not there where w2 is whole
+}
+
 # ---- Names ----
 
 
@@ -202,6 +208,14 @@ def expired_epoch(epoch: int, save_every_n_epochs: int, save_last_n_epochs: int 
     return old if old > 0 else None
 
 
+def expired_step(step: int, save_every_n_steps: int, save_last_n_steps: int | None) -> int | None:
+    """The step whose file goes when that of `step` has been saved; None: none."""
+    if not save_last_n_steps or step % save_every_n_steps:  # a save that the user asked for in between
+        return None
+    old = (step - save_last_n_steps - 1) // save_every_n_steps * save_every_n_steps
+    return old if old > 0 else None
+
+
 def remove_save(path: Path) -> None:
     """Remove an adapter file or a training state of this run, if it is there."""
     if path.is_file():
@@ -305,7 +319,7 @@ def sshs_hashes(serialised: bytes) -> dict[str, str]:
 
 
 def load_adapter(path: Path) -> dict[str, Tensor]:
-    """The tensors of a LoRA file with kohya's names, float32 on the CPU; a missing alpha is filled in as the rank.
+    """The tensors of an adapter file with kohya's names, float32 on the CPU; a missing alpha is filled in as the rank.
 
     Args:
         path: .safetensors, or .ckpt and .pt, of which only tensors are read.
@@ -314,9 +328,9 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing, damaged, holds NaN, or is not such a LoRA.
     """
     tensors = read_tensors(path)
-    downs = [name for name in tensors if str(name).endswith(".lora_down.weight")]
+    firsts = [name for name in tensors if str(name).partition(".")[2] in FIRST]
     foreign = [name for name in tensors if not str(name).startswith(tuple(PARTS))]
-    if not downs or foreign:
+    if not firsts or foreign:
         example = (foreign or list(tensors) or ["-"])[0]
         raise UserError(
             say(
@@ -326,7 +340,7 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
                 f"文件里有 {len(tensors)} 个张量，例如 {example}。是否误选了底模，或其他程序的 LoRA？",
             )
         )
-    odd = [name for name in downs if tensors[name].dim() < 2]
+    odd = [name for name in firsts if tensors[name].dim() < 2]
     odd += [name for name, tensor in tensors.items() if name.endswith(".alpha") and tensor.numel() != 1]
     odd += [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if odd:
@@ -345,8 +359,11 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
                 f"{path}：{broken} 含有 NaN 或无穷大，写出该 LoRA 的训练当时已失败。请换用它较早的文件。",
             )
         )
-    for name in downs:
-        tensors.setdefault(name.replace(".lora_down.weight", ".alpha"), torch.tensor(float(tensors[name].shape[0])))
+    for name in firsts:
+        layer, _, first = name.partition(".")
+        ranked = tensors.get(f"{layer}.{FIRST[first]}")
+        if ranked is not None:
+            tensors.setdefault(f"{layer}.alpha", torch.tensor(float(ranked.shape[0])))
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
@@ -358,7 +375,8 @@ def read_back(path: Path, expected: dict[str, torch.Size | tuple[int, ...]]) -> 
         expected: name -> shape of every tensor.
 
     Returns:
-        For each part of the model the Frobenius norm of all its updates, alpha / rank * up @ down, together.
+        For each part of the model the Frobenius norm of all its updates, alpha / rank * up @ down, together. Of DoRA
+        without its magnitudes, for whose part the base model's weights would be needed.
 
     Raises:
         UserError: tensors are missing or of another shape, or a part has learned nothing at all.
@@ -385,9 +403,9 @@ def read_back(path: Path, expected: dict[str, torch.Size | tuple[int, ...]]) -> 
         if norm == 0:
             problems.append(
                 say(
-                    f"{part}: nothing was learned, every lora_up is zero. Was its learning rate 0 or tiny, or the "
+                    f"{part}: nothing was learned, every update is zero. Was its learning rate 0 or tiny, or the "
                     'training a step or two? With save_precision = "fp16" very small values become 0: try "float".',
-                    f"{part}：什么都没学到，所有 lora_up 都是 0。学习率是否为 0 或过小？是否只训练了一两步？"
+                    f"{part}：什么都没学到，所有更新量都是 0。学习率是否为 0 或过小？是否只训练了一两步？"
                     'save_precision = "fp16" 会把极小的值变成 0，可改为 "float"。',
                 )
             )
@@ -399,14 +417,34 @@ def read_back(path: Path, expected: dict[str, torch.Size | tuple[int, ...]]) -> 
 def _norms(tensors: dict[str, Tensor]) -> dict[str, float]:
     squares: dict[str, float] = {}
     for name in tensors:
-        if name.endswith(".lora_down.weight"):
-            layer = name.removesuffix(".lora_down.weight")
-            down, up = tensors[name].flatten(1).double(), tensors[f"{layer}.lora_up.weight"].flatten(1).double()
-            scale = float(tensors[f"{layer}.alpha"]) / len(down)
-            square = float(((up.T @ up) * (down @ down.T)).sum()) * scale**2  # ‖up @ down‖² by r x r products
+        layer, _, first = name.partition(".")
+        if first in FIRST:
             part = next(part for beginning, part in PARTS.items() if name.startswith(beginning))
-            squares[part] = squares.get(part, 0.0) + square
+            squares[part] = squares.get(part, 0.0) + _norm(tensors, layer) ** 2
     return {part: square**0.5 for part, square in squares.items()}
+
+
+def _norm(tensors: dict[str, Tensor], layer: str) -> float:
+    """Frobenius norm of a layer's update. The kinds' formulas: `adapters/lora.py`, `loha.py`, `lokr.py`."""
+
+    def of(name: str) -> Tensor | None:
+        tensor = tensors.get(f"{layer}.{name}")
+        return None if tensor is None else tensor.flatten(1).double()
+
+    def scale(rank: int) -> float:
+        return float(tensors[f"{layer}.alpha"]) / rank
+
+    if (down := of("lora_down.weight")) is not None:
+        up = of("lora_up.weight")
+        square = float(((up.T @ up) * (down @ down.T)).sum())  # ‖up @ down‖² by r x r products
+        return max(square, 0.0) ** 0.5 * abs(scale(len(down)))
+    if (first := of("hada_w1_a")) is not None:
+        product = (first @ of("hada_w1_b")) * (of("hada_w2_a") @ of("hada_w2_b"))
+        return float(product.norm()) * abs(scale(first.shape[1]))
+    if (second := of("lokr_w2")) is not None:  # whole, and then not scaled
+        return float(of("lokr_w1").norm() * second.norm())
+    inner = of("lokr_w2_b")
+    return float(of("lokr_w1").norm() * (of("lokr_w2_a") @ inner).norm()) * abs(scale(len(inner)))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -17,7 +17,17 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, NoReturn
 
-from library.config import KINDS, OPTIONS, PROJECT, TRAINING, Config, Declared, trains_text_encoder, trains_unet
+from library.config import (
+    KINDS,
+    OPTIONS,
+    PROJECT,
+    SECRETS,
+    TRAINING,
+    Config,
+    Declared,
+    trains_text_encoder,
+    trains_unet,
+)
 from library.messages import Note, UserError, say, set_language
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")  # org/name
@@ -62,11 +72,12 @@ class Looked(NamedTuple):
 
 def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> Looked:
     """As `check`, but goes on where something is wrong."""
+    values, warnings = _without_replaced(values, where)
     checked, found, wrong = check_values(TRAINING, values, where)
-    problems, warnings = [*(problems or []), *found], []
-    if "train_data_dir" in values:
+    problems = [*(problems or []), *found]
+    if "train_data_dir" in values or checked.get("dataset_config"):
         checked.setdefault("reg_data_dir", None)  # the miniature's would not go with it
-    for name in ("color_aug", "random_crop"):
+    for name in ("color_aug", "random_crop", "face_crop_aug_range"):
         if checked.get(name) and "cache_latents" not in checked:
             checked["cache_latents"] = False
             warnings.append(
@@ -88,6 +99,27 @@ def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | No
                 against |= {names[0]} if rules is contradictions else set()
     defaults = {name: None if name == "reg_data_dir" else OPTIONS[name].default for name in against}
     return Looked(dataclasses.replace(config, **defaults), problems, warnings, wrong | against)
+
+
+REPLACED = {  # where the first is given, the others are not looked at
+    "dataset_config": ("in_json", "train_data_dir", "reg_data_dir"),
+    "in_json": ("reg_data_dir",),
+}
+
+
+def _without_replaced(values: dict[str, Any], where: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values that count, and a line for each of the others that is not as delivered."""
+    first = next((name for name in REPLACED if values.get(name)), None)
+    given = [name for name in REPLACED.get(first, ()) if values.get(name)]
+    lines = [
+        say(
+            f"{told(name, values[name], where)} has no effect: {first} goes before it",
+            f"{told(name, values[name], where)} 不起作用：{first} 优先于它",
+        )
+        for name in given
+        if OPTIONS[name].default is None or not str(values[name]).endswith(os.path.normpath(OPTIONS[name].default))
+    ]
+    return {name: value for name, value in values.items() if name not in given}, lines
 
 
 def check_values(
@@ -134,7 +166,9 @@ def place(name: str, where: dict[str, str]) -> str:
 def told(name: str, value: Any, where: dict[str, str]) -> str:
     """The same with its value: `--name value`, or `file:line: name = value`."""
     if not where.get(name, "").startswith("--"):
-        return f"{place(name, where)} = {shown(value)}"
+        return f"{place(name, where)} = {'...' if name in SECRETS else shown(value)}"
+    if name in SECRETS:
+        return f"--{name} ..."
     values = value if isinstance(value, list) else [value]
     return " ".join([f"--{name}", *(shown(value) for value in values)])
 
@@ -191,7 +225,9 @@ def _checked(name: str, value: Any, where: dict[str, str], declared: Declared) -
     """The value in its one spelling."""
     option, kinds = declared.options[name], declared.kinds[name]
     limits = option.metadata
-    if not limits["flag"] and (where.get(name, "").startswith("--") or ".toml:" in where.get(name, "")):
+    if not limits["flag"] and (
+        where.get(name, "").startswith("--") or re.search(r"\.(toml|json):", where.get(name, ""))
+    ):
         _refuse("is only for lora_train_command_line.py", "只能用在 lora_train_command_line.py 里")
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -204,13 +240,19 @@ def _checked(name: str, value: Any, where: dict[str, str], declared: Declared) -
         _refuse(f"is not possible here; as delivered: {usual}", f"不能用于此参数；默认值是 {usual}")
     if value is None:
         return None
-    if list in kinds:
-        return _list(value, option, declared.items[name], splits=declared is TRAINING) or None
-    if name == "resolution" and str in kinds:
-        return _resolution(value)
+    if name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
+        return _block_weights(value, is_list=name == "mid_lr_weight")
+    if list in kinds and (isinstance(value, (list, tuple)) or not kinds & {int, float}):
+        items = _list(value, option, declared.items[name], splits=declared is TRAINING)
+        is_one = bool(kinds & {int, float}) and len(set(items)) == 1  # the same for all
+        return items[0] if is_one else items or None
+    if name in ("resolution", "skip_image_resolution") and str in kinds:
+        return _resolution(value, takes_auto=name == "resolution")
+    if name == "face_crop_aug_range":
+        return _face_range(value)
     if isinstance(value, (list, tuple)):
         _one_value(value)
-    if name == "lr_warmup_steps":
+    if name in ("lr_warmup_steps", "lr_decay_steps", "stop_text_encoder_training"):
         return _warmup(value)
     if limits["choices"]:
         return _choice(value, limits["choices"])
@@ -224,6 +266,8 @@ def _checked(name: str, value: Any, where: dict[str, str], declared: Declared) -
         _refuse(f'is not text; put it in quotes: "{value}"', f'不是文字；请加引号："{value}"')
     if limits["path"]:
         return _path(value, limits["path"])
+    if value == "" and option.default and name != "output_name":
+        _refuse(f"is empty; as delivered: {shown(option.default)}", f"是空的；默认值是 {shown(option.default)}")
     return _file_name(value) if name in ("output_name", "concept") else value
 
 
@@ -284,22 +328,78 @@ def _one_value(value: list | tuple) -> NoReturn:
 def _list(value: Any, option: dataclasses.Field, item: type, *, splits: bool) -> list:
     """A list of texts or of numbers; one text alone is a list of it, or of its words where flags are written so."""
     items = value if isinstance(value, (list, tuple)) else [value]
-    if isinstance(value, str) and splits:
+    if isinstance(value, str) and splits and not option.metadata["path"]:
         items = value.split()
     if item in (int, float):
+        items = [part for one in items for part in (one.strip(",").split(",") if isinstance(one, str) else [one])]
         numbers = (as_number(one) if isinstance(one, str) else one for one in items)
         return [_number(one, {item}, option.metadata) for one in numbers]
     if not all(isinstance(one, str) for one in items):
         _refuse('is not a list of texts such as ["a", "b"]', '不是文字列表，应如 ["a", "b"]')
-    for one in items if option.name == "optimizer_args" else ():
+    if option.metadata["path"]:
+        return [_path(one, option.metadata["path"]) for one in items]
+    if option.name in ("network_reg_dims", "network_reg_lrs"):
+        return [pair for one in items for pair in _pairs(one, whole=option.name == "network_reg_dims")]
+    if option.name.endswith("_patterns"):
+        return [_pattern(one) for one in items]
+    for one in items if option.name in ("optimizer_args", "lr_scheduler_args") else ():
         if not re.fullmatch(r"[A-Za-z_]\w*=.*", one, re.DOTALL):
             _refuse(f'holds "{one}", which is not name=value', f'中的 "{one}" 不是 名称=值 的形式')
     return list(items)
 
 
-def _resolution(value: Any) -> int | str:
+def _pairs(text: str, whole: bool) -> list[str]:
+    """ "a.*=8,b=4" as ["a.*=8", "b=4"]; a pattern may hold commas, as "x{1,2}=4" does."""
+    pairs, at = [], 0
+    while at < len(text):
+        found = re.compile(r"\s*(.+?)\s*=\s*([\d.]+(?:[eE]-?\d+)?)\s*(?:,|$)").match(text, at)
+        number = as_number(found[2]) if found else ""
+        if isinstance(number, str) or (whole and number != int(number)):
+            kind, kind_zh = ("whole number", "整数") if whole else ("number", "数字")
+            rest = text[at:]
+            _refuse(f'holds "{rest}", which is not pattern={kind}', f'中的 "{rest}" 不是 模式={kind_zh} 的形式')
+        pairs.append(f"{_pattern(found[1])}={found[2]}")
+        at = found.end()
+    return pairs
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        _refuse(f'holds "{text}", which is no regular expression ({error})', f'中的 "{text}" 不是正则表达式（{error}）')
+    return text
+
+
+def _block_weights(value: Any, is_list: bool) -> str:
+    """Factors for the blocks of one side, "0.5,1,1", or a preset such as "cosine" or "linear+0.25"."""
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
+    number = r"(\d+\.?\d*|\.\d+)([eE]-?\d+)?"
+    if re.fullmatch(rf"\s*({number})?\s*(,\s*({number})?\s*)*", text):
+        return re.sub(r"\s", "", text)
+    presets = ("cosine", "sine", "linear", "reverse_linear", "zeros")
+    if re.fullmatch(rf"({'|'.join(presets)})(\+{number})?", text) and not is_list:
+        return text
+    or_en = "" if is_list else f", nor one of {', '.join(presets)}, which may be followed by +0.25"
+    or_zh = "" if is_list else f"，也不是 {'、'.join(presets)}（后面可加 +0.25）"
+    _refuse(f"is no list of numbers such as 0.5,1,1{or_en}", f"不是 0.5,1,1 这样的数字列表{or_zh}")
+
+
+def _face_range(value: Any) -> str:
+    """ "fewest,most"."""
+    numbers = re.split("[,，]", value) if isinstance(value, str) else value
+    try:
+        fewest, most = (_finite(as_number(one) if isinstance(one, str) else one, whole=False) for one in numbers)
+    except (TypeError, ValueError):
+        fewest, most = 0.0, 0.0
+    if not 0 < fewest <= most:
+        _refuse('is no range such as "2.0,4.0"', '不是 "2.0,4.0" 这样的范围')
+    return f"{fewest:g},{most:g}"
+
+
+def _resolution(value: Any, *, takes_auto: bool) -> int | str:
     """ "auto", the side of a square, or "width,height"."""
-    if isinstance(value, str) and value.strip().lower() == "auto":
+    if takes_auto and isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
     sides = re.split("[,，xX×]", value) if isinstance(value, str) else value
     sides = list(sides) if isinstance(sides, (list, tuple)) else [sides]
@@ -308,9 +408,8 @@ def _resolution(value: Any) -> int | str:
     except ValueError:
         sides = []
     if len(sides) not in (1, 2) or not all(16 <= side <= 16384 for side in sides):
-        _refuse(
-            'is no size: 512, "512,768" (width,height) or "auto"', '不是尺寸：可填 512、"512,768"（宽,高）或 "auto"'
-        )
+        auto, auto_zh = (' or "auto"', ' 或 "auto"') if takes_auto else ("", "")
+        _refuse(f'is no size: 512, "512,768" (width,height){auto}', f'不是尺寸：可填 512、"512,768"（宽,高）{auto_zh}')
     return sides[0] if len(set(sides)) == 1 else f"{sides[0]},{sides[1]}"
 
 
@@ -365,17 +464,31 @@ def _path(value: str, kind: str) -> str:
             f"中含有{chinese}，因为普通引号里的 \\ 有特殊含义："
             f"""请用 / 代替，或写成 r"{typed}"（.toml 里写 '{typed}'）""",
         )
+    if kind == "picture" and value.startswith("data:image/"):
+        return value
+    if kind == "prompts" and re.search(r"\s", value.strip()) and not re.search(r"\.(txt|toml|json)$", value.strip()):
+        return value
     path = os.path.expanduser(value)
     if not path.strip():
         _refuse("is empty; give a path", "是空的；请填路径")
     is_file, is_folder = os.path.isfile(path), os.path.isdir(path)
     if is_file and kind in ("folder", "output"):
         _refuse("is a file; a folder is needed", "是文件；需要的是文件夹")
-    if is_folder and kind == "file":
+    if is_folder and kind in ("file", "picture", "prompts", "new file"):
         _refuse("is a folder; a file is needed", "是文件夹；需要的是文件")
-    if not (kind == "output" or is_file or is_folder):
+    if not (kind in ("output", "new file") or is_file or is_folder):
         _missing(path, is_hub_name=kind == "model" and HUB_NAME.fullmatch(value))
+    if kind == "picture":
+        _thumbnail(path)
     return path
+
+
+def _thumbnail(path: str) -> None:
+    """Refuse what browsers would not show, and what would fill the header of a file."""
+    if os.path.splitext(path)[1].lower() not in (".png", ".jpg", ".jpeg", ".webp", ".gif"):
+        _refuse("is no .png, .jpg, .webp or .gif", "不是 .png、.jpg、.webp 或 .gif 图片")
+    if os.path.getsize(path) > 2**24:
+        _refuse("is larger than 16 MiB; make it smaller, 512 pixels are enough", "超过 16 MiB；请缩小，512 像素足够")
 
 
 def _missing(path: str, is_hub_name: Any) -> NoReturn:
@@ -413,7 +526,12 @@ MAY_CHANGE = {  # between saving a training state and going on from it: where th
     "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
     "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs",
     "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file", "save_last_n_epochs",
-    "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port",
+    "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port", "ddp_timeout",
+    "validation_data_dir", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps",
+    "vae_batch_size", "save_last_n_epochs_state", "save_last_n_steps", "save_last_n_steps_state",
+    "save_state_on_train_end", "log_with", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config",
+    "wandb_run_name", "wandb_api_key", "console_log_level", "console_log_file", "console_log_simple",
+    *(name for name in OPTIONS if name.startswith("metadata_")),
 }  # fmt: skip
 
 
@@ -437,7 +555,7 @@ def differences(before: dict[str, Any], config: Config) -> list[str]:
 def contradictions(config: Config) -> Iterator[Rule]:
     """What cannot be done."""
     c = config
-    for name in ("color_aug", "random_crop"):
+    for name in ("color_aug", "random_crop", "face_crop_aug_range"):
         if getattr(c, name) and c.cache_latents:
             yield (
                 (name, "cache_latents"),
@@ -446,6 +564,14 @@ def contradictions(config: Config) -> Iterator[Rule]:
                     "每次都会改变图片，因此不能缓存。请把 cache_latents 或此项设为 False",
                 ),
             )
+    if c.validation_split and c.validation_data_dir:
+        yield (
+            ("validation_split", "validation_data_dir"),
+            say(
+                "excludes validation_data_dir. Set validation_split to 0, or validation_data_dir to None",
+                "与 validation_data_dir 互相排斥。请把 validation_split 设为 0，或把 validation_data_dir 设为 None",
+            ),
+        )
     if c.network_train_unet_only and c.network_train_text_encoder_only:
         yield (
             ("network_train_unet_only", "network_train_text_encoder_only"),
@@ -469,6 +595,8 @@ def contradictions(config: Config) -> Iterator[Rule]:
             "caption_dropout_rate": c.caption_dropout_rate > 0,
             "caption_dropout_every_n_epochs": bool(c.caption_dropout_every_n_epochs),
             "caption_tag_dropout_rate": c.caption_tag_dropout_rate > 0,
+            "token_warmup_step": c.token_warmup_step > 0,
+            "enable_wildcard": c.enable_wildcard,
         }
         for name in (name for name, active in changing.items() if active):
             yield (
@@ -486,6 +614,100 @@ def contradictions(config: Config) -> Iterator[Rule]:
                     "不能在训练文本编码器时使用。请把 text_encoder_lr 设为 0，或把此项设为 False",
                 ),
             )
+    own_paces = {
+        name
+        for name in (
+            "down_lr_weight",
+            "mid_lr_weight",
+            "up_lr_weight",
+            "network_reg_lrs",
+            "loraplus_lr_ratio",
+            "loraplus_unet_lr_ratio",
+            "loraplus_text_encoder_lr_ratio",
+        )
+        if getattr(c, name) is not None
+    }
+    kind = c.optimizer_type.lower()
+    is_relative = kind == "adafactor" and not any(
+        arg.replace(" ", "").lower() == "relative_step=false" for arg in c.optimizer_args or []
+    )
+    for name in sorted(own_paces) if kind.startswith(("prodigy", "dadapt")) or is_relative else ():
+        cure_en, cure_zh = (
+            ('give optimizer_args = ["relative_step=False"]', '请填 optimizer_args = ["relative_step=False"]')
+            if is_relative
+            else ('take another, such as "AdamW"', '请换用其他优化器，如 "AdamW"')
+        )
+        yield (
+            (name, "optimizer_type"),
+            say(
+                f"is not possible with {c.optimizer_type}, which finds one learning rate for all layers: {cure_en}, or "
+                "leave this out",
+                f"不能与 {c.optimizer_type} 同用，它为所有层寻找同一个学习率：{cure_zh}，或去掉此项",
+            ),
+        )
+    if isinstance(c.text_encoder_lr, list) and len(c.text_encoder_lr) > 2:
+        yield (
+            ("text_encoder_lr",),
+            say(
+                "are more than two learning rates: SDXL has two text encoders, other models one",
+                "多于两个学习率：SDXL 有两个文本编码器，其他模型只有一个",
+            ),
+        )
+    if c.dim_from_weights and not c.network_weights:
+        yield (
+            ("dim_from_weights", "network_weights"),
+            say("needs network_weights: the file to take them from", "需要 network_weights：从该文件读取"),
+        )
+    from_file = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "network_reg_dims")
+    for name in (name for name in from_file if c.dim_from_weights and getattr(c, name) is not None):
+        yield (
+            (name, "dim_from_weights"),
+            say(
+                "and dim_from_weights both say the ranks. Leave one of them out",
+                "与 dim_from_weights 都规定秩。请去掉其中一个",
+            ),
+        )
+    if c.base_weights_multiplier and c.base_weights and len(c.base_weights_multiplier) > len(c.base_weights):
+        yield (
+            ("base_weights_multiplier", "base_weights"),
+            say(
+                f"has more values than base_weights has files ({len(c.base_weights)})",
+                f"的个数多于 base_weights 的文件数（{len(c.base_weights)}）",
+            ),
+        )
+    if c.ema_decay and kind.endswith("schedulefree"):
+        yield (
+            ("ema_decay", "optimizer_type"),
+            say(
+                f"is not possible with {c.optimizer_type}, which saves an average of its own. Leave one of them out",
+                f"不能与 {c.optimizer_type} 同用，它本来就保存自己的平均值。请去掉其中一个",
+            ),
+        )
+    if c.network_module != "lora" and c.network_dropout:
+        yield (
+            ("network_dropout", "network_module"),
+            say(
+                f'is not possible with network_module = "{c.network_module}", which has no inner values to drop. '
+                'Set it to None, or take "lora"',
+                f'不能与 network_module = "{c.network_module}" 同用，它没有可丢弃的内部值。请设为 None，或改用 "lora"',
+            ),
+        )
+    if c.log_with in ("tensorboard", "all") and not c.logging_dir:
+        yield (
+            ("log_with", "logging_dir"),
+            say(
+                'needs logging_dir: the folder for TensorBoard. Give one, such as "logs", or leave log_with out',
+                '需要 logging_dir（TensorBoard 的目录）。请填写，如 "logs"，或不要填 log_with',
+            ),
+        )
+    if c.log_with in ("wandb", "all") and importlib.util.find_spec("wandb") is None:
+        yield (
+            ("log_with",),
+            say(
+                "needs the package wandb: pip install wandb. Or take TensorBoard: only logging_dir",
+                '需要 wandb：请运行 "pip install wandb"；或改用 TensorBoard：只填 logging_dir',
+            ),
+        )
     if c.max_train_steps is None and c.max_train_epochs is None:
         yield (
             ("max_train_epochs", "max_train_steps"),
@@ -494,7 +716,7 @@ def contradictions(config: Config) -> Iterator[Rule]:
                 "并且 max_train_steps = None：要训练多久？请填其中一个",
             ),
         )
-    if c.lr_warmup_steps and c.lr_scheduler in ("constant", "adafactor"):
+    if c.lr_warmup_steps and c.lr_scheduler in ("constant", "adafactor", "piecewise_constant"):
         yield (
             ("lr_warmup_steps", "lr_scheduler"),
             say(
@@ -519,6 +741,43 @@ def contradictions(config: Config) -> Iterator[Rule]:
             say(
                 f'needs optimizer_type = "Adafactor", not "{c.optimizer_type}". Take "constant" or another',
                 f'需要 optimizer_type = "Adafactor"，而不是 "{c.optimizer_type}"。请改用 "constant" 或其他方式',
+            ),
+        )
+    if c.scale_v_pred_loss_like_noise_pred and c.v_pred_like_loss:
+        yield (
+            ("scale_v_pred_loss_like_noise_pred", "v_pred_like_loss"),
+            say(
+                "is for v models, v_pred_like_loss for epsilon models. Leave one of them out",
+                "用于 v 预测模型，而 v_pred_like_loss 用于 epsilon 模型。请去掉其中一个",
+            ),
+        )
+    if c.v_pred_like_loss and c.v_parameterization:
+        yield (
+            ("v_pred_like_loss", "v_parameterization"),
+            say(
+                "is for epsilon models, and v_parameterization says that this is a v model. Leave one of them out",
+                "用于 epsilon 模型，而 v_parameterization 表示这是 v 预测模型。请去掉其中一个",
+            ),
+        )
+    if c.min_timestep >= c.max_timestep:
+        yield (
+            ("min_timestep", "max_timestep"),
+            say(
+                f"is not less than max_timestep = {c.max_timestep}: no timestep is left",
+                f"不小于 max_timestep = {c.max_timestep}，没有可训练的时间步",
+            ),
+        )
+    if c.adaptive_noise_scale and not c.noise_offset:
+        yield (
+            ("adaptive_noise_scale", "noise_offset"),
+            say("needs noise_offset; give it, such as 0.05", "需要 noise_offset，请填写，如 0.05"),
+        )
+    if c.lr_scheduler == "warmup_stable_decay" and not c.lr_decay_steps:
+        yield (
+            ("lr_scheduler", "lr_decay_steps"),
+            say(
+                'needs lr_decay_steps, such as 0.2 or "20%"',
+                '需要 lr_decay_steps，如 0.2 或 "20%"',
             ),
         )
     if c.use_8bit_adam and c.optimizer_type.lower() not in ("adamw", "adamw8bit"):
@@ -586,10 +845,11 @@ def doubts(config: Config) -> Iterator[Rule]:
     low, high = next(
         (rates for name, rates in _USUAL_RATES.items() if c.optimizer_type.lower().startswith(name)), (0, 1e9)
     )
-    own_rates = [c.unet_lr] * trains_unet(c) + [c.text_encoder_lr] * trains_text_encoder(c)  # None: learning_rate
+    of_text = c.text_encoder_lr if isinstance(c.text_encoder_lr, list) else [c.text_encoder_lr]
+    own_rates = [c.unet_lr] * trains_unet(c) + of_text * trains_text_encoder(c)  # None: learning_rate
     used = {"learning_rate": None in own_rates, "unet_lr": trains_unet(c), "text_encoder_lr": trains_text_encoder(c)}
     for name in (name for name, is_used in used.items() if is_used):
-        rate = getattr(c, name)
+        rate = max(of_text) if name == "text_encoder_lr" and None not in of_text else getattr(c, name)
         if rate and not low <= rate <= high:
             yield (
                 (name, "optimizer_type"),
@@ -612,29 +872,87 @@ def doubts(config: Config) -> Iterator[Rule]:
             ("xformers",),
             say("is not needed: torch's own attention is used instead", "不需要：改用 torch 自带的注意力实现"),
         )
-    if c.use_8bit_adam or c.optimizer_type.lower() == "adamw8bit":
+    if c.use_8bit_adam or c.optimizer_type.lower().startswith("paged") or c.optimizer_type.lower().endswith("8bit"):
         reason = why_no_8bit_adam(c.device)
         if reason:
             name = "use_8bit_adam" if c.use_8bit_adam else "optimizer_type"
             yield (
                 (name,),
                 say(
-                    f"cannot work here ({reason}): plain AdamW is used instead",
-                    f"在此无法使用（{reason}）：改用普通 AdamW",
+                    f"cannot work here ({reason}): the same without 8 bits is used instead",
+                    f"在此无法使用（{reason}）：改用不带 8 位的同一种优化器",
                 ),
             )
-    changes_tags = c.shuffle_caption or c.caption_tag_dropout_rate > 0
+    changes_tags = c.shuffle_caption or c.caption_tag_dropout_rate > 0 or c.token_warmup_step > 0
+    is_huber = c.loss_type in ("huber", "smooth_l1")
     no_effect = {  # option: (it acts, what it needs)
-        "keep_tokens": (changes_tags, "shuffle_caption / caption_tag_dropout_rate"),
-        "conv_alpha": (c.conv_dim is not None, "conv_dim"),
-        "lr_scheduler_num_cycles": (c.lr_scheduler == "cosine_with_restarts", 'lr_scheduler = "cosine_with_restarts"'),
+        "keep_tokens": (changes_tags, "shuffle_caption / caption_tag_dropout_rate / token_warmup_step"),
+        "caption_separator": (changes_tags, "shuffle_caption / caption_tag_dropout_rate / token_warmup_step"),
+        "token_warmup_min": (c.token_warmup_step > 0, "token_warmup_step"),
+        "conv_alpha": (c.conv_dim is not None or c.conv_block_dims, "conv_dim"),
+        "block_lr_zero_threshold": (
+            c.down_lr_weight or c.mid_lr_weight or c.up_lr_weight,
+            "down_lr_weight / mid_lr_weight / up_lr_weight",
+        ),
+        "conv_block_alphas": (c.conv_block_dims or c.conv_dim, "conv_block_dims / conv_dim"),
+        "include_patterns": (c.exclude_patterns, "exclude_patterns"),
+        "skip_until_initial_step": (c.initial_step, "initial_step"),
+        "base_weights_multiplier": (c.base_weights, "base_weights"),
+        "loraplus_unet_lr_ratio": (trains_unet(c), "unet_lr"),
+        "loraplus_text_encoder_lr_ratio": (trains_text_encoder(c), "text_encoder_lr"),
+        "stop_text_encoder_training": (trains_text_encoder(c), "text_encoder_lr"),
+        **dict.fromkeys(
+            ("block_dims", "block_alphas", "conv_block_dims", "down_lr_weight", "mid_lr_weight", "up_lr_weight"),
+            (trains_unet(c), "unet_lr"),
+        ),
+        "lokr_factor": (c.network_module == "lokr", 'network_module = "lokr"'),
+        "lr_scheduler_num_cycles": (
+            c.lr_scheduler in ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+            'lr_scheduler = "cosine_with_restarts"',
+        ),
+        "lr_decay_steps": (c.lr_scheduler == "warmup_stable_decay", 'lr_scheduler = "warmup_stable_decay"'),
+        "lr_scheduler_timescale": (c.lr_scheduler == "inverse_sqrt", 'lr_scheduler = "inverse_sqrt"'),
+        "lr_scheduler_min_lr_ratio": (
+            c.lr_scheduler in ("cosine_with_min_lr", "warmup_stable_decay"),
+            'lr_scheduler = "cosine_with_min_lr"',
+        ),
+        "lr_scheduler_args": (
+            c.lr_scheduler_type or c.lr_scheduler == "piecewise_constant",
+            "lr_scheduler_type",
+        ),
+        "noise_offset_random_strength": (c.noise_offset, "noise_offset"),
+        "multires_noise_discount": (c.multires_noise_iterations, "multires_noise_iterations"),
+        "ip_noise_gamma_random_strength": (c.ip_noise_gamma, "ip_noise_gamma"),
+        "huber_schedule": (is_huber, 'loss_type = "huber"'),
+        "huber_c": (is_huber, 'loss_type = "huber"'),
+        "huber_scale": (is_huber and c.huber_schedule != "snr", 'huber_schedule = "exponential"'),
         "lr_scheduler_power": (c.lr_scheduler == "polynomial", 'lr_scheduler = "polynomial"'),
         "save_last_n_epochs": (c.save_every_n_epochs is not None, "save_every_n_epochs"),
+        "save_last_n_epochs_state": (c.save_state and c.save_every_n_epochs, "save_state / save_every_n_epochs"),
+        "save_last_n_steps": (c.save_every_n_steps, "save_every_n_steps"),
+        "save_last_n_steps_state": (c.save_state and c.save_every_n_steps, "save_state / save_every_n_steps"),
+        "vae_batch_size": (c.cache_latents, "cache_latents"),
+        "ddp_timeout": (
+            c.num_processes > 1 or c.num_machines > 1 or os.environ.get("WORLD_SIZE", "1") != "1",
+            "num_processes",
+        ),
+        "log_prefix": (c.logging_dir, "logging_dir"),
+        "log_tracker_name": (c.logging_dir or c.log_with, "logging_dir"),
+        "log_tracker_config": (c.logging_dir or c.log_with, "logging_dir"),
+        "log_config": (c.logging_dir or c.log_with, "logging_dir"),
+        "wandb_run_name": (c.log_with in ("wandb", "all"), 'log_with = "wandb"'),
+        "wandb_api_key": (c.log_with in ("wandb", "all"), 'log_with = "wandb"'),
         "cache_dir": (c.cache_latents and c.cache_latents_to_disk, "cache_latents_to_disk"),
         "sort_tag_occurrence_alphabetically": (c.tag_occurrence_txt_file, "tag_occurrence_txt_file"),
-        "prior_loss_weight": (c.reg_data_dir, "reg_data_dir"),
-        "reg_captions": (c.reg_data_dir, "reg_data_dir"),
-        "reg_rotate": (c.reg_data_dir, "reg_data_dir"),
+        "prior_loss_weight": (c.reg_data_dir or c.dataset_config, "reg_data_dir"),
+        "reg_captions": (c.reg_data_dir or c.dataset_config, "reg_data_dir"),
+        "reg_rotate": (c.reg_data_dir or c.dataset_config, "reg_data_dir"),
+        "dataset_repeats": (c.dataset_config or c.in_json, "in_json"),
+        "conditioning_data_dir": (c.masked_loss is not False, "masked_loss"),
+        **dict.fromkeys(
+            ("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps"),
+            (c.validation_split or c.validation_data_dir, "validation_split"),
+        ),
         "min_bucket_reso": (c.enable_bucket, "enable_bucket"),
         "max_bucket_reso": (c.enable_bucket, "enable_bucket"),
         "bucket_no_upscale": (c.enable_bucket, "enable_bucket"),
@@ -642,6 +960,50 @@ def doubts(config: Config) -> Iterator[Rule]:
     for name, (acts, needed) in no_effect.items():
         if name in changed and not acts:
             yield (name,), say(f"has no effect without {needed}", f"没有 {needed} 就不起作用")
+    if c.initial_step and c.initial_epoch:
+        yield (
+            ("initial_step", "initial_epoch"),
+            say(
+                f"goes before initial_epoch = {c.initial_epoch}",
+                f"优先于 initial_epoch = {c.initial_epoch}",
+            ),
+        )
+    for name in ("initial_epoch", "initial_step"):
+        if getattr(c, name) and c.resume not in (None, "auto", "new"):
+            yield (
+                (name, "resume"),
+                say("has no effect: the state given as resume says it", "不起作用：resume 的训练状态已含进度"),
+            )
+    if c.weighted_captions and changes_tags:
+        yield (
+            ("weighted_captions",),
+            say(
+                "and tags that are moved or left out: no bracket may hold a comma, or it is torn apart; write "
+                "(red hair:1.2), (smile:1.2)",
+                "与打乱或丢弃标签同用时，括号内不能有逗号，否则会被拆散；请写成 (red hair:1.2), (smile:1.2)",
+            ),
+        )
+    if c.no_half_vae and c.mixed_precision in ("no", "fp16"):
+        yield (
+            ("no_half_vae", "mixed_precision"),
+            say(
+                f'has no effect with mixed_precision = "{c.mixed_precision}": the VAE computes in float32 already',
+                f'在 mixed_precision = "{c.mixed_precision}" 时不起作用：VAE 本来就以 float32 计算',
+            ),
+        )
+    if c.save_n_epoch_ratio and "save_every_n_epochs" in changed:
+        yield (
+            ("save_n_epoch_ratio", "save_every_n_epochs"),
+            say(
+                f"goes before save_every_n_epochs = {c.save_every_n_epochs}",
+                f"优先于 save_every_n_epochs = {c.save_every_n_epochs}",
+            ),
+        )
+    if c.save_state_on_train_end and c.save_state:
+        yield (
+            ("save_state_on_train_end", "save_state"),
+            say("has no effect: save_state does it, too", "不起作用：save_state 已包含它"),
+        )
     if c.reg_data_dir and c.prior_loss_weight == 0:
         yield (
             ("prior_loss_weight",),
@@ -651,9 +1013,8 @@ def doubts(config: Config) -> Iterator[Rule]:
                 "使正则化图片不起作用，只花时间；请改把 reg_data_dir 设为 None",
             ),
         )
-    miniature = [
-        name for name in ("pretrained_model_name_or_path", "train_data_dir", "reg_data_dir") if _is_delivered(c, name)
-    ]
+    paths = ["pretrained_model_name_or_path", *([] if c.dataset_config else ["train_data_dir", "reg_data_dir"])]
+    miniature = [name for name in paths if _is_delivered(c, name)]
     if miniature and "train_data_dir" not in miniature:
         for name in miniature:
             yield (
@@ -677,8 +1038,8 @@ def doubts(config: Config) -> Iterator[Rule]:
 
 def _is_delivered(config: Config, name: str) -> bool:
     """Whether a path is still the one of the built-in miniature."""
-    value = getattr(config, name)
-    return value is not None and os.path.abspath(value) == str(PROJECT / OPTIONS[name].default)
+    value, delivered = getattr(config, name), OPTIONS[name].default
+    return None not in (value, delivered) and os.path.abspath(value) == str(PROJECT / delivered)
 
 
 def why_no_8bit_adam(device: str = "auto") -> str | None:

@@ -43,6 +43,7 @@ def option(
     path: str | None = None,
     in_block: bool = True,
     flag: bool = True,
+    secret: bool = False,
 ) -> Any:
     """Declare one option.
 
@@ -53,9 +54,11 @@ def option(
         minimum, maximum: limits, both allowed values.
         above: a limit that is not itself allowed.
         choices: the only values, where they can be listed.
-        path: "file", "folder" (must exist), "model" (file or folder, must exist) or "output" (will be made).
+        path: "file", "folder" (must exist), "model" (file or folder, must exist), "picture" (file, or a data URL),
+            "prompts" (file, or the text itself), "output" (a folder, will be made) or "new file".
         in_block: whether the parameter block shows it; rare options are flags only.
         flag: whether `train_network.py` takes it; what only the parameter block needs is not a flag.
+        secret: a key or password: in no file that is written, and in no command that is printed.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     return field(default=default, metadata=metadata)
@@ -103,9 +106,9 @@ class Config:
     unet_lr: float | None = option("often", None, minimum=0,
         english="U-Net's own learning rate, usually None; None: as learning_rate; 0: do not train it",
         chinese="U-Net 学习率，常用 None；None 表示同 learning_rate，0 表示不训练")
-    text_encoder_lr: float | None = option("often", None, minimum=0,
-        english="text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster)",
-        chinese="文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）")
+    text_encoder_lr: float | list[float] | None = option("often", None, minimum=0,
+        english="text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster); SDXL: [1e-5, 5e-6] for its two",
+        chinese="文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）；SDXL 有两个，可写 [1e-5, 5e-6]")
     network_dim: int = option("often", 32, minimum=1,
         english="rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file",
         chinese="秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大")
@@ -123,9 +126,9 @@ class Config:
         chinese="随机种子，相同则结果相同；None 表示随机选取并打印出来")
 
     # ---- the LoRA itself ----
-    network_module: str = option("network", "lora", choices=("lora",),
-        english="kind of adapter: lora",
-        chinese="网络种类：lora")
+    network_module: str = option("network", "lora", choices=("lora", "loha", "lokr", "dora"),
+        english="kind of adapter: lora (fastest); dora, loha, lokr learn differently, lokr's file is small; slower; read by web UIs",
+        chinese="网络种类：lora（最快）；dora、loha、lokr 学习方式不同，lokr 文件小，训练较慢；网页界面均可读取")
     network_weights: str | None = option("network", None, path="file",
         english="start from this LoRA file; takes its weights, not its position in the training",
         chinese="从已有的 LoRA 文件开始训练，只读权重，不含训练进度")
@@ -144,14 +147,56 @@ class Config:
     network_train_text_encoder_only: bool = option("network", False,
         english="train the text encoder only; learns far less",
         chinese="只训练文本编码器；能学到的少得多")
+    rs_lora: bool = option("network", False, in_block=False,
+        english="scale the update by alpha / sqrt(dim) instead of alpha / dim, for large network_dim; the file suits every reader",
+        chinese="更新量改乘 alpha / sqrt(dim) 而不是 alpha / dim，适合较大的 network_dim；保存的文件各界面照常读取")
+    lokr_factor: int | None = option("network", None, minimum=1, in_block=False,
+        english="side of LoKr's small matrix, usually 4~16, smaller learns more and makes a larger file; None: near the square root of each layer's size",
+        chinese="LoKr 小矩阵的边长，常用 4~16，越小学得越多、文件越大；None 表示取接近各层尺寸平方根的值")
+    rank_dropout: float | None = option("network", None, minimum=0, maximum=0.99, in_block=False,
+        english="share of the LoRA's ranks dropped for each picture while training, usually 0.1~0.3; less overfitting; None: none",
+        chinese="训练时按图随机丢弃 LoRA 若干秩的比例，常用 0.1~0.3；减轻过拟合；None 表示不丢弃")
+    module_dropout: float | None = option("network", None, minimum=0, maximum=0.99, in_block=False,
+        english="share of the steps at which a layer's whole update is skipped, usually 0.1~0.3; less overfitting; None: none",
+        chinese="每一步随机跳过某层全部更新量的概率，常用 0.1~0.3；减轻过拟合；None 表示不跳过")
+    block_dims: list[int] | None = option("network", None, minimum=0, in_block=False,
+        english="rank of each block of the U-Net, 0: leave it out; 25 values for SD 1.x and 2.x (12 down, 1 middle, 12 up), 23 for SDXL; None: network_dim",
+        chinese="U-Net 每块的秩，0 表示不训练该块；SD 1.x、2.x 为 25 个值（下 12、中 1、上 12），SDXL 为 23 个；None 表示都用 network_dim")
+    block_alphas: list[float] | None = option("network", None, minimum=0, in_block=False,
+        english="alpha of each block, as many values; None: network_alpha",
+        chinese="每块的 alpha，个数相同；None 表示都用 network_alpha")
+    conv_block_dims: list[int] | None = option("network", None, minimum=0, in_block=False,
+        english="rank of the 3x3 convolutions in each block, as many values; None: conv_dim",
+        chinese="每块 3x3 卷积层的秩，个数相同；None 表示都用 conv_dim")
+    conv_block_alphas: list[float] | None = option("network", None, minimum=0, in_block=False,
+        english="alpha of the 3x3 convolutions in each block, as many values; None: conv_alpha",
+        chinese="每块 3x3 卷积层的 alpha，个数相同；None 表示都用 conv_alpha")
+    network_reg_dims: list[str] | None = option("network", None, in_block=False,
+        english='rank of layers by their names in the file, such as ["down_blocks_0.*=4"]; the first pattern that fits counts, 0: leave out; None: none',
+        chinese='按文件中的层名（正则表达式）指定秩，如 ["down_blocks_0.*=4"]；以最先相符的为准，0 表示不训练；None 表示没有')
+    exclude_patterns: list[str] | None = option("network", None, in_block=False,
+        english='layers that are not adapted, by patterns of their names, such as [".*_ff_net_.*"]; None: none',
+        chinese='不训练的层，按层名的正则表达式，如 [".*_ff_net_.*"]；None 表示没有')
+    include_patterns: list[str] | None = option("network", None, in_block=False,
+        english="layers that are adapted though exclude_patterns fit them; None: none",
+        chinese="虽符合 exclude_patterns 但仍要训练的层；None 表示没有")
+    dim_from_weights: bool = option("network", False, in_block=False,
+        english="take layers, ranks and alphas from the file given as network_weights",
+        chinese="层、秩与 alpha 都按 network_weights 的文件而定")
+    base_weights: list[str] | None = option("network", None, path="file", in_block=False,
+        english="LoRA files that are merged into the base model before training; the result is used together with them; None: none",
+        chinese="训练前并入底模的 LoRA 文件；使用成果时需同时加载它们；None 表示没有")
+    base_weights_multiplier: list[float] | None = option("network", None, minimum=-10, maximum=10, in_block=False,
+        english="strength of each of them; 1 for those without",
+        chinese="它们各自的强度，未填的为 1")
     scale_weight_norms: float | None = option("network", None, above=0,
         english="upper limit for the norm of each layer's update, usually 1; less overfitting; None: no limit",
         chinese="每层更新量的范数上限，常用 1；减轻过拟合；None 表示不限制")
 
     # ---- learning ----
     optimizer_type: str = option("learning", "AdamW",
-        english="optimizer: AdamW, Lion, Prodigy, Adafactor, AdamW8bit, SGD, or an import path",
-        chinese="优化器：AdamW、Lion、Prodigy、Adafactor、AdamW8bit、SGD，或 Python 导入路径")
+        english="optimizer: AdamW, AdamW8bit, Lion, Prodigy, DAdaptAdam, AdamWScheduleFree, Adafactor, SGDNesterov, ..., or an import path such as pytorch_optimizer.CAME",
+        chinese="优化器：AdamW、AdamW8bit、Lion、Prodigy、DAdaptAdam、AdamWScheduleFree、Adafactor、SGDNesterov 等，或导入路径如 pytorch_optimizer.CAME")
     optimizer_args: list[str] | None = option("learning", None,
         english='its extra settings, such as ["weight_decay=0.1", "betas=0.9,0.99"]; None: its defaults',
         chinese='优化器附加参数，如 ["weight_decay=0.1", "betas=0.9,0.99"]；None 表示用默认值')
@@ -159,9 +204,10 @@ class Config:
         english="the same as optimizer_type AdamW8bit; less memory; NVIDIA only, needs bitsandbytes",
         chinese="等于 optimizer_type 填 AdamW8bit；更省显存；只能用于 NVIDIA，需要 bitsandbytes")
     lr_scheduler: str = option("learning", "cosine",
-        choices=("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "adafactor"),
-        english="how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, adafactor",
-        chinese="学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、polynomial、inverse_sqrt、adafactor")
+        choices=("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial",
+                 "inverse_sqrt", "warmup_stable_decay", "piecewise_constant", "adafactor"),
+        english="how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay, piecewise_constant, adafactor",
+        chinese="学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、cosine_with_min_lr、polynomial、inverse_sqrt、warmup_stable_decay、piecewise_constant、adafactor")
     lr_scheduler_num_cycles: int = option("learning", 1, minimum=1,
         english="number of waves of cosine_with_restarts, usually 1~4",
         chinese="cosine_with_restarts 的周期数，常用 1~4")
@@ -171,6 +217,51 @@ class Config:
     lr_warmup_steps: int | float | str = option("learning", 0, minimum=0,
         english='steps until the full learning rate: a number such as 100, or a share such as 0.05 or "5%"',
         chinese='学习率升到最大所用的步数：如 100；也可写占总步数的比例，如 0.05 或 "5%"')
+    lr_scheduler_type: str | None = option("learning", None, in_block=False,
+        english="another schedule by import path, such as torch.optim.lr_scheduler.CosineAnnealingLR; goes before lr_scheduler; None: none",
+        chinese="以导入路径指定其他调度器，如 torch.optim.lr_scheduler.CosineAnnealingLR；优先于 lr_scheduler；None 表示不用")
+    lr_scheduler_args: list[str] | None = option("learning", None, in_block=False,
+        english='its settings, such as ["T_max=100"]; of piecewise_constant ["step_rules=\'1:100,0.1:200,0.01\'"]',
+        chinese='其参数，如 ["T_max=100"]；piecewise_constant 用 ["step_rules=\'1:100,0.1:200,0.01\'"]')
+    lr_decay_steps: int | float | str = option("learning", 0, minimum=0, in_block=False,
+        english='steps of the decay at the end of warmup_stable_decay: a number, or a share such as 0.2 or "20%"',
+        chinese='warmup_stable_decay 末尾衰减的步数：填步数，或比例如 0.2、"20%"')
+    lr_scheduler_timescale: int | None = option("learning", None, minimum=1, in_block=False,
+        english="steps after which inverse_sqrt has fallen noticeably; None: as many as the warmup has",
+        chinese="inverse_sqrt 的时间尺度（步数）；None 表示与预热步数相同")
+    lr_scheduler_min_lr_ratio: float | None = option("learning", None, minimum=0, maximum=1, in_block=False,
+        english="share of the learning rate at which cosine_with_min_lr and warmup_stable_decay end; None: 0",
+        chinese="cosine_with_min_lr 与 warmup_stable_decay 结束时学习率的比例；None 表示 0")
+    down_lr_weight: str | None = option("learning", None, in_block=False,
+        english='factor of unet_lr for each block on the way down, such as "0,0,1,1,..." (12 values, SDXL 9), or cosine, sine, linear, reverse_linear, zeros, with "+0.25" added; None: 1',
+        chinese='U-Net 下行各块学习率的倍数，如 "0,0,1,1,..."（12 个，SDXL 9 个），或 cosine、sine、linear、reverse_linear、zeros，可再加 "+0.25"；None 表示 1')
+    mid_lr_weight: str | None = option("learning", None, in_block=False,
+        english="the same for the middle: 1 value (SDXL: 3); None: 1",
+        chinese="中间块的倍数：1 个值（SDXL 3 个）；None 表示 1")
+    up_lr_weight: str | None = option("learning", None, in_block=False,
+        english="the same for each block on the way up; None: 1",
+        chinese="上行各块的倍数，写法同 down_lr_weight；None 表示 1")
+    block_lr_zero_threshold: float = option("learning", 0.0, minimum=0, in_block=False,
+        english="blocks whose factor is not above this are left out",
+        chinese="倍数不大于此值的块不训练")
+    network_reg_lrs: list[str] | None = option("learning", None, in_block=False,
+        english='learning rate of layers by their names in the file, such as ["up_blocks_3.*=5e-5"]; the first pattern that fits counts; None: none',
+        chinese='按文件中的层名（正则表达式）指定学习率，如 ["up_blocks_3.*=5e-5"]；以最先相符的为准；None 表示没有')
+    loraplus_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
+        english="LoRA+: the second of a layer's two matrices learns this many times faster, usually 4~16; None: off",
+        chinese="LoRA+：每层两个矩阵中的第二个以此倍数的学习率训练，常用 4~16；None 表示不用")
+    loraplus_unet_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
+        english="the same for the U-Net alone; None: as loraplus_lr_ratio",
+        chinese="只对 U-Net 的倍数；None 表示同 loraplus_lr_ratio")
+    loraplus_text_encoder_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
+        english="the same for the text encoder alone; None: as loraplus_lr_ratio",
+        chinese="只对文本编码器的倍数；None 表示同 loraplus_lr_ratio")
+    stop_text_encoder_training: int | float | str | None = option("learning", None, minimum=0, in_block=False,
+        english='train the text encoder for so many steps only, or a share of them such as 0.5 or "50%"; faster after that; None: to the end',
+        chinese='文本编码器只训练前这么多步，也可写占总步数的比例，如 0.5 或 "50%"；之后更快；None 表示训练到最后')
+    ema_decay: float | None = option("learning", None, above=0, maximum=0.99999, in_block=False,
+        english="save an average of the weights over about 1 / (1 - this) steps, usually 0.99~0.999; steadier result; None: off",
+        chinese="保存权重的滑动平均（约为最近 1 / (1 - 此值) 步），常用 0.99~0.999；结果更稳；None 表示不用")
     max_grad_norm: float = option("learning", 1.0, minimum=0,
         english="longer gradients are cut to this length, usually 1; 0: never",
         chinese="梯度裁剪上限，常用 1；0 表示不裁剪")
@@ -180,6 +271,58 @@ class Config:
     noise_offset: float | None = option("learning", None, minimum=0,
         english="lets it learn very dark and very bright pictures, usually 0.03~0.1; None: off",
         chinese="便于学习很暗或很亮的图，常用 0.03~0.1；None 表示不用")
+
+    noise_offset_random_strength: bool = option("learning", False, in_block=False,
+        english="draw the strength of noise_offset between 0 and its value for each batch",
+        chinese="每批在 0 到 noise_offset 之间随机取强度")
+    adaptive_noise_scale: float | None = option("learning", None, minimum=-10, maximum=10, in_block=False,
+        english="add this many times the picture's brightness to noise_offset, usually 0.01 or less; None: off",
+        chinese="按图片亮度的这个倍数增加 noise_offset，一般不超过 0.01；None 表示不用")
+    multires_noise_iterations: int | None = option("learning", None, minimum=1, maximum=32, in_block=False,
+        english="add coarser and coarser noise up to so many times, usually 6~10; does what noise_offset does; None: off",
+        chinese="叠加越来越粗的噪声，次数常用 6~10；作用与 noise_offset 相近；None 表示不用")
+    multires_noise_discount: float = option("learning", 0.3, above=0, maximum=1, in_block=False,
+        english="how much weaker each coarser noise is, usually 0.1~0.4",
+        chinese="每层粗噪声的衰减系数，常用 0.1~0.4")
+    ip_noise_gamma: float | None = option("learning", None, minimum=0, maximum=1, in_block=False,
+        english="show the network a little more noise than it is asked for, usually 0.1; steadier drawing; None: off",
+        chinese="输入扰动噪声：给网络看的噪声比要预测的略多，常用 0.1；出图更稳；None 表示不用")
+    ip_noise_gamma_random_strength: bool = option("learning", False, in_block=False,
+        english="draw the strength of ip_noise_gamma between 0 and its value for each batch",
+        chinese="每批在 0 到 ip_noise_gamma 之间随机取强度")
+    immiscible_noise: int | None = option("learning", None, minimum=2, maximum=64, in_block=False,
+        english="draw so many noises for each picture and take the nearest, usually 4; faster learning, a little time; None: off",
+        chinese="每张图取这么多份噪声，用最接近的一份，常用 4；学得更快，略费时间；None 表示不用")
+    zero_terminal_snr: bool = option("learning", False, in_block=False,
+        english="let the last timestep be noise alone; for v models made so, which are recognised by themselves",
+        chinese="让最后一个时间步只剩噪声；用于以此方式训练的 v 预测模型，会自动识别")
+    min_timestep: int = option("learning", 0, minimum=0, maximum=999, in_block=False,
+        english="lowest timestep that is trained; low ones are fine details",
+        chinese="训练的最小时间步；小的时间步决定细节")
+    max_timestep: int = option("learning", 1000, minimum=1, maximum=1000, in_block=False,
+        english="timesteps below this are trained; high ones are the composition",
+        chinese="只训练小于此值的时间步；大的时间步决定构图")
+    loss_type: str = option("learning", "l2", choices=("l2", "l1", "huber", "smooth_l1"), in_block=False,
+        english="how errors count: l2; l1, huber and smooth_l1 let outliers count less",
+        chinese="误差的计算方式：l2；l1、huber、smooth_l1 使异常值影响更小")
+    huber_schedule: str = option("learning", "snr", choices=("snr", "exponential", "constant"), in_block=False,
+        english="how huber_c falls over the timesteps: snr, exponential, constant",
+        chinese="huber_c 随时间步下降的方式：snr、exponential、constant")
+    huber_c: float = option("learning", 0.1, above=0, in_block=False,
+        english="error above which huber and smooth_l1 count no longer quadratically, at the noisiest timestep",
+        chinese="huber、smooth_l1 由平方转为线性的误差界限（噪声最大的时间步）")
+    huber_scale: float = option("learning", 1.0, above=0, in_block=False,
+        english="factor of huber_c with the schedules exponential and constant",
+        chinese="huber_c 的倍数，用于 exponential 和 constant")
+    scale_v_pred_loss_like_noise_pred: bool = option("learning", False, in_block=False,
+        english="weigh the timesteps of a v model as those of an epsilon model",
+        chinese="让 v 预测模型各时间步的权重与 epsilon 模型相同")
+    v_pred_like_loss: float | None = option("learning", None, minimum=0, in_block=False,
+        english="add the loss as a v model would weigh it, times this; for epsilon models; None: off",
+        chinese="再加上按 v 预测方式加权的损失乘以此值；用于 epsilon 模型；None 表示不用")
+    debiased_estimation_loss: bool = option("learning", False, in_block=False,
+        english="give noisy timesteps, where the composition is decided, more weight",
+        chinese="提高噪声大的时间步（决定构图）的权重")
 
     # ---- pictures and captions ----
     caption_extension: str = option("data", ".txt",
@@ -191,6 +334,24 @@ class Config:
     keep_tokens: int = option("data", 0, minimum=0,
         english="that many first tags keep their place when shuffling and are never left out, usually 1 (the trigger word)",
         chinese="打乱时前几个标签保持不动，也不会被去掉，常用 1（触发词）")
+    keep_tokens_separator: str | None = option("data", None, in_block=False,
+        english='what stands before the tags that may be moved, and behind them, such as "|||"; goes before keep_tokens; None: none',
+        chinese='分隔固定标签与可打乱标签的记号，如 "|||"，可在前后各写一个；优先于 keep_tokens；None 表示没有')
+    caption_separator: str = option("data", ",", in_block=False,
+        english="what separates tags, usually a comma",
+        chinese="标签之间的分隔符，一般为英文逗号")
+    secondary_separator: str | None = option("data", None, in_block=False,
+        english='tags joined by this, such as ";;;", are moved and dropped together, and then separated; None: none',
+        chinese='用它连接的标签（如 ";;;"）作为一组打乱和丢弃，之后再分开；None 表示没有')
+    enable_wildcard: bool = option("data", False, in_block=False,
+        english="at each use one of the caption's lines, and one of each {a|b|c}; {{ and }} are braces; slower, as shuffle_caption",
+        chinese="每次使用随机取标签文件的一行，{a|b|c} 随机取一个；{{ 和 }} 表示花括号本身；与 shuffle_caption 一样更慢")
+    token_warmup_min: int = option("data", 1, minimum=0, in_block=False,
+        english="with token_warmup_step: the number of tags at the beginning",
+        chinese="配合 token_warmup_step：开始时的标签数")
+    token_warmup_step: int | float = option("data", 0, minimum=0, in_block=False,
+        english="steps until all tags of a caption are shown, a number or a share below 1; more are added step by step; 0: at once",
+        chinese="标签逐步增加，经过这么多步才全部出现；可填步数或小于 1 的比例；0 表示一开始就全部使用")
     caption_prefix: str | None = option("data", None, in_block=False,
         english="put before every caption",
         chinese="加在每条标签最前面的文字")
@@ -206,6 +367,9 @@ class Config:
     caption_tag_dropout_rate: float = option("data", 0.0, minimum=0, maximum=1,
         english="share of tags left out at each use, 0~0.2",
         chinese="每次随机去掉的标签比例，0~0.2")
+    weighted_captions: bool = option("data", False, in_block=False,
+        english="read (smile:1.2), (smile) and [smile] in captions as weights of these words; no comma within brackets where tags are moved",
+        chinese="把标签中的 (smile:1.2)、(smile)、[smile] 当作词的权重；若会打乱标签，括号内不要有逗号")
     max_token_length: int = option("data", 150, choices=(75, 150, 225),
         english="caption tokens that are read: 75, 150 or 225; the rest is cut; more is somewhat slower",
         chinese="每条标签最多读取的 token 数：75、150 或 225，超出部分被截掉；越多略慢")
@@ -239,6 +403,49 @@ class Config:
     alpha_mask: bool = option("data", False,
         english="do not learn the transparent parts of pictures; False: they become white, and white is learnt",
         chinese="不学习图片的透明部分；False 表示透明处变成白色，并照样学习")
+    dataset_config: str | None = option("data", None, path="file", in_block=False,
+        english=".toml or .json in sd-scripts' form: several data sets, resolutions and folders, each with options of its own; goes before train_data_dir and reg_data_dir; None: these",
+        chinese="sd-scripts 格式的 .toml 或 .json：可有多个数据集，各自设定分辨率、目录与选项；优先于 train_data_dir 和 reg_data_dir；None 表示使用后两者")
+    in_json: str | None = option("data", None, path="file", in_block=False,
+        english="captions of all pictures in one .json or .jsonl; train_data_dir is then the folder of the pictures themselves; None: caption files",
+        chinese="把全部标签写在一个 .json 或 .jsonl 文件里；此时 train_data_dir 填图片所在目录；None 表示用标签文件")
+    dataset_repeats: int = option("data", 1, minimum=1, in_block=False,
+        english="how often every picture is seen in an epoch, with in_json, or where dataset_config gives no num_repeats",
+        chinese="每张图每轮使用的次数，用于 in_json，或 dataset_config 没有写 num_repeats 的目录")
+    conditioning_data_dir: str | None = option("data", None, path="folder", in_block=False,
+        english="folder of the masks instead of masks/ beside the pictures: photo.png for photo.jpg, in it or in its sub-folder named as the pictures'",
+        chinese="蒙版目录，代替图片旁的 masks/：photo.jpg 的蒙版为 photo.png，直接放在里面，或放在与图片目录同名的子目录里")
+    face_crop_aug_range: str | None = option("data", None, in_block=False,
+        english='crop around the face of pictures named name_x_y_width_height, at a random scale: the shorter side is so many faces long, such as "2.0,4.0"; excludes cache_latents; None: not',
+        chinese='对名为 名称_x_y_宽_高 的图片，以人脸为中心按随机比例裁剪：短边为人脸的若干倍，如 "2.0,4.0"；不能与 cache_latents 同用；None 表示不用')
+    resize_interpolation: str | None = option("data", None, in_block=False,
+        choices=("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box"),
+        english="how pictures are resized: lanczos, nearest, bilinear, bicubic, area; None: about area to shrink, lanczos to enlarge",
+        chinese="缩放图片的方法：lanczos、nearest、bilinear、bicubic、area；None：缩小用近似 area 的方法，放大用 lanczos")
+    skip_image_resolution: int | str | None = option("data", None, in_block=False,
+        english='leave out pictures with at most so many pixels: 512 (512 x 512) or "width,height"; None: none',
+        chinese='跳过像素数不超过此尺寸的图片：512（即 512 x 512）或 "宽,高"；None 表示不跳过')
+    validation_split: float = option("data", 0.0, minimum=0, maximum=0.9,
+        english="share of the training pictures that is not learnt but measured, to see overfitting, usually 0.1~0.2; 0: none",
+        chinese="留出多少比例的训练图片不参加训练，只用来测量是否过拟合，常用 0.1~0.2；0 表示不留")
+    validation_data_dir: str | None = option("data", None, path="folder", in_block=False,
+        english="a folder of other pictures to measure in place of validation_split: with [repeats]_[concept] folders, or pictures, and their captions; None: none",
+        chinese="另用一个目录里的图片（及其标签）来测量，代替 validation_split：可含 [重复次数]_[概念] 目录，也可直接放图片；None 表示不用")
+    validation_seed: int | None = option("data", None, minimum=0, maximum=2**32 - 1, in_block=False,
+        english="decides which pictures are held out, and the noise they are measured with; None: seed",
+        chinese="决定留出哪些图片，以及测量所用的噪声；None 表示同 seed")
+    validate_every_n_epochs: int | None = option("data", None, minimum=1, in_block=False,
+        english="measure at the end of every n-th epoch; None: of every epoch",
+        chinese="每几轮结束时测量一次；None 表示每轮")
+    validate_every_n_steps: int | None = option("data", None, minimum=1, in_block=False,
+        english="measure every n steps, too; None: not",
+        chinese="另外每几步测量一次；None 表示不按步测量")
+    max_validation_steps: int | None = option("data", None, minimum=1, in_block=False,
+        english="measure at most so many batches of the held-out pictures, which takes less time; None: all",
+        chinese="每次最多测量多少批留出的图片，可节省时间；None 表示全部")
+    debug_dataset: bool = option("data", False, in_block=False,
+        english="only show what would be trained: pictures and captions of the first batches, as a page in output_dir; no training",
+        chinese="只展示将要训练的内容：把最初几批的图片与标签写成 output_dir 里的网页，不训练")
 
     # ---- regularization ----
     prior_loss_weight: float = option("regularization", 1.0, minimum=0,
@@ -255,6 +462,9 @@ class Config:
     vae: str | None = option("model", None, path="model",
         english="another VAE: file or folder; None: the base model's own",
         chinese="外置 VAE：文件或文件夹；None 表示用底模自带的")
+    no_half_vae: bool = option("model", False, in_block=False,
+        english="let the VAE compute in float32; in fp16 it does in any case; more time and memory while pictures are encoded",
+        chinese="让 VAE 以 float32 计算；fp16 时本来就是如此；编码图片时更慢、更占显存")
     v2: bool = option("model", False,
         english="insist that the base model is SD 2.x; it is recognised by itself",
         chinese="指定底模是 SD 2.x；会自动识别，一般不用填")
@@ -296,6 +506,9 @@ class Config:
     cache_dir: str | None = option("performance", None, path="output",
         english="where they are kept; None: .cache in the training folder",
         chinese="存盘位置；None 表示训练集目录下的 .cache")
+    vae_batch_size: int | None = option("performance", None, minimum=1, in_block=False,
+        english="pictures that are encoded at once for the cache; more needs more memory; None: as train_batch_size",
+        chinese="缓存时一次编码几张图；越大越占显存；None 表示同 train_batch_size")
     cache_text_encoder_outputs: bool | str = option("performance", "auto", choices=("auto", True, False),
         english="encode each caption once; only where the text encoder is not trained and captions stay the same; faster",
         chinese="每条标签只编码一次；只在不训练文本编码器且标签不变时可用；更快")
@@ -330,11 +543,14 @@ class Config:
     main_process_port: int | None = option("performance", None, minimum=1, maximum=65535, in_block=False,
         english="its port, open in its firewall; None: a free one on one machine, 29500 on several",
         chinese="第一台机器的端口，需在防火墙放行；None：单机自动选取，多机用 29500")
+    ddp_timeout: int | None = option("performance", None, minimum=1, in_block=False,
+        english="minutes that processes wait for one another; None: 720",
+        chinese="各进程互相等待的最长分钟数；None 表示 720")
 
     # ---- previews ----
-    sample_prompts: str | None = option("preview", None, path="file",
-        english="file with a prompt per line (.txt), or .toml, .json; None: prompts from the captions of the set",
-        chinese="预览提示词文件：.txt 每行一条，或 .toml、.json；None 表示用训练集的标签")
+    sample_prompts: str | None = option("preview", None, path="prompts",
+        english="file with a prompt per line (.txt), or .toml, .json, or the prompt itself; None: prompts from the captions of the set",
+        chinese="预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；None 表示用训练集的标签")
     sample_every_n_epochs: int | None = option("preview", None, minimum=0,
         english="draw previews every n epochs; each takes as long as some steps; None: only at the end; 0: never",
         chinese="每几轮画一次预览；每次要花几步的时间；None 表示只在最后画，0 表示不画")
@@ -357,6 +573,18 @@ class Config:
     save_last_n_epochs: int | None = option("output", None, minimum=1,
         english="of the files kept by save_every_n_epochs, only the last n stay; None: all",
         chinese="save_every_n_epochs 存下的文件只保留最近几个；None 表示全部保留")
+    save_last_n_epochs_state: int | None = option("output", None, minimum=1, in_block=False,
+        english="the same for the training states beside them; None: as save_last_n_epochs",
+        chinese="随之保存的训练状态只保留最近几个；None 表示同 save_last_n_epochs")
+    save_n_epoch_ratio: int | None = option("output", None, minimum=1, in_block=False,
+        english="keep at least so many files over the whole training, evenly by epochs; goes before save_every_n_epochs; None: by that",
+        chinese="整个训练中按轮数均匀地至少保存这么多个文件；优先于 save_every_n_epochs；None 表示按后者")
+    save_last_n_steps: int | None = option("output", None, minimum=1, in_block=False,
+        english="of the files kept by save_every_n_steps, those older than n steps are removed; None: none",
+        chinese="save_every_n_steps 存下的文件超过 n 步就删除；None 表示全部保留")
+    save_last_n_steps_state: int | None = option("output", None, minimum=1, in_block=False,
+        english="the same for the training states beside them; None: as save_last_n_steps",
+        chinese="随之保存的训练状态超过 n 步就删除；None 表示同 save_last_n_steps")
     save_precision: str = option("output", "fp16", choices=("fp16", "bf16", "float"),
         english='number format of the file: "fp16" (half the size), "bf16", "float"',
         chinese='文件精度："fp16"（小一半）、"bf16"、"float"')
@@ -366,6 +594,18 @@ class Config:
     save_state: bool = option("output", False,
         english="also save what is needed to continue exactly; a few times the LoRA's size each",
         chinese="同时保存训练状态，以便原样继续训练；每份为 LoRA 的几倍大小")
+    save_state_on_train_end: bool = option("output", False, in_block=False,
+        english="save the training state at the end only",
+        chinese="只在训练结束时保存训练状态")
+    initial_epoch: int | None = option("output", None, minimum=1, in_block=False,
+        english="begin with this epoch's data and number, counted from 1, without a training state; None: the first",
+        chinese="不用训练状态，从第几轮（从 1 数起）的数据和编号开始；None 表示第一轮")
+    initial_step: int | None = option("output", None, minimum=1, in_block=False,
+        english="begin as if so many steps were done, at the start of the epoch they end in; goes before initial_epoch; None: at 0",
+        chinese="当作已训练过这么多步，从它所在那一轮的开头开始；优先于 initial_epoch；None 表示 0")
+    skip_until_initial_step: bool = option("output", False, in_block=False,
+        english="begin exactly at initial_step, in the middle of its epoch",
+        chinese="恰好从 initial_step 处开始，即该轮的中间")
     resume: str | None = option("output", "auto",
         english='"auto": continue a run of this name that was stopped or killed; "new": begin anew; or a folder named ...-state',
         chinese='"auto"：同名训练若曾中断则接着训练；"new"：重新开始；也可填 ...-state 文件夹')
@@ -378,6 +618,69 @@ class Config:
     logging_dir: str | None = option("output", None, path="output",
         english="also write TensorBoard curves here; None: not",
         chinese="TensorBoard 曲线的目录；None 表示不写")
+    metadata_title: str | None = option("output", None, in_block=False,
+        english="title in the file's modelspec metadata; None: output_name",
+        chinese="写入 modelspec 元数据的标题；None 表示用 output_name")
+    metadata_author: str | None = option("output", None, in_block=False,
+        english="author, in the same place",
+        chinese="作者，写在同一处")
+    metadata_description: str | None = option("output", None, in_block=False,
+        english="description, in the same place",
+        chinese="说明，写在同一处")
+    metadata_license: str | None = option("output", None, in_block=False,
+        english="licence, in the same place",
+        chinese="许可证，写在同一处")
+    metadata_tags: str | None = option("output", None, in_block=False,
+        english="tags, in the same place, separated by commas",
+        chinese="标签，写在同一处，用逗号分隔")
+    metadata_usage_hint: str | None = option("output", None, in_block=False,
+        english="how to use it, in the same place, such as a strength",
+        chinese="用法提示（如建议强度），写在同一处")
+    metadata_thumbnail: str | None = option("output", None, path="picture", in_block=False,
+        english="picture file, or data URL, that becomes the thumbnail in the same place",
+        chinese="缩略图：图片文件或 data URL，写在同一处")
+    metadata_merged_from: str | None = option("output", None, in_block=False,
+        english="the models it was merged from, in the same place",
+        chinese="由哪些模型合并而来，写在同一处")
+    metadata_trigger_phrase: str | None = option("output", None, in_block=False,
+        english="the words that call it up, in the same place",
+        chinese="触发词，写在同一处")
+    metadata_preprocessor: str | None = option("output", None, in_block=False,
+        english="preprocessor it needs, in the same place",
+        chinese="所需的预处理器，写在同一处")
+    metadata_is_negative_embedding: str | None = option("output", None, in_block=False,
+        english='"true" for a negative embedding, in the same place',
+        chinese='是否为负面嵌入，填 "true"，写在同一处')
+    log_with: str | None = option("output", None, choices=("tensorboard", "wandb", "all"), in_block=False,
+        english='what draws curves: "tensorboard" (needs logging_dir), "wandb" (sends them to wandb.ai), "all"; None: TensorBoard if logging_dir is given',
+        chinese='用什么画曲线："tensorboard"（需要 logging_dir）、"wandb"（上传到 wandb.ai）、"all"；None：填了 logging_dir 就用 TensorBoard')
+    log_prefix: str | None = option("output", None, in_block=False,
+        english="every run gets a folder of its own in logging_dir, named after this and its time; None: no such folder",
+        chinese="每次训练在 logging_dir 下单独建目录，名称为此前缀加时间；None 表示不建")
+    log_tracker_name: str | None = option("output", None, in_block=False,
+        english='the project on wandb, and a folder in logging_dir; None: "network_train", and no such folder',
+        chinese='wandb 的项目名，也是 logging_dir 下的子目录名；None：项目名为 "network_train"，不建子目录')
+    log_tracker_config: str | None = option("output", None, path="file", in_block=False,
+        english=".toml with tables [wandb] and [tensorboard]: more settings of their init and of SummaryWriter",
+        chinese="含 [wandb]、[tensorboard] 表的 .toml 文件：传给 wandb.init 与 SummaryWriter 的其他参数")
+    log_config: bool = option("output", False, in_block=False,
+        english="show the parameters beside the curves, too",
+        chinese="把训练参数也显示在曲线旁")
+    wandb_run_name: str | None = option("output", None, in_block=False,
+        english="name of the run on wandb; None: wandb makes one up",
+        chinese="此次训练在 wandb 上的名称；None 表示由 wandb 取名")
+    wandb_api_key: str | None = option("output", None, in_block=False, secret=True,
+        english="key of wandb; None: that of wandb login, or of WANDB_API_KEY",
+        chinese="wandb 的密钥；None 表示用 wandb login 或 WANDB_API_KEY 的")
+    console_log_level: str = option("output", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), in_block=False,
+        english="what the terminal shows: INFO: everything; WARNING: notes and errors; ERROR: errors",
+        chinese="终端显示什么：INFO 全部；WARNING 只有注意事项和错误；ERROR 只有错误")
+    console_log_file: str | None = option("output", None, path="new file", in_block=False,
+        english="also append what the terminal shows to this file; None: not",
+        chinese="终端显示的内容同时追加到此文件；None 表示不写")
+    console_log_simple: bool = option("output", False, in_block=False,
+        english="plain lines, no progress bar",
+        chinese="只输出普通文字行，不用进度条")
     tag_occurrence_txt_file: bool = option("output", True,
         english="write the count of all tags beside the result",
         chinese="在输出目录写出标签统计")
@@ -429,6 +732,7 @@ def declared(config: type, title: str, groups: dict[str, tuple[str, str]]) -> De
 
 TRAINING = declared(Config, TITLE, GROUPS)
 OPTIONS, KINDS = TRAINING.options, TRAINING.kinds
+SECRETS = {name for name, option in OPTIONS.items() if option.metadata["secret"]}
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -437,4 +741,14 @@ def trains_unet(config: Config) -> bool:
 
 
 def trains_text_encoder(config: Config) -> bool:
-    return config.text_encoder_lr != 0 and not config.network_train_unet_only
+    return config.text_encoder_lr not in (0, [0, 0]) and not config.network_train_unet_only
+
+
+def has_dropout(config: Config) -> bool:
+    """Whether the network draws random numbers in its forward pass."""
+    return bool(config.network_dropout or config.rank_dropout or config.module_dropout)
+
+
+def changes_pictures(config: Config) -> bool:
+    """Whether a picture is another at every use, so that its latents cannot be kept."""
+    return bool(config.random_crop or config.color_aug or config.face_crop_aug_range)

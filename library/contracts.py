@@ -8,12 +8,14 @@ Letters of shapes, everywhere in the project:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # pictures and captions are read and checked before torch is imported
     from torch import Tensor, nn
+
+    from library.config import Config
 
 
 class Mask(NamedTuple):
@@ -38,6 +40,9 @@ class Sample:
     is_regularization: bool
     caption_path: Path | None = None  # None: the caption is the folder's text
     mask: Mask | None = None  # None: all of it is learnt
+    subset: int = 0  # place of its folder among those that were found
+    dataset: int = 0  # whose sizes, batches and balance of regularization images it shares
+    options: Config | None = field(default=None, compare=False, repr=False)  # of its subset; None: the run's own
 
 
 class Fit(NamedTuple):
@@ -46,6 +51,7 @@ class Fit(NamedTuple):
     bucket: tuple[int, int]
     resized: tuple[int, int]
     crop: tuple[int, int]  # left, top of the bucket within the resized picture
+    kernel: str | None = None  # what it is resized with, as `resize_interpolation` names it; None: the usual
 
 
 @dataclass

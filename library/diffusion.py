@@ -84,20 +84,24 @@ class Process:
             return (self.signal(t) / self.sigma(t)) ** 2
         return self._snr.to(t.device)[t]
 
-    def corrupt(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def corrupt(
+        self, latents: Tensor, noise: Tensor, t: Tensor, more_noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Put noise on latents, and say what the network should answer.
 
         Args:
             latents: (B, C, h, w) scaled.
             noise: the same shape; see `draw_noise`.
             t: (B,) timesteps, on the CPU or beside the latents.
+            more_noise: the same shape: seen by the network, but not part of what it should answer. Ning et al. 2023,
+                "Input Perturbation Reduces Exposure Bias in Diffusion Models", arXiv:2301.11706.
 
         Returns:
             noisy and target, both (B, C, h, w) in float32 whatever came in: sigma loses digits in half precision.
         """
         latents, noise = latents.float(), noise.float()
         signal, sigma = _beside(latents, self.signal(t)), _beside(latents, self.sigma(t))
-        noisy = signal * latents + sigma * noise
+        noisy = signal * latents + sigma * (noise if more_noise is None else noise + more_noise.float())
         return noisy, OBJECTIVES[self.objective].target(latents, noise, signal, sigma)
 
     def recover(self, noisy: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
@@ -137,6 +141,7 @@ def draw_noise(
     adaptive_noise_scale: float | None = None,
     multires_noise_iterations: int | None = None,
     multires_noise_discount: float = 0.3,
+    candidates: int | None = None,
 ) -> Tensor:
     """Noise for a batch of latents, (B, C, h, w) float32 on their device.
 
@@ -150,8 +155,16 @@ def draw_noise(
         multires_noise_iterations: coarser and coarser noise on top, up to so many times; 6 to 10. Whitaker 2023,
             "Multi-Resolution Noise for Diffusion Model Training".
         multires_noise_discount: each coarser one is weaker by this factor.
+        candidates: so many noises are drawn for each picture and the nearest to it is taken, so that pictures do not
+            all pass through the same noise. Li et al. 2024, "Immiscible Diffusion", arXiv:2406.12303, with their later
+            choice among k in place of an assignment within the batch, which does nothing at small batches.
     """
     noise = torch.randn(latents.shape, generator=generator)
+    for _ in range((candidates or 1) - 1):
+        other = torch.randn(latents.shape, generator=generator)
+        own = latents.float().cpu()
+        is_nearer = (other - own).square().sum((1, 2, 3)) < (noise - own).square().sum((1, 2, 3))
+        noise = torch.where(is_nearer[:, None, None, None], other, noise)
     if noise_offset or adaptive_noise_scale:
         noise = noise + _offset(
             latents, generator, noise_offset or 0.0, noise_offset_random_strength, adaptive_noise_scale
@@ -159,6 +172,12 @@ def draw_noise(
     if multires_noise_iterations:
         noise = _with_coarser_noise(noise, generator, multires_noise_iterations, multires_noise_discount)
     return noise.to(latents.device)
+
+
+def draw_perturbation(noise: Tensor, generator: torch.Generator, gamma: float, random_strength: bool) -> Tensor:
+    """(B, C, h, w) beside the noise: `more_noise` of `Process.corrupt`, of deviation gamma, or of 0 to gamma."""
+    strength = gamma * torch.rand(1, generator=generator) if random_strength else gamma
+    return (strength * torch.randn(noise.shape, generator=generator)).to(noise.device)
 
 
 def _offset(

@@ -56,18 +56,32 @@ def needed(
     lora = parameter_count * (4 if config.save_precision == "float" else 2)
     state = parameter_count * 4 * (1 + OPTIMIZER_VALUES)
     epochs, steps = _times(config.save_every_n_epochs, epoch_count), _times(config.save_every_n_steps, step_count)
-    kept = min(epochs, config.save_last_n_epochs or epochs) + steps
+    kept = _kept(epochs, steps, config, config.save_last_n_epochs, config.save_last_n_steps)
+    states = _kept(
+        epochs,
+        steps,
+        config,
+        config.save_last_n_epochs_state or config.save_last_n_epochs,
+        config.save_last_n_steps_state or config.save_last_n_steps,
+    )
     draws = 2 + config.sample_at_first  # at the end: without the LoRA and with it
     draws += _times(config.sample_every_n_epochs, epoch_count) + _times(config.sample_every_n_steps, step_count)
     draws *= config.sample_every_n_epochs != 0
     needs = [
         Need(output_dir, say("LoRA files", "LoRA 文件"), lora * (kept + 2)),  # the last, and one that is being written
-        Need(output_dir, say("training states", "训练状态"), state * (2 + kept * config.save_state)),
+        Need(output_dir, say("training states", "训练状态"), state * (2 + states * config.save_state)),
         Need(output_dir, say("previews", "预览图"), draws * preview_count * preview_pixels * 3),  # .png, hard to pack
     ]
     if cache_folder:
         needs.append(Need(cache_folder, say("encoded pictures and captions", "图片与标签的编码缓存"), cache_bytes))
     return [need for need in needs if need.size]
+
+
+def _kept(epochs: int, steps: int, config: Config, last_epochs: int | None, last_steps: int | None) -> int:
+    """How many saves lie there at once, of so many by epochs and by steps."""
+    if last_steps and config.save_every_n_steps:
+        steps = min(steps, last_steps // config.save_every_n_steps + 2)  # one more while the next is written
+    return min(epochs, last_epochs or epochs) + steps
 
 
 def _times(every: int | None, count: int) -> int:

@@ -5,7 +5,10 @@ values into ours, says the present name, and says why where something is not off
 What no table knows is left as it is; `checks.check` then tells it as unknown, with the nearest name.
 """
 
-from collections.abc import Callable
+import ast
+import shlex
+import tomllib
+from collections.abc import Callable, Collection
 from typing import Any
 
 from library.checks import as_number, from_text, place, shown
@@ -58,6 +61,9 @@ RENAMED = {
     "LoRA_type": "network_module",
     "text_encoder_learning_rate": "text_encoder_lr",
     "unet_learning_rate": "unet_lr",
+    # presets of lora-scripts (SD-Trainer)
+    "lr_restart_cycles": "lr_scheduler_num_cycles",
+    "dropout": "network_dropout",
     # sd-scripts' own earlier spelling
     "caption_extention": "caption_extension",
 }
@@ -67,10 +73,36 @@ CONVERTED: dict[str, Callable[[Any], Any]] = {
     "lr_warmup": lambda percent: (percent or 0) / 100 if isinstance(percent or 0, (int, float)) else percent,
 }
 
-SWITCHES = {"use_lion": ("optimizer_type", "Lion"), "use_lion_optimizer": ("optimizer_type", "Lion")}
+SWITCHES = {
+    **dict.fromkeys(("use_lion", "use_lion_optimizer"), ("optimizer_type", "Lion")),
+    "full_fp16": ("mixed_precision", "fp16"),
+    "full_bf16": ("mixed_precision", "bf16"),
+    **dict.fromkeys(("fp8_base", "fp8_base_unet"), ("int8_base", True)),
+    "use_wandb": ("log_with", "wandb"),
+    "sdxl_no_half_vae": ("no_half_vae", True),
+    "sdxl_cache_text_encoder_outputs": ("cache_text_encoder_outputs", True),
+}
+
+Reason = tuple[str, str]
+
+# What is not quite the same under the new name.
+BUT: dict[str, Reason] = {
+    **dict.fromkeys(
+        ("full_fp16", "full_bf16"),
+        (
+            "the LoRA's own weights stay in float32, so that no small update is lost",
+            "LoRA 自身的权重仍为 float32，以免丢失微小的更新",
+        ),
+    ),
+    **dict.fromkeys(
+        ("fp8_base", "fp8_base_unet"),
+        ("8 bits as well, with less rounding, and on any device", "同样是 8 位，误差更小，任何设备都能用"),
+    ),
+}
 
 # What None meant where ours has no None.
 NONE_MEANT = {
+    "lr_decay_steps": 0,
     "keep_tokens": 0,
     "caption_dropout_rate": 0.0,
     "caption_tag_dropout_rate": 0.0,
@@ -80,6 +112,8 @@ NONE_MEANT = {
     "lr_scheduler_power": 1.0,
     "max_token_length": 75,
     "max_grad_norm": 0.0,
+    "min_timestep": 0,
+    "max_timestep": 1000,
     "prior_loss_weight": 1.0,
     "save_precision": "float",
     "save_model_as": "safetensors",
@@ -88,112 +122,239 @@ NONE_MEANT = {
 
 # Other spellings of values: option -> lower-case spelling -> ours.
 SPELLINGS = {
-    "network_module": {"networks.lora": "lora", "standard": "lora", "kohya locon": "lora"},
+    "network_module": {
+        "networks.lora": "lora",
+        "networks.loha": "loha",
+        "networks.lokr": "lokr",
+        "standard": "lora",
+        "kohya locon": "lora",
+        "locon": "lora",
+        "lycoris/locon": "lora",
+        "lycoris/loha": "loha",
+        "lycoris/lokr": "lokr",
+        "lycoris.kohya": "lora",  # unless algo says more
+    },
     "mixed_precision": {"fp32": "no", "float32": "no", "float": "no", "float16": "fp16", "bfloat16": "bf16"},
     "save_precision": {"fp32": "float", "float32": "float", "float16": "fp16", "bfloat16": "bf16"},
     "optimizer_type": {"": "AdamW"},
+    "lr_scheduler_type": {"": None},
 }
 
-# ---- what is not here ----
+# Of network_args: LyCORIS's algorithms, and how each is called here.
+ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 
-Reason = tuple[str, str]
+# LyCORIS's choices of layers. Of "full" the convolutions get network_dim where conv_dim does not say otherwise.
+PRESETS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "attn-mlp": {},
+    "attn-only": {"exclude_patterns": [".*_ff_net_.*", ".*_proj_(in|out)", ".*_mlp_.*"]},
+    "unet-transformer-only": {"network_train_unet_only": True},
+}
+
+# Other names in network_args -> the option that is meant; and names of both.
+ARGUMENTS = {
+    "dropout": "network_dropout",
+    "factor": "lokr_factor",
+    **{
+        name: name
+        for name in (
+            "conv_dim", "conv_alpha", "rs_lora", "rank_dropout", "module_dropout", "block_dims", "block_alphas",
+            "conv_block_dims", "conv_block_alphas", "down_lr_weight", "mid_lr_weight", "up_lr_weight",
+            "block_lr_zero_threshold", "network_reg_dims", "network_reg_lrs", "loraplus_lr_ratio",
+            "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
+        )
+    },
+}  # fmt: skip
+KNOWN_ARGUMENTS = (*ARGUMENTS, "include_patterns", "exclude_patterns", "algo", "preset", "dora_wd")
+IDLE_ARGUMENTS = {"verbose", "train_t5xxl", "wd_on_output", "block_size"}  # nothing here that they could change
+
+# ---- what is not here ----
 
 ATTENTION = ("torch's own memory-efficient attention is used in any case", "一律使用 torch 自带的省显存注意力实现")
 WORKERS = ("pictures are read ahead by threads, which stay", "预读图片用的是线程，会一直保留")
 OFFLINE = ("the tokenizer is part of the project; nothing is downloaded", "分词器已包含在项目中，不会下载任何文件")
-CONSOLE = ("messages go to the terminal and to run.jsonl", "提示显示在终端，并写入 run.jsonl")
 LAUNCHER = ("it belongs to another program's window or launcher", "它属于其他程序的界面或启动器")
 CACHE = ("the cache looks after itself", "缓存由程序自行管理")
+RECOGNISED = ("the base model is recognised by itself", "底模会自动识别")
+GRADIENTS = (
+    "the LoRA's gradients lie in one tensor, are summed once a step, and take little memory",
+    "LoRA 的梯度放在一个张量里，每步只汇总一次，占用很少",
+)
+OTHER_FAMILIES = (
+    "it is for FLUX, SD3 and others, which are not trained here",
+    "它用于 FLUX、SD3 等，这里不训练这些模型",
+)
 
 # Accepted, and said to have no effect. Values that ask for nothing (False, None, 0, "") are not worth a line.
 WITHOUT_EFFECT: dict[str, Reason] = {
     **dict.fromkeys(("sdpa", "mem_eff_attn", "split_attn"), ATTENTION),
     **dict.fromkeys(("persistent_data_loader_workers", "persistent_workers"), WORKERS),
     "tokenizer_cache_dir": OFFLINE,
-    **dict.fromkeys(("console_log_level", "console_log_file", "console_log_simple"), CONSOLE),
-    **dict.fromkeys(("cache_info", "skip_cache_check", "vae_batch_size"), CACHE),
-    "highvram": ("memory is managed by what there is", "显存按实际情况管理"),
-    "no_half_vae": ("the VAE runs in a number format that does not overflow", "VAE 以不会溢出的精度运行"),
-    "log_config": ("parameters are kept with the result in any case", "参数总会随结果保存"),
-    "log_with": ("logging_dir alone switches TensorBoard on", "填写 logging_dir 即启用 TensorBoard"),
-    "output_config": ("the equivalent command is always printed", "总会打印等价的命令"),
     **dict.fromkeys(
-        ("num_cpu_threads_per_process", "model_list", "save_json_only", "save_json_name", "no_token_padding"), LAUNCHER
+        ("cache_info", "skip_cache_check", "cache_text_encoder_outputs_to_disk", "text_encoder_batch_size"), CACHE
+    ),
+    "disable_mmap_load_safetensors": ("files are read in the way that suits the system", "按系统选择读取文件的方式"),
+    "highvram": ("memory is managed by what there is", "显存按实际情况管理"),
+    "cpu_offload_checkpointing": (
+        "what gradient_checkpointing keeps stays on the device; if that is too much, the run says what to change",
+        "gradient_checkpointing 保留的数据留在显存中；如果放不下，启动时会提示如何调整",
+    ),
+    **dict.fromkeys(("fused_backward_pass", "ddp_gradient_as_bucket_view", "ddp_static_graph"), GRADIENTS),
+    **dict.fromkeys(("sdxl", "model_train_type"), RECOGNISED),
+    **dict.fromkeys(
+        ("gpu_ids", "multi_gpu"), ("device and num_processes choose the GPUs", "显卡由 device 和 num_processes 决定")
+    ),
+    **dict.fromkeys(
+        (
+            "num_cpu_threads_per_process",
+            "model_list",
+            "save_json_only",
+            "save_json_name",
+            "no_token_padding",
+            "save_as_bool",
+            "training_preset",
+            "extra_accelerate_launch_args",
+            "dynamo_mode",
+            "dynamo_use_dynamic",
+            "dynamo_use_fullgraph",
+            "LyCORIS_preset",
+            "train_on_input",
+            "randomly_choice_prompt",
+        ),
+        LAUNCHER,
+    ),
+    **dict.fromkeys(
+        ("name", "version", "author", "description", "train_type"), ("it describes the preset", "它是预设本身的说明")
+    ),
+    **dict.fromkeys(
+        (
+            "learning_rate_te",
+            "learning_rate_te1",
+            "learning_rate_te2",
+            "mem_eff_save",
+            "fused_optimizer_groups",
+            "blockwise_fused_optimizers",
+        ),
+        ("it is for the training of whole models", "它用于训练完整模型"),
+    ),
+    **dict.fromkeys(
+        (
+            "ae",
+            "clip_g",
+            "clip_l",
+            "guidance_scale",
+            "discrete_flow_shift",
+            "logit_mean",
+            "logit_std",
+            "mode_scale",
+            "model_prediction_type",
+            "timestep_sampling",
+            "sigmoid_scale",
+            "weighting_scheme",
+            "train_blocks",
+            "apply_t5_attn_mask",
+            "apply_lg_attn_mask",
+            "split_mode",
+            "double_blocks_to_swap",
+            "single_blocks_to_swap",
+            "save_clip",
+            "save_t5xxl",
+            "train_t5xxl",
+            "t5xxl",
+            "t5xxl_device",
+            "t5xxl_dtype",
+            "t5xxl_max_token_length",
+            "flux1_cache_text_encoder_outputs",
+            "flux1_cache_text_encoder_outputs_to_disk",
+            "flux1_clip_l",
+            "flux1_t5xxl",
+            "flux_fused_backward_pass",
+            "sd3_cache_text_encoder_outputs",
+            "sd3_cache_text_encoder_outputs_to_disk",
+            "sd3_fused_backward_pass",
+            "sd3_text_encoder_batch_size",
+        ),
+        OTHER_FAMILIES,
     ),
 }
 
 NOT_OFFERED = ("it is not offered here", "这里没有此功能")
-BASE_PRECISION = ("the base model is held in mixed_precision", "底模按 mixed_precision 的精度保存")
-EIGHT_BIT_BASE = (
-    "int8_base takes as little memory and rounds less",
-    "请改用 int8_base，同样省显存，误差更小",
+NO_UPLOAD = (
+    "nothing is uploaded. When the run has ended: hf upload NAME/REPOSITORY output/mytag.safetensors",
+    "不会上传任何文件。训练结束后可手动运行：“hf upload 用户名/仓库名 output/mytag.safetensors”",
 )
-NO_UPLOAD = ("nothing is uploaded", "不会上传任何文件")
-FOLDERS = (
-    "pictures come from folders named [repeats]_[concept] in train_data_dir",
-    "图片来自 train_data_dir 下 [重复次数]_[概念] 形式的文件夹",
+OWN_CODE = (
+    "it runs a Python class of your own; describe the pictures in dataset_config instead",
+    "它会运行用户自己的 Python 类；请改用 dataset_config 描述数据集",
 )
-NO_DEEPSPEED = ("it is for clusters of GPUs", "它用于多显卡集群")
-SAVE_EVERY = ("give save_every_n_epochs instead", "请改用 save_every_n_epochs")
+NO_DEEPSPEED = (
+    "DeepSpeed divides models that one GPU cannot hold; here int8_base and gradient_checkpointing make room, and "
+    "num_processes takes several GPUs",
+    "DeepSpeed 用于单卡放不下的模型；这里请用 int8_base 和 gradient_checkpointing 省显存，用 num_processes 使用多卡",
+)
+NETWORK_ARGUMENT = ("this argument of networks is not offered here", "这里没有这一网络参数")
 
 # Refused with a reason, unless the value is what the other trainer does without it (listed first).
 REFUSED: dict[str, tuple[tuple, Reason]] = {
-    "save_n_epoch_ratio": ((), SAVE_EVERY),
-    **dict.fromkeys(("dataset_config", "in_json", "dataset_class"), ((), FOLDERS)),
-    "dataset_repeats": ((1,), FOLDERS),
-    "conditioning_data_dir": (
-        (),
-        ("the mask of photo.jpg is masks/photo.png beside it", "photo.jpg 的蒙版是同目录下的 masks/photo.png"),
-    ),
-    **dict.fromkeys(("full_fp16", "full_bf16"), ((), BASE_PRECISION)),
-    **dict.fromkeys(("fp8_base", "fp8_base_unet"), ((), EIGHT_BIT_BASE)),
-    **dict.fromkeys(("huggingface_repo_id", "huggingface_token", "save_state_to_huggingface"), ((), NO_UPLOAD)),
-    "resume_from_huggingface": ((), ("resume takes a folder of this machine", "resume 只能填本机的文件夹")),
-    **dict.fromkeys(("deepspeed", "zero_stage"), ((), NO_DEEPSPEED)),
-    "loss_type": (("l2",), NOT_OFFERED),
-    "caption_separator": ((",",), ("tags are separated by commas", "标签以逗号分隔")),
-    "lr_scheduler_type": ((), ("take one of lr_scheduler's", "请使用 lr_scheduler 的可选值")),
-    "min_timestep": ((0,), NOT_OFFERED),
-    "max_timestep": ((1000,), NOT_OFFERED),
-    "stop_text_encoder_training": (
-        (),
-        ("set text_encoder_lr = 0 to leave it out", "不训练文本编码器请设 text_encoder_lr = 0"),
-    ),
-    "lyco": ((), ("LyCORIS is not used here", "这里不使用 LyCORIS")),
+    "dataset_class": ((), OWN_CODE),
     **dict.fromkeys(
         (
-            "adaptive_noise_scale",
-            "base_weights",
-            "base_weights_multiplier",
-            "blocks_to_swap",
-            "cpu_offload_checkpointing",
-            "debiased_estimation_loss",
-            "debug_dataset",
-            "dim_from_weights",
-            "enable_wildcard",
-            "face_crop_aug_range",
-            "fused_backward_pass",
-            "ip_noise_gamma",
-            "keep_tokens_separator",
-            "multires_noise_iterations",
-            "noise_offset_random_strength",
-            "scale_v_pred_loss_like_noise_pred",
-            "secondary_separator",
-            "token_warmup_step",
-            "v_pred_like_loss",
-            "wandb_api_key",
-            "weighted_captions",
-            "zero_terminal_snr",
+            "huggingface_repo_id",
+            "huggingface_repo_type",
+            "huggingface_path_in_repo",
+            "huggingface_token",
+            "huggingface_repo_visibility",
+            "save_state_to_huggingface",
+            "async_upload",
         ),
+        ((), NO_UPLOAD),
+    ),
+    "resume_from_huggingface": ((), ("resume takes a folder of this machine", "resume 只能填本机的文件夹")),
+    **dict.fromkeys(
+        (
+            "deepspeed",
+            "zero_stage",
+            "offload_optimizer_device",
+            "offload_optimizer_nvme_path",
+            "offload_param_device",
+            "offload_param_nvme_path",
+            "zero3_init_flag",
+            "zero3_save_16bit_model",
+            "fp16_master_weights_and_gradients",
+        ),
+        ((), NO_DEEPSPEED),
+    ),
+    **dict.fromkeys(
+        ("flux1_checkbox", "sd3_checkbox"),
+        ((), ("only Stable Diffusion 1.x, 2.x and XL are trained here", "这里只训练 Stable Diffusion 1.x、2.x 和 XL")),
+    ),
+    **dict.fromkeys(
+        (
+            "rank_dropout_scale",
+            "train_norm",
+            "decompose_both",
+            "use_cp",
+            "use_tucker",
+            "use_scalar",
+            "constrain",
+            "rescaled",
+            "bypass_mode",
+            "dylora_unit",
+        ),
+        ((), NETWORK_ARGUMENT),
+    ),
+    "unit": ((1,), NETWORK_ARGUMENT),
+    "lyco": (
+        (),
+        ('set network_module to "loha", "lokr" or "dora"', '请把 network_module 设为 "loha"、"lokr" 或 "dora"'),
+    ),
+    **dict.fromkeys(
+        ("blocks_to_swap",),
         ((), NOT_OFFERED),
     ),
 }
 
 REFUSED_VALUES: dict[tuple[str, str], Reason] = {
-    ("network_module", "lycoris.kohya"): (
-        'LyCORIS is not used here; take "lora", with conv_dim it adapts convolutions too',
-        '这里不使用 LyCORIS；请填 "lora"，加上 conv_dim 也会训练卷积层',
-    ),
     ("save_model_as", "diffusers"): ('a LoRA is one file; take "safetensors"', 'LoRA 是单个文件；请填 "safetensors"'),
 }
 
@@ -210,14 +371,20 @@ def translate(
         values and where under present names; notices (a line for each name understood); problems (refusals), for
         checks.check to tell with its own.
     """
+    where, notices, problems, without_effect = dict(where), [], [], {}
+    values = _unfolded(values, where, notices, problems)
     present = {name: value for name, value in values.items() if name in OPTIONS}
-    where, notices, problems = dict(where), [], []
     for name, value in values.items():
         at = place(name, where)
         if name in OPTIONS:
             continue
         if name == "network_args":
-            for new, argument in _network_args(value, at, problems).items():
+            full = {}
+            if str(present.get("network_module")).lower() == "lycoris.kohya":
+                del present["network_module"]  # the algorithm says which
+                names = {"conv_dim": "network_dim", "conv_alpha": "network_alpha"}
+                full = {new: values.get(name) or OPTIONS[name].default for new, name in names.items()}
+            for new, argument in _network_args(value, at, problems, full).items():
                 _take(new, argument, name, present, where, notices, problems)
         elif name in SWITCHES:
             if value:
@@ -229,17 +396,25 @@ def translate(
                 _take(new, value, name, present, where, notices, problems)
         elif name in WITHOUT_EFFECT:
             if value:
-                english, chinese = WITHOUT_EFFECT[name]
-                notices.append(say(f"{at} has no effect: {english}", f"{at} 不起作用：{chinese}"))
+                without_effect.setdefault(WITHOUT_EFFECT[name], []).append(name)
         elif name in REFUSED:
             harmless, (english, chinese) = REFUSED[name]
             if value and value not in harmless:
                 problems.append(say(f"{at} is not taken: {english}", f"{at} 不能使用：{chinese}"))
         else:
             present[name] = value
+    notices += [_no_effect(names, reason, where) for reason, names in without_effect.items()]
     for name in list(present):
         present[name] = _spelling(name, present[name], where, problems)
     return present, where, notices, problems
+
+
+def _no_effect(names: list[str], reason: Reason, where: dict[str, str]) -> str:
+    """One line for all that has no effect for the same reason."""
+    others = [f"--{name}" if where.get(name, "").startswith("--") else name for name in names[1:]]
+    listed = ", ".join([place(names[0], where), *others])
+    verb = "has" if len(names) == 1 else "have"
+    return say(f"{listed} {verb} no effect: {reason[0]}", f"{listed} 不起作用：{reason[1]}")
 
 
 def _take(
@@ -250,7 +425,8 @@ def _take(
     written = f"--{new}" if is_flag else new
     if old not in RENAMED:  # a switch: its value changes too
         written += f" {shown(value)}" if is_flag else f" = {shown(value)}"
-    notices.append(say(f"{at} is now written {written}", f"{at} 现在写作 {written}"))
+    english, chinese = (f" ({reason[0]})", f"（{reason[1]}）") if (reason := BUT.get(old)) else ("", "")
+    notices.append(say(f"{at} is now written {written}{english}", f"{at} 现在写作 {written}{chinese}"))
     beats_file = is_flag and not where.get(new, "").startswith("--")
     if new in present and not beats_file and present[new] not in (value, OPTIONS[new].default):
         problems.append(
@@ -265,41 +441,68 @@ def _take(
 
 def _read(name: str, value: Any) -> Any:
     """A text from a command line or preset as the type of the option it now is."""
-    return from_text(name, value) if isinstance(value, str) else value
+    return from_text(name, value) if isinstance(value, str) and name in OPTIONS else value
 
 
-def _network_args(value: Any, at: str, problems: list[str]) -> dict[str, Any]:
-    """`conv_dim=4 conv_alpha=1` are options of ours; nothing else is offered."""
+def _network_args(value: Any, at: str, problems: list[str], full: dict[str, Any]) -> dict[str, Any]:
+    """`conv_dim=4 algo=lokr factor=8` by the names of our options.
+
+    Args:
+        full: what LyCORIS's preset "full", which is its default, gives to convolutions; {}: they are not its arguments.
+    """
     items = value.split() if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    taken = {}
+    taken: dict[str, Any] = {}
+    is_dora, preset = False, "full"
     for item in items:
         name, _, text = str(item).partition("=")
-        if name in ("conv_dim", "conv_alpha"):
-            taken[name] = as_number(text)
-        else:
+        if name == "algo" and text.lower() in ALGORITHMS:
+            taken["network_module"] = ALGORITHMS[text.lower()]
+        elif name == "preset" and text in PRESETS:
+            preset = text
+        elif name == "dora_wd" and text.lower() in ("true", "false"):
+            is_dora = text.lower() == "true"
+        elif name in ARGUMENTS:
+            new = ARGUMENTS[name]
+            taken[new] = None if (name, text) == ("factor", "-1") else from_text(new, text)
+        elif name in ("exclude_patterns", "include_patterns"):
+            taken[name] = _patterns(text)
+        elif name not in IDLE_ARGUMENTS and text.lower() not in ("", "false", "none", "0"):
             problems.append(
                 say(
-                    f"{at}: {shown(item)} is not taken; only conv_dim and conv_alpha are, as options of their own",
-                    f"{at}：不能使用 {shown(item)}；只有 conv_dim 和 conv_alpha 可用，它们是单独的参数",
+                    f"{at}: {shown(item)} is not taken; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
+                    f"{', '.join(ALGORITHMS)}; preset: {', '.join(PRESETS)})",
+                    f"{at}：不能使用 {shown(item)}；可用的只有 {'、'.join(KNOWN_ARGUMENTS)}（algo："
+                    f"{'、'.join(ALGORITHMS)}；preset：{'、'.join(PRESETS)}）",
                 )
             )
-    return taken
+    if is_dora:
+        kind = taken.get("network_module", "lora")
+        if kind != "lora":
+            problems.append(
+                say(
+                    f"{at}: dora_wd with algo={kind} is not offered; with algo=lora it is",
+                    f"{at}：不支持 algo={kind} 加 dora_wd；algo=lora 可以",
+                )
+            )
+        taken["network_module"] = "dora"
+    if preset == "full" and "conv_dim" not in taken:
+        taken = full | taken
+    return PRESETS[preset] | taken
+
+
+def _patterns(text: str) -> list[str]:
+    """One pattern, or several written as Python writes a list."""
+    try:
+        read = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        read = text
+    return [str(one) for one in read] if isinstance(read, (list, tuple)) else [text]
 
 
 def _spelling(name: str, value: Any, where: dict[str, str], problems: list[str]) -> Any:
     """The value of an option in our spelling."""
     if value is None and name in NONE_MEANT:
         return NONE_MEANT[name]
-    if name == "text_encoder_lr" and isinstance(value, (list, tuple)) and value:
-        if all(rate == value[0] for rate in value):
-            return value[0]
-        problems.append(
-            say(
-                f"{place(name, where)}: one learning rate serves all text encoders; give one value",
-                f"{place(name, where)}：所有文本编码器共用一个学习率；请只填一个值",
-            )
-        )
-        return value[0]
     if not isinstance(value, str):
         return value
     if (name, value.lower()) in REFUSED_VALUES:
@@ -310,3 +513,166 @@ def _spelling(name: str, value: Any, where: dict[str, str], problems: list[str])
         )
         return OPTIONS[name].default
     return SPELLINGS.get(name, {}).get(value.lower(), value)
+
+
+# ---- presets of windows: what one value says about others ----
+
+
+def _unfolded(values: dict[str, Any], where: dict[str, str], notices: list[str], problems: list[str]) -> dict[str, Any]:
+    """The values with everything that the windows of kohya_ss and lora-scripts keep in their own way as values of ours.
+
+    They keep flags in a text, and values that count only where another value says so. `where` is kept up.
+    """
+    values = dict(values)
+    for name, read in (("additional_parameters", _flags_of), ("ui_custom_params", tomllib.loads)):
+        if text := values.pop(name, None):
+            try:
+                more = read(str(text))
+            except ValueError as error:
+                problems.append(
+                    say(
+                        f"{place(name, where)}: cannot be read ({error}). Write its values as parameters of their own",
+                        f"{place(name, where)}：无法读取（{error}）。请把其中的值写成单独的参数",
+                    )
+                )
+                continue
+            values |= more
+            where |= dict.fromkeys(more, where.get(name, ""))
+
+    def asks(name: str) -> bool:
+        """Whether a value is there and is not one that asks for nothing."""
+        value = values.get(name)
+        value = as_number(value) if isinstance(value, str) else value
+        return bool(value) and str(value).lower() not in ("none", "false")
+
+    def drop(names: Collection[str], because: str = "") -> None:
+        """Leave values out; where they ask for something, that is said."""
+        gone = [name for name in names if asks(name)]
+        for name in names:
+            values.pop(name, None)
+        if gone and because:
+            notices.append(_no_effect(gone, (because, because), where))
+
+    for name in ("optimizer_args", "lr_scheduler_args", "network_args"):
+        if isinstance(values.get(name), str) and '"' in values[name]:
+            values[name] = shlex.split(values[name])
+    _gather(values, where, asks)
+    kind = str(values.pop("noise_offset_type", "")).lower()
+    if kind == "original":
+        drop(("multires_noise_iterations",), f'noise_offset_type = "{kind}"')
+        drop(("multires_noise_discount",))
+    elif kind == "multires":
+        drop(("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"), f'noise_offset_type = "{kind}"')
+    if "epoch" in values:  # what a window writes beside these two
+        if asks("max_train_epochs"):
+            drop(("epoch", "max_train_steps"), "max_train_epochs")
+        elif asks("max_train_steps"):
+            drop(("epoch", "max_train_epochs"), "max_train_steps")
+        else:
+            drop(("max_train_epochs", "max_train_steps"))
+    if "lr_warmup" in values and "lr_warmup_steps" in values:
+        drop(("lr_warmup",) if asks("lr_warmup_steps") else ("lr_warmup_steps",), "lr_warmup_steps")
+    for name in ("sample_every_n_epochs", "sample_every_n_steps"):
+        if isinstance(value := values.get(name), (int, float)) and value < 0:
+            del values[name]  # sd-scripts: off
+    if asks("sample_every_n_steps") and not asks("sample_every_n_epochs"):
+        drop(("sample_every_n_epochs",))  # off, and not "never" as ours
+    if str(values.get("LoRA_type", "")).lower() == "standard":
+        drop(("conv_dim", "conv_alpha"), 'LoRA_type = "Standard"')
+    names = ("stop_text_encoder_training_pct", "stop_text_encoder_training")
+    if names[0] in values or "LoRA_type" in values:  # kohya_ss: a percentage
+        percent = next((name for name in names if asks(name)), None)
+        if percent:
+            values[names[1]], where[names[1]] = f"{values[percent]}%", where.get(percent, "")
+        drop(names if percent is None else names[:1])
+    if asks("dora_wd"):
+        values["LoRA_type" if "LoRA_type" in values else "network_module"] = "dora"
+    values.pop("dora_wd", None)
+    if values.get("factor") is not None:
+        values["lokr_factor"], where["lokr_factor"] = values.pop("factor"), where.get("factor", "")
+    if str(values.get("lokr_factor")) == "-1":
+        values["lokr_factor"] = None
+    if isinstance(values.get("xformers"), str) and values["xformers"].lower() in ("xformers", "sdpa", "none"):
+        values["xformers"] = values["xformers"].lower() == "xformers"
+    if str(values.get("dynamo_backend")).lower() == "no":
+        del values["dynamo_backend"]
+    if str(values.get("dynamo_mode")).lower() == "default":
+        del values["dynamo_mode"]
+    if str(values.get("LyCORIS_preset")).lower() == "full":
+        del values["LyCORIS_preset"]
+    if str(values.get("max_token_length")) == "255":  # what lora-scripts writes for 225
+        values["max_token_length"] = 225
+    return values
+
+
+def _gather(values: dict[str, Any], where: dict[str, str], asks: Callable[[str], bool]) -> None:
+    """lora-scripts: several values that are one of ours, and switches that say whether others count."""
+
+    def put(name: str, value: Any, old: str) -> None:
+        values[name], where[name] = value, where.get(old, "")
+
+    switches = {
+        "enable_block_weights": ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold"),
+        "enable_base_weight": ("base_weights", "base_weights_multiplier"),
+        "enable_preview": (*PROMPT_PARTS, "positive_prompts", "sample_prompts", "sample_every_n_epochs"),
+    }
+    for switch, names in switches.items():
+        if switch in values and not asks(switch):
+            for name in names:
+                values.pop(name, None)
+        values.pop(switch, None)
+    for name in ("base_weights", "base_weights_multiplier"):
+        if isinstance(values.get(name), str):
+            values[name] = [line.strip() for line in values[name].splitlines() if line.strip()]
+    if asks("positive_prompts"):
+        parts = [f"--{letter} {values[name]}" for name, letter in PROMPT_PARTS.items() if asks(name)]
+        put(
+            "sample_prompts", " ".join([str(values["positive_prompts"]).replace("\n", " "), *parts]), "positive_prompts"
+        )
+    for name in ("positive_prompts", *PROMPT_PARTS):
+        values.pop(name, None)
+    of_network = {"lycoris_algo": "algo", "lokr_factor": "factor"}
+    if "lycoris_algo" in values:
+        of_network |= {"conv_dim": "conv_dim", "conv_alpha": "conv_alpha"}
+    for ours, custom, single in (
+        ("optimizer_args", "optimizer_args_custom", {"prodigy_d0": "d0", "prodigy_d_coef": "d_coef"}),
+        ("network_args", "network_args_custom", of_network),
+    ):
+        given = [custom, *single]
+        if not any(name in values for name in given if name not in OPTIONS):
+            continue
+        more = values.get(custom)
+        args = [*(values.get(ours) or []), *(more.splitlines() if isinstance(more, str) else more or [])]
+        args += [f"{argument}={values[name]}" for name, argument in single.items() if asks(name)]
+        first = next(name for name in given if name in values)
+        for name in given:
+            values.pop(name, None)
+        if args:
+            put(ours, args, first)
+    if "text_encoder_lr1" in values or "text_encoder_lr2" in values:  # of SDXL's two
+        rates = [values.pop(name, values.get("text_encoder_lr")) for name in ("text_encoder_lr1", "text_encoder_lr2")]
+        put("text_encoder_lr", rates, "text_encoder_lr1")
+
+
+PROMPT_PARTS = {  # lora-scripts' settings of a preview -> sd-scripts' letters
+    "negative_prompts": "n", "sample_width": "w", "sample_height": "h", "sample_cfg": "l", "sample_steps": "s",
+    "sample_seed": "d",
+}  # fmt: skip
+
+
+def _flags_of(text: str) -> dict[str, Any]:
+    """The values of flags in a text, as a shell would divide it. Raises ValueError."""
+    values, name = {}, None
+    for word in shlex.split(text):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            values[name] = [value] if equals else []
+        elif name is None:
+            raise ValueError(say(f'"{word}" stands before the first --flag', f'"{word}" 前面没有 --参数名'))
+        else:
+            values[name].append(word)
+    return {
+        name: words if list in KINDS.get(name, ()) or len(words) > 1 else _read(name, words[0]) if words else True
+        for name, words in values.items()
+    }

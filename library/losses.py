@@ -1,7 +1,8 @@
 """How wrong a prediction is, and how much each sample counts.
 
 `per_sample` gives one number per sample; every weight is a factor for it, so their order does not matter. To add a
-loss: add a row to LOSSES. A weight receives signal-to-noise ratios, not a noise process: it needs no more.
+loss: add a row to LOSSES. A weight receives signal-to-noise ratios, not a noise process: it needs no more. `weight`
+multiplies those that are switched on.
 """
 
 import math
@@ -9,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from library.config import Config
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # difference (B, C, h, w), c (B, 1, 1, 1) -> (B, C, h, w)
     "l2": lambda d, c: d**2,
@@ -68,6 +71,27 @@ def huber_threshold(
     Loss", arXiv:2403.16728.
     """
     return HUBER_SCHEDULES[schedule](t, snr, c, scale, step_count)
+
+
+def weight(snr: Tensor, objective: str, config: Config) -> Tensor:
+    """(B,) factors of the losses at timesteps with these signal-to-noise ratios: all weights that are switched on."""
+    factors = torch.ones_like(snr)
+    if config.min_snr_gamma:
+        factors = factors * min_snr_weight(snr, config.min_snr_gamma, objective)
+    if config.scale_v_pred_loss_like_noise_pred:
+        factors = factors * scale_v_pred_weight(snr)
+    if config.v_pred_like_loss:
+        factors = factors * v_pred_like_weight(snr, config.v_pred_like_loss)
+    if config.debiased_estimation_loss:
+        factors = factors * debiased_weight(snr, objective)
+    return factors
+
+
+def threshold(t: Tensor, snr: Tensor, config: Config) -> Tensor | None:
+    """(B,) `huber_c` of `per_sample`, for the loss that was asked for; None where it needs none."""
+    if config.loss_type not in ("huber", "smooth_l1"):
+        return None
+    return huber_threshold(config.huber_schedule, t, snr, c=config.huber_c, scale=config.huber_scale)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, objective: str) -> Tensor:

@@ -5,8 +5,10 @@ other's recipes by them. All values are strings, and None is "None". The sshs_* 
 `checkpoint` adds them.
 """
 
+import base64
 import hashlib
 import json
+import mimetypes
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,28 +17,38 @@ from typing import Any, NamedTuple
 
 from library.config import Config
 
-MODULES = {"lora": "networks.lora"}  # network_module -> what readers know it by
+LYCORIS = {  # network_module -> the arguments by which LyCORIS knows it; lora is sd-scripts' own
+    "loha": {"algo": "loha"}, "lokr": {"algo": "lokr"}, "dora": {"algo": "lora", "dora_wd": "True"},
+}  # fmt: skip
+
+NETWORK_ARGS = (  # options that are network_args in sd-scripts
+    "rank_dropout", "module_dropout", "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas",
+    "down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "network_reg_dims", "network_reg_lrs",
+    "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio", "exclude_patterns",
+    "include_patterns",
+)  # fmt: skip
 
 # What sd-scripts records about options that we do not have: as its options are when they are off.
 OFF = {
-    "ss_adaptive_noise_scale": None,
-    "ss_debiased_estimation": False,
-    "ss_face_crop_aug_range": None,
     "ss_fp8_base": False,
     "ss_fp8_base_unet": False,
     "ss_full_fp16": False,
-    "ss_huber_c": 0.1,
-    "ss_huber_scale": 1.0,
-    "ss_huber_schedule": "snr",
-    "ss_ip_noise_gamma": None,
-    "ss_ip_noise_gamma_random_strength": False,
-    "ss_loss_type": "l2",
-    "ss_multires_noise_discount": 0.3,
-    "ss_multires_noise_iterations": None,
-    "ss_noise_offset_random_strength": False,
-    "ss_zero_terminal_snr": False,
 }
 
+
+# What sd-scripts records only where the pictures come from train_data_dir, not from dataset_config.
+OF_FOLDERS = (
+    "ss_batch_size_per_device", "ss_total_batch_size", "ss_color_aug", "ss_flip_aug", "ss_random_crop",
+    "ss_shuffle_caption", "ss_enable_bucket", "ss_bucket_no_upscale", "ss_min_bucket_reso", "ss_max_bucket_reso",
+    "ss_keep_tokens", "ss_resolution",
+)  # fmt: skip
+
+
+# What the user says in metadata_*, beside the title.
+GIVEN = (
+    "author", "description", "license", "tags", "usage_hint", "thumbnail", "merged_from", "trigger_phrase",
+    "preprocessor", "is_negative_embedding",
+)  # fmt: skip
 
 MOST_METADATA = 100_000_000  # bytes; a longer header is no header
 
@@ -81,33 +93,62 @@ def build(config: Config, data: dict[str, Any], family_metadata: dict[str, str],
     entries = {**_network(config), **family_metadata, **_modelspec(config, data["ss_resolution"], run)}
     if not config.no_metadata:
         entries |= OFF | _of_config(config) | _of_run(run) | _of_batches(config, run)
-        entries |= {name: json.dumps(value) if isinstance(value, dict) else value for name, value in data.items()}
+        entries |= {
+            name: json.dumps(value) if isinstance(value, (dict, list)) else value for name, value in data.items()
+        }
+        for name in OF_FOLDERS if "ss_datasets" in data else ():  # each data set and subset tells its own
+            entries.pop(name, None)
     return {name: str(value) for name, value in entries.items()}
 
 
 def _network(config: Config) -> dict[str, Any]:
     entries = {
-        "ss_network_module": MODULES.get(config.network_module, config.network_module),
+        "ss_network_module": "lycoris.kohya" if config.network_module in LYCORIS else "networks.lora",
         "ss_network_dim": config.network_dim,
         "ss_network_alpha": config.network_alpha or config.network_dim,
     }
+    args = dict(LYCORIS.get(config.network_module, {}))
+    if config.network_module == "lokr":
+        args["factor"] = str(config.lokr_factor or -1)
+    if config.rs_lora:
+        args["rs_lora"] = "True"
     if config.conv_dim:
-        conv = dict(conv_dim=str(config.conv_dim), conv_alpha=str(config.conv_alpha or config.conv_dim))
-        entries["ss_network_args"] = json.dumps(conv)
+        args |= dict(conv_dim=str(config.conv_dim), conv_alpha=str(config.conv_alpha or config.conv_dim))
+    given = {name: getattr(config, name) for name in NETWORK_ARGS}
+    args |= {name: _as_argument(name, value) for name, value in given.items() if value}
+    if args:
+        entries["ss_network_args"] = json.dumps(args)
     return entries
+
+
+def _as_argument(name: str, value: Any) -> str:
+    """A value as it is written in sd-scripts' network_args."""
+    is_joined = isinstance(value, list) and not name.endswith("_patterns")
+    return ",".join(map(str, value)) if is_joined else str(value)
 
 
 def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[str, Any]:
     """The standard of https://github.com/Stability-AI/ModelSpec, but for what the family says."""
     entries = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": run.output_name,
+        "modelspec.title": config.metadata_title or run.output_name,
         "modelspec.date": datetime.fromtimestamp(int(run.saved_at)).isoformat(),
         "modelspec.resolution": f"{resolution[0]}x{resolution[1]}",
     }
     if config.clip_skip is not None:
         entries["modelspec.encoder_layer"] = config.clip_skip
+    for name in GIVEN:
+        if (value := getattr(config, f"metadata_{name}")) is not None:
+            entries[f"modelspec.{name}"] = as_data_url(value) if name == "thumbnail" else value
     return entries
+
+
+def as_data_url(picture: str) -> str:
+    """A picture's file as the text that a browser shows as that picture; such a text as it is."""
+    if picture.startswith("data:"):
+        return picture
+    kind = mimetypes.guess_type(picture)[0] or "image/png"
+    return f"data:{kind};base64,{base64.b64encode(Path(picture).read_bytes()).decode()}"
 
 
 def _of_config(config: Config) -> dict[str, Any]:
@@ -127,6 +168,18 @@ def _of_config(config: Config) -> dict[str, Any]:
         "ss_scale_weight_norms": config.scale_weight_norms,
         "ss_min_snr_gamma": config.min_snr_gamma,
         "ss_noise_offset": config.noise_offset,
+        "ss_noise_offset_random_strength": config.noise_offset_random_strength,
+        "ss_adaptive_noise_scale": config.adaptive_noise_scale,
+        "ss_multires_noise_iterations": config.multires_noise_iterations,
+        "ss_multires_noise_discount": config.multires_noise_discount,
+        "ss_ip_noise_gamma": config.ip_noise_gamma,
+        "ss_ip_noise_gamma_random_strength": config.ip_noise_gamma_random_strength,
+        "ss_zero_terminal_snr": config.zero_terminal_snr,
+        "ss_debiased_estimation": config.debiased_estimation_loss,
+        "ss_loss_type": config.loss_type,
+        "ss_huber_schedule": config.huber_schedule,
+        "ss_huber_scale": config.huber_scale,
+        "ss_huber_c": config.huber_c,
         "ss_prior_loss_weight": config.prior_loss_weight,
         "ss_clip_skip": config.clip_skip,
         "ss_max_token_length": config.max_token_length,
@@ -139,11 +192,19 @@ def _of_config(config: Config) -> dict[str, Any]:
         "ss_color_aug": config.color_aug,
         "ss_flip_aug": config.flip_aug,
         "ss_random_crop": config.random_crop,
+        "ss_face_crop_aug_range": config.face_crop_aug_range,
+        "ss_resize_interpolation": config.resize_interpolation,
+        "ss_skip_image_resolution": config.skip_image_resolution,
         "ss_enable_bucket": config.enable_bucket,
         "ss_bucket_no_upscale": config.bucket_no_upscale,
         "ss_min_bucket_reso": config.min_bucket_reso,
         "ss_max_bucket_reso": config.max_bucket_reso,
         "ss_training_comment": config.training_comment,
+        "ss_validation_split": config.validation_split,
+        "ss_validation_seed": config.validation_seed,
+        "ss_validate_every_n_epochs": config.validate_every_n_epochs,
+        "ss_validate_every_n_steps": config.validate_every_n_steps,
+        "ss_max_validation_steps": config.max_validation_steps,
     }
 
 

@@ -7,7 +7,8 @@ import ast
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -55,15 +56,16 @@ def build(name: str, groups: list[dict], *, learning_rate: float, args: dict[str
     return OPTIMIZERS[of_lower[name.lower()]](groups, learning_rate, args)
 
 
-SHAPE_BLIND = {"adamw", "adamw8bit", "lion", "prodigy", "adam", "sgd", "sgdnesterov"}
-
-
 def is_shape_blind(name: str) -> bool:
     """Whether an optimizer does the same to one flat tensor as to many: it looks at numbers and sums, not at shapes."""
-    return name.lower() in SHAPE_BLIND
+    return name.lower() in {known.lower() for known in OPTIMIZERS if known != "Adafactor"}
 
 
-STATE_BYTES = {"adamw8bit": 2, "lion": 4, "prodigy": 16, "sgd": 0, "sgdnesterov": 4, "adafactor": 1}
+STATE_BYTES = {
+    "adamw8bit": 2, "pagedadamw8bit": 2, "lion": 4, "lion8bit": 1, "pagedlion8bit": 1, "prodigy": 16, "sgd": 0,
+    "sgdnesterov": 4, "sgdnesterov8bit": 1, "adafactor": 1, "dadaptation": 12, "dadaptadampreprint": 12,
+    "dadaptadam": 12, "dadaptadan": 16, "dadaptadanip": 16, "dadaptadagrad": 12, "dadaptlion": 8, "dadaptsgd": 12,
+}  # fmt: skip
 
 
 def state_bytes(name: str) -> int:
@@ -71,8 +73,11 @@ def state_bytes(name: str) -> int:
     return STATE_BYTES.get(name.lower(), 8)
 
 
-def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
+def parse_args(lines: Iterable[str] | None, option: str = "optimizer_args") -> dict[str, Any]:
     """["weight_decay=0.1", "betas=0.9,0.99"] -> {"weight_decay": 0.1, "betas": (0.9, 0.99)}.
+
+    Args:
+        option: whose they are, for messages.
 
     Raises:
         UserError: names every line that is not key=value with a Python value.
@@ -87,9 +92,9 @@ def parse_args(lines: Iterable[str] | None) -> dict[str, Any]:
         if not (key.isidentifier() and equals):
             problems.append(
                 say(
-                    f"optimizer_args: {line!r} is not of the form name=value, with a value such as 0.1, True, None, "
+                    f"{option}: {line!r} is not of the form name=value, with a value such as 0.1, True, None, "
                     "0.9,0.99 or 'text'.",
-                    f"optimizer_args：{line!r} 不是“名称=值”的形式，值应如 0.1、True、None、0.9,0.99 或 'text'。",
+                    f"{option}：{line!r} 不是“名称=值”的形式，值应如 0.1、True、None、0.9,0.99 或 'text'。",
                 )
             )
     if problems:
@@ -117,18 +122,22 @@ def usual_learning_rate(name: str, width: int) -> float:
 
 
 def learning_rates(
-    parts: Iterable[str], unet_lr: float | None, text_encoder_lr: float | None, learning_rate: float
+    parts: Iterable[str],
+    unet_lr: float | None,
+    text_encoder_lr: float | list[float] | None,
+    learning_rate: float,
 ) -> dict[str, float]:
     """The learning rate of each part that is trained; parts with 0 are frozen and left out.
 
     Args:
         parts: "unet", "text_encoder", "text_encoder_2".
-        unet_lr, text_encoder_lr: None means `learning_rate`.
+        unet_lr, text_encoder_lr: None means `learning_rate`. A list: of the first text encoder, and of the second.
 
     Raises:
         UserError: nothing would be trained.
     """
-    rates = {part: unet_lr if part == "unet" else text_encoder_lr for part in parts}
+    of_text = text_encoder_lr if isinstance(text_encoder_lr, list) else [text_encoder_lr] * 2
+    rates = {part: unet_lr if part == "unet" else of_text[part == "text_encoder_2"] for part in parts}
     rates = {part: learning_rate if rate is None else rate for part, rate in rates.items()}
     trained = {part: rate for part, rate in rates.items() if rate > 0}
     if not trained:
@@ -143,12 +152,14 @@ def learning_rates(
     return trained
 
 
-def parameter_groups(
-    parts: dict[str, list[nn.Parameter]], unet_lr: float | None, text_encoder_lr: float | None, learning_rate: float
-) -> list[dict]:
-    """One group for each part that is trained: {"name", "params", "lr"}; see `learning_rates`."""
-    rates = learning_rates(parts, unet_lr, text_encoder_lr, learning_rate)
-    return [dict(name=part, params=parts[part], lr=rate) for part, rate in rates.items()]
+def parameter_groups(trained: dict[str, list[nn.Parameter]], rates: dict[str, float]) -> list[dict]:
+    """A group for each name that has a rate: {"name", "params", "lr"}.
+
+    Args:
+        trained: name, such as "unet" or "unet_block5 plus" -> parameters.
+        rates: the same names -> learning rate.
+    """
+    return [dict(name=name, params=trained[name], lr=rate) for name, rate in rates.items()]
 
 
 class Lion(Optimizer):
@@ -208,28 +219,78 @@ def _plain(path: str, package: str | None = None, **defaults) -> Callable[..., B
     return row
 
 
-def _prodigy(groups: list[dict], learning_rate: float, args: dict) -> Built:
-    """Mishchenko and Defazio 2023, arXiv:2306.06101: finds the learning rate itself; lr is a factor, usually 1."""
-    rates = {group["lr"] for group in groups}
-    if len(rates) > 1:
-        raise UserError(
-            say(
-                f"Prodigy finds one learning rate for all parts, but they were given {_listed(rates)}. Set unet_lr and "
-                "text_encoder_lr to None (or one of them to 0, to freeze that part), and learning_rate = 1.",
-                f"Prodigy 为所有部分寻找同一个学习率，但设置了不同的值：{_listed(rates)}。"
-                "请把 unet_lr 和 text_encoder_lr 设为 None（或把其中一个设为 0 以冻结该部分），learning_rate 设为 1。",
+def _finds_its_rate(path: str, package: str) -> Callable[..., Built]:
+    """A row for an optimizer that finds the learning rate itself; lr is a factor for what it finds, usually 1."""
+    name = path.rpartition(".")[2]
+
+    def row(groups: list[dict], learning_rate: float, args: dict) -> Built:
+        rates = {group["lr"] for group in groups}
+        if len(rates) > 1:
+            raise UserError(
+                say(
+                    f"{name} finds one learning rate for all parts, but they were given {_listed(rates)}. Set unet_lr "
+                    "and text_encoder_lr to None (or one of them to 0, to freeze that part), and learning_rate = 1.",
+                    f"{name} 为所有部分寻找同一个学习率，但设置了不同的值：{_listed(rates)}。"
+                    "请把 unet_lr 和 text_encoder_lr 设为 None（或把其中一个设为 0 以冻结该部分），"
+                    "learning_rate 设为 1。",
+                )
             )
-        )
-    built = _plain("prodigyopt.Prodigy", "prodigyopt")(groups, learning_rate, args)
-    rate = rates.pop()
-    if rate < 0.1:
+        built = _plain(path, package)(groups, learning_rate, args)
+        rate = rates.pop()
+        if rate < 0.1:
+            built.notices.append(
+                say(
+                    f"{name} multiplies the learning rate it finds by {rate:g}: that is very little. Usual is 1.",
+                    f"{name} 会把自己找到的学习率乘以 {rate:g}，这太小了，通常为 1。",
+                )
+            )
+        return built
+
+    return row
+
+
+def _schedule_free(path: str) -> Callable[..., Built]:
+    """A row for Defazio et al. 2024, "The Road Less Scheduled", arXiv:2405.15682: an average is the schedule.
+
+    What is trained and what is saved differ: see `averaged`.
+    """
+
+    def row(groups: list[dict], learning_rate: float, args: dict) -> Built:
+        built = _plain(path, "schedulefree")(groups, learning_rate, args)
+        built.optimizer.train()
         built.notices.append(
             say(
-                f"Prodigy multiplies the learning rate it finds by {rate:g}: that is very little. Usual is 1.",
-                f"Prodigy 会把自己找到的学习率乘以 {rate:g}，这太小了，通常为 1。",
+                f"{path.rpartition('.')[2]} needs no schedule: lr_scheduler and lr_warmup_steps are not used "
+                '(optimizer_args = ["warmup_steps=100"] warms up)',
+                f"{path.rpartition('.')[2]} 不需要学习率调度：lr_scheduler 与 lr_warmup_steps 不起作用"
+                '（预热请用 optimizer_args = ["warmup_steps=100"]）',
             )
         )
-    return built
+        return built
+
+    return row
+
+
+@contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """The parameters as they are to be saved and shown; for schedule-free optimizers that is their average."""
+    if not is_schedule_free(optimizer):
+        yield
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+        with torch.no_grad():  # to the bit: the way there and back rounds, and looking must not change what is learnt
+            for parameter, values in zip(parameters, kept, strict=True):
+                parameter.copy_(values)
+
+
+def is_schedule_free(optimizer: Optimizer) -> bool:
+    return "train_mode" in optimizer.param_groups[0]
 
 
 def _adafactor(groups: list[dict], learning_rate: float, args: dict) -> Built:
@@ -249,19 +310,27 @@ def _adafactor(groups: list[dict], learning_rate: float, args: dict) -> Built:
     return built
 
 
-def _adamw8bit(groups: list[dict], learning_rate: float, args: dict) -> Built:
-    """Dettmers et al. 2021, arXiv:2110.02861, where bitsandbytes runs; else AdamW, which learns alike."""
-    path = "bitsandbytes.optim.AdamW8bit"
-    if reason := _why_no_bitsandbytes(path, groups[0]["params"][0].device):
-        built = OPTIMIZERS["AdamW"](groups, learning_rate, args)
-        built.notices.append(
-            say(
-                f"AdamW8bit cannot run here ({reason}): AdamW is used. It learns alike and needs a little more memory.",
-                f"此处无法使用 AdamW8bit（{reason}），改用 AdamW：学习效果相近，只是多占一点显存。",
+def _bitsandbytes(name: str, instead: str, **defaults) -> Callable[..., Built]:
+    """A row for an optimizer with its memory in 8 bits or in pages (Dettmers et al. 2021, arXiv:2110.02861).
+
+    Where bitsandbytes does not run, `instead`: the same algorithm, which learns alike.
+    """
+
+    def row(groups: list[dict], learning_rate: float, args: dict) -> Built:
+        path = f"bitsandbytes.optim.{name}"
+        if reason := _why_no_bitsandbytes(path, groups[0]["params"][0].device):
+            built = OPTIMIZERS[instead](groups, learning_rate, args)
+            built.notices.append(
+                say(
+                    f"{name} cannot run here ({reason}): {instead} is used. It learns alike and needs a little more "
+                    "memory.",
+                    f"此处无法使用 {name}（{reason}），改用 {instead}：学习效果相近，只是多占一点显存。",
+                )
             )
-        )
-        return built
-    return _plain(path, "bitsandbytes")(groups, learning_rate, args)
+            return built
+        return _plain(path, "bitsandbytes", **defaults)(groups, learning_rate, args)
+
+    return row
 
 
 def _why_no_bitsandbytes(path: str, device: torch.device) -> str:
@@ -281,13 +350,31 @@ def _why_no_bitsandbytes(path: str, device: torch.device) -> str:
 
 OPTIMIZERS: dict[str, Callable[..., Built]] = {  # (groups, learning_rate, args) -> Built
     "AdamW": _plain("torch.optim.AdamW", fused=True),
-    "AdamW8bit": _adamw8bit,
+    "AdamW8bit": _bitsandbytes("AdamW8bit", "AdamW"),
+    "PagedAdamW": _bitsandbytes("PagedAdamW", "AdamW"),
+    "PagedAdamW8bit": _bitsandbytes("PagedAdamW8bit", "AdamW"),
+    "PagedAdamW32bit": _bitsandbytes("PagedAdamW32bit", "AdamW"),
     "Lion": _plain(f"{__name__}.Lion"),
-    "Prodigy": _prodigy,
+    "Lion8bit": _bitsandbytes("Lion8bit", "Lion"),
+    "PagedLion8bit": _bitsandbytes("PagedLion8bit", "Lion"),
+    # Mishchenko and Defazio 2023, arXiv:2306.06101; Defazio and Mishchenko 2023, arXiv:2301.07733
+    "Prodigy": _finds_its_rate("prodigyopt.Prodigy", "prodigyopt"),
+    "DAdaptation": _finds_its_rate("dadaptation.experimental.DAdaptAdamPreprint", "dadaptation"),
+    "DAdaptAdamPreprint": _finds_its_rate("dadaptation.experimental.DAdaptAdamPreprint", "dadaptation"),
+    "DAdaptAdam": _finds_its_rate("dadaptation.DAdaptAdam", "dadaptation"),
+    "DAdaptAdaGrad": _finds_its_rate("dadaptation.DAdaptAdaGrad", "dadaptation"),
+    "DAdaptAdan": _finds_its_rate("dadaptation.DAdaptAdan", "dadaptation"),
+    "DAdaptAdanIP": _finds_its_rate("dadaptation.experimental.DAdaptAdanIP", "dadaptation"),
+    "DAdaptLion": _finds_its_rate("dadaptation.DAdaptLion", "dadaptation"),
+    "DAdaptSGD": _finds_its_rate("dadaptation.DAdaptSGD", "dadaptation"),
+    "AdamWScheduleFree": _schedule_free("schedulefree.AdamWScheduleFree"),
+    "RAdamScheduleFree": _schedule_free("schedulefree.RAdamScheduleFree"),
+    "SGDScheduleFree": _schedule_free("schedulefree.SGDScheduleFree"),
     "Adafactor": _adafactor,
     "Adam": _plain("torch.optim.Adam", fused=True),
     "SGD": _plain("torch.optim.SGD", fused=True),
     "SGDNesterov": _plain("torch.optim.SGD", fused=True, momentum=0.9, nesterov=True),
+    "SGDNesterov8bit": _bitsandbytes("SGD8bit", "SGDNesterov", momentum=0.9, nesterov=True),
 }
 
 

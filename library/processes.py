@@ -18,7 +18,7 @@ from typing import Any
 from library.config import Config
 from library.messages import UserError, say
 
-PATIENCE = timedelta(hours=12)  # the first process may encode 100,000 pictures while the others wait
+PATIENCE = 12 * 60  # minutes: the first process may encode 100,000 pictures while the others wait
 POLL_SECONDS = 0.2
 
 
@@ -83,12 +83,13 @@ class World:
 
     Args:
         is_cpu: computes on the CPU though there are GPUs.
+        patience: minutes to wait for the others; None: half a day.
 
     Raises:
         UserError: the processes do not find one another.
     """
 
-    def __init__(self, is_cpu: bool = False):
+    def __init__(self, is_cpu: bool = False, patience: int | None = None):
         self.rank, self.count = 0, 1
         self.device: str | None = None  # this process's own; None: as the user says
         if not is_launched():
@@ -96,9 +97,10 @@ class World:
         import torch
         from accelerate import PartialState
 
+        timeout = timedelta(minutes=patience or PATIENCE)
         try:
-            state = PartialState(cpu=is_cpu or not torch.cuda.is_available(), timeout=PATIENCE)
-            self._host = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+            state = PartialState(cpu=is_cpu or not torch.cuda.is_available(), timeout=timeout)
+            self._host = torch.distributed.new_group(backend="gloo", timeout=timeout)
         except (RuntimeError, ValueError, OSError) as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise UserError(

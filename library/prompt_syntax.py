@@ -65,6 +65,11 @@ def parse(text: str, *, is_negative: bool = False) -> Prompt:
     return Prompt(weighted, loras)
 
 
+def weights(caption: str) -> list[tuple[str, float]]:
+    """A training caption's pieces of one weight each. Only brackets are read; all else are words, as in sd-scripts."""
+    return [piece for section in _weighted(caption, []) for piece in section]
+
+
 def _lora(found: re.Match, is_negative: bool, problems: list[str]) -> Lora | None:
     """The LoRA of one <...>, or what is wrong with it added to the problems."""
     kind, whole = found[1], found[0]

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: one line per logged step, the same events in run.jsonl, TensorBoard on request.
+"""What a run tells while it runs: one line per logged step, the same events in run.jsonl, curves on request.
 
 Losses arrive as tensors and are read only when a line is due: reading one on a GPU waits for all work queued before it.
 run.jsonl gets whole lines and survives a kill. A run that goes on from a state cuts the lines of the steps that it does
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from torch import Tensor
 from tqdm import tqdm
 
-from library.messages import UserError, say
+from library.messages import say
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal to redraw
 READ_SECONDS = 1.0  # at most so long are losses left unread, so a NaN is seen soon
@@ -39,7 +39,7 @@ class Report:
         path: run.jsonl of this run; events are appended, one JSON object per line. Losses stand there with all digits.
         step_count: optimizer steps of the whole run.
         first_step: steps already done, when a run is continued; what the file tells of later ones is cut.
-        logging_dir: where TensorBoard's files go, if they are wanted.
+        writer: draws curves, if they are wanted: add_scalar(name, value, step), and close(). See `trackers`.
         stream: where lines go; a progress bar only where it is a terminal.
     """
 
@@ -49,19 +49,20 @@ class Report:
         step_count: int,
         *,
         first_step: int = 0,
-        logging_dir: Path | None = None,
+        writer: Any = None,
         stream: TextIO | None = None,
     ):
         self.step_count, self.step = step_count, first_step
         self.stream = stream or sys.stdout
         self.epoch_losses: list[float] = []
         self.epochs_told = 0  # the last one whose mean stands in the file
+        self.validated: dict[str, Any] = {}  # the last validation
         self.recent: deque[str] = deque(maxlen=REMEMBERED)
         if path.exists():
             self._go_on(path)
         self.events = path.open("ab", buffering=0)
         self.unwritten = bytearray()
-        self.writer = _tensorboard(logging_dir, first_step) if logging_dir else None
+        self.writer = writer
         on_terminal = self.stream.isatty()
         self.bar = tqdm(
             total=step_count, initial=first_step, file=self.stream, disable=not on_terminal, dynamic_ncols=True
@@ -84,6 +85,8 @@ class Report:
                     self.recent.append(line.decode().rstrip())
                 elif event.get("event") == "epoch":
                     self.epoch_losses, self.epochs_told = [], event["epoch"]
+                elif event.get("event") == "validation":
+                    self.validated = event
             file.truncate(whole)
 
     def say(self, text: str) -> None:
@@ -186,6 +189,32 @@ class Report:
                 self.writer.add_scalar("loss/epoch_average", self.average(), epoch)
         self.epoch_losses, self.epochs_told = [], epoch
 
+    def is_validated(self, step: int) -> bool:
+        """Whether a validation after this step is told already."""
+        return self.validated.get("step") == step
+
+    def validation(self, epoch: int, step: int, by: str, values: dict[str, Any] | None = None) -> None:
+        """Write down a validation, show it, and draw its curves, with sd-scripts' names.
+
+        Args:
+            by: "epoch" or "step": what the curves run over.
+            values: loss, training_loss, gap, and timesteps, as `validation.Measured` has them; None: those told last.
+        """
+        if values:
+            self.event("validation", epoch=epoch, step=step, **values)
+            self.validated = values | dict(step=step)
+            loss, beside, gap = (values[name] for name in ("loss", "training_loss", "gap"))
+            self.say(
+                say(
+                    f"validation after step {step}: loss {loss:.4f}, of training pictures {beside:.4f}, gap {gap:+.4f}",
+                    f"第 {step} 步后的验证：损失 {loss:.4f}，训练图片的损失 {beside:.4f}，差距 {gap:+.4f}",
+                )
+            )
+        if self.writer:
+            at = epoch if by == "epoch" else step
+            self.writer.add_scalar(f"loss/validation/{by}_average", self.validated["loss"], at)
+            self.writer.add_scalar(f"loss/validation/{by}_divergence", self.validated["gap"], at)
+
     def close(self) -> None:
         """Read what waits and close the files."""
         try:
@@ -214,18 +243,3 @@ def _parsed(line: bytes) -> dict:
     except ValueError:
         return {}
     return event if isinstance(event, dict) else {}
-
-
-def _tensorboard(folder: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            say(
-                "logging_dir is set, but the package tensorboard is missing: pip install tensorboard, or set "
-                "logging_dir = None (run.jsonl has the same numbers).",
-                "设置了 logging_dir，但没有安装 tensorboard：请 pip install tensorboard，或设 logging_dir = None"
-                "（run.jsonl 里有同样的数据）。",
-            )
-        ) from None
-    return SummaryWriter(str(folder), purge_step=first_step + 1)

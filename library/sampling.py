@@ -73,13 +73,21 @@ FILE_KEYS = {  # keys of .toml and .json prompt files -> field
 }  # fmt: skip
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def prompts_of(given: str) -> list[Prompt]:
+    """The prompts of a file, or those of the text itself, one per line. Raises UserError."""
+    return read_prompts(Path(given)) if Path(given[:4096]).is_file() else read_prompts(Path("sample_prompts"), given)
+
+
+def read_prompts(path: Path, text: str | None = None) -> list[Prompt]:
     """The prompts of a .txt (one per line, # begins a comment), .toml or .json file, in sd-scripts' format.
+
+    Args:
+        text: what stands in it, if that is known.
 
     Raises:
         UserError: the file is no text, or every line that cannot be understood, with its number.
     """
-    text = _decoded(path)
+    text = _decoded(path) if text is None else text
     prompts, problems = [], []
     for where, entry in _entries(path, text):
         try:

@@ -462,6 +462,189 @@ class TryLora(Tool):
                 "or raise it", f"需要 {self.steps} / {self.hires_strength:g} 步的噪声表，最多只有 1000 步。请减少 steps 或调大它")
 
 
+PRECISIONS = ("fp16", "bf16", "float")
+
+
+@dataclass(frozen=True)
+class MergeLoras(Tool):
+    """Several LoRAs into one, each with its own weight, or into a base model. Edit the values below, then run this file;
+    it takes no arguments.
+
+    把多个 LoRA 按各自的权重合并成一个，或合并进底模。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    loras: list[str] = option("must", ("output/first.safetensors", "output/second.safetensors"),
+        english="the LoRA files, of one kind of base model",
+        chinese="要合并的 LoRA 文件，须对应同一类底模")
+    ratios: list[float] = option("must", (0.6, 0.4), minimum=-10, maximum=10,
+        english="weight of each, in the same order, usually 0.3~1; as a strength in the prompt",
+        chinese="各自的权重，顺序与上面相同，常用 0.3~1，与提示词里的强度同义")
+    method: str = option("must", "concat", choices=("concat", "svd", "checkpoint"),
+        english='"concat": one LoRA, exact, its rank is the sum of theirs; "svd": one LoRA of new_rank, as near as that rank allows; "checkpoint": a copy of the base model with them inside',
+        chinese='"concat"：合成一个 LoRA，结果精确，秩为各秩之和；"svd"：合成一个秩为 new_rank 的 LoRA，尽量接近；"checkpoint"：合并进底模的副本')
+
+    new_rank: int = option("often", 32, minimum=1, maximum=1280,
+        english='rank with "svd", usually 16~128',
+        chinese='"svd" 的秩，常用 16~128')
+    new_conv_rank: int | None = option("often", None, minimum=1, maximum=1280,
+        english='rank of 3x3 convolutions with "svd"; None: new_rank',
+        chinese='"svd" 时 3x3 卷积层的秩；None 表示与 new_rank 相同')
+    pretrained_model_name_or_path: str | None = option("often", None, path="model",
+        english='base model for "checkpoint": .safetensors, .ckpt or diffusers folder; it is read tensor by tensor and never changed',
+        chinese='"checkpoint" 所用的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；逐个张量读取，原文件不会被改动')
+    save_precision: str | None = option("output", None, choices=PRECISIONS,
+        english='number format of the result: "fp16", "bf16", "float"; None: as in the files, in a checkpoint as it was',
+        chinese='结果的精度："fp16"、"bf16"、"float"；None 表示与原文件相同')
+    output_name: str = option("output", "merged",
+        english="file name of the result; no file is overwritten: a taken name gets -2, -3, ...",
+        chinese="结果的文件名；不会覆盖已有文件，重名时加 -2、-3……")
+    output_dir: str = option("output", "output/merged", path="output",
+        english="where the result goes; made if missing",
+        chinese="结果的输出目录，没有会自动建立")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done; see `checks.check_tool`."""
+        if not self.loras:
+            yield ("loras",), say("is empty: give at least one file", "是空的：请至少填一个文件")
+        elif len(self.loras) != len(self.ratios or []):
+            yield ("ratios", "loras"), say(
+                f"holds {len(self.ratios or [])} weights, and there are {len(self.loras)} LoRAs. Give one for each",
+                f"有 {len(self.ratios or [])} 个权重，而 LoRA 有 {len(self.loras)} 个。请一一对应")
+        elif not any(self.ratios):
+            yield ("ratios",), say("are all 0: nothing would be merged", "全是 0：没有可合并的")
+        if self.method == "checkpoint" and self.pretrained_model_name_or_path is None:
+            yield ("method", "pretrained_model_name_or_path"), say(
+                "needs a base model: set pretrained_model_name_or_path", "需要底模：请设 pretrained_model_name_or_path")
+        if self.method != "checkpoint" and self.pretrained_model_name_or_path is not None:
+            yield ("pretrained_model_name_or_path", "method"), say(
+                f'has no effect with method = "{self.method}". Set method = "checkpoint" to merge into it, or this to None',
+                f'在 method = "{self.method}" 时不起作用。要合并进底模请设 method = "checkpoint"，否则请设为 None')
+        if self.method != "svd" and self.new_conv_rank is not None:
+            yield ("new_conv_rank", "method"), say(
+                'has no effect without method = "svd". Set it to None', '没有 method = "svd" 就不起作用。请设为 None')
+
+
+@dataclass(frozen=True)
+class ResizeLora(Tool):
+    """Make LoRA files smaller: another rank, or for each layer the rank it needs. Edit the values below, then run this
+    file; it takes no arguments.
+
+    缩小 LoRA 文件：换一个秩，或让每层自动选取所需的秩。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    lora: str = option("must", "output/mytag.safetensors", path="model",
+        english="a LoRA file, or a folder: all LoRAs in it, its sub-folders too; they are never changed",
+        chinese="LoRA 文件，或一个目录（处理其中所有 LoRA，含子目录）；原文件不会被改动")
+    new_rank: int = option("must", 16, minimum=1, maximum=1280,
+        english="the new rank, usually 4~64; with dynamic_method the most that a layer gets",
+        chinese="新的秩，常用 4~64；使用 dynamic_method 时是每层的上限")
+
+    dynamic_method: str | None = option("often", None, choices=("sv_ratio", "sv_fro", "sv_cumulative"),
+        english='each layer\'s own rank by its singular values: "sv_ratio" (those above the largest / dynamic_param), "sv_fro" (as many as hold this share of the Frobenius norm), "sv_cumulative" (... of their sum); None: new_rank for all',
+        chinese='按奇异值给每层选秩："sv_ratio"（保留大于 最大值/dynamic_param 的）、"sv_fro"（保留到 Frobenius 范数的这一比例）、"sv_cumulative"（保留到奇异值总和的这一比例）；None 表示全部用 new_rank')
+    dynamic_param: float | None = option("often", None, above=0,
+        english="for dynamic_method: sv_ratio 2~20, sv_fro 0.9~0.99, sv_cumulative 0.7~0.95; larger keeps more",
+        chinese="dynamic_method 的参数：sv_ratio 用 2~20，sv_fro 用 0.9~0.99，sv_cumulative 用 0.7~0.95；越大保留越多")
+    new_conv_rank: int | None = option("often", None, minimum=1, maximum=1280,
+        english="the same as new_rank for 3x3 convolutions; None: new_rank",
+        chinese="3x3 卷积层的 new_rank；None 表示与 new_rank 相同")
+    save_precision: str | None = option("output", None, choices=PRECISIONS,
+        english='number format of the files: "fp16", "bf16", "float"; None: as they are',
+        chinese='文件精度："fp16"、"bf16"、"float"；None 表示不变')
+    output_dir: str = option("output", "output/resized", path="output",
+        english="where the files and the summary go, under their own names with the rank behind; none is overwritten",
+        chinese="结果和结果页的输出目录，文件名后面会加上秩；不会覆盖已有文件")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done; see `checks.check_tool`."""
+        if self.dynamic_method and self.dynamic_param is None:
+            yield ("dynamic_method", "dynamic_param"), say(
+                "needs dynamic_param, such as 5 for sv_ratio or 0.95 for sv_fro",
+                "需要 dynamic_param，如 sv_ratio 用 5，sv_fro 用 0.95")
+        elif self.dynamic_param is not None and not self.dynamic_method:
+            yield ("dynamic_param", "dynamic_method"), say(
+                "has no effect without dynamic_method. Set one, or this to None", "没有 dynamic_method 就不起作用。请设置它，或把此项设为 None")
+        elif self.dynamic_method == "sv_ratio" and self.dynamic_param < 1:
+            yield ("dynamic_param", "dynamic_method"), say("is below 1, the least for sv_ratio", "小于 1，sv_ratio 至少为 1")
+        elif self.dynamic_method in ("sv_fro", "sv_cumulative") and self.dynamic_param > 1:
+            yield ("dynamic_param", "dynamic_method"), say(
+                f"is above 1: it is a share for {self.dynamic_method}, such as 0.95",
+                f"大于 1：对 {self.dynamic_method} 它是比例，如 0.95")
+        loras, output = Path(os.path.realpath(self.lora)), Path(os.path.realpath(self.output_dir))
+        if loras.is_dir() and (loras == output or loras in output.parents):
+            yield ("output_dir", "lora"), say(
+                "lies in the folder of the LoRAs: the results would be resized again next time. Choose a folder beside it",
+                "在 LoRA 所在的目录里面：下次会把结果再缩小一遍。请选它旁边的目录")
+
+
+@dataclass(frozen=True)
+class ExtractLora(Tool):
+    """The difference of two base models as a LoRA: what fine-tuning changed, to be used with other models. Edit the values
+    below, then run this file; it takes no arguments.
+
+    从两个模型的差异中提取 LoRA：把微调的改动用到其他模型上。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    model_org: str = option("must", "models/base.safetensors", path="model",
+        english="the original model: .safetensors, .ckpt or diffusers folder",
+        chinese="原始模型：.safetensors、.ckpt 文件或 diffusers 文件夹")
+    model_tuned: str = option("must", "models/tuned.safetensors", path="model",
+        english="the model that was made from it, of the same line (SD 1.x, SD 2.x, SDXL); both are read tensor by tensor",
+        chinese="在它基础上微调的模型，须是同一系列（SD 1.x、SD 2.x、SDXL）；两者都逐个张量读取")
+
+    network_dim: int = option("often", 32, minimum=1,
+        english="rank, usually 16~128; larger holds more of the difference, larger file",
+        chinese="秩，常用 16~128；越大包含的差异越多，文件越大")
+    conv_dim: int | None = option("often", None, minimum=1,
+        english="rank of 3x3 convolutions, usually 8~32; None: without",
+        chinese="3x3 卷积层的秩，常用 8~32；None 表示不含")
+    min_diff: float = option("seldom", 0.01, minimum=0, maximum=1,
+        english="a text encoder whose weights all differ by less is left out, usually 0.001~0.01",
+        chinese="文本编码器的权重差都小于此值时不提取它，常用 0.001~0.01")
+    clamp_quantile: float = option("seldom", 0.99, minimum=0.5, maximum=1,
+        english="values beyond this quantile are cut off, as sd-scripts does; 1: none, the nearest to the difference",
+        chinese="截断超出此分位数的值，与 sd-scripts 相同；1 表示不截断，最接近原差异")
+    device: str = option("seldom", "auto",
+        english='where it is worked out: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores',
+        chinese='计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在两核 CPU 上最长约一小时')
+    save_precision: str = option("output", "fp16", choices=PRECISIONS,
+        english='number format of the file: "fp16" (half the size), "bf16", "float"',
+        chinese='文件精度："fp16"（小一半）、"bf16"、"float"')
+    output_name: str = option("output", "extracted",
+        english="file name of the LoRA; no file is overwritten: a taken name gets -2, -3, ...",
+        chinese="LoRA 的文件名；不会覆盖已有文件，重名时加 -2、-3……")
+    output_dir: str = option("output", "output/extracted", path="output",
+        english="where the LoRA goes; made if missing",
+        chinese="结果的输出目录，没有会自动建立")
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What cannot be done; see `checks.check_tool`."""
+        if os.path.realpath(self.model_org) == os.path.realpath(self.model_tuned):
+            yield ("model_tuned", "model_org"), say("is model_org itself: there is no difference", "就是 model_org 本身，没有差异")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            yield ("device",), say('is none of "auto", "cpu", "cuda"', '应为 "auto"、"cpu" 或 "cuda"')
+
+
+@dataclass(frozen=True)
+class ShowLora(Tool):
+    """What is in LoRA files: trigger words, base model, ranks, strength of each block, what is wrong, and which programs
+    read them. Edit the values below, then run this file; it takes no arguments.
+
+    查看 LoRA 文件的内容：触发词、底模、秩、各分块的强度、有没有问题、哪些软件能读取。
+    修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    """
+
+    lora: str = option("must", "output/mytag.safetensors", path="model",
+        english="a LoRA file, or a folder: all LoRAs in it, its sub-folders too; nothing is changed",
+        chinese="LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件")
+    pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
+        english="base model whose layers the files are compared with; None: a model of the line they were made for",
+        chinese="用来核对各层的底模；None 表示按文件对应的系列核对")
+    output_dir: str = option("output", "output/shown", path="output",
+        english="where the page goes",
+        chinese="结果页的输出目录")
+
+
 @dataclass(frozen=True)
 class Doctor(Tool):
     """One page over everything: pictures, tags, buckets, regularization, parameters, machine; what is wrong and how to
@@ -500,6 +683,10 @@ TOOLS: dict[str, Declared] = {  # file in tools/ -> what its block shows
         "sort_into_folders": SortIntoFolders,
         "make_reg_images": MakeRegImages,
         "try_lora": TryLora,
+        "merge_loras": MergeLoras,
+        "resize_lora": ResizeLora,
+        "extract_lora": ExtractLora,
+        "show_lora": ShowLora,
         "doctor": Doctor,
     }.items()
 }

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "library"
-NOUNS = {"contracts", "config", "tool_config", "checks", "messages"}
+NOUNS = {"contracts", "config", "tool_config", "checks", "messages", "value_files"}
 ASSEMBLY = "assembly"  # where parts meet, beside train_network.py and tools/; no part imports it
 RECIPES = {"library/miniature/train_miniature.py"}  # made the built-in model once; puts parts together, as tools do
 
@@ -64,7 +64,7 @@ def test_only_what_the_user_fixed_stands_at_the_top():
 
 def test_a_mistake_in_the_parameters_is_told_before_torch_is_imported():
     """The files read before the checks are done must not import torch: it takes seconds."""
-    names = ("contracts", "config", "checks", "messages", "arguments", "kohya", "block", "cards", "processes")
+    names = ("contracts", "config", "checks", "messages", "arguments", "kohya", "block", "cards", "processes", "value_files")
     early = [ROOT / "train_network.py", *(LIBRARY / ASSEMBLY).glob("*.py"), *(LIBRARY / f"{name}.py" for name in names)]
     for file in early:
         tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -134,7 +134,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
 def project(tmp_path):
     root = tmp_path / "my project"
     (root / "library").mkdir(parents=True)
-    for name in ("__init__", "config", "checks", "messages", "arguments", "kohya", "block"):
+    for name in ("__init__", "config", "checks", "messages", "arguments", "kohya", "block", "value_files"):
         shutil.copy(PROJECT / "library" / f"{name}.py", root / "library")
     shutil.copy(PROJECT / SCRIPT, root)
     for kind in ("model", "train", "reg"):
@@ -267,7 +267,7 @@ def test_presets_of_other_trainers_are_understood_and_wrong_ones_told(project):
     assert (config["network_dim"], config["learning_rate"], config["resolution"]) == (6, 2e-4, 512)
     assert config["max_train_epochs"] == OPTIONS["max_train_epochs"].default
     preset.write_text('{"network_dims": 6}', "utf-8")
-    assert "p.json: network_dims: there is no such parameter. Did you mean network_dim?" in start(project).stderr
+    assert "p.json:1: network_dims: there is no such parameter. Did you mean network_dim?" in start(project).stderr
     preset.write_text('{"network_dim": 6,}', "utf-8")
     assert "p.json:1: not valid JSON" in start(project).stderr
     preset.unlink()

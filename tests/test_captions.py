@@ -75,6 +75,50 @@ def test_tag_dropout_spares_the_kept_tokens():
     assert process("a, b, c", caption_tag_dropout_rate=1.0, keep_tokens=1) == "a"
 
 
+def test_what_stands_before_the_separator_or_behind_a_second_one_keeps_its_place():
+    options = dict(keep_tokens_separator="|||", shuffle_caption=True, caption_tag_dropout_rate=0.0)
+    seen = {process("mytag, girl ||| a, b, c, d ||| best", seed=seed, **options) for seed in range(20)}
+    assert len(seen) > 10
+    for text in seen:
+        assert text.startswith("mytag, girl, ")
+        assert text.endswith(", best")
+    assert process("mytag ||| a", keep_tokens_separator="|||") == "mytag, a"  # no model shall learn the mark
+
+
+def test_joined_tags_move_together():
+    options = dict(shuffle_caption=True, secondary_separator=";;;")
+    seen = {process("a, red;;;hat, b, c", seed=seed, **options) for seed in range(20)}
+    assert all("red,hat" in text for text in seen)
+    assert process("a;b", caption_separator="|", secondary_separator=";") == "a|b"
+
+
+def test_tags_may_be_separated_by_something_else():
+    texts = {
+        process("a|b|c", seed=seed, caption_separator="|", shuffle_caption=True, keep_tokens=1) for seed in range(9)
+    }
+    assert texts == {"a, b, c", "a, c, b"}
+
+
+def test_wildcards_choose_a_line_and_one_of_each_pair_of_braces():
+    caption = "a {red|blue} hat\n\na {{curly}} {only} cap"
+    seen = {process(caption, seed=seed, enable_wildcard=True, caption_prefix="mytag,") for seed in range(40)}
+    assert seen == {"mytag, a red hat", "mytag, a blue hat", "mytag, a {curly} only cap"}
+    assert process(caption) == "a {red|blue} hat"  # without it braces are braces
+    shares = [process("{a|b|c}", seed=seed, enable_wildcard=True) for seed in range(900)]
+    assert all(250 < shares.count(letter) < 350 for letter in "abc")
+
+
+def test_tags_join_step_by_step_in_the_warmup():
+    """sd-scripts: the first floor(share * (len - min)) + min of the tags that may be moved."""
+    caption, config = "keep, a, b, c, d, e", Config(keep_tokens=1, token_warmup_step=10, token_warmup_min=2)
+    counts = []
+    for step in range(12):
+        text = captions.process(caption, config, rng=random.Random(0), epoch=1, warmup=min(1, step / 10))
+        counts.append(len(captions.tags(text)) - 1)
+        assert caption.startswith(text)
+    assert counts == [2, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]
+
+
 def test_dropout_rates_are_shares():
     rng = random.Random(1)
     config = Config(caption_dropout_rate=0.25)
@@ -91,6 +135,11 @@ def test_captions_that_can_be_listed_are_listed_with_what_dropout_makes():
     assert captions.possible(["a"], Config(caption_dropout_rate=0.1)) == ["", "a"]
     assert captions.possible(["a"], Config(shuffle_caption=True)) is None
     assert captions.possible(["a"], Config(caption_tag_dropout_rate=0.1)) is None
+    assert captions.possible(["a"], Config(token_warmup_step=5)) is None
+    assert captions.possible(["{a|b}"], Config()) == ["{a|b}"]
+    assert captions.possible(["{a|b}"], Config(enable_wildcard=True)) is None
+    assert captions.possible(["a\nb"], Config(enable_wildcard=True)) is None
+    assert captions.possible(["{{a}}"], Config(enable_wildcard=True)) == ["{a}"]
 
 
 def test_tag_frequency_counts_pictures_not_repeats(tmp_path):

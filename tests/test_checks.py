@@ -184,7 +184,10 @@ DOUBTFUL = [
     ),
     ({"max_train_steps": 50, "max_train_epochs": 3}, "max_train_steps = 50 goes before max_train_epochs = 3"),
     ({"xformers": True}, "xformers = True is not needed: torch's own attention is used instead"),
-    ({"keep_tokens": 1}, "keep_tokens = 1 has no effect without shuffle_caption / caption_tag_dropout_rate"),
+    (
+        {"keep_tokens": 1},
+        "keep_tokens = 1 has no effect without shuffle_caption / caption_tag_dropout_rate / token_warmup_step",
+    ),
     ({"conv_alpha": 4}, "conv_alpha = 4.0 has no effect without conv_dim"),
     (
         {"lr_scheduler_num_cycles": 3},
@@ -205,7 +208,7 @@ DOUBTFUL = [
     ({"color_aug": True}, "cache_latents is off, because color_aug changes the pictures at every use"),
     (
         {"use_8bit_adam": True, "device": "cpu"},
-        "use_8bit_adam = True cannot work here (device cpu): plain AdamW is used instead",
+        "use_8bit_adam = True cannot work here (device cpu): the same without 8 bits is used instead",
     ),
 ]
 

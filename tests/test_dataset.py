@@ -106,10 +106,10 @@ def test_every_sample_is_seen_as_often_as_promised_and_steps_are_exact(train, re
     assert all(seen[sample] == sample.repeats for sample in found.train)
     assert len(batches) == plan.batch_counts[epoch - 1]
     for batch in batches:
-        assert len({plan.fits[sample.image_path].bucket for sample in batch}) == 1
+        assert len({plan.fit(sample).bucket for sample in batch}) == 1
     by_bucket = Counter()
     for sample, count in seen.items():
-        by_bucket[plan.fits[sample.image_path].bucket] += count
+        by_bucket[plan.fit(sample).bucket] += count
     assert len(batches) == sum(-(-count // batch_size) for count in by_bucket.values())
 
 
@@ -151,7 +151,7 @@ def test_epochs_and_seeds_differ_and_the_global_stream_stays_untouched(found):
 def test_batches_are_shuffled_among_buckets_and_samples_within(found):
     plan, _ = make(found, train_batch_size=2)
     batches = planning.batches_of_epoch(plan, 1, 1)
-    buckets = [plan.fits[batch[0].image_path].bucket for batch in batches]
+    buckets = [plan.fit(batch[0]).bucket for batch in batches]
     assert buckets != sorted(buckets)
     whole_buckets = planning.batches_of_epoch(make(found, train_batch_size=99)[0], 1, 1)
     assert any(batch != sorted(batch, key=batch.index) for batch in whole_buckets)  # a picture's repeats are spread
@@ -197,7 +197,7 @@ def test_a_reader_who_stops_early_leaves_no_threads(found):
 def test_batches_carry_weights_sizes_and_pixels(found):
     plan, config = make(found, prior_loss_weight=0.25)
     for batch in Dataset(plan, config, 1).batches(1):
-        width, height = plan.fits[batch.samples[0].image_path].bucket
+        width, height = plan.fit(batch.samples[0]).bucket
         count = len(batch.samples)
         assert batch.pixels.shape == (count, 3, height, width)
         assert batch.pixels.abs().max() <= 1
@@ -262,7 +262,7 @@ def test_metadata_as_sd_scripts_writes_it(found):
     assert list(buckets) == [str(index) for index in range(len(buckets))]
     assert facts["ss_num_batches_per_epoch"] == plan.batch_counts[0]
     aspects = [
-        abs(plan.fits[s.image_path].bucket[0] / plan.fits[s.image_path].bucket[1] - s.width / s.height)
+        abs(plan.fit(s).bucket[0] / plan.fit(s).bucket[1] - s.width / s.height)
         for s, _ in planning.uses_of_epoch(plan, 1)
     ]
     assert facts["ss_bucket_info"]["mean_img_ar_error"] == pytest.approx(sum(aspects) / len(aspects))

@@ -135,3 +135,23 @@ def test_multires_noise_is_smoother_and_of_unit_deviation():
         return torch.stack([(noise[..., 1:] * noise[..., :-1]).mean(), (noise[..., 1:, :] * noise[..., :-1, :]).mean()])
 
     assert (neighbours(multires) > neighbours(plain) + 0.05).all()  # in both directions
+
+
+def test_more_noise_is_seen_but_not_asked_for():
+    process, t = Process(NoiseSpec()), torch.tensor([10, 900])
+    latents, noise, more = (torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    noisy, target = process.corrupt(latents, noise, t, 0.1 * more)
+    plain, same = process.corrupt(latents, noise + 0.1 * more, t)
+    torch.testing.assert_close(noisy, plain)
+    assert torch.equal(target, noise)
+    assert not torch.equal(same, target)
+
+
+def test_of_several_noises_the_nearest_is_taken():
+    latents = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(9)) * 2
+    drawn = draw_noise(latents, torch.Generator().manual_seed(1), candidates=6)
+    generator = torch.Generator().manual_seed(1)
+    candidates = torch.stack([torch.randn(3, 4, 5, 5, generator=generator) for _ in range(6)])
+    nearest = (candidates - latents).square().sum((2, 3, 4)).argmin(0)  # (3,)
+    assert torch.equal(drawn, candidates[nearest, torch.arange(3)])
+    assert len(set(nearest.tolist())) > 1

@@ -186,7 +186,7 @@ def test_presets_of_a_queue_are_checked_too(case, tmp_path):
     (queue / "good.json").write_text(json.dumps({"network_dim": 4}))
     (queue / "bad.json").write_text(json.dumps({"network_dim": -4}))
     case.values["multi_run_folder"] = str(queue)
-    assert case.sees("red", "parameters", "bad.json: ").line.startswith("bad.json: bad.json: network_dim = -4")
+    assert case.sees("red", "parameters", "bad.json:1: ").line.startswith("bad.json:1: network_dim = -4")
     case.sees("green", "parameters", "2 presets are trained one after another")
 
 

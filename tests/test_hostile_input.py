@@ -736,7 +736,7 @@ CASES |= {
     "preset: a folder": refused(preset(Path.mkdir), "p.json cannot be read"),
     "preset: values of all wrong kinds": refused(
         preset('{"network_dim": {}, "seed": [[]], "output_name": 1e999, "train_data_dir": "C:\\new"}'),
-        "p.json: network_dim", "p.json: seed", "p.json: output_name", "p.json: train_data_dir",
+        "p.json:1: network_dim", "p.json:1: seed", "p.json:1: output_name", "p.json:1: train_data_dir",
     ),
     # Python refuses these before any line of ours runs; what it says names the line.
     "block: a missing quote": refused(script('output_name = "mytag"', 'output_name = "mytag'), "line ", "unterminated"),

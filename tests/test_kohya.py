@@ -1,10 +1,11 @@
 """Names and values of other trainers are understood, or refused with a reason."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from library import kohya
+from library import arguments, kohya
 from library.checks import ConfigError, check
 from library.config import OPTIONS, Config
 from library.kohya import translate
@@ -127,11 +128,50 @@ def test_an_earlier_name_is_answered_with_the_present_one(name):
         ({"mixed_precision": "FP32"}, {"mixed_precision": "no"}),
         ({"network_module": "networks.lora"}, {"network_module": "lora"}),
         ({"network_args": ["conv_dim=4", "conv_alpha=1"]}, {"conv_dim": 4, "conv_alpha": 1}),
-        ({"text_encoder_lr": [5e-5]}, {"text_encoder_lr": 5e-5}),
+        ({"network_module": "lycoris.kohya"}, {"network_module": "lora"}),
+        (
+            {"network_args": ["algo=lokr", "factor=8"], "network_module": "lycoris.kohya"},
+            {"network_module": "lokr", "lokr_factor": 8, "conv_dim": 32, "conv_alpha": 32.0},
+        ),
+        (
+            {
+                "network_module": "lycoris.kohya",
+                "network_args": "algo=LoHa factor=-1 rs_lora=True preset=attn-mlp use_tucker=False verbose=True",
+            },
+            {"network_module": "loha", "lokr_factor": None, "rs_lora": True},
+        ),
+        (
+            {"network_args": ["preset=unet-transformer-only", "dropout=0.1", "rank_dropout=0.2", "module_dropout=0.3"]},
+            {
+                "network_train_unet_only": True,
+                "network_dropout": 0.1,
+                "rank_dropout": 0.2,
+                "module_dropout": 0.3,
+            },
+        ),
+        (
+            {"network_args": ["block_dims=0,4,4", "down_lr_weight=cosine+.1", "loraplus_unet_lr_ratio=4"]},
+            {"block_dims": "0,4,4", "down_lr_weight": "cosine+.1", "loraplus_unet_lr_ratio": 4},
+        ),
+        (
+            {
+                "network_args": [
+                    "network_reg_dims=a.*=4,b=8",
+                    "exclude_patterns=[r'a\\.b', 'c']",
+                    "include_patterns=d.*",
+                ]
+            },
+            {"network_reg_dims": "a.*=4,b=8", "exclude_patterns": [r"a\.b", "c"], "include_patterns": ["d.*"]},
+        ),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["algo=locon", "dora_wd=True", "conv_dim=2"]},
+            {"network_module": "dora", "conv_dim": 2},
+        ),
+        ({"LoRA_type": "LyCORIS/LoKr"}, {"network_module": "lokr"}),
         ({"max_resolution": "512,512", "epoch": "10"}, {"resolution": "512,512", "max_train_epochs": 10}),
         ({"optimizer_type": ""}, {"optimizer_type": "AdamW"}),
         ({"sdpa": True, "persistent_data_loader_workers": True}, {}),
-        ({"loss_type": "l2", "full_fp16": False, "dataset_repeats": 1}, {}),
+        ({"full_fp16": False, "dataset_repeats": 1}, {"dataset_repeats": 1}),
         ({"masked_loss": True, "alpha_mask": True}, {"masked_loss": True, "alpha_mask": True}),
         ({"unheard_of": 1}, {"unheard_of": 1}),  # check says so
     ],
@@ -145,24 +185,28 @@ def test_values_are_understood(given, understood):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"save_n_epoch_ratio": 5}, "save_n_epoch_ratio is not taken: give save_every_n_epochs instead"),
-        ({"loss_type": "huber"}, "loss_type is not taken: it is not offered here"),
         (
-            {"conditioning_data_dir": "masks"},
-            "conditioning_data_dir is not taken: the mask of photo.jpg is masks/photo.png beside it",
+            {"huggingface_repo_id": "me/mine"},
+            "huggingface_repo_id is not taken: nothing is uploaded. When the run has ended: "
+            "hf upload NAME/REPOSITORY output/mytag.safetensors",
         ),
         (
-            {"network_module": "lycoris.kohya"},
-            'network_module: "lycoris.kohya" is not taken: '
-            'LyCORIS is not used here; take "lora", with conv_dim it adapts convolutions too',
+            {"full_bf16": True, "mixed_precision": "fp16"},
+            'full_bf16 = "bf16" and mixed_precision = "fp16" are the same thing. Delete one',
         ),
         (
-            {"network_args": ["algo=loha"]},
-            'network_args: "algo=loha" is not taken; only conv_dim and conv_alpha are, as options of their own',
+            {"dataset_class": "mine.Set"},
+            "dataset_class is not taken: it runs a Python class of your own; describe the pictures in dataset_config "
+            "instead",
         ),
         (
-            {"text_encoder_lr": [1e-5, 2e-5]},
-            "text_encoder_lr: one learning rate serves all text encoders; give one value",
+            {"network_args": ["algo=boft"]},
+            f'network_args: "algo=boft" is not taken; only {", ".join(kohya.KNOWN_ARGUMENTS)} are (algo: lora, locon, '
+            "loha, lokr; preset: full, attn-mlp, attn-only, unet-transformer-only)",
+        ),
+        (
+            {"network_args": ["algo=lokr", "dora_wd=True"]},
+            "network_args: dora_wd with algo=lokr is not offered; with algo=lora it is",
         ),
         (
             {"net_dim": 8, "network_dim": 16},
@@ -197,6 +241,113 @@ def test_a_wrong_value_under_an_earlier_name_is_told_at_its_place(tmp_path):
     with pytest.raises(ConfigError) as caught:
         check(values, where, problems)
     assert caught.value.problems == ["block.py:9: network_dim = 0 is below 1, the least possible"]
+
+
+IMPOSSIBLE = [  # what sd-scripts refuses or cannot do, and how that is put right here
+    (
+        "--cache_latents --color_aug",
+        "--color_aug True changes the pictures at every use, so they cannot be cached. Set cache_latents to False, "
+        "or this",
+    ),
+    ("--adaptive_noise_scale 0.01", "--adaptive_noise_scale 0.01 needs noise_offset; give it, such as 0.05"),
+    (
+        "--v_pred_like_loss 0.5 --v_parameterization",
+        "--v_pred_like_loss 0.5 is for epsilon models, and v_parameterization says that this is a v model. Leave one "
+        "of them out",
+    ),
+    (
+        "--scale_v_pred_loss_like_noise_pred --v_pred_like_loss 0.5",
+        "--scale_v_pred_loss_like_noise_pred True is for v models, v_pred_like_loss for epsilon models. Leave one of "
+        "them out",
+    ),
+    (
+        "--full_fp16 --mixed_precision bf16",
+        '--full_fp16 = "fp16" and --mixed_precision = "bf16" are the same thing. Delete one',
+    ),
+    (
+        "--use_8bit_adam --optimizer_type Lion",
+        '--use_8bit_adam True excludes optimizer_type = "Lion". Set one of them as delivered',
+    ),
+    (
+        "--use_8bit_adam --use_lion_optimizer",
+        '--use_8bit_adam True excludes optimizer_type = "Lion". Set one of them as delivered',
+    ),
+    (
+        "--use_lion_optimizer --optimizer_type Prodigy",
+        '--use_lion_optimizer = "Lion" and --optimizer_type = "Prodigy" are the same thing. Delete one',
+    ),
+    (
+        "--cache_text_encoder_outputs",
+        "--cache_text_encoder_outputs True is not possible while the text encoder is trained. Set text_encoder_lr to "
+        "0, or this to False",
+    ),
+    (
+        "--network_train_unet_only --network_train_text_encoder_only",
+        "--network_train_unet_only True excludes network_train_text_encoder_only. Set one of them to False",
+    ),
+    (
+        "--lr_scheduler constant --lr_warmup_steps 10",
+        '--lr_warmup_steps 10 does not go with lr_scheduler = "constant", which has no warmup. Take '
+        '"constant_with_warmup", or set it to 0',
+    ),
+    (
+        "--log_with tensorboard",
+        '--log_with "tensorboard" needs logging_dir: the folder for TensorBoard. Give one, such as "logs", or leave '
+        "log_with out",
+    ),
+]
+
+
+def checked(line, tmp_path):
+    """A command line as `train_network.main` reads it, with places that exist."""
+    places = ["--pretrained_model_name_or_path", str(tmp_path), "--train_data_dir", str(tmp_path)]
+    values, where, notices, problems = translate(*arguments.parse([*places, *line.split()]))
+    config, warnings = check(values, where, problems)
+    return config, notices + warnings
+
+
+@pytest.mark.parametrize(("line", "problem"), IMPOSSIBLE, ids=[line for line, _ in IMPOSSIBLE])
+def test_what_cannot_go_together_is_refused_with_the_cure(line, problem, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        checked(line, tmp_path)
+    assert caught.value.problems == [problem]
+
+
+def test_what_is_possible_here_though_not_there_is_taken(tmp_path):
+    config, lines = checked(
+        "--fp8_base --mixed_precision no --cache_latents_to_disk --sample_every_n_steps -1", tmp_path
+    )
+    assert config.int8_base
+    assert config.cache_latents
+    assert config.sample_every_n_steps is None
+    assert "--fp8_base is now written --int8_base True (8 bits as well, with less rounding, and on any device)" in lines
+    assert checked("--full_bf16", tmp_path)[0].mixed_precision == "bf16"
+
+
+def test_flags_without_effect_are_told_in_one_line_for_each_reason():
+    given = {"sdpa": True, "mem_eff_attn": True, "highvram": True, "fused_backward_pass": False}
+    assert translate(given, dict.fromkeys(given, "--x"))[2] == [
+        "--sdpa, --mem_eff_attn have no effect: torch's own memory-efficient attention is used in any case",
+        "--highvram has no effect: memory is managed by what there is",
+    ]
+
+
+FLAGS = (Path(__file__).parent / "data" / "sd_scripts_flags.txt").read_text().split()
+ELSEWHERE = arguments.OWN | {"network_args"}  # read by `arguments` and by `translate` itself
+
+
+def test_every_flag_of_sd_scripts_is_answered():
+    """Those of its train_network.py, of which at least 150 act here, under the same name or a present one."""
+    answers = {
+        "taken": [flag for flag in FLAGS if flag in OPTIONS or flag in ELSEWHERE],
+        "renamed": [flag for flag in FLAGS if flag in kohya.RENAMED or flag in kohya.SWITCHES],
+        "without effect, and said so": [flag for flag in FLAGS if flag in kohya.WITHOUT_EFFECT],
+        "refused with a reason": [flag for flag in FLAGS if flag in kohya.REFUSED],
+    }
+    print({answer: len(flags) for answer, flags in answers.items()})
+    assert len(FLAGS) == len(set(FLAGS)) == 193
+    assert sorted(FLAGS) == sorted(flag for flags in answers.values() for flag in flags)
+    assert len(answers["taken"]) >= 150
 
 
 def test_the_tables_lead_to_present_names_and_do_not_overlap():

@@ -218,7 +218,8 @@ def test_a_mask_is_read_once_and_no_more_stay_in_memory_than_fit(own_masks, monk
 
 def test_a_part_of_a_batch_keeps_its_masks():
     mask = torch.rand(5, 1, 2, 2)
-    whole = Inputs(*(torch.arange(5.0) for _ in range(3)), mask, torch.ones(5), None, list("abcde"), torch.zeros(5, 6))
+    first = (torch.arange(5.0) for _ in range(3))
+    whole = Inputs(*first, mask, None, torch.ones(5), None, list("abcde"), torch.zeros(5, 6))
     parts = list(whole.split(2))
     assert [len(part.noisy) for part in parts] == [3, 2]
     assert torch.equal(torch.cat([part.mask for part in parts]), mask)
@@ -253,9 +254,9 @@ def first_losses(folder: Path, count: int = 1) -> list[float]:
 def test_losses_of_a_run_are_those_worked_out_plainly_from_the_files(run, half_masked, monkeypatch):
     seen, plain = [], losses.per_sample
 
-    def per_sample(prediction, target, mask=None):
+    def per_sample(prediction, target, kind, huber_c, mask):
         seen.append((prediction.detach(), target, mask))
-        return plain(prediction, target, mask=mask)
+        return plain(prediction, target, kind, huber_c, mask)
 
     monkeypatch.setattr(losses, "per_sample", per_sample)
     out = run(train_data_dir=half_masked("left"), reg_data_dir=None, train_batch_size=1)

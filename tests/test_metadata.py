@@ -1,12 +1,15 @@
 """What the file says about itself, entry by entry as web interfaces read it."""
 
+import base64
 import dataclasses
 import hashlib
 import json
 
 import pytest
+from PIL import Image
 
-from library import metadata
+from library import kohya, metadata
+from library.checks import check
 from library.config import Config
 from library.metadata import ModelHashes, Run, build, model_hashes
 
@@ -98,9 +101,50 @@ def test_no_metadata_keeps_what_tools_need_to_use_the_file():
     }
 
 
+def test_what_the_user_says_stands_in_the_modelspec_also_without_other_metadata(tmp_path):
+    picture = tmp_path / "small.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    said = entries(no_metadata=True, metadata_title="A title", metadata_author="小明", metadata_thumbnail=str(picture))
+    assert said["modelspec.title"] == "A title"
+    assert said["modelspec.author"] == "小明"
+    head, _, data = said["modelspec.thumbnail"].partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data) == picture.read_bytes()
+    assert set(said) == MINIMAL | {"modelspec.author", "modelspec.thumbnail"}
+    url = "data:image/webp;base64,UklG"
+    assert entries(metadata_thumbnail=url)["modelspec.thumbnail"] == url
+
+
+def test_every_option_of_the_modelspec_has_its_entry():
+    names = [option.name for option in dataclasses.fields(Config) if option.name.startswith("metadata_")]
+    said = {name: f"data:image/png;base64,{name}" for name in names}
+    for name in names:
+        now, before = entries(**{name: said[name]}), entries()
+        key = f"modelspec.{name.removeprefix('metadata_')}"
+        assert now[key] == said[name] != before.get(key)
+        assert {other for other in now if now[other] != before.get(other)} == {key}
+
+
 def test_convolutions_are_named_in_the_network_args():
     assert "ss_network_args" not in entries(conv_dim=None)
     assert json.loads(entries(conv_dim=4, conv_alpha=2.0)["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "2.0"}
+
+
+def test_what_sd_scripts_takes_as_network_args_is_written_as_there():
+    options = dict(
+        rank_dropout=0.1, block_dims=[2, 0, 4], down_lr_weight="cosine", loraplus_lr_ratio=4.0,
+        network_reg_dims=["a.*=4", "b=8"], exclude_patterns=["c", "d"], text_encoder_lr=[1e-5, 2e-5],
+    )  # fmt: skip
+    told = entries(conv_dim=None, **options)
+    assert json.loads(told["ss_network_args"]) == {
+        "rank_dropout": "0.1", "block_dims": "2,0,4", "down_lr_weight": "cosine", "loraplus_lr_ratio": "4.0",
+        "network_reg_dims": "a.*=4,b=8", "exclude_patterns": "['c', 'd']",
+    }  # fmt: skip
+    assert told["ss_text_encoder_lr"] == "[1e-05, 2e-05]"
+    args = [f"{name}={value}" for name, value in json.loads(told["ss_network_args"]).items()]
+    again, _, _, problems = kohya.translate({"network_args": args}, {})
+    config, _ = check(again, {}, problems)
+    assert all(getattr(config, name) == value for name, value in options.items() if name != "text_encoder_lr")
 
 
 def test_alpha_is_the_rank_where_none_is_given():

@@ -29,9 +29,11 @@ def take_steps(built, count=3):
 
 @pytest.mark.parametrize("name", [*optimizers.OPTIMIZERS, "adamw", "LION", "torch.optim.RAdam"])
 def test_every_optimizer_makes_a_loss_smaller(name):
-    if name == "Prodigy":
-        pytest.importorskip("prodigyopt")
-    group = groups(lr=1.0 if name == "Prodigy" else 1e-2)
+    for part, package in (("prodigy", "prodigyopt"), ("dadapt", "dadaptation"), ("schedulefree", "schedulefree")):
+        if part in name.lower():
+            pytest.importorskip(package)
+    finds_its_rate = name.lower().startswith(optimizers.OWN_RATES)
+    group = groups(lr=1.0 if finds_its_rate else 1e-2)
     before = float(group[0]["params"][0].detach().norm())
     take_steps(build(name, group, learning_rate=1e-2), 10)
     assert float(group[0]["params"][0].detach().norm()) < before
@@ -109,6 +111,29 @@ def test_prodigy_refuses_what_it_cannot_do_and_warns_of_small_rates():
     assert build("Prodigy", groups(1.0), learning_rate=1).notices == []
 
 
+@pytest.mark.parametrize("name", ["AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree"])
+def test_schedule_free_is_saved_as_its_average_and_goes_on_unchanged(name):
+    pytest.importorskip("schedulefree")
+    built, undisturbed = (build(name, groups(), learning_rate=1e-2) for _ in range(2))
+    take_steps(built, 12)  # RAdam's first steps are none
+    take_steps(undisturbed, 12)
+    (parameter,) = built.optimizer.param_groups[0]["params"]
+    trained = parameter.detach().clone()
+    with optimizers.averaged(built.optimizer):
+        assert not torch.equal(parameter, trained)
+    torch.testing.assert_close(parameter.detach(), trained, rtol=1e-5, atol=1e-6)
+    take_steps(built, 5)
+    take_steps(undisturbed, 5)
+    torch.testing.assert_close(parameter, undisturbed.optimizer.param_groups[0]["params"][0], rtol=1e-5, atol=1e-6)
+    assert "needs no schedule" in built.notices[0]
+
+
+def test_other_optimizers_are_saved_as_they_are():
+    built = build("AdamW", groups(), learning_rate=1e-2)
+    with optimizers.averaged(built.optimizer):
+        take_steps(built, 1)
+
+
 def test_adafactor_sets_its_own_rate_unless_told_not_to():
     own = build("Adafactor", groups(1e-2), learning_rate=1e-2)
     assert own.optimizer.param_groups[0]["lr"] is None
@@ -130,18 +155,24 @@ def test_adamw8bit_falls_back_to_adamw_and_says_so(monkeypatch):
 def test_each_part_has_its_rate_and_zero_freezes():
     parts = {"text_encoder": parameters([1.0]), "text_encoder_2": parameters([1.0]), "unet": parameters([2.0])}
     assert learning_rates(parts, None, 5e-5, 1e-4) == {"text_encoder": 5e-5, "text_encoder_2": 5e-5, "unet": 1e-4}
-    only = parameter_groups(parts, 2e-4, 0, 1e-4)
+    two = learning_rates(parts, None, [5e-5, 2e-5], 1e-4)
+    assert two == {"text_encoder": 5e-5, "text_encoder_2": 2e-5, "unet": 1e-4}
+    assert set(learning_rates(parts, None, [0.0, 2e-5], 1e-4)) == {"text_encoder_2", "unet"}
+    only = parameter_groups(parts, learning_rates(parts, 2e-4, 0, 1e-4))
     assert [(group["name"], group["lr"], group["params"]) for group in only] == [("unet", 2e-4, parts["unet"])]
     with pytest.raises(UserError, match="nothing would be trained"):
-        parameter_groups(parts, 0, 0, 1e-4)
+        learning_rates(parts, 0, 0, 1e-4)
     with pytest.raises(UserError, match="nothing would be trained"):
-        parameter_groups({"unet": []}, None, None, 0)
+        learning_rates({"unet": []}, None, None, 0)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "Lion", "Adafactor", "SGDNesterov", "Prodigy"])
+@pytest.mark.parametrize(
+    "name", ["AdamW", "Lion", "Adafactor", "SGDNesterov", "Prodigy", "DAdaptAdam", "AdamWScheduleFree"]
+)
 def test_a_saved_optimizer_goes_on_as_if_never_stopped(name):
-    if name == "Prodigy":
-        pytest.importorskip("prodigyopt")
+    for part, package in (("Prodigy", "prodigyopt"), ("DAdapt", "dadaptation"), ("ScheduleFree", "schedulefree")):
+        if part in name:
+            pytest.importorskip(package)
     straight, first, second = (build(name, groups(1.0), learning_rate=1) for _ in range(3))
     take_steps(straight, 6)
     take_steps(first, 3)

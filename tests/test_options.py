@@ -5,6 +5,7 @@ a row fails the last test of this file.
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from library import families
 from library.config import OPTIONS
 from library.messages import UserError
-from tests.conftest import Result, draw_set
+from tests.conftest import Result, draw_set, events
 
 See = Callable[[Result, Result], bool]  # (the run without the change, the run with it)
 
@@ -25,6 +26,10 @@ class Effect(NamedTuple):
     change: dict
     seen: See
     base: dict = {}
+
+
+def shapes(result: Result) -> dict:
+    return {name: tuple(tensor.shape) for name, tensor in result.weights.items()}
 
 
 def other_weights(plain: Result, changed: Result) -> bool:
@@ -55,7 +60,22 @@ def made(name: str) -> See:
 
 def beside(path: str) -> See:
     """A folder outside the output, which nothing else makes."""
-    return lambda plain, changed: any((changed.folder.parent / path).iterdir())
+    return lambda plain, changed: any(any(place.iterdir()) for place in changed.folder.parent.glob(path))
+
+
+def steps_kept(run: Result) -> list[int]:
+    return sorted(int(path.stem[-8:]) for path in run.folder.glob("it-step*.safetensors"))
+
+
+def only_last(name: str, all_of: list[int], last: list[int]) -> See:
+    """States that are removed, while the files beside them stay."""
+
+    def kept(run: Result, ending: str) -> list[int]:
+        return [number for number in all_of if (run.folder / f"{name.format(number)}{ending}").exists()]
+
+    return lambda plain, changed: (
+        kept(plain, "-state") == kept(changed, ".safetensors") == all_of and kept(changed, "-state") == last
+    )
 
 
 def said(text: str) -> See:
@@ -92,11 +112,21 @@ def other_picture(plain: Result, changed: Result) -> bool:
     return (plain.folder / name).read_bytes() != (changed.folder / name).read_bytes()
 
 
+def validated(result: Result, what: str = "step") -> list:
+    return [event[what] for event in events(result.folder, "validation")]
+
+
 def dtype(kind: torch.dtype) -> See:
     return lambda plain, changed: {tensor.dtype for tensor in changed.weights.values()} == {kind}
 
 
+def other_shapes(plain: Result, changed: Result) -> bool:
+    return shapes(plain).keys() == shapes(changed).keys() and shapes(plain) != shapes(changed)
+
+
+CONSTANT = dict(lr_scheduler="constant")
 PREVIEW = dict(sample_every_n_epochs=None, sample_prompts="{prompts}")
+MEASURED = dict(validation_data_dir="{measured set}", text_encoder_lr=0)
 EFFECTS = {
     "pretrained_model_name_or_path": Effect(dict(pretrained_model_name_or_path="{other model}"), other_weights),
     "train_data_dir": Effect(dict(train_data_dir="{other set}"), entry("ss_num_train_images", "2")),
@@ -117,12 +147,42 @@ EFFECTS = {
     "clip_skip": Effect(dict(clip_skip=2), other_weights),
     "seed": Effect(dict(seed=8), other_weights),
     "network_module": Effect(
-        dict(network_module="lora"), lambda _, changed: changed.metadata["ss_network_module"] == "networks.lora"
+        dict(network_module="loha"), lambda _, changed: any(name.endswith("hada_w1_a") for name in changed.weights)
+    ),
+    "rs_lora": Effect(dict(rs_lora=True), other_weights),
+    "lokr_factor": Effect(
+        dict(lokr_factor=2), lambda plain, changed: shapes(plain) != shapes(changed), dict(network_module="lokr")
     ),
     "network_weights": Effect(dict(network_weights="{lora}"), other_weights),
     "conv_dim": Effect(dict(conv_dim=2), lambda plain, changed: len(changed.weights) > len(plain.weights)),
     "conv_alpha": Effect(dict(conv_alpha=2.0), other_weights, dict(conv_dim=2)),
     "network_dropout": Effect(dict(network_dropout=0.5), other_weights),
+    "rank_dropout": Effect(dict(rank_dropout=0.5), other_weights),
+    "module_dropout": Effect(dict(module_dropout=0.5), other_weights),
+    "block_dims": Effect(dict(block_dims=[2] * 12 + [3] * 13), other_shapes),
+    "block_alphas": Effect(dict(block_alphas=[1.0] * 25), other_weights),
+    "conv_block_dims": Effect(dict(conv_block_dims=[1] * 25), lambda a, b: len(b.weights) > len(a.weights)),
+    "conv_block_alphas": Effect(dict(conv_block_alphas=[2.0] * 25), other_weights, dict(conv_dim=2)),
+    "network_reg_dims": Effect(dict(network_reg_dims=["mid_block.*=3"]), other_shapes),
+    "exclude_patterns": Effect(dict(exclude_patterns=["mid_.*"]), lambda a, b: len(b.weights) < len(a.weights)),
+    "include_patterns": Effect(
+        dict(include_patterns=["mid_.*"]), lambda a, b: len(b.weights) > len(a.weights), dict(exclude_patterns=[".*d_.*"])
+    ),
+    "down_lr_weight": Effect(dict(down_lr_weight="zeros+.5"), rates("unet_block1", 5e-3, 5e-3), CONSTANT),
+    "mid_lr_weight": Effect(dict(mid_lr_weight="0.5"), rates("unet_block12", 5e-3, 5e-3), CONSTANT),
+    "up_lr_weight": Effect(dict(up_lr_weight="zeros+.5"), rates("unet_block16", 5e-3, 5e-3), CONSTANT),
+    "block_lr_zero_threshold": Effect(
+        dict(block_lr_zero_threshold=0.6),
+        lambda a, b: len(b.weights) < len(a.weights),
+        CONSTANT | dict(mid_lr_weight="0.5"),
+    ),
+    "network_reg_lrs": Effect(dict(network_reg_lrs=["mid_.*=1e-3"]), rates("unet_reg0", 1e-3, 1e-3), CONSTANT),
+    "loraplus_lr_ratio": Effect(dict(loraplus_lr_ratio=4.0), rates("text_encoder plus", 4e-2, 4e-2), CONSTANT),
+    "loraplus_unet_lr_ratio": Effect(dict(loraplus_unet_lr_ratio=4.0), rates("unet plus", 4e-2, 4e-2), CONSTANT),
+    "loraplus_text_encoder_lr_ratio": Effect(
+        dict(loraplus_text_encoder_lr_ratio=4.0), rates("text_encoder plus", 4e-2, 4e-2), CONSTANT
+    ),
+    "weighted_captions": Effect(dict(weighted_captions=True), other_weights, dict(caption_prefix="(big:1.4),")),
     "network_train_unet_only": Effect(dict(network_train_unet_only=True), only("lora_unet_")),
     "network_train_text_encoder_only": Effect(dict(network_train_text_encoder_only=True), only("lora_te_")),
     "scale_weight_norms": Effect(dict(scale_weight_norms=0.01), small_norms),
@@ -144,10 +204,56 @@ EFFECTS = {
     ),
     "min_snr_gamma": Effect(dict(min_snr_gamma=0.01), other_weights),
     "noise_offset": Effect(dict(noise_offset=0.5), other_weights),
+    "noise_offset_random_strength": Effect(
+        dict(noise_offset_random_strength=True), other_weights, dict(noise_offset=0.5)
+    ),
+    "adaptive_noise_scale": Effect(dict(adaptive_noise_scale=1.0), other_weights, dict(noise_offset=0.5)),
+    "multires_noise_iterations": Effect(dict(multires_noise_iterations=3), other_weights),
+    "multires_noise_discount": Effect(
+        dict(multires_noise_discount=0.9), other_weights, dict(multires_noise_iterations=3)
+    ),
+    "ip_noise_gamma": Effect(dict(ip_noise_gamma=0.5), other_weights),
+    "ip_noise_gamma_random_strength": Effect(
+        dict(ip_noise_gamma_random_strength=True), other_weights, dict(ip_noise_gamma=0.5)
+    ),
+    "immiscible_noise": Effect(dict(immiscible_noise=4), other_weights),
+    "zero_terminal_snr": Effect(dict(zero_terminal_snr=True), other_weights, dict(v_parameterization=True)),
+    "min_timestep": Effect(dict(min_timestep=900), other_weights),
+    "max_timestep": Effect(dict(max_timestep=100), other_weights),
+    "loss_type": Effect(dict(loss_type="l1"), other_weights),
+    "huber_schedule": Effect(dict(huber_schedule="constant"), other_weights, dict(loss_type="huber")),
+    "huber_c": Effect(dict(huber_c=0.9), other_weights, dict(loss_type="huber")),
+    "huber_scale": Effect(
+        dict(huber_scale=9.0), other_weights, dict(loss_type="huber", huber_schedule="constant")
+    ),
+    "scale_v_pred_loss_like_noise_pred": Effect(
+        dict(scale_v_pred_loss_like_noise_pred=True), other_weights, dict(v_parameterization=True)
+    ),
+    "v_pred_like_loss": Effect(dict(v_pred_like_loss=0.5), other_weights),
+    "debiased_estimation_loss": Effect(dict(debiased_estimation_loss=True), other_weights),
+    "lr_scheduler_type": Effect(
+        dict(lr_scheduler_type="ExponentialLR", lr_scheduler_args=["gamma=0.5"]), rates("unet", 1e-2, 1e-2 / 2**11)
+    ),
+    "lr_decay_steps": Effect(
+        dict(lr_decay_steps=6), rates("unet", 1e-2, 1e-2 * (1 + math.cos(math.pi * 5 / 6)) / 2),
+        dict(lr_scheduler="warmup_stable_decay", lr_decay_steps=3),
+    ),
+    "lr_scheduler_timescale": Effect(
+        dict(lr_scheduler_timescale=4), rates("unet", 1e-2, 1e-2 * (4 / 15) ** 0.5), dict(lr_scheduler="inverse_sqrt")
+    ),
+    "lr_scheduler_min_lr_ratio": Effect(
+        dict(lr_scheduler_min_lr_ratio=1.0), rates("unet", 1e-2, 1e-2), dict(lr_scheduler="cosine_with_min_lr")
+    ),
     "caption_extension": Effect(dict(caption_extension=".cap"), said("3 from the folder's name")),
     "shuffle_caption": Effect(dict(shuffle_caption=True), other_weights),
     "keep_tokens": Effect(dict(keep_tokens=2), other_weights, dict(shuffle_caption=True)),
     "caption_prefix": Effect(dict(caption_prefix="cat, "), other_weights),
+    "keep_tokens_separator": Effect(dict(keep_tokens_separator=","), other_weights, dict(shuffle_caption=True)),
+    "caption_separator": Effect(dict(caption_separator=" "), other_weights, dict(shuffle_caption=True)),
+    "secondary_separator": Effect(dict(secondary_separator="d"), other_weights),
+    "enable_wildcard": Effect(dict(enable_wildcard=True), other_weights, dict(caption_prefix="{a|cat|dog}")),
+    "token_warmup_min": Effect(dict(token_warmup_min=3), other_weights, dict(token_warmup_step=8)),
+    "token_warmup_step": Effect(dict(token_warmup_step=0.9), other_weights),
     "caption_suffix": Effect(dict(caption_suffix=", cat"), other_weights),
     "caption_dropout_rate": Effect(dict(caption_dropout_rate=1.0), other_weights),
     "caption_dropout_every_n_epochs": Effect(dict(caption_dropout_every_n_epochs=2), other_weights),
@@ -161,6 +267,42 @@ EFFECTS = {
     "flip_aug": Effect(dict(flip_aug=True), other_weights),
     "color_aug": Effect(dict(color_aug=True), other_weights, dict(cache_latents=False)),
     "random_crop": Effect(dict(random_crop=True), other_weights, dict(cache_latents=False, enable_bucket=False)),
+    "face_crop_aug_range": Effect(
+        dict(face_crop_aug_range="1,2"), other_weights,
+        dict(cache_latents=False, train_data_dir="{faces}"),
+    ),
+    "resize_interpolation": Effect(
+        dict(resize_interpolation="nearest"), other_weights, dict(resolution=48, reg_data_dir=None)
+    ),
+    "skip_image_resolution": Effect(dict(skip_image_resolution="50,80"), step_count(8)),
+    "conditioning_data_dir": Effect(dict(conditioning_data_dir="{masks}"), other_weights),
+    "dataset_config": Effect(dict(dataset_config="{data sets}"), entry("ss_num_train_images", "4")),
+    "in_json": Effect(
+        dict(in_json="{captions}", train_data_dir="{other set}/1_cat"),
+        lambda _, changed: "captions.json" in changed.metadata["ss_dataset_dirs"],
+    ),
+    "dataset_repeats": Effect(
+        dict(dataset_repeats=3), entry("ss_num_train_images", "6"),
+        dict(in_json="{captions}", train_data_dir="{other set}/1_cat"),
+    ),
+    "validation_split": Effect(dict(validation_split=0.4), entry("ss_num_validation_images", "1")),
+    "validation_data_dir": Effect(
+        dict(validation_data_dir="{measured set}"), entry("ss_num_validation_images", "2")
+    ),
+    "validation_seed": Effect(
+        dict(validation_seed=1), lambda plain, changed: validated(plain, "loss") != validated(changed, "loss"), MEASURED
+    ),
+    "validate_every_n_epochs": Effect(
+        dict(validate_every_n_epochs=2), lambda plain, changed: validated(changed) == validated(plain)[1:], MEASURED
+    ),
+    "validate_every_n_steps": Effect(
+        dict(validate_every_n_steps=4), lambda plain, changed: validated(changed) == [4, 6, 8, 12] != validated(plain),
+        MEASURED,
+    ),
+    "max_validation_steps": Effect(
+        dict(max_validation_steps=1), lambda plain, changed: validated(plain, "loss") != validated(changed, "loss"),
+        MEASURED | dict(train_batch_size=1, max_train_epochs=1),
+    ),
     "masked_loss": Effect(dict(masked_loss=False), other_weights, dict(train_data_dir="{masked set}")),
     "alpha_mask": Effect(dict(alpha_mask=True), other_weights, dict(train_data_dir="{transparent set}")),
     "prior_loss_weight": Effect(dict(prior_loss_weight=0.5), other_weights),
@@ -206,6 +348,39 @@ EFFECTS = {
     "no_metadata": Effect(dict(no_metadata=True), lambda _, changed: "ss_seed" not in changed.metadata),
     "training_comment": Effect(dict(training_comment="for 小明"), entry("ss_training_comment", "for 小明")),
     "logging_dir": Effect(dict(logging_dir="{folder}/log"), beside("log")),
+    "metadata_title": Effect(dict(metadata_title="A title"), entry("modelspec.title", "A title")),
+    "metadata_thumbnail": Effect(
+        dict(metadata_thumbnail="data:image/png;base64,AA"), entry("modelspec.thumbnail", "data:image/png;base64,AA")
+    ),
+    "no_half_vae": Effect(dict(no_half_vae=True), other_weights, dict(mixed_precision="bf16")),
+    "save_n_epoch_ratio": Effect(dict(save_n_epoch_ratio=2), made("it-000001.safetensors")),
+    "save_last_n_epochs_state": Effect(
+        dict(save_last_n_epochs_state=1), only_last("it-00000{}", [1, 2], [2]),
+        dict(save_every_n_epochs=1, max_train_epochs=3, save_state=True),
+    ),
+    "save_last_n_steps": Effect(
+        dict(save_last_n_steps=3),
+        lambda plain, changed: steps_kept(plain) == [2, 4, 6, 8, 10] and steps_kept(changed) == [8, 10],
+        dict(save_every_n_steps=2),
+    ),
+    "save_last_n_steps_state": Effect(
+        dict(save_last_n_steps_state=3), only_last("it-step{:08}", [2, 4, 6, 8, 10], [8, 10]),
+        dict(save_every_n_steps=2, save_state=True),
+    ),
+    "save_state_on_train_end": Effect(
+        dict(save_state_on_train_end=True),
+        lambda plain, changed: [path.name for path in changed.folder.glob("*-state")] == ["it-state"]
+        and not any(plain.folder.glob("*-state")), dict(save_every_n_epochs=1),
+    ),
+    "log_prefix": Effect(dict(log_prefix="try-"), beside("log/try-*"), dict(logging_dir="{folder}/log")),
+    "log_tracker_name": Effect(dict(log_tracker_name="mine"), beside("log/mine"), dict(logging_dir="{folder}/log")),
+    "console_log_level": Effect(
+        dict(console_log_level="ERROR"), lambda plain, changed: "saved" in plain.said and not changed.said
+    ),
+    "console_log_file": Effect(
+        dict(console_log_file="{folder}/said.txt"),
+        lambda plain, changed: (changed.folder.parent / "said.txt").read_text("utf-8").split() == changed.said.split(),
+    ),
     "tag_occurrence_txt_file": Effect(dict(tag_occurrence_txt_file=True), made("it.tags.txt")),
     "sort_tag_occurrence_alphabetically": Effect(
         dict(sort_tag_occurrence_alphabetically=True),
@@ -216,16 +391,28 @@ EFFECTS = {
     "language": Effect(dict(language="zh"), said("已保存")),
 }  # fmt: skip
 ELSEWHERE = {  # seen by a test of another file, or by one below
+    "debug_dataset": "test_dataset_config.py::test_debug_dataset_shows_the_first_batches_and_trains_nothing",
     "output_dir": "every test of test_train.py",
+    "lr_scheduler_args": "lr_scheduler_type above",
     "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one, test_survival.py",
     **dict.fromkeys(
         ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_processes.py"
     ),
     **dict.fromkeys(("torch_compile", "dynamo_backend"), "test_the_compiler_gets_the_units_and_the_backend"),
+    **dict.fromkeys(
+        ("log_with", "log_tracker_config", "log_config", "wandb_run_name", "wandb_api_key"), "test_trackers.py"
+    ),
+    **{name: "test_metadata.py" for name in OPTIONS if name.startswith("metadata_") and name not in EFFECTS},
+    "console_log_simple": "test_console.py",
+    "ddp_timeout": "test_processes.py",
+    "vae_batch_size": "test_pictures_are_encoded_so_many_at_once",
     "device_plan": "test_the_device_plan_is_shown_without_training",
     "v2": "test_v2_is_insisted_on",
     "lowram": "test_lowram_loads_straight_to_the_device",
     "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",
+    **dict.fromkeys(("dim_from_weights", "base_weights", "base_weights_multiplier", "ema_decay"), "test_learning.py"),
+    "stop_text_encoder_training": "test_learning.py",
+    **dict.fromkeys(("initial_epoch", "initial_step", "skip_until_initial_step"), "test_learning.py"),
     "save_json_folder": "test_block.py",
     "load_json_path": "test_block.py",
     "json_load_skip_list": "test_block.py",
@@ -255,10 +442,23 @@ def places(tmp_path_factory, tiny_model):
                 opened = Image.open(picture)
                 opened.putalpha(mask)
                 opened.save(picture)
+    (root / "some masks").mkdir()
+    mask.save(root / "some masks" / "0.png")
+    draw_set(root / "faces" / "1_cat", ["a cat"] * 2, [(128, 128)] * 2)
+    for path in (root / "faces" / "1_cat").glob("*.png"):
+        path.rename(path.with_stem(f"{path.stem}_60_60_40_40"))
+    (root / "captions.json").write_text(json.dumps({name: {"caption": "a cat"} for name in "01"}))
+    subset = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{(root / 'set' / '1_cat').as_posix()}'\n"
+    (root / "sets.toml").write_text(subset + subset.replace("[[datasets]]", "[[datasets]]\nresolution = 48"))
     return {
+        "{masks}": str(root / "some masks"),
+        "{faces}": str(root / "faces"),
+        "{captions}": str(root / "captions.json"),
+        "{data sets}": str(root / "sets.toml"),
         "{other model}": str(write_diffusers_folder(root / "model", other)),
         "{other vae}": str(root / "model" / "vae"),
         "{other set}": str(root / "set"),
+        "{measured set}": str(draw_set(root / "measured", ["mytag, hat", "a hat"], [(64, 64)] * 2, seed=3)),
         "{masked set}": str(root / "masked"),
         "{transparent set}": str(root / "transparent"),
         "{prompts}": str(root / "one.txt"),
@@ -320,6 +520,17 @@ def test_lowram_loads_straight_to_the_device(run, monkeypatch):
     for lowram in (False, True):
         run(lowram=lowram)
     assert asked == ["cpu", torch.device("cpu")]
+
+
+def test_pictures_are_encoded_so_many_at_once(run, monkeypatch):
+    from library.data.cache import LatentCache
+
+    asked = []
+    really = LatentCache.fill
+    monkeypatch.setattr(LatentCache, "fill", lambda *a, **k: asked.append(k["batch_size"]) or really(*a, **k))
+    for size in (None, 3):
+        run(vae_batch_size=size, train_batch_size=2)
+    assert asked == [2, 3]
 
 
 def test_the_number_of_reading_threads_is_the_users(run, monkeypatch):

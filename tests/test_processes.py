@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,23 @@ def test_alone_nothing_is_asked_of_others(monkeypatch):
     assert processes.is_wanted(Config(num_machines=2))
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not processes.is_wanted(Config(num_processes=2))  # somebody else has launched it
+
+
+@pytest.mark.parametrize(("patience", "minutes"), [(None, 720), (5, 5)])
+def test_processes_wait_for_one_another_as_long_as_the_user_says(monkeypatch, patience, minutes):
+    asked = []
+
+    class State:
+        process_index, num_processes, device = 0, 2, "cpu"
+
+        def __init__(self, cpu, timeout):
+            asked.append(timeout)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState", State)
+    monkeypatch.setattr("torch.distributed.new_group", lambda backend, timeout: asked.append(timeout))
+    processes.World(patience=patience)
+    assert asked == [timedelta(minutes=minutes)] * 2
 
 
 def test_where_one_fails_the_others_are_ended(monkeypatch):

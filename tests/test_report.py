@@ -157,14 +157,27 @@ def test_what_could_not_be_written_is_told_at_the_end(tmp_path):
     assert "run.jsonl lacks its last 1 line(s)" in report.stream.getvalue()
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_what_draws_curves_gets_the_same_numbers(tmp_path):
+    class Writer:
+        def __init__(self):
+            self.points, self.is_closed = [], False
 
-    report = Report(tmp_path / "run.jsonl", 2, logging_dir=tmp_path / "log", stream=io.StringIO())
+        def add_scalar(self, name, value, step):
+            self.points.append((name, value, step))
+
+        def close(self):
+            self.is_closed = True
+
+    writer = Writer()
+    report = Report(tmp_path / "run.jsonl", 2, writer=writer, stream=io.StringIO())
     for step in (1, 2):
         report.losses(1, step, torch.tensor(float(step)), {"unet": 1e-4})
+    report.epoch_end(1)
     report.close()
-    log = EventAccumulator(str(tmp_path / "log"))
-    log.Reload()
-    assert [scalar.value for scalar in log.Scalars("loss/current")] == [1.0, 2.0]
+    assert [point for point in writer.points if point[0] == "loss/current"] == [
+        ("loss/current", 1.0, 1),
+        ("loss/current", 2.0, 2),
+    ]
+    assert ("lr/unet", 1e-4, 2) in writer.points
+    assert writer.points[-1] == ("loss/epoch_average", 1.5, 1)
+    assert writer.is_closed

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from library.messages import UserError
-from library.schedules import SHAPES, build, warmup_step_count
+from library.schedules import SHAPES, build, step_count_of
 
 
 def optimizer(*rates):
@@ -22,7 +22,10 @@ def rates(schedule, step_count):
     return result
 
 
-@pytest.mark.parametrize("name", [*SHAPES])
+OF_BOTH = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt")
+
+
+@pytest.mark.parametrize("name", OF_BOTH)
 @pytest.mark.parametrize("warmup", [0, 7])
 @pytest.mark.parametrize("package", ["diffusers", "transformers"])
 def test_schedules_are_those_of_diffusers_and_transformers(name, warmup, package):
@@ -39,6 +42,47 @@ def test_schedules_are_those_of_diffusers_and_transformers(name, warmup, package
     assert rates(ours, 40) == pytest.approx(rates(reference, 40), abs=1e-15)
 
 
+@pytest.mark.parametrize("warmup", [0, 7])
+@pytest.mark.parametrize("lowest", [0.0, 0.1])
+def test_schedules_with_a_lowest_rate_are_those_of_transformers(warmup, lowest):
+    optimization = pytest.importorskip("transformers.optimization")
+    reference = optimization.get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer(3e-4), warmup, 40, num_cycles=0.5, min_lr_rate=lowest
+    )
+    ours = build("cosine_with_min_lr", optimizer(3e-4), step_count=40, warmup=warmup, lowest=lowest)
+    assert rates(ours, 40) == pytest.approx(rates(reference, 40), abs=1e-15)
+    reference = optimization.get_wsd_schedule(optimizer(3e-4), warmup, 12, 40, min_lr_ratio=lowest)
+    ours = build("warmup_stable_decay", optimizer(3e-4), step_count=40, warmup=warmup, decay=12, lowest=lowest)
+    assert rates(ours, 40) == pytest.approx(rates(reference, 40), abs=1e-15)
+
+
+def test_inverse_sqrt_takes_its_own_timescale():
+    optimization = pytest.importorskip("transformers.optimization")
+    reference = optimization.get_inverse_sqrt_schedule(optimizer(1.0), 5, timescale=33)
+    ours = build("inverse_sqrt", optimizer(1.0), step_count=40, warmup=5, timescale=33)
+    assert rates(ours, 40) == pytest.approx(rates(reference, 40), abs=1e-15)
+
+
+def test_pieces_are_those_of_diffusers():
+    rules = "1:4,0.5:9,0.1"
+    reference = pytest.importorskip("diffusers.optimization").get_piecewise_constant_schedule(optimizer(1.0), rules)
+    ours = build("piecewise_constant", optimizer(1.0), step_count=20, args={"step_rules": rules})
+    assert rates(ours, 20) == rates(reference, 20)
+    with pytest.raises(UserError, match="step_rules"):
+        build("piecewise_constant", optimizer(1.0), step_count=20)
+
+
+def test_a_schedule_by_its_path_is_built_with_its_settings():
+    for path in ("CosineAnnealingLR", "torch.optim.lr_scheduler.CosineAnnealingLR"):
+        ours = build("cosine", optimizer(1.0), step_count=10, path=path, args={"T_max": 4})
+        assert rates(ours, 4)[-1] == pytest.approx(0, abs=1e-12)
+    for path, reason in (("no.such.Class", "cannot be imported"), ("ReduceLROnPlateau", "with the steps alone")):
+        with pytest.raises(UserError, match=reason):
+            build("cosine", optimizer(1.0), step_count=10, path=path)
+    with pytest.raises(UserError, match="CosineAnnealingLR"):
+        build("cosine", optimizer(1.0), step_count=10, path="CosineAnnealingLR", args={"x": 1})
+
+
 def test_every_group_ends_polynomial_at_the_same_rate():
     schedule = build("polynomial", optimizer(1e-3, 1e-5), step_count=10)
     rates(schedule, 9)
@@ -47,7 +91,7 @@ def test_every_group_ends_polynomial_at_the_same_rate():
 
 def test_every_schedule_stays_put_after_the_end():
     for name in SHAPES:
-        schedule = build(name, optimizer(1.0), step_count=10, cycles=2)
+        schedule = build(name, optimizer(1.0), step_count=10, cycles=2, decay=3)
         course = rates(schedule, 15)
         assert all(0 <= rate <= 1 for rate in course), name
         if name != "inverse_sqrt":
@@ -58,20 +102,20 @@ def test_every_schedule_stays_put_after_the_end():
     ("warmup", "expected"), [(0, 0), (100, 100), ("100", 100), (0.05, 50), ("0.05", 50), ("5%", 50), ("12.5%", 125)]
 )
 def test_warmup_is_steps_a_share_or_percent(warmup, expected):
-    assert warmup_step_count(warmup, 1000) == expected
+    assert step_count_of("lr_warmup_steps", warmup, 1000) == expected
 
 
 @pytest.mark.parametrize("warmup", [-1, "soon", 1.5, "-5%", "%", None])
 def test_a_warmup_that_is_not_understood_is_an_error(warmup):
     with pytest.raises(UserError, match="lr_warmup_steps"):
-        warmup_step_count(warmup, 1000)
+        step_count_of("lr_warmup_steps", warmup, 1000)
 
 
 def test_a_warmup_as_long_as_the_run_is_an_error():
     with pytest.raises(UserError, match="never reach"):
-        warmup_step_count(100, 100)
+        step_count_of("lr_warmup_steps", 100, 100)
     with pytest.raises(UserError, match="never reach"):
-        warmup_step_count("100%", 100)
+        step_count_of("lr_warmup_steps", "100%", 100)
 
 
 def test_what_cannot_be_is_said_with_its_cure():

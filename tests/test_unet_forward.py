@@ -27,7 +27,7 @@ def numbers(*shape, seed=0):
 
 
 class Case:
-    """A tiny model in float64 with adapters whose `up` is not zero, and something to show it."""
+    """A tiny model in float64 with adapters that change it, and something to show it."""
 
     def __init__(self, name, *, size=(8, 8), conv_rank=2, **settings):
         self.family = families.tiny(name)
@@ -35,7 +35,8 @@ class Case:
         targets = [target for target in self.family.targets() if target.part == "unet"]
         self.adapters = adapters.attach(targets, rank=2, alpha=1, conv_rank=conv_rank, conv_alpha=1, **settings)
         for order, layer in enumerate(self.adapters.layers.values()):
-            layer.up_master.copy_(numbers(*layer.up_master.shape, seed=order) / 4)
+            zero = next(master for master in layer.masters() if not master.any())  # `up`
+            zero.copy_(numbers(*zero.shape, seed=order) / 4)
         self.adapters.refresh()
         self.inputs = [numbers(2, 4, *size), numbers(2, 7, self.unet.config.cross_attention_dim, seed=1)]
         if name == "sdxl":
@@ -58,7 +59,7 @@ class Case:
         y = forward(noisy, torch.tensor([10, 700]), encoder_hidden_states=states, **extra).sample
         (y * numbers(*y.shape, seed=4)).sum().backward()
         found = [y.detach(), *(x.grad for x in (noisy, states, *pooled))]
-        found += [grad.clone() for x in self.adapters.layers.values() for grad in (x.down.grad, x.up.grad)]
+        found += [parameter.grad.clone() for x in self.adapters.layers.values() for parameter in x.parameters()]
         self.adapters.refresh()
         return found
 

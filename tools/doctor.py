@@ -126,7 +126,7 @@ def bucket_table(seen) -> str:
         return ""
     rows: dict[tuple[int, int], list[int]] = {}
     for sample, count in uses_of_epoch(seen.plan, 1):
-        row = rows.setdefault(seen.plan.fits[sample.image_path].bucket, [0, 0, 0])
+        row = rows.setdefault(seen.plan.fit(sample).bucket, [0, 0, 0])
         row[sample.is_regularization] += 1
         row[2] += count
     head = [

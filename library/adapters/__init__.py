@@ -1,23 +1,29 @@
 """Adapters: what is trained. The base model stays as it is; each targeted layer gets a small update of its own.
 
 `attach` hooks them into a family's targets, `Adapters` is all of them together: its tensors carry the names of the
-saved file. To add a kind: write its layer in a file of this package (constructor and methods as in `lora.py`), and add
-a row to KINDS.
+saved file. To add a kind: write its layer in a file of this package (see `layer.py`), and add a row to KINDS.
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import Self
+import math
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from library.adapters.arena import Arena
+from library.adapters.dora import DoraLayer
+from library.adapters.layer import AdapterLayer
+from library.adapters.loha import LohaLayer
+from library.adapters.lokr import LokrLayer
 from library.adapters.lora import LoraLayer
+from library.adapters.sizes import Pace, Size, is_large
 from library.contracts import Target
 from library.messages import UserError, say
 
-KINDS = {"lora": LoraLayer}
+KINDS: dict[str, type[AdapterLayer]] = {"lora": LoraLayer, "loha": LohaLayer, "lokr": LokrLayer, "dora": DoraLayer}
 
 
 def attach(
@@ -31,6 +37,10 @@ def attach(
     dropout: float = 0.0,
     rank_dropout: float = 0.0,
     module_dropout: float = 0.0,
+    rank_stabilized: bool = False,
+    factor: int | None = None,
+    sizes: Mapping[str, Size] = MappingProxyType({}),
+    faster: Collection[str] = (),
     seed: int = 0,
 ) -> "Adapters":
     """Hook an adapter into every target; nothing is changed yet, because each starts at zero.
@@ -40,7 +50,15 @@ def attach(
         module: kind of adapter, a key of KINDS.
         rank, alpha: of linear layers and 1x1 convolutions; the update is scaled by alpha / rank. None or 0: rank.
         conv_rank, conv_alpha: the same for larger convolutions. None: targets that need it are left out.
-        dropout, rank_dropout, module_dropout: shares in [0, 1); see `LoraLayer`.
+        dropout, rank_dropout, module_dropout: shares in [0, 1); see `LoraLayer`, and `WholeLayer`, which knows no
+            dropout of inner values.
+        rank_stabilized: scale by alpha / sqrt(rank), so that a higher rank does not learn more slowly. Kalajdzievski
+            2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv:2312.03732. The file's alpha is
+            alpha * sqrt(rank), which by alpha / rank gives every reader the same strength.
+        factor: of "lokr"; see `LokrLayer`.
+        sizes: what layers have of their own, by name in the file; see `sizes.choose`.
+        faster: parts of the model in which what LoRA+ lets learn faster is kept apart (Hayou et al. 2024, "LoRA+:
+            Efficient Low Rank Adaptation of Large Models", arXiv:2402.12354).
         seed: same seed, same initial weights, whatever other random numbers were drawn.
 
     Raises:
@@ -48,30 +66,53 @@ def attach(
     """
     if module not in KINDS:
         raise UserError(_unknown_kind(module))
+    kind = KINDS[module]
+    settings = dict(rank_dropout=rank_dropout, module_dropout=module_dropout, seed=seed)
+    settings |= dict(dropout=dropout) if kind.HAS_DROPOUT else {}
+    settings |= dict(factor=factor) if kind is LokrLayer else {}
     layers, parts, groups = {}, {}, {}
     for target in targets:
-        if target.needs_conv_dim and conv_rank is None:
+        own = sizes.get(target.saved_as, Size())
+        if own.rank == 0 or (own.rank is None and target.needs_conv_dim and conv_rank is None):
             continue
         assert isinstance(target.layer, nn.Linear | nn.Conv2d), f"{target.saved_as}: cannot adapt {target.layer}"
         assert target.saved_as not in layers, f"{target.saved_as}: named twice"
-        is_large = tuple(target.layer.weight.shape[2:]) not in {(), (1, 1)}
-        layers[target.saved_as] = KINDS[module](
-            target.layer,
-            conv_rank if is_large and conv_rank else rank,
-            conv_alpha if is_large and conv_rank else alpha,
-            dropout=dropout,
-            rank_dropout=rank_dropout,
-            module_dropout=module_dropout,
-            seed=seed,
-            name=target.saved_as,
-        )
-        layer = layers[target.saved_as]
+        takes_conv = is_large(target) and bool(conv_rank or own.rank)
+        own_rank = own.rank or (conv_rank if takes_conv else rank)
+        usual_alpha = conv_alpha if takes_conv else alpha
+        own_alpha = (usual_alpha if own.alpha is None else own.alpha) or own_rank
+        if rank_stabilized:
+            own_alpha *= math.sqrt(own_rank)
+        layer = kind(target.layer, own_rank, own_alpha, name=target.saved_as, **settings)
+        layers[target.saved_as] = layer
         parts.setdefault(target.part, []).append(target.saved_as)
-        alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha)
-        groups.setdefault(target.part, {}).setdefault(alike if target.shares_input else target.saved_as, []).append(
-            layer
-        )
-    return Adapters(layers, parts, {part: Arena(list(group.values())) for part, group in groups.items()})
+        alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha, own.pace)
+        is_stacked = kind.can_stack and target.shares_input
+        groups.setdefault(target.part, {}).setdefault(alike if is_stacked else target.saved_as, []).append(layer)
+    arenas = {}
+    for part, of_part in groups.items():
+        paces = {layers[name]: sizes.get(name, Size()).pace for name in parts[part]}
+        keeps_apart = part in faster
+
+        def section_of(layer: AdapterLayer, attribute: str, part=part, paces=paces, apart=keeps_apart) -> Section:
+            return Section(part, paces[layer], apart and attribute == layer.PLUS)
+
+        arenas[part] = Arena(list(of_part.values()), section_of)
+    return Adapters(layers, parts, arenas, rank_stabilized=rank_stabilized)
+
+
+class Section(NamedTuple):
+    """What learns at one pace."""
+
+    part: str  # of the model
+    pace: Pace
+    is_plus: bool  # what LoRA+ lets learn faster
+
+    @property
+    def name(self) -> str:
+        """ "unet", "unet_block5", "unet_block5 plus": as sd-scripts names the curves of its learning rates."""
+        own = f"_{self.pace.name}" if self.pace.name else ""
+        return f"{self.part}{own}{' plus' if self.is_plus else ''}"
 
 
 class Adapters:
@@ -81,27 +122,49 @@ class Adapters:
         layers: name in the file -> adapter, in the order of the file.
         parts: "text_encoder", "unet", ... -> names of their layers.
         arenas: the same parts -> the memory of their layers.
+        rank_stabilized: the layers' alphas are sqrt(rank) times what was asked for.
     """
 
-    def __init__(self, layers: dict[str, LoraLayer], parts: dict[str, list[str]], arenas: dict[str, Arena]):
+    def __init__(
+        self,
+        layers: dict[str, AdapterLayer],
+        parts: dict[str, list[str]],
+        arenas: dict[str, Arena],
+        *,
+        rank_stabilized: bool = False,
+    ):
+        self.rank_stabilized = rank_stabilized
         self.layers = layers
         self.arenas = arenas
         self._names_of = parts
+        self.frozen: set[str] = set()  # parts that are no longer trained: the optimizer leaves what has no gradient
         self._single: dict[nn.Parameter, tuple[Arena, Tensor]] = {}  # see `parts`
 
-    def parts(self, *, is_flat: bool = True) -> dict[str, list[nn.Parameter]]:
-        """What the optimizer is to change in each part of the model, float32.
+    def sections(self, *, is_flat: bool = True) -> dict[Section, list[nn.Parameter]]:
+        """What the optimizer is to change, float32, by the pace at which it learns: usually a section for each part.
 
         Args:
-            is_flat: one tensor for all layers of a part. False: each layer's `down` and `up`, in the order of the
-                targets, for optimizers that look at shapes.
+            is_flat: one tensor for all layers of a section. False: each layer's tensors, such as `down` and `up`, in
+                the order of the targets, for optimizers that look at shapes.
         """
-        if is_flat:
-            return {part: [arena.master] for part, arena in self.arenas.items()}
-        return {
-            part: [self._own(self.arenas[part], view) for name in names for view in self.layers[name].masters()]
-            for part, names in self._names_of.items()
-        }
+        found: dict[Section, list[nn.Parameter]] = {}
+        for part, arena in self.arenas.items():
+            for section, place in arena.sections.items():
+                is_whole = len(arena.sections) == 1
+                found[section] = []
+                if is_flat:
+                    found[section].append(arena.master if is_whole else self._own(arena, arena.master.detach()[place]))
+            for layer in () if is_flat else (self.layers[name] for name in self._names_of[part]):
+                for attribute, view in zip(layer.attributes, layer.masters(), strict=True):
+                    found[arena.section_of(layer, attribute)].append(self._own(arena, view))
+        return found
+
+    def parts(self, *, is_flat: bool = True) -> dict[str, list[nn.Parameter]]:
+        """The same by part of the model; see `sections`."""
+        found: dict[str, list[nn.Parameter]] = {}
+        for section, parameters in self.sections(is_flat=is_flat).items():
+            found.setdefault(section.part, []).extend(parameters)
+        return found
 
     def _own(self, arena: Arena, view: Tensor) -> nn.Parameter:
         parameter = nn.Parameter(view)
@@ -109,15 +172,18 @@ class Adapters:
         return parameter
 
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained, float32, one flat tensor for each part."""
-        return [arena.master for arena in self.arenas.values()]
+        """Everything that is trained, float32, one flat tensor for each part; not what is frozen."""
+        return [arena.master for part, arena in self.arenas.items() if part not in self.frozen]
 
     def gather(self) -> None:
         """After each backward pass: its gradients go to what the optimizer changes, in float32."""
-        for arena in self.arenas.values():
-            arena.gather()
+        for part, arena in self.arenas.items():
+            if part not in self.frozen:
+                arena.gather()
         for parameter, (arena, view) in self._single.items():
-            parameter.grad = arena.master.grad.as_strided(view.shape, view.stride(), view.storage_offset())
+            gradient = arena.master.grad  # None: frozen
+            if gradient is not None:
+                parameter.grad = gradient.as_strided(view.shape, view.stride(), view.storage_offset())
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -142,7 +208,7 @@ class Adapters:
         """The file's tensors under the file's names; float32, not copied: the next step changes them."""
         tensors = {}
         for name, layer in self.layers.items():
-            tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = layer.masters()
+            tensors |= {f"{name}.{ending}": tensor for ending, tensor in layer.file_tensors().items()}
             tensors[f"{name}.alpha"] = torch.tensor(layer.alpha)
         return tensors
 
@@ -157,8 +223,8 @@ class Adapters:
         if problems:
             raise UserError(problems, say("the LoRA does not fit this run:", "该 LoRA 与本次训练的设置不符："))
         for name, layer in self.layers.items():
-            for master, end in zip(layer.masters(), ("down", "up"), strict=True):
-                master.copy_(tensors[f"{name}.lora_{end}.weight"])
+            for ending, master in layer.file_tensors().items():
+                master.copy_(tensors[f"{name}.{ending}"])
         for arena in self.arenas.values():
             arena.refresh()
 
@@ -203,11 +269,35 @@ class Adapters:
             layer.detach_from_model()
 
 
+def kind_of(names: Iterable[str]) -> str:
+    """The kind of adapter, a key of KINDS, that a file with these names of tensors holds."""
+    endings = {name.partition(".")[2] for name in names}
+    marks = {"loha": "hada_w1_a", "lokr": "lokr_w1", "dora": "dora_scale"}
+    return next((kind for kind, mark in marks.items() if mark in endings), "lora")
+
+
 def _missing_and_unexpected(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
     expected = {name for name in adapters.state_dict() if not name.endswith(".alpha")}  # without alpha: alpha = rank
     given = {name for name in tensors if not name.endswith(".alpha")}
+    kind, ours = kind_of(given), kind_of(expected)
+    if kind != ours:
+        return [
+            say(
+                f'it is a {kind} file, and this run trains a {ours}. Set network_module = "{kind}".',
+                f'该文件是 {kind}，而本次训练的是 {ours}。请设 network_module = "{kind}"。',
+            )
+        ]
     problems = []
-    if missing := sorted(expected - given):
+    missing, unexpected = sorted(expected - given), sorted(given - expected)
+    if ours == "lokr" and (resized := [name for name in missing if f"{name.partition('.')[0]}.lokr_w1" in given]):
+        return [
+            say(
+                f"{_some(resized)} not in the file: it was made with another network_dim, conv_dim or lokr_factor. Set "
+                "them as its training had them.",
+                f"文件中缺少 {_some(resized)}：它训练时的 network_dim、conv_dim 或 lokr_factor 不同，请设为相同的值。",
+            )
+        ]
+    if missing:
         problems.append(
             say(
                 f"{_some(missing)} not in the file. If it was trained with fewer parts of the model, train the same: "
@@ -216,7 +306,7 @@ def _missing_and_unexpected(adapters: Adapters, tensors: dict[str, Tensor]) -> l
                 "不含卷积层的设 conv_dim = None。",
             )
         )
-    if unexpected := sorted(given - expected):
+    if unexpected:
         problems.append(
             say(
                 f"{_some(unexpected)} only in the file and would be lost. Train these parts too (text_encoder_lr, "
@@ -232,45 +322,64 @@ def _mismatches(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
     """One problem per cause, not one per layer: a wrong rank is wrong in all 264."""
     problems: dict[str, str] = {}
     for name, layer in adapters.layers.items():
-        option = "conv_dim" if layer.down.dim() == 4 and layer.down.shape[2:] != (1, 1) else "network_dim"
-        down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
-        rank = down.shape[0]
+        option = "conv_dim" if layer.kernel not in {(), (1, 1)} else "network_dim"
+        given = {attribute: tensors[f"{name}.{layer.FILE_NAMES[attribute]}"] for attribute in layer.attributes}
+        own = dict(zip(layer.attributes, layer.masters(), strict=True))
+        ranks = {given[attribute].shape[axis] for attribute, axis in layer.RANK_AXIS.items() if attribute in given}
+        rank = min(ranks, default=layer.rank)
         alpha = float(tensors.get(f"{name}.alpha", rank))
-        same_layer = down.shape[1:] == layer.down.shape[1:] and up.shape[:1] + up.shape[2:] == (
-            layer.up.shape[:1] + layer.up.shape[2:]
+        is_same_layer = len(ranks) <= 1 and all(
+            _without(given[attribute].shape, axis := layer.RANK_AXIS.get(attribute))
+            == _without(own[attribute].shape, axis)
+            for attribute in own
         )
-        if not same_layer or up.shape[1] != rank:
-            shapes = f"{_shape(down)}, {_shape(up)}"
-            ours = f"{_shape(layer.down)}, {_shape(layer.up)}"
+        if not is_same_layer:
+            shapes, ours = (", ".join(map(_shape, found.values())) for found in (given, own))
+            cause = say(
+                "The file was made for another kind of base model (SD 1.x, SD 2.x, SDXL): take one of the same kind.",
+                "该文件对应另一类底模（SD 1.x、SD 2.x、SDXL），请换用同类的。",
+            )
+            if isinstance(layer, LokrLayer):
+                cause = say(
+                    "The file was made with another lokr_factor, or for another kind of base model.",
+                    "该文件的 lokr_factor 不同，或对应另一类底模。",
+                )
             problems.setdefault(
                 "shape",
                 say(
-                    f"{name}: shapes {shapes} in the file, {ours} in this model. The file was made for another kind of "
-                    "base model (SD 1.x, SD 2.x, SDXL): take one of the same kind.",
-                    f"{name}：文件中形状为 {shapes}，本模型为 {ours}。"
-                    "该文件对应另一类底模（SD 1.x、SD 2.x、SDXL），请换用同类的。",
+                    f"{name}: shapes {shapes} in the file, {ours} in this model. {cause}",
+                    f"{name}：文件中形状为 {shapes}，本模型为 {ours}。{cause}",
                 ),
             )
-        elif rank != layer.rank:
+        elif rank != layer.rank and ranks:
             problems.setdefault(
                 option,
                 say(
-                    f"{name}: rank {rank} in the file, {layer.rank} in this run. Set {option} = {rank}.",
-                    f"{name}：文件的秩为 {rank}，本次为 {layer.rank}。请设 {option} = {rank}。",
+                    f"{name}: rank {rank} in the file, {layer.rank} in this run. Set {option} = {rank}, or "
+                    "dim_from_weights = True for every layer's own.",
+                    f"{name}：文件的秩为 {rank}，本次为 {layer.rank}。请设 {option} = {rank}；"
+                    "若各层不同，请设 dim_from_weights = True。",
                 ),
             )
-        elif abs(alpha - layer.alpha) > 0.01 * abs(layer.alpha):  # the file may hold it in bfloat16: 3 digits
-            other = option.replace("dim", "alpha")
+        elif ranks and abs(alpha - layer.alpha) > 0.01 * abs(layer.alpha):  # the file may hold it in bfloat16: 3 digits
+            other, setting = (
+                option.replace("dim", "alpha"),
+                alpha / (math.sqrt(rank) if adapters.rank_stabilized else 1),
+            )
             problems.setdefault(
                 other,
                 say(
                     f"{name}: alpha {alpha:g} in the file, {layer.alpha:g} in this run: the update would change its "
-                    f"strength. Set {other} = {alpha:g}.",
+                    f"strength. Set {other} = {setting:g}.",
                     f"{name}：文件的 alpha 为 {alpha:g}，本次为 {layer.alpha:g}，效果强度会改变。"
-                    f"请设 {other} = {alpha:g}。",
+                    f"请设 {other} = {setting:g}。",
                 ),
             )
     return list(problems.values())
+
+
+def _without(shape: torch.Size, axis: int | None) -> list[int]:
+    return [size for place, size in enumerate(shape) if place != axis]
 
 
 def _unknown_kind(module: str) -> str:

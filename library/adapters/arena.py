@@ -9,13 +9,13 @@ while the optimizer steps, when the activations are gone. 722 layers of SDXL, cl
 foreach loops, 1 ms flat (docs/log.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import nn
 
+from library.adapters.layer import AdapterLayer
 from library.adapters.linear_ops import Stack, dtype_of
-from library.adapters.lora import LoraLayer
 
 ALIGNMENT = 8  # numbers: matrix products want their operands to begin at 16 bytes
 
@@ -24,22 +24,37 @@ class Arena:
     """The adapters of one part of the model, bound to flat memory.
 
     Args:
-        layers: in groups: those of a group share an input and have one shape, and are laid side by side, all `down`s,
-            then all `up`s.
+        groups: layers that share an input and have one shape, and are laid side by side, all `down`s, then all `up`s;
+            one alone otherwise.
+        section_of: of a group's first layer and the name of a tensor. What is of one section lies together, to be
+            changed by one operator at a pace of its own. None: everything is of one, and lies group by group.
     """
 
-    def __init__(self, groups: Sequence[Sequence[LoraLayer]]):
+    def __init__(
+        self,
+        groups: Sequence[Sequence[AdapterLayer]],
+        section_of: Callable[[AdapterLayer, str], Hashable] = lambda layer, attribute: None,
+    ):
         self.groups = [list(group) for group in groups]
+        self.section_of = section_of
+        self.sections: dict[Hashable, slice] = {}  # of `master`, in its order
         layer = self.groups[0][0]._layer[0]
         self._place(dtype_of(layer), layer.weight.device)
 
     def _place(self, dtype: torch.dtype, device: torch.device) -> None:
-        places, size = [], 0  # of each group's downs and ups
+        wanted: dict[Hashable, list[tuple[list[int], int, int]]] = {}  # section -> (row, column of `places`, numbers)
+        places, size = [], 0  # of each group: where the layers' first tensors begin, their second ones, ...
         for group in self.groups:
-            for part in ([layer.down_master for layer in group], [layer.up_master for layer in group]):
-                places.append(size)
-                size += sum(tensor.numel() for tensor in part)
-                size += -size % ALIGNMENT
+            places.append([0] * len(group[0].attributes))
+            for order, (attribute, master) in enumerate(zip(group[0].attributes, group[0].masters(), strict=True)):
+                rooms = wanted.setdefault(self.section_of(group[0], attribute), [])
+                rooms.append((places[-1], order, len(group) * master.numel()))
+        for section, rooms in wanted.items():
+            begin = size
+            for row, order, room in rooms:
+                row[order] = size
+                size += room + -room % ALIGNMENT
+            self.sections[section] = slice(begin, size)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         flat = torch.zeros(size, dtype=exact, device=device)
         if hasattr(self, "master"):
@@ -50,9 +65,8 @@ class Arena:
         self.work = flat if dtype == exact else torch.zeros(size, dtype=dtype, device=device)
         self.gradient = torch.zeros_like(self.work)
         flats = (flat, self.work, self.gradient)
-        for index, group in enumerate(self.groups):
-            at = places[2 * index : 2 * index + 2]
-            sizes = (group[0].down_master.numel(), group[0].up_master.numel())
+        for group, at in zip(self.groups, places, strict=True):
+            sizes = [master.numel() for master in group[0].masters()]
             for order, layer in enumerate(group):
                 layer.bind(
                     *(
@@ -63,7 +77,7 @@ class Arena:
             self._stack(group, at, sizes)
         self.refresh()
 
-    def _stack(self, group: list[LoraLayer], at: list[int], sizes: tuple[int, int]) -> None:
+    def _stack(self, group: list[AdapterLayer], at: list[int], sizes: list[int]) -> None:
         if len(group) == 1:
             return
         count, rank = len(group), group[0].rank

@@ -1,4 +1,4 @@
-"""Frozen layers with their low-rank updates, `y = W x + b + scale * up(down(x))`: the plain way and the fast way.
+"""Frozen layers with their updates, `y = W x + b + scale * up(down(x))`: the plain way and the fast way.
 
 The plain functions, `linear` and `conv2d`, say what is computed; autograd differentiates them. The fast ones do the
 same with fewer passes over memory and keep less for the backward pass:
@@ -12,12 +12,15 @@ same with fewer passes over memory and keep less for the backward pass:
 
 Per layer that is 6 operators beyond the frozen layer's own, forward and backward, instead of 14 (docs/log.md).
 
+Kinds whose update is a whole matrix dW (`WholeUpdate`) share the same functions: dW is added to the weight, in half
+precision used beside it, and made again in the backward pass, which takes its gradient in one product.
+
 FAST and PLAIN hold the same three functions, so that a model's forward pass can be run with either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +119,16 @@ class Stack(NamedTuple):
     up_grad: Tensor
 
 
-def update_of(layer: nn.Module) -> Update | None:
+class WholeUpdate(NamedTuple):
+    """An update that is no product of two thin matrices, for one forward pass; matrices for convolutions, too."""
+
+    make: Callable[[], tuple[Tensor, Any]]  # (m, n k k) dW in the layer's dtype, and what `backward` wants besides
+    backward: Callable[[Tensor, Any], None]  # from the gradient of dW, which it may overwrite, to what dW is made of
+    leaf: Tensor  # any tensor that asks for gradients, so that autograd comes by
+    stack: None = None
+
+
+def update_of(layer: nn.Module) -> Update | WholeUpdate | None:
     """What an adapter adds to this layer now; None: nothing."""
     adapter = layer.__dict__.get("adapter")
     return None if adapter is None else adapter.update()
@@ -125,7 +137,7 @@ def update_of(layer: nn.Module) -> Update | None:
 def _is_unusual(layer: nn.Module) -> bool:
     """Whether something else has taken the place of the layer's `forward`: then it must be asked."""
     adapter = layer.__dict__.get("adapter")
-    return "forward" in layer.__dict__ and not (adapter and adapter.is_low_rank)
+    return "forward" in layer.__dict__ and not (adapter and adapter.is_alone)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,8 +170,10 @@ class _Project(torch.autograd.Function):
         inner = rows @ stack.down.T if stack else None  # (N, L r)
         inners, masks, outputs = [], [], []
         for index, (layer, update) in enumerate(zip(layers, updates, strict=True)):
-            weight, h, mask = frozen_matrix(layer), None, None
-            order = _order_of(update, weight, rows) if update else None
+            weight, h, mask, beside = frozen_matrix(layer), None, None, None
+            order = _order_of(update, weight, rows) if isinstance(update, Update) else None
+            if isinstance(update, WholeUpdate):
+                weight, beside = _with(update.make()[0], weight)
             if order and order.merges_forward:
                 weight = torch.addmm(weight, update.up, update.down, alpha=update.scale)
             elif order:
@@ -172,6 +186,8 @@ class _Project(torch.autograd.Function):
             y = rows @ weight.T if layer.bias is None else torch.addmm(layer.bias, rows, weight.T)
             if h is not None:
                 y.addmm_(h, update.up.T, alpha=update.scale)
+            if beside is not None:
+                y.addmm_(rows, beside.T)
             outputs.append(y.unflatten(0, x.shape[:-1]))
             is_whole = stack is not None and mask is None  # then `inner` is kept in one piece
             inners.append(None if is_whole or (order and order.is_dense) else h)
@@ -199,14 +215,21 @@ class _Project(torch.autograd.Function):
             spread = rows.new_empty(len(rows), len(stack.down))
         for index, (layer, update, gradient) in enumerate(zip(ctx.layers, ctx.updates, gradients, strict=True)):
             gradient = gradient.flatten(0, -2)
-            weight = frozen_matrix(layer)
-            order = _order_of(update, weight, rows) if update else None
+            weight, beside = frozen_matrix(layer), None
+            order = _order_of(update, weight, rows) if isinstance(update, Update) else None
+            if isinstance(update, WholeUpdate):
+                matrix, kept_of_update = update.make()
+                update.backward(gradient.T @ rows, kept_of_update)
+                if wants_input:
+                    weight, beside = _with(matrix, weight)
             if order and order.merges_backward and wants_input:
                 merged = torch.addmm(weight, update.up, update.down, alpha=update.scale)
                 result = gradient @ merged if result is None else result.addmm_(gradient, merged)
             elif wants_input:
                 result = gradient @ weight if result is None else result.addmm_(gradient, weight)
-            if not update:
+                if beside is not None:
+                    result.addmm_(gradient, beside)
+            if order is None:
                 continue
             if order.is_dense:
                 whole = gradient.T @ rows  # (m, n) the gradient of the whole weight
@@ -281,8 +304,16 @@ THIN = Order(False, False, False)
 def _order_of(update: Update, weight: Tensor, rows: Tensor) -> Order:
     if update.mask_of:
         return THIN
-    may_merge = weight.dtype in (torch.float32, torch.float64)
-    return best_order(len(rows), weight.shape[1], weight.shape[0], len(update.down), may_merge=may_merge)
+    return best_order(len(rows), weight.shape[1], weight.shape[0], len(update.down), may_merge=_may_merge(weight))
+
+
+def _may_merge(weight: Tensor) -> bool:
+    return weight.dtype in (torch.float32, torch.float64)
+
+
+def _with(matrix: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The weight with dW in it; where that would round too much: the weight, and dW to be used beside it."""
+    return (matrix.add_(weight), None) if _may_merge(weight) else (weight, matrix)
 
 
 def _common_stack(layers: Sequence[nn.Module], updates: Sequence[Update | None]) -> Stack | None:
@@ -402,13 +433,18 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, source, shift, recipe, layer, update, leaf):
         x = source if recipe is None else recipe(source)
+        weight, beside = layer.weight, None
+        if isinstance(update, WholeUpdate):
+            weight, beside = _with(update.make()[0].view(weight.shape), weight)
         if _is_better_unfolded(layer, x):
-            y = layer.weight.flatten(1) @ functional.unfold(x, layer.kernel_size, padding=layer.padding)
+            y = weight.flatten(1) @ functional.unfold(x, layer.kernel_size, padding=layer.padding)
             y = y.add_(layer.bias[:, None]).unflatten(2, x.shape[2:])
         else:
-            y = functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+            y = functional.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+        if beside is not None:
+            y.add_(functional.conv2d(x, beside, None, layer.stride, layer.padding, layer.dilation))
         inner = mask = None
-        if update:
+        if isinstance(update, Update):
             inner = functional.conv2d(x, _kernel(update, layer), None, layer.stride, layer.padding, layer.dilation)
             if update.mask_of:
                 mask = update.mask_of.draw(inner, 1)
@@ -429,12 +465,14 @@ class _Convolve(torch.autograd.Function):
         if x is None:  # only its shape is asked for
             x = gradient if gradient.shape == ctx.shape else gradient.new_empty(1).expand(ctx.shape)
         result = None
-        if wants_input and _is_better_unfolded(layer, x):
+        if isinstance(update, WholeUpdate):
+            result = _whole_backward(gradient, x, layer, update, wants_input)
+        elif wants_input and _is_better_unfolded(layer, x):
             columns = layer.weight.flatten(1).T @ gradient.flatten(2)
             result = functional.fold(columns, x.shape[2:], layer.kernel_size, padding=layer.padding)
         elif wants_input:
             result = _conv_backward(gradient, x, layer.weight, layer, (True, False))[0]
-        if update:
+        if isinstance(update, Update):
             places = gradient.flatten(2)  # (B, m, h w)
             update.up_grad.addbmm_(places, inner.flatten(2).mT, alpha=update.scale)
             nothing = places.new_empty(1, 1, 1)
@@ -447,6 +485,19 @@ class _Convolve(torch.autograd.Function):
         if wants_input and recipe is not None:
             result = recipe.backward(result, source, kept)
         return result, gradient.sum((2, 3)) if wants_shift else None, None, None, None, None
+
+
+def _whole_backward(
+    gradient: Tensor, x: Tensor, layer: nn.Conv2d, update: WholeUpdate, wants_input: bool
+) -> Tensor | None:
+    """The gradient of the input, of the weight and dW together; that of dW is handed on."""
+    matrix, kept = update.make()
+    weight, beside = _with(matrix.view(layer.weight.shape), layer.weight)
+    result, of_matrix = _conv_backward(gradient, x, weight if beside is None else beside, layer, (wants_input, True))
+    update.backward(of_matrix.flatten(1), kept)
+    if wants_input and beside is not None:
+        result.add_(_conv_backward(gradient, x, weight, layer, (True, False))[0])
+    return result
 
 
 FEW_PLACES, LARGE_WEIGHT = 64, 2**23

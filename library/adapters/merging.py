@@ -1,4 +1,4 @@
-"""LoRA files in a model's own weights, for drawing; and out again to the last bit.
+"""LoRA files of any trainer, read; and put into a model's own weights, for drawing, and out again to the last bit.
 
     factors = read(name, tensors, metadata)            any trainer's LoRA or LoCon -> its matrices, by layer
     refuse_misfit(name, factors, family.named_layers(), metadata)
@@ -13,7 +13,7 @@ once to the weight's own type. (In training the update runs beside the layer: `l
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -47,15 +47,17 @@ class Factors(NamedTuple):
         kernel = (self.down if self.mid is None else self.mid).shape[2:]
         return (len(self.up), self.down.shape[1], *(kernel if set(kernel) - {1} else ()))
 
+    def thin(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """(r, n k k) down, with what is between, and (m, r) up: float32, scale * up @ down is the update."""
+        down, up = self.down.to(device, torch.float32).flatten(1), self.up.to(device, torch.float32).flatten(1)
+        if self.mid is not None:
+            down = torch.einsum("ijkl,jn->inkl", self.mid.to(device, torch.float32), down).flatten(1)
+        return down, up
+
     def update(self, device: torch.device | str) -> Tensor:
         """What is added to the layer's weight at strength 1, float32, in `shape`."""
-        down, up = self.down.to(device, torch.float32), self.up.to(device, torch.float32).flatten(1)
-        if self.mid is None:
-            product = up @ down.flatten(1)
-        else:
-            mid = self.mid.to(device, torch.float32)
-            product = torch.einsum("mi,ijkl,jn->mnkl", up, mid, down.flatten(1))
-        return self.scale * product.reshape(self.shape())
+        down, up = self.thin(device)
+        return (up @ down).mul_(self.scale).reshape(self.shape())
 
 
 class Strength(NamedTuple):
@@ -82,27 +84,20 @@ def read(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] |
     Raises:
         UserError: it is another kind of adapter, which is named, or no adapter; or it is damaged.
     """
-    kinds = sorted({kind for key in tensors for end, kind in OTHER_KINDS.items() if re.search(f"({end})$", key)})
-    if kinds:
+    if kinds := other_kinds(tensors):
         raise UserError(
             say(
-                f"{name}: is a {' / '.join(kinds)}, which cannot be drawn with here yet; LoRA and LoCon can",
-                f"{name}：这是 {' / '.join(kinds)}，暂不支持；目前支持 LoRA 和 LoCon",
+                f"{name}: is a {' / '.join(kinds)}: what it adds to a layer is no product of two thin matrices, as in "
+                "LoRA and LoCon. Such files cannot be drawn with, merged or resized here yet",
+                f"{name}：这是 {' / '.join(kinds)}，它的更新量不像 LoRA、LoCon 那样是两个小矩阵的乘积，"
+                "暂不支持用它画图、合并或改秩",
             )
         )
+    refuse_strangers(name, tensors)
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         layer, part = _split(key)
-        if part is None:
-            raise UserError(
-                say(
-                    f'{name}: is no LoRA: it holds {len(tensors)} tensors such as "{key}". A base model, an embedding?',
-                    f"{name}：不是 LoRA：其中有 {len(tensors)} 个张量，如“{key}”。是否误选了底模或嵌入模型？",
-                )
-            )
         layers.setdefault(layer, {})[part] = tensor
-    if not layers:
-        raise UserError(say(f"{name}: is empty", f"{name}：是空文件"))
     alphas = _peft_alphas(name, metadata or {})
     found, damaged = {}, []
     for layer, parts in layers.items():
@@ -121,6 +116,31 @@ def read(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] |
             )
         )
     return found
+
+
+def other_kinds(keys: Iterable[str]) -> list[str]:
+    """What a file is beside LoRA, by the names of its tensors; [] of a LoRA or LoCon."""
+    return sorted({kind for key in keys for end, kind in OTHER_KINDS.items() if re.search(f"({end})$", key)})
+
+
+def refuse_strangers(name: str, keys: Collection[str]) -> None:
+    """Raise a UserError where a file is no adapter of any kind, by the names of its tensors."""
+    if not keys:
+        raise UserError(say(f"{name}: is empty", f"{name}：是空文件"))
+    strange = next((key for key in keys if layer_of(key) == key), None)
+    if strange is not None:
+        raise UserError(
+            say(
+                f'{name}: is no LoRA: it holds {len(keys)} tensors such as "{strange}". A base model, an embedding?',
+                f"{name}：不是 LoRA：其中有 {len(keys)} 个张量，如“{strange}”。是否误选了底模或嵌入模型？",
+            )
+        )
+
+
+def layer_of(key: str) -> str:
+    """The layer that a tensor of any kind of adapter belongs to, by its name in the file."""
+    layer, part = _split(key)
+    return layer if part else re.sub(f"({'|'.join(OTHER_KINDS)})$", "", key)
 
 
 def _split(key: str) -> tuple[str, str | None]:
@@ -173,7 +193,7 @@ def refuse_misfit(
     ]
     if not strange and not misshapen:
         return
-    made_for, base = _line(factors, metadata or {}), _line_of_model(layers)
+    made_for, base = line_of(factors, metadata or {}), _line_of_model(layers)
     told = []
     if strange:
         told.append(
@@ -207,8 +227,8 @@ def refuse_misfit(
     raise UserError(say(f"{name}: {'; '.join(told)}. {cure}", f"{name}：{'；'.join(told)}。{cure}"))
 
 
-def _line(factors: Mapping[str, Factors], metadata: Mapping[str, str]) -> str | None:
-    """The line of base models that a file was made for, as its metadata or its layers tell."""
+def line_of(factors: Mapping[str, Factors], metadata: Mapping[str, str]) -> str | None:
+    """The line of base models that a file was made for, a value of WIDTHS, as its metadata or its layers tell."""
     version = metadata.get("ss_base_model_version", "")
     for beginning, line in (("sdxl", "SDXL"), ("sd_v2", "SD 2.x"), ("sd_v1", "SD 1.x")):
         if version.startswith(beginning):
@@ -279,8 +299,12 @@ class Merging:
             if layer not in self._originals:
                 self._originals[layer] = weight.detach().to("cpu", copy=True)
             self._changed.add(layer)  # before it is: Ctrl-C may come at any moment
-            original = self._originals[layer]
-            total = original.to(weight.device, torch.float32)
-            for factors, strength in updates:
-                total = total + strength * factors.update(weight.device).reshape(weight.shape)
-            weight.copy_(total)
+            weight.copy_(with_updates(self._originals[layer].to(weight.device), updates))
+
+
+def with_updates(weight: Tensor, updates: Iterable[tuple[Factors, float]]) -> Tensor:
+    """A weight with what files add to it, each at its strength; float32, to be rounded once."""
+    total = weight.to(torch.float32, copy=True)
+    for factors, strength in updates:
+        total += factors.update(weight.device).mul_(strength).reshape(weight.shape)
+    return total

@@ -2,14 +2,15 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from library.assembly.memory_plan import plan_memory, ways_to_fit
-from library.assembly.model import attach, optimizer_of, pack_base
+from library.assembly.model import attach, optimizer_of, pack_base, section_rates
 from library.assembly.prepare import Prepared
-from library.config import Config, trains_text_encoder
+from library.config import Config, has_dropout, trains_text_encoder
 from library.contracts import Family
 from library.messages import say
 
@@ -29,11 +30,32 @@ class Training:
     unet_forward: Any  # families.unet_forward.UNetForward
     memory: Any  # memory.Plan
     step: Any  # `unet_step`'s, or cuda_graphs.Graphs in its place
+    average: Any = None  # average.Average of the weights, where one is wanted
+    text_stops: int | None = None  # after so many steps the text encoders are no longer trained; None: never
     batch_parts: int = 1  # a batch goes through the network in so many pieces; more where memory ran out
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights as they are to be saved and shown; see `optimizers.averaged`."""
+        from library import optimizers
+
+        with optimizers.averaged(self.optimizer), self.average.shown() if self.average else nullcontext():
+            self.adapters.refresh()
+            yield
+        self.adapters.refresh()
+
+    def begin_step(self, step: int) -> bool:
+        """Before each step, counted from 0: freeze the text encoders where it is time. Returns whether it is just now."""
+        is_time = self.text_stops is not None and step >= self.text_stops
+        is_new = is_time and not self.adapters.frozen
+        self.adapters.frozen = {part for part in self.adapters.arenas if part != "unet"} if is_time else set()
+        return is_new
 
     def restore(self, state: Any) -> None:
         """Take over what a training state holds."""
         self.adapters.load_state_dict(state.adapter)
+        if self.average:
+            self.average.load(state.more.get("average"))
         self.optimizer.load_state_dict(state.optimizer)
         self.schedule.load_state_dict(state.schedule)
         device = next(iter(self.adapters.parameters())).device.type
@@ -51,7 +73,9 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     """
     import torch
 
-    from library import attention, diffusion, families, memory, optimizers, schedules
+    from library import attention, diffusion, families, memory, optimizers, prompt_syntax, schedules
+    from library.adapters import merging
+    from library.average import Average
     from library.data.dataset import Dataset
     from library.families.recognise import vae_factor
 
@@ -72,7 +96,8 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         dtype=machine.dtype,
         device=machine.device if config.lowram else "cpu",
         vae=config.vae,
-        vae_dtype=torch.float32 if machine.dtype == torch.float16 else None,  # many a VAE overflows in fp16
+        # many a VAE overflows in fp16
+        vae_dtype=torch.float32 if config.no_half_vae or machine.dtype == torch.float16 else None,
         objective="v" if config.v_parameterization else None,
         family="sd2" if config.v2 else None,
         clip_skip=config.clip_skip,
@@ -80,7 +105,11 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     )
     for line in family.warnings:
         print(say(f"note: {line}", f"注意：{line}"))
+    if config.weighted_captions:
+        family.weigh = prompt_syntax.weights
     parts = family.modules()
+    if prepared.base_loras:
+        merging.Merging(family.named_layers()).apply(prepared.base_loras)  # never closed: the weights stay so
     attention.install(parts["vae"], attend)
     latents, texts = fill_caches(prepared, family)
     if config.int8_base:
@@ -93,14 +122,15 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
             if name.startswith("text_encoder"):  # recomputes in training mode only
                 parts[name].train().gradient_checkpointing_enable({"use_reentrant": False})
 
-    attached, unet_forward = attach(config, family, attend, prepared.seed, plan.checkpointed)
+    attached, unet_forward = attach(config, family, attend, prepared.seed, plan.checkpointed, prepared.start)
     if prepared.start:
         attached.load_state_dict(prepared.start)
     optimizer_type = optimizer_of(config)
-    trained = attached.parts(is_flat=optimizers.is_shape_blind(optimizer_type))
+    trained = attached.sections(is_flat=optimizers.is_shape_blind(optimizer_type))
+    rates = section_rates(config, trained)
     built = optimizers.build(
         optimizer_type,
-        optimizers.parameter_groups(trained, config.unet_lr, config.text_encoder_lr, config.learning_rate),
+        optimizers.parameter_groups({section.name: its for section, its in trained.items()}, rates),
         learning_rate=config.learning_rate,
         args=prepared.optimizer_args,
     )
@@ -113,13 +143,18 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         warmup=config.lr_warmup_steps,
         cycles=config.lr_scheduler_num_cycles,
         power=config.lr_scheduler_power,
+        decay=config.lr_decay_steps,
+        lowest=config.lr_scheduler_min_lr_ratio,
+        timescale=config.lr_scheduler_timescale,
+        path=config.lr_scheduler_type,
+        args=optimizers.parse_args(config.lr_scheduler_args, "lr_scheduler_args"),
     )
     scale = vae_factor(parts["vae"].config)
     training = Training(
         family=family,
         adapters=attached,
         dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts, scale=scale),
-        process=diffusion.Process(family.noise, zero_terminal_snr=prepared.model.zero_terminal_snr),
+        process=diffusion.Process(family.noise, zero_terminal_snr=config.zero_terminal_snr),
         optimizer=built.optimizer,
         optimizer_text=built.described_as,
         schedule=schedule,
@@ -127,7 +162,10 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         unet_forward=unet_forward,
         memory=plan,
         step=unet_step(config, family),
+        text_stops=text_stops(config, prepared.plan.step_count),
     )
+    if config.ema_decay:
+        training.average = Average([arena.master for arena in attached.arenas.values()], config.ema_decay)
     if config.torch_compile:
         compile_units(config, training)
     if config.cuda_graphs:
@@ -137,12 +175,20 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     return training
 
 
+def text_stops(config: Config, step_count: int) -> int | None:
+    """The steps after which the text encoders are no longer trained; None: they are to the end, or not at all."""
+    stop = config.stop_text_encoder_training
+    if not stop or not trains_text_encoder(config):
+        return None
+    return round(stop * step_count) if stop < 1 else stop
+
+
 def record_steps(prepared: Prepared, training: Training) -> None:
     """Let CUDA graphs take the place of the step, where there are any."""
     from library import cuda_graphs
 
     device = prepared.machine.device
-    reason = cuda_graphs.hindrance(device, is_random=bool(prepared.config.network_dropout))
+    reason = cuda_graphs.hindrance(device, is_random=has_dropout(prepared.config))
     if reason is None:
         buffers = [arena.gradient for arena in training.adapters.arenas.values()]
         recorder = cuda_graphs.CudaRecorder(device)
@@ -158,7 +204,7 @@ def compile_units(config: Config, training: Training) -> None:
     from library.compilation import Compiler
     from library.families.unet_forward import UNetForward
 
-    if config.network_dropout:
+    if has_dropout(config):
         print(
             say(
                 "note: torch_compile is off: dropout would draw other numbers",
@@ -192,13 +238,14 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     if config.cache_latents:
         vae = modules["vae"].to(device)
 
-        filled, batch_size = None, config.train_batch_size
+        filled, batch_size = None, config.vae_batch_size or plan.batch_size
         while filled is None:
             latents = cache.LatentCache(folder, cache.fingerprint(vae))
             try:
                 filled = latents.fill(
                     dataset.latents_wanted(plan, config),
                     family.encode_images,
+                    apart=dataset.latents_measured(plan),
                     batch_size=batch_size,
                     thread_count=config.max_data_loader_n_workers,
                 )
@@ -222,12 +269,14 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
     captions = dataset.captions_wanted(plan, config)
     if config.cache_text_encoder_outputs and captions is not None and not trains_text_encoder(config):
         encoders = [modules[name].to(device) for name in modules if name.startswith("text_encoder")]
-        fingerprint = cache.fingerprint(*encoders, settings=[config.clip_skip, config.max_token_length])
-        filled, batch_size = None, config.train_batch_size
+        settings = [config.clip_skip, config.max_token_length, *["weighted"] * config.weighted_captions]
+        fingerprint = cache.fingerprint(*encoders, settings=settings)
+        filled, batch_size = None, plan.batch_size
         while filled is None:
             texts = cache.TextCache(folder, fingerprint)
             try:
-                filled = texts.fill(captions, family.encode_captions, batch_size=batch_size)
+                apart = dataset.captions_measured(plan)
+                filled = texts.fill(captions, family.encode_captions, apart=apart, batch_size=batch_size)
             except torch.OutOfMemoryError:
                 if batch_size == 1:
                     raise

@@ -89,12 +89,12 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
 
 def examine_parameters(seen: Examination, script: Path) -> set[str]:
     """Read and check the parameters; gives the names of those that have their defaults because they are wrong."""
-    from library import arguments, block, kohya
+    from library import block, kohya, value_files
     from library.checks import look
 
     def values_of_script() -> tuple:
-        if script.suffix.lower() == ".toml":
-            return kohya.translate(*arguments.read_config_file(str(script)))
+        if script.suffix.lower() in (".toml", ".json"):
+            return kohya.translate(*value_files.read(script))
         return block.gather(script, block.variables_of(script), kohya.translate)
 
     given = seen.attempt("parameters", values_of_script)
@@ -126,7 +126,8 @@ def examine_queue(seen: Examination, values: dict, where: dict, script: Path) ->
         if given:
             own, own_where, _, problems = given
             looked = look(own, own_where, problems)
-            seen.note([f"{preset.name}: {line}" for line in looked.problems], "parameters", "red")
+            lines = [line if line.startswith(preset.name) else f"{preset.name}: {line}" for line in looked.problems]
+            seen.note(lines, "parameters", "red")
     text = say(
         f"multi_run_folder: {len(presets)} presets are trained one after another; pictures and machine are looked at "
         "for the values of this file",
@@ -176,7 +177,8 @@ def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
     memory, line = seen.attempt("parameters", remembered.cache_folder, config) or (None, None)
     seen.note([line] if line else [], "parameters")
     found = seen.attempt("pictures", find_set, config, memory)
-    if found is None and config.reg_data_dir:  # the training pictures can perhaps be looked at
+    if found is None and config.reg_data_dir and not config.dataset_config:
+        # the training pictures can perhaps be looked at
         config = dataclasses.replace(config, reg_data_dir=None)
         found = seen.attempt("pictures", find_set, config, memory)
     if found is None:
@@ -185,14 +187,15 @@ def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
         side, step = seen.model.resolution, seen.model.size_step
     else:
         side, step = 512, 64  # as SD 1.x
-    rule = seen.attempt("parameters", buckets.resolve_resolution, config, side, step)
-    if rule is None:
+    rules = [seen.attempt("parameters", buckets.resolve_resolution, own, side, step) for own in found.configs(config)]
+    if None in rules:
         return None
     if seen.model:
-        seen.findings += doctor.resolution(rule.width, rule.height, side)
-        seen.config, seen.plan, _, lines = resolve(config, found, seen.model, rule)
+        for rule in rules:
+            seen.findings += doctor.resolution(rule.width, rule.height, side)
+        seen.config, seen.plan, _, lines = resolve(config, found, seen.model, rules)
     else:
-        seen.plan = plan.make_plan(found, config, rule)
+        seen.plan = plan.make_plan(found, config, *rules)
         lines = plan.check(seen.plan, config)
     seen.note(lines, "pictures")
     return memory
@@ -205,7 +208,7 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
     from library.data.remembered import facts_of
 
     plan, samples = seen.plan, seen.plan.found.train + seen.plan.found.regularization
-    paths = [sample.image_path for sample in samples]
+    paths = list(dict.fromkeys(sample.image_path for sample in samples))  # one may be in several data sets
     with progress(len(paths)) as bar:
 
         def look(path: Path) -> bytes | None:
@@ -218,10 +221,10 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
             bar.update()
             return row
 
-        by_path = {sample.image_path: sample for sample in samples}
+        by_path = {sample.image_path: sample for sample in reversed(samples)}
         kind, threads = f"doctor{ROW_FORMAT}x{plan.rule.area}", min(8, os.cpu_count() or 1)
         rows = facts_of(paths, looked, folder=memory, kind=kind, thread_count=threads)
-    known = [(sample, ROW.unpack(row)) for sample, row in zip(samples, rows, strict=True) if row]
+    known = [(by_path[path], ROW.unpack(row)) for path, row in zip(paths, rows, strict=True) if row]
     groups: list = []
     if known:
         looks = duplicates.Looks([duplicates.Look(*row[:3]) for _, row in known])
@@ -262,7 +265,7 @@ def row_of(path: Path, sample: Sample, area: int) -> bytes:
 
 def is_enlarged(sample: Sample, plan: Any) -> bool:
     """Whether training sees it larger than it is, which is told already."""
-    return plan.fits[sample.image_path].resized[0] > sample.width
+    return plan.fit(sample).resized[0] > sample.width
 
 
 # ---- output ----
@@ -309,7 +312,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)
     seen.attempt("parameters", optimizers.parse_args, config.optimizer_args)
     if config.sample_prompts:
-        seen.attempt("parameters", sampling.read_prompts, Path(config.sample_prompts))
+        seen.attempt("parameters", sampling.prompts_of, config.sample_prompts)
     if config.network_weights:
         seen.attempt("parameters", checkpoint.load_adapter, Path(config.network_weights))
     if machine is None:
@@ -371,8 +374,9 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
         text = say(f"memory: the run needs {need}", f"内存：需要 {need}")
         text += say(f", {there} are free", f"，可用 {there}") if there else ""
         seen.findings.append(Finding("green", "machine", text))
-    attached, _ = attach(config, families.blueprint(prepared.model, config.max_token_length), attend, 0, ())
-    pixels = sum(width * height for width, height in (plan.fits[one.image_path].bucket for one in plan.samples_used))
+    blueprint = families.blueprint(prepared.model, config.max_token_length)
+    attached, _ = attach(config, blueprint, attend, 0, (), prepared.start)
+    pixels = sum(width * height for width, height in (plan.fit(one).bucket for one in plan.samples_used))
     needs = disk.needed(
         config,
         parameter_count=sum(parameter.numel() for parameter in attached.parameters()),

@@ -44,15 +44,15 @@ class Files:
         before = state.facts if state else {}
         self.session_id = before.get("session_id", secrets.randbelow(2**32))
         self.started_at = before.get("started_at", time.time())
-        self.facts = plan.metadata(prepared.plan) | {"ss_zero_terminal_snr": prepared.model.zero_terminal_snr}
+        self.facts = plan.metadata(prepared.plan)
         self.model, self.vae = hashes
         self.dtype = checkpoint.PRECISIONS[config.save_precision]
         self.state_wait = STATE_SECONDS
         self.state_saved_at = time.monotonic()
         self.report: Any = None
         if state is None:  # before all other files: a run of which only these are left could not be gone on with
-            self.save_state(checkpoint.Position(), ())
-        self.begin_report(state.position.global_step if state else 0)
+            self.save_state(prepared.position, ())
+        self.begin_report(prepared.position.global_step)
         self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
 
     @property
@@ -61,15 +61,16 @@ class Files:
 
     def begin_report(self, step: int) -> None:
         """Tell of the steps after `step`; what was told of them before is forgotten."""
+        from library import trackers
         from library.report import Report
 
         if self.report:
             self.report.waiting = []
             self.report.close()
-        folder = self.prepared.config.logging_dir
-        self.report = Report(
-            self.path(".run.jsonl"), self.step_count, first_step=step, logging_dir=Path(folder) if folder else None
+        writer = trackers.open_trackers(
+            self.prepared.config, session_id=self.session_id, started_at=self.started_at, first_step=step
         )
+        self.report = Report(self.path(".run.jsonl"), self.step_count, first_step=step, writer=writer)
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.prepared.name}{ending}"
@@ -102,7 +103,6 @@ class Files:
         epochs_done = position.epoch - 1
         number = {"epoch": dict(epoch=epochs_done), "step": dict(step=position.global_step), None: {}}[by]
         path = self.folder / checkpoint.file_name(name, self.suffix, **number)
-        tensors = self.training.adapters.state_dict()
         entries = metadata.build(
             config,
             self.facts,
@@ -120,16 +120,32 @@ class Files:
                 process_count=self.prepared.world.count,
             ),
         )
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
+        with self.training.averaged():
+            tensors = self.training.adapters.state_dict()
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
         if config.save_state and by:
             self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
-        if by == "epoch":
-            old = checkpoint.expired_epoch(epochs_done, config.save_every_n_epochs, config.save_last_n_epochs)
-            if old:
-                checkpoint.remove_save(self.folder / checkpoint.file_name(name, self.suffix, epoch=old))
-                checkpoint.remove_save(self.folder / checkpoint.state_name(name, epoch=old))
+        self._remove_expired(by, **number)
         return path
+
+    def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
+        """Remove the file and the state that a save of this epoch or step makes too many."""
+        from library import checkpoint
+
+        config, name = self.prepared.config, self.prepared.name
+        if by == "epoch":
+            expired, every = partial(checkpoint.expired_epoch, epoch), config.save_every_n_epochs
+            last_file, last_state = config.save_last_n_epochs, config.save_last_n_epochs_state
+        elif by == "step" and config.save_every_n_steps:
+            expired, every = partial(checkpoint.expired_step, step), config.save_every_n_steps
+            last_file, last_state = config.save_last_n_steps, config.save_last_n_steps_state
+        else:
+            return
+        if old := expired(every, last_file):
+            checkpoint.remove_save(self.folder / checkpoint.file_name(name, self.suffix, **{by: old}))
+        if old := expired(every, last_state or last_file):
+            checkpoint.remove_save(self.folder / checkpoint.state_name(name, **{by: old}))
 
     def state_is_due(self) -> bool:
         return time.monotonic() - self.state_saved_at > self.state_wait
@@ -165,7 +181,7 @@ class Files:
                 started_at=self.started_at,
                 finished=is_finished,
             ),
-            more=dict(skipped=sorted(skipped)),
+            more=dict(skipped=sorted(skipped), **(dict(average=training.average.values) if training.average else {})),
         )
         size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
         self._write(folder, size, lambda: checkpoint.save_state(folder, state))
@@ -179,7 +195,8 @@ class Files:
         """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
         from library import checkpoint
 
-        if self.prepared.config.save_state:
+        config = self.prepared.config
+        if config.save_state or config.save_state_on_train_end:
             self.save_state(position, (), is_finished=True)
         else:
             checkpoint.remove_save(self.state_folder)
@@ -241,7 +258,8 @@ def draw_previews(
     try:
         for strength in strengths:
             training.adapters.multiplier = strength
-            rows.append([sampling.draw(training.family, prompt, device) for prompt in prepared.prompts])
+            with training.averaged():
+                rows.append([sampling.draw(training.family, prompt, device) for prompt in prepared.prompts])
     except torch.OutOfMemoryError:
         report.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
         return []

@@ -1,6 +1,7 @@
 """What a run will need in memory, counted on a model without weights, and what to change where it does not fit."""
 
 import dataclasses
+import math
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -31,9 +32,9 @@ def plan_memory(
     unet = modules["unet"]
     if config.int8_base:
         pack_base(family)
-    attached, forward = attach(config, family, attend, 0, ())
-    batch_size = batch_size or config.train_batch_size
-    width, height = max((fit.bucket for fit in prepared.plan.fits.values()), key=lambda bucket: bucket[0] * bucket[1])
+    attached, forward = attach(config, family, attend, 0, (), prepared.start)
+    shapes = {(batch_size or own.batch_size, *fit.bucket) for own in prepared.plan.sets for fit in own.fits.values()}
+    batch_size, width, height = max(shapes, key=math.prod)
     scale = vae_factor(modules["vae"].config)
     positions = config.max_token_length + 2
     pooled = getattr(unet.config, "projection_class_embeddings_input_dim", None)
@@ -66,7 +67,7 @@ def plan_memory(
     parts = {
         say("base model", "底模"): sum(memory.weight_bytes(modules[name]) for name in held),
         say("LoRA and optimizer", "LoRA 与优化器"): count
-        * (4 + (halves or 4) + optimizers.state_bytes(optimizer_of(config))),
+        * (4 + (halves or 4) + optimizers.state_bytes(optimizer_of(config)) + (4 if config.ema_decay else 0)),
         say("device's libraries (estimate)", "设备库（估计）"): memory.workspace(device, unet),
     }
     checkpointing = config.gradient_checkpointing if checkpointing is None else checkpointing
@@ -89,7 +90,7 @@ def ways_to_fit(prepared: Prepared, attend: Any, plan: Any) -> list[str]:
     changes: list[tuple[str, dict, dict]] = []
     if plan.checkpointed == () and config.gradient_checkpointing is False:
         changes.append(('gradient_checkpointing = "auto"', {}, dict(checkpointing="auto")))
-    if config.train_batch_size > 1:
+    if prepared.plan.batch_size > 1:
         changes.append(("train_batch_size = 1", {}, dict(batch_size=1)))
     if trains_text_encoder(config):
         changes.append(("text_encoder_lr = 0", dict(text_encoder_lr=0.0), {}))

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from library.config import Config, trains_text_encoder, trains_unet
+from library.config import Config, has_dropout, trains_text_encoder, trains_unet
 from library.contracts import Family
 from library.messages import UserError, say
 
@@ -12,32 +12,45 @@ def optimizer_of(config: Config) -> str:
     return "AdamW8bit" if config.use_8bit_adam else config.optimizer_type
 
 
-def attach(config: Config, family: Family, attend: Any, seed: int, checkpointed: Collection[str]) -> tuple[Any, Any]:
+def attach(
+    config: Config,
+    family: Family,
+    attend: Any,
+    seed: int,
+    checkpointed: Collection[str],
+    start: dict[str, Any] | None = None,
+) -> tuple[Any, Any]:
     """Hook the adapters into a model, and its U-Net's forward pass into the fast functions.
 
+    Args:
+        start: tensors of the file to begin with.
+
     Raises:
-        UserError: the U-Net is none of Stable Diffusion's.
+        UserError: the U-Net is none of Stable Diffusion's, or no layer is left to train.
     """
-    from library import adapters, optimizers
-    from library.adapters import linear_ops, recipes
+    from library import adapters
+    from library.adapters import linear_ops, recipes, sizes
     from library.families.unet_forward import UNetForward
 
     parts = family.modules()
     refuse_odd_unet(parts["unet"])
-    rates = optimizers.learning_rates(
-        [name for name in parts if name != "vae" and is_trained(name, config)],
-        config.unet_lr,
-        config.text_encoder_lr,
-        config.learning_rate,
-    )
+    rates = part_rates(config, parts)
+    targets = [target for target in family.targets() if target.part in rates]
+    from_file = sizes.of_file(start) if config.dim_from_weights and start else None
     attached = adapters.attach(
-        [target for target in family.targets() if target.part in rates],
+        targets,
         module=config.network_module,
         rank=config.network_dim,
         alpha=config.network_alpha,
         conv_rank=config.conv_dim,
         conv_alpha=config.conv_alpha,
         dropout=config.network_dropout or 0.0,
+        rank_dropout=config.rank_dropout or 0.0,
+        module_dropout=config.module_dropout or 0.0,
+        sizes=sizes.choose(targets, config, family.name, from_file),
+        faster=[part for part in rates if plus_ratio(part, config)],
+        rank_stabilized=config.rs_lora,
+        factor=config.lokr_factor,
         seed=seed,
     )
     forward = UNetForward(
@@ -46,10 +59,35 @@ def attach(config: Config, family: Family, attend: Any, seed: int, checkpointed:
         recipes,
         attend,
         checkpointed=checkpointed,
-        is_random=bool(config.network_dropout),
+        is_random=has_dropout(config),
     )
     parts["unet"].forward = forward
     return attached, forward
+
+
+def part_rates(config: Config, parts: Collection[str]) -> dict[str, float]:
+    """The learning rate of each part of the model that is trained."""
+    from library import optimizers
+
+    names = [name for name in parts if name != "vae" and is_trained(name, config)]
+    return optimizers.learning_rates(names, config.unet_lr, config.text_encoder_lr, config.learning_rate)
+
+
+def section_rates(config: Config, sections: Collection[Any]) -> dict[str, float]:
+    """The learning rate of each of the adapters' sections, by its name."""
+    rates = part_rates(config, {section.part for section in sections})
+    found = {}
+    for section in sections:
+        rate = rates[section.part] if section.pace.rate is None else section.pace.rate
+        ratio = plus_ratio(section.part, config) if section.is_plus else 1.0
+        found[section.name] = rate * section.pace.factor * ratio
+    return found
+
+
+def plus_ratio(part: str, config: Config) -> float | None:
+    """How many times faster LoRA+ lets the second matrices of a part learn; None: not."""
+    own = config.loraplus_unet_lr_ratio if part == "unet" else config.loraplus_text_encoder_lr_ratio
+    return own or config.loraplus_lr_ratio
 
 
 def refuse_odd_unet(unet: Any) -> None:

@@ -61,7 +61,7 @@ def use_less_memory(prepared: Prepared, training: Training) -> str | None:
             f"{count} of {of} blocks are computed twice now, {extra:.0%} more arithmetic",
             f"现在 {of} 个模块中有 {count} 个算两遍，计算量增加 {extra:.0%}",
         )
-    if training.batch_parts < prepared.config.train_batch_size:
+    if training.batch_parts < prepared.plan.batch_size:
         training.batch_parts *= 2
         return say(
             f"each batch goes through in {training.batch_parts} parts, with the same result; slower",

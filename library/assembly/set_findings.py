@@ -35,20 +35,24 @@ def of_set(
 
     found, uses = plan.found, uses_of_epoch(plan, 1)
     train, reg = found.train, found.regularization
-    texts = {sample.image_path: captions.whole(sample.caption, config) for sample in train + reg}
+    texts = {sample.image_path: captions.whole_of(sample, config) for sample in train + reg}
     steps_of_epoch = -(-plan.batch_counts[0] // batches_of_step(config))
     views = sum(sample.repeats for sample in train) / len(train) * plan.step_count / steps_of_epoch
     used = [folder for folder in found.folders if folder.picture_count]
     words = {folder.name: folder.text.strip() for folder in used if not folder.is_regularization}
-    buckets: dict[tuple[int, int], list[Path]] = {}
+    buckets: list[dict[tuple[int, int], list[Path]]] = [{} for _ in plan.sets]
     for sample in train:
-        buckets.setdefault(plan.fits[sample.image_path].bucket, []).append(sample.image_path)
+        buckets[sample.dataset].setdefault(plan.fit(sample).bucket, []).append(sample.image_path)
     findings = [
         *doctor.steps(plan.step_count, plan.epoch_count, round(views), config.max_train_steps is None),
         *doctor.saving(plan.epoch_count, plan.step_count, config.save_every_n_epochs, config.save_every_n_steps),
         *doctor.picture_counts({folder.name: folder.picture_count for folder in used if not folder.is_regularization}),
         *doctor.duplicates(groups),
-        *doctor.small_buckets(buckets, config.train_batch_size),
+        *(
+            finding
+            for own, of_set in zip(plan.sets, buckets, strict=True)
+            for finding in doctor.small_buckets(of_set, own.batch_size)
+        ),
     ]
     for name, word in words.items():
         own = [sample for sample in train if sample.folder == name and sample.caption_path]
@@ -58,9 +62,9 @@ def of_set(
                 name,
                 {sample.image_path: captions.tags(texts[sample.image_path]) for sample in own},
                 tag_statistics.has_word,
-                shuffles=config.shuffle_caption,
-                drops=config.caption_tag_dropout_rate > 0,
-                keep_tokens=config.keep_tokens,
+                shuffles=(own[0].options or config).shuffle_caption,
+                drops=(own[0].options or config).caption_tag_dropout_rate > 0,
+                keep_tokens=(own[0].options or config).keep_tokens,
             )
     if statistics:
         findings += of_tags(statistics, words, train, texts)
@@ -72,7 +76,7 @@ def of_set(
     reg_buckets: Counter = Counter()
     for sample, count in uses:
         if sample.is_regularization:
-            reg_buckets[plan.fits[sample.image_path].bucket] += count
+            reg_buckets[plan.fit(sample).bucket] += count
     return [
         *findings,
         *doctor.regularization_rule(
@@ -82,7 +86,7 @@ def of_set(
             unused=len(train) + len(reg) - len(plan.samples_used),
         ),
         *doctor.words_in_regularization(filter(None, words.values()), reg, texts, tag_statistics.has_word, drawn_by),
-        *doctor.other_buckets(set(buckets), reg_buckets),
+        *doctor.other_buckets(set().union(*buckets), reg_buckets),
     ]
 
 
@@ -95,7 +99,7 @@ def statistics_of(plan: Any, config: Config) -> Any:
         return None
     return tag_statistics.count(
         tag_statistics.Captioned(
-            sample.folder, f"{sample.folder}/{sample.image_path.name}", captions.whole(sample.caption, config)
+            sample.folder, f"{sample.folder}/{sample.image_path.name}", captions.whole_of(sample, config)
         )
         for sample in written
     )
@@ -124,7 +128,7 @@ def of_tags(
 def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
     """Pictures whose files are the same byte by byte. Only those of equal length and size are read."""
     alike: dict[tuple, list[Sample]] = {}
-    for sample in samples:
+    for sample in {sample.image_path: sample for sample in samples}.values():  # one may be in several data sets
         with suppress(OSError):
             size = sample.image_path.stat().st_size
             alike.setdefault((size, sample.width, sample.height), []).append(sample)

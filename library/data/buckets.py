@@ -10,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isqrt, sqrt
+from pathlib import Path
+from typing import NamedTuple
 
 from library.config import Config
 from library.contracts import Fit
@@ -141,6 +143,67 @@ def crop_at_random(fit: Fit, rng: random.Random) -> Fit:
     """The same resizing with another part of the picture cut off."""
     left, top = (rng.randint(0, resized - side) for resized, side in zip(fit.resized, fit.bucket, strict=True))
     return fit._replace(crop=(left, top))
+
+
+class Face(NamedTuple):
+    """Where a face is in its picture, in pixels."""
+
+    x: int  # of its centre
+    y: int
+    width: int
+    height: int
+
+
+def face_in_name(path: Path) -> Face | None:
+    """The face that the name of a picture tells of, `name_x_y_width_height.png`, as face detectors write; else None."""
+    fields = path.stem.split("_")[-4:]
+    if len(path.stem.split("_")) < 5 or not all(field.isdecimal() for field in fields):
+        return None
+    face = Face(*map(int, fields))
+    return face if face.width and face.height else None
+
+
+def face_range(text: str) -> tuple[float, float]:
+    """`face_crop_aug_range` as numbers: how many times as long as the face the bucket's shorter side may be."""
+    fewest, most = map(float, text.split(","))
+    return fewest, most
+
+
+def crop_around(
+    face: Face, size: tuple[int, int], fit: Fit, faces: tuple[float, float], rng: random.Random, anywhere: bool = False
+) -> Fit:
+    """The picture at a random scale, cut to its bucket around a face.
+
+    Args:
+        size: of the picture.
+        faces: see `face_range`. The picture is never enlarged for it, nor made smaller than its bucket.
+        anywhere: away from the face, too, the farther the rarer (`random_crop`); else close to it.
+
+    Source: sd-scripts' face_crop_aug_range, which has no effect with buckets; here the bucket takes the place of the
+    resolution.
+    """
+    length, side = max(face.width, face.height), min(fit.bucket)
+    covering = max(bucket / whole for bucket, whole in zip(fit.bucket, size, strict=True))
+    lowest, highest = (max(covering, min(1.0, side / (length * times))) for times in reversed(faces))
+    scale = rng.uniform(lowest, highest)
+    resized = tuple(max(bucket, int(whole * scale + 0.5)) for bucket, whole in zip(fit.bucket, size, strict=True))
+    crop = []
+    for bucket, whole, at in zip(fit.bucket, resized, (face.x, face.y), strict=True):
+        at = int(at * scale + 0.5)
+        begin = at - bucket // 2
+        if anywhere:
+            reach = max(whole - at, at)
+            begin += rng.randint(0, reach) + rng.randint(0, reach) - reach
+        elif faces[0] != faces[1] and length >= 40 and length > side // 10:
+            begin += rng.randint(-length // 20, length // 20)
+        crop.append(max(0, min(begin, whole - bucket)))
+    return fit._replace(resized=resized, crop=tuple(crop))
+
+
+def pixels_of(resolution: int | str) -> int:
+    """The area that a resolution stands for, 512 or "512,768"."""
+    width, height = _parse_resolution(resolution, 0)
+    return width * height
 
 
 def _nearest_bucket(size: tuple[int, int], rule: BucketRule) -> tuple[int, int]:

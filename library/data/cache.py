@@ -1,9 +1,9 @@
 """Latents and caption states that are worked out once and kept, in memory or on disk.
 
 A cache that cannot be stale: the key under which something is kept is the SHA-256 of everything it follows from (the
-picture's bytes, the VAE, bucket, crop, mirroring, this file's FORMAT), never a file's name or date. What was changed
-is simply not found, and what is found is right. `shards` keeps the rows; a damaged one is made anew. Which bytes a
-picture has is `remembered` too, so that a run which starts need not read a hundred thousand pictures.
+picture's bytes, the VAE, bucket, crop, kernel, mirroring, this file's FORMAT), never a file's name or date. What was
+changed is simply not found, and what is found is right. `shards` keeps the rows; a damaged one is made anew. Which
+bytes a picture has is `remembered` too, so that a run which starts need not read a hundred thousand pictures.
 
 Numbers are kept in fp16, also in memory, so that a run does not depend on where its cache lies. Latents are about -5 to
 5; rounding moves them by less than 1 part in 2000, far less than the VAE's own noise, and takes half the space of fp32.
@@ -96,6 +96,7 @@ class LatentCache:
         wanted: Iterable[Wanted],
         encode_images: Callable[[Tensor], Tensor],
         *,
+        apart: Iterable[Wanted] = (),
         batch_size: int = 1,
         thread_count: int = 2,
         progress: Progress | None = None,
@@ -103,6 +104,8 @@ class LatentCache:
         """Make sure that all of these can be got. Reading pictures, encoding and writing overlap.
 
         Args:
+            apart: others that can be got as well. None of them is encoded together with the first, whose numbers, in
+                their last digits, are those that they would be without these.
             encode_images: (B, 3, H, W) float32 pixels in [-1, 1] on the CPU -> (B, C, h, w) scaled latents anywhere.
             batch_size: pictures encoded at once; they share a bucket.
             thread_count: threads that read pictures meanwhile.
@@ -111,14 +114,19 @@ class LatentCache:
             BadLatents: latents are not finite; the pictures are named.
             UserError: the folder cannot be written.
         """
-        uses = [(sample.image_path, fit, flip) for sample, fit, flip in wanted]
+        parts = [[(sample.image_path, fit, flip) for sample, fit, flip in part] for part in (wanted, apart)]
+        uses = parts[0] + parts[1]
         pictures = list(dict.fromkeys(path for path, _, _ in uses))
         found = facts_of(pictures, _digest_of_file, folder=self._folder, kind="digests", thread_count=thread_count)
         digests = dict(zip(pictures, found, strict=True))
         keys = [self._key(digests[path], fit, flip) for path, fit, flip in uses]
         missing = (self._rows.find(keys) < 0).nonzero()[0].tolist()
         repaired = sum(keys[at] in self._rows.damaged for at in missing)
-        missing.sort(key=lambda at: uses[at][1].bucket)  # stable: batches of one bucket
+
+        def kind(at: int) -> tuple:
+            return at >= len(parts[0]), uses[at][1].bucket
+
+        missing.sort(key=kind)  # stable: batches of one bucket
 
         def read(at: int) -> Tensor:
             """Pixels, and the key once more from the same bytes: the file may have changed in between."""
@@ -131,7 +139,7 @@ class LatentCache:
             batch: list[Tensor] = []
             for place, pixels in enumerate(in_order(read, missing, thread_count), 1):
                 batch.append(pixels)
-                ends = place == len(missing) or uses[missing[place]][1].bucket != uses[missing[place - 1]][1].bucket
+                ends = place == len(missing) or kind(missing[place]) != kind(missing[place - 1])
                 if ends or len(batch) == batch_size:
                     these = missing[place - len(batch) : place]
                     latents = _encode([uses[at][0] for at in these], torch.cat(batch), encode_images)
@@ -166,7 +174,8 @@ class LatentCache:
         return torch.from_numpy(latents).float()
 
     def _key(self, digest: bytes, fit: Fit, flip: bool) -> bytes:
-        return _key("latents", digest, self._vae_fingerprint, fit.bucket, fit.resized, fit.crop, flip)
+        usual = (digest, self._vae_fingerprint, fit.bucket, fit.resized, fit.crop, flip)
+        return _key("latents", *usual, *filter(None, [fit.kernel]))
 
 
 def _encode(pictures: list[Path], pixels: Tensor, encode_images: Callable[[Tensor], Tensor]) -> np.ndarray:
@@ -211,26 +220,30 @@ class TextCache:
         captions: Iterable[str],
         encode_captions: Callable[[list[str], Tensor], Conditioning],
         *,
+        apart: Iterable[str] = (),
         batch_size: int = 1,
         progress: Progress | None = None,
     ) -> Filled:
         """Make sure that all of these can be got.
 
         Args:
+            apart: others; see `LatentCache.fill`.
             encode_captions: the family's; every caption must give as many tokens' states as any other.
 
         Raises:
             UserError: states are not finite, the caption is named; or the folder cannot be written.
         """
-        captions = list(dict.fromkeys(captions))
+        first = dict.fromkeys(captions)
+        captions = list(first | dict.fromkeys(apart))
         keys = [_key("caption", caption, self._text_fingerprint) for caption in captions]
         missing = (self._rows.find(keys) < 0).nonzero()[0].tolist()
         repaired = sum(keys[at] in self._rows.damaged for at in missing)
 
         def encoded() -> Iterator[Rows]:
-            for start in range(0, len(missing), batch_size):
-                these = missing[start : start + batch_size]
-                yield [keys[at] for at in these], _states([captions[at] for at in these], encode_captions)
+            for part in ([at for at in missing if (at < len(first)) == is_first] for is_first in (True, False)):
+                for start in range(0, len(part), batch_size):
+                    these = part[start : start + batch_size]
+                    yield [keys[at] for at in these], _states([captions[at] for at in these], encode_captions)
 
         done = 0
         for count in self._rows.append(encoded()) if missing else ():

@@ -1,13 +1,13 @@
 """Captions: read whatever their encoding, and made into what the text encoder gets at each use.
 
-The order of processing is sd-scripts'. To add a step (wildcards, token warmup, ...): add it to `process` at its place
-in that order, and to `possible` if it makes captions that cannot be listed beforehand.
+The order of processing is sd-scripts'. To add a step: add it to `process` at its place in that order, and to `possible`
+if it makes captions that cannot be listed beforehand.
 """
 
 import codecs
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from library.config import Config
 from library.contracts import Sample
@@ -21,6 +21,10 @@ INVISIBLE = re.compile(
 )
 JOINERS = re.compile("(?<![^\\x00-\\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\x00-\\x7f])")
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line breaks
+
+
+WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
+BRACES = {"{{": "{", "}}": "}"}
 
 
 def decode(data: bytes) -> tuple[str, str]:
@@ -65,42 +69,99 @@ def tags(caption: str) -> list[str]:
 
 
 def whole(caption: str, config: Config) -> str:
-    """The caption with its prefix and suffix, before anything is left to chance."""
-    return " ".join(part for part in (config.caption_prefix, first_line(caption), config.caption_suffix) if part)
+    """The caption as it is before anything is left to chance; of several lines or alternatives the first."""
+    fixed, loose, end = _parts(_chosen(caption, config, lambda options: options[0]), config)
+    return _joined([*fixed, *loose, *end], config)
 
 
-def process(caption: str, config: Config, *, rng: random.Random, epoch: int) -> str:
+def whole_of(sample: Sample, config: Config) -> str:
+    """The caption of a picture as it is before anything is left to chance.
+
+    Args:
+        config: the run's; a subset may have options of its own.
+    """
+    return whole(sample.caption, sample.options or config)
+
+
+def process(caption: str, config: Config, *, rng: random.Random, epoch: int, warmup: float = 1.0) -> str:
     """What the text encoder gets at one use of a picture.
 
-    Order: first line, prefix and suffix; dropout of the whole caption (then nothing else happens); shuffling of the
-    tags behind the first `keep_tokens`; dropout among those same tags.
+    Order: dropout of the whole caption (then nothing else happens); one line and one of each `{a|b}`, with
+    `enable_wildcard`; prefix and suffix; warmup, shuffling and dropout of the tags that are not kept; separators.
 
     Args:
         rng: this use's own stream of chance.
         epoch: from 1; with `caption_dropout_every_n_epochs` = n the epochs n, 2n, ... have empty captions.
+        warmup: how much of `token_warmup_step` lies behind, 0 to 1.
     """
-    caption = whole(caption, config)
     every = config.caption_dropout_every_n_epochs
     if (every and epoch % every == 0) or rng.random() < config.caption_dropout_rate:
         return ""
-    if config.shuffle_caption or config.caption_tag_dropout_rate:
-        parts = tags(caption)
-        kept, loose = parts[: config.keep_tokens], parts[config.keep_tokens :]
-        if config.shuffle_caption:
-            rng.shuffle(loose)
+    fixed, loose, end = _parts(_chosen(caption, config, rng.choice), config)
+    if warmup < 1:
+        fewest = config.token_warmup_min
+        loose = loose[: int(warmup * (len(loose) - fewest)) + fewest]
+    if config.shuffle_caption:
+        rng.shuffle(loose)
+    if config.caption_tag_dropout_rate:
         loose = [tag for tag in loose if rng.random() >= config.caption_tag_dropout_rate]
-        caption = ", ".join(kept + loose)
-    return caption
+    return _joined([*fixed, *loose, *end], config)
+
+
+def changes_tags(config: Config) -> bool:
+    """Whether the tags of a caption are moved or left out from one use to the next."""
+    return bool(config.shuffle_caption or config.caption_tag_dropout_rate or config.token_warmup_step)
+
+
+def _chosen(caption: str, config: Config, choose: Callable[[list[str]], str]) -> str:
+    """One line with prefix and suffix; with `enable_wildcard`, of each `{a|b|c}` one, `{{` and `}}` as braces."""
+    lines = [line.strip() for line in caption.splitlines() if line.strip()] or [""]
+    line = choose(lines) if config.enable_wildcard and len(lines) > 1 else lines[0]
+    text = " ".join(part for part in (config.caption_prefix, line, config.caption_suffix) if part)
+    if config.enable_wildcard:
+        text = WILDCARD.sub(lambda found: BRACES.get(found[0]) or choose(found[1].split("|")), text)
+    return text
+
+
+def _parts(text: str, config: Config) -> tuple[list[str], list[str], list[str]]:
+    """Tags that keep their place at the beginning, those that may be moved, and those that keep it at the end.
+
+    A caption of which nothing is moved is one single part: it keeps its own spacing.
+    """
+    mark = config.keep_tokens_separator
+    if mark and mark in text:
+        fixed, loose, *end = text.split(mark, 2)
+        return (*(_split(part, config) for part in (fixed, loose)), _split(end[0], config) if end else [])
+    if not changes_tags(config):
+        return [text], [], []
+    tags = _split(text, config)
+    return tags[: config.keep_tokens], tags[config.keep_tokens :], []
+
+
+def _split(text: str, config: Config) -> list[str]:
+    return [tag.strip() for tag in text.split(config.caption_separator) if tag.strip()]
+
+
+def _joined(parts: list[str], config: Config) -> str:
+    text = ", ".join(parts)
+    return text.replace(config.secondary_separator, config.caption_separator) if config.secondary_separator else text
 
 
 def possible(captions: Iterable[str], config: Config) -> list[str] | None:
     """Every caption that `process` can make of these, sorted; None where chance makes too many to encode beforehand."""
-    if config.shuffle_caption or config.caption_tag_dropout_rate:
+    captions = list(captions)
+    texts = [*captions, config.caption_prefix or "", config.caption_suffix or ""]
+    if changes_tags(config) or (config.enable_wildcard and any(map(_has_choice, texts))):
         return None
     found = {whole(caption, config) for caption in captions}
     if config.caption_dropout_rate or config.caption_dropout_every_n_epochs:
         found.add("")
     return sorted(found)
+
+
+def _has_choice(caption: str) -> bool:
+    is_choice = any(found[1] and "|" in found[1] for found in WILDCARD.finditer(caption))
+    return is_choice or sum(1 for line in caption.splitlines() if line.strip()) > 1
 
 
 def tag_frequency(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:

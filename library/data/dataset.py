@@ -13,24 +13,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from library.config import Config
-from library.contracts import Batch, Sample
+from library.config import Config, changes_pictures
+from library.contracts import Batch, Fit, Sample
 from library.data import captions, images, masks
-from library.data.buckets import crop_at_random, size_record
+from library.data.buckets import crop_around, crop_at_random, face_in_name, face_range, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
-from library.data.plan import Plan, batches_of_epoch
+from library.data.plan import Plan, batches_of_epoch, batches_of_step
 from library.data.threads import in_order
 
 
 def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
     """What `LatentCache.fill` must be given before training: with `flip_aug` every picture twice."""
-    flips = (False, True) if config.flip_aug else (False,)
-    return [(sample, plan.fits[sample.image_path], flip) for sample in plan.samples_used for flip in flips]
+    wanted = [
+        (sample, plan.fit(sample), flip)
+        for sample in plan.samples_used
+        for flip in ((False, True) if (sample.options or config).flip_aug else (False,))
+    ]
+    if len(plan.sets) == 1:
+        return wanted
+    return list({(sample.image_path, *rest): (sample, *rest) for sample, *rest in wanted}.values())  # in several sets
 
 
 def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
     """What `TextCache.fill` must be given before training; None where chance makes too many captions to cache."""
-    return captions.possible((sample.caption for sample in plan.samples_used), config)
+    texts: dict[int, tuple[Config, list[str]]] = {}  # by the identity of the options
+    for sample in plan.samples_used:
+        options = sample.options or config
+        texts.setdefault(id(options), (options, []))[1].append(sample.caption)
+    found: set[str] = set()
+    for options, own in texts.values():
+        possible = captions.possible(own, options)
+        if possible is None:
+            return None
+        found.update(possible)
+    return sorted(found)
+
+
+def latents_measured(plan: Plan) -> list[Wanted]:
+    """The same of the pictures that are not learnt, to be filled apart: latents depend by a hair on the pictures that
+    they are encoded with, and those of the training must not depend on these."""
+    return [(sample, plan.fit(sample), False) for sample in plan.found.validation]
+
+
+def captions_measured(plan: Plan) -> list[str]:
+    """Their captions, to be filled apart as well."""
+    return sorted({sample.caption for sample in plan.found.validation})
 
 
 class Dataset:
@@ -53,9 +80,8 @@ class Dataset:
         texts: TextCache | None = None,
         scale: int = 8,
     ):
-        assert latents is None or not (config.random_crop or config.color_aug), (
-            "config forbids these with cache_latents"
-        )
+        changed = any(changes_pictures(sample.options or config) for sample in plan.samples_used)
+        assert latents is None or not changed, "config forbids these with cache_latents"
         self.plan, self.config, self.seed = plan, config, seed
         self.latents, self.texts, self.scale = latents, texts, scale
         self._mask = lru_cache(masks.kept_count(plan.sizes, scale))(masks.load)
@@ -69,6 +95,7 @@ class Dataset:
             process, of: batches are dealt out to so many processes in turn; None stands for those of the others.
         """
         batches = batches_of_epoch(self.plan, self.seed, epoch)
+        steps_before = sum(self.plan.step_counts[: epoch - 1])
         places = []  # of each batch's first sample in the epoch
         place = 0
         for samples in batches:
@@ -78,25 +105,31 @@ class Dataset:
         def make(index: int) -> Batch | None:
             if index % of != process:
                 return None
-            return self._batch(batches[index], epoch, places[index])
+            step = steps_before + index // batches_of_step(self.config)
+            return self._batch(batches[index], epoch, places[index], step)
 
         yield from in_order(make, range(start, len(batches)), self.config.max_data_loader_n_workers)
 
-    def _batch(self, samples: list[Sample], epoch: int, place: int) -> Batch:
-        config = self.config
+    def batch_of(self, samples: list[Sample]) -> Batch:
+        """A batch outside of all epochs, of pictures of one bucket that leave nothing to chance: `held_out.fixed`."""
+        return self._batch(samples, epoch=0, place=0, step=0)
+
+    def _batch(self, samples: list[Sample], epoch: int, place: int, step: int) -> Batch:
         texts, sizes, weights, pictures, uses, learnt = [], [], [], [], [], []
         for offset, sample in enumerate(samples):
             rng = random.Random(f"{self.seed} {epoch} {place + offset}")
-            fit = self.plan.fits[sample.image_path]
-            flip = config.flip_aug and rng.random() < 0.5
-            texts.append(captions.process(sample.caption, config, rng=rng, epoch=epoch))
+            options, fit = sample.options or self.config, self.plan.fit(sample)
+            flip = options.flip_aug and rng.random() < 0.5
+            warmup = options.token_warmup_step  # steps, or a share of all
+            warmup = min(1.0, step / (warmup * self.plan.step_count if warmup < 1 else warmup)) if warmup else 1.0
+            texts.append(captions.process(sample.caption, options, rng=rng, epoch=epoch, warmup=warmup))
             sizes.append(size_record((sample.width, sample.height), fit))
-            weights.append(config.prior_loss_weight if sample.is_regularization else 1.0)
+            weights.append(self.config.prior_loss_weight if sample.is_regularization else 1.0)
             if self.latents:
                 uses.append((sample, fit, flip))
             else:
-                fit = crop_at_random(fit, rng) if config.random_crop else fit
-                colours = images.ColourChange.draw(rng) if config.color_aug else None
+                fit = _fit_of_use(sample, fit, options, rng)
+                colours = images.ColourChange.draw(rng) if options.color_aug else None
                 pictures.append(images.load(sample.image_path, fit, flip=flip, colours=colours))
             mask = self._mask(sample, fit, self.scale) if sample.mask else None
             learnt.append(mask[:, ::-1] if flip and mask is not None else mask)
@@ -111,6 +144,15 @@ class Dataset:
             conditioning=self.texts.get(texts, sizes) if self.texts else None,
             masks=_stacked(learnt),
         )
+
+
+def _fit_of_use(sample: Sample, fit: Fit, options: Config, rng: random.Random) -> Fit:
+    """The fit of one use of a picture, where that is left to chance."""
+    face = face_in_name(sample.image_path) if options.face_crop_aug_range else None
+    if face:
+        size, faces = (sample.width, sample.height), face_range(options.face_crop_aug_range)
+        return crop_around(face, size, fit, faces, rng, anywhere=options.random_crop)
+    return crop_at_random(fit, rng) if options.random_crop else fit
 
 
 def _stacked(learnt: list[np.ndarray | None]) -> Tensor | None:

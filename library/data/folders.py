@@ -6,6 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from library.config import Config
 from library.data import captions, images
 from library.messages import UserError, say
 
@@ -19,7 +20,7 @@ MOST_REPEATS = 100_000  # beyond: a date or a telephone number, such as 20230101
 
 @dataclass(frozen=True)
 class Folder:
-    """A `[repeats]_[concept]` folder as it was found."""
+    """A `[repeats]_[concept]` folder as it was found, or a subset of `dataset_config`."""
 
     path: Path
     repeats: int
@@ -27,10 +28,20 @@ class Folder:
     is_regularization: bool
     picture_count: int = 0  # usable ones
     caption_count: int = 0  # of those, with a caption file that was read
+    dataset: int = 0  # place of the data set that it belongs to
+    options: Config | None = None  # its own, of `dataset_config`; None: the run's
+    metadata_file: Path | None = None  # where the captions of all its pictures stand; None: in files beside them
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.metadata_file.name if self.metadata_file else self.path.name
+
+    @property
+    def source(self) -> str:
+        """Where `text` comes from, in the user's language."""
+        named = repeats_and_text(self.path.name)
+        is_named = not self.options or (named and named[1] == self.text)
+        return say("the folder's name", "目录名") if is_named else "class_tokens"
 
 
 def entries(folder: Path) -> list[os.DirEntry]:

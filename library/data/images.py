@@ -63,6 +63,17 @@ BOMB_PIXELS_PER_BYTE = 200
 # shrunk in two goes. A 12 MP photo is read 1.6 times as fast and differs by half a grey level on average.
 SHRINK_AT_MOST_TO = 2.0
 
+KERNELS = {  # of `resize_interpolation`; all but "nearest" average over what they shrink
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "linear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "cubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,  # exact area averaging where it shrinks
+    "box": Image.Resampling.BOX,
+}
+
 TURNS = {  # EXIF orientation -> what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -304,7 +315,8 @@ def load(
     across, down = picture.width / fit.resized[0], picture.height / fit.resized[1]
     right, bottom = min((left + width) * across, picture.width), min((top + height) * down, picture.height)
     box = (left * across, top * down, right, bottom)
-    kernel = Image.Resampling.HAMMING if across >= 1 and down >= 1 else Image.Resampling.LANCZOS
+    usual = Image.Resampling.HAMMING if across >= 1 and down >= 1 else Image.Resampling.LANCZOS
+    kernel = KERNELS[fit.kernel] if fit.kernel else usual
     picture = picture.resize(fit.bucket, kernel, box=box, reducing_gap=SHRINK_AT_MOST_TO)
     picture = _to_srgb(picture, profile)
     if flip:

@@ -3,7 +3,8 @@
 Beside `photo.jpg` the grey picture `masks/photo.png` is white where it is learnt, black where not, grey where in part.
 It is of the upright picture, at any size of the same shape, and goes the picture's way: resized, cropped, mirrored.
 Each place of the latents then has the exact mean of the mask over the area that it stands for, a factor of its loss.
-Where a picture's own transparency counts too (`alpha_mask`), the two are multiplied.
+Where a picture's own transparency counts too (`alpha_mask`), the two are multiplied. sd-scripts' users keep them in a
+folder of their own (`conditioning_data_dir`).
 
 A mask is no part of the cached latents, so a mask that changed acts at the next start, and no picture is encoded anew.
 Nothing here imports torch.
@@ -132,6 +133,7 @@ def given(
     memory: Path | None,
     problems: list[str],
     warnings: list[str],
+    masks_dir: Path | None = None,
 ) -> list[Sample]:
     """The samples of a `[repeats]_[concept]` folder with their masks.
 
@@ -139,8 +141,10 @@ def given(
         uses_files, uses_alpha: whether mask files count, and the transparency of the pictures themselves.
         memory: the cache folder, where it is remembered how much of each picture is learnt; None: nowhere.
         problems, warnings: what is found is added to them.
+        masks_dir: the folder that holds the masks, or sub-folders with them named as the pictures' folders; None:
+            masks/ beside the pictures.
     """
-    files = _files(folder, samples, memory, problems, warnings) if uses_files and samples else {}
+    files = _files(folder, samples, memory, problems, warnings, masks_dir) if uses_files and samples else {}
     shares = _opaque_shares([sample.image_path for sample in samples], memory) if uses_alpha else {}
     if not files and not shares:
         return samples
@@ -163,14 +167,25 @@ def given(
 
 
 def _files(
-    folder: Path, samples: list[Sample], memory: Path | None, problems: list[str], warnings: list[str]
+    folder: Path,
+    samples: list[Sample],
+    memory: Path | None,
+    problems: list[str],
+    warnings: list[str],
+    masks_dir: Path | None,
 ) -> dict[Path, tuple[Path, float, str]]:
     """Mask file, share that is learnt and digest of each picture that has a file."""
-    place = next((folder / entry.name for entry in entries(folder) if folded(entry.name) == MASKS), None)
+    parent, name = (folder, MASKS) if masks_dir is None else (masks_dir, folded(folder.name))
+    place = next((parent / entry.name for entry in entries(parent) if folded(entry.name) == name), masks_dir)
     if place is None or not place.is_dir():
         return {}
-    names = {folded(entry.name): entry.name for entry in entries(place) if is_file(entry)}
-    wanted = {sample: folded(f"{sample.image_path.stem}.png") for sample in samples}
+    found = [entry.name for entry in entries(place) if is_file(entry)]
+    if masks_dir is None:
+        names = {folded(name): name for name in found}
+        wanted = {sample: folded(f"{sample.image_path.stem}.png") for sample in samples}
+    else:  # of any kind, as sd-scripts has it
+        names = {folded(os.path.splitext(name)[0]): name for name in found if is_picture(name)}
+        wanted = {sample: folded(sample.image_path.stem) for sample in samples}
     paths = {sample: place / names[name] for sample, name in wanted.items() if name in names}
 
     def attempt(path: Path) -> bytes | images.BrokenPicture:
@@ -216,7 +231,8 @@ def _files(
                 "蒙版应与摆正后的图片一致。请重做，或设 masked_loss = False",
             )
         )
-    _tell_orphans(place, sorted(set(names.values()) - {path.name for path in paths.values()}), warnings)
+    if place != masks_dir:  # which may hold those of other folders, too
+        _tell_orphans(place, sorted(set(names.values()) - {path.name for path in paths.values()}), warnings)
     return found
 
 

@@ -4,25 +4,55 @@ An epoch is a list of batches that follows from (seed, epoch) alone. The number 
 epochs hold different regularization images, so buckets and batches may differ by epoch, and the epochs are added up one
 by one instead of multiplying the first. As in sd-scripts, short last batches of a bucket are kept, and an epoch's last
 step takes what is left where the batches are not a multiple of `gradient_accumulation_steps`.
+
+There may be several data sets (`dataset_config`). Each has sizes, buckets, batches and a balance of regularization
+images of its own; an epoch has the batches of all of them, shuffled together.
 """
 
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from library.config import Config
 from library.contracts import Fit, Sample
 from library.data import captions
 from library.data.buckets import BucketRule, fit
-from library.data.folders import some
+from library.data.folders import Folder, some
 from library.data.samples import Found, balance, balanced_epochs
 from library.messages import Note, UserError, say
 
 MUCH_ENLARGED = 1.1  # below, nobody sees it
+TOLD_OF_SUBSETS = (  # in ss_datasets
+    "color_aug", "flip_aug", "random_crop", "face_crop_aug_range", "shuffle_caption", "keep_tokens",
+    "keep_tokens_separator", "secondary_separator", "enable_wildcard", "caption_prefix", "caption_suffix",
+    "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min",
+    "token_warmup_step", "resize_interpolation",
+)  # fmt: skip
 MUCH_CUT_OFF = 1 / 3  # a share of the picture lost by cropping that deserves a warning
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """One data set of the run."""
+
+    config: Config  # the run's, with what is otherwise in this set
+    rule: BucketRule
+    train: list[Sample]
+    regularization: list[Sample]
+    fits: dict[Path, Fit]  # of every picture, with the usual kernel
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.train_batch_size
+
+    @property
+    def wanted(self) -> int:
+        """Training samples of an epoch: as many regularization samples join them."""
+        return sum(sample.repeats for sample in self.train)
 
 
 @dataclass(frozen=True)
@@ -30,19 +60,33 @@ class Plan:
     """What the run will see. Epochs count from 1, steps are optimizer steps."""
 
     found: Found
-    rule: BucketRule
-    fits: dict[Path, Fit]  # of every picture that was found
-    batch_size: int
+    sets: list[SetPlan]
     reg_rotate: bool
     batch_counts: list[int]  # of each epoch
     step_counts: list[int]  # of each epoch; the last may be cut by max_train_steps
     samples_used: list[Sample]  # pictures that some epoch uses: what is worth caching
     whole_batches: bool = False  # a bucket's last batch is filled up with pictures of that bucket
 
+    def fit(self, sample: Sample) -> Fit:
+        """How a picture is brought to its bucket."""
+        own = self.sets[sample.dataset]
+        fit, kernel = own.fits[sample.image_path], (sample.options or own.config).resize_interpolation
+        return fit._replace(kernel=kernel) if kernel else fit
+
+    @property
+    def rule(self) -> BucketRule:
+        """Of the first data set: what previews are drawn at."""
+        return self.sets[0].rule
+
+    @property
+    def batch_size(self) -> int:
+        """The largest of all data sets."""
+        return max(own.batch_size for own in self.sets)
+
     @property
     def sizes(self) -> set[tuple[int, int]]:
         """Buckets that some epoch uses."""
-        return {self.fits[sample.image_path].bucket for sample in self.samples_used}
+        return {self.fit(sample).bucket for sample in self.samples_used}
 
     @property
     def epoch_count(self) -> int:
@@ -58,10 +102,11 @@ def batches_of_step(config: Config) -> int:
     return config.gradient_accumulation_steps * config.num_processes * config.num_machines
 
 
-def make_plan(found: Found, config: Config, rule: BucketRule, whole_batches: bool = False) -> Plan:
+def make_plan(found: Found, config: Config, *rules: BucketRule, whole_batches: bool = False) -> Plan:
     """Count the batches and steps of every epoch.
 
     Args:
+        rules: of each data set.
         whole_batches: for devices where each size of a batch costs minutes of tuning; see `Plan`.
 
     Raises:
@@ -75,22 +120,25 @@ def make_plan(found: Found, config: Config, rule: BucketRule, whole_batches: boo
             )
         )
     assert found.train, "find() refuses an empty set"
-    fits = {
-        sample.image_path: fit((sample.width, sample.height), rule) for sample in found.train + found.regularization
-    }
-    train_counts: Counter = Counter()  # of samples, by bucket
-    for sample in found.train:
-        train_counts[fits[sample.image_path].bucket] += sample.repeats
-    wanted = sum(sample.repeats for sample in found.train)
+    sets = _sets(found, found.configs(config), rules)
+    train_counts: list[Counter] = []  # of each set's samples, by bucket
+    for own in sets:
+        counts: Counter = Counter()
+        for sample in own.train:
+            counts[own.fits[sample.image_path].bucket] += sample.repeats
+        train_counts.append(counts)
     batch_counts: list[int] = []
     step_counts: list[int] = []
-    reg_used: set[Path] = set()
-    for uses in balanced_epochs(wanted, found.regularization, rotate=config.reg_rotate):
-        counts = train_counts.copy()
-        for sample, count in uses:
-            counts[fits[sample.image_path].bucket] += count
-        reg_used.update(sample.image_path for sample, _ in uses)
-        batches = sum(-(-count // config.train_batch_size) for count in counts.values())
+    reg_used: list[set[Path]] = [set() for _ in sets]
+    turns = [balanced_epochs(own.wanted, own.regularization, rotate=config.reg_rotate) for own in sets]
+    for uses_of_sets in zip(*turns, strict=True):
+        batches = 0
+        for own, of_train, uses, used in zip(sets, train_counts, uses_of_sets, reg_used, strict=True):
+            counts = of_train.copy()
+            for sample, count in uses:
+                counts[own.fits[sample.image_path].bucket] += count
+            used.update(sample.image_path for sample, _ in uses)
+            batches += sum(-(-count // own.batch_size) for count in counts.values())
         steps = -(-batches // batches_of_step(config))
         batch_counts.append(batches)
         if config.max_train_steps is None:
@@ -101,33 +149,50 @@ def make_plan(found: Found, config: Config, rule: BucketRule, whole_batches: boo
             step_counts.append(min(steps, config.max_train_steps - sum(step_counts)))
             if sum(step_counts) == config.max_train_steps:
                 break
-    used = found.train + [sample for sample in found.regularization if sample.image_path in reg_used]
-    counts = batch_counts, step_counts
-    return Plan(found, rule, fits, config.train_batch_size, config.reg_rotate, *counts, used, whole_batches)
+    used = found.train + [sample for sample in found.regularization if sample.image_path in reg_used[sample.dataset]]
+    return Plan(found, sets, config.reg_rotate, batch_counts, step_counts, used, whole_batches)
+
+
+def _sets(found: Found, configs: list[Config], rules: Sequence[BucketRule]) -> list[SetPlan]:
+    train, regularization, validation = (
+        [samples]
+        if len(configs) == 1
+        else [[one for one in samples if one.dataset == at] for at in range(len(configs))]
+        for samples in (found.train, found.regularization, found.validation)
+    )
+    sets = []
+    for *own, measured in zip(configs, rules, train, regularization, validation, strict=True):
+        fits = {one.image_path: fit((one.width, one.height), own[1]) for one in own[2] + own[3] + measured}
+        sets.append(SetPlan(*own, fits))
+    return sets
 
 
 def uses_of_epoch(plan: Plan, epoch: int) -> list[tuple[Sample, int]]:
-    """Every picture of an epoch and how often it is used: training pictures, then the regularization images' turn."""
-    found = plan.found
-    return [(sample, sample.repeats) for sample in found.train] + balance(
-        found.train, found.regularization, rotate=plan.reg_rotate, epoch=epoch
-    )
+    """Every picture of an epoch and how often it is used, by data sets: training pictures, then the regularization
+    images' turn."""
+    return [use for own in plan.sets for use in _uses_of_set(own, plan.reg_rotate, epoch)]
+
+
+def _uses_of_set(own: SetPlan, rotate: bool, epoch: int) -> list[tuple[Sample, int]]:
+    train = [(sample, sample.repeats) for sample in own.train]
+    return train + balance(own.train, own.regularization, rotate=rotate, epoch=epoch)
 
 
 def batches_of_epoch(plan: Plan, seed: int, epoch: int) -> list[list[Sample]]:
     """The batches of an epoch in their order, each from one bucket: shuffled within buckets, then among them."""
     rng = random.Random(f"{seed} {epoch} order")
-    buckets: dict[tuple[int, int], list[Sample]] = {}
-    for sample, count in uses_of_epoch(plan, epoch):
-        buckets.setdefault(plan.fits[sample.image_path].bucket, []).extend([sample] * count)
     batches = []
-    for bucket in sorted(buckets):
-        samples = buckets[bucket]
-        rng.shuffle(samples)
-        if plan.whole_batches:  # the same number of batches
-            missing = -len(samples) % plan.batch_size
-            samples += (samples * plan.batch_size)[:missing]
-        batches += [samples[at : at + plan.batch_size] for at in range(0, len(samples), plan.batch_size)]
+    for own in plan.sets:
+        buckets: dict[tuple[int, int], list[Sample]] = {}
+        for sample, count in _uses_of_set(own, plan.reg_rotate, epoch):
+            buckets.setdefault(own.fits[sample.image_path].bucket, []).extend([sample] * count)
+        for bucket in sorted(buckets):
+            samples = buckets[bucket]
+            rng.shuffle(samples)
+            if plan.whole_batches:  # the same number of batches
+                missing = -len(samples) % own.batch_size
+                samples += (samples * own.batch_size)[:missing]
+            batches += [samples[at : at + own.batch_size] for at in range(0, len(samples), own.batch_size)]
     rng.shuffle(batches)
     return batches
 
@@ -136,7 +201,7 @@ def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
     """A few captions to draw previews of: half of the training pictures (the new), half of regularization (the old)."""
     found = plan.found
     new, old = (
-        list(dict.fromkeys(captions.whole(sample.caption, config) for sample in samples if sample.caption))
+        list(dict.fromkeys(captions.whole_of(sample, config) for sample in samples if sample.caption))
         for samples in (found.train, found.regularization)
     )
     old_count = min(count // 2, len(old))
@@ -145,39 +210,92 @@ def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
 
 
 def metadata(plan: Plan) -> dict:
-    """What the saved file tells of the data, by sd-scripts' keys; values are numbers and plain dicts."""
+    """What the saved file tells of the data, by sd-scripts' keys; values are numbers, plain dicts and lists.
+
+    Where `dataset_config` describes several data sets, each tells its own sizes, buckets and subsets (`ss_datasets`).
+    """
     found = plan.found
-    uses = uses_of_epoch(plan, 1)
-    counts: Counter = Counter()
-    errors = []
-    for sample, count in uses:
-        width, height = plan.fits[sample.image_path].bucket
-        counts[width, height] += count
-        errors.append(abs(width / height - sample.width / sample.height))
-    folders: dict[bool, dict] = {False: {}, True: {}}
-    for folder in found.folders:
-        folders[folder.is_regularization][folder.name] = {
-            "n_repeats": folder.repeats,
-            "img_count": folder.picture_count,
-        }
-    return {
+    entries = {
         "ss_num_train_images": sum(sample.repeats for sample in found.train),
         "ss_num_reg_images": sum(sample.repeats for sample in found.regularization),  # before balancing
+        "ss_num_validation_images": len(found.validation),
         "ss_num_batches_per_epoch": plan.batch_counts[0],
         "ss_num_epochs": plan.epoch_count,
         "ss_max_train_steps": plan.step_count,
         "ss_resolution": (plan.rule.width, plan.rule.height),
-        "ss_dataset_dirs": folders[False],
-        "ss_reg_dataset_dirs": folders[True],
-        "ss_tag_frequency": captions.tag_frequency(found.train + found.regularization),
         "ss_masked_loss": any(sample.mask for sample in plan.samples_used),
-        "ss_bucket_info": {
-            "buckets": {
-                str(index): {"resolution": list(bucket), "count": counts[bucket]}
-                for index, bucket in enumerate(sorted(counts))
-            },
-            "mean_img_ar_error": sum(errors) / len(errors),
+    }
+    if plan.sets[0].config.dataset_config:
+        sets = [_set_metadata(plan, at) for at in range(len(plan.sets))]
+        directories: dict[str, dict] = {}
+        for folder in (folder for folder in found.folders if not folder.is_regularization):
+            name, number = folder.name, 2
+            while name in directories:
+                name, number = f"{folder.name} ({number})", number + 1
+            directories[name] = _counts_of(folder)
+        frequencies = {name: tags for of_set in reversed(sets) for name, tags in of_set["tag_frequency"].items()}
+        return entries | {"ss_datasets": sets, "ss_dataset_dirs": directories, "ss_tag_frequency": frequencies}
+    of_kind = {
+        is_reg: {folder.name: _counts_of(folder) for folder in found.folders if folder.is_regularization == is_reg}
+        for is_reg in (False, True)
+    }
+    return entries | {
+        "ss_dataset_dirs": of_kind[False],
+        "ss_reg_dataset_dirs": of_kind[True],
+        "ss_tag_frequency": captions.tag_frequency(found.train + found.regularization),
+        "ss_bucket_info": _bucket_info(plan.sets[0], plan.reg_rotate),
+    }
+
+
+def _counts_of(folder: Folder) -> dict[str, int]:
+    return {"n_repeats": folder.repeats, "img_count": folder.picture_count}
+
+
+def _bucket_info(own: SetPlan, rotate: bool) -> dict[str, Any]:
+    counts: Counter = Counter()
+    errors = []
+    for sample, count in _uses_of_set(own, rotate, 1):
+        width, height = own.fits[sample.image_path].bucket
+        counts[width, height] += count
+        errors.append(abs(width / height - sample.width / sample.height))
+    return {
+        "buckets": {
+            str(index): {"resolution": list(bucket), "count": counts[bucket]}
+            for index, bucket in enumerate(sorted(counts))
         },
+        "mean_img_ar_error": sum(errors) / len(errors) if errors else 0.0,
+    }
+
+
+def _set_metadata(plan: Plan, at: int) -> dict[str, Any]:
+    """An entry of ss_datasets."""
+    own, rule = plan.sets[at], plan.sets[at].rule
+    folders = [folder for folder in plan.found.folders if folder.dataset == at]
+    subsets = []
+    for folder in folders:
+        options = folder.options
+        told = {"img_count": folder.picture_count, "num_repeats": folder.repeats}
+        told |= {name: getattr(options, name) for name in TOLD_OF_SUBSETS}
+        told["image_dir"] = folder.path.name
+        if folder.metadata_file:
+            told["metadata_file"] = folder.metadata_file.name
+        else:
+            told |= {"class_tokens": folder.text or None, "is_reg": folder.is_regularization}
+        subsets.append(told)
+    return {
+        "is_dreambooth": not any(folder.metadata_file for folder in folders),
+        "batch_size_per_device": own.batch_size,
+        "num_train_images": own.wanted,
+        "num_reg_images": sum(sample.repeats for sample in own.regularization),
+        "resolution": [rule.width, rule.height],
+        "enable_bucket": rule.enable_bucket,
+        "bucket_no_upscale": rule.bucket_no_upscale,
+        "min_bucket_reso": rule.minimum,
+        "max_bucket_reso": rule.maximum,
+        "skip_image_resolution": own.config.skip_image_resolution,
+        "tag_frequency": captions.tag_frequency(own.train + own.regularization),
+        "bucket_info": _bucket_info(own, plan.reg_rotate),
+        "subsets": subsets,
     }
 
 
@@ -218,7 +336,7 @@ def _check_sizes(plan: Plan) -> list[str]:
     enlarged: list[tuple[float, Path]] = []
     cut: list[tuple[float, Path]] = []
     for sample in plan.samples_used:
-        bucket, resized, _ = plan.fits[sample.image_path]
+        bucket, resized = plan.fit(sample)[:2]
         factor = resized[0] / sample.width
         lost = 1 - bucket[0] * bucket[1] / (resized[0] * resized[1])
         if factor > MUCH_ENLARGED:
@@ -252,30 +370,26 @@ def _check_sizes(plan: Plan) -> list[str]:
 def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str], bool] | None) -> list[str]:
     """The concept word should be new to the base model, and must stand in the captions to be learnt."""
     warnings = []
-    for folder in plan.found.folders:
+    for place, folder in enumerate(plan.found.folders):
         word = folder.text.strip()
         if folder.is_regularization or not word or not folder.picture_count:
             continue
-        texts = [
-            captions.whole(sample.caption, config)
-            for sample in plan.found.train
-            if sample.image_path.parent == folder.path
-        ]
+        texts = [captions.whole_of(sample, config) for sample in plan.found.train if sample.subset == place]
         if not any(_plain(word) in _plain(text) for text in texts):
             line = say(
                 f'{folder.path}: "{word}" stands in none of its captions, so nothing is learnt under that word '
-                f"(the folder's name counts only for pictures without caption file). Add it to the captions, or "
+                f"({folder.source} counts only for pictures without caption file). Add it to the captions, or "
                 f'set caption_prefix = "{word},"',
-                f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（目录名只用于没有标签文件的图片）。"
+                f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（{folder.source}只用于没有标签文件的图片）。"
                 f'请把它加入标签，或设 caption_prefix = "{word},"',
             )
             warnings.append(Note(line, "red", topic="captions"))
         elif is_everyday_word and is_everyday_word(word):
             line = say(
                 f'{folder.path}: "{word}" is an everyday word that the base model already knows, so what is learnt '
-                "mixes with its meaning. Choose a made-up word, in the folder's name and in the captions",
+                f"mixes with its meaning. Choose a made-up word, in {folder.source} and in the captions",
                 f"{folder.path}：“{word}”是底模已经认识的常用词，学到的内容会与原意混在一起。"
-                "请在目录名和标签里改用自造的词",
+                f"请在{folder.source}和标签里改用自造的词",
             )
             warnings.append(Note(line, topic="captions"))
     return warnings
@@ -287,7 +401,7 @@ def _plain(text: str) -> str:
 
 def _check_lengths(plan: Plan, config: Config, token_counts: Callable[[list[str]], list[tuple[int, int]]]) -> list[str]:
     used = plan.samples_used
-    counts = token_counts([captions.whole(sample.caption, config) for sample in used])
+    counts = token_counts([captions.whole_of(sample, config) for sample in used])
     cut = [
         (tokens, seen, sample.caption_path or sample.image_path)
         for sample, (tokens, seen) in zip(used, counts, strict=True)
@@ -319,6 +433,7 @@ def plan_table(plan: Plan, config: Config) -> str:
             "",
             *_reg_lines(found, plan, reg_uses),
             *_mask_lines(found),
+            *_validation_lines(found, config),
             *_step_lines(plan, config, sum(count for _, count in uses)),
         ]
     )
@@ -327,7 +442,7 @@ def plan_table(plan: Plan, config: Config) -> str:
 def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
     per_epoch: Counter = Counter()
     for sample, count in uses:
-        per_epoch[sample.image_path.parent] += count
+        per_epoch[sample.subset] += count
     rows = [
         [
             say("folder", "目录"),
@@ -337,17 +452,18 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
             say("captions", "标签"),
         ]
     ]
-    for folder in plan.found.folders:
-        name = folder.name + (say(" (regularization)", "（正则化）") if folder.is_regularization else "")
+    for place, folder in enumerate(plan.found.folders):
+        name = say(f"set {folder.dataset + 1}: ", f"数据集 {folder.dataset + 1}：") if len(plan.sets) > 1 else ""
+        name += folder.name + (say(" (regularization)", "（正则化）") if folder.is_regularization else "")
         without = folder.picture_count - folder.caption_count
         told = []
         if folder.caption_count:
             told.append(say(f"{folder.caption_count} from files", f"{folder.caption_count} 个来自文件"))
         if without:
             told.append(
-                say(f'{without} from the folder\'s name, "{folder.text}"', f"{without} 个用目录名“{folder.text}”")
+                say(f'{without} from {folder.source}, "{folder.text}"', f"{without} 个用{folder.source}“{folder.text}”")
             )
-        numbers = [str(folder.picture_count), str(folder.repeats), str(per_epoch[folder.path])]
+        numbers = [str(folder.picture_count), str(folder.repeats), str(per_epoch[place])]
         rows.append([name, *numbers, say(", ", "，").join(told)])
     return rows
 
@@ -356,13 +472,16 @@ def _bucket_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
     pictures: Counter = Counter()
     samples: Counter = Counter()
     for sample, count in uses:
-        bucket = plan.fits[sample.image_path].bucket
-        pictures[bucket] += 1
-        samples[bucket] += count
+        key = sample.dataset, plan.fit(sample).bucket
+        pictures[key] += 1
+        samples[key] += count
     rows = [[say("bucket", "桶"), say("pictures", "图片"), say("samples", "样本"), say("batches", "批次")]]
-    for bucket in sorted(samples):
-        batches = -(-samples[bucket] // plan.batch_size)
-        rows.append([f"{bucket[0]}x{bucket[1]}", str(pictures[bucket]), str(samples[bucket]), str(batches)])
+    for dataset, bucket in sorted(samples):
+        key = dataset, bucket
+        batches = -(-samples[key] // plan.sets[dataset].batch_size)
+        rows.append([f"{bucket[0]}x{bucket[1]}", str(pictures[key]), str(samples[key]), str(batches)])
+        if len(plan.sets) > 1:
+            rows[-1][0] = say(f"set {dataset + 1}: ", f"数据集 {dataset + 1}：") + rows[-1][0]
     return rows
 
 
@@ -408,6 +527,23 @@ def _mask_lines(found: Found) -> list[str]:
     ]
 
 
+def _validation_lines(found: Found, config: Config) -> list[str]:
+    if not found.validation:
+        return []
+    epochs, steps = config.validate_every_n_epochs or 1, config.validate_every_n_steps
+    when_en = ["every epoch" if epochs == 1 else f"every {epochs} epochs"] + ([f"every {steps} steps"] if steps else [])
+    when_zh = ["每轮" if epochs == 1 else f"每 {epochs} 轮"] + ([f"每 {steps} 步"] if steps else [])
+    count, source = len(found.validation), "validation_data_dir" if config.validation_data_dir else "validation_split"
+    return [
+        say(
+            f"validation: {count} pictures are not learnt but measured ({source}), {' and '.join(when_en)}, beside as "
+            "many that are learnt",
+            f"验证：{count} 张图片不参加训练，只用来测量（{source}），{'、'.join(when_zh)}一次，"
+            "并与同样数量的训练图片对照",
+        )
+    ]
+
+
 def _step_lines(plan: Plan, config: Config, sample_count: int) -> list[str]:
     """The arithmetic, so that nobody has to guess where the number of steps comes from."""
     batches, steps = plan.batch_counts[0], -(-plan.batch_counts[0] // batches_of_step(config))
@@ -416,11 +552,12 @@ def _step_lines(plan: Plan, config: Config, sample_count: int) -> list[str]:
     grouped_en = f" / {accumulation} accumulated" if accumulation > 1 else ""
     grouped_zh = f" / 累积 {accumulation}" if accumulation > 1 else ""
     first_en, first_zh = ("epoch", "每轮") if same else ("first epoch", "第一轮")
+    sizes = list(dict.fromkeys(str(own.batch_size) for own in plan.sets))
     sentences = [
         say(
-            f"{first_en}: {sample_count} samples in batches of {plan.batch_size}, each from one bucket: "
+            f"{first_en}: {sample_count} samples in batches of {' or '.join(sizes)}, each from one bucket: "
             f"{batches} batches{grouped_en} = {steps} steps",
-            f"{first_zh}：{sample_count} 个样本，每批 {plan.batch_size} 个且来自同一个桶："
+            f"{first_zh}：{sample_count} 个样本，每批 {' 或 '.join(sizes)} 个且来自同一个桶："
             f"{batches} 批{grouped_zh} = {steps} 步",
         )
     ]

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from library.config import Config
 from library.contracts import Sample
-from library.data import captions, images, masks
+from library.data import captions, image_metadata, images, masks
+from library.data.buckets import pixels_of
 from library.data.folders import (
     MASKS,
     Folder,
@@ -45,6 +48,32 @@ class Found:
     folders: list[Folder]  # training first
     warnings: list[str] = field(default_factory=list)
     reg_captions: bool = True  # whether caption files of regularization images were read
+    overrides: list[dict[str, Any]] = field(default_factory=lambda: [{}])  # of each data set, what it has for itself
+    validation: list[Sample] = field(default_factory=list)  # measured, never learnt: see `held_out`
+
+    def configs(self, config: Config) -> list[Config]:
+        """The run's configuration as it is for each data set."""
+        return [replace(config, **own) for own in self.overrides]
+
+
+class Reading(NamedTuple):
+    """How the files of a folder are read."""
+
+    caption_extension: str
+    all_lines: bool = False  # more than the first line of captions is used
+    alpha_mask: bool = False  # whether transparent parts of pictures are a mask, too
+    masks: Path | None = None  # the folder that holds the masks; None: masks/ beside the pictures
+    least: int = 0  # pixels; pictures with no more are left out
+
+    @classmethod
+    def of(cls, options: Config) -> "Reading":
+        return cls(
+            options.caption_extension,
+            options.enable_wildcard,
+            options.alpha_mask,
+            Path(options.conditioning_data_dir) if options.conditioning_data_dir else None,
+            pixels_of(options.skip_image_resolution) if options.skip_image_resolution else 0,
+        )
 
 
 def find(
@@ -53,8 +82,11 @@ def find(
     *,
     caption_extension: str = ".txt",
     reg_captions: bool = True,
+    all_lines: bool = False,
     masked_loss: bool | str = "auto",
     alpha_mask: bool = False,
+    masks_dir: Path | None = None,
+    least: int = 0,
     memory: Path | None = None,
 ) -> Found:
     """Find and check all pictures and captions. Threads decode every picture once, to find broken ones.
@@ -63,8 +95,11 @@ def find(
         train_data_dir, reg_data_dir: the folders that hold the `[repeats]_[concept]` folders.
         caption_extension: ending of caption files.
         reg_captions: False gives regularization images their folder's text only.
+        all_lines: more than the first line of captions is used.
         masked_loss: "auto" takes the masks that are there, True insists on some, False takes none.
         alpha_mask: whether transparent parts of pictures are a mask, too.
+        masks_dir: the folder that holds the masks; None: masks/ beside the pictures.
+        least: pictures with no more pixels are left out.
         memory: the cache folder, where pictures that were found whole are remembered and not decoded again until they
             change; need not exist. None: all are decoded.
 
@@ -74,7 +109,6 @@ def find(
     """
     problems: list[str] = []
     warnings: list[str] = []
-    extension = caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
     train = Path(train_data_dir)
     reg = Path(reg_data_dir) if reg_data_dir else None
     if reg and same(train, reg):
@@ -87,18 +121,13 @@ def find(
         )
     samples: dict[str, list[Sample]] = {"train_data_dir": [], "reg_data_dir": []}
     folders: list[Folder] = []
+    reading = Reading(caption_extension, all_lines, alpha_mask, masks_dir, least)
     for option, parent, other in (("train_data_dir", train, reg), ("reg_data_dir", reg, train)):
         numbered = numbered_folders(parent, other, option, problems, warnings) if parent else []
         for folder in numbered:
             read_captions = reg_captions or not folder.is_regularization
-            try:
-                used, folder = _read_folder(folder, extension, read_captions, memory, problems, warnings)
-                used = masks.given(folder.path, used, masked_loss is not False, alpha_mask, memory, problems, warnings)
-            except UserError as error:  # a folder that may not be read
-                problems += error.problems
-                continue
-            samples[option] += used
-            folders.append(folder)
+            how = (reading, read_captions, masked_loss, memory)
+            samples[option] += _read_whole(folder, *how, folders, problems, warnings)
         if numbered and not samples[option]:
             names = some([folder.name for folder in numbered])
             problems.append(
@@ -113,15 +142,145 @@ def find(
     return Found(samples["train_data_dir"], samples["reg_data_dir"], folders, warnings, reg_captions)
 
 
+def read_subsets(
+    subsets: list[Folder],
+    overrides: list[dict[str, Any]],
+    *,
+    reg_captions: bool = True,
+    masked_loss: bool | str = "auto",
+    memory: Path | None = None,
+) -> Found:
+    """As `find`, of the folders and metadata files that `dataset_config` or `in_json` names.
+
+    Args:
+        subsets: each with its options.
+        overrides: of each data set; see `Found`.
+
+    Raises:
+        UserError: as `find`.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    folders: list[Folder] = []
+    samples: list[Sample] = []
+    for subset in subsets:
+        read_captions = reg_captions or not subset.is_regularization
+        reading = Reading.of(subset.options)
+        samples += _read_whole(subset, reading, read_captions, masked_loss, memory, folders, problems, warnings)
+    train = [sample for sample in samples if not sample.is_regularization]
+    regularization = [sample for sample in samples if sample.is_regularization]
+    if not train and not problems:
+        names = some([str(subset.metadata_file or subset.path) for subset in subsets])
+        problems.append(say(f"there is no usable picture in {names}", f"{names} 中没有可用的图片"))
+    for dataset in sorted({one.dataset for one in regularization} - {one.dataset for one in train}):
+        warnings.append(
+            say(
+                f"data set {dataset + 1} holds regularization images only: they join the training pictures of their "
+                "own data set, and are never used",
+                f"第 {dataset + 1} 个数据集只有正则化图片：它们只与同一数据集的训练图片一起使用，因此不会用到",
+            )
+        )
+    uses_alpha = any(subset.options.alpha_mask for subset in subsets)
+    _tell_missing_masks(samples, masked_loss, uses_alpha, problems, warnings)
+    if problems:
+        raise UserError(problems + warnings)
+    return Found(train, regularization, folders, warnings, reg_captions, overrides)
+
+
+def _read_whole(
+    folder: Folder,
+    reading: Reading,
+    read_captions: bool,
+    masked_loss: bool | str,
+    memory: Path | None,
+    folders: list[Folder],
+    problems: list[str],
+    warnings: list[str],
+) -> list[Sample]:
+    """The samples of a folder with their masks; the folder as it was found joins `folders`."""
+    extension, place, lines = reading.caption_extension, len(folders), reading.all_lines
+    extension = extension if extension.startswith(".") else f".{extension}"
+    try:
+        if folder.metadata_file:
+            entries = image_metadata.read(folder, lines, warnings)
+            used, folder = _read_entries(folder, place, entries, memory, warnings)
+        else:
+            used, folder = _read_folder(folder, place, extension, read_captions, lines, memory, problems, warnings)
+        if reading.least:
+            used = _without_small(folder, used, reading.least, warnings)
+            captioned = sum(1 for sample in used if sample.caption_path)
+            folder = replace(folder, picture_count=len(used), caption_count=captioned)
+        wants = (masked_loss is not False, reading.alpha_mask, memory, problems, warnings)
+        used = masks.given(folder.path, used, *wants, reading.masks)
+    except UserError as error:  # a folder that may not be read
+        problems += error.problems
+        return []
+    folders.append(folder)
+    return used
+
+
+def _without_small(folder: Folder, samples: list[Sample], least: int, warnings: list[str]) -> list[Sample]:
+    small = [sample.image_path for sample in samples if sample.width * sample.height <= least]
+    if not small:
+        return samples
+    names = some([path.name for path in small])
+    line = say(
+        f"{folder.path}: {len(small)} picture(s) left out, as skip_image_resolution asks: {names}",
+        f"{folder.path}：按 skip_image_resolution 跳过 {len(small)} 张图片：{names}",
+    )
+    warnings.append(Note(line, topic="pictures", pictures=small))
+    return [sample for sample in samples if sample.width * sample.height > least]
+
+
+def _read_entries(
+    folder: Folder, place: int, entries: dict[Path, str], memory: Path | None, warnings: list[str]
+) -> tuple[list[Sample], Folder]:
+    """The samples of one metadata file, and the subset with its counts.
+
+    Args:
+        entries: pictures and their captions.
+    """
+    usable = _inspected(list(entries), memory, warnings)
+    texts = {path: (entries[path], folder.metadata_file) for path in usable if entries[path]}
+    samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
+    return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
+
+
+def _sample(
+    folder: Folder, place: int, path: Path, seen: images.Inspection, texts: dict[Path, tuple[str, Path]]
+) -> Sample:
+    caption, caption_path = texts.get(path, (folder.text, None))
+    return Sample(
+        path,
+        caption,
+        seen.width,
+        seen.height,
+        folder.name,
+        folder.repeats,
+        folder.is_regularization,
+        caption_path,
+        None,
+        place,
+        folder.dataset,
+        folder.options,
+    )
+
+
 def _read_folder(
     folder: Folder,
+    place: int,
     extension: str,
     read_captions: bool,
+    all_lines: bool,
     memory: Path | None,
     problems: list[str],
     warnings: list[str],
 ) -> tuple[list[Sample], Folder]:
-    """The samples of one folder, and the folder with its counts."""
+    """The samples of one folder, and the folder with its counts.
+
+    Args:
+        place: of the folder among those that are found.
+    """
     listed = entries(folder.path)
     paths = {path.name: path for path in folder.path.iterdir()}  # half the time of a Path(entry.path) for each
     listed = [entry for entry in listed if entry.name in paths]  # others were deleted this moment
@@ -135,26 +294,12 @@ def _read_folder(
         caption_names = {picture: caption_file(picture, files, extension) for picture in pictures}
         caption_paths = {picture: paths[name] for picture in usable if (name := caption_names[picture])}
         lines: list[str] = []
-        texts = _captions_of(caption_paths, folder, problems, lines)
+        texts = _captions_of(caption_paths, folder, all_lines, problems, lines)
         _tell_missing_captions(list(usable), texts, folder, files, extension, lines)
         _tell_orphans(names, set(caption_names.values()), folder, extension, lines)
         topic = "regularization" if folder.is_regularization else "captions"
         warnings += (line if isinstance(line, Note) else Note(line, topic=topic) for line in lines)
-    samples = []
-    for path, seen in usable.items():
-        caption, caption_path = texts.get(path, (folder.text, None))
-        samples.append(
-            Sample(
-                path,
-                caption,
-                seen.width,
-                seen.height,
-                folder.name,
-                folder.repeats,
-                folder.is_regularization,
-                caption_path,
-            )
-        )
+    samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
     return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
 
 
@@ -267,7 +412,7 @@ def caption_file(picture: Path, files: dict[str, str], extension: str) -> str | 
 
 
 def _captions_of(
-    paths: dict[Path, Path], folder: Folder, problems: list[str], warnings: list[str]
+    paths: dict[Path, Path], folder: Folder, all_lines: bool, problems: list[str], warnings: list[str]
 ) -> dict[Path, tuple[str, Path]]:
     """Text and file of the caption of each picture.
 
@@ -313,7 +458,7 @@ def _captions_of(
             empty.append(path.name)
         if "，" in line:
             chinese_commas.append(path.name)
-        if len(text.strip().splitlines()) > 1:
+        if not all_lines and len(text.strip().splitlines()) > 1:
             several_lines.append(path.name)
     for encoding, read in guessed.items():
         kind, (name, line) = GUESSED_ENCODINGS[encoding], read[0]
@@ -383,9 +528,9 @@ def _tell_missing_captions(
     if missing and not folder.text:
         warnings.append(
             say(
-                f"{folder.path}: {len(missing)} picture(s) have neither a caption file nor a concept in the folder's "
-                f"name, trained with an empty caption: {names}",
-                f"{folder.path}：{len(missing)} 张图片没有标签文件，目录名里也没有概念，按空标签训练：{names}",
+                f"{folder.path}: {len(missing)} picture(s) have neither a caption file nor a concept in "
+                f"{folder.source}, trained with an empty caption: {names}",
+                f"{folder.path}：{len(missing)} 张图片没有标签文件，{folder.source}里也没有概念，按空标签训练：{names}",
             )
         )
     elif texts and missing:  # where all are missing it is a way of working, and stands in the table
@@ -394,7 +539,7 @@ def _tell_missing_captions(
                 f"{folder.path}: {len(missing)} of {len(pictures)} picture(s) have no caption file; their caption is "
                 f'"{folder.text}": {names}',
                 f"{folder.path}：{len(pictures)} 张图片中有 {len(missing)} 张没有标签文件，"
-                f"以目录名“{folder.text}”为标签：{names}",
+                f"以{folder.source}“{folder.text}”为标签：{names}",
             )
         )
 

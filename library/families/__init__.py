@@ -5,6 +5,7 @@
     family = open_model(path, ...)       a `contracts.Family`, frozen, from what lies on this machine and nothing else
     family = tiny("sdxl")                a random one of kilobytes, for tests
     family = architecture("sdxl")        one of true size on the meta device: shapes and names without memory
+    stored_weights(info, blueprint(info))    where a model's files keep each layer, to read or rewrite it alone
 
 To add a line: a module with `load` and `create` beside `sd.py`, its configurations in `configs/`, a row in `FAMILIES`,
 and how it is recognised in `recognise.py`.
@@ -27,14 +28,18 @@ from library.messages import UserError, say
 if TYPE_CHECKING:
     import torch
 
+    from library.families import rewriting
+
 __all__ = [
     "FAMILIES",
     "ModelInfo",
     "architecture",
+    "blueprint",
     "describe",
     "inspect",
     "is_everyday_word",
     "open_model",
+    "stored_weights",
     "tiny",
     "token_counts",
 ]
@@ -127,6 +132,14 @@ def blueprint(info: ModelInfo, max_token_length: int | None = None) -> Family:
     module = import_module(f"library.families.{FAMILIES[info.family]}")
     configs = read_configs(info.family) | folder_configs(info)
     return module.create(info.family, NoiseSpec(info.objective), configs, "meta", chunks_for(max_token_length))
+
+
+def stored_weights(info: ModelInfo, family: Family) -> dict[torch.nn.Module, rewriting.Stored]:
+    """Where the model that `blueprint` shows keeps the weight of each layer that can be adapted; see `rewriting`."""
+    from library.families import rewriting
+
+    module = import_module(f"library.families.{FAMILIES[info.family]}")
+    return rewriting.stored_weights(info, family, module.sources(info.family, read_configs(info.family)))
 
 
 def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:

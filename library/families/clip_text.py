@@ -169,6 +169,36 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str], chunk_count: int, po
     return torch.tensor(rows, dtype=torch.long).reshape(len(captions), chunk_count, positions)
 
 
+def tokenize_weighted(
+    tokenizer: CLIPTokenizer, captions: list[list[tuple[str, float]]], chunk_count: int, positions: int = 77
+) -> tuple[Tensor, Tensor]:
+    """As `tokenize`, of captions whose words have weights; each piece of one weight is tokenized by itself.
+
+    Args:
+        captions: of each its pieces: (text, weight).
+
+    Returns:
+        (B, chunk_count, positions) ids, and the same of weights: 1 of marks and of what fills up.
+    """
+    import torch
+
+    room = positions - 2
+    rows, weights = [], []
+    for pieces in captions:
+        tokens = [
+            (token, weight)
+            for ids, (_, weight) in zip(caption_tokens(tokenizer, [text for text, _ in pieces]), pieces, strict=True)
+            for token in ids
+        ]
+        for begin in range(0, chunk_count * room, room):
+            chunk = tokens[begin : begin + room]
+            row = [tokenizer.bos_token_id, *(token for token, _ in chunk), tokenizer.eos_token_id]
+            rows.append(row + [tokenizer.pad_token_id] * (positions - len(row)))
+            weights.append([1.0, *(weight for _, weight in chunk), *[1.0] * (positions - 1 - len(chunk))])
+    shape = (len(captions), chunk_count, positions)
+    return torch.tensor(rows, dtype=torch.long).reshape(shape), torch.tensor(weights).reshape(shape)
+
+
 def chunks_for(max_token_length: int | None) -> int:
     """How many chunks of 75 tokens `max_token_length` means.
 
@@ -195,7 +225,37 @@ class Encoded(NamedTuple):
     pooled: Tensor | None  # (B, D2) projected; None if the encoder has no projection
 
 
-def encode(model: nn.Module, ids: Tensor, eos_token_id: int, skip: int = 1, is_normed: bool = True) -> Encoded:
+def encode_captions(
+    model: nn.Module,
+    tokenizer: CLIPTokenizer,
+    captions: list[str],
+    chunk_count: int,
+    skip: int = 1,
+    is_normed: bool = True,
+    weigh: Callable[[str], list[tuple[str, float]]] | None = None,
+) -> Encoded:
+    """Captions of a batch, of the same length; see `encode`.
+
+    Args:
+        weigh: from a caption to its pieces, (text, weight). The states of a piece's tokens are multiplied by its
+            weight, and nothing gives them their mean back: so sd-scripts reads `weighted_captions`.
+    """
+    positions = model.config.max_position_embeddings
+    if weigh is None:
+        ids, weights = tokenize(tokenizer, captions, chunk_count, positions), None
+    else:
+        ids, weights = tokenize_weighted(tokenizer, [weigh(caption) for caption in captions], chunk_count, positions)
+    return encode(model, ids, tokenizer.eos_token_id, skip, is_normed, weights)
+
+
+def encode(
+    model: nn.Module,
+    ids: Tensor,
+    eos_token_id: int,
+    skip: int = 1,
+    is_normed: bool = True,
+    weights: Tensor | None = None,
+) -> Encoded:
     """Encode chunks each by itself and lay their states end to end: one start mark, the captions' tokens, one end mark.
 
     Args:
@@ -203,6 +263,7 @@ def encode(model: nn.Module, ids: Tensor, eos_token_id: int, skip: int = 1, is_n
         ids: (B, chunks, 77) from `tokenize`.
         skip: which layer's states are taken, counted from the last: 1 the last, 2 the one before (clip skip 2).
         is_normed: whether the final layer norm follows also where layers are skipped. SD does so, SDXL does not.
+        weights: (B, chunks, 77) that the states are multiplied by; None: 1.
 
     Returns:
         The states, and the projection of the last layer at the first end mark of the first chunk.
@@ -212,6 +273,8 @@ def encode(model: nn.Module, ids: Tensor, eos_token_id: int, skip: int = 1, is_n
     batch, chunks, positions = ids.shape
     states, pooled = _encode_chunks(model, ids.reshape(batch * chunks, positions), eos_token_id, skip, is_normed)
     states = states.reshape(batch, chunks, positions, -1)
+    if weights is not None:
+        states = states * weights.to(states.device, states.dtype)[..., None]
     inner = states[:, :, 1:-1].reshape(batch, chunks * (positions - 2), -1)
     states = torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)
     if pooled is None:

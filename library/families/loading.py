@@ -34,6 +34,10 @@ class Source(NamedTuple):
         return tensor.T if self.is_transposed else tensor
 
 
+Sources = dict[str, Callable[[str], Iterable[Source]]]
+"""Part of a model -> from a parameter's name to the places where a file may keep it, the likeliest first."""
+
+
 class Place(NamedTuple):
     """Where weights go."""
 

@@ -4,6 +4,7 @@ They differ in the text encoder (OpenAI's CLIP-L; OpenCLIP-H up to its last laye
 and in linear or 1x1 projections, which the configuration tells. SD 2.x comes with the epsilon and the v objective.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 
 from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
 from library.families import clip_text
-from library.families.loading import Place
+from library.families.loading import Place, Sources
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.targets import named_layers, text_targets, unet_targets
-from library.families.unet import build_unet, load_unet
+from library.families.unet import build_unet, load_unet, original_sources
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
 
@@ -53,6 +54,7 @@ class StableDiffusion:
     clip_skip: int | None = None  # which layer of the text encoder, counted from the last; None: the last
     chunk_count: int = 1  # of 75 tokens
     info: ModelInfo | None = None  # None: not from a file
+    weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
     def __post_init__(self):
@@ -66,9 +68,9 @@ class StableDiffusion:
         return decode_latents(self.vae, latents)
 
     def encode_captions(self, captions: list[str], sizes: Tensor | None = None) -> Conditioning:
-        positions = self.text_encoder.config.max_position_embeddings
-        ids = clip_text.tokenize(self.tokenizer, captions, self.chunk_count, positions)
-        encoded = clip_text.encode(self.text_encoder, ids, self.tokenizer.eos_token_id, self.clip_skip or 1)
+        encoded = clip_text.encode_captions(
+            self.text_encoder, self.tokenizer, captions, self.chunk_count, self.clip_skip or 1, weigh=self.weigh
+        )
         return Conditioning(encoded.states)
 
     def encode_weighted(
@@ -134,12 +136,8 @@ def load(
             )
         )
     vae = load_vae(vae_path or path, configs["vae"], place._replace(dtype=vae_dtype or place.dtype))
-    if info.family == "sd2":
-        prefix = "cond_stage_model.model."
-        sources = partial(clip_text.open_clip_sources, prefix=prefix)
-        ignored = (f"{prefix}transformer.resblocks.{text_config['num_hidden_layers']}.",)  # the last one is not used
-    else:
-        sources, ignored = partial(clip_text.clip_sources, prefix="cond_stage_model.transformer."), ()
+    unused = f"cond_stage_model.model.transformer.resblocks.{text_config['num_hidden_layers']}."  # SD 2.x: the last one
+    ignored = (unused,) if info.family == "sd2" else ()
     return StableDiffusion(
         name=info.family,
         noise=noise,
@@ -148,7 +146,7 @@ def load(
         text_encoder=clip_text.load_text_encoder(
             path / "text_encoder" if is_folder else path,
             text_config,
-            sources,
+            sources(info.family, configs)["text_encoder"],
             place,
             scope="cond_stage_model.",
             ignored=ignored,
@@ -159,6 +157,15 @@ def load(
         info=info,
         warnings=warnings,
     )
+
+
+def sources(name: str, configs: dict[str, dict]) -> Sources:
+    """Where a checkpoint in the original layout keeps the parameters of the networks that can be adapted."""
+    if name == "sd2":
+        text = partial(clip_text.open_clip_sources, prefix="cond_stage_model.model.")
+    else:
+        text = partial(clip_text.clip_sources, prefix="cond_stage_model.transformer.")
+    return {"text_encoder": text, "unet": partial(original_sources, config=configs["unet"])}
 
 
 def create(name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, chunk_count: int = 1) -> StableDiffusion:

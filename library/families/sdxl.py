@@ -5,6 +5,7 @@ and a vector of the second encoder's pooled caption and six numbers: original si
 use the U-Net's original names.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 
 from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
 from library.families import clip_text
-from library.families.loading import Place
+from library.families.loading import Place, Sources
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
 from library.families.targets import named_layers, text_targets, unet_targets
-from library.families.unet import build_unet, load_unet
+from library.families.unet import build_unet, load_unet, original_sources
 from library.families.unet_names import original_unet_name
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
@@ -53,6 +54,7 @@ class StableDiffusionXL:
     tokenizer_2: object
     chunk_count: int = 1  # of 75 tokens
     info: ModelInfo | None = None  # None: not from a file
+    weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
     def __post_init__(self):
@@ -67,8 +69,8 @@ class StableDiffusionXL:
     def encode_captions(self, captions: list[str], sizes: Tensor) -> Conditioning:
         encoded = []
         for tokenizer, model in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            ids = clip_text.tokenize(tokenizer, captions, self.chunk_count, model.config.max_position_embeddings)
-            encoded.append(clip_text.encode(model, ids, tokenizer.eos_token_id, STATES_FROM, is_normed=False))
+            own = (model, tokenizer, captions, self.chunk_count, STATES_FROM)
+            encoded.append(clip_text.encode_captions(*own, is_normed=False, weigh=self.weigh))
         states = torch.cat([encoded[0].states, encoded[1].states], dim=-1)  # (B, S, 768 + 1280)
         return Conditioning(states, encoded[1].pooled, sizes)
 
@@ -156,6 +158,7 @@ def load(
         vae_dtype = torch.float32 if overflows else place.dtype
     vae = load_vae(vae_path or path, configs["vae"], place._replace(dtype=vae_dtype))
     first, second = configs["text_encoder"], configs["text_encoder_2"]
+    places = sources(info.family, configs)
     return StableDiffusionXL(
         name=info.family,
         noise=noise,
@@ -164,14 +167,14 @@ def load(
         text_encoder=clip_text.load_text_encoder(
             path / "text_encoder" if is_folder else path,
             first,
-            partial(clip_text.clip_sources, prefix="conditioner.embedders.0.transformer."),
+            places["text_encoder"],
             place,
             scope="conditioner.embedders.0.",
         ),
         text_encoder_2=clip_text.load_text_encoder(
             path / "text_encoder_2" if is_folder else path,
             second,
-            partial(clip_text.open_clip_sources, prefix="conditioner.embedders.1.model."),
+            places["text_encoder_2"],
             place,
             has_projection=True,
             scope="conditioner.embedders.1.",
@@ -182,6 +185,15 @@ def load(
         info=info,
         warnings=warnings,
     )
+
+
+def sources(name: str, configs: dict[str, dict]) -> Sources:
+    """Where a checkpoint in the original layout keeps the parameters of the networks that can be adapted."""
+    return {
+        "text_encoder": partial(clip_text.clip_sources, prefix="conditioner.embedders.0.transformer."),
+        "text_encoder_2": partial(clip_text.open_clip_sources, prefix="conditioner.embedders.1.model."),
+        "unet": partial(original_sources, config=configs["unet"]),
+    }
 
 
 def create(

@@ -1,5 +1,6 @@
 """The U-Net of Stable Diffusion: built from a configuration, filled from a checkpoint or a diffusers folder."""
 
+from functools import partial
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -20,7 +21,10 @@ def load_unet(path: Path, config: dict, place: Place) -> UNet2DConditionModel:
     if path.is_dir():
         return fill(unet, folder_tensors(path, "U-Net"), lambda name: [Source(name)], place, part="U-Net", path=path)
 
-    def sources(name: str) -> list[Source]:
-        return [Source(UNET + original_unet_name(name, config["layers_per_block"], config["up_block_types"]))]
-
+    sources = partial(original_sources, config=config)
     return fill(unet, open_tensors([path]), sources, place, part="U-Net", path=path, scope=UNET)
+
+
+def original_sources(name: str, config: dict) -> list[Source]:
+    """Where a checkpoint in the original layout keeps a parameter of the U-Net."""
+    return [Source(UNET + original_unet_name(name, config["layers_per_block"], config["up_block_types"]))]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 STRUCT_CODES = {"F64": "d", "F32": "f", "F16": "e"}
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # in a header -> torch's name
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 # What checkpoints of the first years carry beside their weights: inert stand-ins take the place of these classes.

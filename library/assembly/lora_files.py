@@ -1,0 +1,283 @@
+"""LoRA files for the scripts that make new ones of them: found, read whatever their writing, named alike, written anew.
+
+What is written carries a recipe in its metadata: of which files and with which settings it was made. By it a script
+that is run again finds its own work and does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from library.config import PROJECT
+from library.messages import UserError, say
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from library.adapters.merging import Factors
+
+ENDINGS = (".safetensors", ".pt", ".ckpt")
+RECIPE = "lora_recipe"  # in the metadata
+FAMILIES = {"SD 1.x": "sd1", "SD 2.x": "sd2", "SDXL": "sdxl"}  # line of a file -> family
+VERSIONS = {"SD 1.x": "sd_v1", "SD 2.x": "sd_v2", "SDXL": "sdxl_base_v1-0"}  # line -> ss_base_model_version
+FOREIGN_SDXL = re.compile(r"lora_unet_(down|up)_blocks_|lora_unet_mid_block_|lora_unet_conv_(in|out)$")
+
+
+class LoraFile(NamedTuple):
+    """A file as it was read."""
+
+    path: Path
+    metadata: dict[str, str]
+    factors: dict[str, Factors]  # by its own names
+    line: str | None  # of base models: "SD 1.x", ...; None: nothing tells
+    dtype: torch.dtype  # of its matrices
+
+
+def from_project(entry: str) -> Path:
+    """A path as the block of a script has it: relative ones are taken from the project's folder."""
+    path = Path(entry).expanduser()
+    return path if path.is_absolute() else PROJECT / path
+
+
+def find(path: Path) -> list[Path]:
+    """The file itself, or all files in a folder and below that may be LoRAs, by name. Raises UserError: none."""
+    if path.is_file():
+        return [path]
+    found = sorted(
+        Path(folder) / name
+        for folder, _, names in os.walk(path)
+        for name in names
+        if Path(name).suffix.lower() in ENDINGS and not name.startswith(".")
+    )
+    if not found:
+        raise UserError(
+            say(
+                f"{path}: there is no LoRA in this folder ({', '.join(ENDINGS)})",
+                f"{path}：这个目录里没有 LoRA（{'、'.join(ENDINGS)}）",
+            )
+        )
+    return found
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of an adapter of any kind; a model of gigabytes is refused before it is read.
+
+    Raises:
+        UserError: the file is damaged, or no adapter.
+    """
+    from library import checkpoint, metadata
+    from library.adapters import merging
+    from library.families.weights_file import read_header
+
+    names = None
+    if path.suffix == ".safetensors":
+        with suppress(UserError):  # of a damaged file `read_tensors` tells more fittingly
+            names = read_header(path).shapes
+    if names is not None:
+        merging.refuse_strangers(path.name, names)
+    tensors = checkpoint.read_tensors(path)
+    merging.refuse_strangers(path.name, tensors)
+    return tensors, metadata.of_file(path)
+
+
+def read(path: Path) -> LoraFile:
+    """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
+    from library.adapters import merging
+
+    tensors, entries = load(path)
+    factors = merging.read(path.name, tensors, entries)
+    dtype = next(iter(factors.values())).down.dtype
+    return LoraFile(path, entries, factors, merging.line_of(factors, entries), dtype)
+
+
+def by_saved_name(file: LoraFile) -> dict[str, Factors]:
+    """A file's matrices by sd-scripts' names, which every program reads; these are what most files have.
+
+    Raises:
+        UserError: a layer's name is none that we know.
+    """
+    strange = [name for name in file.factors if not name.startswith("lora_")]
+    strange += [name for name in file.factors if file.line == "SDXL" and FOREIGN_SDXL.match(name)]
+    if not strange:
+        return file.factors
+    layers = {}
+    if file.line:
+        from library import families
+
+        layers = families.architecture(FAMILIES[file.line]).named_layers()
+    unknown = [name for name in strange if name not in layers]
+    if unknown:
+        raise UserError(
+            say(
+                f"{file.path}: {len(unknown)} of its layers have names that no {file.line or 'known'} model has, such "
+                f"as {unknown[0]}. It was made for another kind of model",
+                f"{file.path}：有 {len(unknown)} 层的名称在{file.line or '已知'}模型里不存在，如 {unknown[0]}。"
+                "它是为另一类模型训练的",
+            )
+        )
+    return {layers[name].saved_as if name in layers else name: factors for name, factors in file.factors.items()}
+
+
+def same_line(files: Sequence[LoraFile]) -> str | None:
+    """The line of base models that all are made for; None: nothing tells. Raises UserError."""
+    lines = {file.line: file for file in files if file.line}
+    if len(lines) > 1:
+        told = ", ".join(f"{file.path.name}: {line}" for line, file in lines.items())
+        raise UserError(
+            say(
+                f"the LoRAs are made for different lines of base models ({told}) and cannot be merged",
+                f"这些 LoRA 对应不同系列的底模（{told}），不能合并",
+            )
+        )
+    return next(iter(lines), None)
+
+
+def file_tensors(
+    name: str, down: Tensor, up: Tensor, alpha: float, like: Factors, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A layer's tensors under the names of the file, in the file's type.
+
+    Args:
+        down: (r, n k k).
+        up: (m, r).
+        alpha: the update is alpha / r * up @ down. The type may round it: `up` makes up for that.
+        like: a file's matrices of the layer, which tell the shapes; a 1x1 convolution stays one.
+    """
+    import torch
+
+    outputs, inputs, *kernel = like.shape()
+    kernel = kernel or [1] * (like.down.dim() - 2)
+    rounded = torch.tensor(alpha, dtype=dtype)
+    factor = alpha / float(rounded) if float(rounded) else 1.0
+    return {
+        f"{name}.lora_down.weight": down.reshape(len(down), inputs, *kernel).to(dtype),
+        f"{name}.lora_up.weight": (up * factor).reshape(outputs, len(down), *[1] * len(kernel)).to(dtype),
+        f"{name}.alpha": rounded,
+    }
+
+
+def save(path: Path, tensors: dict[str, Tensor], entries: dict[str, str]) -> None:
+    """Write a LoRA file, as a training does. Raises UserError."""
+    from library import checkpoint
+
+    try:
+        checkpoint.save_adapter(path, tensors, entries)
+    except FloatingPointError as error:
+        reason = say('. Set save_precision to "bf16" or "float"', '。请把 save_precision 设为 "bf16" 或 "float"')
+        raise UserError(f"{error}{reason}") from error
+
+
+# ---- What a file says of itself ----
+
+
+def describe_ranks(
+    ranks: Mapping[str, int], alphas: Mapping[str, float], is_conv: Mapping[str, bool]
+) -> dict[str, str]:
+    """ss_network_dim, ss_network_alpha and ss_network_args of these layers; "Dynamic" where they differ."""
+
+    def one(values: list) -> str:
+        return f"{values[0]:g}" if len({round(value, 4) for value in values}) == 1 else "Dynamic"
+
+    def of(values: Mapping, conv: bool) -> list:
+        return [value for name, value in values.items() if is_conv[name] == conv]
+
+    plain = all(is_conv.values())  # a file of nothing but 3x3 convolutions: their rank is the file's
+    entries = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": one(of(ranks, plain)),
+        "ss_network_alpha": one(of(alphas, plain)),
+    }
+    if of(ranks, True):
+        conv = {"conv_dim": one(of(ranks, True)), "conv_alpha": one(of(alphas, True))}
+        entries["ss_network_args"] = json.dumps(conv)
+    return entries
+
+
+def merged_metadata(files: Sequence[LoraFile], line: str | None, title: str) -> dict[str, str]:
+    """What the files say in common: the base model, and the tags of all, so that trigger words are still offered."""
+    entries: dict[str, str] = {"ss_output_name": title}
+    if line:
+        entries |= {"ss_base_model_version": VERSIONS[line], "ss_v2": str(line == "SD 2.x")}
+    for name in ("ss_base_model_version", "ss_v2", "ss_clip_skip", "modelspec.architecture", "modelspec.implementation",
+                 "modelspec.prediction_type", "modelspec.resolution", "modelspec.sai_model_spec"):  # fmt: skip
+        told = {file.metadata[name] for file in files if name in file.metadata}
+        if len(told) == 1:
+            entries[name] = told.pop()
+    frequencies: dict[str, dict] = {}
+    for file in files:
+        try:
+            table = json.loads(file.metadata.get("ss_tag_frequency", "{}"))
+        except ValueError:
+            continue
+        for folder, counts in table.items() if isinstance(table, dict) else ():
+            if isinstance(counts, dict):
+                frequencies.setdefault(folder, {}).update(counts)
+    if frequencies:
+        entries["ss_tag_frequency"] = json.dumps(frequencies, ensure_ascii=False)
+    return entries | merged_modelspec([file.path for file in files], title)
+
+
+def merged_modelspec(paths: Sequence[Path], title: str) -> dict[str, str]:
+    """modelspec.* of what was made of these files."""
+    return {
+        "modelspec.title": title,
+        "modelspec.date": datetime.fromtimestamp(int(time.time())).isoformat(),
+        "modelspec.merged_from": ", ".join(path.stem for path in paths),
+    }
+
+
+# ---- Work that was done before ----
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a file's content: the digits by which web UIs know a LoRA; of large ones their size and time."""
+    from library import metadata
+
+    if path.is_file() and path.stat().st_size < 2**30:
+        return metadata.web_ui_hash(path)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+
+
+def recipe(tool: str, files: Sequence[Path], **settings: object) -> str:
+    """What decides a result, for its metadata."""
+    return json.dumps({"tool": tool, "files": [[path.name, fingerprint(path)] for path in files], **settings})
+
+
+def made_before(target: Path, wanted: str) -> Path | None:
+    """The file or folder of this name, or with -2, -3, ... behind, that was made by this recipe."""
+    from library import metadata
+
+    for path in _numbered(target):
+        if not path.exists():
+            return None
+        file = path if path.is_file() else next(iter(sorted(path.glob("unet/*.safetensors"))), path)
+        if metadata.of_file(file).get(RECIPE) == wanted:
+            return path
+    return None
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """As `block.free_path` tries them."""
+    yield path
+    number = 1
+    while True:
+        number += 1
+        yield path.with_stem(f"{path.stem}-{number}")
+
+
+def size(path: Path) -> str:
+    """A file's size as a person reads it."""
+    count = path.stat().st_size
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"

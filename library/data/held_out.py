@@ -1,0 +1,221 @@
+"""Pictures that are measured and never learnt: a share of the training pictures, or a folder of their own.
+
+They are used without anything that is left to chance: never mirrored or cut at random, with their whole caption.
+"""
+
+import hashlib
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from library.config import Config
+from library.contracts import Sample
+from library.data import captions
+from library.data.folders import Folder, numbered_folders, pictures_in, repeats_and_text, some, subfolders
+from library.data.samples import Found, read_subsets
+from library.messages import Note, UserError, say
+
+WITHOUT_CHANCE = dict(
+    flip_aug=False, color_aug=False, random_crop=False, face_crop_aug_range=None, shuffle_caption=False,
+    caption_dropout_rate=0.0, caption_dropout_every_n_epochs=None, caption_tag_dropout_rate=0.0, token_warmup_step=0,
+)  # fmt: skip
+ALREADY_DONE = dict(  # by `captions.whole`
+    caption_prefix=None, caption_suffix=None, keep_tokens_separator=None, secondary_separator=None,
+    enable_wildcard=False,
+)  # fmt: skip
+
+
+def fixed(samples: list[Sample], config: Config) -> list[Sample]:
+    """The same pictures with nothing left to chance.
+
+    Args:
+        config: the run's; a subset may have options of its own.
+    """
+    options: dict[int, Config] = {}  # one for all of a subset, by the identity of its own
+
+    def of(sample: Sample) -> Config:
+        own = sample.options or config
+        if id(own) not in options:
+            options[id(own)] = replace(own, **WITHOUT_CHANCE, **ALREADY_DONE)
+        return options[id(own)]
+
+    return [replace(sample, caption=captions.whole_of(sample, config), options=of(sample)) for sample in samples]
+
+
+def split(found: Found, share: float, seed: int) -> Found:
+    """Move a share of the training pictures to `Found.validation`; never regularization images.
+
+    Whole pictures leave: all their repeats, and copies of them. Each folder gives its share of them, and keeps at least
+    one. The choice follows from the names of folders and pictures and from the seed: it is the same on every system.
+
+    Args:
+        share: more than 0, less than 1.
+
+    Returns:
+        What was found, with a warning where the share is less than a picture.
+    """
+    same = identities([sample.image_path for sample in found.train])
+    folders: dict[int, list[Path]] = defaultdict(list)
+    for sample in found.train:
+        folders[sample.subset].append(same[sample.image_path])
+    rng = random.Random(f"{seed} held out")
+    kept: set[Path] = set()
+    in_turn: list[Path] = []  # those of one folder after another
+    for subset in sorted(folders):
+        own = sorted(set(folders[subset]), key=lambda path: (path.name, path))
+        rng.shuffle(own)
+        kept.add(own[0])
+        in_turn += own
+    candidates = [path for path in dict.fromkeys(in_turn) if path not in kept]
+    total = len(candidates) + len(kept)
+    count = min(round(total * share), len(candidates))
+    if count == 0:
+        return replace(found, warnings=[*found.warnings, _too_few(share, total, bool(candidates))])
+    begin = rng.random()
+    chosen = {candidates[int((place + begin) * len(candidates) / count)] for place in range(count)}
+    gone = [sample for sample in found.train if same[sample.image_path] in chosen]
+    pictures = Counter(sample.subset for sample in gone)
+    captioned = Counter(sample.subset for sample in gone if sample.caption_path)
+    once: dict[tuple[Path, int], Sample] = {}
+    for sample in gone:
+        once.setdefault((same[sample.image_path], sample.dataset), sample)
+    return replace(
+        found,
+        train=[sample for sample in found.train if same[sample.image_path] not in chosen],
+        validation=list(once.values()),
+        folders=[
+            replace(
+                folder,
+                picture_count=folder.picture_count - pictures[place],
+                caption_count=folder.caption_count - captioned[place],
+            )
+            for place, folder in enumerate(found.folders)
+        ],
+    )
+
+
+def _too_few(share: float, total: int, can_be_more: bool) -> Note:
+    least = (50 // total + 1) / 100
+    english = f"Set it to at least {least:.2f}, or give" if can_be_more else "Add pictures, or give"
+    chinese = f"请至少设为 {least:.2f}，或" if can_be_more else "请增加图片，或"
+    line = say(
+        f"validation_split = {share:g} holds out none of {total} picture(s) (each folder keeps at least one), so "
+        f"nothing is validated. {english} a folder of other pictures as validation_data_dir",
+        f"validation_split = {share:g}：训练图片只有 {total} 张（每个目录至少留一张），分不出验证图片，因此不做验证。"
+        f"{chinese}用 validation_data_dir 另给一个图片目录",
+    )
+    return Note(line, "red")
+
+
+def find(folder: str, found: Found, config: Config, memory: Path | None) -> Found:
+    """Read the pictures of `validation_data_dir` into `Found.validation`.
+
+    Args:
+        folder: holds `[repeats]_[concept]` folders (repeats do not count), or pictures directly.
+        memory: see `samples.find`.
+
+    Raises:
+        UserError: there is none, or some of them are learnt.
+    """
+    parent, option = Path(folder), "validation_data_dir"
+    problems: list[str] = []
+    warnings: list[str] = []
+    direct = os.path.isdir(parent) and pictures_in(parent)
+    if direct and not any(repeats_and_text(path.name) for path in subfolders(parent)):
+        meant = repeats_and_text(parent.resolve().name)
+        subsets = [Folder(parent, 1, meant[1] if meant else "", False, options=config)]
+    else:
+        numbered = numbered_folders(parent, None, option, problems, warnings)
+        subsets = [replace(one, repeats=1, options=config) for one in numbered]
+    if problems:
+        raise UserError(problems)
+    masked_loss = "auto" if config.masked_loss else False  # there need not be masks among these
+    read = read_subsets(subsets, [{}], masked_loss=masked_loss, memory=memory)
+    learnt = [sample.image_path for sample in found.train + found.regularization]
+    same = identities(learnt + [sample.image_path for sample in read.train])
+    names = {same[path]: f"{path.parent.name}/{path.name}" for path in learnt}
+    own = [sample.image_path for sample in read.train]
+    if twins := [f"{path.name} = {names[same[path]]}" for path in own if same[path] in names]:
+        raise UserError(
+            say(
+                f"{option} = {parent}: {len(twins)} of its pictures are learnt in this run, so they tell nothing: "
+                f"{some(twins)}. Choose others, or set validation_split in its place",
+                f"{option} = {parent}：其中 {len(twins)} 张图片也在本次训练中，不能用来验证：{some(twins)}。"
+                "请换成其他图片，或改用 validation_split",
+            )
+        )
+    told = [_of_option(option, line) for line in warnings + read.warnings]
+    return replace(found, validation=read.train, warnings=[*found.warnings, *told])
+
+
+def _of_option(option: str, line: str) -> str:
+    text = say(f"{option}: {line}", f"{option}：{line}")
+    return Note(text, line.level, topic=line.topic, pictures=line.pictures) if isinstance(line, Note) else text
+
+
+def identities(paths: list[Path]) -> dict[Path, Path]:
+    """Of each picture the first file with the same bytes. Only files of equal size are read."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        by_size[path.stat().st_size].append(path)
+    same: dict[Path, Path] = {}
+    for alike in by_size.values():
+        first: dict[str, Path] = {}
+        for path in alike:
+            digest = ""
+            if len(alike) > 1:
+                with open(path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            same[path] = first.setdefault(digest, path)
+    return same
+
+
+def beside(held: list[Sample], train: list[Sample], bucket: Callable[[Sample], object], seed: int) -> list[Sample]:
+    """For each held-out picture a training picture to compare it with.
+
+    One of the same bucket and folder where there is one, then of the same bucket, then any; none twice before all
+    others have been taken.
+
+    Args:
+        bucket: of a picture.
+    """
+    rng = random.Random(f"{seed} beside")
+    kinds: list[Callable[[Sample], object]] = [
+        lambda one: (bucket(one), one.folder),
+        lambda one: bucket(one),
+        lambda one: None,
+    ]
+    taken: set[int] = set()
+    pools: list[dict[object, list[int]]] = []
+
+    def refill() -> None:
+        order = list(range(len(train)))
+        rng.shuffle(order)
+        taken.clear()
+        pools[:] = [defaultdict(list) for _ in kinds]
+        for place in order:
+            for pool, kind in zip(pools, kinds, strict=True):
+                pool[kind(train[place])].append(place)
+
+    def take(sample: Sample) -> Sample | None:
+        for pool, kind in zip(pools, kinds, strict=True):
+            own = pool.get(kind(sample), [])
+            while own and own[-1] in taken:
+                own.pop()
+            if own:
+                taken.add(own[-1])
+                return train[own.pop()]
+        return None
+
+    refill()
+    chosen = []
+    for sample in held:
+        partner = take(sample)
+        if partner is None:
+            refill()
+            partner = take(sample)
+        chosen.append(partner)
+    return chosen

@@ -1,0 +1,145 @@
+"""How wrong the model is about pictures that it does not learn, measured in the same way each time.
+
+A LoRA that overfits gets better at its own pictures and no better at others of the same kind. So a few pictures are
+held out, and a training picture is measured beside each of them, at the same timesteps and on the same noise: what is
+left between the two is the gap. Timesteps are fixed, as in sd-scripts; noise follows from the seed and a picture's
+place alone, so that two measurements differ by what the model has learnt and by nothing else. No random stream of the
+training is read or moved.
+
+The loss is the plain mean square: weights (min-SNR, ...), Huber losses and noise offsets are ways to learn, and with
+them two runs could not be compared. sd-scripts uses those of the run, and subtracts the training loss of random
+timesteps.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TIMESTEP_COUNT = 4  # as sd-scripts
+
+
+class Shown(NamedTuple):
+    """A batch as the model is shown it."""
+
+    latents: Tensor  # (B, C, h, w)
+    mask: Tensor | None  # (B, 1, h, w) how much each place counts; None: all of every picture
+    predict: Callable[[Tensor, Tensor], Tensor]  # noisy (B, C, h, w), t (B,) -> prediction (B, C, h, w)
+
+
+class Measured(NamedTuple):
+    """One validation."""
+
+    timesteps: list[int]
+    held_out: Tensor  # (pictures, timesteps) float32, on the CPU: the loss of each at each
+    beside: Tensor  # the same for the training pictures beside them
+
+    @classmethod
+    def of(cls, times: list[int], held_out: dict[int, Tensor], beside: dict[int, Tensor]) -> "Measured":
+        """From what `losses` gives for both; the n-th of one goes with the n-th of the other."""
+        places = sorted(held_out)
+        return cls(times, *(torch.stack([rows[place] for place in places]) for rows in (held_out, beside)))
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(self.held_out.isfinite().all() and self.beside.isfinite().all())
+
+    @property
+    def loss(self) -> float:
+        return float(self.held_out.mean())
+
+    @property
+    def training_loss(self) -> float:
+        return float(self.beside.mean())
+
+    @property
+    def gap(self) -> float:
+        """What overfitting widens."""
+        return float((self.held_out - self.beside).mean())
+
+    def values(self) -> dict[str, object]:
+        """Means over the pictures, as run.jsonl has them."""
+        rows = zip(self.timesteps, self.held_out.mean(0).tolist(), self.beside.mean(0).tolist(), strict=True)
+        return {
+            "loss": self.loss,
+            "training_loss": self.training_loss,
+            "gap": self.gap,
+            "timesteps": {str(t): {"loss": loss, "training_loss": beside} for t, loss, beside in rows},
+        }
+
+
+def timesteps(minimum: int, maximum: int) -> list[int]:
+    """Where the loss is measured: evenly within (minimum, maximum); of 0 and 1000: 200, 400, 600, 800."""
+    step = (maximum - minimum) / (TIMESTEP_COUNT + 1)
+    return [int(minimum + step * (place + 1)) for place in range(TIMESTEP_COUNT)]
+
+
+def groups(kinds: list[Hashable], sizes: list[int], seed: int) -> list[list[int]]:
+    """The places of pictures, in batches of one kind, in an order of which any beginning is a fair sample.
+
+    Args:
+        kinds: of each picture; those of different kinds (sizes) cannot be in one batch.
+        sizes: of each picture, how many of its kind may be.
+    """
+    places = list(range(len(kinds)))
+    rng = random.Random(f"{seed} validation")
+    rng.shuffle(places)
+    by_kind: dict[Hashable, list[int]] = {}
+    for place in places:
+        by_kind.setdefault(kinds[place], []).append(place)
+    batches = [
+        members[at : at + sizes[members[0]]]
+        for members in by_kind.values()
+        for at in range(0, len(members), sizes[members[0]])
+    ]
+    rng.shuffle(batches)
+    return batches
+
+
+@torch.no_grad()
+def losses(
+    batches: list[list[int]],
+    show: Callable[[list[int]], Shown],
+    corrupt: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    times: list[int],
+    seed: int,
+) -> dict[int, Tensor]:
+    """The loss of each picture at each timestep.
+
+    Args:
+        batches: places of pictures.
+        show: gives a batch.
+        corrupt: latents, noise, t (B,) -> noisy latents, and what the model should answer.
+        loss: prediction, that answer, mask -> (B,).
+        times: timesteps.
+        seed: of the noise.
+
+    Returns:
+        Of each place its losses (timesteps,) float32, on the CPU.
+    """
+    found = []
+    for places in batches:
+        shown = show(places)
+        latents = shown.latents
+        noise = torch.stack([noise_of(seed, place, (len(times), *latents.shape[1:])) for place in places], dim=1)
+        rows = []
+        for own, time in zip(noise.to(latents.device), times, strict=True):
+            t = torch.full((len(places),), time)
+            noisy, target = corrupt(latents, own, t)
+            rows.append(loss(shown.predict(noisy, t), target, shown.mask))
+        found.append(torch.stack(rows, dim=1))  # read below: reading here would stall the device
+    return {
+        place: row
+        for places, rows in zip(batches, found, strict=True)
+        for place, row in zip(places, rows.float().cpu(), strict=True)
+    }
+
+
+def noise_of(seed: int, place: int, shape: tuple[int, ...]) -> Tensor:
+    """Noise of the given shape, on the CPU, that follows from seed and place alone."""
+    number = int.from_bytes(hashlib.sha256(f"{seed} validation {place}".encode()).digest()[:8], "big") >> 1
+    return torch.randn(shape, generator=torch.Generator().manual_seed(number))

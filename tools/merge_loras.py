@@ -1,0 +1,259 @@
+"""Several LoRAs into one, each with its own weight, or into a base model. Edit the values below, then run this file;
+it takes no arguments.
+
+把多个 LoRA 按各自的权重合并成一个，或合并进底模。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+"""
+
+# Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
+# Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
+# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+#
+# 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
+# Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
+# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+#
+# fmt: off
+
+# ---- Must edit | 必须修改 ----
+loras = ["output/first.safetensors", "output/second.safetensors"]  # the LoRA files, of one kind of base model | 要合并的 LoRA 文件，须对应同一类底模
+ratios = [0.6, 0.4]                   # weight of each, in the same order, usually 0.3~1; as a strength in the prompt | 各自的权重，顺序与上面相同，常用 0.3~1，与提示词里的强度同义
+method = "concat"                     # "concat": one LoRA, exact, its rank is the sum of theirs; "svd": one LoRA of new_rank, as near as that rank allows; "checkpoint": a copy of the base model with them inside | "concat"：合成一个 LoRA，结果精确，秩为各秩之和；"svd"：合成一个秩为 new_rank 的 LoRA，尽量接近；"checkpoint"：合并进底模的副本
+
+# ---- Often changed | 经常修改 ----
+new_rank = 32                         # rank with "svd", usually 16~128 | "svd" 的秩，常用 16~128
+new_conv_rank = None                  # rank of 3x3 convolutions with "svd"; None: new_rank | "svd" 时 3x3 卷积层的秩；None 表示与 new_rank 相同
+pretrained_model_name_or_path = None  # base model for "checkpoint": .safetensors, .ckpt or diffusers folder; it is read tensor by tensor and never changed | "checkpoint" 所用的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；逐个张量读取，原文件不会被改动
+
+# ---- Output | 输出 ----
+language = "auto"             # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+save_precision = None         # number format of the result: "fp16", "bf16", "float"; None: as in the files, in a checkpoint as it was | 结果的精度："fp16"、"bf16"、"float"；None 表示与原文件相同
+output_name = "merged"        # file name of the result; no file is overwritten: a taken name gets -2, -3, ... | 结果的文件名；不会覆盖已有文件，重名时加 -2、-3……
+output_dir = "output/merged"  # where the result goes; made if missing | 结果的输出目录，没有会自动建立
+
+# ---- Do not edit below | 请勿修改下方内容 ----
+
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from library import block
+from library.messages import UserError, say
+from library.tool_config import TOOLS, MergeLoras
+
+
+def main() -> int:
+    return block.run_tool(__file__, globals(), TOOLS["merge_loras.py"], run)
+
+
+def run(settings: MergeLoras) -> int:
+    """Merge, unless it was done before; the exit code is 0."""
+    from library.assembly import lora_files
+
+    paths = [lora_files.from_project(entry) for entry in settings.loras]
+    if missing := [path for path in paths if not path.is_file()]:
+        told = [say(f"loras: {path}: there is no such file", f"loras：{path}：没有这个文件") for path in missing]
+        raise UserError(told)
+    into_model = settings.method == "checkpoint"
+    base = Path(settings.pretrained_model_name_or_path) if into_model else None
+    name = settings.output_name + (".safetensors" if base is None or base.is_file() else "")
+    target = Path(settings.output_dir) / name
+    ranks = dict(rank=settings.new_rank, conv_rank=settings.new_conv_rank) if settings.method == "svd" else {}
+    recipe = lora_files.recipe(
+        "merge_loras", [*paths, *([base] if base else [])], ratios=settings.ratios, method=settings.method,
+        precision=settings.save_precision, **ranks,
+    )  # fmt: skip
+    if made := lora_files.made_before(target, recipe):
+        print(say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成"))
+        return 0
+    files = read(paths)
+    target = block.free_path(target)
+    if base:
+        into_checkpoint(settings, files, base, target, recipe)
+    else:
+        into_one(settings, files, target, recipe)
+    print(say(f"written: {target} ({told_size(target)})", f"已写入：{target}（{told_size(target)}）"))
+    return 0
+
+
+def read(paths: list[Path]) -> list:
+    """All files. Raises UserError, naming all that cannot be merged."""
+    from library.assembly import lora_files
+
+    files, problems = [], []
+    for path in paths:
+        try:
+            files.append(lora_files.read(path))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    lora_files.same_line(files)
+    return files
+
+
+def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> None:
+    """One LoRA, side by side or cut to a rank."""
+    import torch
+    from tqdm import tqdm
+
+    from library.adapters import low_rank
+    from library.assembly import lora_files
+    from library.checkpoint import PRECISIONS
+
+    line = lora_files.same_line(files)
+    parts: dict[str, list] = {}  # layer -> (its matrices in a file, the file's weight)
+    for file, ratio in zip(files, settings.ratios, strict=True):
+        for name, factors in lora_files.by_saved_name(file).items():
+            if ratio:
+                parts.setdefault(name, []).append((factors, ratio))
+    refuse_other_shapes(files, parts)
+    dtype = PRECISIONS.get(settings.save_precision) or widest([file.dtype for file in files])
+    tensors, ranks, is_conv, kept = {}, {}, {}, {}
+    for name, found in tqdm(parts.items(), disable=None, desc=say("merging", "合并")):
+        down, up = side_by_side(found)
+        is_conv[name] = len(found[0][0].shape()) > 2
+        if settings.method == "svd":
+            rank = settings.new_conv_rank if is_conv[name] and settings.new_conv_rank else settings.new_rank
+            apart = low_rank.of_product(down, up)
+            kept[name] = apart.kept(rank)
+            down, up = apart.cut(rank)
+        ranks[name] = len(down)
+        tensors |= lora_files.file_tensors(name, down, up, float(len(down)), likeliest(found), dtype)
+    entries = lora_files.merged_metadata(files, line, target.stem)
+    entries |= lora_files.describe_ranks(ranks, {name: float(rank) for name, rank in ranks.items()}, is_conv)
+    weights = ", ".join(f"{file.path.stem} x {ratio:g}" for file, ratio in zip(files, settings.ratios, strict=True))
+    entries["ss_training_comment"] = f"merged ({settings.method}) of {weights}"
+    lora_files.save(target, tensors, entries | {lora_files.RECIPE: recipe})
+    numbers = str(dtype).removeprefix("torch.")
+    print(
+        say(
+            f"{len(files)} LoRAs, {len(parts)} layers, rank {span(ranks.values())}, {numbers}",
+            f"{len(files)} 个 LoRA，{len(parts)} 层，秩 {span(ranks.values())}，{numbers}",
+        )
+    )
+    if kept:
+        least = min(kept, key=kept.get)
+        mean = torch.tensor(list(kept.values())).mean()
+        print(
+            say(
+                f"kept of the Frobenius norm: {mean:.2%} on average, least {kept[least]:.2%} ({least})",
+                f"保留的 Frobenius 范数：平均 {mean:.2%}，最少 {kept[least]:.2%}（{least}）",
+            )
+        )
+
+
+def side_by_side(found: list) -> tuple:
+    """(R, n k k) down and (m, R) up, float32: up @ down is the sum of ratio * scale * up @ down of all."""
+    import torch
+
+    thin = [(*factors.thin(), factors.scale * ratio) for factors, ratio in found]
+    return torch.cat([down for down, _, _ in thin]), torch.cat([up * scale for _, up, scale in thin], dim=1)
+
+
+def likeliest(found: list):
+    """The file's matrices that tell the layer's shape: of a 1x1 convolution one that is written as such."""
+    return max((factors for factors, _ in found), key=lambda factors: factors.down.dim())
+
+
+def refuse_other_shapes(files: list, parts: dict[str, list]) -> None:
+    odd = [name for name, found in parts.items() if len({factors.shape() for factors, _ in found}) > 1]
+    if odd:
+        shapes = " / ".join(str(factors.shape()) for factors, _ in parts[odd[0]])
+        raise UserError(
+            say(
+                f"{len(odd)} layers have different shapes in the files, such as {odd[0]} ({shapes}): they are made for "
+                "different base models and cannot be merged",
+                f"有 {len(odd)} 层在各文件中形状不同，如 {odd[0]}（{shapes}）：它们对应不同的底模，不能合并",
+            )
+        )
+
+
+def widest(dtypes: list):
+    """The type that holds what all of these hold; of fp16 with bf16 float32."""
+    import torch
+
+    widest = dtypes[0]
+    for dtype in dtypes[1:]:
+        widest = torch.promote_types(widest, dtype)
+    return widest
+
+
+def span(numbers) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low}~{high}"
+
+
+def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path, recipe: str) -> None:
+    """A copy of the base model with the LoRAs in its weights, tensor by tensor."""
+    from tqdm import tqdm
+
+    from library import disk, families
+    from library.adapters import merging
+    from library.assembly import lora_files
+    from library.checkpoint import PRECISIONS
+    from library.families import rewriting
+
+    info = families.inspect(base)
+    print(families.describe(info))
+    family = families.blueprint(info)
+    layers = family.named_layers()
+    problems = []
+    for file in files:
+        try:
+            merging.refuse_misfit(file.path.name, file.factors, layers, file.metadata)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    size, room = rewriting.model_size(info), disk.free(target)
+    if size * (2 if settings.save_precision == "float" else 1) > room:
+        raise UserError(
+            say(
+                f"{target}: the model takes up to {disk.mib(size)}, but only {disk.mib(room)} are free there",
+                f"{target}：模型最多需要 {disk.mib(size)}，但该磁盘只剩 {disk.mib(room)}",
+            )
+        )
+    updates: dict = {}
+    for file, ratio in zip(files, settings.ratios, strict=True):
+        for name, factors in file.factors.items() if ratio else ():
+            updates.setdefault(layers[name].layer, []).append((factors, ratio))
+    stored = families.stored_weights(info, family)
+    changes = {
+        stored[layer]: partial(merging.with_updates, updates=found) for layer, found in updates.items()
+    }
+
+    def described(entries: dict[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in entries.items() if name != "modelspec.hash_sha256"}
+        return kept | lora_files.merged_modelspec([base, *(file.path for file in files)], target.stem) | {
+            lora_files.RECIPE: recipe
+        }
+
+    with tqdm(total=size, unit="B", unit_scale=True, disable=None, desc=say("writing", "写入")) as bar:
+        rewriting.rewrite(
+            info, target, changes, dtype=PRECISIONS.get(settings.save_precision), metadata=described,
+            progress=bar.update,
+        )  # fmt: skip
+    print(
+        say(
+            f"{len(files)} LoRAs into {len(changes)} layers; everything else is as it was",
+            f"{len(files)} 个 LoRA 合并进 {len(changes)} 层，其余部分保持原样",
+        )
+        if settings.save_precision is None
+        else say(
+            f"{len(files)} LoRAs into {len(changes)} layers; all numbers as {settings.save_precision}",
+            f"{len(files)} 个 LoRA 合并进 {len(changes)} 层，全部以 {settings.save_precision} 保存",
+        )
+    )
+
+
+def told_size(path: Path) -> str:
+    from library import disk
+
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return disk.mib(sum(file.stat().st_size for file in files))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

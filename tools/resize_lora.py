@@ -1,0 +1,224 @@
+"""Make LoRA files smaller: another rank, or for each layer the rank it needs. Edit the values below, then run this
+file; it takes no arguments.
+
+缩小 LoRA 文件：换一个秩，或让每层自动选取所需的秩。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+"""
+
+# Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
+# Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
+# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+#
+# 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
+# Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
+# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+#
+# fmt: off
+
+# ---- Must edit | 必须修改 ----
+lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, its sub-folders too; they are never changed | LoRA 文件，或一个目录（处理其中所有 LoRA，含子目录）；原文件不会被改动
+new_rank = 16                      # the new rank, usually 4~64; with dynamic_method the most that a layer gets | 新的秩，常用 4~64；使用 dynamic_method 时是每层的上限
+
+# ---- Often changed | 经常修改 ----
+dynamic_method = None  # each layer's own rank by its singular values: "sv_ratio" (those above the largest / dynamic_param), "sv_fro" (as many as hold this share of the Frobenius norm), "sv_cumulative" (... of their sum); None: new_rank for all | 按奇异值给每层选秩："sv_ratio"（保留大于 最大值/dynamic_param 的）、"sv_fro"（保留到 Frobenius 范数的这一比例）、"sv_cumulative"（保留到奇异值总和的这一比例）；None 表示全部用 new_rank
+dynamic_param = None   # for dynamic_method: sv_ratio 2~20, sv_fro 0.9~0.99, sv_cumulative 0.7~0.95; larger keeps more | dynamic_method 的参数：sv_ratio 用 2~20，sv_fro 用 0.9~0.99，sv_cumulative 用 0.7~0.95；越大保留越多
+new_conv_rank = None   # the same as new_rank for 3x3 convolutions; None: new_rank | 3x3 卷积层的 new_rank；None 表示与 new_rank 相同
+
+# ---- Output | 输出 ----
+language = "auto"              # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+save_precision = None          # number format of the files: "fp16", "bf16", "float"; None: as they are | 文件精度："fp16"、"bf16"、"float"；None 表示不变
+output_dir = "output/resized"  # where the files and the summary go, under their own names with the rank behind; none is overwritten | 结果和结果页的输出目录，文件名后面会加上秩；不会覆盖已有文件
+
+# ---- Do not edit below | 请勿修改下方内容 ----
+
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from library import block
+from library.messages import UserError, say
+from library.tool_config import TOOLS, ResizeLora
+
+PAGE = "summary.html"
+
+
+def main() -> int:
+    return block.run_tool(__file__, globals(), TOOLS["resize_lora.py"], run)
+
+
+class Layer(NamedTuple):
+    """What became of a layer."""
+
+    old_rank: int
+    rank: int
+    alpha: float
+    kept: float  # share of the Frobenius norm
+    is_conv: bool
+
+
+class Result(NamedTuple):
+    """What became of a file."""
+
+    source: Path
+    target: Path
+    layers: dict[str, Layer]
+
+
+def run(settings: ResizeLora) -> int:
+    """Resize what was not resized before; the exit code is 2 where nothing could be read."""
+    from tqdm import tqdm
+
+    from library.assembly import lora_files
+
+    source = Path(settings.lora)
+    paths = lora_files.find(source)
+    results, left_out, done = [], [], 0
+    for path in tqdm(paths, disable=None if len(paths) > 1 else True, desc=say("files", "文件")):
+        folder = path.parent.relative_to(source) if source.is_dir() else Path()
+        target = Path(settings.output_dir) / folder / f"{path.stem}-{suffix(settings)}.safetensors"
+        try:
+            if result := resized(settings, path, target):
+                results.append(result)
+                tqdm.write(told(result), file=sys.stdout)
+            else:
+                done += 1
+        except UserError as error:
+            left_out += error.problems
+    for line in left_out:
+        print(say(f"left out: {line}", f"跳过：{line}"))
+    if done:
+        print(say(f"nothing to do for {done} file(s): made before", f"{done} 个文件无需处理：之前已生成"))
+    if results:
+        path = write_page(settings, results, left_out)
+        print(say(f"to look at: {path}", f"结果页：{path}"))
+    return 0 if results or done else 2
+
+
+def suffix(settings: ResizeLora) -> str:
+    """What a result is called by, behind the file's name: its ranks, or how they were chosen."""
+    if settings.dynamic_method:
+        return f"{settings.dynamic_method}-{settings.dynamic_param:g}"
+    conv = f"-conv{settings.new_conv_rank}" if settings.new_conv_rank else ""
+    return f"dim{settings.new_rank}{conv}"
+
+
+def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
+    """Write a file's smaller copy; None: it was written before. Raises UserError."""
+    from library.adapters import low_rank
+    from library.assembly import lora_files
+    from library.checkpoint import PRECISIONS
+
+    conv_rank = settings.new_conv_rank or settings.new_rank
+    recipe = lora_files.recipe(
+        "resize_lora", [path], rank=settings.new_rank, conv_rank=conv_rank, method=settings.dynamic_method,
+        target=settings.dynamic_param, precision=settings.save_precision,
+    )  # fmt: skip
+    if lora_files.made_before(target, recipe):
+        return None
+    file = lora_files.read(path)
+    dtype = PRECISIONS.get(settings.save_precision) or file.dtype
+    tensors, layers = {}, {}
+    for name, factors in lora_files.by_saved_name(file).items():
+        down, up = factors.thin()
+        apart = low_rank.of_product(down, up)
+        is_conv = len(factors.shape()) > 2
+        rank = min(conv_rank if is_conv else settings.new_rank, len(apart.values))
+        if settings.dynamic_method:
+            rank = low_rank.choose_rank(apart.values, settings.dynamic_method, settings.dynamic_param, rank)
+        alpha = factors.scale * rank
+        layers[name] = Layer(len(down), rank, alpha, apart.kept(rank), is_conv)
+        tensors |= lora_files.file_tensors(name, *apart.cut(rank), alpha, factors, dtype)
+    target = block.free_path(target)
+    lora_files.save(target, tensors, described(settings, file.metadata, layers) | {lora_files.RECIPE: recipe})
+    return Result(path, target, layers)
+
+
+def described(settings: ResizeLora, entries: dict[str, str], layers: dict[str, Layer]) -> dict[str, str]:
+    """The file's metadata, with what changed; in sd-scripts' words."""
+    from library.assembly import lora_files
+
+    old, comment = max(layer.old_rank for layer in layers.values()), entries.get("ss_training_comment", "")
+    ranks = lora_files.describe_ranks(
+        {name: layer.rank for name, layer in layers.items()},
+        {name: layer.alpha for name, layer in layers.items()},
+        {name: layer.is_conv for name, layer in layers.items()},
+    )
+    ranks["ss_network_module"] = entries.get("ss_network_module", ranks["ss_network_module"])
+    if settings.dynamic_method:
+        made = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
+        ranks |= {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
+    else:
+        conv = settings.new_conv_rank
+        of_conv = f" (conv: {conv})" if conv not in (None, settings.new_rank) else ""
+        made = f"dimension is resized from {old} to {settings.new_rank}{of_conv}"
+    return entries | ranks | {"ss_training_comment": f"{made}; {comment}" if comment else made}
+
+
+def told(result: Result) -> str:
+    """One line: ranks, what is kept, sizes."""
+    from library.assembly import lora_files
+
+    ranks = [layer.rank for layer in result.layers.values()]
+    old = [layer.old_rank for layer in result.layers.values()]
+    kept = [layer.kept for layer in result.layers.values()]
+    sizes = f"{lora_files.size(result.source)} -> {lora_files.size(result.target)}"
+    return say(
+        f"{result.target}: rank {span(old)} -> {span(ranks)} (mean {mean(ranks):.1f}), kept of the Frobenius norm: "
+        f"{mean(kept):.2%} on average, least {min(kept):.2%}; {sizes}",
+        f"{result.target}：秩 {span(old)} -> {span(ranks)}（平均 {mean(ranks):.1f}），保留的 Frobenius 范数："
+        f"平均 {mean(kept):.2%}，最少 {min(kept):.2%}；{sizes}",
+    )
+
+
+def span(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low}~{high}"
+
+
+def write_page(settings: ResizeLora, results: list[Result], left_out: list[str]) -> Path:
+    """All files and all their layers."""
+    from library import page
+    from library.assembly import lora_files
+
+    head = [
+        say("file", "文件"),
+        say("rank before", "原秩"),
+        say("rank", "新秩"),
+        say("mean", "平均"),
+        say("kept on average", "平均保留"),
+        say("least", "最少保留"),
+        say("size before", "原大小"),
+        say("size", "新大小"),
+    ]
+    rows = []
+    for result in results:
+        layers = result.layers.values()
+        ranks, kept = [layer.rank for layer in layers], [layer.kept for layer in layers]
+        sizes = [lora_files.size(path) for path in (result.source, result.target)]
+        shares = [f"{mean(kept):.2%}", f"{min(kept):.2%}"]
+        old = span([layer.old_rank for layer in layers])
+        rows.append([result.target.name, old, span(ranks), f"{mean(ranks):.1f}", *shares, *sizes])
+    blocks = [page.section(say("Files", "文件"), page.table(head, rows))]
+    layer_head = [say("layer", "层"), say("rank before", "原秩"), say("rank", "新秩"), say("kept", "保留")]
+    for result in results:
+        table = page.table(
+            layer_head,
+            [[name, layer.old_rank, layer.rank, f"{layer.kept:.2%}"] for name, layer in result.layers.items()],
+        )
+        blocks.append(page.folded(say(f"{result.target.name}: layer by layer", f"{result.target.name}：逐层"), table))
+    if left_out:
+        blocks.append(
+            page.section(say("Left out", "跳过的文件"), *(page.finding("amber", line) for line in left_out))
+        )
+    note = say(
+        "Kept is the share of the Frobenius norm of a layer's update that its new rank holds.",
+        "“保留”指新秩所含的该层更新量 Frobenius 范数的比例。",
+    )
+    title = say("Resized LoRAs", "缩小后的 LoRA")
+    return page.write(Path(settings.output_dir) / PAGE, page.page(title, page.paragraph(note, faint=True), *blocks))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

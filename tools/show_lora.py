@@ -1,0 +1,407 @@
+"""What is in LoRA files: trigger words, base model, ranks, strength of each block, what is wrong, and which programs
+read them. Edit the values below, then run this file; it takes no arguments.
+
+查看 LoRA 文件的内容：触发词、底模、秩、各分块的强度、有没有问题、哪些软件能读取。
+修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+"""
+
+# Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
+# Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
+# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+#
+# 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
+# Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
+# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+#
+# fmt: off
+
+# ---- Must edit | 必须修改 ----
+lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, its sub-folders too; nothing is changed | LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件
+
+# ---- Seldom changed | 较少修改 ----
+pretrained_model_name_or_path = None  # base model whose layers the files are compared with; None: a model of the line they were made for | 用来核对各层的底模；None 表示按文件对应的系列核对
+
+# ---- Output | 输出 ----
+language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+output_dir = "output/shown"  # where the page goes | 结果页的输出目录
+
+# ---- Do not edit below | 请勿修改下方内容 ----
+
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from library import block
+from library.messages import UserError, say
+from library.tool_config import TOOLS, ShowLora
+
+PAGE = "summary.html"
+PARTS = {  # beginning of a layer's name -> part of the model
+    r"lora_te2_|text_encoder_2\.": "text_encoder_2", r"lora_te1?_|text_encoder\.": "text_encoder",
+    r"lora_unet_|unet\.|": "unet",
+}  # fmt: skip
+TOLD = {  # in the metadata -> what it is called
+    "ss_output_name": ("name", "名称"),
+    "ss_sd_model_name": ("trained on", "训练底模"),
+    "ss_base_model_version": ("line", "底模系列"),
+    "ss_steps": ("steps", "步数"),
+    "ss_epoch": ("epochs", "轮数"),
+    "ss_num_train_images": ("training samples per epoch", "每轮训练样本"),
+    "ss_num_reg_images": ("regularization samples", "正则化样本"),
+    "ss_resolution": ("resolution", "分辨率"),
+    "ss_total_batch_size": ("batch", "批大小"),
+    "ss_learning_rate": ("learning rate", "学习率"),
+    "ss_unet_lr": ("U-Net learning rate", "U-Net 学习率"),
+    "ss_text_encoder_lr": ("text encoder learning rate", "文本编码器学习率"),
+    "ss_lr_scheduler": ("schedule", "学习率调度"),
+    "ss_optimizer": ("optimizer", "优化器"),
+    "ss_network_module": ("network", "网络"),
+    "ss_network_dim": ("rank", "秩"),
+    "ss_network_alpha": ("alpha", "alpha"),
+    "ss_network_args": ("network arguments", "网络参数"),
+    "ss_clip_skip": ("clip skip", "clip skip"),
+    "ss_min_snr_gamma": ("min-SNR gamma", "min-SNR gamma"),
+    "ss_noise_offset": ("noise offset", "noise offset"),
+    "ss_seed": ("seed", "随机种子"),
+    "ss_training_comment": ("comment", "备注"),
+    "modelspec.merged_from": ("merged from", "合并自"),
+    "modelspec.date": ("date", "日期"),
+}
+
+
+def main() -> int:
+    return block.run_tool(__file__, globals(), TOOLS["show_lora.py"], run)
+
+
+@dataclass
+class Group:
+    """Layers of a part with the same rank and alpha."""
+
+    part: str
+    rank: int
+    alpha: float
+    is_conv: bool
+    count: int = 0
+
+
+@dataclass
+class Shown:
+    """What is told of a file."""
+
+    path: Path
+    metadata: dict[str, str]
+    kinds: list[str]
+    line: str | None
+    words: list[str]
+    numbers: str  # types of its tensors
+    groups: list[Group] = field(default_factory=list)
+    norms: dict[str, tuple[int, float]] = field(default_factory=dict)  # block -> layers, norm of their updates
+    readings: dict = field(default_factory=dict)  # program -> readers.Reading
+    is_compared: bool = False  # with a base model's layers
+    findings: list[tuple[str, str, str]] = field(default_factory=list)  # level, text, cure
+
+
+def run(settings: ShowLora) -> int:
+    """Show every file; the exit code is 2 where none could be read."""
+    from library.assembly import lora_files
+
+    known = Known(settings.pretrained_model_name_or_path)
+    shown, left_out = [], []
+    for path in lora_files.find(Path(settings.lora)):
+        try:
+            shown.append(look(path, known))
+        except UserError as error:
+            left_out += error.problems
+    for one in shown:
+        print("\n".join(lines_of(one)), end="\n\n")
+    for line in left_out:
+        print(say(f"left out: {line}", f"跳过：{line}"))
+    if not shown:
+        return 2
+    path = write_page(settings, shown, left_out)
+    print(say(f"to look at: {path}", f"结果页：{path}"))
+    return 0
+
+
+class Known:
+    """The names of layers in base models, worked out once for each line."""
+
+    def __init__(self, model: str | None):
+        self.model = model
+        self.names: dict = {}
+
+    def of(self, line: str | None) -> set[str] | None:
+        """All names, in every writing, of the base model's layers; None: nothing tells which."""
+        from library import families
+        from library.assembly import lora_files
+
+        if self.model is None and line is None:
+            return None
+        key = None if self.model else line
+        if key not in self.names:
+            if self.model:
+                family = families.blueprint(families.inspect(self.model))
+            else:
+                family = families.architecture(lora_files.FAMILIES[line])
+            self.names[key] = set(family.named_layers())
+        return self.names[key]
+
+
+def look(path: Path, known: Known) -> Shown:
+    """Read one file. Raises UserError: it is no adapter."""
+    from library import metadata
+    from library.adapters import merging, readers
+    from library.assembly import lora_files
+
+    tensors, entries = lora_files.load(path)
+    others = merging.other_kinds(tensors)
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    factors = {}
+    if not others and not broken:
+        factors = merging.read(path.name, tensors, entries)
+    names = list(dict.fromkeys(merging.layer_of(name) for name in tensors))
+    plain = any(re.search(r"lora_(down|A)\.|lora\.down\.", name) for name in tensors) and "DoRA" not in others
+    kinds = (["LoRA"] if plain else []) + others
+    kinds += ["LoCon in three steps"] if any(name.endswith(".lora_mid.weight") for name in tensors) else []
+    if factors:
+        line = merging.line_of(factors, entries)
+    else:  # by the metadata and the names alone
+        line = merging.line_of({name: None for name in names if not name.endswith(("to_k", "to_v"))}, entries)
+    numbers = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    shown = Shown(path, entries, kinds, line, metadata.trigger_words(entries), numbers)
+    layers = known.of(line)
+    shown.is_compared = layers is not None
+    shown.readings = readers.readings(kinds, names, layers)
+    for name, found in factors.items():
+        count(shown, name, found)
+    judge(shown, tensors, broken, factors, names, layers)
+    return shown
+
+
+def count(shown: Shown, name: str, factors) -> None:
+    """Put a layer into its group and its block."""
+    import torch
+
+    down, up = factors.thin()
+    square = float(((up.T.double() @ up.double()) * (down.double() @ down.double().T)).sum())  # of r x r products
+    norm = max(0.0, square) ** 0.5 * abs(factors.scale)
+    at = block_of(name)
+    layers, whole = shown.norms.get(at, (0, 0.0))
+    shown.norms[at] = (layers + 1, float(torch.tensor([whole, norm], dtype=torch.float64).norm()))
+    group = Group(part_of(name), len(down), factors.scale * len(down), len(factors.shape()) > 2)
+    for other in shown.groups:
+        alike = (other.part, other.rank, other.is_conv) == (group.part, group.rank, group.is_conv)
+        if alike and abs(other.alpha - group.alpha) < 1e-3 * abs(group.alpha) + 1e-9:
+            other.count += 1
+            return
+    group.count = 1
+    shown.groups.append(group)
+
+
+def part_of(name: str) -> str:
+    return next(part for beginning, part in PARTS.items() if re.match(beginning, name))
+
+
+def block_of(name: str) -> str:
+    """The block of a layer as tools for block weights call it: BASE (text), IN00~11, MID, OUT00~11.
+
+    In diffusers' names they are counted as in a Stable Diffusion of true size: two layers to a block.
+    """
+    if part_of(name) != "unet":
+        return "BASE" if part_of(name) == "text_encoder" else "BASE 2"
+    if found := re.search(r"(input|output)_blocks[._](\d+)[._]", name):
+        return f"{'IN' if found[1] == 'input' else 'OUT'}{int(found[2]):02d}"
+    if re.search(r"middle_block|mid_block", name):
+        return "MID"
+    if found := re.search(r"(down|up)_blocks[._](\d+)[._](\w+?)[._](\d+)[._]", name):
+        side, place, kind, layer = found[1], int(found[2]), found[3], int(found[4])
+        if side == "down":
+            return f"IN{3 * (place + 1) if kind == 'downsamplers' else 1 + 3 * place + layer:02d}"
+        return f"OUT{3 * place + (2 if kind == 'upsamplers' else layer):02d}"
+    return "IN00" if re.search(r"conv_in$", name) else "OUT" if re.search(r"conv_out$|_out_2$", name) else "TIME"
+
+
+def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list, layers) -> None:
+    """What is wrong with a file, or fine."""
+    find = shown.findings.append
+    if broken:
+        find((
+            "red",
+            say(
+                f"{len(broken)} of {len(tensors)} tensors hold NaN or infinities, the first is {broken[0]}",
+                f"{len(tensors)} 个张量中有 {len(broken)} 个含有 NaN 或无穷大，第一个是 {broken[0]}",
+            ),
+            say("Its training failed: take an earlier file of it.", "训练当时已失败：请换用它较早的文件。"),
+        ))  # fmt: skip
+    zero = [name for name, found in factors.items() if not (found.up.any() and found.down.any() and found.scale)]
+    if factors and len(zero) == len(factors):
+        find((
+            "red",
+            say("every layer adds zero: nothing was learned", "所有层的更新量都是 0：什么都没学到"),
+            say("Was its learning rate 0 or tiny?", "学习率是否为 0 或过小？"),
+        ))  # fmt: skip
+    elif zero:
+        find((
+            "amber",
+            say(
+                f"{len(zero)} of {len(factors)} layers add zero, such as {zero[0]}",
+                f"{len(factors)} 层中有 {len(zero)} 层的更新量是 0，如 {zero[0]}",
+            ),
+            "",
+        ))  # fmt: skip
+    elif factors:
+        find(("green", say("no NaN, and every layer adds something", "没有 NaN，每层都有更新量"), ""))
+    elif not broken:
+        find((
+            "amber",
+            say(
+                f"it is a {' / '.join(shown.kinds)}: ranks and norms are told of LoRA and LoCon only; merge_loras.py "
+                "and resize_lora.py do not take it",
+                f"这是 {' / '.join(shown.kinds)}：秩与范数只对 LoRA、LoCon 显示；merge_loras.py、resize_lora.py 不支持它",
+            ),
+            "",
+        ))  # fmt: skip
+    strange = [name for name in names if layers is not None and name not in layers]
+    if strange:
+        find((
+            "red",
+            say(
+                f"{len(strange)} of {len(names)} layers are in no {shown.line or 'such'} model, such as {strange[0]}",
+                f"{len(names)} 层中有 {len(strange)} 层不存在于 {shown.line or '该'} 模型，如 {strange[0]}",
+            ),
+            say(
+                "Programs leave them out or refuse the file.", "各软件会忽略这些层，或拒绝读取该文件。"
+            ),
+        ))  # fmt: skip
+    if not shown.metadata:
+        find((
+            "amber",
+            say("it carries no metadata: nothing tells its trigger word or its base model",
+                "没有元数据：无从得知触发词和底模"),
+            "",
+        ))  # fmt: skip
+
+
+# ---- in words ----
+
+
+def facts_of(shown: Shown) -> dict[str, str]:
+    """What the metadata tells, in the user's language."""
+    facts = {}
+    if shown.words:
+        facts[say("trigger words", "触发词")] = ", ".join(shown.words)
+    for key, names in TOLD.items():
+        value = shown.metadata.get(key, "")
+        if value not in ("", "None", "{}"):
+            facts[say(*names)] = value
+    return facts
+
+
+def read_by(shown: Shown) -> list[str]:
+    """A line for each program."""
+    lines = []
+    for program, reading in shown.readings.items():
+        if reading.kinds:
+            kinds = " / ".join(reading.kinds)
+            lines.append(say(f"{program}: no, it reads no {kinds}", f"{program}：不能，不支持 {kinds}"))
+        elif reading.names:
+            count = len(reading.names)
+            lines.append(
+                say(
+                    f"{program}: {count} layers are lost, such as {reading.names[0]}",
+                    f"{program}：有 {count} 层读不到，如 {reading.names[0]}",
+                )
+            )
+        else:
+            lines.append(say(f"{program}: yes", f"{program}：能"))
+    return lines
+
+
+def group_rows(shown: Shown) -> list[list]:
+    conv = say(" (3x3)", "（3x3）")
+    return [[group.part + conv * group.is_conv, group.count, group.rank, f"{group.alpha:g}"] for group in shown.groups]
+
+
+def norm_rows(shown: Shown) -> list[list]:
+    whole = sum(norm**2 for _, norm in shown.norms.values()) ** 0.5
+    return [
+        [name, layers, f"{norm:.4g}", f"{(norm / whole) ** 2 if whole else 0:.1%}"]
+        for name, (layers, norm) in sorted(shown.norms.items(), key=lambda item: order(item[0]))
+    ]
+
+
+def order(name: str) -> tuple:
+    places = ("BASE", "IN", "MID", "OUT", "TIME")
+    return next(at for at, place in enumerate(places) if name.startswith(place)), name
+
+
+def lines_of(shown: Shown) -> list[str]:
+    """The same for the terminal, in short."""
+    from library import page
+    from library.assembly import lora_files
+
+    kind = " + ".join(shown.kinds)
+    line = shown.line or say("unknown base model", "底模未知")
+    lines = [f"{shown.path}: {kind}, {line}, {shown.numbers}, {lora_files.size(shown.path)}"]
+    lines += [f"  {name}{say(': ', '：')}{shorten(value)}" for name, value in facts_of(shown).items()]
+    for part, count, rank, alpha in group_rows(shown):
+        english = f"{part}: {count} layers, rank {rank}, alpha {alpha}"
+        lines.append("  " + say(english, f"{part}：{count} 层，秩 {rank}，alpha {alpha}"))
+    if shown.norms:
+        norms = "  ".join(f"{name} {norm}" for name, _, norm, _ in norm_rows(shown))
+        lines.append("  " + say(f"norm of each block: {norms}", f"各分块的范数：{norms}"))
+    if not shown.is_compared:
+        lines.append("  " + say("nothing tells its base model: names were not compared", "底模未知：未核对层的名称"))
+    lines.append("  " + say("read by ", "能否读取：") + say("; ", "；").join(read_by(shown)))
+    lines += [f"  {say(*page.LEVELS[level])}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
+    return lines
+
+
+def shorten(text: str) -> str:
+    return text if len(text) < 120 else f"{text[:117]}..."
+
+
+def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> Path:
+    """All files on one page."""
+    from library import page
+    from library.assembly import lora_files
+
+    blocks = []
+    for one in shown:
+        tiles = {
+            say("kind", "种类"): " + ".join(one.kinds),
+            say("base model", "底模"): one.line or "?",
+            say("numbers", "精度"): one.numbers,
+            say("size", "大小"): lora_files.size(one.path),
+        }
+        parts = [page.paragraph(str(one.path), faint=True), page.facts(tiles)]
+        parts += [page.finding(*found) for found in one.findings]
+        parts.append(page.table([say("program", "软件"), say("does it read the file?", "能否读取")],
+                                [re.split(": |：", line, maxsplit=1) for line in read_by(one)]))  # fmt: skip
+        if facts := facts_of(one):
+            parts.append(page.folded(say("What its metadata tells", "元数据"),
+                                     page.table([say("what", "项目"), say("value", "值")], facts.items())))  # fmt: skip
+        if one.groups:
+            head = [say("part", "部分"), say("layers", "层数"), say("rank", "秩"), "alpha"]
+            parts.append(page.folded(say("Ranks", "秩"), page.table(head, group_rows(one))))
+        if one.norms:
+            head = [say("block", "分块"), say("layers", "层数"), say("norm", "范数"), say("share", "占比")]
+            note = say(
+                "BASE: text encoder; IN, MID, OUT: the U-Net's blocks, as block weights call them. Norm: Frobenius norm of "
+                "alpha / rank * up @ down over the block's layers; share: of the sum of their squares.",
+                "BASE：文本编码器；IN、MID、OUT：U-Net 分块，与分层权重的叫法相同。范数：该分块各层 alpha / rank * up @ down "
+                "的 Frobenius 范数；占比：占范数平方和的比例。",
+            )
+            table = page.join([page.paragraph(note, faint=True), page.table(head, norm_rows(one))])
+            parts.append(page.folded(say("Strength of each block", "各分块的强度"), table))
+        blocks.append(page.section(one.path.name, *parts))
+    if left_out:
+        blocks.append(page.section(say("Left out", "跳过的文件"), *(page.finding("amber", line) for line in left_out)))
+    return page.write(Path(settings.output_dir) / PAGE, page.page(say("LoRA files", "LoRA 文件"), *blocks))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
