@@ -33,6 +33,7 @@ save_precision = "fp16"          # number format of the file: "fp16" (half the s
 output_name = "extracted"        # file name of the LoRA; no file is overwritten: a taken name gets -2, -3, ... | LoRA 的文件名；不会覆盖已有文件，重名时加 -2、-3……
 output_dir = "output/extracted"  # where the LoRA goes; made if missing | 结果的输出目录，没有会自动建立
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import sys

@@ -30,6 +30,7 @@ save_precision = None         # number format of the result: "fp16", "bf16", "fl
 output_name = "merged"        # file name of the result; no file is overwritten: a taken name gets -2, -3, ... | 结果的文件名；不会覆盖已有文件，重名时加 -2、-3……
 output_dir = "output/merged"  # where the result goes; made if missing | 结果的输出目录，没有会自动建立
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import sys
@@ -220,15 +221,15 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
         for name, factors in file.factors.items() if ratio else ():
             updates.setdefault(layers[name].layer, []).append((factors, ratio))
     stored = families.stored_weights(info, family)
-    changes = {
-        stored[layer]: partial(merging.with_updates, updates=found) for layer, found in updates.items()
-    }
+    changes = {stored[layer]: partial(merging.with_updates, updates=found) for layer, found in updates.items()}
 
     def described(entries: dict[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in entries.items() if name != "modelspec.hash_sha256"}
-        return kept | lora_files.merged_modelspec([base, *(file.path for file in files)], target.stem) | {
-            lora_files.RECIPE: recipe
-        }
+        return (
+            kept
+            | lora_files.merged_modelspec([base, *(file.path for file in files)], target.stem)
+            | {lora_files.RECIPE: recipe}
+        )
 
     with tqdm(total=size, unit="B", unit_scale=True, disable=None, desc=say("writing", "写入")) as bar:
         rewriting.rewrite(

@@ -28,6 +28,7 @@ language = "auto"              # language of the messages: "auto" (by the system
 save_precision = None          # number format of the files: "fp16", "bf16", "float"; None: as they are | 文件精度："fp16"、"bf16"、"float"；None 表示不变
 output_dir = "output/resized"  # where the files and the summary go, under their own names with the rank behind; none is overwritten | 结果和结果页的输出目录，文件名后面会加上秩；不会覆盖已有文件
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import sys
@@ -209,9 +210,7 @@ def write_page(settings: ResizeLora, results: list[Result], left_out: list[str])
         )
         blocks.append(page.folded(say(f"{result.target.name}: layer by layer", f"{result.target.name}：逐层"), table))
     if left_out:
-        blocks.append(
-            page.section(say("Left out", "跳过的文件"), *(page.finding("amber", line) for line in left_out))
-        )
+        blocks.append(page.section(say("Left out", "跳过的文件"), *(page.finding("amber", line) for line in left_out)))
     note = say(
         "Kept is the share of the Frobenius norm of a layer's update that its new rank holds.",
         "“保留”指新秩所含的该层更新量 Frobenius 范数的比例。",

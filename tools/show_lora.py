@@ -25,6 +25,7 @@ pretrained_model_name_or_path = None  # base model whose layers the files are co
 language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 output_dir = "output/shown"  # where the page goes | 结果页的输出目录
 
+# fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
 import re
