@@ -64,7 +64,18 @@ def test_only_what_the_user_fixed_stands_at_the_top():
 
 def test_a_mistake_in_the_parameters_is_told_before_torch_is_imported():
     """The files read before the checks are done must not import torch: it takes seconds."""
-    names = ("contracts", "config", "checks", "messages", "arguments", "kohya", "block", "cards", "processes", "value_files")
+    names = (
+        "contracts",
+        "config",
+        "checks",
+        "messages",
+        "arguments",
+        "kohya",
+        "block",
+        "cards",
+        "processes",
+        "value_files",
+    )
     early = [ROOT / "train_network.py", *(LIBRARY / ASSEMBLY).glob("*.py"), *(LIBRARY / f"{name}.py" for name in names)]
     for file in early:
         tree = ast.parse(file.read_text(encoding="utf-8"))
