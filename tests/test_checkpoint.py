@@ -252,6 +252,7 @@ def test_expired_saves_are_those_of_sd_scripts():
     assert [checkpoint.expired_epoch(e, 2, 3) for e in (2, 4, 6, 8, 10)] == [None, None, None, 2, 4]
     assert checkpoint.expired_epoch(8, 2, None) is None
     assert [checkpoint.expired_step(s, 100, 250) for s in (100, 200, 300, 400, 500)] == [None, None, None, 100, 200]
+    assert checkpoint.expired_step(400, 100, 200) == 100  # that of 200 steps before is not older than 200
     assert checkpoint.expired_step(150, 100, 1) is None  # a save that was asked for in between removes nothing
     assert checkpoint.expired_step(400, 100, None) is None
 

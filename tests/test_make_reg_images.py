@@ -13,6 +13,7 @@ from library import families, picture_recipe, sampling
 from library.assembly import drawing
 from library.checks import ConfigError, check_tool
 from library.config import PROJECT
+from library.contracts import Fit
 from library.data import buckets, regularization, samples
 from library.device import Device
 from library.messages import Stopped, UserError, set_language
@@ -185,7 +186,7 @@ def test_a_picture_of_a_buckets_size_falls_into_that_bucket_uncut(resolution, st
     rule = buckets.BucketRule(resolution, resolution, resolution // 2, resolution * 2, step)
     for _ in range(200):
         bucket = buckets.fit((rng.randint(50, 5000), rng.randint(50, 5000)), rule).bucket
-        assert buckets.fit(bucket, rule) == (bucket, bucket, (0, 0))
+        assert buckets.fit(bucket, rule) == Fit(bucket, bucket, (0, 0))
 
 
 def test_fewer_buckets_are_used_where_each_costs_minutes():

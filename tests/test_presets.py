@@ -163,6 +163,7 @@ def test_what_does_not_count_in_a_preset_is_told_by_reason(read):
         ({"LoRA_type": "LyCORIS/LoHa", "network_dropout": 0}, dict(network_module="loha")),
         ({"LoRA_type": "LyCORIS/LoKr", "factor": 6, "network_dropout": 0}, dict(network_module="lokr", lokr_factor=6)),
         ({"max_train_epochs": "12"}, dict(max_train_epochs=12, max_train_steps=None)),
+        ({"max_train_steps": 0, "max_train_epochs": 0}, dict(max_train_epochs=8, max_train_steps=None)),
         ({"max_train_steps": 900, "max_train_epochs": 0}, dict(max_train_steps=900)),
         ({"lr_warmup": 10, "lr_scheduler": "cosine"}, dict(lr_warmup_steps=0.1)),
         ({"lr_warmup": 10, "lr_warmup_steps": 50, "lr_scheduler": "cosine"}, dict(lr_warmup_steps=50)),
