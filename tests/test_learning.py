@@ -36,7 +36,9 @@ def problems_of(**values) -> list[str]:
 LAYERS_IN_BLOCKS = {  # sd-scripts' index of a block -> its layers
     "sd15": dict.fromkeys((1, 2, 4, 5, 7, 8, 12, *range(16, 25)), 12),
     "sd21": dict.fromkeys((1, 2, 4, 5, 7, 8, 12, *range(16, 25)), 12),
-    "sd15_conv": dict(enumerate((15, 15, 1, 16, 15, 1, 16, 15, 1, 3, 3, 18, 4, 4, 5, 16, 16, 17, 16, 16, 17, 16, 16, 16), 1)),
+    "sd15_conv": dict(
+        enumerate((15, 15, 1, 16, 15, 1, 16, 15, 1, 3, 3, 18, 4, 4, 5, 16, 16, 17, 16, 16, 17, 16, 16, 16), 1)
+    ),
     "sdxl": {5: 22, 6: 22, 8: 102, 9: 102, 11: 102, 13: 102, 14: 102, 15: 102, 16: 22, 17: 22, 18: 22},
     "sdxl_conv": dict(
         enumerate((3, 3, 1, 26, 25, 1, 106, 105, 3, 102, 3, 106, 106, 107, 26, 26, 27, 4, 4, 4), 2)
@@ -373,7 +375,8 @@ def test_the_text_encoder_ends_as_it_was_when_it_was_stopped(run, capsys):
     run(output="late", stop_text_encoder_training=20, max_train_steps=2)
     assert "stop_text_encoder_training = 20 has no effect: the run has 2 steps" in capsys.readouterr().out
     then = weights_of(plain, "it-step00000006.safetensors")
-    assert same(then, weights_of(by_steps), "lora_te") and same(weights_of(by_steps), weights_of(by_share))
+    assert same(then, weights_of(by_steps), "lora_te")
+    assert same(weights_of(by_steps), weights_of(by_share))
     assert not same(then, weights_of(by_steps), "lora_unet")
     assert not same(then, weights_of(plain), "lora_te")
 

@@ -166,7 +166,9 @@ EFFECTS = {
     "network_reg_dims": Effect(dict(network_reg_dims=["mid_block.*=3"]), other_shapes),
     "exclude_patterns": Effect(dict(exclude_patterns=["mid_.*"]), lambda a, b: len(b.weights) < len(a.weights)),
     "include_patterns": Effect(
-        dict(include_patterns=["mid_.*"]), lambda a, b: len(b.weights) > len(a.weights), dict(exclude_patterns=[".*d_.*"])
+        dict(include_patterns=["mid_.*"]),
+        lambda a, b: len(b.weights) > len(a.weights),
+        dict(exclude_patterns=[".*d_.*"]),
     ),
     "down_lr_weight": Effect(dict(down_lr_weight="zeros+.5"), rates("unet_block1", 5e-3, 5e-3), CONSTANT),
     "mid_lr_weight": Effect(dict(mid_lr_weight="0.5"), rates("unet_block12", 5e-3, 5e-3), CONSTANT),

@@ -45,7 +45,7 @@ class Training:
         self.adapters.refresh()
 
     def begin_step(self, step: int) -> bool:
-        """Before each step, counted from 0: freeze the text encoders where it is time. Returns whether it is just now."""
+        """Before each step, counted from 0: freeze the text encoders where it is time. Whether it is just now."""
         is_time = self.text_stops is not None and step >= self.text_stops
         is_new = is_time and not self.adapters.frozen
         self.adapters.frozen = {part for part in self.adapters.arenas if part != "unet"} if is_time else set()
