@@ -241,7 +241,7 @@ def test_the_arithmetic_is_told(heap, capsys):
         ("my?tag", "a file name cannot"),
         ("nul", "every system"),
         ("mytag.", "every system"),
-        ("", "every system"),
+        ("", "is empty"),
     ],
 )
 def test_a_word_that_cannot_be_a_folders_is_refused(heap, concept, message):
