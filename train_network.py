@@ -24,7 +24,7 @@ from library.assembly.files import Files, check_disk, closing_words, draw_previe
 from library.assembly.prepare import Prepared, prepare
 from library.assembly.rescue import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
 from library.assembly.shown_set import show_set
-from library.assembly.validating import validate
+from library.assembly.validating import measured_epochs, validate
 from library.checks import check
 from library.config import Config, trains_text_encoder
 from library.contracts import Batch, Family
@@ -81,6 +81,8 @@ def train(prepared: Prepared, training: Training, files: Files | None, stop: Any
     position = prepared.position
     skipped: set[int] = set(state.more.get("skipped", [])) if state else set()
     until = 0  # steps up to this one are looked at closely, each on its own
+    if files and not files.report.validations:
+        validate(prepared, training, files.report, epoch=0, step=0, by="epoch")
     if files and position.global_step == 0 and prepared.config.sample_at_first:
         files.preview(epoch=0)
     while True:
@@ -180,7 +182,8 @@ def steps(
                 return position
         batches_done = 0
         position = type(position)(epoch + 1, 0, step)
-        agreed(world, partial(tell_epoch, files, position, skipped) if files else None)
+        if agreed(world, partial(tell_epoch, files, position, skipped) if files else None) == STOP:
+            break
     if problem := what_is_lost(training):  # after the last step no loss tells of it
         raise FloatingPointError(problem)
     return position
@@ -243,16 +246,20 @@ def tell_step(files: Files, stop: Any, position: Any, loss: Any, rates: dict[str
 
 
 def tell_epoch(files: Files, position: Any, skipped: set[int]) -> int:
-    """Report the epoch before `position`, and save what is due after it."""
-    config, epoch, step = files.prepared.config, position.epoch - 1, position.global_step
-    files.report.epoch_end(epoch)
-    if is_due(epoch, config.validate_every_n_epochs or 1):
-        validate(files.prepared, files.training, files.report, epoch=epoch, step=step, by="epoch")
-    if epoch < files.prepared.plan.epoch_count:
+    """Report the epoch before `position`, and save what is due after it; STOP where no more epochs are worth it."""
+    prepared, training, report = files.prepared, files.training, files.report
+    config, epoch, step = prepared.config, position.epoch - 1, position.global_step
+    report.epoch_end(epoch)
+    if epoch in measured_epochs(config, prepared.plan):
+        validate(prepared, training, report, epoch=epoch, step=step, by="epoch")
+        files.keep_candidate(position)
+    if epoch < prepared.plan.epoch_count:
         if is_due(epoch, config.save_every_n_epochs):
             files.save(position, by="epoch", skipped=skipped)
         if is_due(epoch, config.sample_every_n_epochs):
             files.preview(epoch=epoch)
+        if files.ends_early():
+            return STOP
     return GO_ON
 
 
@@ -569,10 +576,10 @@ def train_one(config: Config, warnings: list[str]) -> int:
 
 def finish(prepared: Prepared, training: Training, files: Files, position: Any) -> int:
     """What follows the loop: the final file, pictures to compare, and how to go on."""
-    from library import checkpoint, sampling
+    from library import checkpoint, recommendation, sampling
 
     config, plan = prepared.config, prepared.plan
-    if position.global_step < plan.step_count:
+    if position.global_step < plan.step_count and not files.ended_early:
         command = arguments.command(dataclasses.replace(config, resume="auto"))
         is_enough = config.resume == "auto"
         print(
@@ -600,8 +607,9 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
         files.picture(files.path(".comparison.png"), sampling.grid([without, with_lora]))
         files.picture(files.path(".preview.png"), with_lora[0])  # web UIs show it beside the LoRA's name
     files.report.event("end", step=position.global_step, file=path.name)
+    best, advice = files.take_best(), recommendation.recommend(files.report.validations)
     files.finish(position)
-    print(closing_words(prepared, path, norms))
+    print(closing_words(prepared, path, norms, best, advice))
     return 0
 
 

@@ -261,7 +261,8 @@ def _checked(name: str, value: Any, where: dict[str, str], declared: Declared) -
     if name == "learning_rate" and value == 0 and not isinstance(value, bool):
         _refuse("is not above 0", "必须大于 0")  # elsewhere 0 means "not given"; here it could mean "freeze"
     if kinds & {int, float}:
-        return _number(value, kinds, limits)
+        is_auto = option.default == "auto" and str(value).strip().lower() == "auto"
+        return "auto" if is_auto else _number(value, kinds, limits)
     if not isinstance(value, str):
         _refuse(f'is not text; put it in quotes: "{value}"', f'不是文字；请加引号："{value}"')
     if limits["path"]:
@@ -529,7 +530,8 @@ MAY_CHANGE = {  # between saving a training state and going on from it: where th
     "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port", "ddp_timeout",
     "validation_data_dir", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps",
     "vae_batch_size", "save_last_n_epochs_state", "save_last_n_steps", "save_last_n_steps_state",
-    "save_state_on_train_end", "log_with", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config",
+    "save_state_on_train_end", "keep_best", "early_stop", "log_with", "log_prefix", "log_tracker_name",
+    "log_tracker_config", "log_config",
     "wandb_run_name", "wandb_api_key", "console_log_level", "console_log_file", "console_log_simple",
     *(name for name in OPTIONS if name.startswith("metadata_")),
 }  # fmt: skip
@@ -564,7 +566,7 @@ def contradictions(config: Config) -> Iterator[Rule]:
                     "每次都会改变图片，因此不能缓存。请把 cache_latents 或此项设为 False",
                 ),
             )
-    if c.validation_split and c.validation_data_dir:
+    if c.validation_split not in (0, "auto") and c.validation_data_dir:
         yield (
             ("validation_split", "validation_data_dir"),
             say(
@@ -950,7 +952,8 @@ def doubts(config: Config) -> Iterator[Rule]:
         "dataset_repeats": (c.dataset_config or c.in_json, "in_json"),
         "conditioning_data_dir": (c.masked_loss is not False, "masked_loss"),
         **dict.fromkeys(
-            ("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps"),
+            ("validation_seed", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps")
+            + ("early_stop",),
             (c.validation_split or c.validation_data_dir, "validation_split"),
         ),
         "min_bucket_reso": (c.enable_bucket, "enable_bucket"),

@@ -425,9 +425,9 @@ class Config:
     skip_image_resolution: int | str | None = option("data", None, in_block=False,
         english='leave out pictures with at most so many pixels: 512 (512 x 512) or "width,height"; None: none',
         chinese='跳过像素数不超过此尺寸的图片：512（即 512 x 512）或 "宽,高"；None 表示不跳过')
-    validation_split: float = option("data", 0.0, minimum=0, maximum=0.9,
-        english="share of the training pictures that is not learnt but measured, to see overfitting, usually 0.1~0.2; 0: none",
-        chinese="留出多少比例的训练图片不参加训练，只用来测量是否过拟合，常用 0.1~0.2；0 表示不留")
+    validation_split: float | str = option("data", "auto", minimum=0, maximum=0.9,
+        english='share of the training pictures that is not learnt but measured after every epoch, to tell which epoch to use; "auto": of 10 pictures and more a tenth, at least 2; 0: none',
+        chinese='留出多少比例的训练图片不参加训练，每轮结束时只用来测量，据此推荐用哪一轮；"auto"：满 10 张时留出十分之一，至少 2 张；0 表示不留')
     validation_data_dir: str | None = option("data", None, path="folder", in_block=False,
         english="a folder of other pictures to measure in place of validation_split: with [repeats]_[concept] folders, or pictures, and their captions; None: none",
         chinese="另用一个目录里的图片（及其标签）来测量，代替 validation_split：可含 [重复次数]_[概念] 目录，也可直接放图片；None 表示不用")
@@ -435,8 +435,8 @@ class Config:
         english="decides which pictures are held out, and the noise they are measured with; None: seed",
         chinese="决定留出哪些图片，以及测量所用的噪声；None 表示同 seed")
     validate_every_n_epochs: int | None = option("data", None, minimum=1, in_block=False,
-        english="measure at the end of every n-th epoch; None: of every epoch",
-        chinese="每几轮结束时测量一次；None 表示每轮")
+        english="measure at the end of every n-th epoch and at the end; None: of every epoch, or as often as takes less than 5% of the time",
+        chinese="每几轮结束时测量一次，训练结束时也测量；None 表示每轮，但总耗时不超过训练的 5%")
     validate_every_n_steps: int | None = option("data", None, minimum=1, in_block=False,
         english="measure every n steps, too; None: not",
         chinese="另外每几步测量一次；None 表示不按步测量")
@@ -585,6 +585,12 @@ class Config:
     save_last_n_steps_state: int | None = option("output", None, minimum=1, in_block=False,
         english="the same for the training states beside them; None: as save_last_n_steps",
         chinese="随之保存的训练状态超过 n 步就删除；None 表示同 save_last_n_steps")
+    keep_best: bool = option("output", True,
+        english="also leave name-best.safetensors, the epoch that the held-out pictures recommend; until the end the epochs in question lie on the disk",
+        chinese="另存 名称-best.safetensors，即由留出的图片推荐的那一轮；训练结束前，候选的各轮会暂存在硬盘上")
+    early_stop: int | None = option("output", None, minimum=1,
+        english="end the training when the loss of the held-out pictures has not fallen for so many measurements, usually 3~5; None: train to the end",
+        chinese="留出图片的损失连续这么多次测量都没有下降就提前结束，常用 3~5；None 表示训练到底")
     save_precision: str = option("output", "fp16", choices=("fp16", "bf16", "float"),
         english='number format of the file: "fp16" (half the size), "bf16", "float"',
         chinese='文件精度："fp16"（小一半）、"bf16"、"float"')

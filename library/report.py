@@ -56,7 +56,7 @@ class Report:
         self.stream = stream or sys.stdout
         self.epoch_losses: list[float] = []
         self.epochs_told = 0  # the last one whose mean stands in the file
-        self.validated: dict[str, Any] = {}  # the last validation
+        self.validations: list[dict[str, Any]] = []  # all of this run, as events
         self.recent: deque[str] = deque(maxlen=REMEMBERED)
         if path.exists():
             self._go_on(path)
@@ -86,7 +86,7 @@ class Report:
                 elif event.get("event") == "epoch":
                     self.epoch_losses, self.epochs_told = [], event["epoch"]
                 elif event.get("event") == "validation":
-                    self.validated = event
+                    self.validations.append(event)
             file.truncate(whole)
 
     def say(self, text: str) -> None:
@@ -191,29 +191,32 @@ class Report:
 
     def is_validated(self, step: int) -> bool:
         """Whether a validation after this step is told already."""
-        return self.validated.get("step") == step
+        return any(event["step"] == step for event in self.validations)
 
     def validation(self, epoch: int, step: int, by: str, values: dict[str, Any] | None = None) -> None:
         """Write down a validation, show it, and draw its curves, with sd-scripts' names.
 
         Args:
+            step: 0: of the unchanged model.
             by: "epoch" or "step": what the curves run over.
-            values: loss, training_loss, gap, and timesteps, as `validation.Measured` has them; None: those told last.
+            values: loss, training_loss, gap and more, as `validation.Measured` has them; None: those told last.
         """
         if values:
             self.event("validation", epoch=epoch, step=step, **values)
-            self.validated = values | dict(step=step)
+            self.validations.append(dict(epoch=epoch, step=step, **values))
             loss, beside, gap = (values[name] for name in ("loss", "training_loss", "gap"))
             self.say(
                 say(
-                    f"validation after step {step}: loss {loss:.4f}, of training pictures {beside:.4f}, gap {gap:+.4f}",
-                    f"第 {step} 步后的验证：损失 {loss:.4f}，训练图片的损失 {beside:.4f}，差距 {gap:+.4f}",
+                    f"validation {f'after step {step}' if step else 'of the unchanged model'}: loss {loss:.4f}, of "
+                    f"training pictures {beside:.4f}, gap {gap:+.4f}",
+                    f"{f'第 {step} 步后的验证' if step else '训练前底模的验证'}：损失 {loss:.4f}，"
+                    f"训练图片的损失 {beside:.4f}，差距 {gap:+.4f}",
                 )
             )
         if self.writer:
-            at = epoch if by == "epoch" else step
-            self.writer.add_scalar(f"loss/validation/{by}_average", self.validated["loss"], at)
-            self.writer.add_scalar(f"loss/validation/{by}_divergence", self.validated["gap"], at)
+            at, told = epoch if by == "epoch" else step, self.validations[-1]
+            self.writer.add_scalar(f"loss/validation/{by}_average", told["loss"], at)
+            self.writer.add_scalar(f"loss/validation/{by}_divergence", told["gap"], at)
 
     def close(self) -> None:
         """Read what waits and close the files."""

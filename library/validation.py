@@ -2,9 +2,10 @@
 
 A LoRA that overfits gets better at its own pictures and no better at others of the same kind. So a few pictures are
 held out, and a training picture is measured beside each of them, at the same timesteps and on the same noise: what is
-left between the two is the gap. Timesteps are fixed, as in sd-scripts; noise follows from the seed and a picture's
-place alone, so that two measurements differ by what the model has learnt and by nothing else. No random stream of the
-training is read or moved.
+left between the two is the gap. Regularization images show what happens to old knowledge: how far their loss is from
+that of the unchanged model is the drift. Timesteps are fixed, as in sd-scripts; noise follows from the seed and a
+picture's place alone, so that two measurements differ by what the model has learnt and by nothing else. No random
+stream of the training is read or moved.
 
 The loss is the plain mean square: weights (min-SNR, ...), Huber losses and noise offsets are ways to learn, and with
 them two runs could not be compared. sd-scripts uses those of the run, and subtracts the training loss of random
@@ -12,6 +13,7 @@ timesteps.
 """
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
@@ -19,7 +21,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TIMESTEP_COUNT = 4  # as sd-scripts
+TIMESTEP_COUNT = 4  # as sd-scripts; where there is time for more, a multiple of it
+MOST_TIMESTEPS = 16
+TIME_SHARE = (
+    0.04  # of the training's time that may be spent measuring, where the user says nothing; below 5 % with what
+)
+# a measurement of the unchanged model and one at the end add
+PASSES_OF_A_SAMPLE = 3  # forward passes that a step's forward and backward take for each sample, about
+
+
+class Scope(NamedTuple):
+    """How much is measured."""
+
+    held_out: int  # pictures; as many of the training beside them
+    regularization: int  # pictures
+    timesteps: int  # of each picture
+    every: int  # so many epochs
+
+
+def scope(held_out: int, regularization: int, samples: float, every: int | None) -> Scope:
+    """As much as there is time for: rather fewer pictures than fewer epochs, but no fewer than 8 for that.
+
+    Args:
+        held_out, regularization: pictures that there are.
+        samples: that an epoch trains.
+        every: epochs between two measurements, if the user says so: then all that is held out is measured.
+    """
+    passes = TIME_SHARE * PASSES_OF_A_SAMPLE * samples  # for one epoch's measurement
+    if every is None:
+        room = int(passes / (3 * TIMESTEP_COUNT))
+        held_out = max(min(held_out, 8), min(held_out, room))
+    regularization = min(regularization, held_out)
+    pictures = 2 * held_out + regularization
+    count = TIMESTEP_COUNT * int(passes / (pictures * TIMESTEP_COUNT))
+    count = max(TIMESTEP_COUNT, min(count, MOST_TIMESTEPS))
+    return Scope(held_out, regularization, count, every or max(1, math.ceil(pictures * count / passes)))
 
 
 class Shown(NamedTuple):
@@ -36,16 +72,20 @@ class Measured(NamedTuple):
     timesteps: list[int]
     held_out: Tensor  # (pictures, timesteps) float32, on the CPU: the loss of each at each
     beside: Tensor  # the same for the training pictures beside them
+    regularization: Tensor  # (regularization pictures, timesteps); there may be none
 
     @classmethod
-    def of(cls, times: list[int], held_out: dict[int, Tensor], beside: dict[int, Tensor]) -> "Measured":
-        """From what `losses` gives for both; the n-th of one goes with the n-th of the other."""
-        places = sorted(held_out)
-        return cls(times, *(torch.stack([rows[place] for place in places]) for rows in (held_out, beside)))
+    def of(
+        cls, times: list[int], held_out: dict[int, Tensor], beside: dict[int, Tensor], old: dict[int, Tensor]
+    ) -> "Measured":
+        """From what `losses` gives for each; the n-th training picture goes with the n-th that is held out."""
+        rows = [[found[place] for place in sorted(held_out)] for found in (held_out, beside)]
+        rows.append([old[place] for place in sorted(old)])
+        return cls(times, *(torch.stack(own) if own else torch.empty(0, len(times)) for own in rows))
 
     @property
     def is_finite(self) -> bool:
-        return bool(self.held_out.isfinite().all() and self.beside.isfinite().all())
+        return all(bool(rows.isfinite().all()) for rows in self[1:])
 
     @property
     def loss(self) -> float:
@@ -61,20 +101,26 @@ class Measured(NamedTuple):
         return float((self.held_out - self.beside).mean())
 
     def values(self) -> dict[str, object]:
-        """Means over the pictures, as run.jsonl has them."""
-        rows = zip(self.timesteps, self.held_out.mean(0).tolist(), self.beside.mean(0).tolist(), strict=True)
+        """As run.jsonl has it."""
+        rows = dict(held_out=self.held_out, training=self.beside, regularization=self.regularization)
         return {
             "loss": self.loss,
             "training_loss": self.training_loss,
             "gap": self.gap,
-            "timesteps": {str(t): {"loss": loss, "training_loss": beside} for t, loss, beside in rows},
+            "timesteps": self.timesteps,
+            "rows": {name: own.tolist() for name, own in rows.items()},
         }
 
 
-def timesteps(minimum: int, maximum: int) -> list[int]:
-    """Where the loss is measured: evenly within (minimum, maximum); of 0 and 1000: 200, 400, 600, 800."""
-    step = (maximum - minimum) / (TIMESTEP_COUNT + 1)
-    return [int(minimum + step * (place + 1)) for place in range(TIMESTEP_COUNT)]
+def timesteps(minimum: int, maximum: int, count: int = TIMESTEP_COUNT) -> list[int]:
+    """Where the loss is measured: evenly within (minimum, maximum); four of 0 and 1000: 200, 400, 600, 800."""
+    step = (maximum - minimum) / (count + 1)
+    return [int(minimum + step * (place + 1)) for place in range(count)]
+
+
+def sample_of(count: int, wanted: int, seed: int) -> list[int]:
+    """The places of a fair sample of so many, in order."""
+    return sorted(random.Random(f"{seed} sample").sample(range(count), min(count, wanted)))
 
 
 def groups(kinds: list[Hashable], sizes: list[int], seed: int) -> list[list[int]]:

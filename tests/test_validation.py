@@ -97,12 +97,33 @@ def test_no_graph_is_kept():
 
 def test_the_gap_is_between_pairs():
     ours = {1: torch.tensor([1.0, 2.0]), 0: torch.tensor([3.0, 4.0])}
-    measured = Measured.of([200, 800], ours, {0: torch.tensor([2.0, 2.0]), 1: torch.tensor([1.0, 1.0])})
+    theirs = {0: torch.tensor([2.0, 2.0]), 1: torch.tensor([1.0, 1.0])}
+    measured = Measured.of([200, 800], ours, theirs, {})
     assert (measured.loss, measured.training_loss, measured.gap) == (2.5, 1.5, 1.0)
-    assert measured.values()["timesteps"] == {
-        "200": {"loss": 2.0, "training_loss": 1.5},
-        "800": {"loss": 3.0, "training_loss": 1.5},
-    }
+    assert measured.is_finite
+    assert measured.values()["timesteps"] == [200, 800]
+    assert measured.values()["rows"] == {"held_out": [[3, 4], [1, 2]], "training": [[2, 2], [1, 1]], "regularization": []}
+    assert not Measured.of([200, 800], ours, theirs, {0: torch.tensor([float("nan"), 0])}).is_finite
+
+
+def passes(scope: validation.Scope) -> int:
+    return (2 * scope.held_out + scope.regularization) * scope.timesteps
+
+
+@pytest.mark.parametrize("samples", [10, 60, 200, 2_000, 100_000])
+@pytest.mark.parametrize(("held", "old"), [(2, 0), (2, 100), (16, 16), (500, 500)])
+def test_measuring_takes_its_share_of_the_time_and_no_more(samples, held, old):
+    scope = validation.scope(held, old, samples, None)
+    assert passes(scope) / scope.every <= 0.05 * 3 * samples
+    assert min(held, 8) <= scope.held_out <= held
+    assert 4 <= scope.timesteps <= 16
+    assert scope.timesteps % 4 == 0
+    assert scope.every == 1 or scope.timesteps == 4  # rather at fewer timesteps than after fewer epochs
+
+
+def test_whoever_says_how_often_has_all_measured_as_often():
+    assert validation.scope(50, 9, 10, 1) == (50, 9, 4, 1)
+    assert validation.scope(50, 9, 10, 3) == (50, 9, 4, 3)
 
 
 def test_batches_are_of_one_kind_and_hold_every_picture_once():
@@ -172,6 +193,16 @@ def test_copies_of_a_held_out_picture_are_not_learnt_either(tmp_path):
     assert len(held) == len(set(held)) == 3
     assert not learnt & set(held)
     assert len(split.train) == 14
+
+
+@pytest.mark.parametrize(
+    ("counts", "held"), [((9,), 0), ((10,), 2), ((20,), 2), ((40,), 4), ((5, 6), 2), ((1,) * 12, 0), ((400,), 16)]
+)
+def test_left_alone_a_tenth_of_ten_pictures_and_more_is_held_out(tmp_path, counts, held):
+    found = found_of(tmp_path, *counts)
+    split = held_out.split(found, "auto", 1)
+    assert len(split.validation) == held
+    assert split.warnings == found.warnings  # nobody asked for it
 
 
 @pytest.mark.parametrize(
@@ -250,7 +281,7 @@ def names_in_batches(monkeypatch) -> set[str]:
     return seen
 
 
-FEW = dict(max_train_epochs=2, text_encoder_lr=0)
+FEW = dict(max_train_epochs=2, text_encoder_lr=0, validate_every_n_epochs=1)  # so small a set is else measured seldom
 
 
 @pytest.mark.parametrize(
@@ -266,8 +297,8 @@ def test_training_does_not_notice(run, ten, tmp_path, options):
     """Captions and latents kept or fresh, dropout off and on again, weights that are shown other than they are."""
     train, other = ten
     common = dict(train_data_dir=str(train), save_precision="float", max_train_epochs=1) | options
-    measured = dict(validation_data_dir=str(other), validate_every_n_steps=5)
-    without = Result(run(output="without", cache_dir=str(tmp_path / "cache"), **common), "")
+    measured = dict(validation_data_dir=str(other), validate_every_n_steps=5, validate_every_n_epochs=1)
+    without = Result(run(output="without", cache_dir=str(tmp_path / "cache"), validation_split=0, **common), "")
     with_it = Result(run(output="with", cache_dir=str(tmp_path / "other cache"), **measured, **common), "")
     assert [event["loss"] for event in without.steps] == [event["loss"] for event in with_it.steps]
     ours, theirs = without.weights, with_it.weights
@@ -275,7 +306,7 @@ def test_training_does_not_notice(run, ten, tmp_path, options):
     count = len(with_it.steps)
     told = [event["step"] for event in events(with_it.folder, "validation")]
     per_epoch = count // common["max_train_epochs"]
-    assert told == sorted({*range(5, count + 1, 5), *range(per_epoch, count + 1, per_epoch)})
+    assert told == sorted({0, *range(5, count + 1, 5), *range(per_epoch, count + 1, per_epoch)})
     assert with_it.metadata["ss_num_validation_images"] == "4"
 
 
@@ -309,14 +340,23 @@ def test_what_is_told(run, ten, capsys, monkeypatch):
     monkeypatch.setattr(trackers, "open_trackers", lambda *args, **kwargs: Tracker())
     options = dict(train_data_dir=str(ten[0]), validation_split=0.2, validate_every_n_steps=4, max_train_epochs=1)
     folder = run(reg_data_dir=None, text_encoder_lr=0, **options)
-    first, last = events(folder, "validation")
-    assert (first["step"], last["step"], last["epoch"]) == (4, len(events(folder)), 1) == (4, 5, 1)
-    assert set(last["timesteps"]) == {"200", "400", "600", "800"}
-    for name in ("loss", "training_loss"):
-        assert last[name] == pytest.approx(sum(row[name] for row in last["timesteps"].values()) / 4, rel=1e-5)
+    unchanged, first, last = events(folder, "validation")
+    assert [event["step"] for event in (unchanged, first, last)] == [0, 4, len(events(folder))] == [0, 4, 5]
+    assert [event["ends_epoch"] for event in (unchanged, first, last)] == [True, False, True]
+    assert last["timesteps"] == TIMES
+    for name, rows in (("loss", "held_out"), ("training_loss", "training")):
+        assert np.shape(last["rows"][rows]) == (2, 4)
+        assert last[name] == pytest.approx(np.mean(last["rows"][rows]), rel=1e-5)
+    (named,) = events(folder, "held out")
+    assert [len(named[kind]) for kind in ("held_out", "training", "regularization")] == [2, 2, 0]
+    assert not set(named["held_out"]) & set(named["training"])
     assert last["gap"] == pytest.approx(last["loss"] - last["training_loss"], abs=1e-6)
     drawn = [point for point in points if "validation" in point[0]]
-    assert drawn == [
+    assert drawn[:2] == [
+        ("loss/validation/epoch_average", unchanged["loss"], 0),
+        ("loss/validation/epoch_divergence", unchanged["gap"], 0),
+    ]
+    assert drawn[2:] == [
         ("loss/validation/step_average", first["loss"], 4),
         ("loss/validation/step_divergence", first["gap"], 4),
         ("loss/validation/epoch_average", last["loss"], 1),
@@ -331,7 +371,7 @@ def test_a_resumed_run_validates_at_the_same_steps_with_the_same_numbers(run, te
 
     options = dict(train_data_dir=str(ten[0]), validation_split=0.2, validate_every_n_steps=3, reg_data_dir=None, **FEW)
     whole = [event | {"time": 0} for event in events(run(output="whole", **options), "validation")]
-    assert [event["step"] for event in whole] == [3, 5, 6, 9, 10]
+    assert [event["step"] for event in whole] == [0, 3, 5, 6, 9, 10]
     for stop_at in (3, 5):  # at step 5 the epoch ends, and it is not validated before the stop
         count = iter(range(1, 99))
         with monkeypatch.context() as patch:
@@ -350,10 +390,10 @@ def test_validating_twice_at_a_step_measures_once(run, ten, monkeypatch):
 
     count = []
     really = validating.measure
-    monkeypatch.setattr(validating, "measure", lambda *given: count.append(1) or really(*given))
+    monkeypatch.setattr(validating, "measure", lambda *given, **how: count.append(1) or really(*given, **how))
     options = dict(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.2, validate_every_n_steps=5)
     run(**options, **FEW)  # 5 steps make an epoch
-    assert len(count) == 2
+    assert len(count) == 1 + 2  # the unchanged model first
 
 
 def test_dropout_is_off_while_it_measures_and_on_again_after(run, ten, monkeypatch):
@@ -362,9 +402,9 @@ def test_dropout_is_off_while_it_measures_and_on_again_after(run, ten, monkeypat
     compared = []
     really = validating.measure
 
-    def twice(prepared, training):
+    def twice(prepared, training, **how):
         before = torch.get_rng_state()
-        first, second = (really(prepared, training) for _ in range(2))
+        first, second = (really(prepared, training, **how) for _ in range(2))
         layers = training.adapters.layers.values()
         same = torch.equal(first.held_out, second.held_out) and torch.equal(before, torch.get_rng_state())
         compared.append(same and all(layer.training for layer in layers))
@@ -373,14 +413,14 @@ def test_dropout_is_off_while_it_measures_and_on_again_after(run, ten, monkeypat
     monkeypatch.setattr(validating, "measure", twice)
     options = dict(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.2, network_dropout=0.5)
     run(max_train_epochs=1, **options)
-    assert compared == [True]
+    assert compared == [True, True]
 
 
 def test_what_is_not_finite_is_said_and_not_written(run, ten, monkeypatch, capsys):
     from library.assembly import validating
 
-    bad = Measured([200], torch.tensor([[float("nan")]]), torch.ones(1, 1))
-    monkeypatch.setattr(validating, "measure", lambda *given: bad)
+    bad = Measured([200], torch.tensor([[float("nan")]]), torch.ones(1, 1), torch.empty(0, 1))
+    monkeypatch.setattr(validating, "measure", lambda *given, **how: bad)
     folder = run(train_data_dir=str(ten[0]), validation_split=0.2, **FEW | dict(max_train_epochs=1))
     assert not events(folder, "validation")
     assert "validation after step 9: NaN or infinity" in capsys.readouterr().out
@@ -399,19 +439,20 @@ def test_less_is_measured_where_that_is_asked_for(run, ten, monkeypatch):
     really = Dataset.batch_of
     monkeypatch.setattr(Dataset, "batch_of", lambda self, samples: shown.append(len(samples)) or really(self, samples))
     options = dict(train_data_dir=str(ten[0]), validation_data_dir=str(ten[1]), max_train_epochs=1, text_encoder_lr=0)
+    options["validate_every_n_epochs"] = 1
     run(output="all", **options)
     of_all = list(shown)
     shown.clear()
-    run(output="some", max_validation_steps=1, **options)
-    assert sum(of_all) == 8  # 4 held out, 4 beside
-    assert len(shown) >= 2
-    assert sum(shown) == 2 * shown[0]
+    run(output="some", max_validation_steps=1, reg_data_dir=None, **options)
+    assert sum(of_all) == 2 * (4 + 4 + 4)  # held out, beside, regularization; unchanged and at the end
+    assert len(shown) >= 4
+    assert sum(shown) == 4 * shown[0]  # a batch and those beside, twice
 
 
 def test_no_memory_for_it_ends_nothing(run, ten, monkeypatch, capsys):
     from library.assembly import validating
 
-    def full(*given):
+    def full(*given, **how):
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(validating, "measure", full)
@@ -446,8 +487,10 @@ def test_options_of_a_validation_that_there_is_not_say_so():
     from library import checks
 
     given = dict(validation_seed=3, validate_every_n_steps=5, validate_every_n_epochs=2, max_validation_steps=1)
-    _, warnings = checks.check(given, {})
+    given["early_stop"] = 3
+    _, warnings = checks.check(given | dict(validation_split=0), {})
     for name in given:
         assert any(name in line and "has no effect without validation_split" in line for line in warnings)
-    _, warnings = checks.check(given | dict(validation_split=0.2), {})
-    assert not any("validation_split" in line for line in warnings)
+    for split in (0.2, "auto"):
+        _, warnings = checks.check(given | dict(validation_split=split), {})
+        assert not any("validation_split" in line for line in warnings)

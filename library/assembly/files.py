@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import shutil
 import time
 from collections.abc import Collection
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 from library.assembly.build import Training
 from library.assembly.prepare import Prepared
 from library.assembly.rescue import what_is_lost
+from library.assembly.validating import measured_epochs
 from library.config import Config
 from library.messages import say
 
@@ -50,6 +52,7 @@ class Files:
         self.state_wait = STATE_SECONDS
         self.state_saved_at = time.monotonic()
         self.report: Any = None
+        self.ended_early = False  # by early_stop
         if state is None:  # before all other files: a run of which only these are left could not be gone on with
             self.save_state(prepared.position, ())
         self.begin_report(prepared.position.global_step)
@@ -97,22 +100,31 @@ class Files:
         Args:
             by: "epoch" or "step", whose number the file's name gets; None: the final file.
         """
-        from library import checkpoint, metadata
+        from library import checkpoint
 
         config, name = self.prepared.config, self.prepared.name
-        epochs_done = position.epoch - 1
-        number = {"epoch": dict(epoch=epochs_done), "step": dict(step=position.global_step), None: {}}[by]
+        number = {"epoch": dict(epoch=position.epoch - 1), "step": dict(step=position.global_step), None: {}}[by]
         path = self.folder / checkpoint.file_name(name, self.suffix, **number)
+        self._write_lora(path, position)
+        if config.save_state and by:
+            self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
+        self._remove_expired(by, **number)
+        return path
+
+    def _write_lora(self, path: Path, position: Any) -> None:
+        """Write the LoRA as it is, with its metadata."""
+        from library import checkpoint, metadata
+
         entries = metadata.build(
-            config,
+            self.prepared.config,
             self.facts,
             self.training.family.metadata(),
             metadata.Run(
-                output_name=name,
+                output_name=self.prepared.name,
                 session_id=self.session_id,
                 started_at=self.started_at,
                 saved_at=time.time(),
-                epoch=epochs_done,
+                epoch=position.epoch - 1,
                 step=position.global_step,
                 optimizer=self.training.optimizer_text,
                 model=self.model,
@@ -124,10 +136,66 @@ class Files:
             tensors = self.training.adapters.state_dict()
             size = sum(tensor.nbytes for tensor in tensors.values())
             self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
-        if config.save_state and by:
-            self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
-        self._remove_expired(by, **number)
-        return path
+
+    @property
+    def candidates(self) -> Path:
+        """The folder of the epochs that may yet be the best, while training."""
+        return self.folder / f"{self.prepared.name}-candidates"
+
+    def keep_candidate(self, position: Any) -> None:
+        """Keep the epoch that has just been measured, if it may be the best, and no longer those that no more may."""
+        from library import checkpoint, recommendation
+
+        found = recommendation.recommend(self.report.validations)
+        if not (self.prepared.config.keep_best and found):
+            return
+
+        def file_of(epoch: int) -> Path:
+            return self.candidates / checkpoint.file_name(self.prepared.name, self.suffix, epoch=epoch)
+
+        epoch = position.epoch - 1
+        if epoch in found.equal:  # it is not where it could not be measured
+            self._write(self.candidates, 2**12, lambda: self.candidates.mkdir(exist_ok=True))
+            self._write_lora(file_of(epoch), position)
+        for other in set(found.epochs) - set(found.equal):
+            checkpoint.remove_save(file_of(other))
+
+    def ends_early(self) -> bool:
+        """Whether early_stop wants the training to end here; that is said."""
+        from library import recommendation
+
+        patience, measured = self.prepared.config.early_stop, self.report.validations
+        if patience and recommendation.waited(measured) >= patience:
+            self.ended_early = True
+            self.report.say(
+                say(
+                    f"the training ends here: the loss of the held-out pictures has not fallen for {patience} "
+                    "measurement(s) (early_stop)",
+                    f"训练到此结束：留出图片的损失已连续 {patience} 次测量没有下降（early_stop）",
+                )
+            )
+        return self.ended_early
+
+    def take_best(self) -> Path | None:
+        """Let the recommended epoch be `name-best`, and the other candidates go. None: there is none."""
+        from library import checkpoint, recommendation
+
+        found = recommendation.recommend(self.report.validations)
+        best = None
+        if self.prepared.config.keep_best and found:
+            source = self.candidates / checkpoint.file_name(self.prepared.name, self.suffix, epoch=found.epoch)
+            if source.exists():
+                best = source.replace(self.path(f"-best.{self.suffix}"))
+            else:
+                self.report.say(
+                    say(
+                        f"epoch {found.epoch}, which is recommended, is missing in {self.candidates}: no file "
+                        f"{self.prepared.name}-best",
+                        f"{self.candidates} 中缺少所推荐的第 {found.epoch} 轮，因此没有 {self.prepared.name}-best 文件",
+                    )
+                )
+        shutil.rmtree(self.candidates, ignore_errors=True)
+        return best
 
     def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
         """Remove the file and the state that a save of this epoch or step makes too many."""
@@ -282,6 +350,7 @@ def check_disk(prepared: Prepared, training: Training) -> None:
         parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
         epoch_count=plan.epoch_count,
         step_count=plan.step_count,
+        measured_epochs=len(measured_epochs(config, plan)),
         preview_count=len(sizes),
         preview_pixels=max(sizes, default=0),
     )
@@ -289,8 +358,13 @@ def check_disk(prepared: Prepared, training: Training) -> None:
         print(say(f"note: {line}", f"注意：{line}"), flush=True)
 
 
-def closing_words(prepared: Prepared, path: Path, norms: dict[str, float]) -> str:
-    """Where the result lies, what it learned, and how to use it."""
+def closing_words(prepared: Prepared, path: Path, norms: dict[str, float], best: Path | None, advice: Any) -> str:
+    """Where the result lies, what it learned, which epoch to use, and how.
+
+    Args:
+        best: file of the recommended epoch, if there is one.
+        advice: a `recommendation.Recommendation`; None: nothing was measured.
+    """
     learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
     folders = prepared.plan.found.folders
     words = sorted({folder.text for folder in folders if folder.text and not folder.is_regularization})
@@ -308,6 +382,9 @@ def closing_words(prepared: Prepared, path: Path, norms: dict[str, float]) -> st
             f"提示词以此开头：{invoked}",
         ),
     ]
+    lines += advice.lines() if advice else []
+    if best:
+        lines.append(say(f"that epoch's file: {best}", f"该轮的文件：{best}"))
     if comparison.exists():
         lines.append(
             say(

@@ -245,7 +245,7 @@ def resolve(
     from library.data import buckets, captions, held_out, plan
 
     notes: list[str] = []
-    if config.validation_split:
+    if config.validation_split and not config.validation_data_dir:
         seed = config.seed if config.validation_seed is None else config.validation_seed
         found = held_out.split(found, config.validation_split, seed or 0)  # the doctor knows of no seed that is drawn
     found = dataclasses.replace(found, validation=held_out.fixed(found.validation, config))
@@ -275,6 +275,10 @@ def resolve(
                 f"bucket_reso_steps 改为 {steps}，桶减为 {len(planned.sizes)} 个：此显卡每个桶都要调优几分钟",
             )
         )
+    if planned.found.validation:
+        from library.assembly.validating import scope_of
+
+        config = dataclasses.replace(config, validate_every_n_epochs=scope_of(config, planned).every)
     rule = planned.rule
     texts = [captions.whole_of(sample, config) for sample in planned.samples_used]
     counts = families.token_counts(model, texts)

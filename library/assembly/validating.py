@@ -1,12 +1,29 @@
 """Validation in the middle of a run: what is measured, with what, and where it is told."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from library.assembly.build import Training
 from library.assembly.prepare import Prepared
+from library.config import Config
 from library.contracts import Sample
 from library.messages import say
+
+
+def scope_of(config: Config, plan: Any) -> Any:
+    """How much of a planned run's pictures is measured, and how often: a `validation.Scope`."""
+    from library import validation
+    from library.data.plan import batches_of_step
+
+    samples = plan.batch_size * batches_of_step(config) * plan.step_count / plan.epoch_count
+    old = [sample for sample in plan.samples_used if sample.is_regularization]
+    return validation.scope(len(plan.found.validation), len(old), samples, config.validate_every_n_epochs)
+
+
+def measured_epochs(config: Config, plan: Any) -> list[int]:
+    """The epochs whose end is validated: every n-th, and the last."""
+    every, count = config.validate_every_n_epochs or 1, plan.epoch_count
+    return sorted({*range(every, count + 1, every), count}) if plan.found.validation else []
 
 
 def validate(prepared: Prepared, training: Training, report: Any, *, epoch: int, step: int, by: str) -> None:
@@ -14,74 +31,140 @@ def validate(prepared: Prepared, training: Training, report: Any, *, epoch: int,
 
     Args:
         by: "epoch" or "step": which of them was due.
+        step: 0: the unchanged model is measured, whatever LoRA the run began with.
     """
     if not prepared.plan.found.validation:
         return
     report.read()  # of losses that are not finite nothing is measured
     if report.is_validated(step):  # as steps were due, or before the run was interrupted: nothing has changed since
         report.validation(epoch, step, by)
-    elif measured := _with_room(prepared, training, report):
-        if measured.is_finite:
-            report.validation(epoch, step, by, measured.values())
-        else:  # of the weights the next step tells
-            report.say(
-                say(f"validation after step {step}: NaN or infinity", f"第 {step} 步后的验证：出现 NaN 或无穷大")
-            )
+        return
+    if not report.validations:
+        report.event("held out", step=step, **chosen(prepared).names())
+    measured = _with_room(prepared, training, report, is_unchanged=step == 0)
+    if measured and measured.is_finite:
+        ends_epoch = step == sum(prepared.plan.step_counts[:epoch])
+        report.validation(epoch, step, by, dict(ends_epoch=ends_epoch, **measured.values()))
+    elif measured:  # of the weights the next step tells
+        report.say(say(f"validation after step {step}: NaN or infinity", f"第 {step} 步后的验证：出现 NaN 或无穷大"))
 
 
-def _with_room(prepared: Prepared, training: Training, report: Any) -> Any:
+def _with_room(prepared: Prepared, training: Training, report: Any, *, is_unchanged: bool) -> Any:
     """What was measured; None where memory is too small."""
     import torch
 
     try:
-        return measure(prepared, training)
+        return measure(prepared, training, is_unchanged=is_unchanged)
     except torch.OutOfMemoryError:
         pass
     if hasattr(training.step, "clear"):  # CUDA graphs hold memory; it records them anew
         training.step.clear()
         try:
-            return measure(prepared, training)
+            return measure(prepared, training, is_unchanged=is_unchanged)
         except torch.OutOfMemoryError:
             pass
     report.say(say("no validation: not enough memory for it", "显存不足，这次没有做验证"))
     return None
 
 
-def measure(prepared: Prepared, training: Training) -> Any:
-    """The losses of the held-out pictures, and of the training pictures beside them: a `validation.Measured`."""
-    from library import losses, validation
+class Chosen(NamedTuple):
+    """The pictures that are measured, with nothing about them left to chance."""
+
+    held_out: list[Sample]
+    beside: list[Sample]  # of the training, one for each
+    regularization: list[Sample]
+
+    def names(self) -> dict[str, list[str]]:
+        """As run.jsonl has them: "10_mytag/003.png"."""
+        told = dict(held_out=self.held_out, training=self.beside, regularization=self.regularization)
+        return {kind: [f"{one.folder}/{one.image_path.name}" for one in own] for kind, own in told.items()}
+
+
+def seed_of(prepared: Prepared) -> int:
+    """Of the choice of pictures and of their noise."""
+    return prepared.seed if prepared.config.validation_seed is None else prepared.config.validation_seed
+
+
+def chosen(prepared: Prepared) -> Chosen:
+    """Which pictures are measured: the same all through a run."""
+    from library import validation
     from library.data import held_out
 
-    config, plan = prepared.config, prepared.plan
-    seed = prepared.seed if config.validation_seed is None else config.validation_seed
-    times = validation.timesteps(config.min_timestep, config.max_timestep)
+    config, plan, seed = prepared.config, prepared.plan, seed_of(prepared)
+    scope = scope_of(config, plan)
 
-    def bucket(sample: Sample) -> tuple:
-        return sample.dataset, plan.fit(sample).bucket
+    def some(samples: list[Sample], count: int) -> list[Sample]:
+        return [samples[place] for place in validation.sample_of(len(samples), count, seed)]
 
-    def in_batches(samples: list[Sample]) -> list[list[int]]:
-        sizes = [-(-plan.sets[sample.dataset].batch_size // training.batch_parts) for sample in samples]
-        return validation.groups([bucket(sample) for sample in samples], sizes, seed)
+    held = some(plan.found.validation, scope.held_out)
+    old = some([sample for sample in plan.samples_used if sample.is_regularization], scope.regularization)
+    partners = held_out.beside(held, plan.found.train, bucket_in(plan), seed)
+    return Chosen(*(held_out.fixed(samples, config) for samples in (held, partners, old)))
 
-    def losses_of(samples: list[Sample], batches: list[list[int]]) -> dict[int, Any]:
-        show = _shower(prepared, training, held_out.fixed(samples, config))
-        return validation.losses(batches, show, training.process.corrupt, plain_loss, times, seed)
+
+def bucket_in(plan: Any) -> Callable[[Sample], tuple]:
+    """Gives what pictures of one batch have in common."""
+    return lambda sample: (sample.dataset, plan.fit(sample).bucket)
+
+
+def measure(prepared: Prepared, training: Training, *, is_unchanged: bool = False) -> Any:
+    """The losses of the held-out pictures, of training pictures beside them and of regularization images.
+
+    Args:
+        is_unchanged: of the model without the LoRA.
+
+    Returns:
+        A `validation.Measured`.
+    """
+    from library import validation
+
+    config = prepared.config
+    held, partners, old = chosen(prepared)
+    batches = in_batches(prepared, training, held)[: config.max_validation_steps]
+    training.adapters.eval()
+    strength = training.adapters.multiplier
+    try:
+        with training.averaged():
+            if is_unchanged:
+                training.adapters.multiplier = 0.0
+            ours = losses_of(prepared, training, held, batches)
+            places = [[place for place in own if place in ours] for own in in_batches(prepared, training, partners)]
+            theirs = losses_of(prepared, training, partners, [own for own in places if own])
+            olds = losses_of(prepared, training, old, in_batches(prepared, training, old))
+    finally:
+        training.adapters.multiplier = strength
+        training.adapters.train()
+    return validation.Measured.of(times_of(prepared), ours, theirs, olds)
+
+
+def times_of(prepared: Prepared) -> list[int]:
+    """The timesteps that are measured."""
+    from library import validation
+
+    config = prepared.config
+    return validation.timesteps(config.min_timestep, config.max_timestep, scope_of(config, prepared.plan).timesteps)
+
+
+def in_batches(prepared: Prepared, training: Training, samples: list[Sample]) -> list[list[int]]:
+    """The places of samples, in batches as large as the training's."""
+    from library import validation
+
+    sets = prepared.plan.sets
+    sizes = [-(-sets[sample.dataset].batch_size // training.batch_parts) for sample in samples]
+    return validation.groups([bucket_in(prepared.plan)(sample) for sample in samples], sizes, seed_of(prepared))
+
+
+def losses_of(
+    prepared: Prepared, training: Training, samples: list[Sample], batches: list[list[int]]
+) -> dict[int, Any]:
+    """The losses of samples that are `held_out.fixed`, by their places; see `validation.losses`."""
+    from library import losses, validation
 
     def plain_loss(prediction: Any, target: Any, mask: Any) -> Any:
         return losses.per_sample(prediction, target, mask=mask)
 
-    held = plan.found.validation
-    partners = held_out.beside(held, plan.found.train, bucket, seed)
-    batches = in_batches(held)[: config.max_validation_steps]
-    training.adapters.eval()
-    try:
-        with training.averaged():
-            ours = losses_of(held, batches)
-            their_batches = [[place for place in places if place in ours] for places in in_batches(partners)]
-            theirs = losses_of(partners, [places for places in their_batches if places])
-    finally:
-        training.adapters.train()
-    return validation.Measured.of(times, ours, theirs)
+    show = _shower(prepared, training, samples)
+    return validation.losses(batches, show, training.process.corrupt, plain_loss, times_of(prepared), seed_of(prepared))
 
 
 def _shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:

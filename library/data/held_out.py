@@ -18,6 +18,9 @@ from library.data.folders import Folder, numbered_folders, pictures_in, repeats_
 from library.data.samples import Found, read_subsets
 from library.messages import Note, UserError, say
 
+AUTO_LEAST = 10  # of fewer pictures each one is missed
+AUTO_MOST = 16  # more would tell no more of an epoch
+
 WITHOUT_CHANCE = dict(
     flip_aug=False, color_aug=False, random_crop=False, face_crop_aug_range=None, shuffle_caption=False,
     caption_dropout_rate=0.0, caption_dropout_every_n_epochs=None, caption_tag_dropout_rate=0.0, token_warmup_step=0,
@@ -45,17 +48,18 @@ def fixed(samples: list[Sample], config: Config) -> list[Sample]:
     return [replace(sample, caption=captions.whole_of(sample, config), options=of(sample)) for sample in samples]
 
 
-def split(found: Found, share: float, seed: int) -> Found:
+def split(found: Found, share: float | str, seed: int) -> Found:
     """Move a share of the training pictures to `Found.validation`; never regularization images.
 
     Whole pictures leave: all their repeats, and copies of them. Each folder gives its share of them, and keeps at least
     one. The choice follows from the names of folders and pictures and from the seed: it is the same on every system.
 
     Args:
-        share: more than 0, less than 1.
+        share: more than 0, less than 1; "auto": of AUTO_LEAST pictures and more a tenth, at least 2 (one alone would
+            tell of itself only) and at most AUTO_MOST.
 
     Returns:
-        What was found, with a warning where the share is less than a picture.
+        What was found, with a warning where a share that was asked for is less than a picture.
     """
     same = identities([sample.image_path for sample in found.train])
     folders: dict[int, list[Path]] = defaultdict(list)
@@ -71,7 +75,10 @@ def split(found: Found, share: float, seed: int) -> Found:
         in_turn += own
     candidates = [path for path in dict.fromkeys(in_turn) if path not in kept]
     total = len(candidates) + len(kept)
-    count = min(round(total * share), len(candidates))
+    wanted = automatic_count(total) if share == "auto" else round(total * share)
+    count = min(wanted, len(candidates))
+    if count == 0 and share == "auto":
+        return found
     if count == 0:
         return replace(found, warnings=[*found.warnings, _too_few(share, total, bool(candidates))])
     begin = rng.random()
@@ -95,6 +102,11 @@ def split(found: Found, share: float, seed: int) -> Found:
             for place, folder in enumerate(found.folders)
         ],
     )
+
+
+def automatic_count(pictures: int) -> int:
+    """How many of so many pictures are held out where the user says nothing."""
+    return 0 if pictures < AUTO_LEAST else min(max(2, round(pictures / 10)), AUTO_MOST)
 
 
 def _too_few(share: float, total: int, can_be_more: bool) -> Note:

@@ -22,6 +22,7 @@ from library.contracts import Fit, Sample
 from library.data import captions
 from library.data.buckets import BucketRule, fit
 from library.data.folders import Folder, some
+from library.data.held_out import AUTO_LEAST
 from library.data.samples import Found, balance, balanced_epochs
 from library.messages import Note, UserError, say
 
@@ -529,7 +530,15 @@ def _mask_lines(found: Found) -> list[str]:
 
 def _validation_lines(found: Found, config: Config) -> list[str]:
     if not found.validation:
-        return []
+        if config.validation_split != "auto":
+            return []
+        return [
+            say(
+                f"validation: none, as there are fewer than {AUTO_LEAST} pictures; validation_data_dir takes others of "
+                "the same subject",
+                f"验证：训练图片不足 {AUTO_LEAST} 张，不做验证；可用 validation_data_dir 另给同一主题的图片",
+            )
+        ]
     epochs, steps = config.validate_every_n_epochs or 1, config.validate_every_n_steps
     when_en = ["every epoch" if epochs == 1 else f"every {epochs} epochs"] + ([f"every {steps} steps"] if steps else [])
     when_zh = ["每轮" if epochs == 1 else f"每 {epochs} 轮"] + ([f"每 {steps} 步"] if steps else [])
