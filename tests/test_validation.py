@@ -102,7 +102,8 @@ def test_the_gap_is_between_pairs():
     assert (measured.loss, measured.training_loss, measured.gap) == (2.5, 1.5, 1.0)
     assert measured.is_finite
     assert measured.values()["timesteps"] == [200, 800]
-    assert measured.values()["rows"] == {"held_out": [[3, 4], [1, 2]], "training": [[2, 2], [1, 1]], "regularization": []}
+    rows = measured.values()["rows"]
+    assert rows == {"held_out": [[3, 4], [1, 2]], "training": [[2, 2], [1, 1]], "regularization": []}
     assert not Measured.of([200, 800], ours, theirs, {0: torch.tensor([float("nan"), 0])}).is_finite
 
 

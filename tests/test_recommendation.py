@@ -1,0 +1,104 @@
+"""Which epoch to use: known losses in, the right epoch out, and what is needed at the end is never thrown away."""
+
+import random
+
+import pytest
+
+from library import recommendation
+from library.messages import set_language
+from library.recommendation import difference, recommend, waited
+
+TIMES = [200, 400, 600, 800]
+
+
+def validations(curve: list[float], noise: float = 0.0, pictures: int = 4, seed: int = 0, start: float = 1.0) -> list:
+    """Events of a run: mean losses of the unchanged model and after each epoch; noise is that of each cell."""
+    rng = random.Random(seed)
+    means = [start, *curve]
+    return [
+        dict(
+            epoch=epoch,
+            step=10 * epoch,
+            ends_epoch=True,
+            timesteps=TIMES,
+            rows=dict(held_out=[[mean + rng.gauss(0, noise) for _ in TIMES] for _ in range(pictures)]),
+        )
+        for epoch, mean in enumerate(means)
+    ]
+
+
+def test_a_difference_has_the_standard_error_of_its_mean():
+    mean, error = difference([[3.0, 4.0], [5.0, 8.0]], [[1.0, 1.0], [1.0, 3.0]])
+    assert mean == 3.5  # of 2, 3, 4, 5
+    assert error == pytest.approx((5 / 3 / 4) ** 0.5)  # variance 5/3 of four
+
+
+@pytest.mark.parametrize(
+    ("curve", "epoch", "equal", "overfitted_from"),
+    [
+        ([0.8, 0.6, 0.5, 0.7, 0.9], 3, [3], 4),  # a valley
+        ([0.8, 0.6, 0.51, 0.5, 0.52, 0.54, 0.7], 3, [3, 4, 5, 6], 7),  # a flat one: 0.05 is a tenth of what was learnt
+        ([0.9, 0.8, 0.7, 0.6, 0.5], 5, [5], None),  # falls to the end
+        ([0.7, 0.9, 0.5, 0.9, 0.5], 3, [3, 5], None),  # up and down: it has not stayed up
+        ([0.5], 1, [1], None),
+    ],
+)
+def test_without_noise_the_tenth_decides(curve, epoch, equal, overfitted_from):
+    found = recommend(validations(curve))
+    assert (found.epoch, found.equal, found.overfitted_from) == (epoch, equal, overfitted_from)
+
+
+def test_what_noise_hides_is_equal():
+    curve = [0.8, 0.56, 0.5, 0.5]
+    assert recommend(validations(curve)).equal == [3, 4]
+    noisy = [recommend(validations(curve, noise=0.5, seed=seed)).equal for seed in range(40)]
+    assert sum(len(equal) > 1 for equal in noisy) > 25
+    assert sum(2 in equal for equal in noisy) > 15
+
+
+def test_a_model_that_learnt_nothing_has_no_margin():
+    found = recommend(validations([1.1, 1.2, 1.3]))
+    assert (found.epoch, found.equal, found.overfitted_from) == (1, [1], 2)
+
+
+def test_whatever_is_recommended_at_the_end_was_kept_all_along():
+    """A file that is thrown away when its epoch is out of the equal ones is never asked for again."""
+    rng = random.Random(1)
+    for seed in range(300):
+        curve = [0.5 + rng.random() * 0.5 for _ in range(8)]
+        events = validations(curve, noise=rng.choice([0.0, 0.1, 0.5]), seed=seed)
+        kept: set[int] = set()
+        for count in range(2, len(events) + 1):
+            found = recommend(events[:count])
+            kept = {*kept, events[count - 1]["epoch"]} & set(found.equal)
+            assert found.epoch in kept
+
+
+def test_measurements_between_epochs_and_of_other_pictures_do_not_count():
+    events = validations([0.8, 0.5, 0.6])
+    events.insert(2, events[1] | dict(step=15, ends_epoch=False, rows=dict(held_out=[[0.1] * 4] * 4)))
+    assert recommend(events).epochs == [1, 2, 3]
+    assert recommend(events).epoch == 2
+    other = [event | dict(rows=dict(held_out=event["rows"]["held_out"][:2])) for event in validations([0.1])]
+    assert recommend([*other, *events]).epochs == [1, 2, 3]
+    assert recommend(events[1:]).epoch == 2  # the unchanged model was not measured
+    assert recommend([]) is None
+    assert recommend(events[:1]) is None
+
+
+def test_patience_counts_from_the_lowest():
+    assert waited(validations([0.8, 0.5, 0.6, 0.7])) == 2
+    assert waited(validations([0.8, 0.5, 0.6, 0.4])) == 0
+    assert waited([]) == 0
+
+
+def test_the_words():
+    assert recommendation.spans([1, 3, 4, 5, 8]) == "1, 3-5, 8"
+    lines = recommend(validations([0.8, 0.51, 0.5, 0.7])).lines()
+    assert lines[0].startswith("Use epoch 2. Epochs 2-3 are equal")
+    assert "From epoch 4 on it is overfitted" in lines[1]
+    assert "4 picture(s)" in lines[-1]
+    assert "more epochs may do better" in recommend(validations([0.8, 0.5])).lines()[1]
+    assert "nothing to choose" in recommend(validations([0.5])).lines()[0]
+    set_language("zh")
+    assert recommend(validations([0.8, 0.51, 0.5, 0.7])).lines()[0].startswith("建议使用第 2 轮")
