@@ -1,6 +1,11 @@
-"""Claims about training, measured on the miniature instead of believed. Each file is one claim, and a program:
+"""Claims about training, measured on the miniature instead of believed.
 
-    python -m tests.laboratory.white_areas
+    python -m tests.laboratory [--claims white_areas,...] [--seeds 5] [--processes 2] [--keep FOLDER]
 
-prints its figures; what follows from them stands in docs/log.md. No test of the suite runs them: they take minutes.
+tries each claim of the user's text against its opposite, prints a table and writes docs/laboratory.md with a picture
+for each. It takes minutes for each claim, so no test of the suite runs it. How a claim is written: `experiment.py`.
 """
+
+CLAIMS = (  # files of this folder, in the order of the user's text
+    "white_areas",
+)

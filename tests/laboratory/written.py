@@ -1,0 +1,120 @@
+"""What the laboratory found, as a table and as docs/laboratory.md with a picture for each claim.
+
+The page holds a part for each claim between two marks, so that claims can be run, and written, a few at a time.
+"""
+
+import re
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw
+
+from tests.laboratory import CLAIMS
+from tests.laboratory.experiment import Claim, Comparison, Effect, effect, shown_pictures, verdict
+
+HEAD = """# The laboratory
+
+Sentences of the text that this project began with, tried on the built-in miniature model, each against its opposite.
+Written by `python -m tests.laboratory`; how each is tried stands in `tests/laboratory/`.
+
+A seed stands for other training pictures, another order and other noise, the same in all trainings of a claim, so
+differences are paired. `±` is the 95 % interval of the mean difference over seeds (Student's t); `d` is Cohen's effect
+size of paired differences (mean / standard deviation). *Confirmed* and *contradicted* need an interval without 0 and a
+mean beyond the margin, or, where a difference is denied, an interval within the margin; anything else is *not shown*.
+The miniature is a Stable Diffusion of a few megabytes that knows a world of shapes and simple figures at 64 pixels:
+what it shows is how training moves features between words, not how a photograph will look.
+
+"""
+LARGEST_PICTURE = 80_000  # bytes
+
+
+class Study(NamedTuple):
+    """A claim and what was found."""
+
+    name: str
+    claim: Claim
+    results: list[dict[str, dict[str, float]]]  # of each seed: condition -> measure -> number
+
+    def values(self, condition: str, measure: str) -> list[float]:
+        return [result[condition][measure] for result in self.results]
+
+    def outcome(self, comparison: Comparison) -> tuple[Effect, str]:
+        found = effect(self.values(*comparison.first), self.values(*comparison.second))
+        return found, verdict(found, comparison.expected, comparison.margin)
+
+
+def table(studies: list[Study]) -> str:
+    """Every comparison in a line, and what every condition measured."""
+    lines = []
+    for study in studies:
+        lines.append(f"\n{study.claim.title}  ({len(study.results)} seeds)")
+        measures = list(study.results[0][next(iter(study.results[0]))])
+        for condition in study.results[0]:
+            told = "  ".join(f"{measure} {mean(study.values(condition, measure)):.3f}" for measure in measures)
+            lines.append(f"    {condition:<24} {told}")
+        for comparison in study.claim.comparisons:
+            found, word = study.outcome(comparison)
+            lines.append(f"  {word:<13} {found!s:<32} {comparison.words}")
+    return "\n".join(lines)
+
+
+def write(studies: list[Study], docs: Path, folder: Path) -> None:
+    """Put the studies into docs/laboratory.md, beside those that stand in it already, and write their pictures."""
+    page = docs / "laboratory.md"
+    parts = _parts(page.read_text(encoding="utf-8")) if page.exists() else {}
+    for study in studies:
+        picture = docs / "images" / "laboratory" / f"{study.name}.webp"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        rows = shown_pictures(study.name, study.claim, 1, folder)
+        _save_small(labelled(list(study.claim.all_conditions()), rows), picture)
+        parts[study.name] = _part(study)
+    known = [parts[name] for name in CLAIMS if name in parts]
+    page.write_text(HEAD + "\n".join(known), encoding="utf-8")
+
+
+def _parts(page: str) -> dict[str, str]:
+    found = re.finditer(r"<!-- (\w+) -->\n.*?<!-- end -->\n", page, re.DOTALL)
+    return {match[1]: match[0] for match in found}
+
+
+def _part(study: Study) -> str:
+    claim, count = study.claim, len(study.results)
+    lines = [f"<!-- {study.name} -->", f"## {claim.title}", "", f"> {claim.sentence}", "", claim.method, ""]
+    lines += [f"| expected ({count} seeds) | found | difference | d |", "|---|---|---|---|"]
+    for comparison in claim.comparisons:
+        found, word = study.outcome(comparison)
+        size = "∞" if abs(found.size) == float("inf") else f"{found.size:+.1f}"
+        interval = f"{found.difference:+.2f} ± {found.half_width:.2f}"
+        lines.append(f"| {comparison.words} | **{word}** | {interval} | {size} |")
+    measures = list(study.results[0][next(iter(study.results[0]))])
+    lines += ["", f"| mean ± standard deviation | {' | '.join(measures)} |", "|---|" + "---|" * len(measures)]
+    for condition in study.results[0]:
+        values = [study.values(condition, measure) for measure in measures]
+        told = " | ".join(f"{mean(numbers):.2f} ± {stdev(numbers):.2f}" for numbers in values)
+        lines.append(f"| {condition} | {told} |")
+    asked = "; ".join(f"`{claim.questions[question][index]}`" for question, index in claim.shown)
+    lines += ["", f"![{claim.title}](images/laboratory/{study.name}.webp)", "", f"Columns: {asked}.", ""]
+    lines += [claim.limits, ""] if claim.limits else []
+    return "\n".join([*lines, "<!-- end -->", ""])
+
+
+def labelled(names: list[str], rows: list[list[Image.Image]], gap: int = 4, margin: int = 130) -> Image.Image:
+    """Rows of pictures with the condition's name at the left."""
+    width, height = rows[0][0].size
+    size = (margin + len(rows[0]) * (width + gap), len(rows) * (height + gap))
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, (name, row) in enumerate(zip(names, rows, strict=True)):
+        top = index * (height + gap)
+        pen.text((4, top + height // 2 - 6), name, fill="black")
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (margin + column * (width + gap), top))
+    return sheet
+
+
+def _save_small(picture: Image.Image, path: Path) -> None:
+    for quality in (90, 80, 70, 50, 30):
+        picture.save(path, quality=quality, method=6)
+        if path.stat().st_size < LARGEST_PICTURE:
+            return
