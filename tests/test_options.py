@@ -287,6 +287,15 @@ EFFECTS = {
         dict(dataset_repeats=3), entry("ss_num_train_images", "6"),
         dict(in_json="{captions}", train_data_dir="{other set}/1_cat"),
     ),
+    "keep_best": Effect(
+        dict(keep_best=False),
+        lambda plain, changed: [len(list(run.folder.glob("*-best*"))) for run in (plain, changed)] == [1, 0], MEASURED,
+    ),
+    "early_stop": Effect(
+        dict(early_stop=1, max_train_epochs=9, learning_rate=1.0),
+        lambda plain, changed: len(changed.steps) < len(plain.steps),
+        MEASURED | dict(validate_every_n_epochs=1, max_train_epochs=9, learning_rate=1.0),
+    ),
     "validation_split": Effect(dict(validation_split=0.4), entry("ss_num_validation_images", "1")),
     "validation_data_dir": Effect(
         dict(validation_data_dir="{measured set}"), entry("ss_num_validation_images", "2")
@@ -295,11 +304,13 @@ EFFECTS = {
         dict(validation_seed=1), lambda plain, changed: validated(plain, "loss") != validated(changed, "loss"), MEASURED
     ),
     "validate_every_n_epochs": Effect(
-        dict(validate_every_n_epochs=2), lambda plain, changed: validated(changed) == validated(plain)[1:], MEASURED
+        dict(validate_every_n_epochs=2), lambda plain, changed: validated(changed) == [0, 12] != validated(plain),
+        MEASURED | dict(validate_every_n_epochs=1),
     ),
     "validate_every_n_steps": Effect(
-        dict(validate_every_n_steps=4), lambda plain, changed: validated(changed) == [4, 6, 8, 12] != validated(plain),
-        MEASURED,
+        dict(validate_every_n_steps=4),
+        lambda plain, changed: validated(changed) == [0, 4, 6, 8, 12] != validated(plain),
+        MEASURED | dict(validate_every_n_epochs=1),
     ),
     "max_validation_steps": Effect(
         dict(max_validation_steps=1), lambda plain, changed: validated(plain, "loss") != validated(changed, "loss"),

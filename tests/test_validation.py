@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from library import diffusion, losses, validation
 from library.config import Config
@@ -495,3 +496,86 @@ def test_options_of_a_validation_that_there_is_not_say_so():
     for split in (0.2, "auto"):
         _, warnings = checks.check(given | dict(validation_split=split), {})
         assert not any("validation_split" in line for line in warnings)
+
+
+# ---- the best epoch ----
+
+
+def measuring(monkeypatch, *losses_of_epochs: float) -> None:
+    """Let epochs have these losses; the unchanged model has 1."""
+    from library.assembly import validating
+
+    def measure(prepared, training, *, is_unchanged):
+        step = training.schedule.last_epoch
+        epoch = step // prepared.plan.step_counts[0]
+        rows = torch.full((2, 4), 1.0 if is_unchanged else losses_of_epochs[epoch - 1])
+        return Measured(TIMES, rows, rows, torch.empty(0, 4))
+
+    monkeypatch.setattr(validating, "measure", measure)
+
+
+@pytest.fixture
+def best_run(run, ten):
+    def start(output="out", **options):
+        few = FEW | dict(max_train_epochs=4, save_every_n_epochs=1, reg_data_dir=None, train_batch_size=4)
+        return run(output=output, train_data_dir=str(ten[0]), **few | options)
+
+    return start
+
+
+def same(first: Path, second: Path) -> bool:
+    return torch.equal(*(torch.cat([t.flatten() for t in load_file(path).values()]) for path in (first, second)))
+
+
+def test_the_recommended_epoch_is_left_as_a_copy(best_run, monkeypatch, capsys):
+    measuring(monkeypatch, 0.9, 0.51, 0.5, 0.8)
+    folder = best_run()
+    assert same(folder / "it-best.safetensors", folder / "it-000002.safetensors")
+    assert not same(folder / "it-best.safetensors", folder / "it-000003.safetensors")
+    assert not (folder / "it-candidates").exists()
+    said = capsys.readouterr().out
+    assert "Use epoch 2. Epochs 2-3 are equal" in said
+    assert f"that epoch's file: {folder / 'it-best.safetensors'}" in said
+    assert not list(best_run(output="without", keep_best=False).glob("*-best*"))
+
+
+def test_only_what_is_in_question_lies_on_the_disk(best_run, monkeypatch):
+    from library.assembly.files import Files
+
+    lying = []
+    really = Files.keep_candidate
+
+    def keep(self, position):
+        really(self, position)
+        lying.append(sorted(path.name[3:9] for path in self.candidates.iterdir()))
+
+    monkeypatch.setattr(Files, "keep_candidate", keep)
+    measuring(monkeypatch, 0.9, 0.51, 0.5, 0.8)
+    best_run(save_every_n_epochs=None)
+    assert lying == [["000001"], ["000002"], ["000002", "000003"], ["000002", "000003"]]
+
+
+def test_the_best_of_an_interrupted_run_may_lie_before_the_interruption(best_run, monkeypatch):
+    from library.stop import Stop
+
+    measuring(monkeypatch, 0.9, 0.5, 0.8, 0.8)
+    whole = best_run(output="whole")
+    count = iter(range(1, 99))
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "requested", lambda self: "file" if next(count) == 11 else None)
+        with pytest.raises(Stopped):
+            best_run(output="part")
+    part = best_run(output="part")
+    assert same(whole / "it-best.safetensors", part / "it-best.safetensors")
+    assert not (part / "it-candidates").exists()
+
+
+def test_a_run_that_gains_nothing_ends_early(best_run, monkeypatch, capsys):
+    measuring(monkeypatch, 0.5, 0.6, 0.7, 0.4)
+    folder = best_run(early_stop=2, resume="auto")
+    assert max(event["epoch"] for event in events(folder)) == 3
+    assert "has not fallen for 2 measurement(s)" in capsys.readouterr().out
+    assert same(folder / "it.safetensors", folder / "it-000003.safetensors")
+    assert same(folder / "it-best.safetensors", folder / "it-000001.safetensors")
+    assert not (folder / "it-state").exists()  # it is finished, not interrupted
+    assert max(event["epoch"] for event in events(best_run(output="on", early_stop=3))) == 4
