@@ -8,4 +8,5 @@ for each. It takes minutes for each claim, so no test of the suite runs it. How 
 
 CLAIMS = (  # files of this folder, in the order of the user's text
     "white_areas",
+    "which_epoch",
 )

@@ -129,6 +129,10 @@ class Claim:
     conditions: Mapping[str, tuple[Lora, ...]] | None = None  # None: the base model, and each training at strength 1
     size: tuple[int, int] = (64, 64)  # width and height of what is drawn
     limits: str = ""  # what the miniature cannot tell
+    derived: Mapping[str, Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, float]]] = field(
+        default_factory=dict
+    )  # further conditions, made of the results of those that were drawn
+    note: Callable[[list[Mapping[str, Mapping[str, float]]]], str] | None = None  # said of all seeds' results
 
     def all_conditions(self) -> dict[str, tuple[Lora, ...]]:
         if self.conditions is not None:
@@ -249,7 +253,7 @@ def run_seed(name: str, seed: int, folder: Path, overriding: Mapping[str, Any] |
             results = dict(stamp=stamp, measures=claim.measure(pictures))
             kept.write_text(json.dumps(results), encoding="utf-8")
         found[condition] = results["measures"]
-    return found
+    return found | {condition: derive(found) for condition, derive in claim.derived.items()}
 
 
 def _trained(training: Training, seed: int, folder: Path, overriding: Mapping[str, Any]) -> str:

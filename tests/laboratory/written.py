@@ -56,6 +56,7 @@ def table(studies: list[Study]) -> str:
         for comparison in study.claim.comparisons:
             found, word = study.outcome(comparison)
             lines.append(f"  {word:<13} {found!s:<32} {comparison.words}")
+        lines += [f"  {study.claim.note(study.results)}"] if study.claim.note else []
     return "\n".join(lines)
 
 
@@ -93,6 +94,7 @@ def _part(study: Study) -> str:
         values = [study.values(condition, measure) for measure in measures]
         told = " | ".join(f"{mean(numbers):.2f} ± {stdev(numbers):.2f}" for numbers in values)
         lines.append(f"| {condition} | {told} |")
+    lines += ["", claim.note(study.results)] if claim.note else []
     asked = "; ".join(f"`{claim.questions[question][index]}`" for question, index in claim.shown)
     lines += ["", f"![{claim.title}](images/laboratory/{study.name}.webp)", "", f"Columns: {asked}.", ""]
     lines += [claim.limits, ""] if claim.limits else []
