@@ -372,7 +372,8 @@ def test_a_resumed_run_validates_at_the_same_steps_with_the_same_numbers(run, te
     from library.stop import Stop
 
     options = dict(train_data_dir=str(ten[0]), validation_split=0.2, validate_every_n_steps=3, reg_data_dir=None, **FEW)
-    whole = [event | {"time": 0} for event in events(run(output="whole", **options), "validation")]
+    clock = dict(time=0, seconds=0)
+    whole = [event | clock for event in events(run(output="whole", **options), "validation")]
     assert [event["step"] for event in whole] == [0, 3, 5, 6, 9, 10]
     for stop_at in (3, 5):  # at step 5 the epoch ends, and it is not validated before the stop
         count = iter(range(1, 99))
@@ -383,7 +384,7 @@ def test_a_resumed_run_validates_at_the_same_steps_with_the_same_numbers(run, te
             with pytest.raises(Stopped):
                 run(output=f"part{stop_at}", **options)
         resumed = run(output=f"part{stop_at}", **options)
-        told = [event | {"time": 0} for event in events(resumed, "validation")]
+        told = [event | clock for event in events(resumed, "validation")]
         assert told == whole
 
 

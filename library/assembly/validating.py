@@ -1,5 +1,6 @@
 """Validation in the middle of a run: what is measured, with what, and where it is told."""
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,10 +42,15 @@ def validate(prepared: Prepared, training: Training, report: Any, *, epoch: int,
         return
     if not report.validations:
         report.event("held out", step=step, **chosen(prepared).names())
+    began = time.monotonic()
     measured = _with_room(prepared, training, report, is_unchanged=step == 0)
     if measured and measured.is_finite:
-        ends_epoch = step == sum(prepared.plan.step_counts[:epoch])
-        report.validation(epoch, step, by, dict(ends_epoch=ends_epoch, **measured.values()))
+        told = dict(
+            ends_epoch=step == sum(prepared.plan.step_counts[:epoch]),
+            seconds=round(time.monotonic() - began, 3),
+            **measured.values(),
+        )
+        report.validation(epoch, step, by, told)
     elif measured:  # of the weights the next step tells
         report.say(say(f"validation after step {step}: NaN or infinity", f"第 {step} 步后的验证：出现 NaN 或无穷大"))
 
