@@ -1,5 +1,6 @@
 """Bytes, operators and arithmetic of small examples, counted by hand; the choice of blocks; what is said of it."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -40,6 +41,36 @@ def test_views_and_changes_in_place_take_no_memory(x):
         torch.add(x, 1, out=y)
     assert counted.cost.peak == counted.live == N
     assert counted.cost.operators == 4  # mul, mul_, add_, add
+
+
+def every_kind_of_operator(x, y):
+    """Several results, a list of them, an integer and a float, changes in place, of the form too, and an `out`."""
+    values, places = x.view(10, 100).sort(dim=1)
+    halves = torch.unbind_copy(values.view(2, 500))
+    whole = places * 2, places * 2.0, values.sum(), torch.cat([values, values])
+    x.mul_(2)
+    grown = torch.add(x, 1, out=y)
+    return [x, grown, values, places, *halves, *whole, x.new_empty(3).resize_(7)]
+
+
+def test_what_is_remembered_of_operators_is_what_they_give_and_cost():
+    memory.OUTCOMES.clear()
+    forms, costs = [], []
+    for mode in (contextlib.nullcontext(), Trace(), Trace()):
+        with mode, torch.no_grad():
+            made = every_kind_of_operator(torch.ones(1000, device="meta"), torch.empty(1000, device="meta"))
+        forms.append([(each.shape, each.stride(), each.dtype, each.untyped_storage().nbytes()) for each in made])
+        costs.append(getattr(mode, "cost", None))
+        assert len({each.untyped_storage()._cdata for each in made}) == len(made)
+    assert forms[0] == forms[1] == forms[2]
+    assert costs[1] == costs[2]
+    assert {"sort", "mul", "mul_", "sum", "cat"} <= {call[0].overloadpacket.__name__ for call in memory.OUTCOMES}
+
+
+def test_operators_on_numbers_are_computed_each_time():
+    for number in (1.0, 5.0):
+        with Trace(), torch.no_grad():
+            assert float((torch.full((3,), number) + 1).sum()) == 3 * (number + 1)
 
 
 def test_what_is_let_go_is_no_longer_alive(x):
