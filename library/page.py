@@ -79,10 +79,47 @@ del { color: var(--red) }
 .finding .cure { color: var(--faint) }
 .red { --tone: var(--red) } .amber { --tone: var(--amber) } .green { --tone: var(--green) }
 details > summary { cursor: pointer; margin: .6rem 0 }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
+.answer { background: var(--card); border: 1px solid var(--line); border-top: 4px solid var(--tone); border-radius: 8px;
+  padding: .4rem 1rem .7rem; margin: 1rem 0 }
+.answer > b { display: block; font-size: 1.5rem; line-height: 1.3; margin: .4rem 0 .2rem; overflow-wrap: anywhere }
+.answer p { margin: .3rem 0 }
+.cards { display: grid; gap: .8rem; margin: .6rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)) }
+.cards > div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .1rem .9rem .6rem }
+.cards h3 { margin: .6rem 0 .2rem } .cards pre { background: var(--ground); padding: .45rem .6rem; margin: .4rem 0;
+  white-space: pre-wrap }
+.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(7rem, 1fr); gap: .5rem; overflow-x: auto;
+  padding: 2px 2px .4rem; max-width: max-content }
+.strip figure { width: 100%; max-width: 11rem } .strip img, .strip .holder { width: 100%; max-height: none }
+figure.chosen { border-color: var(--green); box-shadow: 0 0 0 1px var(--green) }
+.choices > p { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .8rem; margin: .8rem 0 }
+.choices > p[hidden] { display: none }
+.choices input { width: min(22rem, 62vw); accent-color: var(--link); height: 2rem; margin: 0 }
+.choices output { font-weight: 600; font-variant-numeric: tabular-nums; min-width: 3em }
+.choices.one > div { display: inline-block; vertical-align: top; width: 11rem; max-width: 46%; margin: 0 .6rem .6rem 0 }
+.choices.one .strip { display: block; padding: 2px } .choices.one figure { display: none }
+.choices.one figure.shown { display: block }
 @media (max-width: 32rem) { body { padding: .8rem } .finding { flex-direction: column; gap: .1rem }
   .finding .level { flex: none }
   .pictures { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
 """
+CHOICES = """
+for (const all of document.querySelectorAll(".choices")) {
+  const values = all.dataset.values.split(" | ");
+  const slider = all.querySelector("input"), told = all.querySelector("output");
+  const show = () => {
+    told.textContent = values[slider.value];
+    slider.setAttribute("aria-valuetext", values[slider.value]);
+    for (const strip of all.querySelectorAll(".strip"))
+      [...strip.children].forEach((figure, at) => figure.classList.toggle("shown", at == slider.value));
+  };
+  all.classList.add("one");
+  all.querySelector("p").hidden = false;
+  slider.addEventListener("input", show);
+  show();
+}
+"""  # a script for `choices`
 
 
 class Html(str):
@@ -156,11 +193,11 @@ def finding(level: str, text: str, cure: str = "") -> Html:
     )
 
 
-def picture(image: Image.Image | Path, name: str = "", note: str = "", boxes: Iterable[Box] = ()) -> Html:
+def picture(picture: Image.Image | Path, name: str = "", note: str = "", boxes: Iterable[Box] = ()) -> Html:
     """A small copy of a picture with its name and a line below, for `pictures`.
 
     Args:
-        image: a file is read upright; one that cannot be read gives its name alone.
+        picture: a file is read upright; one that cannot be read gives its name alone.
         boxes: frames over it.
     """
     frames = "".join(
@@ -168,11 +205,50 @@ def picture(image: Image.Image | Path, name: str = "", note: str = "", boxes: It
         f'width:{box.width:.2%};height:{box.height:.2%}"></div>'
         for box in boxes
     )
-    shown = f'<img alt="{escape(name)}" loading="lazy" src="{address}">' if (address := _thumbnail(image)) else ""
+    return figure(join([image(picture, name), Html(frames)]), name, note)
+
+
+def image(picture: Image.Image | Path, text: str = "") -> Html:
+    """A small copy of a picture; "" where the file cannot be read.
+
+    Args:
+        text: what it shows, for those who do not see it.
+    """
+    address = _thumbnail(picture)
+    return Html(f'<img alt="{escape(text)}" loading="lazy" src="{address}">' if address else "")
+
+
+def figure(shown: Html, name: str = "", note: str = "", *, is_chosen: bool = False) -> Html:
+    """A picture from `image` with its name and a line below, for `strip`."""
     below = "<br>".join(str(part) for part in (f"<b>{html(name)}</b>" if name else "", html(note)) if part)
     return Html(
-        f'<figure><div class="frame"><div class="holder">{shown}{frames}</div></div>'
-        f"<figcaption>{below}</figcaption></figure>"
+        f'<figure{" class=chosen" if is_chosen else ""}><div class="frame"><div class="holder">{html(shown)}</div>'
+        f"</div><figcaption>{below}</figcaption></figure>"
+    )
+
+
+def strip(figures: Sequence[Html]) -> Html:
+    """Pictures side by side; where the page is narrow they are pushed sideways."""
+    return Html(f'<div class="strip" tabindex="0">{"".join(figures)}</div>')
+
+
+def choices(name: str, values: Sequence[str], rows: Sequence[tuple[str, Sequence[Html]]]) -> Html:
+    """Pictures of which each row has one for every value; a slider shows those of one value.
+
+    Without CHOICES, or without scripts, all of them are shown side by side.
+
+    Args:
+        name: of what the slider moves.
+        values: in order; the last is shown first.
+        rows: a heading, and a figure from `figure` for each value.
+    """
+    looks = "".join(f'<div><p class="faint">{html(heading)}</p>{strip(figures)}</div>' for heading, figures in rows)
+    marks = " | ".join(values)
+    last = len(values) - 1
+    return Html(
+        f'<div class="choices" data-values="{escape(marks)}"><p hidden><label for="choice">{html(name)}</label>'
+        f'<input id="choice" type="range" min="0" max="{last}" step="1" value="{last}">'
+        f"<output>{html(values[-1])}</output></p>{looks}</div>"
     )
 
 
@@ -206,16 +282,38 @@ def folded(summary: str, body: str) -> Html:
     return Html(f"<details><summary>{html(summary)}</summary>{html(body)}</details>")
 
 
+def answer(level: str, heading: str, *blocks: str) -> Html:
+    """What the page is there to say, above all else.
+
+    Args:
+        level: a key of LEVELS: its colour.
+    """
+    return Html(f'<div class="answer {level}"><b>{html(heading)}</b>{join(blocks)}</div>')
+
+
+def cards(bodies: dict[str, Html]) -> Html:
+    """A few short texts beside one another: {heading: body}."""
+    shown = "".join(f"<div><h3>{html(heading)}</h3>{html(body)}</div>" for heading, body in bodies.items())
+    return Html(f'<div class="cards">{shown}</div>')
+
+
 def section(heading: str, *blocks: str) -> Html:
     return Html(f"<section><h2>{html(heading)}</h2>{join(blocks)}</section>")
 
 
-def page(title: str, *blocks: str) -> str:
-    """A whole page, in the language of the messages."""
+def page(title: str, *blocks: str, style: str = "", script: str = "") -> str:
+    """A whole page, in the language of the messages.
+
+    Args:
+        style: more rules.
+        script: what makes it handier; nothing may depend on it.
+    """
+    script = f"<script>{script}</script>" if script else ""
     return (
         f'<!doctype html><html lang="{say("en", "zh-CN")}"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style><body><h1>{escape(title)}</h1>{join(blocks)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style><body><h1>{escape(title)}</h1>{join(blocks)}"
+        f"{script}</body></html>\n"
     )
 
 

@@ -89,7 +89,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         else memory.table(plan, machine.device, say("memory:", "内存："))
     )
     for line in ways_to_fit(prepared, attend, plan):
-        print(say(f"note: {line}", f"注意：{line}"))
+        prepared.note(line)
     sys.stdout.flush()
     family = families.open_model(
         config.pretrained_model_name_or_path,
@@ -104,7 +104,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         max_token_length=config.max_token_length,
     )
     for line in family.warnings:
-        print(say(f"note: {line}", f"注意：{line}"))
+        prepared.note(line)
     if config.weighted_captions:
         family.weigh = prompt_syntax.weights
     parts = family.modules()
@@ -135,7 +135,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         args=prepared.optimizer_args,
     )
     for line in built.notices:
-        print(say(f"note: {line}", f"注意：{line}"))
+        prepared.note(line)
     schedule = schedules.build(
         config.lr_scheduler,
         built.optimizer,
@@ -167,7 +167,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     if config.ema_decay:
         training.average = Average([arena.master for arena in attached.arenas.values()], config.ema_decay)
     if config.torch_compile:
-        compile_units(config, training)
+        compile_units(prepared, training)
     if config.cuda_graphs:
         record_steps(prepared, training)
     if prepared.state:
@@ -195,20 +195,20 @@ def record_steps(prepared: Prepared, training: Training) -> None:
         training.step = cuda_graphs.Graphs(training.step, buffers, recorder, partial(print, flush=True))
         print(training.step.description)
     else:
-        print(say(f"note: no CUDA graphs: {reason}", f"注意：不使用 CUDA graphs：{reason}"))
+        prepared.note(say(f"no CUDA graphs: {reason}", f"不使用 CUDA graphs：{reason}"))
 
 
-def compile_units(config: Config, training: Training) -> None:
+def compile_units(prepared: Prepared, training: Training) -> None:
     """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
     from library.adapters import linear_ops, recipes
     from library.compilation import Compiler
     from library.families.unet_forward import UNetForward
 
-    if has_dropout(config):
-        print(
+    if has_dropout(prepared.config):
+        prepared.note(
             say(
-                "note: torch_compile is off: dropout would draw other numbers",
-                "注意：不使用 torch_compile：dropout 取到的随机数会不同",
+                "torch_compile is off: dropout would draw other numbers",
+                "不使用 torch_compile：dropout 取到的随机数会不同",
             )
         )
         return
@@ -218,7 +218,7 @@ def compile_units(config: Config, training: Training) -> None:
     fast = training.unet_forward
     attend = dataclasses.replace(fast.attend, asked=fast.attend.kind)  # nothing left to try out while compiling
     plain = UNetForward(fast.unet, linear_ops.PLAIN, recipes, attend)
-    compiler = Compiler(partial(print, flush=True), config.dynamo_backend)
+    compiler = Compiler(partial(print, flush=True), prepared.config.dynamo_backend)
     fast.resnet = compiler(plain.resnet, fast.resnet)
     fast.transformer_block = compiler(plain.transformer_block, fast.transformer_block)
 
@@ -252,13 +252,13 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
             except cache.BadLatents as error:
                 if next(vae.parameters()).dtype == torch.float32:
                     raise
-                print(say(f"note: {error}: trying in float32", f"注意：{error}；改用 float32 再试"), flush=True)
+                prepared.note(say(f"{error}: trying in float32", f"{error}；改用 float32 再试"))
                 vae.float()
             except torch.OutOfMemoryError:
                 if batch_size == 1:
                     raise
                 batch_size = 1
-                print(say("note: not enough memory: pictures are encoded one by one", "注意：显存不足，改为逐张编码"))
+                prepared.note(say("not enough memory: pictures are encoded one by one", "显存不足，改为逐张编码"))
         print(
             say(
                 f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
@@ -281,9 +281,7 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
                 if batch_size == 1:
                     raise
                 batch_size = 1
-                print(
-                    say("note: not enough memory: captions are encoded one by one", "注意：显存不足，改为逐条编码标签")
-                )
+                prepared.note(say("not enough memory: captions are encoded one by one", "显存不足，改为逐条编码标签"))
         print(
             say(
                 f"captions: {filled.made} encoded, {filled.reused} from the cache",

@@ -355,7 +355,7 @@ def check_disk(prepared: Prepared, training: Training) -> None:
         preview_pixels=max(sizes, default=0),
     )
     for line in disk.check(needs):
-        print(say(f"note: {line}", f"注意：{line}"), flush=True)
+        prepared.note(line)
 
 
 def closing_words(prepared: Prepared, path: Path, norms: dict[str, float], best: Path | None, advice: Any) -> str:

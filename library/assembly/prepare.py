@@ -32,11 +32,17 @@ class Prepared:
     cache_folder: Path | None  # of latents and captions; None: in memory
     data: str  # changes with the pictures, captions and folders
     base_loras: list = dataclasses.field(default_factory=list)  # of merging.Strength: what the base model gets first
+    notes: list[str] = dataclasses.field(default_factory=list)  # said to the user, for the report to say again
 
     @property
     def position(self) -> Any:
         """Where the run goes on, or begins: a `checkpoint.Position`."""
         return self.state.position if self.state else first_position(self.config, self.plan)
+
+    def note(self, line: str) -> None:
+        """Say what the user should know of, and keep it."""
+        self.notes.append(line)
+        print(say(f"note: {line}", f"注意：{line}"), flush=True)
 
 
 def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
@@ -181,8 +187,11 @@ def plan_run(
             f"{config.learning_rate:g}；随机种子 {seed}；标签 {tokens_seen} 个 token",
         )
     )
+    prepared = Prepared(
+        config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, None, data
+    )
     for line in warnings + lines:
-        print(say(f"note: {line}", f"注意：{line}"))
+        prepared.note(line)
     if counted:
         print(counted)
     if state:
@@ -193,9 +202,7 @@ def plan_run(
             )
         )
     sys.stdout.flush()
-    return Prepared(
-        config, seed, name, model, planned, prompts, machine, optimizer_args, start, state, None, None, None, data
-    )
+    return prepared
 
 
 def find_set(config: Config, memory: Path | None) -> Any:

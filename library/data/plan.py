@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from library.config import Config
 from library.contracts import Fit, Sample
@@ -423,21 +423,30 @@ def _check_lengths(plan: Plan, config: Config, token_counts: Callable[[list[str]
 
 def plan_table(plan: Plan, config: Config) -> str:
     """Folders, buckets, batches, steps and epochs, as aligned text in the user's language."""
+    told = overview(plan, config)
+    return "\n".join([*_aligned(told.folders, left=(0, 4)), "", *_aligned(told.buckets, left=()), "", *told.lines])
+
+
+class Overview(NamedTuple):
+    """A plan in words and numbers; the first row of each table is its head."""
+
+    folders: list[list[str]]
+    buckets: list[list[str]]
+    lines: list[str]
+
+
+def overview(plan: Plan, config: Config) -> Overview:
+    """What will be trained, in the user's language."""
     found = plan.found
     uses = uses_of_epoch(plan, 1)
     reg_uses = [count for sample, count in uses if sample.is_regularization]
-    return "\n".join(
-        [
-            *_aligned(_folder_rows(plan, uses), left=(0, 4)),
-            "",
-            *_aligned(_bucket_rows(plan, uses), left=()),
-            "",
-            *_reg_lines(found, plan, reg_uses),
-            *_mask_lines(found),
-            *_validation_lines(found, config),
-            *_step_lines(plan, config, sum(count for _, count in uses)),
-        ]
-    )
+    lines = [
+        *_reg_lines(found, plan, reg_uses),
+        *_mask_lines(found),
+        *_validation_lines(found, config),
+        *_step_lines(plan, config, sum(count for _, count in uses)),
+    ]
+    return Overview(_folder_rows(plan, uses), _bucket_rows(plan, uses), lines)
 
 
 def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:

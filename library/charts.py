@@ -1,0 +1,353 @@
+"""Charts as SVG text for a page: lines over an axis, and a field of coloured cells. No library and no network.
+
+Readable by everyone: colours that the colour-blind tell apart (Okabe and Ito 2008, made lighter on a dark ground), a
+dash pattern and a name at each line's end beside the colour. What lies under the pointer is told by `<title>`s, so it
+works without a script; SCRIPT shows the same text below the chart where there is no pointer. Give STYLE to the page.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 380, 232  # units of the drawing: about pixels on a phone and in a column of a desktop
+LEFT, TOP, BOTTOM = 46, 12, 34  # margins
+LETTER = 6.4  # units of a Latin letter's width; a Chinese one has twice as much
+MOST_HITS = 120  # places of the x axis that tell their values
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "1 4")
+CELL_HEIGHT = 15
+
+STYLE = """
+:root { --c0: #0072b2; --c1: #d55e00; --c2: #00805c; --c3: #b4518f; --c4: #a87400; --c5: #3b8fc4; --grid: #ece8e2 }
+@media (prefers-color-scheme: dark) { :root { --c0: #6cb6ee; --c1: #ff9452; --c2: #3fcf9f; --c3: #ee9ccb; --c4: #f0c34e;
+  --c5: #9ad4fb; --grid: #322f2c } }
+.charts { display: grid; gap: .9rem; margin: .8rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)) }
+.chart { display: flex; flex-direction: column; padding: .7rem .8rem .5rem }
+.chart figcaption { padding: 0; font-size: .82rem; line-height: 1.45 }
+.chart figcaption > b { font-size: .98rem; display: block }
+.chart svg { width: 100%; height: auto; display: block; margin-top: .35rem; overflow: visible; touch-action: pan-y }
+.chart text { font: 11.5px system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif;
+  fill: var(--faint); font-variant-numeric: tabular-nums }
+.chart .name { font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 3px; stroke-linejoin: round }
+.chart .grid { stroke: var(--grid) } .chart .zero { stroke: var(--faint); stroke-dasharray: 2 3 }
+.chart .span { fill: var(--green); opacity: .13 } .chart .from { fill: var(--amber); opacity: .1 }
+.chart .mark { stroke: var(--green); stroke-width: 1.5 } .chart text.mark { stroke: none; fill: var(--green) }
+.chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
+.chart .faint { opacity: .38; stroke-width: 1 }
+.chart .hit rect { fill: transparent } .chart .hit line { stroke: var(--faint); opacity: 0 }
+.chart .hit:hover line { opacity: .8 }
+.legend { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin-top: .25rem; color: var(--faint) }
+.legend span { display: inline-flex; align-items: center; gap: .35rem }
+.legend svg { width: 22px; height: 8px; margin: 0 }
+.legend b { font-weight: 500; color: var(--ink); font-variant-numeric: tabular-nums }
+.chart output { display: none; font-size: .82rem; min-height: 1.45em; font-variant-numeric: tabular-nums }
+.scripted .chart output { display: block }
+.chart .cell { fill: var(--c0) } .chart .ground { fill: var(--grid) }
+.chart .below { color: var(--faint); font-size: .8rem; margin-top: .25rem; line-height: 1.4 }
+"""
+SCRIPT = """
+document.documentElement.classList.add("scripted");
+for (const chart of document.querySelectorAll(".chart")) {
+  const told = chart.querySelector("output");
+  const tell = event => {
+    const hit = event.target.closest(".hit");
+    if (told && hit) told.textContent = hit.querySelector("title").textContent;
+  };
+  chart.addEventListener("pointerdown", tell);
+  chart.addEventListener("pointermove", tell);
+}
+"""
+
+
+class Line(NamedTuple):
+    """A line of a chart."""
+
+    name: str
+    points: Sequence[tuple[float, float]]  # x, y; x never falls
+    colour: int = 0  # 0 to 5
+    is_faint: bool = False  # behind the others, without a name or values
+
+
+class Mark(NamedTuple):
+    """A place on the x axis with words, and the stretch around it that it is about."""
+
+    x: float
+    text: str
+    start: float
+    end: float
+
+
+class Scale(NamedTuple):
+    """Where numbers lie on an axis."""
+
+    low: float
+    high: float
+    ticks: list[float]
+
+    def share(self, value: float) -> float:
+        """How far along the axis, 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+
+def nice_scale(low: float, high: float, most: int = 5, *, whole: bool = False) -> Scale:
+    """An axis that holds both, with at most so many ticks at 1, 2 or 5 times a power of ten.
+
+    Args:
+        whole: ticks at whole numbers only.
+    """
+    if high <= low:
+        room = abs(low) * 0.1 or 1.0
+        low, high = low - room, high + room
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (size * factor) <= most)
+    step = max(1.0, step) if whole else step
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return Scale(low, high, [number * step for number in range(first, last + 1)])
+
+
+def number(value: float, step: float = 0.0) -> str:
+    """A number as short as its axis allows: 0.15, 12, 1e-4."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3 or abs(value) >= 1e6:
+        digits = f"{value:.2g}" if abs(value) >= 1e6 else f"{value:.1e}"
+        mantissa, _, power = digits.partition("e")
+        return f"{float(mantissa):g}e{int(power)}" if power else digits
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step else max(0, 3 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(decimals, 6)}f}"
+
+
+def percent(value: float, step: float = 0.0) -> str:
+    """A share as a change: 0.05 -> +5 %."""
+    decimals = 0 if step >= 0.01 or (not step and abs(value) >= 0.1) else 1
+    return f"{100 * value:+.{decimals}f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def lines_chart(
+    title: str,
+    lines: Iterable[Line],
+    *,
+    x_name: str,
+    y_name: str = "",
+    tell: Callable[[float, float], str] = number,
+    mark: Mark | None = None,
+    worse_from: float | None = None,
+    with_zero: bool = False,
+    below: str = "",
+) -> str:
+    """Lines over an axis, as a <figure>; "" where there is nothing to draw.
+
+    Args:
+        title: what it shows, in a few words; all texts are escaped here.
+        x_name, y_name: of the axes, with units.
+        tell: a value (and the distance of ticks, 0: alone) in words.
+        mark: what the chart points at.
+        worse_from: x from which on the ground is shaded.
+        with_zero: 0 is on the y axis and drawn.
+        below: a sentence on how to read it.
+    """
+    lines = [
+        line._replace(points=[point for point in line.points if math.isfinite(point[0] + point[1])]) for line in lines
+    ]
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return ""
+    xs = [x for line in lines for x, _ in line.points]
+    firm = [line for line in lines if not line.is_faint]
+    ys = [y for line in firm or lines for _, y in line.points]
+    ys += [0.0] if with_zero else []
+    room = (max(ys) - min(ys)) * 0.06
+    across = nice_scale(min(xs), max(xs), 6, whole=max(xs) - min(xs) >= 3)
+    up = nice_scale(min(ys) - room, max(ys) + room)
+    named = firm if len(firm) > 1 else []
+    right = max((10.0, *(text_width(line.name) * 1.06 + 12 for line in named)))
+    right = min(right, 110.0)
+
+    def x_at(x: float) -> float:
+        return LEFT + across.share(x) * (WIDTH - LEFT - right)
+
+    def y_at(y: float) -> float:
+        return TOP + (1 - min(1.0, max(0.0, up.share(y)))) * (HEIGHT - TOP - BOTTOM)
+
+    floor, end = HEIGHT - BOTTOM, WIDTH - right
+    parts = []
+    if worse_from is not None and worse_from < across.high:
+        at = max(LEFT, x_at(worse_from))
+        parts.append(f'<rect class="from" x="{at:.1f}" y="{TOP}" width="{end - at:.1f}" height="{floor - TOP}"/>')
+    step = up.ticks[1] - up.ticks[0] if len(up.ticks) > 1 else 0.0
+    for tick in up.ticks:
+        kind = "zero" if with_zero and abs(tick) < 1e-12 else "grid"
+        parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{end:.1f}" y1="{y_at(tick):.1f}" y2="{y_at(tick):.1f}"/>')
+        parts.append(_text(LEFT - 6, y_at(tick) + 4, tell(tick, step), anchor="end"))
+    wide = across.ticks[1] - across.ticks[0] if len(across.ticks) > 1 else 0.0
+    for tick in across.ticks:
+        parts.append(_text(x_at(tick), floor + 15, number(tick, wide), anchor="middle"))
+    parts.append(_text((LEFT + end) / 2, HEIGHT - 4, x_name, anchor="middle"))
+    if mark:
+        first, last = (min(end, max(LEFT, x_at(x))) for x in (mark.start, mark.end))
+        parts.append(
+            f'<rect class="span" x="{first:.1f}" y="{TOP}" width="{last - first:.1f}" height="{floor - TOP}"/>'
+        )
+        at = x_at(mark.x)
+        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{floor}"/>')
+        anchor = "end" if at > (LEFT + end) / 2 else "start"
+        parts.append(_text(at + (-5 if anchor == "end" else 5), TOP + 9, mark.text, anchor=anchor, kind="mark"))
+    for line in lines:
+        parts.append(_path(line, [(x_at(x), y_at(y)) for x, y in line.points]))
+    ends = spread([y_at(line.points[-1][1]) + 4 for line in named], 13.0, TOP + 8, floor + 2)
+    for line, at in zip(named, ends, strict=True):
+        parts.append(_text(end + 8, at, line.name, kind="name", colour=line.colour, most=right))
+    parts += _hits(firm or lines, x_at, y_at, x_name, tell, floor)
+    label = f"{title}. " + "; ".join(f"{line.name}: {tell(line.points[-1][1], 0.0)}" for line in firm)
+    legend = _legend(firm, tell)
+    return _figure(title, y_name, legend, label, HEIGHT, parts, below)
+
+
+def cells_chart(
+    title: str, rows: Sequence[tuple[str, Sequence[float]]], columns: Sequence[str], *, x_name: str, below: str = ""
+) -> str:
+    """Numbers >= 0 as cells that are the darker the larger they are, as a <figure>; "" where there are none.
+
+    Args:
+        rows: a name, and a number for each column; all texts are escaped here.
+        columns: their names.
+        x_name: what the columns are.
+    """
+    most = max((value for _, values in rows for value in values), default=0.0)
+    if most <= 0 or not math.isfinite(most):
+        return ""
+    left = min(150.0, max(text_width(name) for name, _ in rows) + 10)
+    height = TOP + CELL_HEIGHT * len(rows) + BOTTOM
+    width = (WIDTH - left - 34) / len(columns)
+    parts = []
+    for row, (name, values) in enumerate(rows):
+        y = TOP + CELL_HEIGHT * row
+        parts.append(_text(left - 6, y + 11, name, anchor="end"))
+        for column, value in enumerate(values):
+            x = left + column * width
+            told = escape(f"{name}, {x_name} {columns[column]}: {value:.3g}")
+            box = f'x="{x:.2f}" y="{y}" width="{width - min(1, width / 8):.2f}" height="{CELL_HEIGHT - 1}"'
+            parts.append(
+                f'<g class="hit"><rect class="ground" {box}/>'
+                f'<rect class="cell" {box} style="fill:var(--c0);opacity:{math.sqrt(value / most):.2f}"/>'
+                f"<title>{told}</title></g>"
+            )
+        if values:
+            parts.append(_text(WIDTH - 30, y + 11, f"{values[-1]:.2g}"))
+    every = max(1, math.ceil(len(columns) * 26 / (WIDTH - left - 34)))
+    for column in range(0, len(columns), every):
+        x = left + (column + 0.5) * width
+        parts.append(_text(x, height - BOTTOM + 14, columns[column], anchor="middle"))
+    parts.append(_text((left + WIDTH - 34) / 2, height - 4, x_name, anchor="middle"))
+    return _figure(title, "", "", title, height, parts, below)
+
+
+def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+    """Each value averaged with those before it, the weight of a value falling to 1/e within the window; no bias."""
+    found, total, weight, keep = [], 0.0, 0.0, math.exp(-1 / max(1, window))
+    for x, y in points:
+        total, weight = keep * total + y, keep * weight + 1
+        found.append((x, total / weight))
+    return found
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most so many points, each the mean of its neighbours; the last value is kept as it is."""
+    if len(points) <= most:
+        return list(points)
+    size = len(points) / most
+    groups = [points[int(at * size) : int((at + 1) * size)] for at in range(most)]
+    means = [tuple(math.fsum(values) / len(group) for values in zip(*group, strict=True)) for group in groups]
+    return [*means[:-1], tuple(points[-1])]
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places near those that are wanted, none nearer to another than the gap, within bounds if there is room."""
+    order = sorted(range(len(wanted)), key=lambda at: wanted[at])
+    found = list(wanted)
+    for before, at in zip([None, *order], order, strict=False):
+        found[at] = max(wanted[at], low if before is None else found[before] + gap)
+    beyond = high
+    for at in reversed(order):
+        found[at] = min(found[at], beyond)
+        beyond = found[at] - gap
+    return found
+
+
+def text_width(text: str) -> float:
+    """About how wide a text is drawn, in units."""
+    return sum(2 * LETTER if ord(letter) > 0x2E7F else LETTER for letter in text)
+
+
+def _text(
+    x: float, y: float, text: str, *, anchor: str = "start", kind: str = "", colour: int | None = None, most: float = 0
+) -> str:
+    while most and len(text) > 3 and text_width(text) > most:
+        text = text[:-2] + "…"
+    style = "" if colour is None else f' style="fill:var(--c{colour % len(DASHES)})"'
+    kind = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}{style}>{escape(text)}</text>'
+
+
+def _stroke(line: Line) -> str:
+    dash = "" if line.is_faint else DASHES[line.colour % len(DASHES)]
+    return f'style="stroke:var(--c{line.colour % len(DASHES)})"' + (f' stroke-dasharray="{dash}"' if dash else "")
+
+
+def _path(line: Line, places: Sequence[tuple[float, float]]) -> str:
+    kind = "line faint" if line.is_faint else "line"
+    if len(places) == 1:
+        x, y = places[0]
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill:var(--c{line.colour % len(DASHES)})"/>'
+    d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    return f'<path class="{kind}" d="{d}" {_stroke(line)}/>'
+
+
+def _hits(
+    lines: Sequence[Line],
+    x_at: Callable[[float], float],
+    y_at: Callable[[float], float],
+    x_name: str,
+    tell: Callable[[float, float], str],
+    floor: float,
+) -> list[str]:
+    """Invisible strips, one for each x, that tell its values."""
+    values: dict[float, list[tuple[Line, float]]] = {}
+    for line in lines:
+        for x, y in line.points:
+            values.setdefault(x, []).append((line, y))
+    xs = sorted(values)
+    xs = xs[:: math.ceil(len(xs) / MOST_HITS)]
+    places = [x_at(x) for x in xs]
+    found = []
+    for at, (x, place) in enumerate(zip(xs, places, strict=True)):
+        start = (places[at - 1] + place) / 2 if at else place - 6
+        end = (places[at + 1] + place) / 2 if at + 1 < len(xs) else place + 6
+        told = "; ".join(f"{line.name} {tell(y, 0.0)}" for line, y in values[x])
+        found.append(
+            f'<g class="hit"><rect x="{start:.1f}" y="{TOP}" width="{end - start:.1f}" height="{floor - TOP}"/>'
+            f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{floor}"/>'
+            f"<title>{escape(f'{x_name} {x:.4g}: {told}')}</title></g>"
+        )
+    return found
+
+
+def _legend(lines: Sequence[Line], tell: Callable[[float, float], str]) -> str:
+    """What each line is, and its last value."""
+    return "".join(
+        f'<span><svg viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M1 4L21 4" {_stroke(line)}/></svg>'
+        f"{escape(line.name)} <b>{escape(tell(line.points[-1][1], 0.0))}</b></span>"
+        for line in lines
+    )
+
+
+def _figure(title: str, unit: str, legend: str, label: str, height: float, parts: list[str], below: str) -> str:
+    unit = f'<span class="faint">{escape(unit)}</span>' if unit else ""
+    legend = f'<div class="legend">{legend}</div>' if legend else ""
+    below = f'<div class="below">{escape(below)}</div>' if below else ""
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{unit}{legend}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f"<output></output>{below}</figure>"
+    )
