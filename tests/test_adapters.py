@@ -441,3 +441,12 @@ def test_plain_functions_equal_their_formula():
     x, down, up = torch.randn(2, 3, 6), torch.randn(4, 6), torch.randn(5, 4)
     expected = 1 + 0.5 * functional.linear(functional.linear(x, down), up)
     torch.testing.assert_close(linear_ops.linear(torch.ones(2, 3, 5), x, down, up, 0.5), expected)
+
+
+def test_norms_of_blocks_are_those_of_their_layers_together(model):
+    adapters = trained(model)
+    updates = {name: float(layer.norm()) for name, layer in adapters.layers.items()}
+    found = adapters.block_norms()
+    assert list(found) == ["BASE", "TIME"]  # names of a toy: of no block
+    assert found["BASE"] == pytest.approx(updates[LINEAR])
+    assert found["TIME"] == pytest.approx((updates[CONV1] ** 2 + updates[CONV3] ** 2) ** 0.5)

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from library import checkpoint, families, metadata
-from library.adapters import merging
+from library.adapters import merging, sizes
 from library.assembly import lora_files
 from library.checks import ConfigError, check_tool
 from library.families.clip_text import clip_merges
@@ -445,7 +445,7 @@ def test_everything_is_told_of_a_lora(lora, run, tmp_path, capsys, tiny_model):
     assert "fine: no NaN, and every layer adds something" in said
     norms = {}
     for name, update in updates(path).items():
-        norms.setdefault(show_lora.block_of(name), []).append(float(update.norm()))
+        norms.setdefault(sizes.block_name(name), []).append(float(update.norm()))
     for block, of_block in norms.items():
         assert f"{block} {sum(norm**2 for norm in of_block) ** 0.5:.4g}" in said
     assert "mytag" in (out / "summary.html").read_text(encoding="utf-8")
@@ -472,7 +472,7 @@ def test_everything_is_told_of_a_lora(lora, run, tmp_path, capsys, tiny_model):
     ],
 )
 def test_blocks_are_called_as_tools_for_block_weights_do(name, block):
-    assert show_lora.block_of(name) == block
+    assert sizes.block_name(name) == block
 
 
 def look(path, model=None):

@@ -40,10 +40,6 @@ from library.messages import UserError, say
 from library.tool_config import TOOLS, ShowLora
 
 PAGE = "summary.html"
-PARTS = {  # beginning of a layer's name -> part of the model
-    r"lora_te2_|text_encoder_2\.": "text_encoder_2", r"lora_te1?_|text_encoder\.": "text_encoder",
-    r"lora_unet_|unet\.|": "unet",
-}  # fmt: skip
 TOLD = {  # in the metadata -> what it is called
     "ss_output_name": ("name", "名称"),
     "ss_sd_model_name": ("trained on", "训练底模"),
@@ -186,13 +182,15 @@ def count(shown: Shown, name: str, factors) -> None:
     """Put a layer into its group and its block."""
     import torch
 
+    from library.adapters import sizes
+
     down, up = factors.thin()
     square = float(((up.T.double() @ up.double()) * (down.double() @ down.double().T)).sum())  # of r x r products
     norm = max(0.0, square) ** 0.5 * abs(factors.scale)
-    at = block_of(name)
+    at = sizes.block_name(name)
     layers, whole = shown.norms.get(at, (0, 0.0))
     shown.norms[at] = (layers + 1, float(torch.tensor([whole, norm], dtype=torch.float64).norm()))
-    group = Group(part_of(name), len(down), factors.scale * len(down), len(factors.shape()) > 2)
+    group = Group(sizes.part_of(name), len(down), factors.scale * len(down), len(factors.shape()) > 2)
     for other in shown.groups:
         alike = (other.part, other.rank, other.is_conv) == (group.part, group.rank, group.is_conv)
         if alike and abs(other.alpha - group.alpha) < 1e-3 * abs(group.alpha) + 1e-9:
@@ -200,29 +198,6 @@ def count(shown: Shown, name: str, factors) -> None:
             return
     group.count = 1
     shown.groups.append(group)
-
-
-def part_of(name: str) -> str:
-    return next(part for beginning, part in PARTS.items() if re.match(beginning, name))
-
-
-def block_of(name: str) -> str:
-    """The block of a layer as tools for block weights call it: BASE (text), IN00~11, MID, OUT00~11.
-
-    In diffusers' names they are counted as in a Stable Diffusion of true size: two layers to a block.
-    """
-    if part_of(name) != "unet":
-        return "BASE" if part_of(name) == "text_encoder" else "BASE 2"
-    if found := re.search(r"(input|output)_blocks[._](\d+)[._]", name):
-        return f"{'IN' if found[1] == 'input' else 'OUT'}{int(found[2]):02d}"
-    if re.search(r"middle_block|mid_block", name):
-        return "MID"
-    if found := re.search(r"(down|up)_blocks[._](\d+)[._](\w+?)[._](\d+)[._]", name):
-        side, place, kind, layer = found[1], int(found[2]), found[3], int(found[4])
-        if side == "down":
-            return f"IN{3 * (place + 1) if kind == 'downsamplers' else 1 + 3 * place + layer:02d}"
-        return f"OUT{3 * place + (2 if kind == 'upsamplers' else layer):02d}"
-    return "IN00" if re.search(r"conv_in$", name) else "OUT" if re.search(r"conv_out$|_out_2$", name) else "TIME"
 
 
 def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list, layers) -> None:
@@ -327,16 +302,13 @@ def group_rows(shown: Shown) -> list[list]:
 
 
 def norm_rows(shown: Shown) -> list[list]:
+    from library.adapters import sizes
+
     whole = sum(norm**2 for _, norm in shown.norms.values()) ** 0.5
     return [
         [name, layers, f"{norm:.4g}", f"{(norm / whole) ** 2 if whole else 0:.1%}"]
-        for name, (layers, norm) in sorted(shown.norms.items(), key=lambda item: order(item[0]))
+        for name, (layers, norm) in sorted(shown.norms.items(), key=lambda item: sizes.block_order(item[0]))
     ]
-
-
-def order(name: str) -> tuple:
-    places = ("BASE", "IN", "MID", "OUT", "TIME")
-    return next(at for at, place in enumerate(places) if name.startswith(place)), name
 
 
 def lines_of(shown: Shown) -> list[str]:

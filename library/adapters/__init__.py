@@ -19,7 +19,7 @@ from library.adapters.layer import AdapterLayer
 from library.adapters.loha import LohaLayer
 from library.adapters.lokr import LokrLayer
 from library.adapters.lora import LoraLayer
-from library.adapters.sizes import Pace, Size, is_large
+from library.adapters.sizes import Pace, Size, block_name, block_order, is_large
 from library.contracts import Target
 from library.messages import UserError, say
 
@@ -245,6 +245,14 @@ class Adapters:
             part: float(torch.stack([self.layers[name].norm() for name in names]).norm())
             for part, names in self._names_of.items()
         }
+
+    def block_norms(self) -> dict[str, float]:
+        """What was learned in each block, by its `sizes.block_name`, in their order; waits for the device once."""
+        every = torch.stack([layer.norm() for layer in self.layers.values()]).tolist()
+        blocks: dict[str, list[float]] = {}
+        for name, norm in zip(self.layers, every, strict=True):
+            blocks.setdefault(block_name(name), []).append(norm)
+        return {name: math.hypot(*blocks[name]) for name in sorted(blocks, key=block_order)}
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights; what the optimizer holds in flat form stays the same objects."""

@@ -64,6 +64,43 @@ def block_index(name: str) -> int | None:
     return None
 
 
+PARTS = {  # beginning of a layer's name -> part of the model
+    r"lora_te2_|text_encoder_2\.": "text_encoder_2",
+    r"lora_te1?_|text_encoder\.": "text_encoder",
+    r"lora_unet_|unet\.|": "unet",
+}
+BLOCK_NAMES = ("BASE", "IN", "MID", "OUT", "TIME")  # how they begin, in their order
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a layer is of, by its name in a file of any trainer."""
+    return next(part for beginning, part in PARTS.items() if re.match(beginning, name))
+
+
+def block_name(name: str) -> str:
+    """The block of a layer as tools for block weights call it: BASE (text), IN00~11, MID, OUT00~11.
+
+    In diffusers' names they are counted as in a Stable Diffusion of true size: two layers to a block.
+    """
+    if part_of(name) != "unet":
+        return "BASE" if part_of(name) == "text_encoder" else "BASE 2"
+    if found := re.search(r"(input|output)_blocks[._](\d+)[._]", name):
+        return f"{'IN' if found[1] == 'input' else 'OUT'}{int(found[2]):02d}"
+    if re.search(r"middle_block|mid_block", name):
+        return "MID"
+    if found := re.search(r"(down|up)_blocks[._](\d+)[._](\w+?)[._](\d+)[._]", name):
+        side, place, kind, layer = found[1], int(found[2]), found[3], int(found[4])
+        if side == "down":
+            return f"IN{3 * (place + 1) if kind == 'downsamplers' else 1 + 3 * place + layer:02d}"
+        return f"OUT{3 * place + (2 if kind == 'upsamplers' else layer):02d}"
+    return "IN00" if re.search(r"conv_in$", name) else "OUT" if re.search(r"conv_out$|_out_2$", name) else "TIME"
+
+
+def block_order(name: str) -> tuple:
+    """To sort names of blocks by: from the text to the last block of the U-Net."""
+    return next(at for at, place in enumerate(BLOCK_NAMES) if name.startswith(place)), name
+
+
 # ---- Blocks ----
 
 
