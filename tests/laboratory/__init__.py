@@ -7,6 +7,10 @@ for each. It takes minutes for each claim, so no test of the suite runs it. How 
 """
 
 CLAIMS = (  # files of this folder, in the order of the user's text
+    "deleted_tags",
+    "forgotten_tag",
     "white_areas",
+    "two_loras",
+    "face_cutouts",
     "which_epoch",
 )
