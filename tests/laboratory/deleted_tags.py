@@ -54,6 +54,10 @@ def expected(feature: str, variant: str) -> list[Comparison]:
             ("tags kept", f"{variant} asked: {variant}"), "more", ("tags deleted", f"{variant} asked: {variant}"),
         ),
         Comparison(
+            f"{variant} is obeyed more often if the tag was kept than if it was deleted and learnt at 4 times the rate",
+            ("tags kept", f"{variant} asked: {variant}"), "more", ("deleted, 4 x rate", f"{variant} asked: {variant}"),
+        ),
+        Comparison(
             f"kept tags, all typed, bring the {feature} as surely as the trigger word alone after deleting",
             ("tags kept", f"all tags: {feature}"), "same", ("tags deleted", f"trigger alone: {feature}"),
         ),
@@ -65,9 +69,14 @@ CLAIM = Claim(
     sentence="手动删去TAG中训练元素相关TAG有利于模型学习到元素特征，但会损害泛化性，不如训练红色头发角色，删去红色头发的TAG，"
     "将无法产生粉色或绿色头发的变体……相反要尽可能详细描述图片的所有元素，使用这些TAG仍然可以获得很好的角色还原，同时保留优秀的泛化性。",
     method="""Twelve pictures, six faces and six full bodies, of a character with red hair and a green shirt; all else
-differs from picture to picture. Captions with all tags, or without `red hair` and `green shirt`. Asked for are the
-trigger word alone, the character with these tags typed, and the character with blonde hair or a yellow shirt.""",
-    trainings={"tags kept": Training(make_set), "tags deleted": Training(partial(make_set, deleted=TAGS))},
+differs from picture to picture. Captions with all tags, or without `red hair` and `green shirt`, these also at four
+times the learning rate. Asked for are the trigger word alone, the character with these tags typed, and the character
+with blonde hair or a yellow shirt.""",
+    trainings={
+        "tags kept": Training(make_set),
+        "tags deleted": Training(partial(make_set, deleted=TAGS)),
+        "deleted, 4 x rate": Training(partial(make_set, deleted=TAGS), dict(learning_rate=2e-3)),
+    },
     questions={
         "face, alone": asked("face"),
         "face, all tags": asked("face", "red hair"),

@@ -1,7 +1,7 @@
 """Do face cut-outs with full bodies as regularization keep a person's proportions?
 
-A person with red hair is learnt, its hair's tag deleted: from faces alone; from faces with full bodies as regularization
-pictures of the same concept without captions, as the user's text says; and from captioned full bodies alone.
+A person with red hair is learnt, its hair's tag deleted: from faces alone; from faces with full bodies as
+regularization pictures of the same concept without captions, as the user's text says; from captioned full bodies alone.
 """
 
 import random
@@ -51,13 +51,13 @@ CLAIM = Claim(
     title="Face cut-outs need full bodies as regularization to keep proportions",
     sentence="脸部扣下来单独训练会无法产生全身照，或者是身体的比例不对。为了解决这个问题，引入了reg(正则化方法)…… "
     "还是自己的头搭配自己的身体最合适。",
-    method="""A person with red hair, whose tag is deleted. Twelve captioned faces alone; the same with twelve full bodies
-of the same person, or of others, as regularization pictures of the same concept without captions (twice the steps, so
-that faces are seen as often); twelve captioned full bodies alone. Asked for are full bodies in a blue shirt, the trigger
-word alone, and faces. *Head / height* is the part of the figure above the shirt (0.32 in drawings; 1: no body);
-*distance* how far a face is from the drawing of it.""",
-    limits="All persons of the miniature's world have the same proportions, so it cannot tell whether another person's body "
-    "would fit worse, only whose hair comes with it.",
+    method="""A person with red hair, whose tag is deleted. Twelve captioned faces alone; the same with twelve full
+bodies of the same person, or of others, as regularization pictures of the same concept without captions (twice the
+steps, so that faces are seen as often); twelve captioned full bodies alone. Asked for are full bodies in a blue shirt,
+the trigger word alone, and faces. *Head / height* is the part of the figure above the shirt (0.32 in drawings; 1: no
+body); *distance* how far a face is from the drawing of it.""",
+    limits="All persons of the miniature's world have the same proportions, so it cannot tell whether another person's "
+    "body would fit worse, only whose hair comes with it.",
     trainings={
         CUTOUTS: Training(partial(make_set, framing="face")),
         OWN: Training(partial(make_set, framing="face", bodies="own"), TWICE),

@@ -40,11 +40,11 @@ CLAIM = Claim(
     sentence="短袖(short sleeves)没被删除掉，因此这套衣服的“短袖”属性，还映射在“short sleeves”里，"
     "而没有映射到“mytag”里…… "
     "解决办法也很简单，“mytag” 前面加上 “short sleeves” 再出图",
-    method="""Twelve full bodies in a green shirt, a blue skirt and a purple hat. The tags of the outfit are deleted from
-the captions; in one set `purple hat` was forgotten and still stands there. Asked for are the trigger word alone and the
-trigger word with `purple hat`, on persons with black and blonde hair.""",
-    limits="The text tells this of sleeves; the miniature draws sleeves right in 57 % of pictures, which is chance. A hat "
-    "it draws when it is asked for, and never unasked.",
+    method="""Twelve full bodies in a green shirt, a blue skirt and a purple hat. The tags of the outfit are deleted
+from the captions; in one set `purple hat` was forgotten and still stands there. Asked for are the trigger word alone
+and the trigger word with `purple hat`, on persons with black and blonde hair.""",
+    limits="The text tells this of sleeves; the miniature draws sleeves right in 57 % of pictures, which is chance. A "
+    "hat it draws when it is asked for, and never unasked.",
     trainings={
         "tag forgotten": Training(partial(make_set, deleted=OUTFIT[:2])),
         "all deleted": Training(partial(make_set, deleted=OUTFIT)),

@@ -39,10 +39,10 @@ BOTH, FULL, PERSON, GARMENT = "person 0.6 + garment 0.5", "both at 1", "person a
 CLAIM = Claim(
     title="Two LoRAs at 0.6 and 0.5 combine",
     sentence="那么直接出图，别忘了mytag，鲤鱼姐权重0.6，衣服权重0.5……鲤鱼姐成功的穿上了衣服！",
-    method="""One LoRA of a person with blonde hair (`mytag`), one of an outfit, a green shirt with a blue skirt (`zkq`),
-each from twelve full bodies with the feature's tags deleted. Both trigger words are asked for with each LoRA alone at
-strength 1, with both at 0.6 and 0.5, and with both at 1. *Misfit* is the distance from the nearest drawing of a figure,
-as a mean over pixels (0 to 150).""",
+    method="""One LoRA of a person with blonde hair (`mytag`), one of an outfit, a green shirt with a blue skirt
+(`zkq`), each from twelve full bodies with the feature's tags deleted. Both trigger words are asked for with each LoRA
+alone at strength 1, with both at 0.6 and 0.5, and with both at 1. *Misfit* is the distance from the nearest drawing of
+a figure, as a mean over pixels (0 to 150).""",
     trainings={
         "person": Training(
             partial(make_set, trigger="mytag", deleted=BLONDE, hair_colour="blonde")
@@ -72,11 +72,22 @@ as a mean over pixels (0 to 150).""",
             "0.6 and 0.5 give the person in the garment more often than the garment's LoRA alone",
             (BOTH, "both"), "more", (GARMENT, "both"),
         ),
-        Comparison("at 0.6 the hair comes as surely as at 1 alone", (BOTH, "blonde hair"), "same", (PERSON, "blonde hair")),
-        Comparison("at 0.5 the shirt comes as surely as at 1 alone", (BOTH, "green shirt"), "same", (GARMENT, "green shirt")),
-        Comparison("0.6 and 0.5 combine no worse than 1 and 1", (BOTH, "both"), "same", (FULL, "both")),
-        Comparison("figures are nearer to drawings at 0.6 and 0.5 than at 1 and 1",
-                   (BOTH, "misfit"), "less", (FULL, "misfit"), margin=1.0),
+        Comparison(
+            "at 0.6 the hair comes as surely as at 1 alone",
+            (BOTH, "blonde hair"), "same", (PERSON, "blonde hair"),
+        ),
+        Comparison(
+            "at 0.5 the shirt comes as surely as at 1 alone",
+            (BOTH, "green shirt"), "same", (GARMENT, "green shirt"),
+        ),
+        Comparison(
+            "0.6 and 0.5 give the person in the garment as often as 1 and 1",
+            (BOTH, "both"), "same", (FULL, "both"),
+        ),
+        Comparison(
+            "figures are nearer to drawings at 0.6 and 0.5 than at 1 and 1",
+            (BOTH, "misfit"), "less", (FULL, "misfit"), margin=1.0,
+        ),
     ],
     shown=[("both", index) for index in range(7)],
 )  # fmt: skip

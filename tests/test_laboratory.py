@@ -1,0 +1,152 @@
+"""The laboratory's statistics, its eyes, a claim of toy size. True ones take minutes: `python -m tests.laboratory`."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from library import sampling
+from library.miniature.drawings import Person, Scene, draw
+from tests.laboratory import CLAIMS, experiment, people, written
+from tests.laboratory.experiment import BASE, Claim, Comparison, Effect, Lora, Training, effect, verdict
+from tests.laboratory.eyes import head_share, see
+
+# ---- Statistics ----
+
+
+def test_effect_is_the_mean_difference_its_t_interval_and_cohens_d():
+    found = effect([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])  # differences 1, 2, 3: mean 2, standard deviation 1
+    assert found == pytest.approx((2.0, 4.303 / 3**0.5, 2.0))
+    assert effect([1.0, 1.0], [0.0, 0.0]) == Effect(1.0, 0.0, float("inf"))
+    assert effect([1.0, 1.0], [1.0, 1.0]) == Effect(0.0, 0.0, 0.0)
+
+
+def test_quantiles_hold_95_percent_of_students_t():
+    t = np.linspace(-2000, 2000, 400_001)
+    for freedom, quantile in enumerate(experiment.STUDENT, 1):
+        density = (1 + t**2 / freedom) ** (-(freedom + 1) / 2)
+        assert density[abs(t) <= quantile].sum() / density.sum() == pytest.approx(0.95, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("difference", "half_width", "expected", "word"),
+    [
+        (0.5, 0.2, "more", "confirmed"),
+        (0.5, 0.6, "more", "not shown"),  # 0 is in the interval
+        (0.08, 0.05, "more", "not shown"),  # surely more, but of no account
+        (-0.5, 0.2, "more", "contradicted"),
+        (0.01, 0.05, "more", "contradicted"),  # there is surely no such difference
+        (-0.5, 0.2, "less", "confirmed"),
+        (0.5, 0.2, "less", "contradicted"),
+        (0.01, 0.05, "same", "confirmed"),
+        (0.01, 0.20, "same", "not shown"),
+        (0.5, 0.2, "same", "contradicted"),
+    ],
+)
+def test_verdicts(difference, half_width, expected, word):
+    assert verdict(Effect(difference, half_width, 0.0), expected, margin=0.1) == word
+
+
+# ---- Eyes ----
+
+SCENES = [people.person(random.Random(seed), hat_colour=["", "purple"][seed % 2]) for seed in range(24)]
+ALWAYS_SEEN = {"framing": "framing", "hair": "hair_colour", "hat": "hat_colour"}  # field of Seen -> of Person
+SEEN_ON_BODIES = {"garment_colour": "garment_colour"}
+SEEN_WHOLE = {"garment": "garment", "legwear": "legwear", "legwear_colour": "legwear_colour"}
+SURE = ("framing", "garment_colour", "hat", "background")
+
+
+def rights(pictures) -> dict[str, float]:
+    """Share of right answers by field, of the pictures in which it can be seen."""
+    answers: dict[str, list[bool]] = {}
+    for scene, picture in zip(SCENES, pictures, strict=True):
+        fields = dict(ALWAYS_SEEN)
+        fields |= SEEN_ON_BODIES if scene.person.framing != "face" else {}
+        if scene.person.framing == "full body" and scene.person.garment_colour != scene.person.legwear_colour:
+            fields |= SEEN_WHOLE  # a shirt and a skirt of one colour are a dress to any eye
+        seen = see(picture)
+        answers.setdefault("background", []).append(seen.background == scene.background)
+        for field, of_person in fields.items():
+            answers.setdefault(field, []).append(getattr(seen, field) == getattr(scene.person, of_person))
+    return {field: float(np.mean(found)) for field, found in answers.items()}
+
+
+def test_eyes_read_the_drawings():
+    shares = rights([np.asarray(draw(scene)) for scene in SCENES])
+    assert min(shares[field] for field in SURE) == 1.0, shares
+    assert min(shares.values()) >= 0.9, shares
+
+
+@torch.no_grad()
+def test_eyes_read_the_drawings_after_the_vae():
+    family = experiment.base_model()
+    pixels = torch.tensor(np.stack([np.asarray(draw(scene)) for scene in SCENES])).permute(0, 3, 1, 2) / 127.5 - 1
+    pictures = [np.asarray(sampling.to_picture(one)) for one in family.decode_latents(family.encode_images(pixels))]
+    shares = rights(pictures)
+    assert min(shares[field] for field in SURE) >= 0.97, shares
+    assert min(shares.values()) >= 0.8, shares
+
+
+def test_a_figures_head_is_a_third_of_its_height_and_a_face_has_no_body():
+    figure = Person("red", "short hair", "shirt", "blue", "short sleeves", "skirt", "yellow", "", "full body")
+    assert head_share(np.asarray(draw(Scene("gray", person=figure))), "blue") == pytest.approx(0.32, abs=0.02)
+    face = dataclasses.replace(figure, framing="face")
+    assert head_share(np.asarray(draw(Scene("gray", person=face))), "blue") == 1.0
+
+
+# ---- Claims ----
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_compares_what_it_measures(name):
+    claim = experiment.claim_of(name)
+    conditions = claim.all_conditions()
+    assert {lora.training for loras in conditions.values() for lora in loras} == set(claim.trainings)
+    for question, index in claim.shown:
+        assert claim.questions[question][index]
+
+
+def make_set(folder, rng):
+    scenes = [people.person(rng, framing="full body") for _ in range(4)]
+    people.write(folder / "train" / "2_mytag", scenes, [people.described(scene) for scene in scenes])
+
+
+def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
+    claim = Claim(
+        title="Learning changes pictures",
+        sentence="机器会学习。",
+        method="Two steps.",
+        trainings={"learnt": Training(make_set, dict(learning_rate=1e-2))},
+        questions={"one": ["mytag, person"], "two": ["red circle", "blue circle"]},
+        measure=lambda drawn: {"brightness": float(np.mean(drawn["one"][0]))},
+        comparisons=[Comparison("it is brighter", ("half", "brightness"), "more", (BASE, "brightness"))],
+        conditions={BASE: (), "half": (Lora("learnt", 0.5),), "whole": (Lora("learnt"),)},
+        shown=[("one", 0), ("two", 1)],
+    )
+    monkeypatch.setattr(experiment, "claim_of", lambda name: claim)
+    monkeypatch.setattr(experiment, "SAMPLING_STEPS", 2)
+    quick = dict(max_train_steps=2, network_dim=2)
+    results = [experiment.run_seed("toy", seed, tmp_path / "kept", quick) for seed in (1, 2)]
+    brightness = [results[0][condition]["brightness"] for condition in claim.conditions]
+    assert len(set(brightness)) == 3  # without, at half, at whole strength
+    base_again = experiment.drawn(["mytag, person", "red circle", "blue circle"], 1)
+    assert np.mean(base_again[0]) == results[0][BASE]["brightness"]  # the base model's weights are its own again
+
+    monkeypatch.setattr(experiment, "drawn", None)  # what is kept is neither trained nor drawn again
+    monkeypatch.setattr(experiment.train_network, "run", None)
+    assert experiment.run_seed("toy", 1, tmp_path / "kept", quick) == results[0]
+
+    monkeypatch.setattr(written, "CLAIMS", ("toy", "other"))
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "laboratory.md").write_text("old\n<!-- other -->\n## Another\n<!-- end -->\n", encoding="utf-8")
+    study = written.Study("toy", claim, results)
+    written.write([study], docs, tmp_path / "kept")
+    page = (docs / "laboratory.md").read_text(encoding="utf-8")
+    found, word = study.outcome(claim.comparisons[0])
+    assert f"| it is brighter | **{word}** | {found.difference:+.2f} ± {found.half_width:.2f} |" in page
+    assert page.index("## Learning changes pictures") < page.index("## Another")
+    assert 0 < (docs / "images" / "laboratory" / "toy.webp").stat().st_size < written.LARGEST_PICTURE
+    assert "it is brighter" in written.table([study])
