@@ -105,6 +105,7 @@ sample_prompts = None         # file with a prompt per line (.txt), or .toml, .j
 sample_every_n_epochs = None  # draw previews every n epochs; each takes as long as some steps; None: only at the end; 0: never | 每几轮画一次预览；每次要花几步的时间；None 表示只在最后画，0 表示不画
 sample_every_n_steps = None   # draw previews every n steps; None: not by steps | 每几步画一次预览；None 表示不按步数
 sample_at_first = False       # also draw them before training, to compare | 训练前也画一次，便于比较
+sample_strengths = None       # strengths of the LoRA that the last previews are drawn at, beside 0 and 1; each costs one drawing of all prompts; None: [0.5] | 训练结束时预览图使用的 LoRA 强度，另外总会画 0 和 1；每多一个就把所有提示词多画一遍；None 表示 [0.5]
 sample_sampler = "euler_a"    # sampler of the previews: euler_a, euler, ddim, dpmsolver++, heun, ... | 预览采样器：euler_a、euler、ddim、dpmsolver++、heun 等
 
 # ---- Output: saving and logs | 输出：保存与日志 ----

@@ -20,7 +20,7 @@ from typing import Any
 
 from library import arguments, kohya
 from library.assembly.build import Training, build
-from library.assembly.files import Files, check_disk, closing_words, draw_previews, hashes_of
+from library.assembly.files import Files, check_disk, closing_words, hashes_of
 from library.assembly.prepare import Prepared, prepare
 from library.assembly.rescue import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
 from library.assembly.shown_set import show_set
@@ -228,6 +228,7 @@ def tell_step(files: Files, stop: Any, position: Any, loss: Any, rates: dict[str
         files.report.skipped(position.epoch, step)
     else:
         files.report.losses(position.epoch, step, loss, rates)
+    files.write_page()
     if is_due(step, config.validate_every_n_steps):
         validate(files.prepared, files.training, files.report, epoch=position.epoch, step=step, by="step")
     if step == files.step_count:
@@ -249,7 +250,7 @@ def tell_epoch(files: Files, position: Any, skipped: set[int]) -> int:
     """Report the epoch before `position`, and save what is due after it; STOP where no more epochs are worth it."""
     prepared, training, report = files.prepared, files.training, files.report
     config, epoch, step = prepared.config, position.epoch - 1, position.global_step
-    report.epoch_end(epoch)
+    files.end_epoch(epoch)
     if epoch in measured_epochs(config, prepared.plan):
         validate(prepared, training, report, epoch=epoch, step=step, by="epoch")
         files.keep_candidate(position)
@@ -576,7 +577,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
 
 def finish(prepared: Prepared, training: Training, files: Files, position: Any) -> int:
     """What follows the loop: the final file, pictures to compare, and how to go on."""
-    from library import checkpoint, recommendation, sampling
+    from library import checkpoint, recommendation
 
     config, plan = prepared.config, prepared.plan
     if position.global_step < plan.step_count and not files.ended_early:
@@ -595,19 +596,17 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
             )
         )
         print(command)
+        files.report.event("stopped", step=position.global_step)
+        files.write_page(is_due=True)
         raise Stopped
     try:
         path = files.save(position)
     except FloatingPointError as error:
         raise not_finite(str(error)) from None
     norms = checkpoint.read_back(path, {name: tensor.shape for name, tensor in training.adapters.state_dict().items()})
-    draws = config.sample_every_n_epochs != 0 and prepared.prompts
-    if draws and (rows := draw_previews(prepared, training, files.report, strengths=(0.0, 1.0))):
-        without, with_lora = rows
-        files.picture(files.path(".comparison.png"), sampling.grid([without, with_lora]))
-        files.picture(files.path(".preview.png"), with_lora[0])  # web UIs show it beside the LoRA's name
-    files.report.event("end", step=position.global_step, file=path.name)
+    files.tell_result(path)
     best, advice = files.take_best(), recommendation.recommend(files.report.validations)
+    files.write_page(is_due=True)
     files.finish(position)
     print(closing_words(prepared, path, norms, best, advice))
     return 0

@@ -560,6 +560,9 @@ class Config:
     sample_at_first: bool = option("preview", False,
         english="also draw them before training, to compare",
         chinese="训练前也画一次，便于比较")
+    sample_strengths: list[float] | None = option("preview", None, minimum=-10, maximum=10,
+        english="strengths of the LoRA that the last previews are drawn at, beside 0 and 1; each costs one drawing of all prompts; None: [0.5]",
+        chinese="训练结束时预览图使用的 LoRA 强度，另外总会画 0 和 1；每多一个就把所有提示词多画一遍；None 表示 [0.5]")
     sample_sampler: str = option("preview", "euler_a",
         choices=("ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
                  "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a"),

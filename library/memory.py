@@ -11,6 +11,7 @@ only choice elsewhere, costs a whole forward pass.
 
 import contextlib
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -306,6 +307,18 @@ def workspace(device: torch.device, model: nn.Module) -> int:
         return 448 * MIB
     kernels = [layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     return 2 * 4 * max(kernels, default=0)
+
+
+def peak(device: torch.device) -> int | None:
+    """Bytes that this process has held at most so far; on a GPU of torch's tensors. None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of KiB, on macOS of bytes
+    return None if device.type != "cpu" else held if sys.platform == "darwin" else held * 1024
 
 
 def table(plan: Plan, device: torch.device, title: str) -> str:

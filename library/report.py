@@ -56,6 +56,7 @@ class Report:
         self.stream = stream or sys.stdout
         self.epoch_losses: list[float] = []
         self.epochs_told = 0  # the last one whose mean stands in the file
+        self.news = 0  # events other than steps
         self.validations: list[dict[str, Any]] = []  # all of this run, as events
         self.recent: deque[str] = deque(maxlen=REMEMBERED)
         if path.exists():
@@ -100,6 +101,8 @@ class Report:
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
         if kind == "step":
             self.recent.append(line)
+        else:
+            self.news += 1
         self.unwritten += line.encode() + b"\n"
         with suppress(OSError):  # `flush` and `close` tell
             self._write()

@@ -1,5 +1,6 @@
 """The files of a run: LoRAs, states, previews, the report, and the words at the end."""
 
+import contextlib
 import dataclasses
 import secrets
 import shutil
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from library.assembly.build import Training
+from library.assembly.odd_pictures import tell_pictures
 from library.assembly.prepare import Prepared
+from library.assembly.report_page import ReportPage, facts_of
 from library.assembly.rescue import what_is_lost
 from library.assembly.validating import measured_epochs
 from library.config import Config
-from library.messages import say
+from library.messages import UserError, say
 
+USUAL_STRENGTHS = [0.5]  # of the last previews, beside 0 and 1
 STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
 
 
@@ -36,7 +40,7 @@ class Files:
     """
 
     def __init__(self, prepared: Prepared, training: Training, stop: Any, hashes: tuple[Any, Any]):
-        from library import checkpoint
+        from library import checkpoint, memory
         from library.data import plan
 
         config, state = prepared.config, prepared.state
@@ -55,8 +59,11 @@ class Files:
         self.ended_early = False  # by early_stop
         if state is None:  # before all other files: a run of which only these are left could not be gone on with
             self.save_state(prepared.position, ())
+        memory_text = memory.table(training.memory, prepared.machine.device, say("planned:", "计划："))
+        self.page_facts = facts_of(prepared, memory_text)
         self.begin_report(prepared.position.global_step)
         self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
+        self.write_page(is_due=True)
 
     @property
     def step_count(self) -> int:
@@ -73,7 +80,21 @@ class Files:
         writer = trackers.open_trackers(
             self.prepared.config, session_id=self.session_id, started_at=self.started_at, first_step=step
         )
-        self.report = Report(self.path(".run.jsonl"), self.step_count, first_step=step, writer=writer)
+        events = self.path(".run.jsonl")
+        self.report = Report(events, self.step_count, first_step=step, writer=writer)
+        self.page = ReportPage(self.path(".report.html"), events, self.page_facts, self.prepared.machine.device)
+
+    def write_page(self, *, is_due: bool = False) -> None:
+        """Bring the report page up to date, if it is time; see `report_page`."""
+        with contextlib.suppress(UserError):  # a full disk, or the like: files that matter wait for room, this does not
+            self.page.write(self.report.news, is_due=is_due)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Tell the mean loss of an epoch, and what each block has learnt by its end."""
+        self.report.epoch_end(epoch)
+        with self.training.averaged():
+            norms = self.training.adapters.block_norms()
+        self.report.event("norms", epoch=epoch, step=self.report.step, blocks=norms)
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.prepared.name}{ending}"
@@ -259,6 +280,16 @@ class Files:
 
         return checkpoint.load_state(self.state_folder)
 
+    def tell_result(self, path: Path) -> None:
+        """What is told of a finished run: previews, and the training pictures by how they go with their captions.
+
+        Args:
+            path: of the final file.
+        """
+        self.last_previews()
+        tell_pictures(self.prepared, self.training, self.report)
+        self.report.event("end", step=self.report.step, file=path.name)
+
     def finish(self, position: Any) -> None:
         """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
         from library import checkpoint
@@ -273,16 +304,43 @@ class Files:
         """Previews in the middle of a run, named as sd-scripts names them."""
         if self.prepared.config.sample_every_n_epochs == 0:
             return
-        folder = self.folder / "sample"
-        self._write(folder, 2**12, lambda: folder.mkdir(exist_ok=True))
-        when = f"e{epoch:06d}" if step is None else f"{step:06d}"
-        clock = time.strftime("%Y%m%d%H%M%S")
         rows = draw_previews(self.prepared, self.training, self.report)
-        for index, picture in enumerate(rows[0] if rows else []):
-            self.picture(
-                folder / f"{self.prepared.name}_{when}_{index:02d}_{clock}_{self.prepared.prompts[index].seed}.png",
-                picture,
-            )
+        self._keep_previews(rows, (1.0,), f"e{epoch:06d}" if step is None else f"{step:06d}")
+
+    def last_previews(self) -> None:
+        """Previews of the finished LoRA at several strengths, and two of them as pictures to compare."""
+        from library import sampling
+
+        config = self.prepared.config
+        if config.sample_every_n_epochs == 0 or not self.prepared.prompts:
+            return
+        strengths = tuple(
+            sorted({0.0, 1.0, *(USUAL_STRENGTHS if config.sample_strengths is None else config.sample_strengths)})
+        )
+        rows = draw_previews(self.prepared, self.training, self.report, strengths)
+        if rows:
+            without, with_lora = (rows[strengths.index(strength)] for strength in (0.0, 1.0))
+            self.picture(self.path(".comparison.png"), sampling.grid([without, with_lora]))
+            self.picture(self.path(".preview.png"), with_lora[0])  # web UIs show it beside the LoRA's name
+            self._keep_previews(rows, strengths, "end")
+
+    def _keep_previews(self, rows: list[list], strengths: tuple[float, ...], when: str) -> None:
+        """Write previews down: a row for each strength, a picture for each prompt."""
+        folder, clock = self.folder / "sample", time.strftime("%Y%m%d%H%M%S")
+        self._write(folder, 2**12, lambda: folder.mkdir(exist_ok=True))
+        files = []
+        for strength, row in zip(strengths, rows, strict=False):  # no rows: memory was too small
+            at = f"_x{strength:g}" if len(strengths) > 1 else ""
+            names = [
+                f"{self.prepared.name}_{when}_{index:02d}{at}_{clock}_{self.prepared.prompts[index].seed}.png"
+                for index in range(len(row))
+            ]
+            for name, picture in zip(names, row, strict=True):
+                self.picture(folder / name, picture)
+            files.append([f"sample/{name}" for name in names])
+        if files:
+            step, epoch = self.report.step, self.report.epochs_told
+            self.report.event("preview", epoch=epoch, step=step, strengths=list(strengths), files=files)
 
     def picture(self, path: Path, picture: Any) -> None:
         """Write a picture."""
@@ -392,4 +450,7 @@ def closing_words(prepared: Prepared, path: Path, norms: dict[str, float], best:
                 f"未使用（上）与使用（下）该 LoRA 的对比图：{comparison}",
             )
         )
+    report = path.with_name(f"{prepared.name}.report.html")
+    if report.exists():
+        lines.append(say(f"All of it on one page: {report}", f"完整报告：{report}"))
     return "\n".join(lines)
