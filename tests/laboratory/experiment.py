@@ -128,6 +128,7 @@ class Claim:
     shown: Sequence[tuple[str, int]]  # question and place of its prompt
     conditions: Mapping[str, tuple[Lora, ...]] | None = None  # None: the base model, and each training at strength 1
     size: tuple[int, int] = (64, 64)  # width and height of what is drawn
+    sampling_steps: int | None = None  # None: SAMPLING_STEPS; fewer where many pictures are drawn
     limits: str = ""  # what the miniature cannot tell
     derived: Mapping[str, Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, float]]] = field(
         default_factory=dict
@@ -187,15 +188,18 @@ def base_model() -> Family:
 
 
 @torch.no_grad()
-def drawn(prompts: Sequence[str], seed: int, loras: Sequence[tuple[Path, float]] = (), size=(64, 64)) -> Pictures:
+def drawn(
+    prompts: Sequence[str], seed: int, loras: Sequence[tuple[Path, float]] = (), size=(64, 64), steps=None
+) -> Pictures:
     """A picture of each prompt, all in one batch; the same seed begins with the same noise whatever the LoRAs.
 
     Args:
         loras: files and strengths; none: the base model's own pictures.
         size: width and height in pixels.
+        steps: of the sampler; None: SAMPLING_STEPS.
     """
     family = base_model()
-    sampler = sampling.build_sampler("ddim", family.noise, SAMPLING_STEPS)
+    sampler = sampling.build_sampler("ddim", family.noise, steps or SAMPLING_STEPS)
     width, height = size
     shape = (len(prompts), 4, height // 8, width // 8)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -239,9 +243,8 @@ def run_seed(name: str, seed: int, folder: Path, overriding: Mapping[str, Any] |
         stamp = _stamp(_source(claim), *(f"{stamps[lora.training]} {lora}" for lora in loras))
         results = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
         if results.get("stamp") != stamp:
-            drawn_all = drawn(
-                prompts, seed, [(files[lora.training] / lora.file, lora.strength) for lora in loras], claim.size
-            )
+            given = [(files[lora.training] / lora.file, lora.strength) for lora in loras]
+            drawn_all = drawn(prompts, seed, given, claim.size, claim.sampling_steps)
             pictures, at = {}, 0
             for question, asked in claim.questions.items():
                 pictures[question] = drawn_all[at : at + len(asked)]
