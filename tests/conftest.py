@@ -3,16 +3,28 @@
 import json
 import os
 import random
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: two workers share two cores
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; our children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from PIL import Image, ImageDraw
 
 from library.block import MARK
 from library.messages import set_language
+
+
+LONG = ["test_options.py", "test_main_job.py", "test_from_pictures_to_lora.py"]  # minutes each
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: a file is one worker's, and the last one should not be left alone with a long one."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
