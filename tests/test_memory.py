@@ -263,7 +263,7 @@ def test_weights_are_counted_in_their_number_format():
 
 
 PREDICT_AND_MEASURE = """
-import json, resource, sys
+import json, re
 import torch
 from pathlib import Path
 from library import adapters, attention, families, memory, optimizers
@@ -289,6 +289,25 @@ def build(device):
         return forward(noisy, torch.zeros(1, **empty), encoder_hidden_states=states).sample.square().mean()
     return unet, attached, loss
 
+def anonymous():  # bytes now, and at most so far; the libraries' files come and go with the machine's other work
+    status = Path("/proc/self/status").read_text()
+    now, files, most = (
+        int(re.search(name + r":\\s+(\\d+) kB", status)[1]) * 1024 for name in ("RssAnon", "RssFile", "VmHWM")
+    )
+    return now, most - files
+
+build("meta")  # imports what is imported late
+before, _ = anonymous()
+unet, attached, loss = build("cpu")
+optimizer = optimizers.build("AdamW", [dict(params=attached.parameters(), lr=1e-4)], learning_rate=1e-4).optimizer
+for _ in range(2):
+    loss().backward()
+    attached.gather()
+    optimizer.step()
+    attached.refresh()
+_, most = anonymous()
+
+# After the measurement: what the prediction takes and gives back would be used again by it.
 unet, attached, loss = build("meta")
 count = sum(parameter.numel() for parameter in attached.parameters())
 parts = {
@@ -297,27 +316,21 @@ parts = {
     "libraries": memory.workspace(torch.device("cpu"), unet),
 }
 planned = memory.plan(lambda names: memory.trace(loss), parts, None)
-statm = Path("/proc/self/statm").read_text().split()
-before = int(statm[1]) * resource.getpagesize()
-unet, attached, loss = build("cpu")
-optimizer = optimizers.build("AdamW", [dict(params=attached.parameters(), lr=1e-4)], learning_rate=1e-4).optimizer
-for _ in range(3):
-    loss().backward()
-    attached.gather()
-    optimizer.step()
-    attached.refresh()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps(dict(predicted=planned.need, measured=peak - before)))
+print(json.dumps(dict(predicted=planned.need, libraries=parts["libraries"], measured=most - before)))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
 def test_what_is_predicted_for_a_true_size_run_is_what_it_takes():
-    """SD 1.5's U-Net at 128 pixels in fp32, in a process of its own, within 5 %."""
+    """SD 1.5's U-Net at 128 pixels in fp32, in a process of its own.
+
+    The model, the LoRA, its optimizer and the step are exact; what oneDNN takes beside them is at most what is said: it
+    depends on the processor (none, one or two copies of the largest kernel were seen) and on the pictures' size.
+    """
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", PREDICT_AND_MEASURE]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["predicted"] == pytest.approx(found["measured"], rel=0.05)
+    assert 0.99 * (found["predicted"] - found["libraries"]) < found["measured"] < 1.01 * found["predicted"]
