@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 from library.block import MARK
 from library.messages import set_language
 
-
 LONG = ["test_options.py", "test_main_job.py", "test_from_pictures_to_lora.py"]  # minutes each
 
 
