@@ -17,8 +17,8 @@ from tests.laboratory.eyes import head_share, see
 
 
 def test_effect_is_the_mean_difference_its_t_interval_and_cohens_d():
-    found = effect([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])  # differences 1, 2, 3: mean 2, standard deviation 1
-    assert found == pytest.approx((2.0, 4.303 / 3**0.5, 2.0))
+    found = effect([3.0, 6.0, 9.0], [1.0, 2.0, 3.0])  # differences 2, 4, 6: mean 4, standard deviation 2
+    assert found == pytest.approx((4.0, 4.303 * 2 / 3**0.5, 2.0))
     assert effect([1.0, 1.0], [0.0, 0.0]) == Effect(1.0, 0.0, float("inf"))
     assert effect([1.0, 1.0], [1.0, 1.0]) == Effect(0.0, 0.0, 0.0)
 

@@ -1,7 +1,8 @@
 """Do face cut-outs with full bodies as regularization keep a person's proportions?
 
-A person with red hair is learnt, its hair's tag deleted: from faces alone; from faces with full bodies as
+A person with blonde hair is learnt, its hair's tag deleted: from faces alone; from faces with full bodies as
 regularization pictures of the same concept without captions, as the user's text says; from captioned full bodies alone.
+Captions of faces tell what is in the face and not that it is one, as a tagger does.
 """
 
 import random
@@ -16,32 +17,35 @@ from tests.laboratory.experiment import BASE, Claim, Comparison, Pictures, Train
 from tests.laboratory.eyes import head_share, see
 from tests.laboratory.people import BACKGROUNDS, asked, described, person, write
 
+CLOTHES = ("blue shirt", "yellow skirt")
 TWICE = dict(max_train_steps=300)  # half of what is seen are regularization pictures
 
 
 def make_set(folder: Path, rng: random.Random, framing: str, bodies: str | None = None) -> None:
     """Twelve pictures of the person, and its own bodies, others' or none for regularization."""
-    scenes = [person(rng, hair_colour="red", framing=framing) for _ in range(12)]
-    write(folder / "train" / "10_mytag", scenes, [described(scene, ("red hair",)) for scene in scenes])
+    scenes = [person(rng, hair_colour="blonde", framing=framing) for _ in range(12)]
+    write(folder / "train" / "10_mytag", scenes, [described(scene, ("blonde hair", "face")) for scene in scenes])
     if bodies:
-        colours = ("red",) if bodies == "own" else ("black", "brown", "blonde")
+        colours = ("blonde",) if bodies == "own" else ("black", "brown", "red")
         whole = [person(rng, hair_colour=rng.choice(colours), framing="full body") for _ in range(12)]
         write(folder / "reg" / "5_mytag", whole, [None] * len(whole))
 
 
 def face_distance(picture: np.ndarray, background: str) -> float:
     """From the drawing of the person's face, 0 to 1."""
-    wanted = Person("red", "short hair", "shirt", "red", "short sleeves", "skirt", "red", "", "face")
+    wanted = Person("blonde", "short hair", "shirt", "red", "short sleeves", "skirt", "red", "", "face")
     return float(abs(picture.astype(float) - np.asarray(draw(Scene(background, person=wanted)))).mean() / 255)
 
 
 def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
-    bodies = [see(picture) for picture in drawn["body"]]
+    """Shares of pictures with a body (not a face alone), a full one, and the person's hair; sizes of heads; faces."""
+    seen = {question: [see(picture) for picture in pictures] for question, pictures in drawn.items()}
     return {
-        "full body asked: full body": mean(seen.framing == "full body" for seen in bodies),
-        "head / height": mean(head_share(picture, "blue") for picture in drawn["body"]),
-        "full body asked: red hair": mean(seen.hair == "red" for seen in bodies),
-        "trigger alone: full body": mean(see(picture).framing == "full body" for picture in drawn["alone"]),
+        "person asked: full body": mean(one.framing == "full body" for one in seen["person"]),
+        "clothes asked: body": mean(one.framing != "face" for one in seen["clothes"]),
+        "full body asked: full body": mean(one.framing == "full body" for one in seen["full body"]),
+        "head / height": mean(head_share(picture, "blue") for picture in drawn["full body"]),
+        "full body asked: blonde": mean(one.hair == "blonde" for one in seen["full body"]),
         "face: distance": mean(map(face_distance, drawn["face"], BACKGROUNDS)),
     }
 
@@ -51,11 +55,12 @@ CLAIM = Claim(
     title="Face cut-outs need full bodies as regularization to keep proportions",
     sentence="脸部扣下来单独训练会无法产生全身照，或者是身体的比例不对。为了解决这个问题，引入了reg(正则化方法)…… "
     "还是自己的头搭配自己的身体最合适。",
-    method="""A person with red hair, whose tag is deleted. Twelve captioned faces alone; the same with twelve full
-bodies of the same person, or of others, as regularization pictures of the same concept without captions (twice the
-steps, so that faces are seen as often); twelve captioned full bodies alone. Asked for are full bodies in a blue shirt,
-the trigger word alone, and faces. *Head / height* is the part of the figure above the shirt (0.32 in drawings; 1: no
-body); *distance* how far a face is from the drawing of it.""",
+    method="""A person with blonde hair, whose tag is deleted. Twelve faces alone, whose captions tell what is in the
+face and not `face`; the same with twelve full bodies of the same person, or of others, as regularization pictures of the
+same concept without captions (twice the steps, so that faces are seen as often); twelve captioned full bodies alone.
+Asked for are `mytag, person`, the person in a blue shirt and a yellow skirt, the same with `full body`, and the face.
+*Head / height* is the part of the figure above the shirt (0.32 in drawings; 1: no body); *distance* how far a face is
+from the drawing of it.""",
     limits="All persons of the miniature's world have the same proportions, so it cannot tell whether another person's "
     "body would fit worse, only whose hair comes with it.",
     trainings={
@@ -65,18 +70,27 @@ body); *distance* how far a face is from the drawing of it.""",
         WHOLE: Training(partial(make_set, framing="full body")),
     },
     questions={
-        "body": asked("full body", "blue shirt", "yellow skirt") * 2,
-        "alone": [f"mytag, {background} background" for background in BACKGROUNDS],
+        "person": asked(),
+        "clothes": asked(*CLOTHES),
+        "full body": asked("full body", *CLOTHES) * 2,
         "face": asked("face", "short hair"),
     },
     measure=measure,
     comparisons=[
         Comparison(
-            "asked for a full body, face cut-outs alone give one less often than with own bodies",
+            "the trigger word with `person` gives full bodies less often from face cut-outs alone than with own bodies",
+            (CUTOUTS, "person asked: full body"), "less", (OWN, "person asked: full body"),
+        ),
+        Comparison(
+            "asked for clothes, face cut-outs alone give a body less often than with own bodies",
+            (CUTOUTS, "clothes asked: body"), "less", (OWN, "clothes asked: body"),
+        ),
+        Comparison(
+            "asked for `full body`, face cut-outs alone give one less often than with own bodies",
             (CUTOUTS, "full body asked: full body"), "less", (OWN, "full body asked: full body"),
         ),
         Comparison(
-            "after face cut-outs alone the head is larger than with own bodies",
+            "asked for `full body`, the head is larger after face cut-outs alone than with own bodies",
             (CUTOUTS, "head / height"), "more", (OWN, "head / height"), margin=0.03,
         ),
         Comparison(
@@ -84,17 +98,13 @@ body); *distance* how far a face is from the drawing of it.""",
             (OWN, "head / height"), "same", (BASE, "head / height"), margin=0.03,
         ),
         Comparison(
-            "the trigger word alone gives full bodies more often with own bodies than from cut-outs alone",
-            (OWN, "trigger alone: full body"), "more", (CUTOUTS, "trigger alone: full body"),
-        ),
-        Comparison(
             "faces are better from cut-outs with own bodies than from full bodies alone",
             (OWN, "face: distance"), "less", (WHOLE, "face: distance"), margin=0.01,
         ),
         Comparison(
             "full bodies have the person's hair more often with own bodies than with others'",
-            (OWN, "full body asked: red hair"), "more", (OTHERS, "full body asked: red hair"),
+            (OWN, "full body asked: blonde"), "more", (OTHERS, "full body asked: blonde"),
         ),
     ],
-    shown=[("body", 0), ("body", 2), ("body", 3), ("alone", 0), ("alone", 2), ("face", 0), ("face", 2)],
+    shown=[(question, index) for question in ("person", "clothes", "full body") for index in (0, 2)] + [("face", 0)],
 )  # fmt: skip
