@@ -110,6 +110,17 @@ def test_a_continued_run_gives_the_bits_of_an_unbroken_one(run):
     assert losses(cut)[-3:] == losses(whole)[-3:]
 
 
+@pytest.mark.parametrize("step_count", [5, 6, 7])
+def test_a_run_ended_by_its_steps_can_be_extended(run, step_count):
+    """6 steps are an epoch: ended within one, at its end, and after its beginning."""
+    options = dict(lr_scheduler="constant", shuffle_caption=True, save_precision="float", max_train_epochs=None)
+    whole = run(output="whole", max_train_steps=9, **options)
+    cut = run(output="cut", max_train_steps=step_count, save_state_on_train_end=True, **options)
+    run(output="cut", resume=str(cut / "it-state"), max_train_steps=9, **options)
+    assert same_weights(whole / "it.safetensors", cut / "it.safetensors")
+    assert losses(cut) == losses(whole)
+
+
 def test_what_changed_since_the_state_was_saved_is_said(run, capsys):
     out = run(save_state=True)
     capsys.readouterr()

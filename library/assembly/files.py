@@ -296,9 +296,19 @@ class Files:
 
         config = self.prepared.config
         if config.save_state or config.save_state_on_train_end:
-            self.save_state(position, (), is_finished=True)
+            self.save_state(self._for_a_longer_run(position), (), is_finished=True)
         else:
             checkpoint.remove_save(self.state_folder)
+
+    def _for_a_longer_run(self, position: Any) -> Any:
+        """Within the last epoch, where max_train_steps ended it there: a longer run begins with the rest of it."""
+        from library.data.plan import batches_of_step
+
+        plan = self.prepared.plan
+        done = plan.step_counts[-1] * batches_of_step(self.prepared.config)
+        if position.global_step < plan.step_count or done >= plan.batch_counts[-1]:
+            return position
+        return type(position)(plan.epoch_count, done, plan.step_count)
 
     def preview(self, *, epoch: int | None = None, step: int | None = None) -> None:
         """Previews in the middle of a run, named as sd-scripts names them."""
