@@ -34,15 +34,17 @@ STYLE = """
 .chart .span { fill: var(--green); opacity: .13 } .chart .from { fill: var(--amber); opacity: .1 }
 .chart .mark { stroke: var(--green); stroke-width: 1.5 } .chart text.mark { stroke: none; fill: var(--green) }
 .chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
-.chart .faint { opacity: .38; stroke-width: 1 }
+.chart .ghost { opacity: .33 }
 .chart .hit rect { fill: transparent } .chart .hit line { stroke: var(--faint); opacity: 0 }
 .chart .hit:hover line { opacity: .8 }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin-top: .25rem; color: var(--faint) }
 .legend span { display: inline-flex; align-items: center; gap: .35rem }
 .legend svg { width: 22px; height: 8px; margin: 0 }
 .legend b { font-weight: 500; color: var(--ink); font-variant-numeric: tabular-nums }
-.chart output { display: none; font-size: .82rem; min-height: 1.45em; font-variant-numeric: tabular-nums }
-.scripted .chart output { display: block }
+.chart output { display: none; font-size: .78rem; min-height: 1.3em; line-height: 1.3;
+  font-variant-numeric: tabular-nums }
+.scripted .chart output { display: block; margin-top: .1rem }
+.chart.tall { grid-row: span 2 }
 .chart .cell { fill: var(--c0) } .chart .ground { fill: var(--grid) }
 .chart .below { color: var(--faint); font-size: .8rem; margin-top: .25rem; line-height: 1.4 }
 """
@@ -66,7 +68,7 @@ class Line(NamedTuple):
     name: str
     points: Sequence[tuple[float, float]]  # x, y; x never falls
     colour: int = 0  # 0 to 5
-    is_faint: bool = False  # behind the others, without a name or values
+    is_cloud: bool = False  # dots behind the others, without a name or values; the farthest twentieth may be off it
 
 
 class Mark(NamedTuple):
@@ -108,20 +110,20 @@ def nice_scale(low: float, high: float, most: int = 5, *, whole: bool = False) -
 
 def number(value: float, step: float = 0.0) -> str:
     """A number as short as its axis allows: 0.15, 12, 1e-4."""
-    if value == 0:
+    if value == 0 or (step and abs(value) < step * 1e-6):
         return "0"
-    if abs(value) < 1e-3 or abs(value) >= 1e6:
-        digits = f"{value:.2g}" if abs(value) >= 1e6 else f"{value:.1e}"
-        mantissa, _, power = digits.partition("e")
-        return f"{float(mantissa):g}e{int(power)}" if power else digits
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step else max(0, 3 - math.floor(math.log10(abs(value))))
+    if (step or abs(value)) < 1e-3 or abs(value) >= 1e6:
+        mantissa, _, power = f"{value:.1e}".partition("e")
+        return f"{float(mantissa):g}e{int(power)}"
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(decimals, 6)}f}"
 
 
 def percent(value: float, step: float = 0.0) -> str:
     """A share as a change: 0.05 -> +5 %."""
     decimals = 0 if step >= 0.01 or (not step and abs(value) >= 0.1) else 1
-    return f"{100 * value:+.{decimals}f} %".replace("-", "\N{MINUS SIGN}")
+    text = f"{100 * value:+.{decimals}f} %".replace("-", "\N{MINUS SIGN}")
+    return "0 %" if not any(digit in text for digit in "123456789") else text
 
 
 def lines_chart(
@@ -134,6 +136,7 @@ def lines_chart(
     mark: Mark | None = None,
     worse_from: float | None = None,
     with_zero: bool = False,
+    x_range: tuple[float, float] | None = None,
     below: str = "",
 ) -> str:
     """Lines over an axis, as a <figure>; "" where there is nothing to draw.
@@ -145,6 +148,7 @@ def lines_chart(
         mark: what the chart points at.
         worse_from: x from which on the ground is shaded.
         with_zero: 0 is on the y axis and drawn.
+        x_range: what the x axis shows at least.
         below: a sentence on how to read it.
     """
     lines = [
@@ -153,10 +157,13 @@ def lines_chart(
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
-    xs = [x for line in lines for x, _ in line.points]
-    firm = [line for line in lines if not line.is_faint]
-    ys = [y for line in firm or lines for _, y in line.points]
-    ys += [0.0] if with_zero else []
+    xs = [*(x_range or ()), *(x for line in lines for x, _ in line.points)]
+    firm = [line for line in lines if not line.is_cloud]
+    ys = [y for line in firm for _, y in line.points] + [0.0] * with_zero
+    for line in lines:
+        if line.is_cloud:
+            inner = sorted(y for _, y in line.points)
+            ys += inner[len(inner) // 40 : len(inner) - len(inner) // 40]
     room = (max(ys) - min(ys)) * 0.06
     across = nice_scale(min(xs), max(xs), 6, whole=max(xs) - min(xs) >= 3)
     up = nice_scale(min(ys) - room, max(ys) + room)
@@ -218,29 +225,30 @@ def cells_chart(
     if most <= 0 or not math.isfinite(most):
         return ""
     left = min(150.0, max(text_width(name) for name, _ in rows) + 10)
-    height = TOP + CELL_HEIGHT * len(rows) + BOTTOM
+    cell = max(CELL_HEIGHT, min(26, 2 * HEIGHT // len(rows)))
+    height = TOP + cell * len(rows) + BOTTOM
     width = (WIDTH - left - 34) / len(columns)
     parts = []
     for row, (name, values) in enumerate(rows):
-        y = TOP + CELL_HEIGHT * row
-        parts.append(_text(left - 6, y + 11, name, anchor="end"))
+        y = TOP + cell * row
+        parts.append(_text(left - 6, y + cell / 2 + 4, name, anchor="end"))
         for column, value in enumerate(values):
             x = left + column * width
             told = escape(f"{name}, {x_name} {columns[column]}: {value:.3g}")
-            box = f'x="{x:.2f}" y="{y}" width="{width - min(1, width / 8):.2f}" height="{CELL_HEIGHT - 1}"'
+            box = f'x="{x:.2f}" y="{y}" width="{width - min(1, width / 8):.2f}" height="{cell - 1}"'
             parts.append(
                 f'<g class="hit"><rect class="ground" {box}/>'
                 f'<rect class="cell" {box} style="fill:var(--c0);opacity:{math.sqrt(value / most):.2f}"/>'
                 f"<title>{told}</title></g>"
             )
         if values:
-            parts.append(_text(WIDTH - 30, y + 11, f"{values[-1]:.2g}"))
+            parts.append(_text(WIDTH - 30, y + cell / 2 + 4, f"{values[-1]:.2g}"))
     every = max(1, math.ceil(len(columns) * 26 / (WIDTH - left - 34)))
     for column in range(0, len(columns), every):
         x = left + (column + 0.5) * width
         parts.append(_text(x, height - BOTTOM + 14, columns[column], anchor="middle"))
     parts.append(_text((left + WIDTH - 34) / 2, height - 4, x_name, anchor="middle"))
-    return _figure(title, "", "", title, height, parts, below)
+    return _figure(title, "", "", title, height, parts, below, kind=" tall" if len(rows) > 14 else "")
 
 
 def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
@@ -291,17 +299,19 @@ def _text(
 
 
 def _stroke(line: Line) -> str:
-    dash = "" if line.is_faint else DASHES[line.colour % len(DASHES)]
+    dash = "" if line.is_cloud else DASHES[line.colour % len(DASHES)]
     return f'style="stroke:var(--c{line.colour % len(DASHES)})"' + (f' stroke-dasharray="{dash}"' if dash else "")
 
 
 def _path(line: Line, places: Sequence[tuple[float, float]]) -> str:
-    kind = "line faint" if line.is_faint else "line"
+    if line.is_cloud:  # dots of no length with round ends
+        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
+        return f'<path class="line ghost" d="{dots}" {_stroke(line)}/>'
     if len(places) == 1:
         x, y = places[0]
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill:var(--c{line.colour % len(DASHES)})"/>'
     d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    return f'<path class="{kind}" d="{d}" {_stroke(line)}/>'
+    return f'<path class="line" d="{d}" {_stroke(line)}/>'
 
 
 def _hits(
@@ -335,6 +345,8 @@ def _hits(
 
 def _legend(lines: Sequence[Line], tell: Callable[[float, float], str]) -> str:
     """What each line is, and its last value."""
+    if len(lines) == 1:
+        return f"<b>{escape(tell(lines[0].points[-1][1], 0.0))}</b>"
     return "".join(
         f'<span><svg viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M1 4L21 4" {_stroke(line)}/></svg>'
         f"{escape(line.name)} <b>{escape(tell(line.points[-1][1], 0.0))}</b></span>"
@@ -342,12 +354,14 @@ def _legend(lines: Sequence[Line], tell: Callable[[float, float], str]) -> str:
     )
 
 
-def _figure(title: str, unit: str, legend: str, label: str, height: float, parts: list[str], below: str) -> str:
+def _figure(
+    title: str, unit: str, legend: str, label: str, height: float, parts: list[str], below: str, *, kind: str = ""
+) -> str:
     unit = f'<span class="faint">{escape(unit)}</span>' if unit else ""
     legend = f'<div class="legend">{legend}</div>' if legend else ""
     below = f'<div class="below">{escape(below)}</div>' if below else ""
     return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{unit}{legend}</figcaption>'
+        f'<figure class="chart{kind}"><figcaption><b>{escape(title)}</b>{unit}{legend}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
         f"<output></output>{below}</figure>"
     )

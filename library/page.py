@@ -89,19 +89,26 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
 .cards > div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .1rem .9rem .6rem }
 .cards h3 { margin: .6rem 0 .2rem } .cards pre { background: var(--ground); padding: .45rem .6rem; margin: .4rem 0;
   white-space: pre-wrap }
-.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(7rem, 1fr); gap: .5rem; overflow-x: auto;
+.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(6.7rem, 1fr); gap: .5rem; overflow-x: auto;
   padding: 2px 2px .4rem; max-width: max-content }
 .strip figure { width: 100%; max-width: 11rem } .strip img, .strip .holder { width: 100%; max-height: none }
+.strip figcaption { padding: .3rem .45rem; overflow-wrap: normal }
+.strips { display: flex; flex-wrap: wrap; gap: .2rem 2.2rem } .strips > div { max-width: 100%; min-width: 0 }
+.strips h3 { width: 0; min-width: 100%; font-weight: 500; font-size: .92rem; line-height: 1.4; margin: .8rem 0 .25rem }
 figure.chosen { border-color: var(--green); box-shadow: 0 0 0 1px var(--green) }
-.choices > p { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .8rem; margin: .8rem 0 }
+figure.chosen figcaption b { color: var(--green) }
+.choices > p { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .8rem; margin: .6rem 0 }
 .choices > p[hidden] { display: none }
-.choices input { width: min(22rem, 62vw); accent-color: var(--link); height: 2rem; margin: 0 }
+.choices input { width: min(20rem, 52vw); accent-color: var(--link); height: 2rem; margin: 0 }
 .choices output { font-weight: 600; font-variant-numeric: tabular-nums; min-width: 3em }
-.choices.one > div { display: inline-block; vertical-align: top; width: 11rem; max-width: 46%; margin: 0 .6rem .6rem 0 }
-.choices.one .strip { display: block; padding: 2px } .choices.one figure { display: none }
-.choices.one figure.shown { display: block }
+.choices.one > div { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)) }
+.choices.one .strip { display: block; max-width: none; padding: 2px; overflow: hidden }
+.choices.one h3 { width: auto; min-width: 0; font-size: .82rem; margin: 0 .1rem .2rem }
+.choices.one .strips > div { display: flex; flex-direction: column-reverse; justify-content: flex-end }
+.choices.one figure, .choices.one figcaption { display: none } .choices.one figure.shown { display: block }
+.even .frame { height: 9rem; align-items: center } .even img { max-height: 9rem }
 @media (max-width: 32rem) { body { padding: .8rem } .finding { flex-direction: column; gap: .1rem }
-  .finding .level { flex: none }
+  .finding .level { flex: none } table { font-size: .86rem } th, td { padding-right: .55rem }
   .pictures { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
 """
 CHOICES = """
@@ -232,6 +239,15 @@ def strip(figures: Sequence[Html]) -> Html:
     return Html(f'<div class="strip" tabindex="0">{"".join(figures)}</div>')
 
 
+def strips(rows: Iterable[tuple[str, Sequence[Html]]]) -> Html:
+    """Several strips, each with a heading; beside one another where there is room."""
+    return Html(f'<div class="strips">{join(_headed(heading, figures) for heading, figures in rows)}</div>')
+
+
+def _headed(heading: str, figures: Sequence[Html]) -> Html:
+    return Html(f"<div><h3>{html(heading)}</h3>{strip(figures)}</div>")
+
+
 def choices(name: str, values: Sequence[str], rows: Sequence[tuple[str, Sequence[Html]]]) -> Html:
     """Pictures of which each row has one for every value; a slider shows those of one value.
 
@@ -242,22 +258,25 @@ def choices(name: str, values: Sequence[str], rows: Sequence[tuple[str, Sequence
         values: in order; the last is shown first.
         rows: a heading, and a figure from `figure` for each value.
     """
-    looks = "".join(f'<div><p class="faint">{html(heading)}</p>{strip(figures)}</div>' for heading, figures in rows)
     marks = " | ".join(values)
     last = len(values) - 1
     return Html(
         f'<div class="choices" data-values="{escape(marks)}"><p hidden><label for="choice">{html(name)}</label>'
         f'<input id="choice" type="range" min="0" max="{last}" step="1" value="{last}">'
-        f"<output>{html(values[-1])}</output></p>{looks}</div>"
+        f"<output>{html(values[-1])}</output></p>{strips(rows)}</div>"
     )
 
 
-def pictures(figures: Sequence[Html]) -> Html:
-    """Pictures in a grid; of very many only the first are shown, and that is said."""
+def pictures(figures: Sequence[Html], *, even: bool = False) -> Html:
+    """Pictures in a grid; of very many only the first are shown, and that is said.
+
+    Args:
+        even: all with the same room, whatever their size.
+    """
     shown = "".join(figures[:MOST_PICTURES])
     rest = len(figures) - MOST_PICTURES
     more = paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 张未显示"), faint=True) if rest > 0 else ""
-    return Html(f'<div class="pictures">{shown}</div>{more}')
+    return Html(f'<div class="pictures{" even" if even else ""}">{shown}</div>{more}')
 
 
 def rows(figures: Sequence[Html]) -> Html:

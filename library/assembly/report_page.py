@@ -8,11 +8,13 @@ to say; to add one, write it and name it in `compose`.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from library import arguments, charts, page
@@ -24,10 +26,12 @@ from library.messages import say
 
 COST = 0.005  # share of the time that writing the page may take
 EVERY_SECONDS = 60.0  # while nothing but steps happens
+PACE_SECONDS = 2.0  # over which the pace is averaged
+AT_ONCE_SECONDS = 0.05  # within which steps are told that were read together
 MOST_POINTS = 240  # of a curve
 MOST_LINES = 4  # of losses by timestep
 MOST_MOMENTS = 16  # of previews beside one another
-MOST_TAGS = 40
+FIRST_TAGS, MOST_TAGS = 12, 60
 FIRST_PICTURES = 12  # of the ranking; the others are folded
 PAGE_SCRIPT = """
 if (document.querySelector("[data-running]"))
@@ -48,7 +52,8 @@ class Facts:
     config: Config
     step_counts: list[int]  # of each epoch
     measured: int  # pictures that are held out
-    model: str
+    line: str  # of base models: "SD 1.x"
+    model: str  # file or folder of the base model
     machine: str
     memory: str  # the table of what the run was to hold
     plan: Any  # data.plan.Overview
@@ -90,7 +95,8 @@ def facts_of(prepared: Prepared, memory: str) -> Facts:
         config=config,
         step_counts=list(planned.step_counts),
         measured=len(planned.found.validation),
-        model=families.describe(prepared.model),
+        line=families.SPOKEN[prepared.model.family],
+        model="/".join(prepared.model.path.resolve().parts[-2 if prepared.model.path.is_dir() else -1 :]),
         machine=prepared.machine.description,
         memory=memory,
         plan=plan.overview(planned, config),
@@ -137,8 +143,8 @@ class Told:
     previews: list[dict] = field(default_factory=list)
     pictures: dict | None = None
     mishaps: list[str] = field(default_factory=list)
-    seconds: float = 0.0  # spent in steps
-    steps_timed: int = 0
+    paces: list[tuple[int, float]] = field(default_factory=list)  # step, seconds of each about there
+    timed_from: tuple[int, float] | None = None  # a step and its time, since when nothing but steps happened
     last_time: float = 0.0
     last_kind: str = ""
 
@@ -161,11 +167,9 @@ class Told:
         kind, now = event["event"], event.get("time", 0.0)
         self.first_time = self.first_time or now
         if kind == "step":
-            step = event["step"]
-            if self.last_kind == "step":
-                self.seconds += max(0.0, now - self.last_time)
-                self.steps_timed += 1
-            self.step = step
+            if self.last_kind == "step" and now - self.last_time > AT_ONCE_SECONDS:
+                self._time()
+            step = self.step = event["step"]
             self.losses.append((step, event["loss"]))
             for name, rate in event.items():
                 if name.startswith("lr/"):
@@ -197,12 +201,23 @@ class Told:
                     f"第 {event['step']} 步后显存不足：{event['done']}",
                 )
             )
+        if kind != "step":
+            self.timed_from = None
         self.last_time, self.last_kind = now, kind
+
+    def _time(self) -> None:
+        """The steps up to the last were told, at `last_time`: several at once, as their losses are read so."""
+        if self.timed_from is None:
+            self.timed_from = self.step, self.last_time
+        first, since = self.timed_from
+        if self.step > first and self.last_time - since > PACE_SECONDS:
+            self.paces.append((self.step, (self.last_time - since) / (self.step - first)))
+            self.timed_from = self.step, self.last_time
 
     @property
     def pace(self) -> float | None:
         """Seconds of a step, without saves, previews and validations; None: not known yet."""
-        return self.seconds / self.steps_timed if self.steps_timed and self.seconds else None
+        return median(seconds for _, seconds in self.paces) if self.paces else None
 
 
 class ReportPage:
@@ -265,7 +280,7 @@ def compose(facts: Facts, told: Told, thumbnail: Thumbnail, now: float, peak: in
 
     advice = recommendation.recommend(told.validations)
     sections = [
-        which_epoch(facts, told, advice, now),
+        which_epoch(facts, told, advice),
         how_to_use(facts, told, advice),
         previews(facts, told, advice, thumbnail),
         curves(facts, told, advice),
@@ -284,68 +299,59 @@ def compose(facts: Facts, told: Told, thumbnail: Thumbnail, now: float, peak: in
 # ---- The sections ----
 
 
-def which_epoch(facts: Facts, told: Told, advice: Any, now: float) -> page.Html:
-    """The recommendation with its uncertainty, the file, and where the run stands."""
+def which_epoch(facts: Facts, told: Told, advice: Any) -> page.Html:
+    """Where the run stands, and the recommendation with its uncertainty and its file."""
     total, epochs = sum(facts.step_counts), len(facts.step_counts)
-    at = facts.epoch_at(told.step)
-    if told.state == "finished":
-        state = say("finished", "已完成")
-    elif told.state == "stopped":
-        state = say("stopped, can be gone on with", "已停止，可接着训练")
-    else:
-        state = say("training", "训练中")
+    state = {
+        "running": say("training", "训练中"),
+        "stopped": say("stopped, can go on", "已停止，可续训"),
+        "finished": say("finished", "已完成"),
+    }[told.state]
     tiles = {
         say("state", "状态"): state,
+        say("epoch", "轮"): f"{max(1, math.ceil(facts.epoch_at(told.step)))} / {epochs}",
         say("step", "步"): f"{told.step:,} / {total:,}",
-        say("epoch", "轮"): f"{min(epochs, int(at) + (at % 1 > 0)) or 1} / {epochs}",
     }
-    left = (total - told.step) * told.pace if told.pace and told.state == "running" else None
-    if left is not None:
-        tiles[say("left, about", "大约还需")] = duration(left)
-    elif told.last_time:
-        tiles[say("took", "用时")] = duration(told.last_time - told.first_time)
+    if told.state == "running" and told.pace:
+        tiles[say("left, about", "大约还需")] = duration((total - told.step) * told.pace)
+    elif told.state == "finished":
+        tiles[say("from start to end", "从开始到结束")] = duration(told.last_time - told.first_time)
+    trained_on = say(f"A LoRA for {facts.line}, trained on {facts.model}", f"{facts.line} 的 LoRA，底模 {facts.model}")
     running = page.Html("<span data-running></span>") if told.state == "running" else ""
-    return page.join([running, page.facts(tiles), verdict(facts, told, advice)])
+    return page.join([page.paragraph(trained_on, faint=True), running, verdict(facts, told, advice), page.facts(tiles)])
 
 
 def verdict(facts: Facts, told: Told, advice: Any) -> page.Html:
-    """Which epoch to use."""
-    if advice:
-        lines = advice.lines()
-        file = file_of(facts, told, advice.epoch)
-        equal = page.Html("")
-        if file:
-            equal = page.paragraph(
-                page.join([say("File: ", "文件："), page.Html("<code>"), str(file), page.Html("</code>")])
-            )
-        elif told.state == "running":
-            equal = page.paragraph(say("The training goes on: this may change.", "训练尚未结束，结论可能改变。"))
-        if told.state == "running":
-            heading = say(f"Best so far: epoch {advice.epoch}", f"目前最好：第 {advice.epoch} 轮")
-        else:
-            heading = say(f"Use epoch {advice.epoch}", f"建议使用第 {advice.epoch} 轮")
-        level = "amber" if advice.overfitted_from else "green"
-        return page.answer(level, heading, *map(page.paragraph, lines), equal)
+    """Which epoch to use, and why."""
+    if not advice:
+        return no_verdict(facts, told)
+    lines = list(map(page.paragraph, advice.lines()))
+    file = file_of(facts, told, advice.epoch)
+    heading = say(f"Epoch {advice.epoch}", f"第 {advice.epoch} 轮")
     if told.state == "running":
-        if facts.measured:
-            why = say("The first measurement comes at the end of the first epoch.", "第一轮结束后会做第一次测量。")
-        else:
-            why = why_not_measured(facts)
-        return page.answer(
-            "green", say("Which epoch to use is not known yet", "还不知道该用哪一轮"), page.paragraph(why)
-        )
-    file = facts.folder / (told.file or f"{facts.name}.{facts.suffix}")
+        heading = say(f"{heading} so far", f"目前是{heading}")
+        lines.append(page.paragraph(say("The training goes on; this may change.", "训练尚未结束，结论可能改变。")))
+    if file:
+        heading += say(": ", "：") + file.name
+        lines.append(page.paragraph(str(file), faint=True))
+    return page.answer("amber" if advice.overfitted_from else "green", heading, *lines)
+
+
+def no_verdict(facts: Facts, told: Told) -> page.Html:
+    """Why no epoch is recommended (yet), and what to do in place of it."""
+    if told.state == "running":
+        first = say("The first measurement comes at the end of an epoch.", "第一次测量在一轮结束时进行。")
+        why = first if facts.measured else why_not_measured(facts)
+        heading = say("Which epoch to use is not known yet", "还不知道该用哪一轮")
+        return page.answer("green", heading, page.paragraph(why))
     pick = say(
-        "Compare the previews below, and take the earliest epoch in which the subject is right.",
-        "请对比下面的预览图，选用主体已经画对的最早一轮。",
+        "Compare the previews, and take the earliest epoch in which the subject is right.",
+        "请对比预览图，选用主体已经画对的最早一轮。",
     )
-    heading = say("Choose the epoch by eye", "请凭预览图选择")
-    shown = page.join(
-        [say("File of the last: ", "最后一轮的文件："), page.Html("<code>"), str(file), page.Html("</code>")]
-    )
-    return page.answer(
-        "amber", heading, page.paragraph(why_not_measured(facts)), page.paragraph(pick), page.paragraph(shown)
-    )
+    file = facts.folder / (told.file or f"{facts.name}.{facts.suffix}")
+    last = say(f"File of the last epoch: {file}", f"最后一轮的文件：{file}")
+    texts = [page.paragraph(why_not_measured(facts)), page.paragraph(pick), page.paragraph(last, faint=True)]
+    return page.answer("amber", say("Choose the epoch by eye", "请凭预览图选择"), *texts)
 
 
 def why_not_measured(facts: Facts) -> str:
@@ -355,9 +361,9 @@ def why_not_measured(facts: Facts) -> str:
     if facts.config.validation_split == "auto":
         count = len(facts.pictures)
         return say(
-            f"No pictures were held out: {count} are too few to miss one (from 10 on it is done by itself). Other pictures "
-            "of the same subject in validation_data_dir would tell which epoch is best.",
-            f"没有留出图片做验证：只有 {count} 张，一张也不能少（10 张起自动留出）。"
+            f"No pictures were held out: of {count} each one is missed (from 10 on it is done by itself). Other "
+            "pictures of the same subject in validation_data_dir would tell which epoch is best.",
+            f"没有留出图片做验证：只有 {count} 张，一张也少不得（10 张起自动留出）。"
             "可在 validation_data_dir 中另放几张同一主题的图片，就能测出哪一轮最好。",
         )
     return say(
@@ -370,12 +376,11 @@ def file_of(facts: Facts, told: Told, epoch: int) -> Path | None:
     """The file of an epoch, if it lies there."""
     from library import checkpoint
 
-    wanted = [facts.folder / checkpoint.file_name(facts.name, facts.suffix, epoch=epoch)]
+    names = [checkpoint.file_name(facts.name, facts.suffix, epoch=epoch)]
     if told.state == "finished":
-        wanted.insert(0, facts.folder / f"{facts.name}-best.{facts.suffix}")
-        if epoch == len(facts.step_counts):
-            wanted.append(facts.folder / told.file)
-    return next((path for path in wanted if path.exists()), None)
+        names.insert(0, f"{facts.name}-best.{facts.suffix}")
+        names += [told.file] if epoch == math.ceil(facts.epoch_at(told.step)) else []
+    return next((facts.folder / name for name in names if (facts.folder / name).exists()), None)
 
 
 def how_to_use(facts: Facts, told: Told, advice: Any) -> page.Html:
@@ -383,108 +388,82 @@ def how_to_use(facts: Facts, told: Told, advice: Any) -> page.Html:
     file = (advice and file_of(facts, told, advice.epoch)) or facts.folder / f"{facts.name}.{facts.suffix}"
     words = ", ".join(facts.words)
     prompt = ", ".join(filter(None, [f"<lora:{file.stem}:0.8>", words]))
-    strength = say(
-        "0.8 is a strength to begin with; lower it where the picture gets stiff or the prompt is not followed.",
-        "强度可从 0.8 开始；画面僵硬或不听提示词时调低。",
+    by_prompt = say(
+        f"Copy {file.name} to models/Lora. Begin the prompt with:",
+        f"把 {file.name} 复制到 models/Lora，提示词以此开头：",
     )
-    by_prompt = page.join([
-        page.paragraph(say(f"Copy {file.name} to models/Lora, and begin the prompt with:",
-                           f"把 {file.name} 复制到 models/Lora，提示词以此开头：")),
-        page.code(prompt),
-        page.paragraph(strength, faint=True),
-    ])  # fmt: skip
-    by_node = page.join([
-        page.paragraph(say(f"Copy {file.name} to models/loras. Put the node Load LoRA behind the checkpoint's, with both "
-                           "strengths 0.8, and begin the prompt with:",
-                           f"把 {file.name} 复制到 models/loras。在加载模型的节点之后接“Load LoRA（加载 LoRA）”节点，"
-                           "两个强度都填 0.8，提示词以此开头：")),
-        page.code(words or say("(there is no trigger word)", "（没有触发词）")),
-        page.paragraph(strength, faint=True),
-    ])  # fmt: skip
-    several = (
-        say(
-            "Each of these words calls up its own folder: take the ones you want.", "每个词对应一个训练目录，按需选用。"
-        )
-        if len(facts.words) > 1
-        else ""
+    by_node = say(
+        f"Copy {file.name} to models/loras. Put a node Load LoRA behind the one that loads the checkpoint, with 0.8 as "
+        "both strengths. Begin the prompt with:",
+        f"把 {file.name} 复制到 models/loras。在加载底模的节点后接一个“加载 LoRA”（Load LoRA）节点，"
+        "两个强度都填 0.8，提示词以此开头：",
     )
-    fits = say(
-        f"It works with base models of the line it was trained on: {facts.model}.",
-        f"请与同一系列的底模一起使用：{facts.model}。",
+    cards = {
+        say("AUTOMATIC1111 and Forge", "AUTOMATIC1111、Forge"): [by_prompt, prompt],
+        "ComfyUI": [by_node, words or say("(anything: there is no trigger word)", "（任意内容：没有触发词）")],
+    }
+    shown = {name: page.join([page.paragraph(text), page.code(typed)]) for name, (text, typed) in cards.items()}
+    notes = say(
+        "0.8 is a strength to begin with: lower it where pictures get stiff or the prompt is not followed. It fits "
+        f"{facts.line} models, {facts.model} and its relatives best.",
+        f"强度可从 0.8 开始，画面僵硬或不听提示词时调低。适用于 {facts.line} 模型，与 {facts.model} 同源的效果最好。",
     )
-    return page.section(
-        say("How to use the file", "如何使用"),
-        page.cards({"AUTOMATIC1111": by_prompt, "Forge": by_prompt, "ComfyUI": by_node}),
-        *([page.paragraph(several)] if several else []),
-        page.paragraph(fits, faint=True),
-    )
+    if len(facts.words) > 1:
+        notes += say(" Each word calls up its own folder: take what you want.", "每个词对应一个训练目录，按需选用。")
+    heading = say("How to use the file", "如何使用")
+    return page.section(heading, page.cards(shown), page.paragraph(notes, faint=True))
 
 
 def previews(facts: Facts, told: Told, advice: Any, thumbnail: Thumbnail) -> page.Html:
     """The prompts over the epochs, and at the end over the strengths."""
+    heading = say("Previews", "预览图")
     if not told.previews:
-        if told.state == "running" and facts.config.sample_every_n_epochs != 0:
-            text = say("None are drawn yet.", "还没有画。")
-        elif facts.config.sample_every_n_epochs == 0:
-            text = say(
-                "None were asked for (sample_every_n_epochs = 0).", "未要求画预览图（sample_every_n_epochs = 0）。"
-            )
-        else:
-            text = say("None were drawn.", "没有画。")
-        return page.section(say("Previews", "预览图"), page.paragraph(text, faint=True))
+        never = facts.config.sample_every_n_epochs == 0
+        text = (
+            say("None are drawn yet.", "还没有画。") if told.state == "running" else say("None were drawn.", "没有画。")
+        )
+        asked = say("None were asked for: sample_every_n_epochs = 0.", "未要求画预览图：sample_every_n_epochs = 0。")
+        return page.section(heading, page.paragraph(asked if never else text, faint=True))
     moments = [(event, row) for event in told.previews if (row := row_at(event, 1.0))]
     chosen = advice.epoch if advice else None
-    shown = evenly(moments, MOST_MOMENTS, lambda one: one[0]["epoch"] == chosen)
-    blocks = [
-        page.paragraph(
-            say(
-                "The same prompt and the same noise after different epochs, so that only what was learnt differs.",
-                "同一提示词、同一噪声在不同轮次的结果，差别只来自训练。",
-            ),
-            faint=True,
-        )
-    ]
+    shown = evenly(moments, MOST_MOMENTS, lambda one: is_end_of(facts, one[0], chosen))
+    about = say(
+        "The same prompt on the same noise each time: what differs is what was learnt.",
+        "每次用同一提示词、同一噪声：不同之处就是学到的东西。",
+    )
     if len(shown) < len(moments):
-        blocks.append(
-            page.paragraph(say(f"{len(shown)} of {len(moments)} times are shown.", f"共 {len(moments)} 次，显示其中 {len(shown)} 次。"),
-                           faint=True)
-        )  # fmt: skip
-    for place, prompt in enumerate(facts.prompts):
-        figures = []
+        count = len(moments)
+        about += say(f" {len(shown)} of {count} times are shown.", f"共 {count} 次，显示其中 {len(shown)} 次。")
+
+    def figures(place: int, prompt: str) -> list[page.Html]:
+        found = []
         for event, row in shown:
-            if place < len(row):
-                name = moment_name(facts, event)
-                is_chosen = event["epoch"] == chosen and facts.epoch_at(event["step"]) == chosen
-                note = say("recommended", "推荐") if is_chosen else ""
-                figure = page.figure(
-                    thumbnail(facts.folder / row[place], f"{prompt} ({name})"), name, note, is_chosen=is_chosen
-                )
-                figures.append(figure)
-        if figures:
-            blocks += [heading(prompt), page.strip(figures)]
-    last = next((event for event in reversed(told.previews) if len(event["strengths"]) > 1), None)
-    if last:
-        values = [f"{strength:g}" for strength in last["strengths"]]
-        rows = []
-        for place, prompt in enumerate(facts.prompts):
-            own = [row[place] for row in last["files"] if place < len(row)]
-            if len(own) == len(values):
-                rows.append((
-                    prompt,
-                    [page.figure(thumbnail(facts.folder / file, f"{prompt} ({value})"), value)
-                     for file, value in zip(own, values, strict=True)],
-                ))  # fmt: skip
-        about = say(
-            "The last epoch at several strengths: 0 is the base model alone.",
-            "最后一轮在不同强度下的结果；0 即只有底模。",
-        )
-        blocks += [heading(say("Over the strength", "不同强度")), page.paragraph(about, faint=True)]
-        blocks.append(page.choices(say("strength", "强度"), values, rows))
-    return page.section(say("Previews", "预览图"), *blocks)
+            name, is_chosen = moment_name(facts, event), is_end_of(facts, event, chosen)
+            image = thumbnail(facts.folder / row[place], f"{prompt} ({name})")
+            found.append(page.figure(image, name, say("use this", "推荐") if is_chosen else "", is_chosen=is_chosen))
+        return found
+
+    prompts = facts.prompts[: min(len(row) for _, row in moments)] if moments else []
+    rows = [(prompt, figures(place, prompt)) for place, prompt in enumerate(prompts)]
+    blocks = [page.paragraph(about, faint=True), page.strips(rows)]
+    return page.section(heading, *blocks, strengths(facts, told, thumbnail))
 
 
-def heading(text: str) -> page.Html:
-    return page.Html(f"<h3>{page.html(text)}</h3>")
+def strengths(facts: Facts, told: Told, thumbnail: Thumbnail) -> page.Html:
+    """The prompts at several strengths, with a slider; nothing where they were drawn at one only."""
+    event = next((event for event in reversed(told.previews) if len(event["strengths"]) > 1), None)
+    if not event:
+        return page.Html("")
+    values = [f"{strength:g}" for strength in event["strengths"]]
+    rows = []
+    for prompt, files in zip(facts.prompts, zip(*event["files"], strict=True), strict=False):
+        images = [thumbnail(facts.folder / file, f"{prompt} ({at})") for file, at in zip(files, values, strict=True)]
+        rows.append((prompt, [page.figure(image, at) for image, at in zip(images, values, strict=True)]))
+    about = say(
+        f"After {moment_name(facts, event)}, at several strengths; 0 is the base model alone.",
+        f"{moment_name(facts, event)}在不同强度下的结果；0 即只有底模。",
+    )
+    return page.join([page.paragraph(about, faint=True), page.choices(say("LoRA strength", "LoRA 强度"), values, rows)])
 
 
 def row_at(event: dict, strength: float) -> list[str] | None:
@@ -492,21 +471,30 @@ def row_at(event: dict, strength: float) -> list[str] | None:
     return next((row for at, row in zip(event["strengths"], event["files"], strict=True) if at == strength), None)
 
 
+def is_end_of(facts: Facts, event: dict, epoch: int | None) -> bool:
+    return facts.epoch_at(event["step"]) == epoch
+
+
 def moment_name(facts: Facts, event: dict) -> str:
     at = facts.epoch_at(event["step"])
     if event["step"] == 0:
         return say("before", "训练前")
-    if at == int(at):
-        return say(f"epoch {int(at)}", f"第 {int(at)} 轮")
-    return say(f"step {event['step']}", f"第 {event['step']} 步")
+    return (
+        say(f"epoch {at:g}", f"第 {at:g} 轮")
+        if at == int(at)
+        else say(f"step {event['step']}", f"第 {event['step']} 步")
+    )
 
 
 def evenly(moments: list, most: int, must: Callable[[Any], bool]) -> list:
-    """At most so many, the first and the last among them, and those that must be."""
+    """At most about so many, the first and the last among them, and those that must be."""
     if len(moments) <= most:
         return moments
     places = {round(at * (len(moments) - 1) / (most - 1)) for at in range(most)}
     return [one for place, one in enumerate(moments) if place in places or must(one)]
+
+
+# ---- Curves ----
 
 
 def curves(facts: Facts, told: Told, advice: Any) -> page.Html:
@@ -514,104 +502,98 @@ def curves(facts: Facts, told: Told, advice: Any) -> page.Html:
     mark = worse = None
     if advice and len(advice.epochs) > 1:
         text = say(f"epoch {advice.epoch}", f"第 {advice.epoch} 轮")
-        mark = charts.Mark(advice.epoch, text, advice.equal[0], advice.equal[-1])
-        worse = advice.overfitted_from
-    shown = [
-        loss_chart(facts, told, mark),
-        *validation_charts(facts, told, mark, worse),
-        rate_chart(facts, told),
-        norm_chart(told),
-    ]
-    if not any(shown):
-        return page.section(
-            say("Curves", "曲线"), page.paragraph(say("Nothing was measured yet.", "还没有数据。"), faint=True)
-        )
-    blocks = []
+        mark, worse = charts.Mark(advice.epoch, text, advice.equal[0], advice.equal[-1]), advice.overfitted_from
+    draw = partial(charts.lines_chart, x_name=say("epoch", "轮"), x_range=(0.0, float(len(facts.step_counts))))
+    judge = partial(draw, mark=mark, worse_from=worse)
+    # in columns of three: the norms are as high as two others
+    shown = [loss_chart(facts, told, judge), held_out_chart(facts, told, judge), norm_chart(told)]
+    shown += [gap_chart(facts, told, judge), timestep_chart(facts, told, judge), drift_chart(facts, told, judge)]
+    shown += [rate_chart(facts, told, draw), pace_chart(facts, told, draw)]
+    notes = []
     if mark:
-        blocks.append(
-            page.paragraph(
-                say(
-                    "Green: the epoch to use, and those that are equal to it. "
-                    + ("Amber: overfitted. " if worse else "")
-                    + "Point at a curve (or touch it) to read its values.",
-                    "绿色：推荐的一轮，以及与它相当的各轮。"
-                    + ("黄色：已过拟合。" if worse else "")
-                    + "指向或轻触曲线可读取数值。",
-                ),
-                faint=True,
-            )
-        )
-    if not told.validations:
-        blocks.append(
-            page.paragraph(why_not_measured(facts) if told.state != "running" or not facts.measured else "", faint=True)
-        )
+        notes.append(say("Green: the epoch to use and its equals.", "绿色：推荐的一轮及与它相当的各轮。"))
+    if worse:
+        notes.append(say("Amber: overfitted.", "黄色：已过拟合。"))
+    if any(shown):
+        notes.append(say("Point at a curve, or touch it, for its values.", "指向或轻触曲线可读数值。"))
+    else:
+        notes.append(say("Nothing was measured yet.", "还没有数据。"))
+    if not facts.measured:
+        notes.append(why_not_measured(facts))
     grid = page.Html(f'<div class="charts">{"".join(shown)}</div>')
-    return page.section(say("Curves", "曲线"), *blocks, grid)
+    return page.section(say("Curves", "曲线"), page.paragraph(say(" ", "").join(notes), faint=True), grid)
 
 
-EPOCH = ("epoch", "轮")
+Draw = Callable[..., str]  # `charts.lines_chart` with what all share
 
 
-def loss_chart(facts: Facts, told: Told, mark: Any) -> str:
+def loss_chart(facts: Facts, told: Told, draw: Draw) -> str:
     """The training loss, smoothed, and its mean of each epoch."""
     every = [(facts.epoch_at(step), loss) for step, loss in told.losses]
     window = max(20, len(every) // 25)
     lines = [
-        charts.Line(say("step", "单步"), charts.thinned(every, MOST_POINTS), 0, is_faint=True),
-        charts.Line(say("smoothed", "平滑"), charts.thinned(charts.smoothed(every, window), MOST_POINTS), 0),
-        charts.Line(say("epoch mean", "每轮平均"), sorted(told.epochs.items()), 1),
+        charts.Line(say("step", "单步"), charts.thinned(every, MOST_POINTS), 0, is_cloud=True),
+        charts.Line(
+            say("smoothed", "平滑"), charts.thinned(charts.smoothed(every, window)[window // 2 :], MOST_POINTS), 0
+        ),
+        charts.Line(say("epoch", "每轮"), sorted(told.epochs.items()), 1),
     ]
-    below = say(
-        "It depends on which noise was drawn, so it wobbles; a falling line does not tell a good epoch.",
-        "它随抽到的噪声起伏；仅凭它下降不能判断哪一轮好。",
+    return draw(
+        say("Training loss", "训练损失"),
+        lines,
+        y_name=say("of the noise that was drawn", "取决于抽到的噪声"),
+        below=say("That it falls does not yet tell a good epoch.", "仅凭它下降还不能判断哪一轮好。"),
     )
-    return charts.lines_chart(say("Training loss", "训练损失"), lines, x_name=say(*EPOCH), mark=mark, below=below)
 
 
-def validation_charts(facts: Facts, told: Told, mark: Any, worse: int | None) -> list[str]:
-    """Held-out and training pictures, their gap, the loss by timestep, and the drift."""
-    events = told.validations
-    if not events:
-        return []
-    x_name = say(*EPOCH)
-    at = [facts.epoch_at(event["step"]) for event in events]
+def over_epochs(facts: Facts, told: Told, value: str) -> list[tuple[float, float]]:
+    return [(facts.epoch_at(event["step"]), event[value]) for event in told.validations]
 
-    def line(name: str, values: list[float], colour: int) -> charts.Line:
-        return charts.Line(name, list(zip(at, values, strict=True)), colour)
 
-    both = [
-        line(say("held out", "留出"), [event["loss"] for event in events], 0),
-        line(say("learnt", "训练"), [event["training_loss"] for event in events], 1),
+def held_out_chart(facts: Facts, told: Told, draw: Draw) -> str:
+    lines = [
+        charts.Line(say("held out", "留出"), over_epochs(facts, told, "loss"), 0),
+        charts.Line(say("learnt", "训练"), over_epochs(facts, told, "training_loss"), 1),
     ]
-    gap = [line(say("gap", "差距"), [event["gap"] for event in events], 3)]
-    found = [
-        charts.lines_chart(
-            say("Held-out pictures", "留出的图片"), both, x_name=x_name, mark=mark, worse_from=worse,
-            y_name=say("loss on the same noise each time", "每次用相同噪声测得的损失"),
-            below=say("While both fall it learns; when the upper one rises it overfits.", "两条都下降是在学习；留出的一条上升就是过拟合。"),
-        ),
-        charts.lines_chart(
-            say("Gap", "差距"), gap, x_name=x_name, mark=mark, worse_from=worse, with_zero=True,
-            y_name=say("held out minus learnt", "留出减训练"),
-            below=say("The wider, the more it knows its pictures by heart.", "越大，说明越是死记训练图片。"),
-        ),
-        charts.lines_chart(
-            say("By timestep", "按时间步"), timestep_lines(events, at), x_name=x_name, tell=charts.percent, mark=mark, with_zero=True,
-            y_name=say("held-out loss against the unchanged model", "留出损失，与原底模相比"),
-            below=say("High timesteps are composition, low ones fine detail.", "高时间步管构图，低时间步管细节。"),
-        ),
-    ]  # fmt: skip
-    if drifted := drift(events, at):
-        found.append(
-            charts.lines_chart(
-                say("Drift of old knowledge", "旧知识的偏移"), [charts.Line(say("drift", "偏移"), drifted, 2)], x_name=x_name,
-                tell=charts.percent, mark=mark, with_zero=True,
-                y_name=say("loss of regularization pictures against the unchanged model", "正则化图片的损失，与原底模相比"),
-                below=say("Above zero it forgets what it knew; below, it learns these pictures too.",
-                          "高于零是在遗忘旧知识；低于零是连这些图片也学了。"),
-            )
-        )  # fmt: skip
-    return found
+    return draw(
+        say("Held-out pictures", "留出的图片"),
+        lines,
+        y_name=say("loss, on the same noise each time", "损失，每次用相同噪声"),
+        below=say("Both fall: it learns. The held out rise: it overfits.", "都下降：在学习；留出的上升：过拟合。"),
+    )
+
+
+def gap_chart(facts: Facts, told: Told, draw: Draw) -> str:
+    return draw(
+        say("Gap", "差距"),
+        [charts.Line(say("gap", "差距"), over_epochs(facts, told, "gap"), 3)],
+        with_zero=True,
+        y_name=say("loss of the held out minus that of the learnt", "留出的损失减训练的损失"),
+        below=say("The more it rises, the more is learnt by heart.", "升得越多，死记的成分越多。"),
+    )
+
+
+def timestep_chart(facts: Facts, told: Told, draw: Draw) -> str:
+    return draw(
+        say("Held-out loss by timestep", "留出损失，按时间步"),
+        timestep_lines(told.validations, [facts.epoch_at(event["step"]) for event in told.validations]),
+        tell=charts.percent,
+        with_zero=True,
+        y_name=say("against the unchanged model", "与原底模相比"),
+        below=say("High timesteps: composition. Low ones: fine detail.", "高时间步：构图；低时间步：细节。"),
+    )
+
+
+def drift_chart(facts: Facts, told: Told, draw: Draw) -> str:
+    points = drift(told.validations, [facts.epoch_at(event["step"]) for event in told.validations])
+    return draw(
+        say("Drift of old knowledge", "旧知识的偏移"),
+        [charts.Line(say("drift", "偏移"), points, 2)],
+        tell=charts.percent,
+        with_zero=True,
+        y_name=say("loss of regularization pictures, against the unchanged model", "正则化图片的损失，与原底模相比"),
+        below=say("Above zero it forgets; below, it learns these, too.", "高于零：在遗忘；低于零：连它们也学了。"),
+    )
 
 
 def timestep_lines(events: list[dict], at: list[float]) -> list[charts.Line]:
@@ -645,21 +627,29 @@ def drift(events: list[dict], at: list[float]) -> list[tuple[float, float]]:
     return found
 
 
-def rate_chart(facts: Facts, told: Told) -> str:
-    lines = [
-        charts.Line(
-            name, charts.thinned([(facts.epoch_at(step), rate) for step, rate in points], MOST_POINTS // 2), place
-        )
-        for place, (name, points) in enumerate(told.rates.items())
-    ]
-    kept: list[charts.Line] = []
-    for line in lines:  # of those that are the same one is enough
-        twin = next((at for at, other in enumerate(kept) if other.points == line.points), None)
+def rate_chart(facts: Facts, told: Told, draw: Draw) -> str:
+    """Learning rates; those that are the same share a line."""
+    lines: list[charts.Line] = []
+    for name, rates in told.rates.items():
+        points = charts.thinned([(facts.epoch_at(step), rate) for step, rate in rates], MOST_POINTS // 4)
+        twin = next((at for at, line in enumerate(lines) if line.points == points), None)
         if twin is None:
-            kept.append(line)
+            lines.append(charts.Line(name, points, len(lines)))
         else:
-            kept[twin] = kept[twin]._replace(name=f"{kept[twin].name}, {line.name}")
-    return charts.lines_chart(say("Learning rate", "学习率"), kept[:6], x_name=say(*EPOCH), with_zero=True)
+            lines[twin] = lines[twin]._replace(name=f"{lines[twin].name}, {name}")
+    names = "; ".join(line.name for line in lines)
+    return draw(say("Learning rate", "学习率"), lines, with_zero=True, y_name=names if len(lines) == 1 else "")
+
+
+def pace_chart(facts: Facts, told: Told, draw: Draw) -> str:
+    """Seconds of a step: a card that gets hot, or memory that runs short, shows here."""
+    points = charts.thinned([(facts.epoch_at(step), seconds) for step, seconds in told.paces], MOST_POINTS // 4)
+    return draw(
+        say("Seconds per step", "每步秒数"),
+        [charts.Line(say("seconds", "秒"), points, 5)],
+        with_zero=True,
+        y_name=say("saves, previews and validations not counted", "不含保存、预览与验证"),
+    )
 
 
 def norm_chart(told: Told) -> str:
@@ -667,77 +657,84 @@ def norm_chart(told: Told) -> str:
     epochs = sorted(told.norms)
     if not epochs:
         return ""
-    blocks = list(told.norms[epochs[-1]])
     names = {"BASE": say("text encoder", "文本编码器"), "BASE 2": say("text encoder 2", "文本编码器 2")}
+    blocks = list(told.norms[epochs[-1]])
     rows = [(names.get(block, block), [told.norms[epoch].get(block, 0.0) for epoch in epochs]) for block in blocks]
-    below = say(
-        "Norm of what the LoRA adds. IN, MID, OUT: the U-Net's blocks on the way down, in the middle, on the way up. At the "
-        "right: the last epoch.",
-        "LoRA 所加更新量的范数。IN、MID、OUT：U-Net 下行、中间、上行各块。右侧数字为最后一轮。",
-    )
-    chart = charts.cells_chart(
+    return charts.cells_chart(
         say("Learnt in each block", "各块学到的量"),
         rows,
         [str(epoch) for epoch in epochs],
-        x_name=say(*EPOCH),
-        below=below,
+        x_name=say("epoch", "轮"),
+        below=say(
+            "The norm of what the LoRA adds; at the right, the last. IN, MID, OUT are the U-Net's blocks, as block "
+            "weights call them.",
+            "LoRA 更新量的范数，右侧为最后一轮。IN、MID、OUT 为 U-Net 各块，与分层权重的叫法相同。",
+        ),
     )
-    return chart.replace('class="chart"', 'class="chart tall"', 1)
+
+
+# ---- What was learnt from, and how ----
 
 
 def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> page.Html:
     """The training pictures, those first whose captions help least."""
-    title = say("Training pictures, the odd ones first", "训练图片：可疑的排在前面")
+    title = say("Training pictures, the odd ones first", "训练图片，可疑的在前")
     if not told.pictures:
-        if told.state == "finished":
-            return page.Html("")
-        text = say("They are ranked when the training has ended.", "训练结束后给出排序。")
-        return page.section(title, page.paragraph(text, faint=True))
+        later = say("They are ranked when the training has ended.", "训练结束后排序。")
+        never = say(
+            "They were not ranked: the run was too short to spare the time.", "未排序：训练太短，不值得花这个时间。"
+        )
+        return page.section(title, page.paragraph(never if told.state == "finished" else later, faint=True))
     found = ranked(told.pictures)
-    odd = sum(one.is_odd for one in found)
-    how = say(
-        "By how much each caption lowers the loss of its picture, measured with and without it. Where it hardly helps, the "
-        "picture may show something else, or the caption may belong to another.",
-        "数值为标签使该图损失降低的比例（分别在有、无标签时测量）。几乎没有帮助时，可能图不对题，或标签张冠李戴。",
+    count, total, odd = len(found), told.pictures["of"], sum(one.is_odd for one in found)
+    about = say(
+        "By how much its caption lowers a picture's loss. Where it hardly does, the picture may show something else, "
+        "or the caption may belong to another.",
+        "数值是标签使该图损失降低的比例。几乎没有降低的，可能图不对题，或标签张冠李戴。",
     )
-    blocks = [page.paragraph(how, faint=True)]
-    if len(found) < told.pictures["of"]:
-        blocks.append(
-            page.paragraph(
-                say(
-                    f"A sample of {len(found)} of {told.pictures['of']} pictures was measured: all would have taken too long.",
-                    f"共 {told.pictures['of']} 张，为节省时间只抽测了 {len(found)} 张。",
-                ),
-                faint=True,
-            )
+    if count < total:
+        about += say(
+            f" {count} of {total} were measured: all would have taken too long.",
+            f"为省时间，{total} 张中抽测了 {count} 张。",
         )
     if odd:
-        text = say(f"{odd} picture(s) are worth a look.", f"有 {odd} 张图片值得检查。")
-        blocks.append(page.finding("amber", text, say("Look whether picture and caption agree; correct the caption or leave the picture out, and train anew.",
-                                                      "请核对图与标签是否一致：改正标签，或去掉该图，再重新训练。")))  # fmt: skip
+        text = say(f"{odd} picture(s) worth a look", f"{odd} 张值得检查")
+        cure = say(
+            "Do picture and caption agree? Correct the caption, or leave the picture out, and train again.",
+            "图与标签一致吗？改正标签，或去掉该图，然后重新训练。",
+        )
+        finding = page.finding("amber", text, cure)
     else:
-        blocks.append(page.finding("green", say("None stands out from the others.", "没有与众不同的图片。")))
-
-    def figure(one: Ranked) -> page.Html:
-        path, caption = facts.pictures.get(one.picture, (None, ""))
-        image = thumbnail(path, one.picture) if path else page.Html("")
-        helps = f"{one.help:+.0%}".replace("-", "\N{MINUS SIGN}")
-        mark = say("worth a look", "值得检查") if one.is_odd else ""
-        note = page.join([
-            page.Html("<b class=amber style='color:var(--tone)'>" if one.is_odd else "<b>"),
-            say(f"caption helps {helps}", f"标签作用 {helps}") + (f" · {mark}" if mark else ""),
-            page.Html("</b><br>"), caption, page.Html("<br><span class=faint>"), one.picture, page.Html("</span>"),
-        ])  # fmt: skip
-        return page.figure(image, "", note)
-
-    blocks.append(page.pictures([figure(one) for one in found[:FIRST_PICTURES]]))
+        finding = page.finding("green", say("None stands out from the others.", "没有特别突出的。"))
+    figures = [odd_figure(facts, one, thumbnail) for one in found[:FIRST_PICTURES]]
+    blocks = [page.paragraph(about, faint=True), finding, page.pictures(figures, even=True)]
     if rest := found[FIRST_PICTURES:]:
-        table = page.table(
-            [say("picture", "图片"), say("caption helps", "标签作用"), say("loss", "损失"), say("caption", "标签")],
-            [[one.picture, f"{one.help:+.0%}", f"{one.loss:.4f}", facts.pictures.get(one.picture, (None, ""))[1]] for one in rest],
-        )  # fmt: skip
-        blocks.append(page.folded(say(f"The other {len(rest)}", f"其余 {len(rest)} 张"), table))
+        head = [say("picture", "图片"), say("caption", "标签作用"), say("loss", "损失"), say("its text", "标签")]
+        rows = [
+            [one.picture, helps(one), f"{one.loss:.4f}", facts.pictures.get(one.picture, (None, ""))[1]] for one in rest
+        ]
+        blocks.append(page.folded(say(f"The other {len(rest)}", f"其余 {len(rest)} 张"), page.table(head, rows)))
     return page.section(title, *blocks)
+
+
+def helps(one: Ranked) -> str:
+    """What its caption does to a picture's loss."""
+    share = abs(one.help)
+    return (
+        say(f"helps {share:.0%}", f"降低损失 {share:.0%}")
+        if one.help >= 0
+        else say(f"harms {share:.0%}", f"反升损失 {share:.0%}")
+    )
+
+
+def odd_figure(facts: Facts, one: Ranked, thumbnail: Thumbnail) -> page.Html:
+    path, caption = facts.pictures.get(one.picture, (None, ""))  # it may be another set by now
+    image = thumbnail(path, one.picture) if path else page.Html("")
+    name = say(f"caption {helps(one)}", f"标签{helps(one)}")
+    if one.is_odd:
+        name = page.Html(f'<span class="amber" style="color:var(--tone)">{page.html(name)}</span>')
+    file = page.Html(f'<span class="faint">{page.html(one.picture.rpartition("/")[2])}</span>')
+    return page.figure(image, name, page.join([caption, page.Html("<br>"), file]))
 
 
 def tags(facts: Facts) -> page.Html:
@@ -748,18 +745,20 @@ def tags(facts: Facts) -> page.Html:
         say("tag", "标签"),
         say("pictures", "图片"),
         say("share", "占比"),
-        say("where the feature goes", "特征归到哪里"),
+        say("where its feature goes", "特征的去向"),
     ]
     about = say(
         "What a tag describes stays on that tag; what no tag describes goes to your own word.",
-        "标签描述的特征留在该标签上；没有标签描述的特征归到触发词上。",
+        "标签描述的特征留在该标签上；没有标签描述的归到触发词上。",
     )
     more = facts.tag_count - len(facts.tags)
-    rest = say(f"and {more:,} rarer ones", f"另有 {more:,} 个更少见的") if more > 0 else ""
-    first, others = facts.tags[:12], facts.tags[12:]
+    first, others = facts.tags[:FIRST_TAGS], facts.tags[FIRST_TAGS:]
     blocks = [page.paragraph(about, faint=True), page.table(head, first)]
     if others:
-        folded = page.join([page.table(head, others), page.paragraph(rest, faint=True)])
+        rest = (
+            [page.paragraph(say(f"and {more:,} rarer ones", f"另有 {more:,} 个更少见的"), faint=True)] if more else []
+        )
+        folded = page.join([page.table(head, others), *rest])
         blocks.append(page.folded(say(f"{len(others)} more", f"其余 {len(others)} 个"), folded))
     return page.section(say("Where did this feature go?", "这个特征去哪儿了？"), *blocks)
 
@@ -768,55 +767,48 @@ def speed(facts: Facts, told: Told, peak: int | None) -> page.Html:
     """How fast it was, and what it held."""
     tiles = {}
     if told.pace:
-        batch = facts.config.train_batch_size
         tiles[say("s/step", "秒/步")] = f"{told.pace:.3g}"
-        tiles[say("pictures per second, about", "张/秒，约")] = f"{batch / told.pace:.2g}"
     if peak:
-        tiles[say("memory at most", "显存峰值")] = f"{peak / 2**30:.2f} GiB"
-    if told.last_time:
-        tiles[say("since its start", "自开始以来")] = duration(told.last_time - told.first_time)
-    machine = page.paragraph(f"{facts.machine}; {facts.model}")
-    table = page.folded(say("What it was planned to hold", "内存计划"), page.code(facts.memory.strip("\n")))
-    return page.section(say("Speed and memory", "速度与内存"), *([page.facts(tiles)] if tiles else []), machine, table)
+        tiles[say("memory at most", "内存峰值")] = f"{peak / 2**30:.2f} GiB"
+    return page.section(
+        say("Speed and memory", "速度与内存"),
+        page.facts(tiles) if tiles else "",
+        page.paragraph(facts.machine),
+        page.folded(say("What it was planned to hold", "内存计划"), page.code(facts.memory)),
+    )
 
 
 def plan_and_warnings(facts: Facts, told: Told) -> page.Html:
-    """Folders, buckets, steps, and what was said at the start."""
+    """Folders, buckets, steps, and what was said at the start and on the way."""
 
     def table(rows: list[list[str]]) -> page.Html:
         head, *body = rows
         return page.table(head, [[int(cell) if cell.isdecimal() else cell for cell in row] for row in body])
 
-    blocks = [page.finding(getattr(line, "level", "amber"), line) for line in [*told.mishaps, *facts.notes]]
-    if not blocks:
-        blocks = [page.finding("green", say("Nothing was found wrong at the start.", "开始时没有发现问题。"))]
-    blocks += [table(facts.plan.folders), *map(page.paragraph, facts.plan.lines)]
-    blocks.append(
-        page.folded(
-            say(f"{len(facts.plan.buckets) - 1} bucket(s)", f"{len(facts.plan.buckets) - 1} 个桶"),
-            table(facts.plan.buckets),
-        )
-    )
-    return page.section(say("Plan and warnings", "计划与提示"), *blocks)
+    notes = [page.finding(getattr(line, "level", "amber"), line) for line in [*told.mishaps, *facts.notes]]
+    if not notes:
+        notes = [page.finding("green", say("Nothing was found amiss.", "没有发现问题。"))]
+    count = len(facts.plan.buckets) - 1
+    buckets = page.folded(say(f"{count} bucket(s)", f"{count} 个桶"), table(facts.plan.buckets))
+    lines = map(page.paragraph, facts.plan.lines)
+    return page.section(say("Plan and warnings", "计划与提示"), *notes, table(facts.plan.folders), *lines, buckets)
 
 
 def again(facts: Facts) -> page.Html:
     """The command that trains the same."""
     about = say(
         "The same pictures and this command give the same LoRA. Keys and passwords are not in it.",
-        "图片不变，用这条命令就能得到同样的 LoRA；其中不含密钥和密码。",
+        "图片不变，用这条命令得到同样的 LoRA；其中不含密钥和密码。",
     )
-    return page.section(
-        say("To train the same again", "重复这次训练"), page.paragraph(about, faint=True), page.code(facts.command)
-    )
+    heading = say("To train the same again", "重复这次训练")
+    return page.section(heading, page.paragraph(about, faint=True), page.code(facts.command))
 
 
 def duration(seconds: float) -> str:
-    """1:05:09 h, 4 min, 12 s."""
-    seconds = round(seconds)
-    if seconds < 90:
-        return say(f"{seconds} s", f"{seconds} 秒")
+    """12 s, 4 min, 1 h 05 min."""
     minutes = round(seconds / 60)
+    if seconds < 90:
+        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
     if minutes < 90:
         return say(f"{minutes} min", f"{minutes} 分钟")
-    return say(f"{minutes // 60} h {minutes % 60:02} min", f"{minutes // 60} 小时 {minutes % 60} 分")
+    return say(f"{minutes // 60} h {minutes % 60:02} min", f"{minutes // 60} 小时 {minutes % 60:02} 分")
