@@ -57,7 +57,7 @@ CLAIM = Claim(
     "还是自己的头搭配自己的身体最合适。",
     method="""A person with blonde hair, whose tag is deleted. Twelve faces alone, whose captions tell what is in the
 face and not `face`; the same with twelve full bodies of the same person, or of others, as regularization pictures of
-the same concept without captions (twice the steps, so that faces are seen as often); twelve captioned full bodies alone.
+the same concept without captions (twice the steps, so that faces are seen as often); twelve captioned full bodies.
 Asked for are `mytag, person`, the person in a blue shirt and a yellow skirt, the same with `full body`, and the face.
 *Head / height* is the part of the figure above the shirt (0.32 in drawings; 1: no body); *distance* how far a face is
 from the drawing of it.""",
