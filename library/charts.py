@@ -204,7 +204,7 @@ def lines_chart(
         parts.append(_path(line, [(x_at(x), y_at(y)) for x, y in line.points]))
     ends = spread([y_at(line.points[-1][1]) + 4 for line in named], 13.0, TOP + 8, floor + 2)
     for line, at in zip(named, ends, strict=True):
-        parts.append(_text(end + 8, at, line.name, kind="name", colour=line.colour, most=right))
+        parts.append(_text(x_at(line.points[-1][0]) + 8, at, line.name, kind="name", colour=line.colour, most=right))
     parts += _hits(firm or lines, x_at, y_at, x_name, tell, floor)
     label = f"{title}. " + "; ".join(f"{line.name}: {tell(line.points[-1][1], 0.0)}" for line in firm)
     legend = _legend(firm, tell)

@@ -93,7 +93,8 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
   padding: 2px 2px .4rem; max-width: max-content }
 .strip figure { width: 100%; max-width: 11rem } .strip img, .strip .holder { width: 100%; max-height: none }
 .strip figcaption { padding: .3rem .45rem; overflow-wrap: normal }
-.strips { display: flex; flex-wrap: wrap; gap: .2rem 2.2rem } .strips > div { max-width: 100%; min-width: 0 }
+.strips { display: flex; flex-wrap: wrap; gap: .2rem 2.2rem }
+.strips > div { max-width: 100%; min-width: min(11rem, 100%) }
 .strips h3 { width: 0; min-width: 100%; font-weight: 500; font-size: .92rem; line-height: 1.4; margin: .8rem 0 .25rem }
 figure.chosen { border-color: var(--green); box-shadow: 0 0 0 1px var(--green) }
 figure.chosen figcaption b { color: var(--green) }

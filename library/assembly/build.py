@@ -103,6 +103,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         clip_skip=config.clip_skip,
         max_token_length=config.max_token_length,
     )
+    family.noise = dataclasses.replace(family.noise, zero_terminal_snr=config.zero_terminal_snr)
     for line in family.warnings:
         prepared.note(line)
     if config.weighted_captions:
@@ -154,7 +155,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         family=family,
         adapters=attached,
         dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts, scale=scale),
-        process=diffusion.Process(family.noise, zero_terminal_snr=config.zero_terminal_snr),
+        process=diffusion.Process(family.noise),
         optimizer=built.optimizer,
         optimizer_text=built.described_as,
         schedule=schedule,

@@ -1,6 +1,5 @@
 """The files of a run: LoRAs, states, previews, the report, and the words at the end."""
 
-import contextlib
 import dataclasses
 import secrets
 import shutil
@@ -61,6 +60,7 @@ class Files:
             self.save_state(prepared.position, ())
         memory_text = memory.table(training.memory, prepared.machine.device, say("planned:", "计划："))
         self.page_facts = facts_of(prepared, memory_text)
+        self.page_problem = ""  # the last that was said
         self.begin_report(prepared.position.global_step)
         self.report.event("start", name=prepared.name, config=dataclasses.asdict(config), steps=self.step_count)
         self.write_page(is_due=True)
@@ -86,8 +86,13 @@ class Files:
 
     def write_page(self, *, is_due: bool = False) -> None:
         """Bring the report page up to date, if it is time; see `report_page`."""
-        with contextlib.suppress(UserError):  # a full disk, or the like: files that matter wait for room, this does not
+        try:
             self.page.write(self.report.news, is_due=is_due)
+        except Exception as error:  # a full disk, a fault of the page: neither must cost a training
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if reason != self.page_problem:
+                self.report.say(say(f"the report page is not written: {reason}", f"未能写入报告页：{reason}"))
+            self.page_problem = reason
 
     def end_epoch(self, epoch: int) -> None:
         """Tell the mean loss of an epoch, and what each block has learnt by its end."""

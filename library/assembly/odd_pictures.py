@@ -25,13 +25,13 @@ CONDITIONS = 4  # forward passes for each: (trained, unchanged) x (caption, empt
 
 
 def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
-    """Measure all training pictures, or as many as there is time for, and write them down as "pictures"."""
+    """Measure all pictures of the subject, or as many as there is time for, and write them down as "pictures"."""
     import torch
 
     from library import validation
 
-    config, plan = prepared.config, prepared.plan
-    unique = {sample.image_path: sample for sample in plan.found.train}
+    config = prepared.config
+    unique = {sample.image_path: sample for sample in own_pictures(prepared)}
     count, times = extent(len(unique), samples_trained(prepared))
     if count < LEAST:
         return
@@ -47,6 +47,12 @@ def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
         return
     names = [f"{sample.folder}/{sample.image_path.name}" for sample in samples]
     report.event("pictures", step=report.step, timesteps=timesteps, pictures=names, rows=rows, of=len(unique))
+
+
+def own_pictures(prepared: Prepared) -> list[Sample]:
+    """The pictures of the subject: those that are learnt, and those that were held out of them."""
+    found = prepared.plan.found
+    return found.train + ([] if prepared.config.validation_data_dir else found.validation)
 
 
 def extent(pictures: int, samples: float) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from statistics import fmean, median
 from typing import Any
 
 from library import arguments, charts, page
-from library.assembly.odd_pictures import Ranked, ranked
+from library.assembly.odd_pictures import Ranked, own_pictures, ranked
 from library.assembly.prepare import Prepared
 from library.assembly.set_findings import statistics_of
 from library.config import Config
@@ -106,7 +106,7 @@ def facts_of(prepared: Prepared, memory: str) -> Facts:
         tag_count=len(statistics.tags) if statistics else 0,
         pictures={
             f"{one.folder}/{one.image_path.name}": (one.image_path, captions.whole_of(one, config))
-            for one in planned.found.train
+            for one in own_pictures(prepared)
         },
         notes=prepared.notes,
         command=arguments.command(config),
@@ -598,6 +598,8 @@ def drift_chart(facts: Facts, told: Told, draw: Draw) -> str:
 
 def timestep_lines(events: list[dict], at: list[float]) -> list[charts.Line]:
     """The loss of the held-out pictures at each timestep, several joined, as its change from the first measurement."""
+    if not events:
+        return []
     times = events[-1]["timesteps"]
     alike = [(x, event) for x, event in zip(at, events, strict=True) if event["timesteps"] == times]
     size = -(-len(times) // MOST_LINES)
