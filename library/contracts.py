@@ -89,6 +89,7 @@ class NoiseSpec:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     step_count: int = 1000
+    zero_terminal_snr: bool = False  # rescaled so that nothing of a picture is left at the last step
 
 
 class Target(NamedTuple):

@@ -43,17 +43,17 @@ class Process:
     """The way from a picture to noise that a family of models was trained on.
 
     Args:
-        spec: objective, betas and number of steps.
-        zero_terminal_snr: rescale the signal so that nothing of the picture is left at the last timestep. Lin et al.
-            2023, arXiv:2305.08891. Only sensible for "v": from pure noise, epsilon says nothing about the picture.
+        spec: objective, betas and number of steps; and whether the signal is rescaled so that nothing of the picture
+            is left at the last timestep. Lin et al. 2023, arXiv:2305.08891. Only sensible for "v": from pure noise,
+            epsilon says nothing about the picture.
     """
 
-    def __init__(self, spec: NoiseSpec, zero_terminal_snr: bool = False):
+    def __init__(self, spec: NoiseSpec):
         self.objective = spec.objective
         self.step_count = spec.step_count
         share = alpha_bar(spec)  # (step_count,) float64, so that 1 - share keeps its digits
         signal = share.sqrt()
-        if zero_terminal_snr:
+        if spec.zero_terminal_snr:
             signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
         self._signal = signal.float()  # (step_count,) each
         self._sigma = (1 - signal**2).sqrt().float()

@@ -260,6 +260,9 @@ def build_sampler(
         clip_sample=False,
         set_alpha_to_one=False,
     )
+    if noise.zero_terminal_snr:  # not all classes can rescale, but all take any betas; the first step is at the last
+        shares = functional.pad(alphas_bar(noise), (1, 0), value=1.0)
+        general |= dict(trained_betas=(1 - shares[1:] / shares[:-1]).tolist(), timestep_spacing="trailing")
     kind = getattr(diffusers, class_name)
     accepted = inspect.signature(kind.__init__).parameters
     try:
@@ -287,6 +290,21 @@ def build_sampler(
     return sampler
 
 
+def alphas_bar(noise: NoiseSpec) -> Tensor:
+    """(step_count) share of a picture's variance that is left at each timestep, float64.
+
+    With `zero_terminal_snr` as good as nothing at the last: what AUTOMATIC1111's web UI and ComfyUI put in place of 0,
+    which has no noise level.
+    """
+    betas = torch.linspace(noise.beta_start**0.5, noise.beta_end**0.5, noise.step_count, dtype=torch.float64) ** 2
+    shares = torch.cumprod(1 - betas, 0)
+    if noise.zero_terminal_snr:  # Lin et al. 2023, arXiv:2305.08891
+        signal = shares.sqrt()
+        shares = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+        shares[-1] = 4.8973451890853435e-08
+    return shares
+
+
 def web_ui_sigmas(noise: NoiseSpec, step_count: int) -> tuple[Tensor, Tensor]:
     """k-diffusion's "uniform" schedule.
 
@@ -294,9 +312,8 @@ def web_ui_sigmas(noise: NoiseSpec, step_count: int) -> tuple[Tensor, Tensor]:
         (step_count) timesteps from the last to 0, not whole ones; and (step_count + 1) noise levels sigma / signal at
         them, 0 at the end. float64.
     """
-    betas = torch.linspace(noise.beta_start**0.5, noise.beta_end**0.5, noise.step_count, dtype=torch.float64) ** 2
-    alphas_bar = torch.cumprod(1 - betas, 0)
-    logs = ((1 - alphas_bar) / alphas_bar).sqrt().log()
+    shares = alphas_bar(noise)
+    logs = ((1 - shares) / shares).sqrt().log()
     timesteps = torch.linspace(noise.step_count - 1, 0, step_count, dtype=torch.float64)
     below, above = timesteps.floor().long(), timesteps.ceil().long()
     sigmas = torch.lerp(logs[below], logs[above], timesteps.frac()).exp()

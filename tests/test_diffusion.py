@@ -27,7 +27,7 @@ def test_the_tables_are_those_of_stable_diffusion():
 
 
 def test_zero_terminal_snr_leaves_nothing_of_the_picture_and_keeps_the_first_step():
-    process = Process(NoiseSpec(objective="v"), zero_terminal_snr=True)
+    process = Process(NoiseSpec(objective="v", zero_terminal_snr=True))
     t = torch.tensor([0, 500, 998, 999])
     golden = torch.tensor([0.99915, 0.24101878, 1.9678881e-07, 0.0])
     torch.testing.assert_close(process.signal(t) ** 2, golden, rtol=5e-4, atol=1e-12)
@@ -45,7 +45,7 @@ def test_perfect_prediction_denoises_exactly(objective):
 
 
 def test_v_denoises_from_pure_noise():
-    process = Process(NoiseSpec(objective="v"), zero_terminal_snr=True)
+    process = Process(NoiseSpec(objective="v", zero_terminal_snr=True))
     t = torch.full((7,), 999)
     noise = draw_noise(latents(), generator())
     noisy, target = process.corrupt(latents(), noise, t)

@@ -4,8 +4,10 @@ import itertools
 import json
 import math
 
+import diffusers
 import pytest
 import torch
+from diffusers.schedulers import scheduling_ddim as ddim
 
 from library import sampling
 from library.contracts import Conditioning, NoiseSpec
@@ -16,9 +18,11 @@ from library.sampling import Prompt
 class PerfectFamily:
     """Knows the latents it should draw, and predicts exactly the noise that leads there."""
 
-    def __init__(self, objective: str, answer: torch.Tensor):
-        self.noise, self.answer = NoiseSpec(objective=objective), answer
+    def __init__(self, objective: str, answer: torch.Tensor, zero_terminal_snr: bool = False):
+        self.noise, self.answer = NoiseSpec(objective=objective, zero_terminal_snr=zero_terminal_snr), answer
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        if zero_terminal_snr:
+            betas = ddim.rescale_zero_terminal_snr(betas)
         self.alphas_bar = torch.cumprod(1 - betas, 0)
 
     def encode_captions(self, captions, sizes):
@@ -40,11 +44,11 @@ SAMPLERS = [name for name in sampling.SAMPLERS if not name.startswith("k_") and 
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # diffusers' own
-@pytest.mark.parametrize("objective", ["epsilon", "v"])
+@pytest.mark.parametrize(("objective", "zero_terminal_snr"), [("epsilon", False), ("v", False), ("v", True)])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_reaches_the_picture_of_a_perfect_model(sampler, objective):
+def test_every_sampler_reaches_the_picture_of_a_perfect_model(sampler, objective, zero_terminal_snr):
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    family = PerfectFamily(objective, answer)
+    family = PerfectFamily(objective, answer, zero_terminal_snr)
     sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=30, scale=1, sampler=sampler))
     assert (family.drawn - answer).abs().mean() < 0.1 * answer.abs().mean()
 
@@ -160,6 +164,32 @@ def test_samplers_take_the_web_uis_steps(sampler, hires):
         sigmas = k_sigmas(int(steps / 0.4))[-steps - 1 :]
         x = k_sample(sampler, predict, x + noise(12).double() * sigmas[0], sigmas, lambda: noise(12))
     torch.testing.assert_close(family.drawn.double(), x, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_models_trained_down_to_pure_noise_are_drawn_from_there(sampler):
+    """As diffusers does it: rescaled betas, and the last timestep first."""
+    noise = NoiseSpec(objective="v", zero_terminal_snr=True)
+    general = dict(beta_start=noise.beta_start, beta_end=noise.beta_end, beta_schedule="scaled_linear")
+    general |= dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    if sampler == "ddim":
+        theirs = diffusers.DDIMScheduler(**general, clip_sample=False, set_alpha_to_one=False)
+    else:
+        theirs = diffusers.EulerDiscreteScheduler(**general)
+    theirs.set_timesteps(10)
+    ours = sampling.build_sampler(sampler, noise, 10)
+    if sampler == "euler":  # other timesteps on purpose: the web UI's
+        ours.set_timesteps(10)
+    start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    drawn = [
+        sampling.denoised(lambda x, t: torch.tanh(x + t / 500 - 1), each, start * each.init_noise_sigma, None)
+        for each in (ours, theirs)
+    ]
+    assert ours.timesteps[0] == 999
+    torch.testing.assert_close(*drawn, rtol=5e-3, atol=5e-3)
+    levels = sampling.web_ui_sigmas(noise, 5)[1]
+    assert levels[0] == pytest.approx(4518.8, rel=1e-3)  # A1111's and ComfyUI's
 
 
 def test_the_second_drawing_tells_sdxl_its_own_size():

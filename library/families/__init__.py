@@ -218,6 +218,7 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
             )
         )
     spec = NoiseSpec(objective or info.objective)
+    spec = replace(spec, zero_terminal_snr=info.zero_terminal_snr and spec.objective == "v")
     scheduler = read_json(info.path / "scheduler" / "scheduler_config.json") if info.path.is_dir() else None
     if not scheduler:
         return spec, warnings
