@@ -208,6 +208,46 @@ def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepar
     assert f"10 x {train} >= 5 x {reg}" in said
 
 
+@pytest.mark.parametrize("kind", ["recipe", "cut out"])
+def test_a_face_recipe_without_a_face_is_red(raw, prepare, tmp_path, kind):
+    said = prepare(faces=kind)
+    assert "no face found in any picture, so there is nothing to learn: 7 (" in said
+    assert "drawn faces need" in said
+    page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+    assert "no face found in any picture" in page[page.index("red") :]
+
+
+def test_whoever_has_a_face_model_is_not_told_to_get_one(raw, prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning.Models, "names", lambda self: {"face": "yolo.onnx", "background": "", "enlarger": ""})
+    monkeypatch.setattr(
+        faces, "find", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")][picture[0, 0, 0] % 2 :]
+    )
+    said = prepare(faces="recipe")
+    assert "no face found: " in said
+    assert "drawn faces need" not in said
+
+
+def test_backgrounds_removed_by_a_guess_are_shown_first(raw, prepare, tmp_path, monkeypatch):
+    """角色 1.png is cut out by a guess, nearly whole; film.png loses its frame, which is more."""
+
+    def subject(picture, model=None):
+        alpha = np.full(picture.shape[:2], 255, np.uint8)
+        if np.array_equal(picture, photo(1)):
+            alpha[:2] = 0
+        return alpha
+
+    monkeypatch.setattr(cleaning.background, "subject", subject)
+    monkeypatch.setattr(cleaning.background, "is_doubtful", lambda mask: bool(mask.all()))
+    for background, first in (("keep", "film.png"), ("transparent", "角色 1.png")):
+        prepare(background=background)
+        page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+        pairs = page[page.index("Before and after") :]
+        places = {
+            name: pairs.index(f">{name}<" if f">{name}<" in pairs else name) for name in ("sub/film.png", "角色 1.png")
+        }
+        assert min(places, key=places.get).endswith(first)
+
+
 def test_two_raw_pictures_of_one_name_do_not_collide(prepare, tmp_path):
     for seed, name in enumerate(("a.png", "a.jpg", "a_jpg.png", "a (1).png")):
         save(photo(seed), tmp_path / "raw" / name)

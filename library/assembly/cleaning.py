@@ -117,10 +117,11 @@ class Cleaner:
         Returns:
             Files, none of which is written yet, and a report for the summary, all of which JSON can hold:
             "trim" (left, top, right, bottom as shares of the raw picture), "text" (left, top, width, height as shares
-            of the raw picture, and score), "faces" (how many were found), "size" (width, height by file),
-            "enlarged" (times by file), "erased" (share by file), "small" (files below the training size),
-            "by" (the model that enlarged), "doubtful" (no subject was found, the background stayed), "gone" (nothing
-            was left).
+            of the raw picture, and score), "faces" (how many were found), "face_model" (that looked
+            for them; "": OpenCV's detectors), "size" (width, height by file), "enlarged" (times by file), "erased"
+            (share by file), "small" (files below the training size), "by" (the model that enlarged), "guessed" (whether
+            GrabCut removed the background, and no model), "doubtful" (no subject was found, the background stayed),
+            "gone" (nothing was left).
 
         Raises:
             BrokenPicture: it cannot be read any more.
@@ -156,6 +157,7 @@ class Cleaner:
         seen = faces.find(shown, self.models.face) if s.faces != "keep" else []
         if s.faces != "keep":
             made.report["faces"] = len(seen)
+            made.report["face_model"] = self.models.names()["face"]
         if s.faces == "erase":
             erased += [grown(face, round(ERASED_FACE_MARGIN * max(face.width, face.height))) for face in seen]
         if s.background != "keep":
@@ -164,6 +166,7 @@ class Cleaner:
                 made.report["doubtful"] = True
             else:
                 alpha = np.minimum(alpha, subject)
+                made.report["guessed"] = self.models.background is None
         for region in erased:
             inside = clipped(region, shown.shape[1], shown.shape[0])
             if inside:

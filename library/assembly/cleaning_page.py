@@ -135,15 +135,21 @@ def findings(outcome: Outcome, settings: PrepareImages) -> list[tuple[str, str, 
         say("Cut them out by hand, or leave them out", "请手动抠图，或不要用"),
     )
     if settings.faces != "keep":
-        add(
-            (name for name, record in records.items() if not record.report.get("faces")),
-            say("no face found", "没有找到人脸"),
-            say(
-                "Where there is one, treat it by hand; drawn faces need lbpcascade_animeface.xml or a YOLO face model "
-                "in a folder of models_dirs",
-                "有脸的请手动处理；二次元脸需要在 models_dirs 所列目录放 lbpcascade_animeface.xml 或 YOLO 人脸模型",
-            ),
-        )
+        without = [name for name, record in records.items() if not record.report.get("faces")]
+        cure = say("Where there is one, treat it by hand", "有脸的请手动处理")
+        if not any(record.report.get("face_model") for record in records.values()):
+            cure += say(
+                "; drawn faces need lbpcascade_animeface.xml or a YOLO face model in a folder of models_dirs",
+                "；二次元脸需要在 models_dirs 所列目录放 lbpcascade_animeface.xml 或 YOLO 人脸模型",
+            )
+        nothing_to_learn = settings.faces in ("cut out", "recipe") and len(without) == len(records)
+        if nothing_to_learn:
+            what = say(
+                "no face found in any picture, so there is nothing to learn", "所有图片都没有找到人脸，没有可训练的内容"
+            )
+        else:
+            what = say("no face found", "没有找到人脸")
+        add(without, what, cure, "red" if nothing_to_learn else "amber")
     if settings.faces == "recipe":
         add(
             (name for name, record in records.items() if not any(file.startswith("reg/") for file in record.files)),
@@ -329,7 +335,7 @@ def _worst(outcome: Outcome) -> list[Html]:
 
 
 def _pairs(outcome: Outcome, output: Path) -> list[Html]:
-    """Before and after; those that changed most first."""
+    """Before and after; first those whose background a guess removed, then those that changed most."""
 
     def changed(raw: Raw) -> float:
         report = outcome.records[raw.name].report
@@ -338,7 +344,8 @@ def _pairs(outcome: Outcome, output: Path) -> list[Html]:
         return cut + max(report.get("erased", {}).values(), default=0)
 
     worked = [raw for raw in outcome.survey.pictures if raw.name in outcome.records]
-    worked.sort(key=lambda raw: (-changed(raw), raw.name))
+    guessed = {name for name, record in outcome.records.items() if record.report.get("guessed")}
+    worked.sort(key=lambda raw: (raw.name not in guessed, -changed(raw), raw.name))
     figures = []
     for raw in worked:
         report = outcome.records[raw.name].report
@@ -364,7 +371,14 @@ def _pairs(outcome: Outcome, output: Path) -> list[Html]:
     return [
         page.section(
             say("Before and after", "整理前后"),
-            page.paragraph(say("Those that changed most come first.", "改动最大的排在前面。")),
+            page.paragraph(
+                say(
+                    "Those whose background was removed by a guess (GrabCut) come first: look at each.",
+                    "靠猜测（GrabCut）去掉背景的排在最前面，请逐张检查。",
+                )
+                if guessed
+                else say("Those that changed most come first.", "改动最大的排在前面。")
+            ),
             page.pictures(figures),
             *_more(len(worked), PAIRS),
         )
