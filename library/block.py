@@ -160,6 +160,9 @@ def variables_of(script: str | Path) -> Values:
     return variables
 
 
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of a model's file: no name for downloading
+
+
 def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) -> Values:
     """The same values with relative paths taken from `folder`, so that the script runs from anywhere."""
     values, options = dict(values), declared.options
@@ -172,7 +175,8 @@ def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) 
             continue
         path = os.path.join(folder, os.path.normpath(value))
         may_be_other = kind in ("model", "picture", "prompts")  # a name for downloading, which check explains; a text
-        if not may_be_other or os.path.exists(path):
+        is_file = kind == "model" and (value.startswith(".") or value.lower().endswith(WEIGHTS))
+        if not may_be_other or is_file or os.path.exists(path):
             values[name] = path
     return values
 

@@ -127,6 +127,13 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
     }
 
 
+@pytest.mark.parametrize(("given", "is_file"), [("a/b.safetensors", True), ("../a", True), ("org/v1.5", False)])
+def test_a_model_file_that_is_missing_is_looked_for_there_too(tmp_path, given, is_file):
+    """So that the message names the place where it was looked for."""
+    found = block.absolute({"vae": given}, tmp_path)["vae"]
+    assert found == (os.path.join(tmp_path, os.path.normpath(given)) if is_file else given)
+
+
 # ---- the script itself, in a small copy of the project whose trainer only notes what it was asked ----
 
 
