@@ -18,7 +18,8 @@ from tests.laboratory.eyes import head_share, see
 from tests.laboratory.people import BACKGROUNDS, asked, described, person, write
 
 CLOTHES = ("blue shirt", "yellow skirt")
-TWICE = dict(max_train_steps=300)  # half of what is seen are regularization pictures
+RATE = dict(learning_rate=1e-3)
+TWICE = RATE | dict(max_train_steps=300)  # half of what is seen are regularization pictures
 
 
 def make_set(folder: Path, rng: random.Random, framing: str, bodies: str | None = None) -> None:
@@ -38,11 +39,11 @@ def face_distance(picture: np.ndarray, background: str) -> float:
 
 
 def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
-    """Shares of pictures with a body (not a face alone), a full one, and the person's hair; sizes of heads; faces."""
+    """Shares of pictures with a full body and the person's hair; sizes of heads; faces."""
     seen = {question: [see(picture) for picture in pictures] for question, pictures in drawn.items()}
     return {
-        "person asked: full body": mean(one.framing == "full body" for one in seen["person"]),
-        "clothes asked: body": mean(one.framing != "face" for one in seen["clothes"]),
+        "clothes asked: full body": mean(one.framing == "full body" for one in seen["clothes"]),
+        "clothes asked: blonde": mean(one.hair == "blonde" for one in seen["clothes"]),
         "full body asked: full body": mean(one.framing == "full body" for one in seen["full body"]),
         "head / height": mean(head_share(picture, "blue") for picture in drawn["full body"]),
         "full body asked: blonde": mean(one.hair == "blonde" for one in seen["full body"]),
@@ -58,32 +59,31 @@ CLAIM = Claim(
     method="""A person with blonde hair, whose tag is deleted. Twelve faces alone, whose captions tell what is in the
 face and not `face`; the same with twelve full bodies of the same person, or of others, as regularization pictures of
 the same concept without captions (twice the steps, so that faces are seen as often); twelve captioned full bodies.
-Asked for are `mytag, person`, the person in a blue shirt and a yellow skirt, the same with `full body`, and the face.
+Asked for are the person in a blue shirt and a yellow skirt, the same with `full body`, and the face.
 *Head / height* is the part of the figure above the shirt (0.32 in drawings; 1: no body); *distance* how far a face is
 from the drawing of it.""",
     limits="All persons of the miniature's world have the same proportions, so it cannot tell whether another person's "
     "body would fit worse, only whose hair comes with it.",
     trainings={
-        CUTOUTS: Training(partial(make_set, framing="face")),
+        CUTOUTS: Training(partial(make_set, framing="face"), RATE),
         OWN: Training(partial(make_set, framing="face", bodies="own"), TWICE),
         OTHERS: Training(partial(make_set, framing="face", bodies="others"), TWICE),
-        WHOLE: Training(partial(make_set, framing="full body")),
+        WHOLE: Training(partial(make_set, framing="full body"), RATE),
     },
     questions={
-        "person": asked(),
-        "clothes": asked(*CLOTHES),
+        "clothes": asked(*CLOTHES) * 2,
         "full body": asked("full body", *CLOTHES) * 2,
         "face": asked("face", "short hair"),
     },
     measure=measure,
     comparisons=[
         Comparison(
-            "the trigger word with `person` gives full bodies less often from face cut-outs alone than with own bodies",
-            (CUTOUTS, "person asked: full body"), "less", (OWN, "person asked: full body"),
+            "asked for clothes, face cut-outs alone give a full body less often than with own bodies",
+            (CUTOUTS, "clothes asked: full body"), "less", (OWN, "clothes asked: full body"),
         ),
         Comparison(
-            "asked for clothes, face cut-outs alone give a body less often than with own bodies",
-            (CUTOUTS, "clothes asked: body"), "less", (OWN, "clothes asked: body"),
+            "asked for clothes, own bodies bring the person's hair more often than face cut-outs alone",
+            (OWN, "clothes asked: blonde"), "more", (CUTOUTS, "clothes asked: blonde"),
         ),
         Comparison(
             "asked for `full body`, face cut-outs alone give one less often than with own bodies",
@@ -102,9 +102,9 @@ from the drawing of it.""",
             (OWN, "face: distance"), "less", (WHOLE, "face: distance"), margin=0.01,
         ),
         Comparison(
-            "full bodies have the person's hair more often with own bodies than with others'",
-            (OWN, "full body asked: blonde"), "more", (OTHERS, "full body asked: blonde"),
+            "asked for clothes, own bodies bring the person's hair more often than others' bodies",
+            (OWN, "clothes asked: blonde"), "more", (OTHERS, "clothes asked: blonde"),
         ),
     ],
-    shown=[(question, index) for question in ("person", "clothes", "full body") for index in (0, 2)] + [("face", 0)],
+    shown=[(question, index) for question in ("clothes", "full body") for index in (0, 2, 3)] + [("face", 0)],
 )  # fmt: skip
