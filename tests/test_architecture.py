@@ -67,7 +67,6 @@ def test_a_mistake_in_the_parameters_is_told_before_torch_is_imported():
     names = (
         "contracts",
         "config",
-        "checks",
         "messages",
         "arguments",
         "kohya",
@@ -76,7 +75,8 @@ def test_a_mistake_in_the_parameters_is_told_before_torch_is_imported():
         "processes",
         "value_files",
     )
-    early = [ROOT / "train_network.py", *(LIBRARY / ASSEMBLY).glob("*.py"), *(LIBRARY / f"{name}.py" for name in names)]
+    early = [ROOT / "train_network.py", *(LIBRARY / ASSEMBLY).glob("*.py"), *(LIBRARY / "checks").glob("*.py")]
+    early += [*(LIBRARY / f"{name}.py" for name in names)]
     for file in early:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         tops = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -141,8 +141,9 @@ def test_a_model_file_that_is_missing_is_looked_for_there_too(tmp_path, given, i
 def project(tmp_path):
     root = tmp_path / "my project"
     (root / "library").mkdir(parents=True)
-    for name in ("__init__", "config", "checks", "messages", "arguments", "kohya", "block", "value_files"):
+    for name in ("__init__", "config", "messages", "arguments", "kohya", "block", "value_files"):
         shutil.copy(PROJECT / "library" / f"{name}.py", root / "library")
+    shutil.copytree(PROJECT / "library" / "checks", root / "library" / "checks")
     shutil.copy(PROJECT / SCRIPT, root)
     for kind in ("model", "train", "reg"):
         (root / "library" / "miniature" / kind).mkdir(parents=True)

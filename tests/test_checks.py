@@ -1,6 +1,8 @@
 """What is said of wrong, contradictory and doubtful values, word by word, in both languages."""
 
 import ast
+import importlib.metadata
+import importlib.util
 import math
 import re
 from pathlib import Path
@@ -340,7 +342,7 @@ def test_regularization_images_of_the_miniature_are_not_mixed_into_other_sets(pl
 
 
 def test_what_is_left_of_the_miniature_is_told(places, tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "PROJECT", tmp_path)
+    monkeypatch.setattr("library.checks.doubtful.PROJECT", tmp_path)
     (tmp_path / OPTIONS["reg_data_dir"].default).mkdir(parents=True)
     left = str(tmp_path / OPTIONS["reg_data_dir"].default)
     (line,) = check(places | {"reg_data_dir": left}, {})[1]
@@ -373,9 +375,13 @@ def test_both_texts_of_every_option_are_there_and_unmixed():
             assert number in texts["chinese"], f"{name}: the range {number} is told in one language only"
 
 
-@pytest.mark.parametrize("part", ["checks", "arguments", "kohya", "block"])
+@pytest.mark.parametrize(
+    "part",
+    ["checks/__init__", "checks/values", "checks/impossible", "checks/doubtful", "checks/resuming"]
+    + ["arguments", "kohya", "block"],
+)
 def test_messages_are_never_two_languages_glued_together(part):
-    source = Path(config.__file__).with_name(f"{part}.py").read_text(encoding="utf-8")
+    source = (Path(config.__file__).parent / f"{part}.py").read_text(encoding="utf-8")
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     pairs = [call.args for call in calls if getattr(call.func, "id", "") in ("say", "_refuse") and len(call.args) == 2]
     assert pairs
@@ -393,8 +399,8 @@ def literal_part(node):
 
 def test_eight_bit_adam_is_told_to_be_impossible_before_torch_is_imported(monkeypatch):
     builds = iter(["2.5.0+rocm6.2", "2.5.0+cpu", "2.5.0+cu124"])
-    monkeypatch.setattr(checks.importlib.metadata, "version", lambda package: next(builds))
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: next(builds))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     assert checks.why_no_8bit_adam() == "torch is a rocm6.2 build"
     assert checks.why_no_8bit_adam() == "torch is a cpu build"
     assert checks.why_no_8bit_adam() == "the package bitsandbytes is not installed"

@@ -1,0 +1,155 @@
+"""The check of values: every problem at once, each with its place and its cure, in the user's language.
+
+`check` turns values by name, from a block, a preset, a .toml file or a command line, into a complete `Config`. Each
+value by itself is looked at in `values`; rules between options stand in `impossible` (the run cannot go on) and
+`doubtful` (it can, but the user should know); `resuming` tells what was changed before a run goes on. No torch is
+imported here: mistakes are told within a second.
+"""
+
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+from library.checks.doubtful import doubts, why_no_8bit_adam
+from library.checks.impossible import contradictions
+from library.checks.resuming import differences
+from library.checks.values import (
+    as_number,
+    checked,
+    choose_language,
+    from_text,
+    nearest,
+    place,
+    shown,
+    told,
+    unknown,
+)
+from library.config import OPTIONS, PROJECT, TRAINING, Config, Declared
+from library.messages import Note, UserError, say
+
+__all__ = [
+    "ConfigError", "Looked", "as_number", "check", "check_tool", "check_values", "choose_language", "contradictions",
+    "differences", "doubts", "from_text", "look", "nearest", "place", "shown", "told", "why_no_8bit_adam",
+]  # fmt: skip
+
+
+class ConfigError(UserError):
+    """All that is wrong with the parameters, one line each."""
+
+    def __init__(self, problems: list[str]):
+        count = len(problems)
+        super().__init__(problems, say(f"{count} problem(s) in the parameters:", f"参数有 {count} 处问题："))
+
+
+def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> tuple[Config, list[str]]:
+    """The complete configuration, and what the user should know about it.
+
+    Args:
+        values: by name, as given; what is missing takes its default.
+        where: name -> where it was given: "lora_train_command_line.py:41", "x.toml:3" or "--flag".
+        problems: found before (see kohya.translate); told together with those found here.
+
+    Returns:
+        The configuration, with paths expanded and spellings unified, and warnings, one line each.
+
+    Raises:
+        ConfigError: naming every problem at once.
+    """
+    looked = look(values, where, problems)
+    if looked.problems:
+        raise ConfigError(looked.problems)
+    return looked.config, looked.warnings
+
+
+class Looked(NamedTuple):
+    """What a look at the values found."""
+
+    config: Config  # what is wrong has its default
+    problems: list[str]
+    warnings: list[str]
+    wrong: set[str]  # options that have their default for that reason
+
+
+def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> Looked:
+    """As `check`, but goes on where something is wrong."""
+    values, warnings = _without_replaced(values, where)
+    good, found, wrong = check_values(TRAINING, values, where)
+    problems = [*(problems or []), *found]
+    if "train_data_dir" in values or good.get("dataset_config"):
+        good.setdefault("reg_data_dir", None)  # the miniature's would not go with it
+    for name in ("color_aug", "random_crop", "face_crop_aug_range"):
+        if good.get(name) and "cache_latents" not in good:
+            good["cache_latents"] = False
+            warnings.append(
+                say(
+                    f"cache_latents is off, because {name} changes the pictures at every use",
+                    f"已关闭 cache_latents，因为 {name} 每次都会改变图片",
+                )
+            )
+    for name, option in OPTIONS.items():
+        if option.default and option.metadata["path"] in ("folder", "model"):
+            good.setdefault(name, str(PROJECT / option.default))  # the miniature, whatever folder we are in
+
+    config, against = Config(**good), set()
+    for found, rules in ((problems, contradictions), (warnings, doubts)):
+        for names, text in rules(config):
+            if wrong.isdisjoint(names):
+                line = f"{told(names[0], getattr(config, names[0]), where)} {text}"
+                found.append(Note(line, text.level) if isinstance(text, Note) else line)
+                against |= {names[0]} if rules is contradictions else set()
+    defaults = {name: None if name == "reg_data_dir" else OPTIONS[name].default for name in against}
+    return Looked(dataclasses.replace(config, **defaults), problems, warnings, wrong | against)
+
+
+REPLACED = {  # where the first is given, the others are not looked at
+    "dataset_config": ("in_json", "train_data_dir", "reg_data_dir"),
+    "in_json": ("reg_data_dir",),
+}
+
+
+def _without_replaced(values: dict[str, Any], where: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values that count, and a line for each of the others that is not as delivered."""
+    first = next((name for name in REPLACED if values.get(name)), None)
+    given = [name for name in REPLACED.get(first, ()) if values.get(name)]
+    lines = [
+        say(
+            f"{told(name, values[name], where)} has no effect: {first} goes before it",
+            f"{told(name, values[name], where)} 不起作用：{first} 优先于它",
+        )
+        for name in given
+        if OPTIONS[name].default is None or not str(values[name]).endswith(os.path.normpath(OPTIONS[name].default))
+    ]
+    return {name: value for name, value in values.items() if name not in given}, lines
+
+
+def check_values(
+    declared: Declared, values: dict[str, Any], where: dict[str, str]
+) -> tuple[dict[str, Any], list[str], set[str]]:
+    """Each value by itself: those in order in their one spelling, all problems, and the names these are about."""
+    good, problems, wrong = {}, [], set()
+    for name, value in values.items():
+        if name not in declared.options:
+            problems.append(unknown(name, where, declared))
+            continue
+        try:
+            good[name] = checked(name, value, where, declared)
+        except ValueError as error:
+            wrong.add(name)
+            problems.append(f"{told(name, value, where)} {error}")
+    return good, problems, wrong
+
+
+def check_tool(declared: Declared, values: dict[str, Any], where: dict[str, str]) -> Any:
+    """The complete settings of a script in tools/. Raises ConfigError, naming every problem at once.
+
+    Rules between options are those of the dataclass's own method `contradictions`, if it has one: it yields as the
+    function of that name here.
+    """
+    good, problems, wrong = check_values(declared, values, where)
+    settings = declared.config(**good)
+    for names, text in getattr(settings, "contradictions", tuple)():
+        if wrong.isdisjoint(names):
+            problems.append(f"{told(names[0], getattr(settings, names[0]), where)} {text}")
+    if problems:
+        raise ConfigError(problems)
+    return settings

@@ -1,0 +1,37 @@
+"""What may be set otherwise when a run goes on from its training state."""
+
+import dataclasses
+from typing import Any
+
+from library.config import OPTIONS, Config
+from library.messages import say
+
+MAY_CHANGE = {  # between saving a training state and going on from it: where things lie and what is shown
+    "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
+    "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs",
+    "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file", "save_last_n_epochs",
+    "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port", "ddp_timeout",
+    "validation_data_dir", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps",
+    "vae_batch_size", "save_last_n_epochs_state", "save_last_n_steps", "save_last_n_steps_state",
+    "save_state_on_train_end", "keep_best", "early_stop", "log_with", "log_prefix", "log_tracker_name",
+    "log_tracker_config", "log_config",
+    "wandb_run_name", "wandb_api_key", "console_log_level", "console_log_file", "console_log_simple",
+    *(name for name in OPTIONS if name.startswith("metadata_")),
+}  # fmt: skip
+
+
+def differences(before: dict[str, Any], config: Config) -> list[str]:
+    """What was set otherwise when a training state was saved and changes the result of going on; one line each."""
+    changed = [
+        (name, before[name], now)
+        for name, now in dataclasses.asdict(config).items()
+        if name in before and before[name] != now and name not in MAY_CHANGE
+    ]
+    return [
+        say(
+            f"{name} was {then!r} when the state was saved, and is {now!r} now: the result will not be that of an "
+            "unbroken run",
+            f"保存状态时 {name} 为 {then!r}，现在为 {now!r}：结果会与不中断的训练不同",
+        )
+        for name, then, now in changed
+    ]
