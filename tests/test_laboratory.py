@@ -148,5 +148,7 @@ def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
     found, word = study.outcome(claim.comparisons[0])
     assert f"| it is brighter | **{word}** | {found.difference:+.2f} ± {found.half_width:.2f} |" in page
     assert page.index("## Learning changes pictures") < page.index("## Another")
+    counts = ["1" if word == one else "" for one in ("confirmed", "contradicted", "not shown")]
+    assert f"| [Learning changes pictures](#learning-changes-pictures) | {' | '.join(counts)} |" in page
     assert 0 < (docs / "images" / "laboratory" / "toy.webp").stat().st_size < written.LARGEST_PICTURE
     assert "it is brighter" in written.table([study])

@@ -22,6 +22,8 @@ A seed stands for other training pictures, another order and other noise, the sa
 differences are paired. `±` is the 95 % interval of the mean difference over seeds (Student's t); `d` is Cohen's effect
 size of paired differences (mean / standard deviation). *Confirmed* and *contradicted* need an interval without 0 and a
 mean beyond the margin, or, where a difference is denied, an interval within the margin; anything else is *not shown*.
+Most measures are shares of pictures: 0.00 ± 0.00 means that all pictures of all seeds agreed, not that none ever would
+differ.
 The miniature is a Stable Diffusion of a few megabytes that knows a world of shapes and simple figures at 64 pixels:
 what it shows is how training moves features between words, not how a photograph will look.
 
@@ -71,7 +73,19 @@ def write(studies: list[Study], docs: Path, folder: Path) -> None:
         _save_small(labelled(list(study.claim.all_conditions()), rows), picture)
         parts[study.name] = _part(study)
     known = [parts[name] for name in CLAIMS if name in parts]
-    page.write_text(HEAD + "\n".join(known), encoding="utf-8")
+    page.write_text(HEAD + _overview(known) + "\n" + "\n".join(known), encoding="utf-8")
+
+
+def _overview(parts: list[str]) -> str:
+    """How often each verdict was given, by claim."""
+    words = ("confirmed", "contradicted", "not shown")
+    lines = [f"| claim | {' | '.join(words)} |", "|---|---|---|---|"]
+    for part in parts:
+        title = re.search(r"^## (.*)$", part, re.MULTILINE)[1]
+        anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        counts = [part.count(f"| **{word}** |") for word in words]
+        lines.append(f"| [{title}](#{anchor}) | {' | '.join(str(count or '') for count in counts)} |")
+    return "\n".join([*lines, ""])
 
 
 def _parts(page: str) -> dict[str, str]:
