@@ -39,6 +39,7 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.2rem; max-width: 76rem; background: var(--ground); color: var(--ink);
   font: 16px/1.55 system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif }
+h1, h2, h3 { overflow-wrap: anywhere }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 }
 h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line) }
 p { margin: .5rem 0; max-width: 60rem; overflow-wrap: anywhere }
@@ -102,7 +103,7 @@ figure.chosen figcaption b { color: var(--green) }
 .choices > p[hidden] { display: none }
 .choices input { width: min(20rem, 52vw); accent-color: var(--link); height: 2rem; margin: 0 }
 .choices output { font-weight: 600; font-variant-numeric: tabular-nums; min-width: 3em }
-.choices.one > div { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)) }
+.choices.one > div { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 10.5rem)) }
 .choices.one .strip { display: block; max-width: none; padding: 2px; overflow: hidden }
 .choices.one h3 { width: auto; min-width: 0; font-size: .82rem; margin: 0 .1rem .2rem }
 .choices.one .strips > div { display: flex; flex-direction: column-reverse; justify-content: flex-end }
@@ -110,7 +111,7 @@ figure.chosen figcaption b { color: var(--green) }
 .even .frame { height: 9rem; align-items: center } .even img { max-height: 9rem }
 @media (max-width: 32rem) { body { padding: .8rem } .finding { flex-direction: column; gap: .1rem }
   .finding .level { flex: none } table { font-size: .86rem } th, td { padding-right: .55rem }
-  .pictures { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
+  .pictures, .choices.one > div { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
 """
 CHOICES = """
 for (const all of document.querySelectorAll(".choices")) {

@@ -19,7 +19,7 @@ NASTY = """<b onclick='x()'>"5" & 'six'</b>"""  # as a folder may be called on L
 class Reader(HTMLParser):
     """What a browser makes of it: the text, every tag with its attributes, and tags that are not closed."""
 
-    VOID = {"meta", "img", "br"}
+    VOID = {"meta", "img", "br", "input"}
 
     def __init__(self, text: str):
         super().__init__()

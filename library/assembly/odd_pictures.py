@@ -2,8 +2,8 @@
 
 A picture of something else, or with another picture's caption, is learnt as willingly as the others, so its loss says
 little. What tells it is how much its caption helps: the loss with the caption beside that with an empty one, on the
-same noise, of the trained and of the unchanged model (docs/log.md: which number was tried how). The mean over both and
-over the timesteps of log(loss with / loss without) is what pictures are ranked by.
+same noise, of the trained and of the unchanged model. The mean over both and over the timesteps of
+log(loss with / loss without) is what pictures are ranked by (docs/log.md: what else was tried, and how well it does).
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from library.messages import say
 
 TIME_SHARE = 0.03  # of the run's that may be spent
 LEAST = 4  # pictures among which one can stand out
-TIMESTEPS = (2, 8)  # of each picture, at least and at most; with 3 it works, with 8 it is sure (docs/log.md)
+TIMESTEPS = (2, 8)  # of each picture, at least and at most
+CAPTIONS = ("with", "without")
 ODD = 1.5  # deviations from the others beyond which a picture is worth a look
-CONDITIONS = 4  # forward passes for each: (trained, unchanged) x (caption, empty caption)
 
 
 def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
@@ -32,16 +32,16 @@ def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
 
     config = prepared.config
     unique = {sample.image_path: sample for sample in own_pictures(prepared)}
-    count, times = extent(len(unique), samples_trained(prepared))
-    if count < LEAST:
+    much = extent(len(unique), samples_trained(prepared))
+    if much.pictures < LEAST:
         return
     every = list(unique.values())
-    samples = [every[at] for at in validation.sample_of(len(every), count, seed_of(prepared))]
-    timesteps = validation.timesteps(config.min_timestep, config.max_timestep, times)
+    samples = [every[at] for at in validation.sample_of(len(every), much.pictures, seed_of(prepared))]
+    timesteps = validation.timesteps(config.min_timestep, config.max_timestep, much.timesteps)
     if hasattr(training.step, "clear"):
         training.step.clear()  # the pictures are shown in other batches than those that CUDA graphs have recorded
     try:
-        rows = _measured(prepared, training, samples, timesteps)
+        rows = _measured(prepared, training, samples, timesteps, much.models)
     except torch.OutOfMemoryError:
         report.say(say("the training pictures are not ranked: not enough memory", "显存不足，未对训练图片排序"))
         return
@@ -55,8 +55,16 @@ def own_pictures(prepared: Prepared) -> list[Sample]:
     return found.train + ([] if prepared.config.validation_data_dir else found.validation)
 
 
-def extent(pictures: int, samples: float) -> tuple[int, int]:
-    """How many pictures are measured, and at how many timesteps each, for their share of the run's time.
+class Extent(NamedTuple):
+    """How much is measured."""
+
+    pictures: int
+    timesteps: int  # of each
+    models: tuple[str, ...]
+
+
+def extent(pictures: int, samples: float) -> Extent:
+    """As much as there is time for: the unchanged model alone, fewer timesteps, at last a sample of the pictures.
 
     Args:
         pictures: that there are.
@@ -65,9 +73,12 @@ def extent(pictures: int, samples: float) -> tuple[int, int]:
     from library.validation import PASSES_OF_A_SAMPLE
 
     least, most = TIMESTEPS
-    passes = TIME_SHARE * PASSES_OF_A_SAMPLE * samples / CONDITIONS
-    times = min(most, max(least, int(passes / pictures)))
-    return min(pictures, max(1, int(passes / times))), times
+    passes = TIME_SHARE * PASSES_OF_A_SAMPLE * samples
+    both = ("trained", "unchanged")
+    models = both if passes >= pictures * len(both) * len(CAPTIONS) * least else both[1:]
+    each = len(models) * len(CAPTIONS)
+    times = min(most, max(least, int(passes / pictures / each)))
+    return Extent(min(pictures, int(passes / times / each)), times, models)
 
 
 def samples_trained(prepared: Prepared) -> float:
@@ -76,8 +87,10 @@ def samples_trained(prepared: Prepared) -> float:
     return prepared.plan.batch_size * batches_of_step(prepared.config) * prepared.plan.step_count
 
 
-def _measured(prepared: Prepared, training: Training, samples: list[Sample], timesteps: list[int]) -> dict[str, list]:
-    """Losses of each picture (outer) at each timestep (inner) under each condition."""
+def _measured(
+    prepared: Prepared, training: Training, samples: list[Sample], timesteps: list[int], models: tuple[str, ...]
+) -> dict[str, list]:
+    """Losses of each picture (outer) at each timestep (inner), of each model, with and without captions."""
     from library import losses, validation
     from library.data import held_out
 
@@ -98,9 +111,9 @@ def _measured(prepared: Prepared, training: Training, samples: list[Sample], tim
     found = {}
     try:
         with training.averaged():
-            for model, multiplier in (("trained", strength), ("unchanged", 0.0)):
-                training.adapters.multiplier = multiplier
-                for words in ("with", "without"):
+            for model in models:
+                training.adapters.multiplier = strength if model == "trained" else 0.0
+                for words in CAPTIONS:
                     shown, training.dataset.texts = (samples, texts) if words == "with" else (bare, None)
                     show = _shower(prepared, training, shown)
                     rows = validation.losses(batches, show, training.process.corrupt, plain_loss, timesteps, seed)
@@ -120,7 +133,6 @@ class Ranked(NamedTuple):
     picture: str  # "10_mytag/003.png"
     help: float  # by how much its caption lowers the loss, as a share; negative: it raises it
     is_odd: bool  # worth a look
-    loss: float  # of the trained model, with its caption
 
 
 def ranked(event: dict[str, Any]) -> list[Ranked]:
@@ -129,19 +141,14 @@ def ranked(event: dict[str, Any]) -> list[Ranked]:
     A picture is odd whose logarithm lies above the median by more than ODD deviations, as the median of the distances
     from it tells a deviation: single pictures that are far off do not change that.
     """
-    rows = event["rows"]
-
-    def of_model(model: str, at: int) -> list[float]:
-        pairs = zip(rows[f"{model}, with caption"][at], rows[f"{model}, without caption"][at], strict=True)
-        return [math.log(ours / bare) for ours, bare in pairs if ours > 0 and bare > 0]
-
-    logs = [
-        fmean([*of_model("trained", at), *of_model("unchanged", at)] or [0.0]) for at in range(len(event["pictures"]))
-    ]
-    usual = median(logs)
-    bound = usual + ODD * 1.4826 * median(abs(log - usual) for log in logs)
-    found = [
-        Ranked(name, 1 - math.exp(log), log > bound, fmean(rows["trained, with caption"][at]))
-        for at, (name, log) in enumerate(zip(event["pictures"], logs, strict=True))
-    ]
+    names, rows = event["pictures"], event["rows"]
+    logs: list[list[float]] = [[] for _ in names]
+    for model in {condition.partition(",")[0] for condition in rows}:
+        pairs = zip(rows[f"{model}, with caption"], rows[f"{model}, without caption"], strict=True)
+        for own, (ours, bare) in zip(logs, pairs, strict=True):
+            own += [math.log(a / b) for a, b in zip(ours, bare, strict=True) if a > 0 and b > 0]
+    means = [fmean(own or [0.0]) for own in logs]
+    usual = median(means)
+    bound = usual + ODD * 1.4826 * median(abs(mean - usual) for mean in means)
+    found = [Ranked(name, 1 - math.exp(mean), mean > bound) for name, mean in zip(names, means, strict=True)]
     return sorted(found, key=lambda one: (one.help, one.picture))

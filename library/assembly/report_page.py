@@ -232,7 +232,7 @@ class ReportPage:
     def __init__(self, path: Path, events: Path, facts: Facts, device: Any):
         self.path, self.facts, self.device = path, facts, device
         self.told = Told(events)
-        self.thumbnails: dict[Path, page.Html] = {}
+        self.thumbnails: dict[tuple[Path, str], page.Html] = {}
         self.news = -1  # how many events other than steps were told when it was written
         self.written = -float("inf")
         self.cost = 0.0  # seconds that writing it took
@@ -260,9 +260,9 @@ class ReportPage:
 
     def thumbnail(self, path: Path, text: str) -> page.Html:
         """A small copy of a picture, made once."""
-        if path not in self.thumbnails:
-            self.thumbnails[path] = page.image(path, text)
-        return self.thumbnails[path]
+        if (path, text) not in self.thumbnails:
+            self.thumbnails[path, text] = page.image(path, text)
+        return self.thumbnails[path, text]
 
 
 Thumbnail = Callable[[Path, str], page.Html]
@@ -424,7 +424,7 @@ def previews(facts: Facts, told: Told, advice: Any, thumbnail: Thumbnail) -> pag
         )
         asked = say("None were asked for: sample_every_n_epochs = 0.", "未要求画预览图：sample_every_n_epochs = 0。")
         return page.section(heading, page.paragraph(asked if never else text, faint=True))
-    moments = [(event, row) for event in told.previews if (row := row_at(event, 1.0))]
+    moments = list({event["step"]: (event, row) for event in told.previews if (row := row_at(event, 1.0))}.values())
     chosen = advice.epoch if advice else None
     shown = evenly(moments, MOST_MOMENTS, lambda one: is_end_of(facts, one[0], chosen))
     about = say(
@@ -711,10 +711,8 @@ def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> page.Html:
     figures = [odd_figure(facts, one, thumbnail) for one in found[:FIRST_PICTURES]]
     blocks = [page.paragraph(about, faint=True), finding, page.pictures(figures, even=True)]
     if rest := found[FIRST_PICTURES:]:
-        head = [say("picture", "图片"), say("caption", "标签作用"), say("loss", "损失"), say("its text", "标签")]
-        rows = [
-            [one.picture, helps(one), f"{one.loss:.4f}", facts.pictures.get(one.picture, (None, ""))[1]] for one in rest
-        ]
+        head = [say("picture", "图片"), say("its caption", "标签作用"), say("caption", "标签")]
+        rows = [[one.picture, helps(one), facts.pictures.get(one.picture, (None, ""))[1]] for one in rest]
         blocks.append(page.folded(say(f"The other {len(rest)}", f"其余 {len(rest)} 张"), page.table(head, rows)))
     return page.section(title, *blocks)
 
