@@ -360,6 +360,21 @@ class MakeRegImages(Tool):
     device: str = option("seldom", "auto",
         english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
+    enable_bucket: bool = option("seldom", True,
+        english="these five as in lora_train_command_line.py, so that each picture gets its bucket's size",
+        chinese="这五项与 lora_train_command_line.py 中相同，使每张图的尺寸与桶一致")
+    min_bucket_reso: int | None = option("seldom", None, minimum=16,
+        english="shortest side of a bucket; None: half of the resolution",
+        chinese="桶的最短边，None 表示分辨率的一半")
+    max_bucket_reso: int | None = option("seldom", None, minimum=16,
+        english="longest side of a bucket; None: twice the resolution",
+        chinese="桶的最长边，None 表示分辨率的两倍")
+    bucket_reso_steps: int | None = option("seldom", None, minimum=8,
+        english="sides of buckets are multiples of this, a multiple of 8; None: 64 (the miniature: 16)",
+        chinese="桶的边长是它的整数倍，须为 8 的倍数，None 表示 64（微型模型为 16）")
+    bucket_no_upscale: bool = option("seldom", False,
+        english="smaller pictures get buckets of their own size",
+        chinese="不放大小图，按其自身大小分桶")
     caption_extension: str = option("seldom", ".txt",
         english="ending of the caption files, .txt or .caption",
         chinese="标签文件的扩展名，.txt 或 .caption")

@@ -243,6 +243,20 @@ def test_pictures_have_their_buckets_size_and_training_takes_them_without_a_word
     assert " 48x80         2        8" in said
 
 
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        (dict(bucket_no_upscale=True, resolution=96), {(64, 64), (48, 80), (96, 96)}),
+        (dict(bucket_reso_steps=32, max_bucket_reso=96), {(64, 64), (32, 96)}),
+        (dict(min_bucket_reso=64), {(64, 64)}),
+        (dict(enable_bucket=False), {(64, 64)}),
+    ],
+)
+def test_sizes_are_those_of_a_training_with_the_same_options(make, options, sizes):
+    """Of pictures of 64 x 64, 48 x 80 and 200 x 200; test_options.py sees the same of a training."""
+    assert {Image.open(path).size for path in make(**options).rglob("*.png")} == sizes
+
+
 def test_the_second_run_has_nothing_to_do(make, monkeypatch, capsys):
     before = drawn(make())
     monkeypatch.setattr(drawing, "open_for_drawing", None)

@@ -36,6 +36,11 @@ clip_skip = None            # as in lora_train_command_line.py: 2 for anime mode
 vae = None                  # another VAE: file or folder; None: the base model's own | 外置 VAE：文件或文件夹；None 表示用底模自带的
 mixed_precision = "auto"    # arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device | 计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择
 device = "auto"             # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"
+enable_bucket = True        # these five as in lora_train_command_line.py, so that each picture gets its bucket's size | 这五项与 lora_train_command_line.py 中相同，使每张图的尺寸与桶一致
+min_bucket_reso = None      # shortest side of a bucket; None: half of the resolution | 桶的最短边，None 表示分辨率的一半
+max_bucket_reso = None      # longest side of a bucket; None: twice the resolution | 桶的最长边，None 表示分辨率的两倍
+bucket_reso_steps = None    # sides of buckets are multiples of this, a multiple of 8; None: 64 (the miniature: 16) | 桶的边长是它的整数倍，须为 8 的倍数，None 表示 64（微型模型为 16）
+bucket_no_upscale = False   # smaller pictures get buckets of their own size | 不放大小图，按其自身大小分桶
 caption_extension = ".txt"  # ending of the caption files, .txt or .caption | 标签文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
@@ -64,6 +69,9 @@ from library.tool_config import TOOLS, MakeRegImages
 SAY_ESTIMATE = 30  # seconds that are worth an estimate
 MOST_BESIDE = 3  # pictures shown beside a training picture
 LONGEST_SHOWN = 200  # letters of a caption in the summary
+SIZES = (  # options of the training that decide its buckets
+    "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -161,7 +169,7 @@ def look(settings: MakeRegImages) -> Job:
     cache, _ = remembered.cache_folder(Config(train_data_dir=str(train), output_dir=str(output)))
     found = attempt(samples.find, train, caption_extension=settings.caption_extension, memory=cache)
     info = attempt(families.inspect, settings.pretrained_model_name_or_path)
-    config = Config(resolution=settings.resolution)
+    config = Config(**{name: getattr(settings, name) for name in SIZES})
     attempt(make_folder, output)
     rule = attempt(buckets.resolve_resolution, config, info.resolution, info.size_step) if info else None
     machine = attempt(drawing.choose_machine, settings.device, settings.mixed_precision, info.width) if info else None
