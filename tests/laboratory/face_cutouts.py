@@ -63,7 +63,8 @@ Asked for are the person in a blue shirt and a yellow skirt, the same with `full
 *Head / height* is the part of the figure above the shirt (0.32 in drawings; 1: no body); *distance* how far a face is
 from the drawing of it.""",
     limits="All persons of the miniature's world have the same proportions, so it cannot tell whether another person's "
-    "body would fit worse, only whose hair comes with it.",
+    "body would fit worse, only whose hair comes with it. It knows few framings, and draws `mytag, person` as a face "
+    "before any training, so only prompts that name clothes or a full body can tell of bodies.",
     trainings={
         CUTOUTS: Training(partial(make_set, framing="face"), RATE),
         OWN: Training(partial(make_set, framing="face", bodies="own"), TWICE),

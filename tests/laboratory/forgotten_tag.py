@@ -13,7 +13,6 @@ from tests.laboratory.experiment import Claim, Comparison, Pictures, Training
 from tests.laboratory.eyes import see
 from tests.laboratory.people import asked, described, person, write
 
-LONGER = dict(max_train_steps=250)  # a hat is small: at 150 steps it comes in two pictures of three
 OUTFIT = ("green shirt", "blue skirt", "purple hat")
 
 
@@ -47,8 +46,8 @@ and the trigger word with `purple hat`, on persons with black and blonde hair.""
     limits="The text tells this of sleeves; the miniature draws sleeves right in 57 % of pictures, which is chance. A "
     "hat it draws when it is asked for, and never unasked.",
     trainings={
-        "tag forgotten": Training(partial(make_set, deleted=OUTFIT[:2]), LONGER),
-        "all deleted": Training(partial(make_set, deleted=OUTFIT), LONGER),
+        "tag forgotten": Training(partial(make_set, deleted=OUTFIT[:2])),
+        "all deleted": Training(partial(make_set, deleted=OUTFIT)),
     },
     questions={
         "alone": [prompt for hair in HAIR for prompt in asked("full body", hair)],
