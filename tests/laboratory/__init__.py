@@ -12,5 +12,9 @@ CLAIMS = (  # files of this folder, in the order of the user's text
     "white_areas",
     "two_loras",
     "face_cutouts",
+    "regularization",
+    "overfitting",
+    "rank_and_alpha",
+    "learning_rates",
     "which_epoch",
 )
