@@ -67,7 +67,7 @@ def expected(feature: str, variant: str) -> list[Comparison]:
 CLAIM = Claim(
     title="Deleting a tag moves its feature to the trigger word; keeping it keeps generality",
     sentence="手动删去TAG中训练元素相关TAG有利于模型学习到元素特征，但会损害泛化性，不如训练红色头发角色，删去红色头发的TAG，"
-    "将无法产生粉色或绿色头发的变体……相反要尽可能详细描述图片的所有元素，使用这些TAG仍然可以获得很好的角色还原，同时保留优秀的泛化性。",
+    "将无法产生粉色或绿色头发的变体……相反要经可能详细描述图片的所有元素，使用这些TAG仍然可以获得很好的角色还原，同时保留优秀的泛化性。",
     method="""Twelve pictures, six faces and six full bodies, of a character with red hair and a green shirt; all else
 differs from picture to picture. Captions with all tags, or without `red hair` and `green shirt`, these also at four
 times the learning rate. Asked for are the trigger word alone, the character with these tags typed, and the character

@@ -37,7 +37,7 @@ def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
 HAIR = ("black hair", "blonde hair")
 CLAIM = Claim(
     title="A tag forgotten in the captions keeps its feature; typing it brings it back",
-    sentence="短袖(short sleeves)没被删除掉，因此这套衣服的“短袖”属性，还映射在“short sleeves”里，"
+    sentence="短袖(short sleeves)没被删除掉，因此这套衣服的”短袖”属性，还映射在“short sleeves”里，"
     "而没有映射到“mytag”里…… "
     "解决办法也很简单，“mytag” 前面加上 “short sleeves” 再出图",
     method="""Twelve full bodies in a green shirt, a blue skirt and a purple hat. The tags of the outfit are deleted

@@ -26,7 +26,8 @@ miniature's text encoder is small and was trained together with its U-Net, so it
     sampling_steps=10,
     comparisons=[
         Comparison(
-            "the U-Net alone learns less of the concept than both", ("U-Net only", "concept"), "less", ("both", "concept")
+            "the U-Net alone learns less of the concept than both",
+            ("U-Net only", "concept"), "less", ("both", "concept"),
         ),
         Comparison("the U-Net alone keeps more than both", ("U-Net only", "prior"), "more", ("both", "prior")),
         Comparison("half the rate scores as the whole", ("text encoder half", "score"), "same", ("both", "score")),

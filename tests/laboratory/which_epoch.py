@@ -42,11 +42,11 @@ FILES = {number: f"it-{number:06}.safetensors" for number in range(1, EPOCHS)} |
 CLAIM = Claim(
     title="The recommended epoch is as good as the best",
     sentence="每隔2次保存(后面可能过拟合，不一定是最后一次最好)",
-    method="""Runs that are over-trained on purpose: six times the usual learning rate, held constant, for eight epochs
-of 49 steps. Two of sixteen pictures are held out by themselves (`validation_split = "auto"`), and the trainer recommends
-an epoch from their losses alone (`library/recommendation.py`). *Score* is the mean of concept, obedience and prior. The
-*best* epoch is that of the highest score on one set of noise; all are compared on another, or the best would owe its
-rank to luck.""",
+    method="""Runs that are over-trained on purpose: six times the usual learning rate, held constant, for eight
+epochs of 49 steps. Two of sixteen pictures are held out by themselves (`validation_split = "auto"`), and the trainer
+recommends an epoch from their losses alone (`library/recommendation.py`). *Score* is the mean of concept, obedience and
+prior. The *best* epoch is that of the highest score on one set of noise; all are compared on another, or the best would
+owe its rank to luck.""",
     trainings={
         "over-trained": Training(
             partial(make_set, repeats=14),
