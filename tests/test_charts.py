@@ -44,6 +44,7 @@ def test_a_value_stands_where_the_axis_says():
     assert across[2] == pytest.approx(x2)
     assert up[0.4] - 4 == pytest.approx(y0, abs=0.11)  # a text is centred on its tick
     assert up[0.2] - 4 == pytest.approx(y1, abs=0.11)
+    assert y0 < y1  # more is higher: y runs downwards
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.0312, 0.19), (-0.4, 7), (1e-5, 1e-4), (3, 3), (0, 0), (90, 12345)])
@@ -57,7 +58,7 @@ def test_ticks_are_few_even_and_within_the_axis(low, high):
 
 
 def test_epochs_are_whole():
-    assert nice_scale(0, 4, 6, whole=True).ticks == [0, 1, 2, 3, 4]
+    assert nice_scale(0, 3, 6, whole=True).ticks == [0, 1, 2, 3]
     assert nice_scale(0, 100, 6, whole=True).ticks == [0, 20, 40, 60, 80, 100]
 
 
