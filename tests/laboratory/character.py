@@ -2,7 +2,8 @@
 
 Three virtues, each 0 to 1: *concept*, how much pictures of the trigger word look like the character; *obedience*,
 whether their background and side are those asked for; *prior*, whether old words, without the trigger word, still
-draw the right shape and colour. *Score* is their mean.
+draw the right shape and colour. *Score* is their mean. Besides, a vice: *leak*, the share of pictures of the
+character's other tags, without the trigger word, that show the character all the same.
 """
 
 import random
@@ -14,7 +15,7 @@ from statistics import mean
 import numpy as np
 
 from library.miniature import REGULARIZATION_FOLDER
-from library.miniature.checker import character_score, identify
+from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify
 from library.miniature.drawings import (
     BACKGROUNDS,
     POSES,
@@ -33,8 +34,10 @@ WANTED = [CharacterScene(POSES[index % len(POSES)], SIDES[index % 3], "", COLOUR
 OLD = [random_scene(random.Random(seed), person_share=0, pair_share=0) for seed in range(30)]
 SUBJECT_PROMPTS = [character_caption(scene) for scene in WANTED]
 OLD_PROMPTS = [caption(scene) for scene in OLD]
-QUESTIONS = {"subject": SUBJECT_PROMPTS, "old words": OLD_PROMPTS}
+WORDLESS_PROMPTS = [prompt.partition(", ")[2] for prompt in SUBJECT_PROMPTS]
+QUESTIONS = {"subject": SUBJECT_PROMPTS, "old words": OLD_PROMPTS, "without the word": WORDLESS_PROMPTS}
 SHOWN = [("subject", 0), ("subject", 8), ("subject", 13), ("subject", 28), ("old words", 1), ("old words", 2)]
+SHOWN += [("without the word", 8)]
 
 
 def random_character(rng: random.Random) -> CharacterScene:
@@ -87,5 +90,6 @@ def virtues(subject: Pictures, old: Pictures) -> dict[str, float]:
 
 
 def measure(drawn: Mapping[str, Pictures]) -> dict[str, float]:
-    """The virtues, for claims that ask QUESTIONS."""
-    return virtues(drawn["subject"], drawn["old words"])
+    """The virtues and the vice, for claims that ask QUESTIONS."""
+    leaked = [character_score(picture) > CHARACTER_THRESHOLD for picture in drawn["without the word"]]
+    return virtues(drawn["subject"], drawn["old words"]) | {"leak": mean(leaked)}

@@ -30,6 +30,10 @@ was drawn from; without, only its folder's word (`reg_captions = False`), as in 
     sampling_steps=10,
     comparisons=[
         Comparison("they keep old words", ("with, tagged", "prior"), "more", ("without", "prior")),
+        Comparison(
+            "with them the character appears less often where its word is not said",
+            ("with, tagged", "leak"), "less", ("without", "leak"),
+        ),
         Comparison("they cost nothing of the concept", ("with, tagged", "concept"), "same", ("without", "concept")),
         Comparison(
             "they keep old words though the training takes twice as long",
