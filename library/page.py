@@ -94,14 +94,14 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
   padding: 2px 2px .4rem; max-width: max-content }
 .strip figure { width: 100%; max-width: 11rem } .strip img, .strip .holder { width: 100%; max-height: none }
 .strip figcaption { padding: .3rem .45rem; overflow-wrap: normal }
-.strips { display: flex; flex-wrap: wrap; gap: .2rem 2.2rem }
+.strips { display: flex; flex-wrap: wrap; align-items: flex-end; gap: .2rem 1.6rem }
 .strips > div { max-width: 100%; min-width: min(11rem, 100%) }
 .strips h3 { width: 0; min-width: 100%; font-weight: 500; font-size: .92rem; line-height: 1.4; margin: .8rem 0 .25rem }
 figure.chosen { border-color: var(--green); box-shadow: 0 0 0 1px var(--green) }
 figure.chosen figcaption b { color: var(--green) }
 .choices > p { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .8rem; margin: .6rem 0 }
 .choices > p[hidden] { display: none }
-.choices input { width: min(20rem, 52vw); accent-color: var(--link); height: 2rem; margin: 0 }
+.choices input { width: min(20rem, 44vw); accent-color: var(--link); height: 2rem; margin: 0 }
 .choices output { font-weight: 600; font-variant-numeric: tabular-nums; min-width: 3em }
 .choices.one > div { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 10.5rem)) }
 .choices.one .strip { display: block; max-width: none; padding: 2px; overflow: hidden }

@@ -10,7 +10,7 @@ to say; to add one, write it and name it in `compose`.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ class Facts:
     notes: list[str]  # what was said at the start; grows with the run
     command: str
 
-    def epoch_at(self, step: int) -> float:
+    def epoch_at(self, step: float) -> float:
         """A step as a place among the epochs: 2.5 in the middle of the third."""
         done = 0
         for epoch, count in enumerate(self.step_counts):
@@ -73,6 +73,10 @@ class Facts:
                 return epoch + (step - done) / count
             done += count
         return float(len(self.step_counts))
+
+    def over_epochs(self, values: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float]]:
+        """Values by step as at most so many points over the epochs."""
+        return [(self.epoch_at(step), value) for step, value in charts.thinned(values, most)]
 
 
 def facts_of(prepared: Prepared, memory: str) -> Facts:
@@ -529,13 +533,11 @@ Draw = Callable[..., str]  # `charts.lines_chart` with what all share
 
 def loss_chart(facts: Facts, told: Told, draw: Draw) -> str:
     """The training loss, smoothed, and its mean of each epoch."""
-    every = [(facts.epoch_at(step), loss) for step, loss in told.losses]
-    window = max(20, len(every) // 25)
+    window = max(20, len(told.losses) // 25)
+    smooth = charts.smoothed(told.losses, window)[window // 2 :]
     lines = [
-        charts.Line(say("step", "单步"), charts.thinned(every, MOST_POINTS), 0, is_cloud=True),
-        charts.Line(
-            say("smoothed", "平滑"), charts.thinned(charts.smoothed(every, window)[window // 2 :], MOST_POINTS), 0
-        ),
+        charts.Line(say("step", "单步"), facts.over_epochs(told.losses, MOST_POINTS), 0, is_cloud=True),
+        charts.Line(say("smoothed", "平滑"), facts.over_epochs(smooth, MOST_POINTS), 0),
         charts.Line(say("epoch", "每轮"), sorted(told.epochs.items()), 1),
     ]
     return draw(
@@ -633,7 +635,7 @@ def rate_chart(facts: Facts, told: Told, draw: Draw) -> str:
     """Learning rates; those that are the same share a line."""
     lines: list[charts.Line] = []
     for name, rates in told.rates.items():
-        points = charts.thinned([(facts.epoch_at(step), rate) for step, rate in rates], MOST_POINTS // 4)
+        points = facts.over_epochs(rates, MOST_POINTS // 4)
         twin = next((at for at, line in enumerate(lines) if line.points == points), None)
         if twin is None:
             lines.append(charts.Line(name, points, len(lines)))
@@ -645,7 +647,7 @@ def rate_chart(facts: Facts, told: Told, draw: Draw) -> str:
 
 def pace_chart(facts: Facts, told: Told, draw: Draw) -> str:
     """Seconds of a step: a card that gets hot, or memory that runs short, shows here."""
-    points = charts.thinned([(facts.epoch_at(step), seconds) for step, seconds in told.paces], MOST_POINTS // 4)
+    points = facts.over_epochs(told.paces, MOST_POINTS // 4)
     return draw(
         say("Seconds per step", "每步秒数"),
         [charts.Line(say("seconds", "秒"), points, 5)],
