@@ -103,7 +103,8 @@ figure.chosen figcaption b { color: var(--green) }
 .choices > p[hidden] { display: none }
 .choices input { width: min(20rem, 44vw); accent-color: var(--link); height: 2rem; margin: 0 }
 .choices output { font-weight: 600; font-variant-numeric: tabular-nums; min-width: 3em }
-.choices.one > div { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 10.5rem)) }
+.choices.one > div { display: grid; align-items: start; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 10.5rem)) }
 .choices.one .strip { display: block; max-width: none; padding: 2px; overflow: hidden }
 .choices.one h3 { width: auto; min-width: 0; font-size: .82rem; margin: 0 .1rem .2rem }
 .choices.one .strips > div { display: flex; flex-direction: column-reverse; justify-content: flex-end }
