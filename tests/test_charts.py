@@ -47,7 +47,9 @@ def test_a_value_stands_where_the_axis_says():
     assert y0 < y1  # more is higher: y runs downwards
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.0312, 0.19), (-0.4, 7), (1e-5, 1e-4), (3, 3), (0, 0), (90, 12345)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.0312, 0.19), (-0.4, 7), (1e-5, 1e-4), (3, 3), (0, 0), (90, 12345)]
+)
 def test_ticks_are_few_even_and_within_the_axis(low, high):
     scale = nice_scale(low, high)
     assert scale.low <= low <= high <= scale.high
@@ -64,8 +66,8 @@ def test_epochs_are_whole():
 
 @pytest.mark.parametrize(
     ("value", "step", "text"),
-    [(0.1234, 0, "0.123"), (0.0836, 0, "0.0836"), (0.15, 0.05, "0.15"), (3, 1, "3"), (1e-3, 5e-4, "1e-3"), (0, 5e-4, "0"),
-     (2.7e-8, 0, "2.7e-8"), (1e-17, 0.1, "0")],
+    [(0.1234, 0, "0.123"), (0.0836, 0, "0.0836"), (0.15, 0.05, "0.15"), (3, 1, "3"), (1e-3, 5e-4, "1e-3"),
+     (0, 5e-4, "0"), (2.7e-8, 0, "2.7e-8"), (1e-17, 0.1, "0")],
 )  # fmt: skip
 def test_numbers_are_as_short_as_their_axis_allows(value, step, text):
     assert number(value, step) == text
