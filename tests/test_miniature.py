@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from library.miniature import MODEL_FOLDER, REGULARIZATION_FOLDER, TRAIN_FOLDER
-from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify
+from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify, thing_score
 from library.miniature.drawings import (
     BACKGROUNDS,
     PATTERNS,
     POSES,
     POSITIONS,
+    SHAPES,
     SIZES,
     CharacterScene,
     Scene,
@@ -68,8 +69,18 @@ def test_checker_reads_the_drawings(noise):
     assert right >= 0.98 * count
 
 
+def test_checker_says_how_much_a_picture_looks_like_a_thing():
+    for shape in SHAPES:
+        picture = draw(Scene(things=(Thing(shape, "blue", "small", "left"),)))
+        scores = {other: thing_score(picture, other, "blue") for other in SHAPES}
+        assert max(scores, key=scores.get) == shape
+        assert scores[shape] > 0.95
+        assert thing_score(picture, shape, "red") == 0
+
+
 def test_checker_finds_nothing_in_an_empty_picture():
     assert identify(np.full((64, 64, 3), 200)) == ("", "")
+    assert thing_score(np.full((64, 64, 3), 200), "circle", "red") == 0
     assert character_score(np.full((64, 64, 3), 200)) == 0
 
 

@@ -62,6 +62,15 @@ def examine(picture: Image.Image | np.ndarray) -> Finding:
     return Finding(shape, colour, max(0.0, likenesses[shape]))
 
 
+def thing_score(picture: Image.Image | np.ndarray, shape: str, colour: str) -> float:
+    """How much a picture looks like one thing of that shape and colour, 0..1; 0 in another colour."""
+    found = _foreground(_values(picture))
+    if found is None or found[1] != colour:
+        return 0.0
+    points = _normalised([found[0]], found[0])
+    return max(0.0, max(_correlation(points, template) for template in _shape_templates()[shape]))
+
+
 def character_score(picture: Image.Image | np.ndarray) -> float:
     """How much a picture looks like the character, 0..1; above CHARACTER_THRESHOLD it is the character."""
     points, teal_share = _character_points(_values(picture))

@@ -1,8 +1,8 @@
 """The built-in character as the subject of claims: its pictures, what is asked for, and what makes a good LoRA of it.
 
 Three virtues, each 0 to 1: *concept*, how much pictures of the trigger word look like the character; *obedience*,
-whether their background and side are those asked for; *prior*, whether old words, without the trigger word, still
-draw the right shape and colour. *Score* is their mean. Besides, a vice: *leak*, the share of pictures of the
+whether their background and side are those asked for; *prior*, how much pictures of old words, without the trigger
+word, look like the shape and colour asked for. *Score* is their mean. Besides, a vice: *leak*, the share of pictures of the
 character's other tags, without the trigger word, that show the character all the same.
 """
 
@@ -84,7 +84,7 @@ def virtues(subject: Pictures, old: Pictures) -> dict[str, float]:
     found = {
         "concept": mean(min(1.0, character_score(picture) / LIKE) for picture in subject),
         "obedience": mean(obeys(picture, scene) for picture, scene in zip(subject, WANTED, strict=True)),
-        "prior": mean(identify(picture) == (one.shape, one.colour) for picture, one in zip(old, things, strict=True)),
+        "prior": mean(thing_score(picture, one.shape, one.colour) for picture, one in zip(old, things, strict=True)),
     }
     return found | {"score": mean(found.values())}
 
