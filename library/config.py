@@ -753,6 +753,12 @@ def trains_text_encoder(config: Config) -> bool:
     return config.text_encoder_lr not in (0, [0, 0]) and not config.network_train_unet_only
 
 
+def last_strengths(config: Config) -> list[float]:
+    """Strengths of the LoRA at which the last previews are drawn, in order."""
+    wanted = [0.5] if config.sample_strengths is None else config.sample_strengths
+    return sorted({0.0, 1.0, *wanted})
+
+
 def has_dropout(config: Config) -> bool:
     """Whether the network draws random numbers in its forward pass."""
     return bool(config.network_dropout or config.rank_dropout or config.module_dropout)

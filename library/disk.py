@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.config import Config
+from library.config import Config, last_strengths
 from library.messages import UserError, say
 
 MIB = 2**20
@@ -66,7 +66,7 @@ def needed(
         config.save_last_n_epochs_state or config.save_last_n_epochs,
         config.save_last_n_steps_state or config.save_last_n_steps,
     )
-    draws = 2 + config.sample_at_first  # at the end: without the LoRA and with it
+    draws = len(last_strengths(config)) + config.sample_at_first
     draws += _times(config.sample_every_n_epochs, epoch_count) + _times(config.sample_every_n_steps, step_count)
     draws *= config.sample_every_n_epochs != 0
     needs = [

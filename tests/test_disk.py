@@ -48,7 +48,7 @@ def test_what_a_run_writes_is_counted():
     assert "previews" not in sizes(disk.needed(config, **counts, preview_count=2, preview_pixels=100))
     drawn = Config(sample_every_n_epochs=5, save_every_n_epochs=None)
     needs = sizes(disk.needed(drawn, **counts, preview_count=2, preview_pixels=100))
-    assert needs["previews"] == 2 * 100 * 3 * (1 + 2)  # once in between; at the end without and with the LoRA
+    assert needs["previews"] == 2 * 100 * 3 * (1 + 3)  # once in between; at the end at three strengths
 
 
 def test_what_does_not_fit_is_told_with_numbers_and_cures(tmp_path, room):

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from library import checks
-from library.assembly import report_page
+from library.assembly import odd_pictures, report_page
 from library.assembly.odd_pictures import extent, ranked
 from library.assembly.report_page import Facts, ReportPage, Told, compose
 from library.data.plan import Overview
@@ -347,6 +348,33 @@ def test_a_run_leaves_its_page(small_run, capsys):
         for row in event["files"]:
             assert all((small_run / file).exists() for file in row)
     assert "the report page is not written" not in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_shows_the_epochs_before(run):
+    out = run(save_state=True)
+    run(resume=str(out / "it-state"), max_train_epochs=3)
+    page = (out / "it.report.html").read_text(encoding="utf-8")
+    assert re.findall(r"text encoder, epoch (\d)", page) == ["1", "2", "3"]
+    assert "18 / 18" in text_of(page)
+
+
+def test_pictures_are_measured_with_and_without_captions_by_both_models(run, monkeypatch):
+    monkeypatch.setattr(odd_pictures, "LEAST", 3)
+    monkeypatch.setattr(odd_pictures, "TIME_SHARE", 10.0)
+    options = dict(text_encoder_lr=0.0, network_dim=4)
+    found = []
+    for cached in (True, False):  # an empty caption is in no cache
+        (event,) = events(run("sdxl", output=f"{cached}", cache_text_encoder_outputs=cached, **options), "pictures")
+        found.append(torch.tensor([event["rows"][name] for name in sorted(event["rows"])]))
+        assert sorted(event["pictures"]) == ["2_mytag/0.png", "2_mytag/1.png", "2_mytag/2.png"]
+        assert list(event["rows"]) == [
+            f"{m}, {c} caption" for m in ("trained", "unchanged") for c in ("with", "without")
+        ]
+    assert found[0].shape == (4, 3, 8)
+    torch.testing.assert_close(*found, rtol=0.02, atol=1e-3)  # the cache rounds to fp16
+    for first in range(4):
+        for second in range(first):
+            assert not torch.equal(found[0][first], found[0][second])
 
 
 def test_telling_more_changes_no_bit_of_the_training(run, monkeypatch):

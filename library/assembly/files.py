@@ -15,10 +15,9 @@ from library.assembly.prepare import Prepared
 from library.assembly.report_page import ReportPage, facts_of
 from library.assembly.rescue import what_is_lost
 from library.assembly.validating import measured_epochs
-from library.config import Config
+from library.config import Config, last_strengths
 from library.messages import UserError, say
 
-USUAL_STRENGTHS = [0.5]  # of the last previews, beside 0 and 1
 STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
 
 
@@ -329,9 +328,7 @@ class Files:
         config = self.prepared.config
         if config.sample_every_n_epochs == 0 or not self.prepared.prompts:
             return
-        strengths = tuple(
-            sorted({0.0, 1.0, *(USUAL_STRENGTHS if config.sample_strengths is None else config.sample_strengths)})
-        )
+        strengths = tuple(last_strengths(config))
         rows = draw_previews(self.prepared, self.training, self.report, strengths)
         if rows:
             without, with_lora = (rows[strengths.index(strength)] for strength in (0.0, 1.0))
