@@ -2,8 +2,8 @@
 
 Three virtues, each 0 to 1: *concept*, how much pictures of the trigger word look like the character; *obedience*,
 whether their background and side are those asked for; *prior*, how much pictures of old words, without the trigger
-word, look like the shape and colour asked for. *Score* is their mean. Besides, a vice: *leak*, the share of pictures of the
-character's other tags, without the trigger word, that show the character all the same.
+word, look like the shape and colour asked for. *Score* is their mean. Besides, a vice: *leak*, the share of pictures of
+the character's other tags, without the trigger word, that show the character all the same.
 """
 
 import random
@@ -15,7 +15,7 @@ from statistics import mean
 import numpy as np
 
 from library.miniature import REGULARIZATION_FOLDER
-from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify
+from library.miniature.checker import CHARACTER_THRESHOLD, character_score, thing_score
 from library.miniature.drawings import (
     BACKGROUNDS,
     POSES,
