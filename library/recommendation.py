@@ -1,16 +1,18 @@
 """Which epoch to use, from what was measured after each, and how sure that is.
 
-The rule. Of every epoch the loss of the held-out pictures is known, picture by picture and timestep by timestep, each
-on the same noise in every epoch. So two epochs are compared cell by cell, and what is left of chance is how much the
-cells disagree: the standard error of the mean of their differences. Epochs are equal to the one of the lowest loss if
-theirs is not above it by more than one standard error, or by a tenth of all that the run has taken off the unchanged
-model's loss: less is nothing to the eye. Of the equal ones the *first* is recommended: what comes after it has not
-been shown to draw the subject better, while with every epoch the model strays further from what it knew, and follows
-the prompt less. This is the one-standard-error rule (Breiman et al. 1984, "Classification and Regression Trees",
-section 3.4.3: the simplest model within one standard error of the best), with training time as what is to be small;
-the tenth was found on the miniature's over-trained runs (docs/laboratory.md).
+The loss of an epoch is that of the held-out pictures; where regularization images were measured, plus that of these:
+the subject must be learnt, and old knowledge must not be lost. It is known picture by picture and timestep by timestep,
+each on the same noise in every epoch. So two epochs are compared cell by cell, and what is left of chance is how much
+the cells disagree: the standard error of the mean of their differences. Epochs are equal to the one of the lowest loss
+if theirs is not above it by more than one standard error, or by a trifle of all that the run has learnt.
 
-Overfitting begins where the loss has risen and stays above the lowest by more than two standard errors and that tenth.
+Which of the equal ones? Where old knowledge was measured, the one of the lowest loss. Where it was not, the first: with
+every epoch the model strays further from what it knew, and what comes later has not been shown to be better. That is
+the one-standard-error rule (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3: the simplest
+model within one standard error of the best), with training time as what is to be small.
+
+Overfitting begins where the loss has risen and stays above the lowest by more than two standard errors and that trifle.
+How often the rule is right on over-trained runs of the miniature: docs/laboratory.md.
 """
 
 import math
@@ -22,15 +24,16 @@ from library.messages import say
 
 EQUAL = 1.0  # standard errors within which two epochs cannot be told apart
 WORSE = 2.0  # standard errors above which one is worse
-NEGLIGIBLE = 0.1  # of what the run has learnt
+NEGLIGIBLE = 0.03  # of what the run has taken off the loss; with 0.1 the character was not there yet
 Rows = list[list[float]]  # a loss of each picture (outer) at each timestep (inner)
 
 
 class Measurement(NamedTuple):
-    """What is known of an epoch."""
+    """What is known of an epoch, or of the unchanged model as epoch 0."""
 
     epoch: int
     held_out: Rows
+    old: Rows  # of regularization images; there may be none
 
 
 class Recommendation(NamedTuple):
@@ -38,10 +41,11 @@ class Recommendation(NamedTuple):
 
     epoch: int
     lowest: int  # epoch of the lowest loss
-    equal: list[int]  # epochs that are as good, in order; `epoch` is the first
+    equal: list[int]  # epochs that are as good, in order
     overfitted_from: int | None  # first epoch from which on all are worse
     epochs: list[int]  # that were measured
-    pictures: int
+    pictures: int  # that were held out
+    knows_drift: bool  # whether regularization images were measured, too
 
     def lines(self) -> list[str]:
         """What to do and how sure it is, in sentences for a person."""
@@ -80,11 +84,18 @@ def _which(found: Recommendation) -> str:
             f"Use epoch {found.epoch}: no other comes near its loss on the held-out pictures.",
             f"建议使用第 {found.epoch} 轮：就留出图片的损失而言，其他各轮都不如它。",
         )
+    english, chinese = spans(found.equal), spans(found.equal, "、")
+    if found.knows_drift:
+        return say(
+            f"Use epoch {found.epoch}: the loss of held-out and regularization pictures is lowest there. Epochs "
+            f"{english} are equal, as far as so few can tell.",
+            f"建议使用第 {found.epoch} 轮：留出图片与正则化图片的损失在这一轮最低。"
+            f"就这些图片而言，第 {chinese} 轮相当。",
+        )
     return say(
-        f"Use epoch {found.epoch}. Epochs {spans(found.equal)} are equal, as far as the held-out pictures can tell; "
-        "the first of them has strayed least from the base model.",
-        f"建议使用第 {found.epoch} 轮。就留出图片而言，第 {spans(found.equal, '、')} 轮相当；"
-        "其中最早的一轮偏离底模最少。",
+        f"Use epoch {found.epoch}. Epochs {english} are equal, as far as the held-out pictures can tell; the first of "
+        "them has strayed least from the base model.",
+        f"建议使用第 {found.epoch} 轮。就留出图片而言，第 {chinese} 轮相当；其中最早的一轮偏离底模最少。",
     )
 
 
@@ -99,28 +110,35 @@ def spans(numbers: Iterable[int], comma: str = ", ") -> str:
     return comma.join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)
 
 
-def difference(first: Rows, second: Rows) -> tuple[float, float]:
-    """Mean of first - second over the cells, and its standard error."""
-    cells = [a - b for ours, theirs in zip(first, second, strict=True) for a, b in zip(ours, theirs, strict=True)]
-    return fmean(cells), stdev(cells) / math.sqrt(len(cells)) if len(cells) > 1 else 0.0
+def difference(first: Measurement, second: Measurement) -> tuple[float, float]:
+    """How much the first's loss is above the second's, and the standard error of that."""
+    total = variance = 0.0
+    for ours, theirs in ((first.held_out, second.held_out), (first.old, second.old)):
+        cells = [a - b for row, other in zip(ours, theirs, strict=True) for a, b in zip(row, other, strict=True)]
+        total += fmean(cells) if cells else 0.0
+        variance += stdev(cells) ** 2 / len(cells) if len(cells) > 1 else 0.0
+    return total, math.sqrt(variance)
 
 
 class Measurements(NamedTuple):
     """What can be compared with one another."""
 
-    unchanged: Rows | None  # of the model without the LoRA
+    unchanged: Measurement | None  # the model without the LoRA
     ends: list[Measurement]  # of epochs, in order
 
 
 def measurements(validations: list[dict[str, Any]]) -> Measurements:
     """The epochs' ends among the events of run.jsonl; those before a change of what is measured are left out."""
-    if not validations:
-        return Measurements(None, [])
-    times, count = validations[-1]["timesteps"], len(validations[-1]["rows"]["held_out"])
-    alike = [one for one in validations if one["timesteps"] == times and len(one["rows"]["held_out"]) == count]
-    unchanged = next((one["rows"]["held_out"] for one in alike if one["step"] == 0), None)
-    by_epoch = {one["epoch"]: one["rows"]["held_out"] for one in alike if one["step"] and one["ends_epoch"]}
-    return Measurements(unchanged, [Measurement(epoch, by_epoch[epoch]) for epoch in sorted(by_epoch)])
+
+    def extent(event: dict[str, Any]) -> tuple:
+        return event["timesteps"], len(event["rows"]["held_out"]), len(event["rows"]["regularization"])
+
+    found: dict[int, Measurement] = {}
+    for event in validations:
+        if event["ends_epoch"] and extent(event) == extent(validations[-1]):
+            epoch = event["epoch"] if event["step"] else 0
+            found[epoch] = Measurement(epoch, event["rows"]["held_out"], event["rows"]["regularization"])
+    return Measurements(found.get(0), [found[epoch] for epoch in sorted(found) if epoch])
 
 
 def recommend(validations: list[dict[str, Any]]) -> Recommendation | None:
@@ -133,7 +151,7 @@ def recommend(validations: list[dict[str, Any]]) -> Recommendation | None:
         return None
     lowest, equal = ends[0], [ends[0]]
     for one in ends[1:]:
-        if difference(one.held_out, lowest.held_out)[0] < 0:
+        if difference(one, lowest)[0] < 0:
             lowest = one
         equal = [other for other in [*equal, one] if not _is_above(other, lowest, unchanged, EQUAL)]
     worse_from = None
@@ -142,19 +160,20 @@ def recommend(validations: list[dict[str, Any]]) -> Recommendation | None:
             break
         worse_from = one.epoch
     return Recommendation(
-        epoch=equal[0].epoch,
+        epoch=lowest.epoch if lowest.old else equal[0].epoch,
         lowest=lowest.epoch,
         equal=[one.epoch for one in equal],
         overfitted_from=worse_from,
         epochs=[one.epoch for one in ends],
         pictures=len(lowest.held_out),
+        knows_drift=bool(lowest.old),
     )
 
 
-def _is_above(one: Measurement, lowest: Measurement, unchanged: Rows | None, errors: float) -> bool:
+def _is_above(one: Measurement, lowest: Measurement, unchanged: Measurement | None, errors: float) -> bool:
     """Whether an epoch's loss is above the lowest by more than so many standard errors, and by more than a trifle."""
-    mean, error = difference(one.held_out, lowest.held_out)
-    learnt = difference(unchanged, lowest.held_out)[0] if unchanged else 0.0
+    mean, error = difference(one, lowest)
+    learnt = difference(unchanged, lowest)[0] if unchanged else 0.0
     return mean > max(errors * error, NEGLIGIBLE * learnt)
 
 
@@ -162,7 +181,7 @@ def waited(validations: list[dict[str, Any]]) -> int:
     """How many measurements of epochs there were since the loss was lowest."""
     count, lowest = 0, None
     for one in measurements(validations).ends:
-        if lowest is None or difference(one.held_out, lowest.held_out)[0] < 0:
+        if lowest is None or difference(one, lowest)[0] < 0:
             count, lowest = 0, one
         else:
             count += 1

@@ -6,54 +6,76 @@ import pytest
 
 from library import recommendation
 from library.messages import set_language
-from library.recommendation import difference, recommend, waited
+from library.recommendation import Measurement, difference, recommend, waited
 
 TIMES = [200, 400, 600, 800]
 
 
-def validations(curve: list[float], noise: float = 0.0, pictures: int = 4, seed: int = 0, start: float = 1.0) -> list:
-    """Events of a run: mean losses of the unchanged model and after each epoch; noise is that of each cell."""
+def validations(curve: list[float], noise: float = 0.0, old: list[float] | None = None, seed: int = 0) -> list:
+    """Events of a run: the mean loss of four pictures after each epoch, of the unchanged model 1; noise of each cell.
+
+    Args:
+        old: the mean loss of two regularization images after each epoch, of the unchanged model 0.5.
+    """
     rng = random.Random(seed)
-    means = [start, *curve]
+    means = [1.0, *curve]
+    olds = [0.5, *old] if old else [0.0] * len(means)
     return [
         dict(
             epoch=epoch,
             step=10 * epoch,
             ends_epoch=True,
             timesteps=TIMES,
-            rows=dict(held_out=[[mean + rng.gauss(0, noise) for _ in TIMES] for _ in range(pictures)]),
+            rows=dict(
+                held_out=[[mean + rng.gauss(0, noise) for _ in TIMES] for _ in range(4)],
+                regularization=[[before] * 4] * 2 if old else [],
+            ),
         )
-        for epoch, mean in enumerate(means)
+        for epoch, (mean, before) in enumerate(zip(means, olds, strict=True))
     ]
 
 
 def test_a_difference_has_the_standard_error_of_its_mean():
-    mean, error = difference([[3.0, 4.0], [5.0, 8.0]], [[1.0, 1.0], [1.0, 3.0]])
+    ours, theirs = [[3.0, 4.0], [5.0, 8.0]], [[1.0, 1.0], [1.0, 3.0]]
+    mean, error = difference(Measurement(1, ours, []), Measurement(2, theirs, []))
     assert mean == 3.5  # of 2, 3, 4, 5
     assert error == pytest.approx((5 / 3 / 4) ** 0.5)  # variance 5/3 of four
+    mean, error = difference(Measurement(1, ours, [[1.0, 3.0]]), Measurement(2, theirs, [[2.0, 2.0]]))
+    assert mean == 3.5 + 0.0  # of -1, 1
+    assert error == pytest.approx((5 / 3 / 4 + 2 / 2) ** 0.5)
 
 
 @pytest.mark.parametrize(
     ("curve", "epoch", "equal", "overfitted_from"),
     [
         ([0.8, 0.6, 0.5, 0.7, 0.9], 3, [3], 4),  # a valley
-        ([0.8, 0.6, 0.51, 0.5, 0.52, 0.54, 0.7], 3, [3, 4, 5, 6], 7),  # a flat one: 0.05 is a tenth of what was learnt
+        ([0.8, 0.6, 0.51, 0.5, 0.505, 0.514, 0.7], 3, [3, 4, 5, 6], 7),  # a flat one: 0.015 is 3 % of what was learnt
         ([0.9, 0.8, 0.7, 0.6, 0.5], 5, [5], None),  # falls to the end
         ([0.7, 0.9, 0.5, 0.9, 0.5], 3, [3, 5], None),  # up and down: it has not stayed up
         ([0.5], 1, [1], None),
     ],
 )
-def test_without_noise_the_tenth_decides(curve, epoch, equal, overfitted_from):
+def test_without_noise_a_trifle_decides(curve, epoch, equal, overfitted_from):
     found = recommend(validations(curve))
     assert (found.epoch, found.equal, found.overfitted_from) == (epoch, equal, overfitted_from)
 
 
 def test_what_noise_hides_is_equal():
-    curve = [0.8, 0.56, 0.5, 0.5]
+    curve = [0.8, 0.56, 0.5, 0.5]  # how far 0.56 is from 0.5 no noise of 0.5 in 16 cells lets see
     assert recommend(validations(curve)).equal == [3, 4]
     noisy = [recommend(validations(curve, noise=0.5, seed=seed)).equal for seed in range(40)]
     assert sum(len(equal) > 1 for equal in noisy) > 25
     assert sum(2 in equal for equal in noisy) > 15
+
+
+def test_old_knowledge_counts_as_much_and_then_the_lowest_is_taken():
+    curve = [0.8, 0.503, 0.5, 0.5]
+    assert recommend(validations(curve)).epoch == 2
+    kept = recommend(validations(curve, old=[0.5, 0.5, 0.5, 0.49]))
+    assert (kept.epoch, kept.equal) == (4, [2, 3, 4])
+    lost = recommend(validations(curve, old=[0.5, 0.6, 0.8, 1.0]))
+    assert (lost.epoch, lost.equal, lost.overfitted_from) == (2, [2], 3)
+    assert "held-out and regularization pictures" in kept.lines()[0]
 
 
 def test_a_model_that_learnt_nothing_has_no_margin():
@@ -76,10 +98,12 @@ def test_whatever_is_recommended_at_the_end_was_kept_all_along():
 
 def test_measurements_between_epochs_and_of_other_pictures_do_not_count():
     events = validations([0.8, 0.5, 0.6])
-    events.insert(2, events[1] | dict(step=15, ends_epoch=False, rows=dict(held_out=[[0.1] * 4] * 4)))
+    events.insert(
+        2, events[1] | dict(step=15, ends_epoch=False, rows=events[1]["rows"] | dict(held_out=[[0.1] * 4] * 4))
+    )
     assert recommend(events).epochs == [1, 2, 3]
     assert recommend(events).epoch == 2
-    other = [event | dict(rows=dict(held_out=event["rows"]["held_out"][:2])) for event in validations([0.1])]
+    other = [event | dict(rows=event["rows"] | dict(held_out=[[0.1] * 4])) for event in validations([0.1])]
     assert recommend([*other, *events]).epochs == [1, 2, 3]
     assert recommend(events[1:]).epoch == 2  # the unchanged model was not measured
     assert recommend([]) is None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from library.assembly.build import Training
 from library.assembly.prepare import Prepared
-from library.assembly.validating import _shower, in_batches, seed_of
+from library.assembly.validating import in_batches, seed_of, shower
 from library.contracts import Sample
 from library.messages import say
 
@@ -115,7 +115,7 @@ def _measured(
                 training.adapters.multiplier = strength if model == "trained" else 0.0
                 for words in CAPTIONS:
                     shown, training.dataset.texts = (samples, texts) if words == "with" else (bare, None)
-                    show = _shower(prepared, training, shown)
+                    show = shower(prepared, training, shown)
                     rows = validation.losses(batches, show, training.process.corrupt, plain_loss, timesteps, seed)
                     found[f"{model}, {words} caption"] = [rows[place].tolist() for place in range(len(samples))]
     finally:

@@ -169,11 +169,11 @@ def losses_of(
     def plain_loss(prediction: Any, target: Any, mask: Any) -> Any:
         return losses.per_sample(prediction, target, mask=mask)
 
-    show = _shower(prepared, training, samples)
+    show = shower(prepared, training, samples)
     return validation.losses(batches, show, training.process.corrupt, plain_loss, times_of(prepared), seed_of(prepared))
 
 
-def _shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:
+def shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:
     """Gives the batch of some of the samples, by their places."""
     from library.validation import Shown
 
