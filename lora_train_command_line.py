@@ -74,7 +74,7 @@ color_aug = False                     # vary the colours a little; excludes cach
 random_crop = False                   # crop at random instead of the centre; excludes cache_latents, so it is slower | 随机裁剪而不是居中裁剪；不能与 cache_latents 同用，因此更慢
 masked_loss = "auto"                  # learn only where masks/photo.png beside photo.jpg is white, not where it is black; "auto": of pictures that have a mask; True: insists on masks; False: learn all | 只学习蒙版白色处，不学黑色处；photo.jpg 的蒙版是同目录下的 masks/photo.png；"auto"：有蒙版的图才用，True：必须有蒙版，False：全部学习
 alpha_mask = False                    # do not learn the transparent parts of pictures; False: they become white, and white is learnt | 不学习图片的透明部分；False 表示透明处变成白色，并照样学习
-validation_split = "auto"             # share of the training pictures that is not learnt but measured after every epoch, to tell which epoch to use; "auto": of 10 pictures and more a tenth, at least 2; 0: none | 留出多少比例的训练图片不参加训练，每轮结束时只用来测量，据此推荐用哪一轮；"auto"：满 10 张时留出十分之一，至少 2 张；0 表示不留
+validation_split = "auto"             # share of the training pictures that is not learnt but measured after every epoch, to tell which epoch to use; "auto": a tenth of 10 pictures and more; 0: none | 留出多少比例的训练图片不参加训练，每轮结束时只用来测量，据此推荐用哪一轮；"auto"：满 10 张时留出十分之一；0 表示不留
 
 # ---- Seldom: regularization images | 较少修改：正则化图片 ----
 prior_loss_weight = 1.0  # weight of the regularization images, usually 0.3~1 | 正则化图片的权重，常用 0.3~1
@@ -111,7 +111,7 @@ sample_sampler = "euler_a"    # sampler of the previews: euler_a, euler, ddim, d
 # ---- Output: saving and logs | 输出：保存与日志 ----
 save_every_n_steps = None             # also keep a file every n steps; None: not by steps | 每几步另存一个文件；None 表示不按步数
 save_last_n_epochs = None             # of the files kept by save_every_n_epochs, only the last n stay; None: all | save_every_n_epochs 存下的文件只保留最近几个；None 表示全部保留
-keep_best = True                      # also leave name-best.safetensors, the epoch that the held-out pictures recommend; until the end the epochs in question lie on the disk | 另存 名称-best.safetensors，即由留出的图片推荐的那一轮；训练结束前，候选的各轮会暂存在硬盘上
+keep_best = True                      # also leave name-best.safetensors: the epoch of the lowest loss of held-out and regularization pictures | 另存 名称-best.safetensors，即留出图片与正则化图片的损失最低的那一轮
 early_stop = None                     # end the training when the loss of the held-out pictures has not fallen for so many measurements, usually 3~5; None: train to the end | 留出图片的损失连续这么多次测量都没有下降就提前结束，常用 3~5；None 表示训练到底
 save_precision = "fp16"               # number format of the file: "fp16" (half the size), "bf16", "float" | 文件精度："fp16"（小一半）、"bf16"、"float"
 save_model_as = "safetensors"         # file format: safetensors, ckpt or pt | 文件格式：safetensors、ckpt 或 pt

@@ -253,7 +253,7 @@ def tell_epoch(files: Files, position: Any, skipped: set[int]) -> int:
     files.end_epoch(epoch)
     if epoch in measured_epochs(config, prepared.plan):
         validate(prepared, training, report, epoch=epoch, step=step, by="epoch")
-        files.keep_candidate(position)
+        files.keep_best(position)
     if epoch < prepared.plan.epoch_count:
         if is_due(epoch, config.save_every_n_epochs):
             files.save(position, by="epoch", skipped=skipped)
@@ -605,10 +605,10 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
         raise not_finite(str(error)) from None
     norms = checkpoint.read_back(path, {name: tensor.shape for name, tensor in training.adapters.state_dict().items()})
     files.tell_result(path)
-    best, advice = files.take_best(), recommendation.recommend(files.report.validations)
     files.write_page(is_due=True)
     files.finish(position)
-    print(closing_words(prepared, path, norms, best, advice))
+    advice = recommendation.recommend(files.report.validations)
+    print(closing_words(prepared, path, norms, files.best, advice))
     return 0
 
 

@@ -426,8 +426,8 @@ class Config:
         english='leave out pictures with at most so many pixels: 512 (512 x 512) or "width,height"; None: none',
         chinese='跳过像素数不超过此尺寸的图片：512（即 512 x 512）或 "宽,高"；None 表示不跳过')
     validation_split: float | str = option("data", "auto", minimum=0, maximum=0.9,
-        english='share of the training pictures that is not learnt but measured after every epoch, to tell which epoch to use; "auto": of 10 pictures and more a tenth, at least 2; 0: none',
-        chinese='留出多少比例的训练图片不参加训练，每轮结束时只用来测量，据此推荐用哪一轮；"auto"：满 10 张时留出十分之一，至少 2 张；0 表示不留')
+        english='share of the training pictures that is not learnt but measured after every epoch, to tell which epoch to use; "auto": a tenth of 10 pictures and more; 0: none',
+        chinese='留出多少比例的训练图片不参加训练，每轮结束时只用来测量，据此推荐用哪一轮；"auto"：满 10 张时留出十分之一；0 表示不留')
     validation_data_dir: str | None = option("data", None, path="folder", in_block=False,
         english="a folder of other pictures to measure in place of validation_split: with [repeats]_[concept] folders, or pictures, and their captions; None: none",
         chinese="另用一个目录里的图片（及其标签）来测量，代替 validation_split：可含 [重复次数]_[概念] 目录，也可直接放图片；None 表示不用")
@@ -589,8 +589,8 @@ class Config:
         english="the same for the training states beside them; None: as save_last_n_steps",
         chinese="随之保存的训练状态超过 n 步就删除；None 表示同 save_last_n_steps")
     keep_best: bool = option("output", True,
-        english="also leave name-best.safetensors, the epoch that the held-out pictures recommend; until the end the epochs in question lie on the disk",
-        chinese="另存 名称-best.safetensors，即由留出的图片推荐的那一轮；训练结束前，候选的各轮会暂存在硬盘上")
+        english="also leave name-best.safetensors: the epoch of the lowest loss of held-out and regularization pictures",
+        chinese="另存 名称-best.safetensors，即留出图片与正则化图片的损失最低的那一轮")
     early_stop: int | None = option("output", None, minimum=1,
         english="end the training when the loss of the held-out pictures has not fallen for so many measurements, usually 3~5; None: train to the end",
         chinese="留出图片的损失连续这么多次测量都没有下降就提前结束，常用 3~5；None 表示训练到底")

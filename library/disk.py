@@ -40,7 +40,7 @@ def needed(
     step_count: int,
     preview_count: int = 0,
     preview_pixels: int = 0,
-    measured_epochs: int = 0,
+    keeps_best: bool = False,
     cache_folder: Path | None = None,
     cache_bytes: int = 0,
 ) -> list[Need]:
@@ -50,7 +50,7 @@ def needed(
         parameter_count: values of the LoRA.
         preview_count: pictures drawn each time.
         preview_pixels: of one picture.
-        measured_epochs: that may all be in question until the end, if the best is to be kept.
+        keeps_best: whether a copy of the best epoch is left.
         cache_folder: where encoded pictures and captions are kept; None: in memory.
         cache_bytes: of what is not there yet.
     """
@@ -70,8 +70,9 @@ def needed(
     draws += _times(config.sample_every_n_epochs, epoch_count) + _times(config.sample_every_n_steps, step_count)
     draws *= config.sample_every_n_epochs != 0
     needs = [
-        Need(output_dir, say("LoRA files", "LoRA 文件"), lora * (kept + 2)),  # the last, and one that is being written
-        Need(output_dir, say("epochs in question", "候选的各轮"), lora * measured_epochs * config.keep_best),
+        Need(
+            output_dir, say("LoRA files", "LoRA 文件"), lora * (kept + 2 + keeps_best)
+        ),  # the last, and one that is being written
         Need(output_dir, say("training states", "训练状态"), state * (2 + states * config.save_state)),
         Need(output_dir, say("previews", "预览图"), draws * preview_count * preview_pixels * 3),  # .png, hard to pack
     ]

@@ -6,10 +6,9 @@ each on the same noise in every epoch. So two epochs are compared cell by cell, 
 the cells disagree: the standard error of the mean of their differences. Epochs are equal to the one of the lowest loss
 if theirs is not above it by more than one standard error, or by a trifle of all that the run has learnt.
 
-Which of the equal ones? Where old knowledge was measured, the one of the lowest loss. Where it was not, the first: with
-every epoch the model strays further from what it knew, and what comes later has not been shown to be better. That is
-the one-standard-error rule (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3: the simplest
-model within one standard error of the best), with training time as what is to be small.
+The lowest is recommended, and its equals are named. (The first of them, by the one-standard-error rule of Breiman et
+al. 1984, "Classification and Regression Trees", section 3.4.3, was tried: the character was often not there yet, see
+docs/log.md.) What was the lowest so far stays so until a lower one comes, so one file holds the best all along.
 
 Overfitting begins where the loss has risen and stays above the lowest by more than two standard errors and that trifle.
 How often the rule is right on over-trained runs of the miniature: docs/laboratory.md.
@@ -24,7 +23,7 @@ from library.messages import say
 
 EQUAL = 1.0  # standard errors within which two epochs cannot be told apart
 WORSE = 2.0  # standard errors above which one is worse
-NEGLIGIBLE = 0.03  # of what the run has taken off the loss; with 0.1 the character was not there yet
+NEGLIGIBLE = 0.03  # of what the run has taken off the loss
 Rows = list[list[float]]  # a loss of each picture (outer) at each timestep (inner)
 
 
@@ -39,8 +38,7 @@ class Measurement(NamedTuple):
 class Recommendation(NamedTuple):
     """Which epoch to use."""
 
-    epoch: int
-    lowest: int  # epoch of the lowest loss
+    epoch: int  # of the lowest loss
     equal: list[int]  # epochs that are as good, in order
     overfitted_from: int | None  # first epoch from which on all are worse
     epochs: list[int]  # that were measured
@@ -85,17 +83,16 @@ def _which(found: Recommendation) -> str:
             f"建议使用第 {found.epoch} 轮：就留出图片的损失而言，其他各轮都不如它。",
         )
     english, chinese = spans(found.equal), spans(found.equal, "、")
-    if found.knows_drift:
-        return say(
-            f"Use epoch {found.epoch}: the loss of held-out and regularization pictures is lowest there. Epochs "
-            f"{english} are equal, as far as so few can tell.",
-            f"建议使用第 {found.epoch} 轮：留出图片与正则化图片的损失在这一轮最低。"
-            f"就这些图片而言，第 {chinese} 轮相当。",
-        )
+    what_en, what_zh = (
+        ("held-out and regularization pictures", "留出图片与正则化图片")
+        if found.knows_drift
+        else ("held-out pictures", "留出图片")
+    )
     return say(
-        f"Use epoch {found.epoch}. Epochs {english} are equal, as far as the held-out pictures can tell; the first of "
-        "them has strayed least from the base model.",
-        f"建议使用第 {found.epoch} 轮。就留出图片而言，第 {chinese} 轮相当；其中最早的一轮偏离底模最少。",
+        f"Use epoch {found.epoch}: the loss of {what_en} is lowest there. Epochs {english} are equal, as far as so few "
+        "can tell; the earlier of them have strayed less from the base model.",
+        f"建议使用第 {found.epoch} 轮：{what_zh}的损失在这一轮最低。就这些图片而言，第 {chinese} 轮相当，"
+        "其中较早的偏离底模较少。",
     )
 
 
@@ -142,26 +139,22 @@ def measurements(validations: list[dict[str, Any]]) -> Measurements:
 
 
 def recommend(validations: list[dict[str, Any]]) -> Recommendation | None:
-    """Which epoch to use; None before the first was measured.
-
-    An epoch that is out stays out, whatever comes: so those in question at any moment are all that must be kept.
-    """
+    """Which epoch to use; None before the first was measured."""
     unchanged, ends = measurements(validations)
     if not ends:
         return None
-    lowest, equal = ends[0], [ends[0]]
+    lowest = ends[0]
     for one in ends[1:]:
         if difference(one, lowest)[0] < 0:
             lowest = one
-        equal = [other for other in [*equal, one] if not _is_above(other, lowest, unchanged, EQUAL)]
+    equal = [one for one in ends if not _is_above(one, lowest, unchanged, EQUAL)]
     worse_from = None
     for one in reversed([one for one in ends if one.epoch > lowest.epoch]):
         if not _is_above(one, lowest, unchanged, WORSE):
             break
         worse_from = one.epoch
     return Recommendation(
-        epoch=lowest.epoch if lowest.old else equal[0].epoch,
-        lowest=lowest.epoch,
+        epoch=lowest.epoch,
         equal=[one.epoch for one in equal],
         overfitted_from=worse_from,
         epochs=[one.epoch for one in ends],

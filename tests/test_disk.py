@@ -45,6 +45,7 @@ def test_what_a_run_writes_is_counted():
         "training states": 12000 * (2 + 2),
         "encoded pictures and captions": 5,
     }
+    assert sizes(disk.needed(config, **counts, keeps_best=True))["LoRA files"] == 2000 * (9 + 2 + 1)
     assert "previews" not in sizes(disk.needed(config, **counts, preview_count=2, preview_pixels=100))
     drawn = Config(sample_every_n_epochs=5, save_every_n_epochs=None)
     needs = sizes(disk.needed(drawn, **counts, preview_count=2, preview_pixels=100))

@@ -17,7 +17,6 @@ from typing import Any
 from library import doctor
 from library.assembly.prepare import Prepared, changes_since, find_set, find_state, fingerprint_of_data, resolve
 from library.assembly.set_findings import of_set, statistics_of
-from library.assembly.validating import measured_epochs
 from library.config import Config
 from library.contracts import Fit, Sample
 from library.doctor import Finding, of_line
@@ -383,7 +382,7 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
         parameter_count=sum(parameter.numel() for parameter in attached.parameters()),
         epoch_count=plan.epoch_count,
         step_count=plan.step_count,
-        measured_epochs=len(measured_epochs(config, plan)),
+        keeps_best=config.keep_best and bool(plan.found.validation),
         preview_count=4,
         preview_pixels=plan.rule.area,
         cache_folder=prepared.cache_folder if config.cache_latents else None,

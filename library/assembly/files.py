@@ -2,7 +2,6 @@
 
 import dataclasses
 import secrets
-import shutil
 import time
 from collections.abc import Collection
 from functools import partial
@@ -14,7 +13,6 @@ from library.assembly.odd_pictures import tell_pictures
 from library.assembly.prepare import Prepared
 from library.assembly.report_page import ReportPage, facts_of
 from library.assembly.rescue import what_is_lost
-from library.assembly.validating import measured_epochs
 from library.config import Config, last_strengths
 from library.messages import UserError, say
 
@@ -163,27 +161,17 @@ class Files:
             self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
 
     @property
-    def candidates(self) -> Path:
-        """The folder of the epochs that may yet be the best, while training."""
-        return self.folder / f"{self.prepared.name}-candidates"
+    def best(self) -> Path:
+        """The file of the epoch that is recommended."""
+        return self.path(f"-best.{self.suffix}")
 
-    def keep_candidate(self, position: Any) -> None:
-        """Keep the epoch that has just been measured, if it may be the best, and no longer those that no more may."""
-        from library import checkpoint, recommendation
+    def keep_best(self, position: Any) -> None:
+        """Keep the epoch that has just been measured, if none before had so low a loss."""
+        from library import recommendation
 
         found = recommendation.recommend(self.report.validations)
-        if not (self.prepared.config.keep_best and found):
-            return
-
-        def file_of(epoch: int) -> Path:
-            return self.candidates / checkpoint.file_name(self.prepared.name, self.suffix, epoch=epoch)
-
-        epoch = position.epoch - 1
-        if epoch in found.equal:  # it is not where it could not be measured
-            self._write(self.candidates, 2**12, lambda: self.candidates.mkdir(exist_ok=True))
-            self._write_lora(file_of(epoch), position)
-        for other in set(found.epochs) - set(found.equal):
-            checkpoint.remove_save(file_of(other))
+        if self.prepared.config.keep_best and found and found.epoch == position.epoch - 1:
+            self._write_lora(self.best, position)
 
     def ends_early(self) -> bool:
         """Whether early_stop wants the training to end here; that is said."""
@@ -200,27 +188,6 @@ class Files:
                 )
             )
         return self.ended_early
-
-    def take_best(self) -> Path | None:
-        """Let the recommended epoch be `name-best`, and the other candidates go. None: there is none."""
-        from library import checkpoint, recommendation
-
-        found = recommendation.recommend(self.report.validations)
-        best = None
-        if self.prepared.config.keep_best and found:
-            source = self.candidates / checkpoint.file_name(self.prepared.name, self.suffix, epoch=found.epoch)
-            if source.exists():
-                best = source.replace(self.path(f"-best.{self.suffix}"))
-            else:
-                self.report.say(
-                    say(
-                        f"epoch {found.epoch}, which is recommended, is missing in {self.candidates}: no file "
-                        f"{self.prepared.name}-best",
-                        f"{self.candidates} 中缺少所推荐的第 {found.epoch} 轮，因此没有 {self.prepared.name}-best 文件",
-                    )
-                )
-        shutil.rmtree(self.candidates, ignore_errors=True)
-        return best
 
     def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
         """Remove the file and the state that a save of this epoch or step makes too many."""
@@ -420,7 +387,7 @@ def check_disk(prepared: Prepared, training: Training) -> None:
         parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
         epoch_count=plan.epoch_count,
         step_count=plan.step_count,
-        measured_epochs=len(measured_epochs(config, plan)),
+        keeps_best=config.keep_best and bool(plan.found.validation),
         preview_count=len(sizes),
         preview_pixels=max(sizes, default=0),
     )
@@ -428,11 +395,11 @@ def check_disk(prepared: Prepared, training: Training) -> None:
         prepared.note(line)
 
 
-def closing_words(prepared: Prepared, path: Path, norms: dict[str, float], best: Path | None, advice: Any) -> str:
+def closing_words(prepared: Prepared, path: Path, norms: dict[str, float], best: Path, advice: Any) -> str:
     """Where the result lies, what it learned, which epoch to use, and how.
 
     Args:
-        best: file of the recommended epoch, if there is one.
+        best: where the recommended epoch lies, if it was kept.
         advice: a `recommendation.Recommendation`; None: nothing was measured.
     """
     learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
@@ -453,7 +420,7 @@ def closing_words(prepared: Prepared, path: Path, norms: dict[str, float], best:
         ),
     ]
     lines += advice.lines() if advice else []
-    if best:
+    if advice and best.exists():
         lines.append(say(f"that epoch's file: {best}", f"该轮的文件：{best}"))
     if comparison.exists():
         lines.append(

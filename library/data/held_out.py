@@ -55,8 +55,7 @@ def split(found: Found, share: float | str, seed: int) -> Found:
     one. The choice follows from the names of folders and pictures and from the seed: it is the same on every system.
 
     Args:
-        share: more than 0, less than 1; "auto": of AUTO_LEAST pictures and more a tenth, at least 2 (one alone would
-            tell of itself only) and at most AUTO_MOST.
+        share: more than 0, less than 1; "auto": of AUTO_LEAST pictures and more a tenth, at most AUTO_MOST.
 
     Returns:
         What was found, with a warning where a share that was asked for is less than a picture.
@@ -106,7 +105,7 @@ def split(found: Found, share: float | str, seed: int) -> Found:
 
 def automatic_count(pictures: int) -> int:
     """How many of so many pictures are held out where the user says nothing."""
-    return 0 if pictures < AUTO_LEAST else min(max(2, round(pictures / 10)), AUTO_MOST)
+    return 0 if pictures < AUTO_LEAST else min(round(pictures / 10), AUTO_MOST)
 
 
 def _too_few(share: float, total: int, can_be_more: bool) -> Note:
