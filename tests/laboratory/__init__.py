@@ -17,4 +17,5 @@ CLAIMS = (  # files of this folder, in the order of the user's text
     "rank_and_alpha",
     "learning_rates",
     "which_epoch",
+    "peer",
 )

@@ -95,7 +95,9 @@ def _parts(page: str) -> dict[str, str]:
 
 def _part(study: Study) -> str:
     claim, count = study.claim, len(study.results)
-    lines = [f"<!-- {study.name} -->", f"## {claim.title}", "", f"> {claim.sentence}", "", claim.method, ""]
+    lines = [f"<!-- {study.name} -->", f"## {claim.title}", ""]
+    lines += [f"> {claim.sentence}", ""] if claim.sentence else []
+    lines += [claim.method, ""]
     lines += [f"| expected ({count} seeds) | found | difference | d |", "|---|---|---|---|"]
     for comparison in claim.comparisons:
         found, word = study.outcome(comparison)
