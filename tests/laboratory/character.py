@@ -35,9 +35,17 @@ OLD = [random_scene(random.Random(seed), person_share=0, pair_share=0) for seed 
 SUBJECT_PROMPTS = [character_caption(scene) for scene in WANTED]
 OLD_PROMPTS = [caption(scene) for scene in OLD]
 WORDLESS_PROMPTS = [prompt.partition(", ")[2] for prompt in SUBJECT_PROMPTS]
-QUESTIONS = {"subject": SUBJECT_PROMPTS, "old words": OLD_PROMPTS, "without the word": WORDLESS_PROMPTS}
-SHOWN = [("subject", 0), ("subject", 8), ("subject", 13), ("subject", 28), ("old words", 1), ("old words", 2)]
-SHOWN += [("without the word", 8)]
+OF_VIRTUES = {"subject": SUBJECT_PROMPTS, "old words": OLD_PROMPTS}
+QUESTIONS = OF_VIRTUES | {"without the word": WORDLESS_PROMPTS}
+SHOWN_OF_VIRTUES = [
+    ("subject", 0),
+    ("subject", 8),
+    ("subject", 13),
+    ("subject", 28),
+    ("old words", 1),
+    ("old words", 2),
+]
+SHOWN = [*SHOWN_OF_VIRTUES, ("without the word", 8)]
 
 
 def random_character(rng: random.Random) -> CharacterScene:
@@ -90,6 +98,8 @@ def virtues(subject: Pictures, old: Pictures) -> dict[str, float]:
 
 
 def measure(drawn: Mapping[str, Pictures]) -> dict[str, float]:
-    """The virtues and the vice, for claims that ask QUESTIONS."""
+    """The virtues, for claims that ask OF_VIRTUES, and the vice, for those that ask QUESTIONS."""
+    if "without the word" not in drawn:
+        return virtues(drawn["subject"], drawn["old words"])
     leaked = [character_score(picture) > CHARACTER_THRESHOLD for picture in drawn["without the word"]]
     return virtues(drawn["subject"], drawn["old words"]) | {"leak": mean(leaked)}

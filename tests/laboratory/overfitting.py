@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from tests.laboratory.character import QUESTIONS, SHOWN, make_set, measure
+from tests.laboratory.character import OF_VIRTUES, SHOWN_OF_VIRTUES, make_set, measure
 from tests.laboratory.experiment import Claim, Comparison, Lora, Training
 
 RATE = dict(learning_rate=1.5e-3, lr_scheduler="constant")
@@ -26,7 +26,7 @@ and 600 steps. A second training makes 120 steps of one epoch of 30 repeats in p
         "120 steps, one epoch": (Lora("one epoch"),),
         "600 steps": (Lora("long"),),
     },
-    questions=QUESTIONS,
+    questions=OF_VIRTUES,
     measure=measure,
     sampling_steps=10,
     comparisons=[
@@ -39,5 +39,5 @@ and 600 steps. A second training makes 120 steps of one epoch of 30 repeats in p
             ("120 steps, one epoch", "score"), "same", ("120 steps", "score"),
         ),
     ],
-    shown=SHOWN,
+    shown=SHOWN_OF_VIRTUES,
 )  # fmt: skip
