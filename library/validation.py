@@ -13,49 +13,12 @@ timesteps.
 """
 
 import hashlib
-import math
 import random
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-TIMESTEP_COUNT = 4  # as sd-scripts; where there is time for more, a multiple of it
-MOST_TIMESTEPS = 16
-TIME_SHARE = (
-    0.04  # of the training's time that may be spent measuring, where the user says nothing; below 5 % with what
-)
-# a measurement of the unchanged model and one at the end add
-PASSES_OF_A_SAMPLE = 3  # forward passes that a step's forward and backward take for each sample, about
-
-
-class Scope(NamedTuple):
-    """How much is measured."""
-
-    held_out: int  # pictures; as many of the training beside them
-    regularization: int  # pictures
-    timesteps: int  # of each picture
-    every: int  # so many epochs
-
-
-def scope(held_out: int, regularization: int, samples: float, every: int | None) -> Scope:
-    """As much as there is time for: rather fewer pictures than fewer epochs, but no fewer than 8 for that.
-
-    Args:
-        held_out, regularization: pictures that there are.
-        samples: that an epoch trains.
-        every: epochs between two measurements, if the user says so: then all that is held out is measured.
-    """
-    passes = TIME_SHARE * PASSES_OF_A_SAMPLE * samples  # for one epoch's measurement
-    if every is None:
-        room = int(passes / (3 * TIMESTEP_COUNT))
-        held_out = max(min(held_out, 8), min(held_out, room))
-    regularization = min(regularization, held_out)
-    pictures = 2 * held_out + regularization
-    count = TIMESTEP_COUNT * int(passes / (pictures * TIMESTEP_COUNT))
-    count = max(TIMESTEP_COUNT, min(count, MOST_TIMESTEPS))
-    return Scope(held_out, regularization, count, every or max(1, math.ceil(pictures * count / passes)))
 
 
 class Shown(NamedTuple):
@@ -112,8 +75,8 @@ class Measured(NamedTuple):
         }
 
 
-def timesteps(minimum: int, maximum: int, count: int = TIMESTEP_COUNT) -> list[int]:
-    """Where the loss is measured: evenly within (minimum, maximum); four of 0 and 1000: 200, 400, 600, 800."""
+def timesteps(minimum: int, maximum: int, count: int) -> list[int]:
+    """Where the loss is measured: evenly within (minimum, maximum); as sd-scripts, four of 0 and 1000: 200, 400, ..."""
     step = (maximum - minimum) / (count + 1)
     return [int(minimum + step * (place + 1)) for place in range(count)]
 

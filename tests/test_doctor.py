@@ -67,7 +67,8 @@ class Case:
     def script(self) -> Path:
         path = self.folder / "my script.py"
         lines = [f"{name} = {value!r}" for name, value in self.values.items()]
-        text = "\n".join([*lines, self.extra, block.MARK, "raise SystemExit('this must not run')", ""])
+        whole = [] if "validation_split" in self.values else ["validation_split = 0"]  # what is counted is all
+        text = "\n".join([*lines, self.extra, *whole, block.MARK, "raise SystemExit('this must not run')", ""])
         path.write_text(text, encoding="utf-8")
         return path
 
@@ -462,6 +463,19 @@ def test_an_everyday_word_is_amber(case):
     case.train = case.train.with_name("10_dog")
     rewrite(case, lambda picture, text: text.replace("mytag", "dog"))
     case.sees("amber", "captions", '"dog" is an everyday word', "Choose a made-up word")
+
+
+def test_pictures_that_are_held_out_are_looked_at_too(case):
+    case.values |= dict(validation_split=0.5)
+    held = {sample.image_path for sample in case.examine().plan.found.validation}
+    assert len(held) == 6
+    for picture in held:
+        case.caption(picture).write_text("standing, center", encoding="utf-8")
+    assert set(case.sees("red", "captions", "`mytag` is missing in 6 of 12 captions").pictures) == held
+    copy = case.train / "copy.png"
+    shutil.copy(min(held), copy)
+    case.caption(copy).write_text("mytag", encoding="utf-8")
+    assert copy in case.sees("amber", "pictures", "there more than once").pictures
 
 
 def test_a_trigger_word_that_is_shuffled_or_dropped(case):

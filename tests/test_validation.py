@@ -49,8 +49,8 @@ def test_timesteps_are_sd_scripts():
     """The interior points of linspace(minimum, maximum, 6)."""
     for limits in ((0, 1000), (100, 900), (0, 10), (3, 4)):
         expected = np.linspace(*limits, 6, dtype=int)[1:-1].tolist()
-        assert validation.timesteps(*limits) == expected
-    assert validation.timesteps(0, 1000) == TIMES
+        assert validation.timesteps(*limits, 4) == expected
+    assert validation.timesteps(0, 1000, 4) == TIMES
 
 
 def test_a_model_that_knows_the_picture_has_no_loss_and_a_mute_one_the_noises():
@@ -108,14 +108,14 @@ def test_the_gap_is_between_pairs():
     assert not Measured.of([200, 800], ours, theirs, {0: torch.tensor([float("nan"), 0])}).is_finite
 
 
-def passes(scope: validation.Scope) -> int:
+def passes(scope: held_out.Scope) -> int:
     return (2 * scope.held_out + scope.regularization) * scope.timesteps
 
 
 @pytest.mark.parametrize("samples", [10, 60, 200, 2_000, 100_000])
 @pytest.mark.parametrize(("held", "old"), [(2, 0), (2, 100), (16, 16), (500, 500)])
 def test_measuring_takes_its_share_of_the_time_and_no_more(samples, held, old):
-    scope = validation.scope(held, old, samples, None)
+    scope = held_out.scope(held, old, samples, None)
     assert passes(scope) / scope.every <= 0.05 * 3 * samples
     assert min(held, 8) <= scope.held_out <= held
     assert 4 <= scope.timesteps <= 16
@@ -124,8 +124,8 @@ def test_measuring_takes_its_share_of_the_time_and_no_more(samples, held, old):
 
 
 def test_whoever_says_how_often_has_all_measured_as_often():
-    assert validation.scope(50, 9, 10, 1) == (50, 9, 4, 1)
-    assert validation.scope(50, 9, 10, 3) == (50, 9, 4, 3)
+    assert held_out.scope(50, 9, 10, 1) == (50, 9, 4, 1)
+    assert held_out.scope(50, 9, 10, 3) == (50, 9, 4, 3)
 
 
 def test_batches_are_of_one_kind_and_hold_every_picture_once():

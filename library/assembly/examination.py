@@ -205,9 +205,11 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
     """Decode every picture: which are the same, blurred, transparent; and what the captions and the plan tell."""
     from library import picture_recipe
     from library.cleaning import duplicates, quality
+    from library.data import held_out
     from library.data.remembered import facts_of
 
-    plan, samples = seen.plan, seen.plan.found.train + seen.plan.found.regularization
+    plan, found = seen.plan, seen.plan.found
+    samples = held_out.of_subject(found, seen.config) + found.regularization
     paths = list(dict.fromkeys(sample.image_path for sample in samples))  # one may be in several data sets
     with progress(len(paths)) as bar:
 
@@ -230,7 +232,7 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
         looks = duplicates.Looks([duplicates.Look(*row[:3]) for _, row in known])
         groups = [[known[at][0] for at in group] for group in duplicates.groups(looks, similarity)]
     drawn_by = {}
-    for sample in plan.found.regularization:
+    for sample in found.regularization:
         if name := picture_recipe.model_of(sample.image_path):
             drawn_by[sample.image_path] = name
     seen.statistics = statistics_of(plan, seen.config)

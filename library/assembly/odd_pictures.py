@@ -29,9 +29,10 @@ def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
     import torch
 
     from library import validation
+    from library.data import held_out
 
     config = prepared.config
-    unique = {sample.image_path: sample for sample in own_pictures(prepared)}
+    unique = {sample.image_path: sample for sample in held_out.of_subject(prepared.plan.found, config)}
     much = extent(len(unique), samples_trained(prepared))
     if much.pictures < LEAST:
         return
@@ -49,12 +50,6 @@ def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
     report.event("pictures", step=report.step, timesteps=timesteps, pictures=names, rows=rows, of=len(unique))
 
 
-def own_pictures(prepared: Prepared) -> list[Sample]:
-    """The pictures of the subject: those that are learnt, and those that were held out of them."""
-    found = prepared.plan.found
-    return found.train + ([] if prepared.config.validation_data_dir else found.validation)
-
-
 class Extent(NamedTuple):
     """How much is measured."""
 
@@ -70,7 +65,7 @@ def extent(pictures: int, samples: float) -> Extent:
         pictures: that there are.
         samples: that the run has trained.
     """
-    from library.validation import PASSES_OF_A_SAMPLE
+    from library.data.held_out import PASSES_OF_A_SAMPLE
 
     least, most = TIMESTEPS
     passes = TIME_SHARE * PASSES_OF_A_SAMPLE * samples

@@ -18,7 +18,7 @@ from statistics import fmean, median
 from typing import Any
 
 from library import arguments, charts, page
-from library.assembly.odd_pictures import Ranked, own_pictures, ranked
+from library.assembly.odd_pictures import Ranked, ranked
 from library.assembly.prepare import Prepared
 from library.assembly.set_findings import statistics_of
 from library.config import Config
@@ -86,7 +86,7 @@ def facts_of(prepared: Prepared, memory: str) -> Facts:
         memory: the table of what the run is to hold.
     """
     from library import families
-    from library.data import captions, plan
+    from library.data import captions, held_out, plan
 
     config, planned = prepared.config, prepared.plan
     folders = [folder for folder in planned.found.folders if not folder.is_regularization]
@@ -110,7 +110,7 @@ def facts_of(prepared: Prepared, memory: str) -> Facts:
         tag_count=len(statistics.tags) if statistics else 0,
         pictures={
             f"{one.folder}/{one.image_path.name}": (one.image_path, captions.whole_of(one, config))
-            for one in own_pictures(prepared)
+            for one in held_out.of_subject(planned.found, config)
         },
         notes=prepared.notes,
         command=arguments.command(config),

@@ -30,12 +30,12 @@ def of_set(
         drawn_by: regularization pictures that say which model drew them.
         statistics: from `statistics_of`; None: the tags are not looked at.
     """
-    from library.data import captions, tag_statistics
+    from library.data import captions, held_out, tag_statistics
     from library.data.plan import batches_of_step, uses_of_epoch
 
     found, uses = plan.found, uses_of_epoch(plan, 1)
-    train, reg = found.train, found.regularization
-    texts = {sample.image_path: captions.whole_of(sample, config) for sample in train + reg}
+    train, reg, subject = found.train, found.regularization, held_out.of_subject(found, config)
+    texts = {sample.image_path: captions.whole_of(sample, config) for sample in subject + reg}
     steps_of_epoch = -(-plan.batch_counts[0] // batches_of_step(config))
     views = sum(sample.repeats for sample in train) / len(train) * plan.step_count / steps_of_epoch
     used = [folder for folder in found.folders if folder.picture_count]
@@ -55,7 +55,7 @@ def of_set(
         ),
     ]
     for name, word in words.items():
-        own = [sample for sample in train if sample.folder == name and sample.caption_path]
+        own = [sample for sample in subject if sample.folder == name and sample.caption_path]
         if own and word:
             findings += doctor.trigger_word(
                 word,
@@ -67,7 +67,7 @@ def of_set(
                 keep_tokens=(own[0].options or config).keep_tokens,
             )
     if statistics:
-        findings += of_tags(statistics, words, train, texts)
+        findings += of_tags(statistics, words, subject, texts)
     if not reg:
         text = say("no regularization pictures: quicker, overfits sooner", "没有正则化图片：更快，但更容易过拟合")
         return [*findings, Finding("green", "regularization", text)]
@@ -91,10 +91,10 @@ def of_set(
 
 
 def statistics_of(plan: Any, config: Config) -> Any:
-    """The tags of the training pictures, counted as they are trained; None where there are none to count."""
-    from library.data import captions, tag_statistics
+    """The tags of the subject's pictures, as they are trained; None where there are none to count."""
+    from library.data import captions, held_out, tag_statistics
 
-    written = [sample for sample in plan.found.train if sample.caption_path]
+    written = [sample for sample in held_out.of_subject(plan.found, config) if sample.caption_path]
     if not written or len(written) > MOST_TAGGED:
         return None
     return tag_statistics.count(
@@ -106,7 +106,7 @@ def statistics_of(plan: Any, config: Config) -> Any:
 
 
 def of_tags(
-    statistics: Any, words: Mapping[str, str], train: Sequence[Sample], texts: Mapping[Path, str]
+    statistics: Any, words: Mapping[str, str], subject: Sequence[Sample], texts: Mapping[Path, str]
 ) -> Iterator[Finding]:
     """What the tags will do; what `data.samples` and `data.plan` say of captions is left to them."""
     from library.data import tag_statistics
@@ -116,7 +116,7 @@ def of_tags(
             continue
         pictures: list[Path] = []
         if level == "red":  # the trigger word is missing
-            own = [sample for sample in train if words.get(sample.folder) == tags[0] and sample.caption_path]
+            own = [sample for sample in subject if words.get(sample.folder) == tags[0] and sample.caption_path]
             pictures = [
                 sample.image_path for sample in own if not tag_statistics.has_word(texts[sample.image_path], tags[0])
             ]
@@ -143,7 +143,9 @@ def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
 
 def short(plan: Any, config: Config, notes: Sequence[str]) -> tuple[list[str], str]:
     """What every run says before it begins, beyond `notes`: the most urgent findings, and a line that counts all."""
-    copies = exact_copies(plan.found.train + plan.found.regularization)
+    from library.data import held_out
+
+    copies = exact_copies(held_out.of_subject(plan.found, config) + plan.found.regularization)
     new = of_set(plan, config, groups=copies, drawn_by={}, statistics=statistics_of(plan, config))
     new = [finding for finding in doctor.in_order(new) if finding.level != "green"]
     counts = doctor.count(new + [doctor.of_line(line, "pictures") for line in notes])

@@ -12,13 +12,13 @@ from library.messages import say
 
 
 def scope_of(config: Config, plan: Any) -> Any:
-    """How much of a planned run's pictures is measured, and how often: a `validation.Scope`."""
-    from library import validation
+    """How much of a planned run's pictures is measured, and how often: a `held_out.Scope`."""
+    from library.data import held_out
     from library.data.plan import batches_of_step
 
     samples = plan.batch_size * batches_of_step(config) * plan.step_count / plan.epoch_count
     old = [sample for sample in plan.samples_used if sample.is_regularization]
-    return validation.scope(len(plan.found.validation), len(old), samples, config.validate_every_n_epochs)
+    return held_out.scope(len(plan.found.validation), len(old), samples, config.validate_every_n_epochs)
 
 
 def measured_epochs(config: Config, plan: Any) -> list[int]:

@@ -4,12 +4,14 @@ They are used without anything that is left to chance: never mirrored or cut at 
 """
 
 import hashlib
+import math
 import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from library.config import Config
 from library.contracts import Sample
@@ -20,6 +22,9 @@ from library.messages import Note, UserError, say
 
 AUTO_LEAST = 10  # of fewer pictures each one is missed
 AUTO_MOST = 16  # more would tell no more of an epoch
+LEAST_TIMESTEPS, MOST_TIMESTEPS = 4, 16  # of each picture; 4 as in sd-scripts, where there is time a multiple of it
+TIME_SHARE = 0.04  # of the training's time; with the unchanged model and the last epoch it stays below 5 %
+PASSES_OF_A_SAMPLE = 3  # forward passes that a step's forward and backward take for each sample, about
 
 WITHOUT_CHANCE = dict(
     flip_aug=False, color_aug=False, random_crop=False, face_crop_aug_range=None, shuffle_caption=False,
@@ -29,6 +34,39 @@ ALREADY_DONE = dict(  # by `captions.whole`
     caption_prefix=None, caption_suffix=None, keep_tokens_separator=None, secondary_separator=None,
     enable_wildcard=False,
 )  # fmt: skip
+
+
+class Scope(NamedTuple):
+    """How much is measured."""
+
+    held_out: int  # pictures; as many of the training beside them
+    regularization: int  # pictures
+    timesteps: int  # of each picture
+    every: int  # so many epochs
+
+
+def scope(held_out: int, regularization: int, samples: float, every: int | None) -> Scope:
+    """As much as there is time for: rather fewer pictures than fewer epochs, but no fewer than 8 for that.
+
+    Args:
+        held_out, regularization: pictures that there are.
+        samples: that an epoch trains.
+        every: epochs between two measurements, if the user says so: then all that is held out is measured.
+    """
+    passes = TIME_SHARE * PASSES_OF_A_SAMPLE * samples  # for one epoch's measurement
+    if every is None:
+        room = int(passes / (3 * LEAST_TIMESTEPS))
+        held_out = max(min(held_out, 8), min(held_out, room))
+    regularization = min(regularization, held_out)
+    pictures = 2 * held_out + regularization
+    count = LEAST_TIMESTEPS * int(passes / (pictures * LEAST_TIMESTEPS))
+    count = max(LEAST_TIMESTEPS, min(count, MOST_TIMESTEPS))
+    return Scope(held_out, regularization, count, every or max(1, math.ceil(pictures * count / passes)))
+
+
+def of_subject(found: Found, config: Config) -> list[Sample]:
+    """The user's pictures, learnt or held out of them: what is to be said of a set is said of all."""
+    return found.train + ([] if config.validation_data_dir else found.validation)
 
 
 def fixed(samples: list[Sample], config: Config) -> list[Sample]:
