@@ -1,89 +1,14 @@
-"""Is a LoRA of ours as good as one of diffusers' own training script, and what do our defaults add?
+"""Is a LoRA of ours as good as one of diffusers' own training script, and what do our defaults add?"""
 
-The other side is `examples/text_to_image/train_text_to_image_lora.py` of diffusers, rewritten here on diffusers and
-peft from what it does with its default arguments: see `train_as_diffusers`.
-"""
-
-import contextlib
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from tests.laboratory.character import QUESTIONS, SHOWN, make_set, measure
-from tests.laboratory.experiment import LORA, Claim, Comparison, Training
+from tests.laboratory.diffusers_script import train_as_diffusers
+from tests.laboratory.experiment import Claim, Comparison, Training
 
 STEPS, RANK = 200, 32
-
-
-def train_as_diffusers(folder: Path, values: dict[str, Any]) -> None:
-    """The script with its default arguments, in float32.
-
-    LoRA by peft on `to_q`, `to_k`, `to_v` and `to_out.0` of the U-Net, alpha as large as the rank, the text encoder as
-    it is; captions of 77 tokens; uniform timesteps; latents sampled from the VAE at each use; AdamW with a weight decay
-    of 0.01 and a constant rate; gradients cut to length 1. Its resizing and cropping do nothing to square pictures.
-
-    Args:
-        values: of our options those that the script has, too; `min_snr_gamma` is its `snr_gamma`.
-    """
-    torch.manual_seed(values["seed"])
-    model = values["pretrained_model_name_or_path"]
-    with open(folder / "said.txt", "w", encoding="utf-8") as log, contextlib.redirect_stderr(log):
-        pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, dtype=torch.float32)
-    schedule = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
-    unet, tokenizer = pipeline.unet, pipeline.tokenizer
-    for module in (unet, pipeline.vae, pipeline.text_encoder):
-        module.requires_grad_(False)
-    rank = values["network_dim"]
-    layers = ["to_k", "to_q", "to_v", "to_out.0"]
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers))
-    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=values["learning_rate"], weight_decay=1e-2)
-    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)  # (1000,)
-
-    files = sorted(Path(values["train_data_dir"]).glob("*/*.png"))
-    pixels = torch.tensor(np.stack([np.asarray(Image.open(file)) for file in files]))  # (N, H, W, 3)
-    pixels = pixels.permute(0, 3, 1, 2) / 127.5 - 1
-    captions = [file.with_suffix(".txt").read_text(encoding="utf-8") for file in files]
-    length = tokenizer.model_max_length
-    tokens = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    with torch.no_grad():
-        spread = pipeline.vae.encode(pixels).latent_dist  # of (N, 4, h, w)
-        states = pipeline.text_encoder(tokens.input_ids).last_hidden_state  # (N, 77, C): nothing in it is trained
-
-    def step(chosen: Tensor) -> None:
-        mean, std = spread.mean[chosen], spread.std[chosen]
-        latents = (mean + std * torch.randn_like(mean)) * pipeline.vae.config.scaling_factor
-        noise = torch.randn_like(latents)
-        t = torch.randint(0, schedule.config.num_train_timesteps, (len(chosen),))
-        predicted = unet(schedule.add_noise(latents, noise, t), t, states[chosen]).sample
-        loss = F.mse_loss(predicted, noise, reduction="none").mean(dim=(1, 2, 3))  # (B,)
-        if gamma := values.get("min_snr_gamma"):
-            loss = loss * snr[t].clamp(max=gamma) / snr[t]
-        loss.mean().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    done = 0
-    while done < values["max_train_steps"]:
-        for chosen in DataLoader(torch.arange(len(files)), values["train_batch_size"], shuffle=True):
-            if done < values["max_train_steps"]:
-                step(chosen)
-                done += 1
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=LORA)
 
 
 def theirs(rate: float, **options: Any) -> Training:
@@ -144,7 +69,9 @@ less good than the one below. The miniature was itself trained with min-SNR weig
         *no_worse("its settings"),
         *no_worse("defaults"),
         *no_worse("min-SNR 5, prior 0.3"),
-        Comparison("the defaults keep more of old words", ("defaults", "prior"), "more", (SCRIPT, "prior"), margin=0.03),
+        Comparison(
+            "the defaults keep more of old words", ("defaults", "prior"), "more", (SCRIPT, "prior"), margin=0.03
+        ),
         Comparison(
             "min-SNR learns more of the concept", ("min-SNR 5", "concept"), "more", ("defaults", "concept"), margin=0.03
         ),
