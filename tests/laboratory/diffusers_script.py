@@ -29,7 +29,7 @@ def train_as_diffusers(folder: Path, values: dict[str, Any]) -> None:
     of 0.01 and a constant rate; gradients cut to length 1. Its resizing and cropping do nothing to square pictures.
 
     Args:
-        values: of our options those that the script has, too; `min_snr_gamma` is its `snr_gamma`.
+        values: options by our names; used are those that the script has, too.
     """
     torch.manual_seed(values["seed"])
     model = values["pretrained_model_name_or_path"]
@@ -44,7 +44,6 @@ def train_as_diffusers(folder: Path, values: dict[str, Any]) -> None:
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers))
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=values["learning_rate"], weight_decay=1e-2)
-    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)  # (1000,)
 
     files = sorted(Path(values["train_data_dir"]).glob("*/*.png"))
     pixels = torch.tensor(np.stack([np.asarray(Image.open(file)) for file in files]))  # (N, H, W, 3)
@@ -57,15 +56,12 @@ def train_as_diffusers(folder: Path, values: dict[str, Any]) -> None:
         states = pipeline.text_encoder(tokens.input_ids).last_hidden_state  # (N, 77, C): nothing in it is trained
 
     def step(chosen: Tensor) -> None:
-        mean, std = spread.mean[chosen], spread.std[chosen]
-        latents = (mean + std * torch.randn_like(mean)) * pipeline.vae.config.scaling_factor
+        middle, deviation = spread.mean[chosen], spread.std[chosen]  # (B, 4, h, w)
+        latents = (middle + deviation * torch.randn_like(middle)) * pipeline.vae.config.scaling_factor
         noise = torch.randn_like(latents)
         t = torch.randint(0, schedule.config.num_train_timesteps, (len(chosen),))
         predicted = unet(schedule.add_noise(latents, noise, t), t, states[chosen]).sample
-        loss = F.mse_loss(predicted, noise, reduction="none").mean(dim=(1, 2, 3))  # (B,)
-        if gamma := values.get("min_snr_gamma"):
-            loss = loss * snr[t].clamp(max=gamma) / snr[t]
-        loss.mean().backward()
+        F.mse_loss(predicted, noise).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -11,9 +11,8 @@ from tests.laboratory.experiment import Claim, Comparison, Training
 STEPS, RANK = 200, 32
 
 
-def theirs(rate: float, **options: Any) -> Training:
-    given = dict(network_dim=RANK, max_train_steps=STEPS, learning_rate=rate)
-    return Training(make_set, given | options, train_as_diffusers)
+def theirs(rate: float) -> Training:
+    return Training(make_set, dict(network_dim=RANK, max_train_steps=STEPS, learning_rate=rate), train_as_diffusers)
 
 
 def ours(rate: float | None, with_regularization: bool = True, **options: Any) -> Training:
