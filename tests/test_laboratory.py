@@ -6,10 +6,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from library import sampling
+from library.adapters import merging
+from library.assembly import lora_files
+from library.contracts import Conditioning
+from library.miniature import MODEL_FOLDER
 from library.miniature.drawings import Person, Scene, draw
 from tests.laboratory import CLAIMS, experiment, people, written
+from tests.laboratory.diffusers_script import train_as_diffusers
 from tests.laboratory.experiment import BASE, Claim, Comparison, Effect, Lora, Training, effect, verdict
 from tests.laboratory.eyes import head_share, see
 
@@ -152,3 +158,22 @@ def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
     assert f"| [Learning changes pictures](#learning-changes-pictures) | {' | '.join(counts)} |" in page
     assert 0 < (docs / "images" / "laboratory" / "toy.webp").stat().st_size < written.LARGEST_PICTURE
     assert "it is brighter" in written.table([study])
+
+
+@torch.no_grad()
+def test_the_peers_lora_acts_on_our_model_as_on_diffusers_own(tmp_path):
+    make_set(tmp_path, random.Random(1))
+    given = dict(train_data_dir=str(tmp_path / "train"), seed=1, learning_rate=1e-2, network_dim=4, max_train_steps=3)
+    with torch.enable_grad():
+        train_as_diffusers(tmp_path, experiment.OPTIONS | given)
+    pipeline = StableDiffusionPipeline.from_pretrained(MODEL_FOLDER, safety_checker=None, dtype=torch.float32)
+    noisy, t, states = torch.randn(2, 4, 8, 8), torch.tensor([500, 100]), torch.randn(2, 77, 128)
+    without = pipeline.unet(noisy, t, states).sample
+    pipeline.load_lora_weights(tmp_path, weight_name=experiment.LORA)
+    with_lora = pipeline.unet(noisy, t, states).sample
+    family, factors = experiment.base_model(), lora_files.read(tmp_path / experiment.LORA).factors
+    with merging.Merging(family.named_layers()) as weights:
+        weights.apply([merging.Strength(factors, text_encoder=1.0, unet=1.0)])
+        ours = family.predict(noisy, t, Conditioning(states, None, torch.zeros(2, 6)))
+    torch.testing.assert_close(ours, with_lora, rtol=1e-4, atol=1e-4)
+    assert (with_lora - without).abs().max() > 0.01
