@@ -113,7 +113,7 @@ def edit_block(script: Path, /, **settings) -> None:
 FEW = dict(  # a complete run of 12 steps within a second
     output_name="it", train_batch_size=2, max_train_epochs=2, network_dim=2, network_alpha=2.0, learning_rate=1e-2,
     text_encoder_lr=None, resolution=64, device="cpu", seed=7, save_every_n_epochs=None, sample_every_n_epochs=0,
-    cache_latents_to_disk=False, tag_occurrence_txt_file=False,
+    cache_latents_to_disk=False, tag_occurrence_txt_file=False, min_snr_gamma=None, prior_loss_weight=1.0,
 )  # fmt: skip
 
 

@@ -282,10 +282,11 @@ def test_the_table_in_english(found):
     ]
     assert lines[5] == "bucket  pictures  samples  batches"
     assert sum(int(line.split()[2]) for line in lines[6 : lines.index("", 6)]) == 35
-    assert lines[-4].startswith(
+    assert lines[-5].startswith(
         "regularization: 9 of 20 images per epoch, 2 times each, 18 samples; they take turns, 20 of 20 over all epochs"
     )
-    assert lines[-4].endswith("captions are read from their files (reg_captions = True)")
+    assert lines[-5].endswith("captions are read from their files (reg_captions = True)")
+    assert lines[-4].startswith("validation: none, as there are fewer than 10 pictures")
     batches = plan.batch_counts[0]
     steps = (
         f"35 samples in batches of 4, each from one bucket: {batches} batches / 2 accumulated = {plan.step_counts[0]}"
