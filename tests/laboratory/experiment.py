@@ -57,7 +57,8 @@ LORA = "it.safetensors"  # what a training leaves
 OPTIONS = dict(
     pretrained_model_name_or_path=str(MODEL_FOLDER), network_dim=16, network_alpha=16.0, train_batch_size=4,
     max_train_steps=150, validation_split=0.0, sample_every_n_epochs=0, save_every_n_epochs=None, device="cpu",
-    cache_latents_to_disk=False, tag_occurrence_txt_file=False, resume="new", language="en",
+    cache_latents_to_disk=False, tag_occurrence_txt_file=False, resume="new", language="en", min_snr_gamma=None,
+    prior_loss_weight=1.0,
 )  # fmt: skip
 STUDENT = (
     12.706,
