@@ -87,7 +87,8 @@ weights, which may favour them here.""",
             ("defaults", "concept"), "more", ("min-SNR 5", "concept"), margin=0.03,
         ),
         Comparison(
-            "and keep as much of old words", ("defaults", "prior"), "same", ("sd-scripts' weights", "prior"), margin=0.03
+            "and keep as much of old words",
+            ("defaults", "prior"), "same", ("sd-scripts' weights", "prior"), margin=0.03,
         ),
     ],
     shown=SHOWN,
