@@ -111,7 +111,7 @@ sample_sampler = "euler_a"    # sampler of the previews: euler_a, euler, ddim, d
 # ---- Output: saving and logs | 输出：保存与日志 ----
 save_every_n_steps = None             # also keep a file every n steps; None: not by steps | 每几步另存一个文件；None 表示不按步数
 save_last_n_epochs = None             # of the files kept by save_every_n_epochs, only the last n stay; None: all | save_every_n_epochs 存下的文件只保留最近几个；None 表示全部保留
-keep_best = True                      # also leave name-best.safetensors: the epoch of the lowest loss of held-out and regularization pictures | 另存 名称-best.safetensors，即留出图片与正则化图片的损失最低的那一轮
+keep_best = True                      # also leave name-best.safetensors: the last epoch whose loss of held-out and regularization pictures is not above the lowest | 另存 名称-best.safetensors：留出图片与正则化图片的损失没有明显高于最低值的最后一轮
 early_stop = None                     # end the training when the loss of the held-out pictures has not fallen for so many measurements, usually 3~5; None: train to the end | 留出图片的损失连续这么多次测量都没有下降就提前结束，常用 3~5；None 表示训练到底
 save_precision = "fp16"               # number format of the file: "fp16" (half the size), "bf16", "float" | 文件精度："fp16"（小一半）、"bf16"、"float"
 save_model_as = "safetensors"         # file format: safetensors, ckpt or pt | 文件格式：safetensors、ckpt 或 pt

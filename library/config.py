@@ -589,8 +589,8 @@ class Config:
         english="the same for the training states beside them; None: as save_last_n_steps",
         chinese="随之保存的训练状态超过 n 步就删除；None 表示同 save_last_n_steps")
     keep_best: bool = option("output", True,
-        english="also leave name-best.safetensors: the epoch of the lowest loss of held-out and regularization pictures",
-        chinese="另存 名称-best.safetensors，即留出图片与正则化图片的损失最低的那一轮")
+        english="also leave name-best.safetensors: the last epoch whose loss of held-out and regularization pictures is not above the lowest",
+        chinese="另存 名称-best.safetensors：留出图片与正则化图片的损失没有明显高于最低值的最后一轮")
     early_stop: int | None = option("output", None, minimum=1,
         english="end the training when the loss of the held-out pictures has not fallen for so many measurements, usually 3~5; None: train to the end",
         chinese="留出图片的损失连续这么多次测量都没有下降就提前结束，常用 3~5；None 表示训练到底")

@@ -6,9 +6,10 @@ each on the same noise in every epoch. So two epochs are compared cell by cell, 
 the cells disagree: the standard error of the mean of their differences. Epochs are equal to the one of the lowest loss
 if theirs is not above it by more than one standard error, or by a trifle of all that the run has learnt.
 
-The lowest is recommended, and its equals are named. (The first of them, by the one-standard-error rule of Breiman et
-al. 1984, "Classification and Regression Trees", section 3.4.3, was tried: the character was often not there yet, see
-docs/log.md.) What was the lowest so far stays so until a lower one comes, so one file holds the best all along.
+The last of the equal ones is recommended: to stop sooner than asked for needs a reason, and with few pictures the
+lowest loss is often luck. (The first of them, by the one-standard-error rule of Breiman et al. 1984, "Classification
+and Regression Trees", section 3.4.3, and the lowest itself were tried, see docs/log.md.) An epoch that is equal to the
+lowest so far is the one recommended so far, and stays it until another is: one file holds the best all along.
 
 Overfitting begins where the loss has risen and stays above the lowest by more than two standard errors and that trifle.
 How often the rule is right on over-trained runs of the miniature: docs/laboratory.md.
@@ -38,8 +39,8 @@ class Measurement(NamedTuple):
 class Recommendation(NamedTuple):
     """Which epoch to use."""
 
-    epoch: int  # of the lowest loss
-    equal: list[int]  # epochs that are as good, in order
+    epoch: int  # the last of the equal ones
+    equal: list[int]  # epochs that cannot be told from the lowest loss, in order
     overfitted_from: int | None  # first epoch from which on all are worse
     epochs: list[int]  # that were measured
     pictures: int  # that were held out
@@ -89,10 +90,10 @@ def _which(found: Recommendation) -> str:
         else ("held-out pictures", "留出图片")
     )
     return say(
-        f"Use epoch {found.epoch}: the loss of {what_en} is lowest there. Epochs {english} are equal, as far as so few "
-        "can tell; the earlier of them have strayed less from the base model.",
-        f"建议使用第 {found.epoch} 轮：{what_zh}的损失在这一轮最低。就这些图片而言，第 {chinese} 轮相当，"
-        "其中较早的偏离底模较少。",
+        f"Use epoch {found.epoch}: no other has a lower loss of {what_en} beyond chance. Epochs {english} are equal, "
+        "as far as so few can tell; the later have learnt more, the earlier have strayed less from the base model.",
+        f"建议使用第 {found.epoch} 轮：就{what_zh}的损失而言，没有哪一轮明显更低。"
+        f"第 {chinese} 轮分不出高下，其中较晚的学得更多，较早的偏离底模较少。",
     )
 
 
@@ -154,7 +155,7 @@ def recommend(validations: list[dict[str, Any]]) -> Recommendation | None:
             break
         worse_from = one.epoch
     return Recommendation(
-        epoch=lowest.epoch,
+        epoch=equal[-1].epoch,
         equal=[one.epoch for one in equal],
         overfitted_from=worse_from,
         epochs=[one.epoch for one in ends],

@@ -51,7 +51,7 @@ OPTIONS = dict(
 CLAIM = Claim(
     title="The recommended epoch is as good as the best",
     sentence="每隔2次保存(后面可能过拟合，不一定是最后一次最好)",
-    method="""Runs that are over-trained on purpose, five alone and five beside regularization pictures: six times the
+    method="""Runs that were meant to be over-trained, five alone and five beside regularization pictures: six times the
 usual learning rate, held constant, for eight epochs of 49 steps. Two of sixteen pictures are held out by themselves
 (`validation_split = "auto"`), and the trainer recommends an epoch from losses alone (`library/recommendation.py`).
 Weights are averaged over about 50 steps (`ema_decay`), or an epoch's pictures would be the luck of its last step.
