@@ -23,7 +23,7 @@ from library.messages import Note, UserError, say
 AUTO_LEAST = 10  # of fewer pictures each one is missed
 AUTO_MOST = 16  # more would tell no more of an epoch
 LEAST_TIMESTEPS, MOST_TIMESTEPS = 4, 16  # of each picture; 4 as in sd-scripts, where there is time a multiple of it
-TIME_SHARE = 0.04  # of the training's time; with the unchanged model and the last epoch it stays below 5 %
+TIME_SHARE = 0.03  # of the arithmetic; small batches take longer, and so it stays below 5 % of the time
 PASSES_OF_A_SAMPLE = 3  # forward passes that a step's forward and backward take for each sample, about
 
 WITHOUT_CHANCE = dict(
