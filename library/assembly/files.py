@@ -166,7 +166,7 @@ class Files:
         return self.path(f"-best.{self.suffix}")
 
     def keep_best(self, position: Any) -> None:
-        """Keep the epoch that has just been measured, if none before had so low a loss."""
+        """Keep the epoch that has just been measured, if it is the one recommended so far."""
         from library import recommendation
 
         found = recommendation.recommend(self.report.validations)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from library.assembly.build import Training
 from library.assembly.prepare import Prepared
-from library.assembly.validating import in_batches, seed_of, shower
+from library.assembly.validating import in_batches, losses_of, seed_of
 from library.contracts import Sample
 from library.messages import say
 
@@ -86,10 +86,9 @@ def _measured(
     prepared: Prepared, training: Training, samples: list[Sample], timesteps: list[int], models: tuple[str, ...]
 ) -> dict[str, list]:
     """Losses of each picture (outer) at each timestep (inner), of each model, with and without captions."""
-    from library import losses, validation
     from library.data import held_out
 
-    seed, texts = seed_of(prepared), training.dataset.texts  # an empty caption need not be in the cache
+    texts = training.dataset.texts  # an empty caption need not be in the cache
     samples = held_out.fixed(samples, prepared.config)
     bare = [dataclasses.replace(sample, caption="") for sample in samples]
     batches = in_batches(prepared, training, samples)
@@ -99,10 +98,6 @@ def _measured(
         module.to(prepared.machine.device)
     strength = training.adapters.multiplier
     training.adapters.eval()
-
-    def plain_loss(prediction: Any, target: Any, mask: Any) -> Any:
-        return losses.per_sample(prediction, target, mask=mask)
-
     found = {}
     try:
         with training.averaged():
@@ -110,8 +105,7 @@ def _measured(
                 training.adapters.multiplier = strength if model == "trained" else 0.0
                 for words in CAPTIONS:
                     shown, training.dataset.texts = (samples, texts) if words == "with" else (bare, None)
-                    show = shower(prepared, training, shown)
-                    rows = validation.losses(batches, show, training.process.corrupt, plain_loss, timesteps, seed)
+                    rows = losses_of(prepared, training, shown, batches, timesteps)
                     found[f"{model}, {words} caption"] = [rows[place].tolist() for place in range(len(samples))]
     finally:
         training.dataset.texts = texts

@@ -133,14 +133,15 @@ def measure(prepared: Prepared, training: Training, *, is_unchanged: bool = Fals
         with training.averaged():
             if is_unchanged:
                 training.adapters.multiplier = 0.0
-            ours = losses_of(prepared, training, held, batches)
+            times = times_of(prepared)
+            ours = losses_of(prepared, training, held, batches, times)
             places = [[place for place in own if place in ours] for own in in_batches(prepared, training, partners)]
-            theirs = losses_of(prepared, training, partners, [own for own in places if own])
-            olds = losses_of(prepared, training, old, in_batches(prepared, training, old))
+            theirs = losses_of(prepared, training, partners, [own for own in places if own], times)
+            olds = losses_of(prepared, training, old, in_batches(prepared, training, old), times)
     finally:
         training.adapters.multiplier = strength
         training.adapters.train()
-    return validation.Measured.of(times_of(prepared), ours, theirs, olds)
+    return validation.Measured.of(times, ours, theirs, olds)
 
 
 def times_of(prepared: Prepared) -> list[int]:
@@ -161,19 +162,19 @@ def in_batches(prepared: Prepared, training: Training, samples: list[Sample]) ->
 
 
 def losses_of(
-    prepared: Prepared, training: Training, samples: list[Sample], batches: list[list[int]]
+    prepared: Prepared, training: Training, samples: list[Sample], batches: list[list[int]], times: list[int]
 ) -> dict[int, Any]:
-    """The losses of samples that are `held_out.fixed`, by their places; see `validation.losses`."""
+    """The losses of samples that are `held_out.fixed`, by their places, at some timesteps; see `validation.losses`."""
     from library import losses, validation
 
     def plain_loss(prediction: Any, target: Any, mask: Any) -> Any:
         return losses.per_sample(prediction, target, mask=mask)
 
-    show = shower(prepared, training, samples)
-    return validation.losses(batches, show, training.process.corrupt, plain_loss, times_of(prepared), seed_of(prepared))
+    show = _shower(prepared, training, samples)
+    return validation.losses(batches, show, training.process.corrupt, plain_loss, times, seed_of(prepared))
 
 
-def shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:
+def _shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:
     """Gives the batch of some of the samples, by their places."""
     from library.validation import Shown
 
