@@ -52,8 +52,8 @@ class Recommendation(NamedTuple):
         if self.overfitted_from:
             found.append(
                 say(
-                    f"From epoch {self.overfitted_from} on it is overfitted: pictures that were not learnt get worse.",
-                    f"从第 {self.overfitted_from} 轮起已过拟合：没学过的图片越来越差。",
+                    f"From epoch {self.overfitted_from} on it is overfitted: that loss has risen and stays up.",
+                    f"从第 {self.overfitted_from} 轮起已过拟合：上述损失升高后没有再降下来。",
                 )
             )
         elif self.equal == self.epochs[-1:] and len(self.epochs) > 1:
@@ -78,17 +78,17 @@ def _which(found: Recommendation) -> str:
             f"Only epoch {found.epoch} was measured: there is nothing to choose from yet.",
             f"目前只测量了第 {found.epoch} 轮，还无从比较。",
         )
-    if len(found.equal) == 1:
-        return say(
-            f"Use epoch {found.epoch}: no other comes near its loss on the held-out pictures.",
-            f"建议使用第 {found.epoch} 轮：就留出图片的损失而言，其他各轮都不如它。",
-        )
     english, chinese = spans(found.equal), spans(found.equal, "、")
     what_en, what_zh = (
         ("held-out and regularization pictures", "留出图片与正则化图片")
         if found.knows_drift
         else ("held-out pictures", "留出图片")
     )
+    if len(found.equal) == 1:
+        return say(
+            f"Use epoch {found.epoch}: no other comes near its loss of {what_en}.",
+            f"建议使用第 {found.epoch} 轮：就{what_zh}的损失而言，其他各轮都不如它。",
+        )
     return say(
         f"Use epoch {found.epoch}: no other has a lower loss of {what_en} beyond chance. Epochs {english} are equal, "
         "as far as so few can tell; the later have learnt more, the earlier have strayed less from the base model.",

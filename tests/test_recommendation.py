@@ -83,6 +83,19 @@ def test_a_model_that_learnt_nothing_has_no_margin():
     assert (found.epoch, found.equal, found.overfitted_from) == (1, [1], 2)
 
 
+def test_whatever_is_recommended_at_the_end_was_recommended_when_it_was_measured():
+    """Or the file of the best epoch, which is written then and only then, would hold another."""
+    rng = random.Random(1)
+    for seed in range(200):
+        curve = [0.5 + rng.random() * 0.5 for _ in range(8)]
+        events = validations(curve, noise=rng.choice([0.0, 0.1, 0.5]), seed=seed)
+        kept = None
+        for count in range(2, len(events) + 1):
+            now = events[count - 1]["epoch"]
+            kept = now if recommend(events[:count]).epoch == now else kept
+            assert kept == recommend(events[:count]).epoch
+
+
 def test_measurements_between_epochs_and_of_other_pictures_do_not_count():
     events = validations([0.8, 0.5, 0.6])
     events.insert(
