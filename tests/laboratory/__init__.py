@@ -1,6 +1,6 @@
 """Claims about training, measured on the miniature instead of believed.
 
-    python -m tests.laboratory [--claims white_areas,...] [--seeds 5] [--processes 2] [--keep FOLDER]
+    python -m tests.laboratory [--claims white_areas,...] [--seeds 2] [--processes 2] [--keep FOLDER]
 
 tries each claim of the user's text against its opposite, prints a table and writes docs/laboratory.md with a picture
 for each. It takes minutes for each claim, so no test of the suite runs it. How a claim is written: `experiment.py`.

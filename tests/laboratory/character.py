@@ -9,6 +9,7 @@ the character's other tags, without the trigger word, that show the character al
 import random
 import shutil
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
@@ -30,8 +31,8 @@ from tests.laboratory.experiment import Pictures
 COLOURS = ("white", "gray", "blue", "green", "pink")  # black is left out: the miniature's LoRA loses the teal
 LIKE = 0.6  # character_score of a good picture: drawings have 0.51 to 0.96 after the VAE
 SIDES = ("left", "center", "right")
-WANTED = [CharacterScene(POSES[index % len(POSES)], SIDES[index % 3], "", COLOURS[index // 6]) for index in range(30)]
-OLD = [random_scene(random.Random(seed), person_share=0, pair_share=0) for seed in range(30)]
+WANTED = [CharacterScene(pose, side, "", colour) for colour, pose, side in product(COLOURS, POSES, SIDES)]
+OLD = [random_scene(random.Random(seed), person_share=0, pair_share=0) for seed in range(len(WANTED))]
 SUBJECT_PROMPTS = [character_caption(scene) for scene in WANTED]
 OLD_PROMPTS = [caption(scene) for scene in OLD]
 WORDLESS_PROMPTS = [prompt.partition(", ")[2] for prompt in SUBJECT_PROMPTS]
@@ -39,13 +40,13 @@ OF_VIRTUES = {"subject": SUBJECT_PROMPTS, "old words": OLD_PROMPTS}
 QUESTIONS = OF_VIRTUES | {"without the word": WORDLESS_PROMPTS}
 SHOWN_OF_VIRTUES = [
     ("subject", 0),
-    ("subject", 8),
-    ("subject", 13),
-    ("subject", 28),
+    ("subject", 29),
+    ("subject", 40),
+    ("subject", 67),
     ("old words", 1),
     ("old words", 2),
 ]
-SHOWN = [*SHOWN_OF_VIRTUES, ("without the word", 8)]
+SHOWN = [*SHOWN_OF_VIRTUES, ("without the word", 29)]
 
 
 def random_character(rng: random.Random) -> CharacterScene:
@@ -56,11 +57,13 @@ def random_character(rng: random.Random) -> CharacterScene:
     return CharacterScene(rng.choice(POSES), position, size, rng.choice(COLOURS), pattern, jitter)
 
 
-def make_set(folder: Path, rng: random.Random, repeats: int = 10, with_regularization: bool = False) -> None:
-    """Sixteen pictures of the character; beside them, if wanted, the miniature's own regularization pictures."""
+def make_set(
+    folder: Path, rng: random.Random, repeats: int = 10, with_regularization: bool = False, count: int = 16
+) -> None:
+    """Pictures of the character; beside them, if wanted, the miniature's own regularization pictures."""
     place = folder / "train" / f"{repeats}_mytag"
     place.mkdir(parents=True)
-    for index in range(16):
+    for index in range(count):
         scene = random_character(rng)
         draw_character(scene).save(place / f"{index:02}.png")
         (place / f"{index:02}.txt").write_text(character_caption(scene), encoding="utf-8")

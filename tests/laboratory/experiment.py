@@ -135,6 +135,7 @@ class Claim:
         default_factory=dict
     )  # further conditions, made of the results of those that were drawn
     note: Callable[[list[Mapping[str, Mapping[str, float]]]], str] | None = None  # said of all seeds' results
+    seeds: range = range(1, 6)  # at most MOST_SEEDS
 
     def all_conditions(self) -> dict[str, tuple[Lora, ...]]:
         if self.conditions is not None:

@@ -69,7 +69,7 @@ def write(studies: list[Study], docs: Path, folder: Path) -> None:
     for study in studies:
         picture = docs / "images" / "laboratory" / f"{study.name}.webp"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        rows = shown_pictures(study.name, study.claim, 1, folder)
+        rows = shown_pictures(study.name, study.claim, study.claim.seeds[0], folder)
         _save_small(labelled(list(study.claim.all_conditions()), rows), picture)
         parts[study.name] = _part(study)
     known = [parts[name] for name in CLAIMS if name in parts]
