@@ -1,20 +1,23 @@
 """The laboratory's statistics, its eyes, a claim of toy size. True ones take minutes: `python -m tests.laboratory`."""
 
 import dataclasses
+import json
 import random
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
 from library import sampling
 from library.adapters import merging
 from library.assembly import lora_files
 from library.contracts import Conditioning
 from library.miniature import MODEL_FOLDER
+from library.miniature.checker import character_score
 from library.miniature.drawings import Person, Scene, draw
-from tests.laboratory import CLAIMS, experiment, people, written
+from tests.laboratory import CLAIMS, experiment, odd_pictures, people, written
 from tests.laboratory.diffusers_script import train_as_diffusers
 from tests.laboratory.experiment import BASE, Claim, Comparison, Effect, Lora, Training, effect, verdict
 from tests.laboratory.eyes import head_share, see
@@ -158,6 +161,62 @@ def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
     assert f"| [Learning changes pictures](#learning-changes-pictures) | {' | '.join(counts)} |" in page
     assert 0 < (docs / "images" / "laboratory" / "toy.webp").stat().st_size < written.LARGEST_PICTURE
     assert "it is brighter" in written.table([study])
+
+
+def test_a_claim_may_be_about_what_a_run_leaves_beside_its_lora(tmp_path, monkeypatch):
+    claim = Claim(
+        title="Wrong pictures stand first",
+        sentence="",
+        method="Two steps.",
+        trainings={"two steps": Training(odd_pictures.make_wrong_set, dict(max_train_steps=2))},
+        questions={},
+        measure=None,
+        read=lambda folder: {"lines": float(len((folder / "it.run.jsonl").read_text().splitlines()))},
+        comparisons=[Comparison("it tells", ("two steps", "lines"), "same", ("two steps", "lines"))],
+        shown=[],
+        limits="None.",
+    )
+    monkeypatch.setattr(experiment, "claim_of", lambda name: claim)
+    monkeypatch.setattr(experiment, "drawn", None)
+    monkeypatch.setattr(written, "CLAIMS", ("toy",))
+    results = [experiment.run_seed("toy", seed, tmp_path / "kept", dict(network_dim=2)) for seed in (1, 2)]
+    assert list(results[0]) == ["two steps"]
+    assert results[0]["two steps"]["lines"] > 2
+    written.write([written.Study("toy", claim, results)], tmp_path, tmp_path / "kept")
+    page = (tmp_path / "laboratory.md").read_text(encoding="utf-8")
+    assert "images/" not in page
+    assert "None.\n\n<!-- end -->" in page
+
+
+def test_where_wrong_pictures_stand_is_read_from_the_run(tmp_path):
+    names = [f"10_mytag/{at:02}.png" for at in range(4)]
+    rows = {"with": [1.0, 0.9, 0.3, 0.2], "without": [0.8, 0.6, 0.7, 0.5]}  # the captions of the first two harm
+    told = {f"{model}, {kind} caption": [[one] for one in losses] for model in ("trained", "unchanged")
+            for kind, losses in rows.items()}  # fmt: skip
+    event = dict(event="pictures", timesteps=[500], pictures=names, rows=told)
+    (tmp_path / "it.run.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
+    found = odd_pictures.read(tmp_path)
+    assert (found["both on top"], found["by loss, both on top"], found["timesteps"]) == (1.0, 1.0, 1.0)
+    event["pictures"] = names[::-1]
+    (tmp_path / "it.run.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
+    found = odd_pictures.read(tmp_path)
+    assert (found["both on top"], found["one on top"], found["by loss, both on top"]) == (0.0, 0.0, 0.0)
+    assert found["wrong ones marked"] == 0.0
+
+
+def test_a_wrong_set_has_one_wrong_caption_and_one_wrong_picture(tmp_path):
+    for seed in range(5):
+        odd_pictures.make_wrong_set(tmp_path / f"{seed}", random.Random(seed))
+        place = tmp_path / f"{seed}" / "train" / "10_mytag"
+        assert len(list(place.glob("*.png"))) == odd_pictures.COUNT
+        grounds = []
+        for name in (odd_pictures.MISLABELLED, "02.png"):
+            ground = see(np.asarray(Image.open(place / name))).background
+            grounds.append(f"{ground} background" in (place / name).with_suffix(".txt").read_text())
+        assert grounds == [False, True]
+        shown = [character_score(np.asarray(Image.open(place / name))) for name in (odd_pictures.ODD, "02.png")]
+        assert shown[0] < 0.3 < shown[1]
+        assert (place / odd_pictures.ODD).with_suffix(".txt").read_text().startswith("mytag, ")
 
 
 @torch.no_grad()

@@ -17,5 +17,6 @@ CLAIMS = (  # files of this folder, in the order of the user's text
     "rank_and_alpha",
     "learning_rates",
     "which_epoch",
+    "odd_pictures",
     "peer",
 )

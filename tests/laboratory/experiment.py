@@ -17,7 +17,8 @@ and, where there shall be regularization pictures, `folder/reg/<repeats>_<concep
 means other pictures, another order and other noise, the same in all trainings of that seed: differences are paired.
 Without `conditions` each training is one, at strength 1, and "base model" is another; with them, a condition is any
 LoRAs at any strengths, also files saved after an epoch: `(Lora("a", 0.6), Lora("b", 0.5, "it-000002.safetensors"))`. A
-training that is not ours gives its own `train` (see `Training`).
+training that is not ours gives its own `train` (see `Training`). A claim about what else a run leaves has `read` in
+place of `measure`, and nothing is drawn.
 
 All runs on the CPU with one thread. What was trained is kept with a stamp of its set and options, what was measured
 with a stamp of the claim's files: a laboratory that was interrupted goes on, a claim that was edited is measured again.
@@ -37,6 +38,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -124,7 +126,7 @@ class Claim:
     method: str  # what is done, for the reader of the results; a paragraph or two of Markdown
     trainings: Mapping[str, Training]
     questions: Mapping[str, Sequence[str]]  # name -> prompts
-    measure: Callable[[Mapping[str, Pictures]], dict[str, float]]
+    measure: Callable[[Mapping[str, Pictures]], dict[str, float]] | None  # of what was drawn; None: see `read`
     comparisons: Sequence[Comparison]
     shown: Sequence[tuple[str, int]]  # question and place of its prompt
     conditions: Mapping[str, tuple[Lora, ...]] | None = None  # None: the base model, and each training at strength 1
@@ -134,13 +136,14 @@ class Claim:
     derived: Mapping[str, Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, float]]] = field(
         default_factory=dict
     )  # further conditions, made of the results of those that were drawn
+    read: Callable[[Path], dict[str, float]] | None = None  # measures what a training left in its folder instead
     note: Callable[[list[Mapping[str, Mapping[str, float]]]], str] | None = None  # said of all seeds' results
     seeds: range = range(1, 6)  # at most MOST_SEEDS
 
     def all_conditions(self) -> dict[str, tuple[Lora, ...]]:
         if self.conditions is not None:
             return dict(self.conditions)
-        return {BASE: ()} | {name: (Lora(name),) for name in self.trainings}
+        return ({} if self.read else {BASE: ()}) | {name: (Lora(name),) for name in self.trainings}
 
 
 # ---- Statistics ------------------------------------------------------------------------------------------------------
@@ -239,26 +242,34 @@ def run_seed(name: str, seed: int, folder: Path, overriding: Mapping[str, Any] |
         files[training_name] = place / training_name
         stamps[training_name] = _trained(training, seed, place / training_name, overriding or {})
     found = {}
-    prompts = [prompt for asked in claim.questions.values() for prompt in asked]
     for condition, loras in claim.all_conditions().items():
         kept = place / f"{condition}.json"
         stamp = _stamp(_source(claim), *(f"{stamps[lora.training]} {lora}" for lora in loras))
         results = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
         if results.get("stamp") != stamp:
-            given = [(files[lora.training] / lora.file, lora.strength) for lora in loras]
-            drawn_all = drawn(prompts, seed, given, claim.size, claim.sampling_steps)
-            pictures, at = {}, 0
-            for question, asked in claim.questions.items():
-                pictures[question] = drawn_all[at : at + len(asked)]
-                at += len(asked)
-            place.mkdir(parents=True, exist_ok=True)
-            for question, of_question in pictures.items():
-                strip = sampling.grid([[Image.fromarray(picture) for picture in of_question]], gap=0)
-                strip.save(place / f"{condition}, {question}.png")
-            results = dict(stamp=stamp, measures=claim.measure(pictures))
+            if claim.read:
+                measures = claim.read(files[loras[0].training])
+            else:
+                given = [(files[lora.training] / lora.file, lora.strength) for lora in loras]
+                measures = claim.measure(_answers(claim, seed, given, place, condition))
+            results = dict(stamp=stamp, measures=measures)
             kept.write_text(json.dumps(results), encoding="utf-8")
         found[condition] = results["measures"]
     return found | {condition: derive(found) for condition, derive in claim.derived.items()}
+
+
+def _answers(
+    claim: Claim, seed: int, loras: Sequence[tuple[Path, float]], place: Path, condition: str
+) -> dict[str, Pictures]:
+    """What is drawn to each question; strips of it are left in `place`."""
+    prompts = [prompt for asked in claim.questions.values() for prompt in asked]
+    rest = iter(drawn(prompts, seed, loras, claim.size, claim.sampling_steps))
+    pictures = {question: list(islice(rest, len(asked))) for question, asked in claim.questions.items()}
+    place.mkdir(parents=True, exist_ok=True)
+    for question, of_question in pictures.items():
+        strip = sampling.grid([[Image.fromarray(picture) for picture in of_question]], gap=0)
+        strip.save(place / f"{condition}, {question}.png")
+    return pictures
 
 
 def _trained(training: Training, seed: int, folder: Path, overriding: Mapping[str, Any]) -> str:
@@ -285,7 +296,11 @@ def _trained(training: Training, seed: int, folder: Path, overriding: Mapping[st
 
 def _source(claim: Claim) -> str:
     """The text of the claim's file, of this one and of the laboratory's eyes."""
-    files = [Path(inspect.getfile(claim.measure)), Path(__file__), *Path(__file__).parent.glob("eyes*.py")]
+    files = [
+        Path(inspect.getfile(claim.measure or claim.read)),
+        Path(__file__),
+        *Path(__file__).parent.glob("eyes*.py"),
+    ]
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 

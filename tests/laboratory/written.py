@@ -67,10 +67,11 @@ def write(studies: list[Study], docs: Path, folder: Path) -> None:
     page = docs / "laboratory.md"
     parts = _parts(page.read_text(encoding="utf-8")) if page.exists() else {}
     for study in studies:
-        picture = docs / "images" / "laboratory" / f"{study.name}.webp"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        rows = shown_pictures(study.name, study.claim, study.claim.seeds[0], folder)
-        _save_small(labelled(list(study.claim.all_conditions()), rows), picture)
+        if study.claim.shown:
+            picture = docs / "images" / "laboratory" / f"{study.name}.webp"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            rows = shown_pictures(study.name, study.claim, study.claim.seeds[0], folder)
+            _save_small(labelled(list(study.claim.all_conditions()), rows), picture)
         parts[study.name] = _part(study)
     known = [parts[name] for name in CLAIMS if name in parts]
     page.write_text(HEAD + _overview(known) + "\n" + "\n".join(known), encoding="utf-8")
@@ -111,10 +112,11 @@ def _part(study: Study) -> str:
         told = " | ".join(f"{mean(numbers):.2f} ± {stdev(numbers):.2f}" for numbers in values)
         lines.append(f"| {condition} | {told} |")
     lines += ["", claim.note(study.results)] if claim.note else []
-    asked = "; ".join(f"`{claim.questions[question][index]}`" for question, index in claim.shown)
-    lines += ["", f"![{claim.title}](images/laboratory/{study.name}.webp)", "", f"Columns: {asked}.", ""]
-    lines += [claim.limits, ""] if claim.limits else []
-    return "\n".join([*lines, "<!-- end -->", ""])
+    if claim.shown:
+        asked = "; ".join(f"`{claim.questions[question][index]}`" for question, index in claim.shown)
+        lines += ["", f"![{claim.title}](images/laboratory/{study.name}.webp)", "", f"Columns: {asked}."]
+    lines += ["", claim.limits] if claim.limits else []
+    return "\n".join([*lines, "", "<!-- end -->", ""])
 
 
 def labelled(names: list[str], rows: list[list[Image.Image]], gap: int = 4, margin: int = 130) -> Image.Image:
