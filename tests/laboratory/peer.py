@@ -9,15 +9,16 @@ from tests.laboratory.character import QUESTIONS, SHOWN, make_set, measure
 from tests.laboratory.diffusers_script import train_as_diffusers
 from tests.laboratory.experiment import Claim, Comparison, Training
 
-STEPS, RANK = 200, 32
+STEPS, RANK = 600, 32
 WEIGHTS = dict(min_snr_gamma=Config.min_snr_gamma, prior_loss_weight=Config.prior_loss_weight)  # the block's
+USUAL = 5e-4  # for a model this narrow: 1e-4 times 320 / 64, by the widths of the first level
 
 
 def theirs(rate: float) -> Training:
     return Training(make_set, dict(network_dim=RANK, max_train_steps=STEPS, learning_rate=rate), train_as_diffusers)
 
 
-def ours(rate: float | None, with_regularization: bool = True, **options: Any) -> Training:
+def ours(rate: float, with_regularization: bool = True, **options: Any) -> Training:
     """With sd-scripts' weights of the loss, and the block's defaults in all else, beside `options`."""
     given = dict(network_dim=RANK, network_alpha=float(RANK), max_train_steps=STEPS, learning_rate=rate)
     return Training(partial(make_set, with_regularization=with_regularization), given | options)
@@ -40,56 +41,3 @@ def no_worse(condition: str) -> list[Comparison]:
         Comparison(words.format(name), (condition, name), sense, (NEARLY, name), margin=0.0)
         for name, sense in SENSES.items()
     ]
-
-
-CLAIM = Claim(
-    title="A LoRA of ours is no worse than one of diffusers' own script",
-    sentence="",
-    method="""The character is trained at rank 32 for 200 steps of 4 pictures: by the script, and by ours, beginning
-with the script's layers and settings (attention of the U-Net alone, constant rate, no regularization pictures), then
-with its settings on the layers that we adapt, which are those of sd-scripts, then with regularization pictures and
-sd-scripts' weights of the loss (no min-SNR, regularization pictures count as much as others), then with these changed
-up to the block's defaults (min-SNR 5, regularization pictures count 0.3); last for 400 steps, which show the character
-itself as often as the script does. The script has the rate
-that scored best for it on two other seeds among 5e-4, 1e-3, 2e-3 and 4e-3: 2e-3. On its layers ours has half of that,
-because here our matrices begin twice as large as those of peft's `gaussian`; else ours has its usual rate for a model
-this narrow, 5e-4. *Certainly not worse by 0.1* compares with the script's result less 0.1 (of leaks: plus 0.1), so the
-true difference to the script is by 0.1 less good than the one below. The miniature was itself trained with min-SNR
-weights, which may favour them here.""",
-    trainings={
-        SCRIPT: theirs(2e-3),
-        "its layers": ours(1e-3, **ITS_SETTINGS, exclude_patterns=BESIDES_ATTENTION),
-        "its settings": ours(None, **ITS_SETTINGS),
-        "sd-scripts' weights": ours(None),
-        "no regularization": ours(None, with_regularization=False),
-        "min-SNR 5": ours(None, min_snr_gamma=5.0),
-        "defaults": ours(None, **WEIGHTS),
-        "defaults, 400 steps": ours(None, **WEIGHTS, max_train_steps=2 * STEPS),
-    },
-    derived={NEARLY: nearly},
-    questions=QUESTIONS,
-    measure=measure,
-    sampling_steps=10,
-    comparisons=[
-        *no_worse("its layers"),
-        *no_worse("its settings"),
-        *no_worse("defaults"),
-        *no_worse("defaults, 400 steps"),
-        Comparison(
-            "the defaults keep more of old words", ("defaults", "prior"), "more", (SCRIPT, "prior"), margin=0.03
-        ),
-        Comparison(
-            "min-SNR learns more of the concept than sd-scripts' weights",
-            ("min-SNR 5", "concept"), "more", ("sd-scripts' weights", "concept"), margin=0.03,
-        ),
-        Comparison(
-            "regularization pictures at weight 0.3 besides, still more",
-            ("defaults", "concept"), "more", ("min-SNR 5", "concept"), margin=0.03,
-        ),
-        Comparison(
-            "and keep as much of old words",
-            ("defaults", "prior"), "same", ("sd-scripts' weights", "prior"), margin=0.03,
-        ),
-    ],
-    shown=SHOWN,
-)  # fmt: skip

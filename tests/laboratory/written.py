@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from tests.laboratory import CLAIMS
 from tests.laboratory.experiment import Claim, Comparison, Effect, effect, shown_pictures, verdict
@@ -119,9 +119,10 @@ def _part(study: Study) -> str:
     return "\n".join([*lines, "", "<!-- end -->", ""])
 
 
-def labelled(names: list[str], rows: list[list[Image.Image]], gap: int = 4, margin: int = 130) -> Image.Image:
+def labelled(names: list[str], rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
     """Rows of pictures with the condition's name at the left."""
     width, height = rows[0][0].size
+    margin = 12 + int(max(ImageFont.load_default().getlength(name) for name in names))
     size = (margin + len(rows[0]) * (width + gap), len(rows) * (height + gap))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
