@@ -454,15 +454,7 @@ def test_a_browser_shows_it_without_a_mistake_a_request_or_anything_too_wide(bro
     known = facts(tmp_path, prompts=prompts, name="name_" * 20, command="x" * 300)
     page = page_of(tmp_path, told_events(tmp_path, is_finished=True), known)
     page = page.replace("<title>", f"{BEFORE}<title>", 1).replace("</body>", f"{AFTER}</body>")
-    path = tmp_path / "page.html"
-    path.write_text(OUTSIDE.replace("WIDTH", str(width)).replace("PAGE", html.escape(page)), encoding="utf-8")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --disable-component-update "
-        "--disable-background-networking --enable-logging=stderr --hide-scrollbars --window-size=1400,1000 "
-        "--virtual-time-budget=3000"
-    )
-    command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = opened(browser, tmp_path, OUTSIDE.replace("WIDTH", str(width)).replace("PAGE", html.escape(page)))
     told = re.search('<pre id="found">(.*)</pre>', done.stdout)
     assert told, done.stderr
     found = json.loads(html.unescape(told[1]))
@@ -475,3 +467,36 @@ def test_a_browser_shows_it_without_a_mistake_a_request_or_anything_too_wide(bro
     assert found["told"].startswith("epoch ")
     for strength, alts in zip(("0", "0.5", "1"), found["seen"], strict=True):
         assert [alt.rpartition(" ")[2] for alt in alts] == [f"({strength})"] * 2
+
+
+@pytest.mark.parametrize(
+    ("is_finished", "unfolded", "loads"), [(False, 0, 3), (False, 700, 3), (False, 10_000, 1), (True, 0, 1)]
+)
+def test_a_browser_loads_it_again_while_training_but_not_what_is_being_read(
+    browser, tmp_path, is_finished, unfolded, loads
+):
+    page = page_of(tmp_path, told_events(tmp_path, EPOCHS if is_finished else 2, is_finished=is_finished))
+    assert page.count("60000") == 1  # milliseconds
+    counting = """<script>
+    name += "x";  // outlives a reload
+    document.body.dataset.loads = name.length;
+    const part = document.querySelector("details"), isLast = name.length == 3;  // or it would go on for ever
+    part.open = isLast || UNFOLDED > 0;
+    setTimeout(() => part.open = isLast, UNFOLDED);
+    </script></body>""".replace("UNFOLDED", str(unfolded))
+    page = page.replace("60000", "500").replace("</body>", counting)
+    found = re.search(r'data-loads="(\d+)"', opened(browser, tmp_path, page).stdout)
+    assert int(found[1]) == loads
+
+
+def opened(browser: str, folder: Path, page: str) -> subprocess.CompletedProcess:
+    """What a browser makes of a page within three seconds of its own time: its elements, and what it complains of."""
+    path = folder / "page.html"
+    path.write_text(page, encoding="utf-8")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --disable-component-update "
+        "--disable-background-networking --enable-logging=stderr --hide-scrollbars --window-size=1400,1000 "
+        "--virtual-time-budget=3000"
+    )
+    command = [browser, *flags.split(), f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)

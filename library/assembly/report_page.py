@@ -35,8 +35,8 @@ FIRST_TAGS, MOST_TAGS = 12, 60
 FIRST_PICTURES = 12  # of the ranking; the others are folded
 PAGE_SCRIPT = """
 if (document.querySelector("[data-running]"))
-  setTimeout(() => document.querySelector("details[open]") || location.reload(), 60000);
-"""
+  setInterval(() => document.querySelector("details[open]") || location.reload(), 60000);
+"""  # not while something is unfolded: that may be being read
 
 
 # ---- What the page is made of ----
