@@ -11,14 +11,13 @@ from tests.laboratory.experiment import Claim, Comparison, Training
 
 STEPS, RANK = 600, 32
 WEIGHTS = dict(min_snr_gamma=Config.min_snr_gamma, prior_loss_weight=Config.prior_loss_weight)  # the block's
-USUAL = 5e-4  # for a model this narrow: 1e-4 times 320 / 64, by the widths of the first level
 
 
 def theirs(rate: float) -> Training:
     return Training(make_set, dict(network_dim=RANK, max_train_steps=STEPS, learning_rate=rate), train_as_diffusers)
 
 
-def ours(rate: float, with_regularization: bool = True, **options: Any) -> Training:
+def ours(rate: float | None, with_regularization: bool = True, **options: Any) -> Training:
     """With sd-scripts' weights of the loss, and the block's defaults in all else, beside `options`."""
     given = dict(network_dim=RANK, network_alpha=float(RANK), max_train_steps=STEPS, learning_rate=rate)
     return Training(partial(make_set, with_regularization=with_regularization), given | options)
@@ -41,3 +40,65 @@ def no_worse(condition: str) -> list[Comparison]:
         Comparison(words.format(name), (condition, name), sense, (NEARLY, name), margin=0.0)
         for name, sense in SENSES.items()
     ]
+
+
+CLAIM = Claim(
+    title="A LoRA of ours is no worse than one of diffusers' own script",
+    sentence="",
+    method="""The character is trained at rank 32 for 600 steps of 4 pictures, so that each picture is seen 150 times,
+beside regularization pictures 75 times: by diffusers' script; by ours with the script's layers, settings and rate
+(attention of the U-Net alone, constant rate, no regularization pictures); by ours with its settings on the layers that
+we adapt, which are those of sd-scripts; with the block's defaults but no regularization pictures; with these and
+sd-scripts' weights of the loss (no min-SNR, regularization pictures count as much as others); with min-SNR 5; with the
+block's weights (min-SNR 5, regularization pictures count 0.3); and with these at the miniature's usual rate, 5e-4.
+
+But for the last, each has the rate that scored best for it on two other seeds, of 2.5e-4, 5e-4, 1e-3 and 2e-3
+(sd-scripts' weights: of 1e-3, 2e-3 and 4e-3; min-SNR 5 has the same); which, stands in `tests/laboratory/peer.py`.
+*Certainly not worse by 0.1* compares with the script's result less 0.1 (of leaks: plus 0.1), so the true difference to
+the script is by 0.1 less good than the one below. The miniature was itself trained with min-SNR weights, which may
+favour them here.""",
+    trainings={
+        SCRIPT: theirs(5e-4),
+        "its layers": ours(5e-4, **ITS_SETTINGS, exclude_patterns=BESIDES_ATTENTION),
+        "its settings": ours(1e-3, **ITS_SETTINGS),
+        "no regularization": ours(2.5e-4, with_regularization=False, **WEIGHTS),
+        "sd-scripts' weights": ours(2e-3),
+        "min-SNR 5": ours(2e-3, min_snr_gamma=5.0),
+        "defaults": ours(2e-3, **WEIGHTS),
+        "defaults, usual rate": ours(None, **WEIGHTS),
+    },
+    derived={NEARLY: nearly},
+    questions=QUESTIONS,
+    measure=measure,
+    sampling_steps=10,
+    comparisons=[
+        *no_worse("its layers"),
+        *no_worse("its settings"),
+        *no_worse("defaults"),
+        *no_worse("defaults, usual rate"),
+        Comparison(
+            "the defaults learn more of the concept", ("defaults", "concept"), "more", (SCRIPT, "concept"), margin=0.03
+        ),
+        Comparison(
+            "and keep more of old words", ("defaults", "prior"), "more", (SCRIPT, "prior"), margin=0.03
+        ),
+        Comparison(
+            "regularization pictures keep more of them", ("defaults", "prior"), "more", ("no regularization", "prior"),
+            margin=0.03,
+        ),
+        Comparison(
+            "min-SNR learns more of the concept than sd-scripts' weights",
+            ("min-SNR 5", "concept"), "more", ("sd-scripts' weights", "concept"), margin=0.03,
+        ),
+        Comparison(
+            "regularization pictures at weight 0.3 besides, still more",
+            ("defaults", "concept"), "more", ("min-SNR 5", "concept"), margin=0.03,
+        ),
+        Comparison(
+            "and keep as much of old words",
+            ("defaults", "prior"), "same", ("sd-scripts' weights", "prior"), margin=0.03,
+        ),
+    ],
+    shown=SHOWN,
+    seeds=range(1, 11),
+)  # fmt: skip
