@@ -53,7 +53,7 @@ lr_scheduler_num_cycles = 1  # number of waves of cosine_with_restarts, usually 
 lr_scheduler_power = 1.0     # exponent of polynomial, usually 1~2 | polynomial 的指数，常用 1~2
 lr_warmup_steps = 0          # steps until the full learning rate: a number such as 100, or a share such as 0.05 or "5%" | 学习率升到最大所用的步数：如 100；也可写占总步数的比例，如 0.05 或 "5%"
 max_grad_norm = 1.0          # longer gradients are cut to this length, usually 1; 0: never | 梯度裁剪上限，常用 1；0 表示不裁剪
-min_snr_gamma = 5.0          # weigh the easy timesteps less, usually 5; learns more in the same steps, no cost; None: off, as in sd-scripts | 降低容易的时间步的权重，常用 5；同样步数学得更多，没有代价；None 表示不用（sd-scripts 的默认）
+min_snr_gamma = 5.0          # weigh the easy timesteps less, usually 5; learns more in the same steps; None: off, as in sd-scripts | 降低容易的时间步的权重，常用 5；同样步数学得更多；None 表示不用（sd-scripts 的默认）
 noise_offset = None          # lets it learn very dark and very bright pictures, usually 0.03~0.1; None: off | 便于学习很暗或很亮的图，常用 0.03~0.1；None 表示不用
 
 # ---- Seldom: pictures and captions | 较少修改：图片与标签 ----
@@ -77,7 +77,7 @@ alpha_mask = False                    # do not learn the transparent parts of pi
 validation_split = "auto"             # share of the training pictures that is not learnt but measured after every epoch, to tell which epoch to use; "auto": a tenth of 10 pictures and more; 0: none | 留出多少比例的训练图片不参加训练，每轮结束时只用来测量，据此推荐用哪一轮；"auto"：满 10 张时留出十分之一；0 表示不留
 
 # ---- Seldom: regularization images | 较少修改：正则化图片 ----
-prior_loss_weight = 0.3  # weight of the regularization images, usually 0.3~1; at 1, as in sd-scripts, much less of the subject is learnt in the same steps | 正则化图片的权重，常用 0.3~1；sd-scripts 为 1，那样同样步数学到的主体会少得多
+prior_loss_weight = 0.3  # weight of the regularization images, usually 0.3~1; at 1, as in sd-scripts, less of the subject is learnt in the same steps, and it shows up less where it is not named | 正则化图片的权重，常用 0.3~1；sd-scripts 为 1，那样同样步数学到的主体较少，没写触发词时主体也较少冒出来
 reg_captions = True      # read the caption files of regularization images; False: the text of their folder's name only | 读取正则化图片的标签文件；False 表示只用文件夹名中的文字
 reg_rotate = True        # where there are more regularization images than needed, they take turns over the epochs; False: only the first ones, as sd-scripts | 正则化图片有多余时各轮轮流使用；False 表示只用最前面的（与 sd-scripts 相同）
 

@@ -266,8 +266,8 @@ class Config:
         english="longer gradients are cut to this length, usually 1; 0: never",
         chinese="梯度裁剪上限，常用 1；0 表示不裁剪")
     min_snr_gamma: float | None = option("learning", 5.0, above=0,
-        english="weigh the easy timesteps less, usually 5; learns more in the same steps, no cost; None: off, as in sd-scripts",
-        chinese="降低容易的时间步的权重，常用 5；同样步数学得更多，没有代价；None 表示不用（sd-scripts 的默认）")
+        english="weigh the easy timesteps less, usually 5; learns more in the same steps; None: off, as in sd-scripts",
+        chinese="降低容易的时间步的权重，常用 5；同样步数学得更多；None 表示不用（sd-scripts 的默认）")
     noise_offset: float | None = option("learning", None, minimum=0,
         english="lets it learn very dark and very bright pictures, usually 0.03~0.1; None: off",
         chinese="便于学习很暗或很亮的图，常用 0.03~0.1；None 表示不用")
@@ -449,8 +449,8 @@ class Config:
 
     # ---- regularization ----
     prior_loss_weight: float = option("regularization", 0.3, minimum=0,
-        english="weight of the regularization images, usually 0.3~1; at 1, as in sd-scripts, much less of the subject is learnt in the same steps",
-        chinese="正则化图片的权重，常用 0.3~1；sd-scripts 为 1，那样同样步数学到的主体会少得多")
+        english="weight of the regularization images, usually 0.3~1; at 1, as in sd-scripts, less of the subject is learnt in the same steps, and it shows up less where it is not named",
+        chinese="正则化图片的权重，常用 0.3~1；sd-scripts 为 1，那样同样步数学到的主体较少，没写触发词时主体也较少冒出来")
     reg_captions: bool = option("regularization", True,
         english="read the caption files of regularization images; False: the text of their folder's name only",
         chinese="读取正则化图片的标签文件；False 表示只用文件夹名中的文字")
