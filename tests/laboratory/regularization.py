@@ -6,16 +6,17 @@ from tests.laboratory.character import QUESTIONS, SHOWN, make_set, measure
 from tests.laboratory.experiment import Claim, Comparison, Training
 
 RATE = dict(learning_rate=1.5e-3)
-STEPS = 100  # without regularization pictures, which double them
+STEPS, LONG = 100, 600  # without regularization pictures, which double them
 with_regularization = partial(make_set, with_regularization=True)
 
 CLAIM = Claim(
     title="Regularization pictures keep old knowledge",
     sentence="可以显著改善过拟合…… [正则化图片] 不需要打TAG……不需要有tag文件！——你做了也会被忽略。",
     method="""The character is trained alone, and beside the miniature's own regularization pictures, which the base
-model drew from tags of its own world. Both see the character equally often (so the latter takes twice the steps), and
-one sees it alone for as many steps as the latter takes. With tags each regularization picture has the caption that it
-was drawn from; without, only its folder's word (`reg_captions = False`), as in the text and in sd-scripts.""",
+model drew from tags of its own world. Both see the character equally often, so the latter takes twice the steps: 100
+and 200, *long* 600 and 1,200; and one sees it alone for as many steps as the latter takes. With tags each
+regularization picture has the caption that it was drawn from; without, only its folder's word
+(`reg_captions = False`), as in the text and in sd-scripts.""",
     trainings={
         "without": Training(make_set, RATE | dict(max_train_steps=STEPS)),
         "without, twice as long": Training(make_set, RATE | dict(max_train_steps=2 * STEPS)),
@@ -24,6 +25,8 @@ was drawn from; without, only its folder's word (`reg_captions = False`), as in 
         "with, weight 0.3": Training(
             with_regularization, RATE | dict(max_train_steps=2 * STEPS, prior_loss_weight=0.3)
         ),
+        "long, without": Training(make_set, RATE | dict(max_train_steps=LONG)),
+        "long, with, tagged": Training(with_regularization, RATE | dict(max_train_steps=2 * LONG)),
     },
     questions=QUESTIONS,
     measure=measure,
@@ -38,6 +41,14 @@ was drawn from; without, only its folder's word (`reg_captions = False`), as in 
         Comparison(
             "they keep old words though the training takes twice as long",
             ("with, tagged", "prior"), "more", ("without, twice as long", "prior"),
+        ),
+        Comparison(
+            "they keep old words in a long training",
+            ("long, with, tagged", "prior"), "more", ("long, without", "prior"),
+        ),
+        Comparison(
+            "and cost nothing of the concept there",
+            ("long, with, tagged", "concept"), "same", ("long, without", "concept"),
         ),
         Comparison(
             "without tags they keep as much as with tags",
