@@ -1,11 +1,11 @@
 """Does the report's ranking put mislabelled and odd training pictures first?"""
 
-import json
 import random
 from pathlib import Path
 from statistics import fmean
 
 from library.assembly.odd_pictures import ranked
+from library.assembly.report_page import Told
 from library.config import Config
 from library.miniature.drawings import CharacterScene, character_caption, draw, draw_character, random_scene
 from tests.laboratory.character import make_set, random_character
@@ -34,8 +34,9 @@ def _put(path: Path, picture, described: CharacterScene) -> None:
 
 def read(folder: Path) -> dict[str, float]:
     """Where the two stand in the run's ranking, and in one by the loss (the trained model's, if that was measured)."""
-    lines = (folder / "it.run.jsonl").read_text(encoding="utf-8").splitlines()
-    (event,) = (told for told in map(json.loads, lines) if told["event"] == "pictures")
+    told = Told(folder / "it.run.jsonl")
+    told.read()
+    event = told.pictures
     found = ranked(event)
     losses = event["rows"].get("trained, with caption") or event["rows"]["unchanged, with caption"]
     by_loss = [name for _, name in sorted(zip(map(fmean, losses), event["pictures"], strict=True), reverse=True)]
