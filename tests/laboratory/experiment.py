@@ -51,6 +51,7 @@ import train_network
 from library import checks, families, sampling
 from library.adapters import merging
 from library.assembly import lora_files
+from library.config import Config
 from library.contracts import Family
 from library.miniature import MODEL_FOLDER
 
@@ -62,6 +63,9 @@ OPTIONS = dict(
     cache_latents_to_disk=False, tag_occurrence_txt_file=False, resume="new", language="en", min_snr_gamma=None,
     prior_loss_weight=1.0,
 )  # fmt: skip
+BLOCK_WEIGHTS = dict(  # of the loss, as the parameter block has them; OPTIONS has sd-scripts'
+    min_snr_gamma=Config.min_snr_gamma, prior_loss_weight=Config.prior_loss_weight
+)
 STUDENT = (
     12.706,
     4.303,

@@ -6,10 +6,9 @@ from statistics import fmean
 
 from library.assembly.odd_pictures import ranked
 from library.assembly.report_page import Told
-from library.config import Config
 from library.miniature.drawings import CharacterScene, character_caption, draw, draw_character, random_scene
 from tests.laboratory.character import make_set, random_character
-from tests.laboratory.experiment import Claim, Comparison, Training
+from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Training
 
 COUNT = 12  # pictures, two of them wrong
 MISLABELLED, ODD = "00.png", "01.png"
@@ -54,7 +53,6 @@ def read(folder: Path) -> dict[str, float]:
     }
 
 
-OPTIONS = dict(min_snr_gamma=Config.min_snr_gamma, prior_loss_weight=Config.prior_loss_weight)  # the block's
 CLAIM = Claim(
     title="Wrong training pictures stand first in the report",
     sentence="",
@@ -64,7 +62,9 @@ pictures by how much their captions help the model, trained and unchanged (`libr
 of the run's time: the shorter the run, the fewer timesteps, and in the shortest by the unchanged model alone. By chance
 both would be on top in 1 of 66. *Marked* is what the report calls worth a look; where that begins was chosen on other
 runs.""",
-    trainings={f"{steps} steps": Training(make_wrong_set, OPTIONS | dict(max_train_steps=steps)) for steps in LENGTHS},
+    trainings={
+        f"{steps} steps": Training(make_wrong_set, BLOCK_WEIGHTS | dict(max_train_steps=steps)) for steps in LENGTHS
+    },
     questions={},
     measure=None,
     read=read,

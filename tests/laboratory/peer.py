@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from library.config import Config
 from tests.laboratory.character import QUESTIONS, SHOWN, make_set, measure
 from tests.laboratory.diffusers_script import train_as_diffusers
-from tests.laboratory.experiment import Claim, Comparison, Training
+from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Training
 
 STEPS, RANK = 600, 32
-WEIGHTS = dict(min_snr_gamma=Config.min_snr_gamma, prior_loss_weight=Config.prior_loss_weight)  # the block's
 
 
 def theirs(rate: float) -> Training:
@@ -61,12 +59,12 @@ favour them here.""",
         SCRIPT: theirs(5e-4),
         "its layers": ours(5e-4, **ITS_SETTINGS, exclude_patterns=BESIDES_ATTENTION),
         "its settings": ours(1e-3, **ITS_SETTINGS),
-        "no regularization": ours(2.5e-4, with_regularization=False, **WEIGHTS),
+        "no regularization": ours(2.5e-4, with_regularization=False, **BLOCK_WEIGHTS),
         "sd-scripts' weights": ours(2e-3),
         "min-SNR 5": ours(2e-3, min_snr_gamma=5.0),
-        "defaults": ours(2e-3, **WEIGHTS),
+        "defaults": ours(2e-3, **BLOCK_WEIGHTS),
         "min-SNR 5 at the usual rate": ours(None, min_snr_gamma=5.0),
-        "defaults at the usual rate": ours(None, **WEIGHTS),
+        "defaults at the usual rate": ours(None, **BLOCK_WEIGHTS),
     },
     derived={NEARLY: nearly},
     questions=QUESTIONS,

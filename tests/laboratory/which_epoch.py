@@ -5,7 +5,7 @@ from functools import partial
 from statistics import mean
 
 from tests.laboratory.character import OLD_PROMPTS, SUBJECT_PROMPTS, make_set, virtues
-from tests.laboratory.experiment import Claim, Comparison, Lora, Pictures, Training
+from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Lora, Pictures, Training
 
 EPOCHS = 8
 NEAR = 0.95  # of the best epoch's score: a hit
@@ -50,7 +50,7 @@ def hits(results: list[Results]) -> str:
 FILES = {number: f"it-{number:06}.safetensors" for number in range(1, EPOCHS)} | {EPOCHS: "it.safetensors"}
 OPTIONS = dict(
     learning_rate=2e-3, lr_scheduler="constant", max_train_epochs=EPOCHS, max_train_steps=None, save_every_n_epochs=1,
-    validation_split="auto", validate_every_n_epochs=1, ema_decay=0.99, min_snr_gamma=5.0, prior_loss_weight=0.3,
+    validation_split="auto", validate_every_n_epochs=1, ema_decay=0.99, **BLOCK_WEIGHTS,
 )  # fmt: skip
 CLAIM = Claim(
     title="The recommended epoch is as good as the best",
