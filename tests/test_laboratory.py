@@ -163,6 +163,15 @@ def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
     assert "it is brighter" in written.table([study])
 
 
+def test_names_of_conditions_are_not_cut_off():
+    rows = [[Image.new("RGB", (64, 64), "red")]]
+    for name in ("short", "beside regularization pictures, the best epoch"):
+        sheet = np.asarray(written.labelled([name], rows))
+        before = sheet[:, : np.flatnonzero((sheet == (255, 0, 0)).all(axis=2).any(axis=0))[0]]
+        assert (before < 128).any()  # the name
+        assert (before[:, -4:] == 255).all()  # and a gap after it
+
+
 def test_a_claim_may_be_about_what_a_run_leaves_beside_its_lora(tmp_path, monkeypatch):
     claim = Claim(
         title="Wrong pictures stand first",
