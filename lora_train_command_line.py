@@ -136,15 +136,15 @@ multi_run_folder = None     # train every preset of this folder, one after anoth
 
 def main() -> int:
     """Check the values above, print the same run as a command, and train. torch is imported after the checks."""
-    from library import arguments, block, kohya
+    from library.options import command_line, parameter_block, sd_scripts
 
     def train(config, warnings):
-        print(arguments.command(config), flush=True)
+        print(command_line.command(config), flush=True)
         import train_network
 
         return train_network.run(config, warnings)
 
-    return block.run(__file__, globals(), kohya.translate, train)
+    return parameter_block.run(__file__, globals(), sd_scripts.translate, train)
 
 
 if __name__ == "__main__":

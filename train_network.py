@@ -18,17 +18,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from library import arguments, kohya
 from library.assembly.build import Training, build
 from library.assembly.files import Files, check_disk, closing_words, hashes_of
 from library.assembly.prepare import Prepared, prepare
 from library.assembly.rescue import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
 from library.assembly.shown_set import show_set
 from library.assembly.validating import measured_epochs, validate
-from library.checks import check
-from library.config import Config, trains_text_encoder
 from library.contracts import Batch, Family
 from library.messages import Stopped, UserError, say
+from library.options import command_line, sd_scripts
+from library.options.checks import check
+from library.options.training import Config, trains_text_encoder
 
 
 def main(argv: list[str]) -> int:
@@ -40,11 +40,11 @@ def main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without Chinese letters must not end the run
     try:
-        argv, output = arguments.output_of(argv)
-        values, where, notices, problems = kohya.translate(*arguments.parse(argv))
+        argv, output = command_line.output_of(argv)
+        values, where, notices, problems = sd_scripts.translate(*command_line.parse(argv))
         config, warnings = check(values, where, problems)
         if output:
-            arguments.write_config(config, output)
+            command_line.write_config(config, output)
             print(say(f"written: {output}", f"已写入 {output}"))
             return 0
         return run(config, notices + warnings)
@@ -535,7 +535,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
         return 0
     if processes.is_wanted(config):
         script = str(Path(__file__).resolve())
-        return processes.launch(config, [sys.executable, script, *arguments.to_arguments(config)])
+        return processes.launch(config, [sys.executable, script, *command_line.to_arguments(config)])
     world = processes.World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
     config = dataclasses.replace(config, num_processes=max(1, world.count // config.num_machines))
     if not world.is_first:
@@ -581,7 +581,7 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
 
     config, plan = prepared.config, prepared.plan
     if position.global_step < plan.step_count and not files.ended_early:
-        command = arguments.command(dataclasses.replace(config, resume="auto"))
+        command = command_line.command(dataclasses.replace(config, resume="auto"))
         is_enough = config.resume == "auto"
         print(
             say(

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from library.config import Config
 from library.messages import UserError, say
+from library.options.training import Config
 
 NOTES = ("note: ", "注意：")  # how lines begin that are a WARNING, in both languages
 SHOWN = {"DEBUG": "all", "INFO": "all", "WARNING": "notes", "ERROR": "none", "CRITICAL": "none"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:  # pictures and captions are read and checked before torch is imported
     from torch import Tensor, nn
 
-    from library.config import Config
+    from library.options.training import Config
 
 
 class Mask(NamedTuple):

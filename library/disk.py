@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.config import Config, last_strengths
 from library.messages import UserError, say
+from library.options.training import Config, last_strengths
 
 MIB = 2**20
 OPTIMIZER_VALUES = 2  # per trained value: AdamW's moments. Lion keeps 1, Prodigy 4

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from library.config import Config
+from library.options.training import Config
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # difference (B, C, h, w), c (B, 1, 1, 1) -> (B, C, h, w)
     "l2": lambda d, c: d**2,

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.config import Config
+from library.options.training import Config
 
 LYCORIS = {  # network_module -> the arguments by which LyCORIS knows it; lora is sd-scripts' own
     "loha": {"algo": "loha"}, "lokr": {"algo": "lokr"}, "dora": {"algo": "lora", "dora_wd": "True"},

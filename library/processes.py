@@ -15,8 +15,8 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from library.config import Config
 from library.messages import UserError, say
+from library.options.training import Config
 
 PATIENCE = 12 * 60  # minutes: the first process may encode 100,000 pictures while the others wait
 POLL_SECONDS = 0.2

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from library.config import SECRETS, Config
 from library.messages import UserError, say
+from library.options.training import SECRETS, Config
 
 PROJECT_NAME = "network_train"  # sd-scripts' default name of a project
 

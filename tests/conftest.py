@@ -14,8 +14,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 import pytest
 from PIL import Image, ImageDraw
 
-from library.block import MARK
 from library.messages import set_language
+from library.options.parameter_block import MARK
 
 LONG = ["test_options.py", "test_main_job.py", "test_from_pictures_to_lora.py"]  # minutes each
 
@@ -121,7 +121,7 @@ FEW = dict(  # a complete run of 12 steps within a second
 def run(tiny_model, small_set, tmp_path):
     """run("sdxl", output="a", option=value, ...) -> the folder of the results; a small complete run."""
     import train_network
-    from library import checks
+    from library.options import checks
 
     def run(family: str = "sd1", output: str = "out", **options) -> Path:
         train, reg = small_set

@@ -510,8 +510,8 @@ def test_a_continued_run_gives_the_bits_of_an_unbroken_one(run):
 
 
 def test_dropout_of_inner_values_is_refused_where_there_are_none():
-    from library.checks import contradictions
-    from library.config import Config
+    from library.options.checks import contradictions
+    from library.options.training import Config
 
     assert not list(contradictions(Config(network_dropout=0.1)))
     ((names, text),) = contradictions(Config(network_module="lokr", network_dropout=0.1))

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from library import arguments, messages
-from library.arguments import parse, to_arguments
-from library.checks import ConfigError, check
-from library.config import KINDS, OPTIONS, SECRETS, Config
+from library import messages
 from library.messages import set_language
+from library.options import command_line
+from library.options.checks import ConfigError, check
+from library.options.command_line import parse, to_arguments
+from library.options.training import KINDS, OPTIONS, SECRETS, Config
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def values_of(option):
 
 
 CONFIGS = st.builds(
-    Config, **{name: values_of(option) for name, option in arguments.FLAGS.items() if name not in SECRETS}
+    Config, **{name: values_of(option) for name, option in command_line.FLAGS.items() if name not in SECRETS}
 )
 
 
@@ -64,7 +65,7 @@ def test_the_arguments_of_a_configuration_give_it_again(config):
 @settings(max_examples=20, deadline=None)
 @given(CONFIGS)
 def test_the_printed_command_gives_the_configuration_again(config):
-    python, script, *argv = shlex.split(arguments.command(config))
+    python, script, *argv = shlex.split(command_line.command(config))
     assert script.endswith("train_network.py")
     assert replace(Config(), **parse(argv)[0]) == config
 

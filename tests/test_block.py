@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from library import block
-from library.checks import check
-from library.config import GROUPS, OPTIONS
+from library.options import parameter_block
+from library.options.checks import check
+from library.options.training import GROUPS, OPTIONS
 from tests.conftest import edit_block
 
 PROJECT = Path(__file__).parent.parent
 SCRIPT = "lora_train_command_line.py"
-REWRITE = "python -m library.block"
+REWRITE = "python -m library.options.parameter_block"
 
 STUB = """
 import json, sys
@@ -42,17 +42,19 @@ if __name__ == "__main__":
 
 
 def test_the_block_is_what_config_declares():
-    """Run this after a change of config's names, order, defaults or texts: python -m library.block"""
-    written = (PROJECT / SCRIPT).read_text(encoding="utf-8").partition(block.MARK)[0] + block.MARK + "\n"
-    assert written == block.text(), f"the block differs from config; rewrite it with: {REWRITE}"
+    """Run this after a change of config's names, order, defaults or texts: python -m library.options.parameter_block"""
+    written = (
+        (PROJECT / SCRIPT).read_text(encoding="utf-8").partition(parameter_block.MARK)[0] + parameter_block.MARK + "\n"
+    )
+    assert written == parameter_block.text(), f"the block differs from config; rewrite it with: {REWRITE}"
 
 
 def test_the_block_shows_every_option_once_with_its_default():
     names = {}
-    exec(compile(block.text(), "block", "exec"), names)
+    exec(compile(parameter_block.text(), "block", "exec"), names)
     shown = {name: value for name, value in names.items() if not name.startswith("__")}
     assert shown == {name: option.default for name, option in OPTIONS.items() if option.metadata["in_block"]}
-    assert all(f"# ---- {english} | {chinese} ----" in block.text() for english, chinese in GROUPS.values())
+    assert all(f"# ---- {english} | {chinese} ----" in parameter_block.text() for english, chinese in GROUPS.values())
 
 
 @pytest.mark.parametrize(
@@ -68,15 +70,15 @@ def test_the_block_shows_every_option_once_with_its_default():
     ],
 )
 def test_literals_are_written_as_people_do(value, text):
-    assert block.literal(value) == text
+    assert parameter_block.literal(value) == text
     assert eval(text) == value
 
 
 def test_rewriting_changes_the_block_only(tmp_path):
     script = tmp_path / SCRIPT
-    script.write_text(f"old = 1\n{block.MARK}\nprint('below')\n", encoding="utf-8")
-    block.rewrite(script)
-    assert script.read_text(encoding="utf-8") == block.text() + "print('below')\n"
+    script.write_text(f"old = 1\n{parameter_block.MARK}\nprint('below')\n", encoding="utf-8")
+    parameter_block.rewrite(script)
+    assert script.read_text(encoding="utf-8") == parameter_block.text() + "print('below')\n"
 
 
 def test_names_are_read_with_their_lines_and_double_ones_told(tmp_path):
@@ -87,12 +89,12 @@ def test_names_are_read_with_their_lines_and_double_ones_told(tmp_path):
         'train_data_dir = _root + "/a"',
         "a = b = 2",
         "a: int = 3",
-        block.MARK,
+        parameter_block.MARK,
         "z = 1",
     ]
     script.write_text("\n".join(lines), encoding="utf-8")
     variables = {"os": os, "_root": "D:/x", "train_data_dir": "D:/x/a", "a": 3, "b": 2, "z": 1, "__name__": "x"}
-    values, where, warnings = block.read(script, variables)
+    values, where, warnings = parameter_block.read(script, variables)
     assert values == {"train_data_dir": "D:/x/a", "a": 3, "b": 2}
     assert where == {"train_data_dir": "s.py:3", "a": "s.py:5", "b": "s.py:4"}
     assert warnings == ["s.py:4: a is set again at s.py:5; that counts"]
@@ -103,7 +105,7 @@ def test_values_set_within_an_if_count_too_whatever_the_files_encoding(tmp_path)
     script = tmp_path / "s.py"
     lines = ["# coding: gbk", 'output_name = "衣服"', "if output_name:", "    seed = 1", "else:", "    seed = 2"]
     script.write_text("\n".join([*lines, "def helper():", "    seed = 3"]), encoding="gbk")
-    values, where, warnings = block.read(script, {"output_name": "衣服", "seed": 1, "helper": len})
+    values, where, warnings = parameter_block.read(script, {"output_name": "衣服", "seed": 1, "helper": len})
     assert values == {"output_name": "衣服", "seed": 1}
     assert where == {"output_name": "s.py:2", "seed": "s.py:6"}
     assert warnings == []
@@ -121,7 +123,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
         "logging_dir": "a\nb",
         "output_name": "name",
     }
-    assert block.absolute(given, tmp_path) == given | {
+    assert parameter_block.absolute(given, tmp_path) == given | {
         "train_data_dir": os.path.join(tmp_path, "pictures", "train"),
         "pretrained_model_name_or_path": os.path.join(tmp_path, "m"),
     }
@@ -130,7 +132,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
 @pytest.mark.parametrize(("given", "is_file"), [("a/b.safetensors", True), ("../a", True), ("org/v1.5", False)])
 def test_a_model_file_that_is_missing_is_looked_for_there_too(tmp_path, given, is_file):
     """So that the message names the place where it was looked for."""
-    found = block.absolute({"vae": given}, tmp_path)["vae"]
+    found = parameter_block.absolute({"vae": given}, tmp_path)["vae"]
     assert found == (os.path.join(tmp_path, os.path.normpath(given)) if is_file else given)
 
 
@@ -319,4 +321,4 @@ def test_a_saved_preset_gives_the_same_configuration(tmp_path):
         "lr_warmup_steps": "5%",
     }
     config, _ = check(given | {"optimizer_args": ["a=1"], "training_comment": "猫"}, {})
-    assert check(*block.load_preset(block.save_preset(config, tmp_path / "presets")))[0] == config
+    assert check(*parameter_block.load_preset(parameter_block.save_preset(config, tmp_path / "presets")))[0] == config

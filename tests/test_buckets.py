@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from library.config import Config
 from library.data.buckets import BucketRule, bucket_sizes, crop_at_random, fit, resolve_resolution, size_record
 from library.messages import UserError
+from library.options.training import Config
 
 
 def names(sizes):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from library.config import Config
 from library.contracts import Conditioning, Fit, Sample
 from library.data import cache as caches
 from library.data import images, remembered, shards
 from library.data.cache import BadLatents, LatentCache, TextCache, fingerprint
 from library.data.remembered import cache_folder
 from library.messages import UserError
+from library.options.training import Config
 
 FIT = Fit((16, 8), (16, 10), (0, 1))
 

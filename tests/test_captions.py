@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from library.config import Config
 from library.contracts import Sample
 from library.data import captions
+from library.options.training import Config
 
 CHINESE = "一个女孩, 红色头发"
 

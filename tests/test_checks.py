@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from library import checks, config
-from library.checks import ConfigError, check
-from library.config import GROUPS, KINDS, OPTIONS
 from library.messages import set_language
+from library.options import checks, training
+from library.options.checks import ConfigError, check
+from library.options.training import GROUPS, KINDS, OPTIONS
 
 CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 ENGLISH_SENTENCE = re.compile(r"\b[a-z]+ [a-z]+ [a-z]+\b")
@@ -342,7 +342,7 @@ def test_regularization_images_of_the_miniature_are_not_mixed_into_other_sets(pl
 
 
 def test_what_is_left_of_the_miniature_is_told(places, tmp_path, monkeypatch):
-    monkeypatch.setattr("library.checks.doubtful.PROJECT", tmp_path)
+    monkeypatch.setattr("library.options.checks.doubtful.PROJECT", tmp_path)
     (tmp_path / OPTIONS["reg_data_dir"].default).mkdir(parents=True)
     left = str(tmp_path / OPTIONS["reg_data_dir"].default)
     (line,) = check(places | {"reg_data_dir": left}, {})[1]
@@ -381,7 +381,7 @@ def test_both_texts_of_every_option_are_there_and_unmixed():
     + ["arguments", "kohya", "block"],
 )
 def test_messages_are_never_two_languages_glued_together(part):
-    source = (Path(config.__file__).parent / f"{part}.py").read_text(encoding="utf-8")
+    source = (Path(training.__file__).parent / f"{part}.py").read_text(encoding="utf-8")
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     pairs = [call.args for call in calls if getattr(call.func, "id", "") in ("say", "_refuse") and len(call.args) == 2]
     assert pairs

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from library import messages
-from library.config import Config
 from library.contracts import Conditioning, Sample
 from library.data import plan as planning
 from library.data.buckets import BucketRule, resolve_resolution
@@ -21,6 +20,7 @@ from library.data.dataset import Dataset, captions_wanted, latents_wanted
 from library.data.folders import Folder
 from library.data.samples import Found, find
 from library.messages import UserError
+from library.options.training import Config
 
 RULE = BucketRule(64, 64, 32, 128, 16)
 

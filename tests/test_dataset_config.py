@@ -12,9 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from library import checks
 from library.assembly.prepare import find_set
-from library.config import Config
 from library.contracts import Fit, Sample
 from library.data import dataset_config, image_metadata, images, plan, samples
 from library.data.buckets import BucketRule, Face, crop_around, face_in_name, resolve_resolution
@@ -22,6 +20,8 @@ from library.data.cache import LatentCache
 from library.data.dataset import Dataset, captions_wanted, latents_wanted
 from library.data.folders import Folder
 from library.messages import UserError
+from library.options import checks
+from library.options.training import Config
 from tests.conftest import draw_set, events
 
 
@@ -706,14 +706,14 @@ def test_ranges_and_sizes_are_checked():
 def test_the_command_of_a_run_describes_the_same_data_sets(run, pictures, monkeypatch):
     """Sizes that follow from one data set must not become the run's wish, which the others would take over."""
     import train_network
-    from library import arguments
+    from library.options import command_line
 
     kept = []
     monkeypatch.setattr(train_network, "closing_words", lambda prepared, *_: kept.append(prepared) or "")
     (pictures / "sets.toml").write_text(TWO_SETS.replace("'<", f"'{pictures.as_posix()}/").replace(">'", "'"))
     run(dataset_config=str(pictures / "sets.toml"), max_train_steps=1)
     (prepared,) = kept
-    config, _ = checks.check(*arguments.parse(arguments.to_arguments(prepared.config)))
+    config, _ = checks.check(*command_line.parse(command_line.to_arguments(prepared.config)))
     model = prepared.model
     again = find_set(config, None)
     rules = [resolve_resolution(own, model.resolution, model.size_step) for own in again.configs(config)]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from library import disk
-from library.config import Config
 from library.disk import MIB, Need
 from library.messages import UserError, set_language
+from library.options.training import Config
 
 
 @pytest.fixture

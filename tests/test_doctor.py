@@ -15,12 +15,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, PngImagePlugin
 
-from library import block, doctor
+from library import doctor
 from library.assembly import examination, set_findings
 from library.assembly.examination import examine
-from library.config import PROJECT
 from library.doctor import Finding, of_line
 from library.messages import Note, say, set_language
+from library.options import parameter_block
+from library.options.training import PROJECT
 
 MINIATURE = PROJECT / "library" / "miniature"
 
@@ -68,7 +69,9 @@ class Case:
         path = self.folder / "my script.py"
         lines = [f"{name} = {value!r}" for name, value in self.values.items()]
         whole = [] if "validation_split" in self.values else ["validation_split = 0"]  # what is counted is all
-        text = "\n".join([*lines, self.extra, *whole, block.MARK, "raise SystemExit('this must not run')", ""])
+        text = "\n".join(
+            [*lines, self.extra, *whole, parameter_block.MARK, "raise SystemExit('this must not run')", ""]
+        )
         path.write_text(text, encoding="utf-8")
         return path
 

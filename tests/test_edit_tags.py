@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from library import backup
-from library.checks import check_tool
-from library.config import PROJECT
 from library.messages import Stopped, UserError, set_language
-from library.tool_config import TOOLS
+from library.options.checks import check_tool
+from library.options.tools import TOOLS
+from library.options.training import PROJECT
 from tests.conftest import edit_block
 from tools import edit_tags
 
@@ -240,7 +240,7 @@ def test_a_killed_run_can_be_undone(tmp_path):
         (folder / f"{number}.txt").write_text(f"1girl, hat {number}", encoding="utf-8")
     before = files(folder)
     code = (
-        "from library.checks import check_tool; from library.tool_config import TOOLS; from tools import edit_tags\n"
+        "from library.options.checks import check_tool; from library.options.tools import TOOLS; from tools import edit_tags\n"
         f"values = dict(images_dir={str(folder)!r}, output_dir={str(tmp_path / 'page')!r}, action='apply')\n"
         "edit_tags.run(check_tool(TOOLS['edit_tags.py'], values, {}))"
     )

@@ -21,14 +21,15 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from library import arguments, block, families, kohya, sampling
-from library.checks import check
-from library.config import OPTIONS, Config
+from library import families, sampling
 from library.data import captions, samples
 from library.data.folders import offered_name, repeats_and_text
 from library.families.recognise import UNET
 from library.families.weights_file import read_header
 from library.messages import UserError
+from library.options import command_line, parameter_block, sd_scripts
+from library.options.checks import check
+from library.options.training import OPTIONS, Config
 
 EXAMPLES = 100
 fuzz = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
@@ -40,9 +41,9 @@ some_json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-named = st.sampled_from([*OPTIONS, *kohya.RENAMED, *kohya.SWITCHES, *kohya.REFUSED, "network_args"]) | st.text(
-    max_size=9
-)
+named = st.sampled_from(
+    [*OPTIONS, *sd_scripts.RENAMED, *sd_scripts.SWITCHES, *sd_scripts.REFUSED, "network_args"]
+) | st.text(max_size=9)
 path_like = st.sampled_from([r"C:\new", "~nobody", "a\0b", ".", "/", "x" * 5000, "org/name", "\ufeff", "’“，"])
 value = some_json | path_like | st.binary(max_size=4) | st.lists(path_like, max_size=2).map(tuple)
 
@@ -269,7 +270,7 @@ def test_zips_with_damaged_pickles_are_refused_or_give_tensors(file, data):
 def configuration(values: dict, where: dict) -> Config | None:
     """What is trained; None: refused."""
     try:
-        values, where, _, problems = kohya.translate(values, where)
+        values, where, _, problems = sd_scripts.translate(values, where)
         config, warnings = check(values, where, problems)
     except UserError:
         return None
@@ -283,8 +284,8 @@ def test_any_values_in_the_block_are_refused_or_make_a_configuration(values):
     where = {name: "lora_train_command_line.py:1" for name in values}
     config = configuration(values, where)
     if config is not None:  # what the printed command gives again must be the same, but for presets
-        config = dataclasses.replace(config, **{name: OPTIONS[name].default for name in block.OF_PRESETS})
-        assert configuration(*arguments.parse(arguments.to_arguments(config))) == config
+        config = dataclasses.replace(config, **{name: OPTIONS[name].default for name in parameter_block.OF_PRESETS})
+        assert configuration(*command_line.parse(command_line.to_arguments(config))) == config
 
 
 @fuzz
@@ -292,7 +293,7 @@ def test_any_values_in_the_block_are_refused_or_make_a_configuration(values):
 def test_any_words_on_the_command_line_are_refused_or_make_a_configuration(words):
     assume(not {"--help", "-h"} & set(words))
     try:
-        given_values = arguments.parse(words)
+        given_values = command_line.parse(words)
     except UserError:
         return
     configuration(*given_values)
@@ -308,7 +309,7 @@ def test_any_words_on_the_command_line_are_refused_or_make_a_configuration(words
 def test_any_toml_is_refused_or_makes_a_configuration(file, text):
     file.write_text(text, encoding="utf-8")
     try:
-        given_values = arguments.parse(["--config_file", str(file)])
+        given_values = command_line.parse(["--config_file", str(file)])
     except UserError:
         return
     configuration(*given_values)
@@ -319,7 +320,7 @@ def test_any_toml_is_refused_or_makes_a_configuration(file, text):
 def test_any_preset_is_refused_or_makes_a_configuration(file, data):
     file.write_bytes(data)
     try:
-        given_values = block.load_preset(file)
+        given_values = parameter_block.load_preset(file)
     except UserError:
         return
     configuration(*given_values)

@@ -29,11 +29,13 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save, save_file
 
 import train_network
-from library import arguments, block, checkpoint, families, kohya, sampling
-from library.checks import check
+from library import checkpoint, families, sampling
 from library.contracts import Fit
 from library.data import captions, images, samples
 from library.messages import UserError, set_language
+from library.options import command_line as arguments
+from library.options import parameter_block, sd_scripts
+from library.options.checks import check
 
 resource = pytest.importorskip("resource", reason="memory is measured as POSIX does, and links need no rights there")
 
@@ -307,7 +309,9 @@ def flags(*argv: str, **files: Content) -> Attempt:
 
     def attempt(folder: Path, _model: Path) -> tuple[Any, list[str]]:
         paths = {name: str(put(folder / f"{name}.toml", content)) for name, content in files.items()}
-        values, where, notices, problems = kohya.translate(*arguments.parse([paths.get(word, word) for word in argv]))
+        values, where, notices, problems = sd_scripts.translate(
+            *arguments.parse([paths.get(word, word) for word in argv])
+        )
         config, warnings = check(values, where, problems)
         return config, notices + warnings
 
@@ -315,7 +319,7 @@ def flags(*argv: str, **files: Content) -> Attempt:
 
 
 def preset(content: Content) -> Attempt:
-    return lambda folder, _model: (check(*block.load_preset(put(folder / "p.json", content))), [])
+    return lambda folder, _model: (check(*parameter_block.load_preset(put(folder / "p.json", content))), [])
 
 
 def script(old: str, new: str) -> Attempt:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from library import arguments, kohya
-from library.checks import ConfigError, check
-from library.config import OPTIONS, Config
-from library.kohya import translate
 from library.messages import set_language
+from library.options import command_line, sd_scripts
+from library.options.checks import ConfigError, check
+from library.options.sd_scripts import translate
+from library.options.training import OPTIONS, Config
 
 # Every variable of the script this project descends from, as delivered there, and what it is here.
 SEED_SCRIPT = {
@@ -201,7 +201,7 @@ def test_values_are_understood(given, understood):
         ),
         (
             {"network_args": ["algo=boft"]},
-            f'network_args: "algo=boft" is not taken; only {", ".join(kohya.KNOWN_ARGUMENTS)} are (algo: lora, locon, '
+            f'network_args: "algo=boft" is not taken; only {", ".join(sd_scripts.KNOWN_ARGUMENTS)} are (algo: lora, locon, '
             "loha, lokr; preset: full, attn-mlp, attn-only, unet-transformer-only)",
         ),
         (
@@ -301,7 +301,7 @@ IMPOSSIBLE = [  # what sd-scripts refuses or cannot do, and how that is put righ
 def checked(line, tmp_path):
     """A command line as `train_network.main` reads it, with places that exist."""
     places = ["--pretrained_model_name_or_path", str(tmp_path), "--train_data_dir", str(tmp_path)]
-    values, where, notices, problems = translate(*arguments.parse([*places, *line.split()]))
+    values, where, notices, problems = translate(*command_line.parse([*places, *line.split()]))
     config, warnings = check(values, where, problems)
     return config, notices + warnings
 
@@ -333,16 +333,16 @@ def test_flags_without_effect_are_told_in_one_line_for_each_reason():
 
 
 FLAGS = (Path(__file__).parent / "data" / "sd_scripts_flags.txt").read_text().split()
-ELSEWHERE = arguments.OWN | {"network_args"}  # read by `arguments` and by `translate` itself
+ELSEWHERE = command_line.OWN | {"network_args"}  # read by `arguments` and by `translate` itself
 
 
 def test_every_flag_of_sd_scripts_is_answered():
     """Those of its train_network.py, of which at least 150 act here, under the same name or a present one."""
     answers = {
         "taken": [flag for flag in FLAGS if flag in OPTIONS or flag in ELSEWHERE],
-        "renamed": [flag for flag in FLAGS if flag in kohya.RENAMED or flag in kohya.SWITCHES],
-        "without effect, and said so": [flag for flag in FLAGS if flag in kohya.WITHOUT_EFFECT],
-        "refused with a reason": [flag for flag in FLAGS if flag in kohya.REFUSED],
+        "renamed": [flag for flag in FLAGS if flag in sd_scripts.RENAMED or flag in sd_scripts.SWITCHES],
+        "without effect, and said so": [flag for flag in FLAGS if flag in sd_scripts.WITHOUT_EFFECT],
+        "refused with a reason": [flag for flag in FLAGS if flag in sd_scripts.REFUSED],
     }
     print({answer: len(flags) for answer, flags in answers.items()})
     assert len(FLAGS) == len(set(FLAGS)) == 193
@@ -351,18 +351,20 @@ def test_every_flag_of_sd_scripts_is_answered():
 
 
 def test_the_tables_lead_to_present_names_and_do_not_overlap():
-    assert set(kohya.RENAMED.values()) <= set(OPTIONS)
-    tables = [kohya.RENAMED, kohya.SWITCHES, kohya.WITHOUT_EFFECT, kohya.REFUSED, OPTIONS]
+    assert set(sd_scripts.RENAMED.values()) <= set(OPTIONS)
+    tables = [sd_scripts.RENAMED, sd_scripts.SWITCHES, sd_scripts.WITHOUT_EFFECT, sd_scripts.REFUSED, OPTIONS]
     names = [name for table in tables for name in table]
     assert len(names) == len(set(names))
-    assert {*kohya.NONE_MEANT, *kohya.SPELLINGS, *(name for name, _ in kohya.REFUSED_VALUES)} <= set(OPTIONS)
+    assert {*sd_scripts.NONE_MEANT, *sd_scripts.SPELLINGS, *(name for name, _ in sd_scripts.REFUSED_VALUES)} <= set(
+        OPTIONS
+    )
 
 
 def test_every_reason_is_told_in_both_languages():
     reasons = [
-        *kohya.WITHOUT_EFFECT.values(),
-        *(why for _, why in kohya.REFUSED.values()),
-        *kohya.REFUSED_VALUES.values(),
+        *sd_scripts.WITHOUT_EFFECT.values(),
+        *(why for _, why in sd_scripts.REFUSED.values()),
+        *sd_scripts.REFUSED_VALUES.values(),
     ]
     for english, chinese in reasons:
         assert english.isascii()

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import train_network
-from library import adapters, checkpoint, checks, families, sampling
-from library.config import PROJECT, Config
+from library import adapters, checkpoint, families, sampling
 from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify
 from library.miniature.drawings import BACKGROUNDS, COLOURS, SHAPES
+from library.options import checks
+from library.options.training import PROJECT, Config
 
 SAMPLER, SCALE, STEPS = "euler_a", 4.0, 20
 

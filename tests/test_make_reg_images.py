@@ -11,13 +11,13 @@ from PIL import Image
 
 from library import families, picture_recipe, sampling
 from library.assembly import drawing
-from library.checks import ConfigError, check_tool
-from library.config import PROJECT
 from library.contracts import Fit
 from library.data import buckets, regularization, samples
 from library.device import Device
 from library.messages import Stopped, UserError, set_language
-from library.tool_config import TOOLS
+from library.options.checks import ConfigError, check_tool
+from library.options.tools import TOOLS
+from library.options.training import PROJECT
 from tests.conftest import draw_set
 from tools import make_reg_images
 

@@ -10,7 +10,6 @@ from PIL import Image
 from torch.nn import functional
 
 from library import losses
-from library.config import Config
 from library.contracts import Fit, Mask, Sample
 from library.data import images, masks
 from library.data import plan as planning
@@ -19,6 +18,7 @@ from library.data.cache import LatentCache
 from library.data.dataset import Dataset, latents_wanted
 from library.data.samples import find
 from library.messages import UserError, set_language
+from library.options.training import Config
 from tests.conftest import draw_set, events
 from train_network import Inputs
 

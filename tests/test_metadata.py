@@ -8,10 +8,11 @@ import json
 import pytest
 from PIL import Image
 
-from library import kohya, metadata
-from library.checks import check
-from library.config import Config
+from library import metadata
 from library.metadata import ModelHashes, Run, build, model_hashes
+from library.options import sd_scripts
+from library.options.checks import check
+from library.options.training import Config
 
 FAMILY = {
     "ss_v2": "False", "ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora",
@@ -142,7 +143,7 @@ def test_what_sd_scripts_takes_as_network_args_is_written_as_there():
     }  # fmt: skip
     assert told["ss_text_encoder_lr"] == "[1e-05, 2e-05]"
     args = [f"{name}={value}" for name, value in json.loads(told["ss_network_args"]).items()]
-    again, _, _, problems = kohya.translate({"network_args": args}, {})
+    again, _, _, problems = sd_scripts.translate({"network_args": args}, {})
     config, _ = check(again, {}, problems)
     assert all(getattr(config, name) == value for name, value in options.items() if name != "text_encoder_lr")
 

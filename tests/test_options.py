@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from library import families
-from library.config import OPTIONS
 from library.messages import UserError
+from library.options.training import OPTIONS
 from tests.conftest import Result, draw_set, events
 
 See = Callable[[Result, Result], bool]  # (the run without the change, the run with it)

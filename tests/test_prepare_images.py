@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from library.assembly import cleaning
-from library.checks import ConfigError, check_tool
 from library.cleaning import faces, resizing, text_regions
 from library.cleaning.region import Region
-from library.config import PROJECT
 from library.messages import UserError, set_language
-from library.tool_config import TOOLS
+from library.options.checks import ConfigError, check_tool
+from library.options.tools import TOOLS
+from library.options.training import PROJECT
 
 DECLARED = TOOLS["prepare_images.py"]
 

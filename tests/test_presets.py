@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from library import block, kohya, value_files
-from library.checks import ConfigError, check
-from library.config import Config
+from library.options import config_files, parameter_block, sd_scripts
+from library.options.checks import ConfigError, check
+from library.options.training import Config
 
 # What kohya_ss writes into every preset, whatever is trained.
 WINDOW = {
@@ -120,8 +120,8 @@ def read(tmp_path):
     def read(name: str, preset: dict | str) -> tuple[Config, list[str]]:
         path = tmp_path / name
         path.write_text(json.dumps(places | preset, indent=1) if isinstance(preset, dict) else preset, encoding="utf-8")
-        values, where = value_files.read(path)
-        values, where, notices, problems = kohya.translate(places | values, where)
+        values, where = config_files.read(path)
+        values, where, notices, problems = sd_scripts.translate(places | values, where)
         config, warnings = check(values, where, problems)
         return config, [re.sub(rf"^{re.escape(name)}:\d+: ", "", line) for line in notices + warnings]
 
@@ -244,6 +244,6 @@ def test_prompts_of_a_preset_are_drawn():
 def test_the_block_takes_the_same_presets(tmp_path):
     path = tmp_path / "p.toml"
     path.write_text(LORA_SCRIPTS, encoding="utf-8")
-    values, where = block.load_preset(path)
-    assert values == value_files.read(path)[0]
+    values, where = parameter_block.load_preset(path)
+    assert values == config_files.read(path)[0]
     assert where["network_dim"] == "p.toml:12"

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from library import processes
-from library.config import Config
 from library.data.plan import batches_of_step
+from library.options.training import Config
 
 ROOT = Path(__file__).parent.parent
 FEW = {

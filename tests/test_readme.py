@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from library.block import literal
-from library.config import GROUPS, OPTIONS
+from library.options.parameter_block import literal
+from library.options.training import GROUPS, OPTIONS
 
 ROOT = Path(__file__).parent.parent
 READMES = {"README.md": "english", "README.zh-CN.md": "chinese"}

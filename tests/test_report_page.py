@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from library import checks
 from library.assembly import odd_pictures, report_page
 from library.assembly.odd_pictures import extent, ranked
 from library.assembly.report_page import Facts, ReportPage, Told, compose
 from library.data.plan import Overview
 from library.messages import Note, set_language
+from library.options import checks
 from tests.conftest import events
 from tests.test_page import NASTY, Reader
 

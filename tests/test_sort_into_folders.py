@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from library.checks import ConfigError, check_tool
-from library.config import PROJECT
 from library.data import samples, sorting
 from library.messages import Stopped, UserError, set_language
-from library.tool_config import TOOLS
+from library.options.checks import ConfigError, check_tool
+from library.options.tools import TOOLS
+from library.options.training import PROJECT
 from tools import sort_into_folders
 
 
@@ -340,7 +340,7 @@ def test_a_copy_that_is_killed_goes_on(tmp_path, capsys):
     for number in range(1500):
         (folder / f"{number}.png").write_bytes(os.urandom(20_000))
     code = (
-        "from library.checks import check_tool; from library.tool_config import TOOLS\n"
+        "from library.options.checks import check_tool; from library.options.tools import TOOLS\n"
         "from tools import sort_into_folders\n"
         f"values = dict(images_dir={str(folder)!r}, output_dir={str(tmp_path / 'train')!r}, repeats=1)\n"
         "sort_into_folders.run(check_tool(TOOLS['sort_into_folders.py'], values, {}))"

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 import train_network
-from library import checkpoint, checks, losses
+from library import checkpoint, losses
 from library.messages import UserError
+from library.options import checks
 from tests.conftest import FEW
 from tests.test_train import same_weights
 

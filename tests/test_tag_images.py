@@ -15,9 +15,9 @@ from PIL import Image
 
 from library import local_models, tagger
 from library.backup import undo
-from library.config import PROJECT
 from library.messages import Stopped, UserError, set_language
-from library.tool_config import TagImages
+from library.options.tools import TagImages
+from library.options.training import PROJECT
 from tests import small_tagger
 from tests.conftest import edit_block
 

@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from library import block
-from library.checks import ConfigError, check_tool
-from library.config import KINDS, OPTIONS, PROJECT
 from library.messages import set_language
-from library.tool_config import TOOLS, TryLora
+from library.options import parameter_block
+from library.options.checks import ConfigError, check_tool
+from library.options.tools import TOOLS, TryLora
+from library.options.training import KINDS, OPTIONS, PROJECT
 
 
 @pytest.mark.parametrize("file", TOOLS)
 def test_the_block_is_what_is_declared(file):
-    """After a change: python -m library.block"""
-    written = (PROJECT / "tools" / file).read_text(encoding="utf-8").partition(block.MARK)[0] + block.MARK + "\n"
-    assert written == block.text(TOOLS[file]), "run: python -m library.block"
+    """After a change: python -m library.options.parameter_block"""
+    written = (
+        (PROJECT / "tools" / file).read_text(encoding="utf-8").partition(parameter_block.MARK)[0]
+        + parameter_block.MARK
+        + "\n"
+    )
+    assert written == parameter_block.text(TOOLS[file]), "run: python -m library.options.parameter_block"
 
 
 @pytest.mark.parametrize("file", TOOLS)
@@ -82,7 +86,7 @@ def test_relative_paths_are_taken_from_the_projects_folder(tmp_path):
     variables = {"images_dir": "library/miniature/train", "output_dir": "output/x"}
     sys_argv, sys.argv = sys.argv, ["edit_tags.py"]
     try:
-        assert block.run_tool(script, variables, TOOLS["edit_tags.py"], work) == 0
+        assert parameter_block.run_tool(script, variables, TOOLS["edit_tags.py"], work) == 0
     finally:
         sys.argv = sys_argv
         set_language("en")

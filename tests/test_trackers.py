@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from library import trackers
-from library.checks import ConfigError, check
-from library.config import Config
 from library.messages import UserError
+from library.options.checks import ConfigError, check
+from library.options.training import Config
 
 STAND_IN = '''
 """What wandb is to us: calls are kept instead of sent."""

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from library import adapters, arguments, checkpoint, checks, families
+from library import adapters, checkpoint, families
 from library.messages import UserError
+from library.options import checks, command_line
 from tests.conftest import FEW, events
 
 ROOT = Path(__file__).parent.parent
@@ -234,7 +235,7 @@ def test_the_printed_command_runs_and_bad_flags_end_with_code_2(tiny_model, smal
         output_dir=str(tmp_path / "出 力"),
     )  # fmt: skip
     checked, _ = checks.check(values | FEW | dict(max_train_steps=1), {})
-    command = arguments.command(checked).replace(str(ROOT / "train_network.py"), "train_network.py")
+    command = command_line.command(checked).replace(str(ROOT / "train_network.py"), "train_network.py")
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "出 力" / "it.safetensors").is_file()

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from library import checkpoint, contact_sheet, families, metadata, picture_recipe
-from library.checks import ConfigError, check_tool
 from library.messages import Stopped, UserError, set_language
-from library.tool_config import TOOLS
+from library.options.checks import ConfigError, check_tool
+from library.options.tools import TOOLS
 from tests.conftest import write_diffusers_folder
 from tests.test_merging import random_lora
 from tools import try_lora

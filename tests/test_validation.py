@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from library import diffusion, losses, validation
-from library.config import Config
 from library.contracts import NoiseSpec, Sample
 from library.data import held_out
 from library.data.folders import Folder
 from library.data.samples import Found
 from library.messages import Stopped, UserError
+from library.options.training import Config
 from library.validation import Measured, Shown
 from tests.conftest import Result, draw_set, events
 
@@ -487,7 +487,7 @@ def test_folders_with_repeats_are_taken_too(run, ten, tmp_path):
 
 
 def test_options_of_a_validation_that_there_is_not_say_so():
-    from library import checks
+    from library.options import checks
 
     given = dict(validation_seed=3, validate_every_n_steps=5, validate_every_n_epochs=2, max_validation_steps=1)
     given["early_stop"] = 3

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import train_network
-from library import value_files
-from library.checks import check
-from library.config import OPTIONS, SECRETS, Config
+from library.options import config_files
+from library.options.checks import check
+from library.options.training import OPTIONS, SECRETS, Config
 from tests.test_arguments import CONFIGS
 
 LETTERS = st.characters(blacklist_categories=("Cs",))  # control characters, quotes and backslashes among them
@@ -24,10 +24,10 @@ def file(tmp_path_factory):
 @given(config=CONFIGS, note=st.text(LETTERS, min_size=1).filter(lambda text: text.strip().lower() not in ("", "none")))
 def test_a_configuration_that_is_written_is_read_back_the_same(file, config, note):
     config = replace(config, training_comment=note)
-    for suffix, text in ((".toml", value_files.as_toml(config)), (".json", value_files.as_json(config))):
+    for suffix, text in ((".toml", config_files.as_toml(config)), (".json", config_files.as_json(config))):
         path = file.with_suffix(suffix)
         path.write_text(text, encoding="utf-8", newline="\n")
-        values, where = value_files.read(path)
+        values, where = config_files.read(path)
         assert replace(Config(), **values) == config
         assert where.keys() == values.keys()
 
@@ -35,10 +35,10 @@ def test_a_configuration_that_is_written_is_read_back_the_same(file, config, not
 def test_every_option_stands_in_the_file_but_for_secrets_and_what_only_the_block_needs():
     config = replace(Config(), wandb_api_key="k3y")
     names = {option.name for option in fields(Config) if option.metadata["flag"]} - SECRETS
-    assert value_files.values_of(config).keys() == names
-    written = value_files.as_toml(config)
+    assert config_files.values_of(config).keys() == names
+    written = config_files.as_toml(config)
     assert {line.lstrip("# ").split(" =")[0] for line in written.splitlines() if " =" in line} == names
-    assert "k3y" not in written + value_files.as_json(config)
+    assert "k3y" not in written + config_files.as_json(config)
 
 
 def test_output_config_writes_the_file_that_config_file_reads(tmp_path, capsys):
@@ -56,7 +56,7 @@ def test_output_config_writes_the_file_that_config_file_reads(tmp_path, capsys):
         ]
         assert train_network.main(flags) == 0
         written = path if path.suffix else path.with_suffix(".toml")
-        config, _ = check(*value_files.read(written))
+        config, _ = check(*config_files.read(written))
         assert (config.network_dim, config.seed, config.save_every_n_epochs) == (5, None, None)
         assert train_network.main(flags) == 2  # never over another
         assert "exists already" in capsys.readouterr().err
@@ -68,14 +68,14 @@ def test_an_empty_text_is_not_given_and_numbers_may_stand_in_quotes(tmp_path):
     (tmp_path / "p.json").write_text(
         '{"seed": "", "network_dim": "8",\n "learning_rate": "1e-4", "vae": " ", "flip_aug": "true"}', encoding="utf-8"
     )
-    values, where = value_files.read(tmp_path / "p.json")
+    values, where = config_files.read(tmp_path / "p.json")
     assert values == {"network_dim": 8, "learning_rate": 1e-4, "flip_aug": True}
     assert where == {"network_dim": "p.json:1", "learning_rate": "p.json:2", "flip_aug": "p.json:1"}
 
 
 def test_a_line_of_json_is_found(tmp_path):
     (tmp_path / "p.json").write_text('{\n  "network_dim": 8,\n  "network_dims": 9\n}', encoding="utf-8")
-    assert value_files.read(tmp_path / "p.json")[1] == {"network_dim": "p.json:2", "network_dims": "p.json:3"}
+    assert config_files.read(tmp_path / "p.json")[1] == {"network_dim": "p.json:2", "network_dims": "p.json:3"}
 
 
 def test_what_only_the_block_needs_is_refused_in_a_file_of_the_command_line(tmp_path, capsys):

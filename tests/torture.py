@@ -32,9 +32,10 @@ import torch
 from safetensors.torch import load_file
 
 import train_network
-from library import adapters, arguments, checkpoint, disk, families, losses, report, sampling
-from library.config import Config
+from library import adapters, checkpoint, disk, families, losses, report, sampling
 from library.data import cache
+from library.options import command_line as arguments
+from library.options.training import Config
 
 MINIATURE = Path(train_network.__file__).parent / "library" / "miniature"
 CONTEXT = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")

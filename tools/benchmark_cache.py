@@ -105,8 +105,8 @@ def measure(way: str, stage: str, train: str) -> dict[str, float]:
     """Seconds of each part of a start (the second run finds everything done), then microseconds per picture read."""
     import random
 
-    from library.config import Config
     from library.data import buckets, images, plan, samples
+    from library.options.training import Config
 
     def inspect(path: Path) -> images.Inspection:
         assert stage == "build", "the second run must know every picture"

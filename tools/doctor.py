@@ -34,16 +34,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
 from library.messages import say
-from library.tool_config import TOOLS, Doctor
+from library.options import parameter_block
+from library.options.tools import TOOLS, Doctor
 
 MOST_SHOWN = 12  # pictures of one finding
 MOST_TAGS = 40
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["doctor.py"], examine)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["doctor.py"], examine)
 
 
 def examine(settings: Doctor) -> int:

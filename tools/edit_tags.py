@@ -44,11 +44,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import backup, block
-from library.checks import nearest
+from library import backup
 from library.data import captions, folders, heap, samples, tag_edits, tag_statistics
 from library.messages import Stopped, UserError, say
-from library.tool_config import TOOLS, EditTags
+from library.options import parameter_block
+from library.options.checks import nearest
+from library.options.tools import TOOLS, EditTags
 
 PAGE = "summary.html"
 ADVICE_IN_TERMINAL = 8  # lines; the page has all
@@ -57,7 +58,7 @@ MOST_LETTERS = 60  # of one tag in the table; sentences are longer
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["edit_tags.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["edit_tags.py"], run)
 
 
 @dataclass(frozen=True)

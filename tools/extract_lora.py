@@ -42,13 +42,13 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
 from library.messages import UserError, say
-from library.tool_config import TOOLS, ExtractLora
+from library.options import parameter_block
+from library.options.tools import TOOLS, ExtractLora
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["extract_lora.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["extract_lora.py"], run)
 
 
 def run(settings: ExtractLora) -> int:
@@ -77,7 +77,7 @@ def run(settings: ExtractLora) -> int:
         print(say(f"nothing to do: {made} was extracted already", f"无需处理：{made} 之前已提取"))
         return 0
     machine = drawing.choose_machine(settings.device, "no", infos[0].width)
-    target = block.free_path(target)
+    target = parameter_block.free_path(target)
     extract(settings, infos, machine.device, target, recipe)
     print(say(f"written: {target} ({lora_files.size(target)})", f"已写入：{target}（{lora_files.size(target)}）"))
     return 0

@@ -62,9 +62,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
 from library.messages import Note, Stopped, UserError, say
-from library.tool_config import TOOLS, MakeRegImages
+from library.options import parameter_block
+from library.options.tools import TOOLS, MakeRegImages
 
 SAY_ESTIMATE = 30  # seconds that are worth an estimate
 MOST_BESIDE = 3  # pictures shown beside a training picture
@@ -75,7 +75,7 @@ SIZES = (  # options of the training that decide its buckets
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["make_reg_images.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["make_reg_images.py"], run)
 
 
 @dataclass
@@ -154,8 +154,8 @@ def look(settings: MakeRegImages) -> Job:
     from library import families
     from library.assembly import drawing
     from library.assembly.prepare import make_folder
-    from library.config import Config
     from library.data import buckets, regularization, remembered, samples
+    from library.options.training import Config
 
     problems: list[str] = []
 

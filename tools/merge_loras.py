@@ -39,13 +39,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
 from library.messages import UserError, say
-from library.tool_config import TOOLS, MergeLoras
+from library.options import parameter_block
+from library.options.tools import TOOLS, MergeLoras
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["merge_loras.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["merge_loras.py"], run)
 
 
 def run(settings: MergeLoras) -> int:
@@ -69,7 +69,7 @@ def run(settings: MergeLoras) -> int:
         print(say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成"))
         return 0
     files = read(paths)
-    target = block.free_path(target)
+    target = parameter_block.free_path(target)
     if base:
         into_checkpoint(settings, files, base, target, recipe)
     else:

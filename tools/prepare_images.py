@@ -51,9 +51,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
 from library.messages import UserError, say
-from library.tool_config import TOOLS, PrepareImages
+from library.options import parameter_block
+from library.options.tools import TOOLS, PrepareImages
 
 if TYPE_CHECKING:  # what decodes and cleans is imported when the parameters are found right
     from library.assembly.cleaning import Cleaner, Models
@@ -466,7 +466,7 @@ def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: P
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["prepare_images.py"], prepare)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["prepare_images.py"], prepare)
 
 
 if __name__ == "__main__":

@@ -38,15 +38,15 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
 from library.messages import UserError, say
-from library.tool_config import TOOLS, ResizeLora
+from library.options import parameter_block
+from library.options.tools import TOOLS, ResizeLora
 
 PAGE = "summary.html"
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["resize_lora.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["resize_lora.py"], run)
 
 
 class Layer(NamedTuple):
@@ -131,7 +131,7 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
         alpha = factors.scale * rank
         layers[name] = Layer(len(down), rank, alpha, apart.kept(rank), is_conv)
         tensors |= lora_files.file_tensors(name, *apart.cut(rank), alpha, factors, dtype)
-    target = block.free_path(target)
+    target = parameter_block.free_path(target)
     lora_files.save(target, tensors, described(settings, file.metadata, layers) | {lora_files.RECIPE: recipe})
     return Result(path, target, layers)
 

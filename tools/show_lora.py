@@ -35,9 +35,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
 from library.messages import UserError, say
-from library.tool_config import TOOLS, ShowLora
+from library.options import parameter_block
+from library.options.tools import TOOLS, ShowLora
 
 PAGE = "summary.html"
 TOLD = {  # in the metadata -> what it is called
@@ -70,7 +70,7 @@ TOLD = {  # in the metadata -> what it is called
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["show_lora.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["show_lora.py"], run)
 
 
 @dataclass

@@ -46,10 +46,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import backup, block
+from library import backup
 from library.data import captions, folders, heap, sorting, tag_statistics
 from library.messages import Stopped, UserError, say
-from library.tool_config import TOOLS, SortIntoFolders
+from library.options import parameter_block
+from library.options.tools import TOOLS, SortIntoFolders
 
 PAGE = "folders.html"  # beside the numbered folders; the training passes it over
 THUMBNAILS = 8  # pictures shown of each concept
@@ -58,7 +59,7 @@ REG = "reg"
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["sort_into_folders.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["sort_into_folders.py"], run)
 
 
 @dataclass

@@ -54,15 +54,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from library import block, local_models, page
+from library import local_models, page
 from library import tagger as wd  # `tagger` is an option
 from library.backup import Backup
-from library.config import PROJECT
 from library.data import captions, folders, heap, images, tag_statistics, threads
 from library.data.samples import folded
 from library.messages import Stopped, UserError, say
+from library.options import parameter_block
+from library.options.tools import TOOLS, TagImages
+from library.options.training import PROJECT
 from library.picture_facts import facts as facts_of
-from library.tool_config import TOOLS, TagImages
 
 MODEL_FILES = ("*.onnx",)
 DECODERS = 4  # threads; one alone keeps a CPU's tagger fed, a GPU's wants more
@@ -76,7 +77,7 @@ PAGE = "tagged.html"  # edit_tags has its page in the same folder
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["tag_images.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["tag_images.py"], run)
 
 
 @dataclass

@@ -58,17 +58,17 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import block
-from library.config import PROJECT
 from library.messages import Stopped, UserError, say
-from library.tool_config import TOOLS, TryLora
+from library.options import parameter_block
+from library.options.tools import TOOLS, TryLora
+from library.options.training import PROJECT
 
 SAY_ESTIMATE = 20  # seconds that are worth an estimate
 LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")
 
 
 def main() -> int:
-    return block.run_tool(__file__, globals(), TOOLS["try_lora.py"], run)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["try_lora.py"], run)
 
 
 class LoraFile(NamedTuple):

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from library.config import Config
 from library.contracts import Target
 from library.messages import UserError, say
+from library.options.training import Config
 
 
 class Pace(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any
 from library.assembly.memory_plan import plan_memory, ways_to_fit
 from library.assembly.model import attach, optimizer_of, pack_base, section_rates
 from library.assembly.prepare import Prepared
-from library.config import Config, has_dropout, trains_text_encoder
 from library.contracts import Family
 from library.messages import say
+from library.options.training import Config, has_dropout, trains_text_encoder
 
 
 @dataclasses.dataclass

@@ -20,7 +20,7 @@ from library.cleaning.region import Region, clipped, grown
 from library.data import captions, images
 from library.data.folders import MASKS
 from library.messages import UserError, say
-from library.tool_config import PrepareImages
+from library.options.tools import PrepareImages
 
 VERSION = 1  # raise it when the same settings give another picture: all are then made anew
 LARGE = 16_000_000  # pixels; larger pictures are worked on one at a time, so that memory stays flat

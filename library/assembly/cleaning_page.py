@@ -13,8 +13,8 @@ from library.cleaning.ledger import Record
 from library.data import images
 from library.data.folders import some
 from library.messages import say
+from library.options.tools import PrepareImages
 from library.page import Box, Html
-from library.tool_config import PrepareImages
 
 GROUPS, BOXES, WORST, PAIRS, CUT_OUTS = 24, 36, 12, 18, 60  # shown of each: the page must open on a phone
 MUCH_ENLARGED = 2.0  # times in each direction; three of four pixels are then made up

@@ -17,10 +17,10 @@ from typing import Any
 from library import doctor
 from library.assembly.prepare import Prepared, changes_since, find_set, find_state, fingerprint_of_data, resolve
 from library.assembly.set_findings import of_set, statistics_of
-from library.config import Config
 from library.contracts import Fit, Sample
 from library.doctor import Finding, of_line
 from library.messages import UserError, say
+from library.options.training import Config
 
 ROW = struct.Struct("<QQ192sff??")  # of a picture: duplicates.Look, blur, transparent share, turned, other colours
 ROW_FORMAT = 1  # raise it when one of these is worked out otherwise
@@ -89,13 +89,13 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
 
 def examine_parameters(seen: Examination, script: Path) -> set[str]:
     """Read and check the parameters; gives the names of those that have their defaults because they are wrong."""
-    from library import block, kohya, value_files
-    from library.checks import look
+    from library.options import config_files, parameter_block, sd_scripts
+    from library.options.checks import look
 
     def values_of_script() -> tuple:
         if script.suffix.lower() in (".toml", ".json"):
-            return kohya.translate(*value_files.read(script))
-        return block.gather(script, block.variables_of(script), kohya.translate)
+            return sd_scripts.translate(*config_files.read(script))
+        return parameter_block.gather(script, parameter_block.variables_of(script), sd_scripts.translate)
 
     given = seen.attempt("parameters", values_of_script)
     if given is None:
@@ -115,13 +115,19 @@ def examine_parameters(seen: Examination, script: Path) -> set[str]:
 
 def examine_queue(seen: Examination, values: dict, where: dict, script: Path) -> None:
     """Check the presets that will be trained one after another; the set that is looked at is that of the script."""
-    from library import block, kohya
-    from library.checks import look
+    from library.options import parameter_block, sd_scripts
+    from library.options.checks import look
 
     presets = sorted(Path(seen.config.multi_run_folder).glob("*.json"))
     for preset in presets:
         given = seen.attempt(
-            "parameters", block.with_preset, values, where, preset, script.resolve().parent, kohya.translate
+            "parameters",
+            parameter_block.with_preset,
+            values,
+            where,
+            preset,
+            script.resolve().parent,
+            sd_scripts.translate,
         )
         if given:
             own, own_where, _, problems = given

@@ -13,8 +13,8 @@ from library.assembly.odd_pictures import tell_pictures
 from library.assembly.prepare import Prepared
 from library.assembly.report_page import ReportPage, facts_of
 from library.assembly.rescue import what_is_lost
-from library.config import Config, last_strengths
 from library.messages import UserError, say
+from library.options.training import Config, last_strengths
 
 STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
 

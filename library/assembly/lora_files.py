@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from library.config import PROJECT
 from library.messages import UserError, say
+from library.options.training import PROJECT
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from typing import Any
 
 from library.assembly.model import attach, optimizer_of, pack_base
 from library.assembly.prepare import Prepared
-from library.config import trains_text_encoder
 from library.messages import say
+from library.options.training import trains_text_encoder
 
 
 def plan_memory(

@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from typing import Any
 
-from library.config import Config, has_dropout, trains_text_encoder, trains_unet
 from library.contracts import Family
 from library.messages import UserError, say
+from library.options.training import Config, has_dropout, trains_text_encoder, trains_unet
 
 
 def optimizer_of(config: Config) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from library.assembly.set_findings import short
-from library.checks import differences
-from library.config import Config, changes_pictures
 from library.messages import UserError, say
+from library.options.checks import differences
+from library.options.training import Config, changes_pictures
 
 
 @dataclasses.dataclass

@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from library import arguments, charts, page
+from library import charts, page
 from library.assembly.odd_pictures import Ranked, ranked
 from library.assembly.prepare import Prepared
 from library.assembly.set_findings import statistics_of
-from library.config import Config
 from library.messages import say
+from library.options import command_line
+from library.options.training import Config
 
 COST = 0.005  # share of the time that writing the page may take
 EVERY_SECONDS = 60.0  # while nothing but steps happens
@@ -113,7 +114,7 @@ def facts_of(prepared: Prepared, memory: str) -> Facts:
             for one in held_out.of_subject(planned.found, config)
         },
         notes=prepared.notes,
-        command=arguments.command(config),
+        command=command_line.command(config),
     )
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from library.assembly.build import Training
 from library.assembly.prepare import Prepared
-from library.config import trains_text_encoder
 from library.messages import UserError, say
+from library.options.training import trains_text_encoder
 
 
 def not_finite(reason: str) -> UserError:

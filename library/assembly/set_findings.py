@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from library import doctor
-from library.config import Config
 from library.contracts import Sample
 from library.doctor import Finding
 from library.messages import say
+from library.options.training import Config
 
 MOST_TAGGED = 20_000  # pictures beyond which a start does not wait for the tags to be counted
 MOST_LINES = 6  # said before a run begins

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from library.assembly.build import Training
 from library.assembly.prepare import Prepared
-from library.config import Config
 from library.contracts import Sample
 from library.messages import say
+from library.options.training import Config
 
 
 def scope_of(config: Config, plan: Any) -> Any:

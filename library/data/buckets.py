@@ -13,9 +13,9 @@ from math import isqrt, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
-from library.config import Config
 from library.contracts import Fit
 from library.messages import UserError, say
+from library.options.training import Config
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import random
 import re
 from collections.abc import Callable, Iterable
 
-from library.config import Config
 from library.contracts import Sample
+from library.options.training import Config
 
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

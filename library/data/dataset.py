@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from library.config import Config, changes_pictures
 from library.contracts import Batch, Fit, Sample
 from library.data import captions, images, masks
 from library.data.buckets import crop_around, crop_at_random, face_in_name, face_range, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
 from library.data.plan import Plan, batches_of_epoch, batches_of_step
 from library.data.threads import in_order
+from library.options.training import Config, changes_pictures
 
 
 def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.checks import ConfigError, check_values, contradictions, doubts, nearest, told
-from library.config import OPTIONS, TRAINING, Config, changes_pictures, declared, option
 from library.data.folders import Folder, same
 from library.messages import say
-from library.value_files import tables_of
+from library.options.checks import ConfigError, check_values, contradictions, doubts, nearest, told
+from library.options.config_files import tables_of
+from library.options.training import OPTIONS, TRAINING, Config, changes_pictures, declared, option
 
 OF_SETS = (  # their pictures share buckets
     "train_batch_size", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",

@@ -6,9 +6,9 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.config import Config
 from library.data import captions, images
 from library.messages import UserError, say
+from library.options.training import Config
 
 NOT_OURS = {  # systems make them
     "__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information", "lost+found",

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from library.config import Config
 from library.contracts import Sample
 from library.data import captions
 from library.data.folders import Folder, numbered_folders, pictures_in, repeats_and_text, some, subfolders
 from library.data.samples import Found, read_subsets
 from library.messages import Note, UserError, say
+from library.options.training import Config
 
 AUTO_LEAST = 10  # of fewer pictures each one is missed
 AUTO_MOST = 16  # more would tell no more of an epoch

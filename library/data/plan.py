@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.config import Config
 from library.contracts import Fit, Sample
 from library.data import captions
 from library.data.buckets import BucketRule, fit
@@ -25,6 +24,7 @@ from library.data.folders import Folder, some
 from library.data.held_out import AUTO_LEAST
 from library.data.samples import Found, balance, balanced_epochs
 from library.messages import Note, UserError, say
+from library.options.training import Config
 
 MUCH_ENLARGED = 1.1  # below, nobody sees it
 TOLD_OF_SUBSETS = (  # in ss_datasets

@@ -18,10 +18,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from library.config import Config
 from library.data.shards import Lost, Rows, Shards
 from library.data.threads import in_order
 from library.messages import UserError, say
+from library.options.training import Config
 
 Fact = TypeVar("Fact")
 

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.config import Config
 from library.contracts import Sample
 from library.data import captions, image_metadata, images, masks
 from library.data.buckets import pixels_of
@@ -32,6 +31,7 @@ from library.data.folders import (
 )
 from library.data.remembered import facts_of
 from library.messages import Note, UserError, say
+from library.options.training import Config
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
 LONGEST_CAPTION = 10_000  # letters; 225 tokens, the most that can be seen, are about 1,000

@@ -48,12 +48,13 @@ import torch
 from PIL import Image
 
 import train_network
-from library import checks, families, sampling
+from library import families, sampling
 from library.adapters import merging
 from library.assembly import lora_files
-from library.config import Config
 from library.contracts import Family
 from library.miniature import MODEL_FOLDER
+from library.options import checks
+from library.options.training import Config
 
 BASE = "base model"  # the condition without a LoRA
 LORA = "it.safetensors"  # what a training leaves

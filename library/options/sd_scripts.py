@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Callable, Collection
 from typing import Any
 
-from library.checks import as_number, from_text, place, shown
-from library.config import KINDS, OPTIONS
 from library.messages import say
+from library.options.checks import as_number, from_text, place, shown
+from library.options.training import KINDS, OPTIONS
 
 # ---- names ----
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from library import value_files
-from library.checks import ConfigError, as_number, choose_language, from_text
-from library.config import GROUPS, KINDS, OPTIONS, PROJECT, SECRETS, Config
 from library.messages import say
+from library.options import config_files
+from library.options.checks import ConfigError, as_number, choose_language, from_text
+from library.options.training import GROUPS, KINDS, OPTIONS, PROJECT, SECRETS, Config
 
 OWN = {"help", "config_file", "output_config"}  # flags that are no options of the training
 FLAGS = {name: option for name, option in OPTIONS.items() if option.metadata["flag"]}
@@ -46,7 +46,7 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     choose_language(values)
     if "config_file" in values:
         where.pop("config_file")
-        file_values, file_where = value_files.read(config_file(values.pop("config_file")))
+        file_values, file_where = config_files.read(config_file(values.pop("config_file")))
         choose_language(file_values | values)
         values, where = file_values | values, file_where | where
     return values, where
@@ -120,7 +120,9 @@ def write_config(config: Config, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(value_files.as_json(config) if file.suffix.lower() == ".json" else value_files.as_toml(config))
+            stream.write(
+                config_files.as_json(config) if file.suffix.lower() == ".json" else config_files.as_toml(config)
+            )
     except FileExistsError as error:
         problem = say(
             f"--output_config: {file} exists already. Choose another name, or move it away",

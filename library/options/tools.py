@@ -1,6 +1,6 @@
 """Every option of the scripts in tools/ once, declared as the training's are in `config`.
 
-The block at the top of each script is written from its class (`python -m library.block` writes all), a test
+The block at the top of each script is written from its class (`python -m library.options.parameter_block` writes all), a test
 keeps them equal, and `block.run_tool` checks the values. The docstring of a class is the first lines of its script. An
 option that means the same in several scripts has the same name; those of the training have sd-scripts' names.
 """
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.config import PROJECT, Declared, declared, option
 from library.messages import say
+from library.options.training import PROJECT, Declared, declared, option
 
 GROUPS = {
     "must": ("Must edit", "必须修改"),

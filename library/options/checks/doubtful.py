@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from library.checks.impossible import Rule
-from library.config import OPTIONS, PROJECT, Config, trains_text_encoder, trains_unet
 from library.messages import Note, say
+from library.options.checks.impossible import Rule
+from library.options.training import OPTIONS, PROJECT, Config, trains_text_encoder, trains_unet
 
 # Learning rates outside of these are told as doubtful. Prodigy and D-Adaptation scale theirs by themselves: 1 is right.
 _USUAL_RATES = {

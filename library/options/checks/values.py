@@ -12,8 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
 
-from library.config import KINDS, SECRETS, TRAINING, Declared
 from library.messages import say, set_language
+from library.options.training import KINDS, SECRETS, TRAINING, Declared
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")  # org/name
 

@@ -742,7 +742,7 @@ def declared(config: type, title: str, groups: dict[str, tuple[str, str]]) -> De
 TRAINING = declared(Config, TITLE, GROUPS)
 OPTIONS, KINDS = TRAINING.options, TRAINING.kinds
 SECRETS = {name for name, option in OPTIONS.items() if option.metadata["secret"]}
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def trains_unet(config: Config) -> bool:

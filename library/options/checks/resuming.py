@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from library.config import OPTIONS, Config
 from library.messages import say
+from library.options.training import OPTIONS, Config
 
 MAY_CHANGE = {  # between saving a training state and going on from it: where things lie and what is shown
     "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",

@@ -10,9 +10,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from library.checks import ConfigError, from_text
-from library.config import GROUPS, OPTIONS, SECRETS, Config
 from library.messages import say
+from library.options.checks import ConfigError, from_text
+from library.options.training import GROUPS, OPTIONS, SECRETS, Config
 
 Values = dict[str, Any]
 Where = dict[str, str]

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from library import value_files
-from library.checks import ConfigError, check, check_tool, choose_language
-from library.config import OPTIONS, PROJECT, TRAINING, Config, Declared
 from library.messages import Stopped, UserError, say
+from library.options import config_files
+from library.options.checks import ConfigError, check, check_tool, choose_language
+from library.options.training import OPTIONS, PROJECT, TRAINING, Config, Declared
 
 MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"
 HEADER = """
@@ -73,7 +73,7 @@ def literal(value: Any) -> str:
 
 def rewrite_all() -> None:
     """Write the delivered blocks into all scripts that have one."""
-    from library.tool_config import TOOLS
+    from library.options.tools import TOOLS
 
     rewrite(PROJECT / "lora_train_command_line.py")
     for file, declared in TOOLS.items():
@@ -186,7 +186,7 @@ def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) 
 
 def load_preset(path: str | Path) -> tuple[Values, Where]:
     """Values of a preset, .json or .toml, ours or another trainer's, and where they stand. Raises ConfigError."""
-    values, where = value_files.read(path)
+    values, where = config_files.read(path)
     values = {name: value for name, value in values.items() if name not in OF_PRESETS}
     return values, {name: where[name] for name in values}
 
@@ -196,7 +196,7 @@ def save_preset(config: Config, folder: str | Path) -> Path:
     path = free_path(Path(folder) / f"{config.output_name}.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(value_files.as_json(config), encoding="utf-8")
+        path.write_text(config_files.as_json(config), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
         problem = say(

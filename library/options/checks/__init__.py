@@ -10,10 +10,11 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
-from library.checks.doubtful import doubts, why_no_8bit_adam
-from library.checks.impossible import contradictions
-from library.checks.resuming import differences
-from library.checks.values import (
+from library.messages import Note, UserError, say
+from library.options.checks.doubtful import doubts, why_no_8bit_adam
+from library.options.checks.impossible import contradictions
+from library.options.checks.resuming import differences
+from library.options.checks.values import (
     as_number,
     checked,
     choose_language,
@@ -24,8 +25,7 @@ from library.checks.values import (
     told,
     unknown,
 )
-from library.config import OPTIONS, PROJECT, TRAINING, Config, Declared
-from library.messages import Note, UserError, say
+from library.options.training import OPTIONS, PROJECT, TRAINING, Config, Declared
 
 __all__ = [
     "ConfigError", "Looked", "as_number", "check", "check_tool", "check_values", "choose_language", "contradictions",

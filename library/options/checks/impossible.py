@@ -8,8 +8,8 @@ import importlib.util
 import os
 from collections.abc import Iterator
 
-from library.config import Config, trains_text_encoder, trains_unet
 from library.messages import say
+from library.options.training import Config, trains_text_encoder, trains_unet
 
 Rule = tuple[tuple[str, ...], str]
 
