@@ -389,7 +389,8 @@ class Inputs:
 
 def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -> Inputs:
     """Everything that is left to chance, and what can be done beforehand: on the CPU, where cached latents are."""
-    from library import diffusion, losses
+    from library.diffusion import losses
+    from library.diffusion import noise as diffusion
 
     config, process, family = prepared.config, training.process, training.family
     latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents
@@ -442,8 +443,8 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
 
 def unet_step(config: Config, family: Family) -> Any:
     """Forward and backward of the U-Net, as a function of tensors alone: what a CUDA graph can hold."""
-    from library import losses
     from library.contracts import Conditioning
+    from library.diffusion import losses
 
     trains_text = trains_text_encoder(config)
 

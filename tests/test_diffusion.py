@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from library.contracts import NoiseSpec
-from library.diffusion import OBJECTIVES, Process, draw_noise
+from library.diffusion.noise import OBJECTIVES, Process, draw_noise
 
 T = torch.tensor([0, 10, 100, 200, 500, 800, 999])
 ALPHA_BAR = torch.tensor([0.99915, 0.99043131, 0.89422348, 0.75369205, 0.27633268, 0.036869617, 0.0046600985])

@@ -21,9 +21,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from library import families, sampling
+from library import families
 from library.data import captions, samples
 from library.data.folders import offered_name, repeats_and_text
+from library.diffusion import sampling
 from library.families.recognise import UNET
 from library.families.weights_file import read_header
 from library.messages import UserError

@@ -29,9 +29,10 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save, save_file
 
 import train_network
-from library import checkpoint, families, sampling
+from library import checkpoint, families
 from library.contracts import Fit
 from library.data import captions, images, samples
+from library.diffusion import sampling
 from library.messages import UserError, set_language
 from library.options import command_line as arguments
 from library.options import parameter_block, sd_scripts

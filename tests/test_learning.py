@@ -460,12 +460,13 @@ def test_a_run_can_begin_in_the_middle(run):
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_weighted_words_have_their_states_multiplied_and_nothing_else(family):
-    from library import families, prompt_syntax
+    from library import families
+    from library.diffusion import prompts
 
     model = families.tiny(family)
     size = torch.zeros(1, 6)
     plain = model.encode_captions(["red hair, smile"], size)
-    model.weigh = prompt_syntax.weights
+    model.weigh = prompts.weights
     same_again = model.encode_captions(["red hair, smile"], size)
     torch.testing.assert_close(same_again.states, plain.states)
     heavy = model.encode_captions(["(red hair, smile:1.5)"], size)
@@ -479,13 +480,14 @@ def test_weighted_words_have_their_states_multiplied_and_nothing_else(family):
 
 
 def test_long_weighted_captions_are_cut_as_plain_ones():
-    from library import families, prompt_syntax
+    from library import families
+    from library.diffusion import prompts
 
     model = families.tiny("sd1")
     model.chunk_count = 2
     caption = "one two three four five six seven eight nine ten " * 12
     plain = model.encode_captions([caption])
-    model.weigh = prompt_syntax.weights
+    model.weigh = prompts.weights
     torch.testing.assert_close(model.encode_captions([caption]).states, plain.states)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from library import losses
+from library.diffusion import losses
 
 T = torch.tensor([0, 10, 100, 200, 500, 800, 999])
 SNR = torch.tensor([1175.47, 103.508, 8.45389, 3.05996, 0.38185, 0.038281, 0.00468192])

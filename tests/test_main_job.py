@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import train_network
-from library import adapters, checkpoint, families, sampling
+from library import adapters, checkpoint, families
+from library.diffusion import sampling
 from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify
 from library.miniature.drawings import BACKGROUNDS, COLOURS, SHAPES
 from library.options import checks

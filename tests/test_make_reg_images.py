@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from library import families, picture_recipe, sampling
+from library import families, picture_recipe
 from library.assembly import drawing
 from library.contracts import Fit
 from library.data import buckets, regularization, samples
 from library.device import Device
+from library.diffusion import sampling
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS

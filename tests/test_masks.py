@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from library import losses
 from library.contracts import Fit, Mask, Sample
 from library.data import images, masks
 from library.data import plan as planning
@@ -17,6 +16,7 @@ from library.data.buckets import BucketRule
 from library.data.cache import LatentCache
 from library.data.dataset import Dataset, latents_wanted
 from library.data.samples import find
+from library.diffusion import losses
 from library.messages import UserError, set_language
 from library.options.training import Config
 from tests.conftest import draw_set, events

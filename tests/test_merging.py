@@ -4,10 +4,11 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from library import adapters, families, prompt_syntax, sampling
+from library import adapters, families
 from library.adapters import merging
 from library.adapters.merging import Merging, Strength
 from library.contracts import Target
+from library.diffusion import prompts, sampling
 from library.messages import UserError, set_language
 
 SIZE = 64
@@ -273,7 +274,7 @@ def ours(family, loras, prompt, seed=3):
     with Merging(family.named_layers()) as model, torch.no_grad():
         model.apply([Strength(read(tensors), strength, strength) for tensors, strength in loras])
         told = (
-            family.encode_weighted(prompt_syntax.parse(prompt).weighted, sizes),
+            family.encode_weighted(prompts.parse(prompt).weighted, sizes),
             family.encode_weighted([], sizes, is_negative=True),
         )
         sampling.draw_told(family, wanted, *told)

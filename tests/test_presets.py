@@ -234,7 +234,7 @@ def test_a_template_of_lora_scripts_is_taken_and_its_description_told(read):
 
 
 def test_prompts_of_a_preset_are_drawn():
-    from library import sampling
+    from library.diffusion import sampling
 
     first, second = sampling.prompts_of("a cat --n dog --w 64 --s 3\n\n# not this\na dog")
     assert (first.text, first.negative, first.width, first.step_count) == ("a cat", "dog", 64, 3)

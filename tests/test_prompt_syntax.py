@@ -2,13 +2,13 @@
 
 import pytest
 
-from library import prompt_syntax
+from library.diffusion import prompts
+from library.diffusion.prompts import Lora
 from library.messages import UserError, set_language
-from library.prompt_syntax import Lora
 
 
 def weighted(text):
-    return prompt_syntax.parse(text).weighted
+    return prompts.parse(text).weighted
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_break_begins_a_section():
 
 
 def test_loras_are_taken_out_with_their_strengths():
-    prompt = prompt_syntax.parse("a <lora:liyuu:0.6><lora:my cloths>, b <lyco:x:0.5:0.8> <lora:y:te=0.1:unet=.2>")
+    prompt = prompts.parse("a <lora:liyuu:0.6><lora:my cloths>, b <lyco:x:0.5:0.8> <lora:y:te=0.1:unet=.2>")
     assert prompt.weighted == [[("a , b  ", 1.0)]]
     assert prompt.loras == [
         Lora("liyuu", 0.6, 0.6),
@@ -98,13 +98,13 @@ def test_loras_are_taken_out_with_their_strengths():
 )
 def test_what_would_be_drawn_otherwise_is_refused_by_name(text, told):
     with pytest.raises(UserError, match=told):
-        prompt_syntax.parse(text)
+        prompts.parse(text)
 
 
 def test_all_problems_are_told_at_once_in_the_users_language():
     set_language("zh")
     with pytest.raises(UserError) as caught:
-        prompt_syntax.parse("[a|b] AND <hypernet:x:1> [c:d:3] :1.1")
+        prompts.parse("[a|b] AND <hypernet:x:1> [c:d:3] :1.1")
     assert [problem.partition("：")[0] for problem in caught.value.problems] == [
         "<hypernet:x:1>",
         "AND 表示混合多条提示词，这里不支持。请改用逗号或小写 and",
@@ -116,6 +116,6 @@ def test_all_problems_are_told_at_once_in_the_users_language():
 
 def test_a_negative_prompt_may_say_and_but_name_no_lora():
     """There the web UI reads neither."""
-    assert prompt_syntax.parse("bad AND ugly, low:1", is_negative=True).weighted == [[("bad AND ugly, low:1", 1.0)]]
+    assert prompts.parse("bad AND ugly, low:1", is_negative=True).weighted == [[("bad AND ugly, low:1", 1.0)]]
     with pytest.raises(UserError, match="does nothing in the negative prompt"):
-        prompt_syntax.parse("bad <lora:x:1>", is_negative=True)
+        prompts.parse("bad <lora:x:1>", is_negative=True)

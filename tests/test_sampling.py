@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers.schedulers import scheduling_ddim as ddim
 
-from library import sampling
 from library.contracts import Conditioning, NoiseSpec
+from library.diffusion import sampling
+from library.diffusion.sampling import Prompt
 from library.messages import UserError
-from library.sampling import Prompt
 
 
 class PerfectFamily:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import train_network
-from library import checkpoint, losses
+from library import checkpoint
+from library.diffusion import losses
 from library.messages import UserError
 from library.options import checks
 from tests.conftest import FEW

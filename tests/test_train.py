@@ -195,7 +195,7 @@ def test_only_the_last_files_are_kept_if_asked(run):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_cure(run, monkeypatch):
-    from library import losses
+    from library.diffusion import losses
 
     monkeypatch.setattr(losses, "per_sample", lambda p, t, *more: (p - t).flatten(1).mean(1) * float("nan"))
     with pytest.raises(UserError, match="lower learning_rate"):

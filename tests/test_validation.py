@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from library import diffusion, losses, validation
 from library.contracts import NoiseSpec, Sample
 from library.data import held_out
 from library.data.folders import Folder
 from library.data.samples import Found
+from library.diffusion import losses, noise, validation
+from library.diffusion.validation import Measured, Shown
 from library.messages import Stopped, UserError
 from library.options.training import Config
-from library.validation import Measured, Shown
 from tests.conftest import Result, draw_set, events
 
-PROCESS = diffusion.Process(NoiseSpec())
+PROCESS = noise.Process(NoiseSpec())
 TIMES = [200, 400, 600, 800]
 
 

@@ -32,8 +32,9 @@ import torch
 from safetensors.torch import load_file
 
 import train_network
-from library import adapters, checkpoint, disk, families, losses, report, sampling
+from library import adapters, checkpoint, disk, families, report
 from library.data import cache
+from library.diffusion import losses, sampling
 from library.options import command_line as arguments
 from library.options.training import Config
 

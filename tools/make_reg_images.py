@@ -458,7 +458,7 @@ def draw(job: Job) -> None:
 
     settings, device = job.settings, job.machine.device
     family = drawing.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
-    from library import sampling
+    from library.diffusion import sampling
 
     tuned: set[tuple[int, int]] = set()
     sizes = len({one.size for one in job.missing})

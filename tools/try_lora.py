@@ -183,8 +183,9 @@ def look(settings: TryLora) -> Job:
     Raises:
         UserError: all that is wrong with prompts, files and base model together.
     """
-    from library import families, prompt_syntax
+    from library import families
     from library.assembly import drawing
+    from library.diffusion import prompts as prompt_syntax
 
     problems: list[str] = []
 
@@ -401,8 +402,8 @@ def _plain(text: str) -> str:
 
 def cells_of(job: Job) -> list[Cell]:
     """All pictures of the grids, with the recipe of each."""
-    from library import sampling
     from library.assembly import drawing
+    from library.diffusion import sampling
 
     settings = job.settings
     model, model_hash = drawing.identity(job.info.path)
@@ -476,7 +477,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
 
     settings, device = job.settings, job.machine.device
     family = drawing.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
-    from library import sampling
+    from library.diffusion import sampling
 
     sizes = sampling.picture_sizes(*job.size, device)
     hires = sampling.Hires(settings.hires_scale, settings.hires_strength) if settings.hires_scale > 1 else None

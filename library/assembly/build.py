@@ -22,7 +22,7 @@ class Training:
     family: Family
     adapters: Any  # adapters.Adapters
     dataset: Any  # data.dataset.Dataset
-    process: Any  # diffusion.Process
+    process: Any  # noise.Process
     optimizer: Any
     optimizer_text: str  # for the file's metadata
     schedule: Any
@@ -73,10 +73,11 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     """
     import torch
 
-    from library import attention, diffusion, families, memory, optimizers, prompt_syntax, schedules
+    from library import attention, families, memory, optimizers, schedules
     from library.adapters import merging
     from library.average import Average
     from library.data.dataset import Dataset
+    from library.diffusion import noise, prompts
     from library.families.recognise import vae_factor
 
     config, machine = prepared.config, prepared.machine
@@ -107,7 +108,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     for line in family.warnings:
         prepared.note(line)
     if config.weighted_captions:
-        family.weigh = prompt_syntax.weights
+        family.weigh = prompts.weights
     parts = family.modules()
     if prepared.base_loras:
         merging.Merging(family.named_layers()).apply(prepared.base_loras)  # never closed: the weights stay so
@@ -155,7 +156,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         family=family,
         adapters=attached,
         dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts, scale=scale),
-        process=diffusion.Process(family.noise),
+        process=noise.Process(family.noise),
         optimizer=built.optimizer,
         optimizer_text=built.described_as,
         schedule=schedule,

@@ -290,7 +290,7 @@ class Files:
 
     def last_previews(self) -> None:
         """Previews of the finished LoRA at several strengths, and two of them as pictures to compare."""
-        from library import sampling
+        from library.diffusion import sampling
 
         config = self.prepared.config
         if config.sample_every_n_epochs == 0 or not self.prepared.prompts:
@@ -350,7 +350,7 @@ def draw_previews(
     """A row of pictures for each strength of the LoRA, one picture for each prompt; none where memory is too small."""
     import torch
 
-    from library import sampling
+    from library.diffusion import sampling
 
     if hasattr(training.step, "clear"):
         training.step.clear()  # previews want its memory

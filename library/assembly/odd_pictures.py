@@ -28,8 +28,8 @@ def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
     """Measure all pictures of the subject, or as many as there is time for, and write them down as "pictures"."""
     import torch
 
-    from library import validation
     from library.data import held_out
+    from library.diffusion import validation
 
     config = prepared.config
     unique = {sample.image_path: sample for sample in held_out.of_subject(prepared.plan.found, config)}

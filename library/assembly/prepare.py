@@ -64,7 +64,8 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
     warnings = warnings + [line] if line else warnings
     found = attempt(find_set, config, cache_folder)
-    from library import checkpoint, device, families, optimizers, sampling, trackers
+    from library import checkpoint, device, families, optimizers, trackers
+    from library.diffusion import sampling
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
     machine = attempt(device.choose, world.device or config.device, config.mixed_precision, model.width if model else 0)
@@ -121,8 +122,9 @@ def plan_run(
     name: str,
 ) -> Prepared:
     """Resolve what depends on several of the things that were read, and say what will happen."""
-    from library import families, optimizers, sampling
+    from library import families, optimizers
     from library.data import plan
+    from library.diffusion import sampling
 
     output_dir = Path(config.output_dir)
     seed = config.seed

@@ -93,8 +93,8 @@ def seed_of(prepared: Prepared) -> int:
 
 def chosen(prepared: Prepared) -> Chosen:
     """Which pictures are measured: the same all through a run."""
-    from library import validation
     from library.data import held_out
+    from library.diffusion import validation
 
     config, plan, seed = prepared.config, prepared.plan, seed_of(prepared)
     scope = scope_of(config, plan)
@@ -122,7 +122,7 @@ def measure(prepared: Prepared, training: Training, *, is_unchanged: bool = Fals
     Returns:
         A `validation.Measured`.
     """
-    from library import validation
+    from library.diffusion import validation
 
     config = prepared.config
     held, partners, old = chosen(prepared)
@@ -146,7 +146,7 @@ def measure(prepared: Prepared, training: Training, *, is_unchanged: bool = Fals
 
 def times_of(prepared: Prepared) -> list[int]:
     """The timesteps that are measured."""
-    from library import validation
+    from library.diffusion import validation
 
     config = prepared.config
     return validation.timesteps(config.min_timestep, config.max_timestep, scope_of(config, prepared.plan).timesteps)
@@ -154,7 +154,7 @@ def times_of(prepared: Prepared) -> list[int]:
 
 def in_batches(prepared: Prepared, training: Training, samples: list[Sample]) -> list[list[int]]:
     """The places of samples, in batches as large as the training's."""
-    from library import validation
+    from library.diffusion import validation
 
     sets = prepared.plan.sets
     sizes = [-(-sets[sample.dataset].batch_size // training.batch_parts) for sample in samples]
@@ -165,7 +165,7 @@ def losses_of(
     prepared: Prepared, training: Training, samples: list[Sample], batches: list[list[int]], times: list[int]
 ) -> dict[int, Any]:
     """The losses of samples that are `held_out.fixed`, by their places, at some timesteps; see `validation.losses`."""
-    from library import losses, validation
+    from library.diffusion import losses, validation
 
     def plain_loss(prediction: Any, target: Any, mask: Any) -> Any:
         return losses.per_sample(prediction, target, mask=mask)
@@ -176,7 +176,7 @@ def losses_of(
 
 def _shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:
     """Gives the batch of some of the samples, by their places."""
-    from library.validation import Shown
+    from library.diffusion.validation import Shown
 
     family, place = training.family, prepared.machine.place
 

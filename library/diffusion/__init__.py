@@ -1,0 +1,1 @@
+"""Noise, timesteps, losses, validation and sampling."""
