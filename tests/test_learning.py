@@ -14,10 +14,10 @@ from torch import nn
 from library.adapters import KINDS, attach, sizes
 from library.adapters.sizes import Pace, Size, block_index, read_blocks, read_weights
 from library.assembly.model import section_rates
-from library.average import Average
 from library.contracts import Target
 from library.messages import UserError
-from library.optimizers import parameter_groups
+from library.optim.averages import Average
+from library.optim.optimizers import parameter_groups
 from library.options.checks import ConfigError, check
 from library.options.training import Config
 from tests.conftest import events

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from library import optimizers
 from library.messages import UserError
-from library.optimizers import build, learning_rates, parameter_groups, parse_args
+from library.optim import optimizers
+from library.optim.optimizers import build, learning_rates, parameter_groups, parse_args
 
 
 def parameters(*values):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from library.messages import UserError
-from library.schedules import SHAPES, build, step_count_of
+from library.optim.schedules import SHAPES, build, step_count_of
 
 
 def optimizer(*rates):

@@ -143,10 +143,11 @@ def build(program: str, case: tuple, device: str, dtype):
     """
     import torch
 
-    from library import adapters, attention, families, memory, optimizers
+    from library import adapters, attention, families, memory
     from library.adapters import linear_ops, recipes
     from library.contracts import Conditioning
     from library.families import unet_forward
+    from library.optim import optimizers
 
     name, side, batch, rank = case
     changes = TECHNIQUES.get(program, {})

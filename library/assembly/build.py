@@ -37,7 +37,7 @@ class Training:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The weights as they are to be saved and shown; see `optimizers.averaged`."""
-        from library import optimizers
+        from library.optim import optimizers
 
         with optimizers.averaged(self.optimizer), self.average.shown() if self.average else nullcontext():
             self.adapters.refresh()
@@ -73,12 +73,13 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     """
     import torch
 
-    from library import attention, families, memory, optimizers, schedules
+    from library import attention, families, memory
     from library.adapters import merging
-    from library.average import Average
     from library.data.dataset import Dataset
     from library.diffusion import noise, prompts
     from library.families.recognise import vae_factor
+    from library.optim import optimizers, schedules
+    from library.optim.averages import Average
 
     config, machine = prepared.config, prepared.machine
     attend = attention.choose(machine.device, machine.dtype, config.attention)

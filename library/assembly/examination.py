@@ -314,8 +314,9 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         seen.note(map(cards.line, settings), "machine", "green")
         seen.note(cards.advice(there, torch, cards.vendors(), may_open), "machine", "red")
         cards.prepare_environment()  # so that the device is tried as the run will use it
-    from library import checkpoint, device, optimizers
+    from library import checkpoint, device
     from library.diffusion import sampling
+    from library.optim import optimizers
 
     width = seen.model.width if seen.model else FULL_WIDTH
     machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)

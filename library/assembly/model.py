@@ -67,7 +67,7 @@ def attach(
 
 def part_rates(config: Config, parts: Collection[str]) -> dict[str, float]:
     """The learning rate of each part of the model that is trained."""
-    from library import optimizers
+    from library.optim import optimizers
 
     names = [name for name in parts if name != "vae" and is_trained(name, config)]
     return optimizers.learning_rates(names, config.unet_lr, config.text_encoder_lr, config.learning_rate)

@@ -64,8 +64,9 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
     warnings = warnings + [line] if line else warnings
     found = attempt(find_set, config, cache_folder)
-    from library import checkpoint, device, families, optimizers, trackers
+    from library import checkpoint, device, families, trackers
     from library.diffusion import sampling
+    from library.optim import optimizers
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
     machine = attempt(device.choose, world.device or config.device, config.mixed_precision, model.width if model else 0)
@@ -122,9 +123,10 @@ def plan_run(
     name: str,
 ) -> Prepared:
     """Resolve what depends on several of the things that were read, and say what will happen."""
-    from library import families, optimizers
+    from library import families
     from library.data import plan
     from library.diffusion import sampling
+    from library.optim import optimizers
 
     output_dir = Path(config.output_dir)
     seed = config.seed

@@ -1,0 +1,1 @@
+"""Optimizers, learning rate schedules, averages of the weights."""
