@@ -317,7 +317,7 @@ def gradients(
 
 def name_cause(prepared: Prepared, training: Training, group: list[Batch], generator: Any, step: int) -> str:
     """Do a step's passes once more, slowly: which tensor is the first that is not finite, in which batch."""
-    from library import nan
+    from library.hardware import nan
 
     causes = []
     for place, batch in enumerate(group):
@@ -524,20 +524,21 @@ def train_one(config: Config, warnings: list[str]) -> int:
         UserError: something only the user can put right.
         Stopped: by the user; LoRA and state are saved.
     """
-    from library import cards, crash_report, processes
+    from library import crash_report
+    from library.hardware import distributed, rocm
     from library.stop import Stop
 
-    lines = [] if config.device in ("cpu", "mps") else cards.prepare_environment()  # before torch is imported
+    lines = [] if config.device in ("cpu", "mps") else rocm.prepare_environment()  # before torch is imported
     if config.device_plan == "print only" and not lines:
         lines = [say("nothing needs to be set on this machine", "这台机器不需要任何设置")]
     for line in lines:
         print(say(f"device plan: {line}", f"设备设置：{line}"))
     if config.device_plan == "print only":
         return 0
-    if processes.is_wanted(config):
+    if distributed.is_wanted(config):
         script = str(Path(__file__).resolve())
-        return processes.launch(config, [sys.executable, script, *command_line.to_arguments(config)])
-    world = processes.World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
+        return distributed.launch(config, [sys.executable, script, *command_line.to_arguments(config)])
+    world = distributed.World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
     config = dataclasses.replace(config, num_processes=max(1, world.count // config.num_machines))
     if not world.is_first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first talks for all

@@ -14,7 +14,7 @@ from library.adapters import attach, linear_ops, recipes
 from library.adapters.linear_ops import FAST, PLAIN
 from library.adapters.lokr import divisors
 from library.contracts import Target
-from library.memory import to_int8
+from library.hardware.memory import to_int8
 from library.messages import UserError
 from tests.test_linear_ops import frozen, numbers, saved
 

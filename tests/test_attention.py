@@ -10,9 +10,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from library import attention
-from library.attention import MIB, choose, chunked, install
 from library.families.sd import TINY_UNET
+from library.hardware import attention
+from library.hardware.attention import MIB, choose, chunked, install
 from library.messages import set_language
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from library import cards
-from library.cards import Card, Torch
+from library.hardware import rocm
+from library.hardware.rocm import Card, Torch
 from library.messages import set_language
 
 MACHINES = Path(__file__).parent / "recorded_machines"
@@ -41,11 +41,11 @@ def unfold(name: str, folder: Path) -> Path:
 @pytest.fixture
 def machine(tmp_path):
     """machine("rx6700xt") -> its cards."""
-    return lambda name: cards.read_tree(unfold(name, tmp_path / name))
+    return lambda name: rocm.read_tree(unfold(name, tmp_path / name))
 
 
 def set_for(machine_cards, torch=PYTORCH, environment=HOME, platform="linux") -> dict[str, str]:
-    return {setting.name: setting.value for setting in cards.plan(machine_cards, environment, torch, platform)}
+    return {setting.name: setting.value for setting in rocm.plan(machine_cards, environment, torch, platform)}
 
 
 # ---- the tables ----
@@ -55,11 +55,11 @@ def table(folder: Path) -> str:
     """Everything that would be set, for every machine and torch."""
     parts = []
     for name in NAMES:
-        found = cards.read_tree(unfold(name, folder / name))
+        found = rocm.read_tree(unfold(name, folder / name))
         for label, torch in TORCHES.items():
-            lines = [cards.line(setting) for setting in cards.plan(found, HOME, torch, "linux")]
+            lines = [rocm.line(setting) for setting in rocm.plan(found, HOME, torch, "linux")]
             parts.append("\n".join([f"== {name}: {label}, torch {torch.version}", *(lines or ["nothing"])]))
-    lines = [cards.line(setting) for setting in cards.plan([], {"LOCALAPPDATA": "C:\\me"}, PYTORCH, "win32")]
+    lines = [rocm.line(setting) for setting in rocm.plan([], {"LOCALAPPDATA": "C:\\me"}, PYTORCH, "win32")]
     parts.append("\n".join([f"== Windows: PyTorch {PYTORCH.version}", *lines]))
     return "\n\n".join(parts) + "\n"
 
@@ -86,7 +86,7 @@ def test_cards_are_counted_by_number_not_by_spelling(tmp_path):
         (tmp_path / str(node)).mkdir()
         (tmp_path / str(node) / "properties").write_text(f"simd_count 80\ngfx_target_version {version}\n")
     (tmp_path / "3").mkdir()  # one that this user may not read
-    assert [card.architecture for card in cards.read_tree(tmp_path)] == ["gfx1031", "gfx1100"]
+    assert [card.architecture for card in rocm.read_tree(tmp_path)] == ["gfx1031", "gfx1100"]
 
 
 # ---- which card, and the override ----
@@ -171,12 +171,12 @@ def test_what_depends_on_the_card_follows_the_one_that_the_user_chose(machine):
 @pytest.mark.parametrize("platform", ["linux", "win32", "darwin"])
 @pytest.mark.parametrize("name", ["rx6700xt_ryzen5700g", "none"])
 def test_without_a_rocm_build_nothing_is_set(machine, torch, platform, name):
-    assert cards.plan(machine(name), HOME, torch, platform) == []
+    assert rocm.plan(machine(name), HOME, torch, platform) == []
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
 def test_a_rocm_build_without_a_card_gets_nothing(platform):
-    assert cards.plan([], HOME, PYTORCH, platform) == []
+    assert rocm.plan([], HOME, PYTORCH, platform) == []
 
 
 # ---- versions of torch ----
@@ -196,7 +196,7 @@ def test_a_rocm_build_without_a_card_gets_nothing(platform):
 )
 def test_the_allocator_is_set_by_version_and_never_both_ways(machine, version, platform, name, value):
     settings = set_for(machine("rx6700xt"), PYTORCH._replace(version=version), platform=platform)
-    assert {key: settings[key] for key in cards.ALLOCATORS if key in settings} == {name: value}
+    assert {key: settings[key] for key in rocm.ALLOCATORS if key in settings} == {name: value}
 
 
 def test_another_torch_or_card_gets_its_own_tuning_results(machine):
@@ -217,7 +217,7 @@ def test_every_reason_is_there_in_both_languages(machine, name):
     texts = {}
     for language in ("en", "zh"):
         set_language(language)
-        texts[language] = cards.plan(machine(name), HOME, PYTORCH, "linux")
+        texts[language] = rocm.plan(machine(name), HOME, PYTORCH, "linux")
     for english, chinese in zip(texts["en"], texts["zh"], strict=True):
         assert english[:2] == chinese[:2]
         assert english.reason
@@ -255,32 +255,32 @@ ROCBLAS = ("Kernels.so-000-gfx1030.hsaco", "TensileLibrary_lazy_gfx1100.dat", "T
     ],
 )
 def test_the_files_of_torch_tell_its_architectures(tmp_path, monkeypatch, files, others, expected):
-    monkeypatch.setattr(cards, "_ask_torch", lambda: pytest.fail("not needed"))
-    found = cards.read_torch([Card(1, "gfx1031", 0, 80)], wheel(tmp_path, "7.2", files, others))
+    monkeypatch.setattr(rocm, "_ask_torch", lambda: pytest.fail("not needed"))
+    found = rocm.read_torch([Card(1, "gfx1031", 0, 80)], wheel(tmp_path, "7.2", files, others))
     assert (found.version, found.hip, found.cuda) == ("2.13.0+x", "7.2", None)
     assert found.architectures == expected
 
 
 @pytest.mark.parametrize(("architecture", "files"), [("gfx1102", ROCBLAS), ("gfx1031", ())])
 def test_torch_is_asked_where_its_files_leave_it_open(tmp_path, monkeypatch, architecture, files):
-    monkeypatch.setattr(cards, "_ask_torch", lambda: frozenset({"gfx1100"}))
-    found = cards.read_torch([Card(1, architecture, 0, 80)], wheel(tmp_path, "6.3", files))
+    monkeypatch.setattr(rocm, "_ask_torch", lambda: frozenset({"gfx1100"}))
+    found = rocm.read_torch([Card(1, architecture, 0, 80)], wheel(tmp_path, "6.3", files))
     assert found.architectures == {"gfx1100"}
 
 
 def test_the_form_of_older_versions_is_read_and_an_unreadable_torch_is_none(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "version.py").write_text('__version__ = "1.13.1"\ncuda = None\nhip = "5.2.21151"\n')
-    assert cards.read_torch([], tmp_path) == Torch("1.13.1", "5.2.21151", None)
+    assert rocm.read_torch([], tmp_path) == Torch("1.13.1", "5.2.21151", None)
     (tmp_path / "torch" / "version.py").write_text("import os\n")
-    assert cards.read_torch([], tmp_path) is None
-    assert cards.read_torch([], tmp_path / "nowhere") is None
+    assert rocm.read_torch([], tmp_path) is None
+    assert rocm.read_torch([], tmp_path / "nowhere") is None
 
 
 def test_the_torch_that_is_installed_here_is_read():
     import torch
 
-    found = cards.read_torch()
+    found = rocm.read_torch()
     assert (found.version, found.hip, found.cuda) == (torch.__version__, torch.version.hip, torch.version.cuda)
 
 
@@ -298,7 +298,7 @@ def test_the_torch_that_is_installed_here_is_read():
     ],
 )
 def test_a_torch_that_cannot_use_the_card_is_told_with_the_right_line(machine, name, torch, vendors, expected):
-    (line,) = cards.advice(machine(name), torch, frozenset(vendors))
+    (line,) = rocm.advice(machine(name), torch, frozenset(vendors))
     assert re.search(expected.replace("+", r"\+"), line), line
 
 
@@ -314,19 +314,19 @@ def test_a_torch_that_cannot_use_the_card_is_told_with_the_right_line(machine, n
     ],
 )
 def test_there_is_no_advice_where_torch_suits_the_machine(machine, name, torch, vendors):
-    assert cards.advice(machine(name), torch, frozenset(vendors)) == []
+    assert rocm.advice(machine(name), torch, frozenset(vendors)) == []
 
 
 def test_a_card_that_nothing_runs_on_or_that_may_not_be_opened_is_told():
-    (line,) = cards.advice([Card(1, "gfx1010", 8 << 30, 80)], PYTORCH, frozenset())
+    (line,) = rocm.advice([Card(1, "gfx1010", 8 << 30, 80)], PYTORCH, frozenset())
     assert "no code for gfx1010" in line
-    (line,) = cards.advice([Card(1, "gfx1100", 24 << 30, 192)], PYTORCH, frozenset(), may_open=False)
+    (line,) = rocm.advice([Card(1, "gfx1100", 24 << 30, 192)], PYTORCH, frozenset(), may_open=False)
     assert "usermod -aG render,video" in line
 
 
 def test_the_line_installs_the_torch_of_the_requirements():
     requirements = (MACHINES.parent.parent / "requirements.txt").read_text(encoding="utf-8")
-    assert f"\ntorch=={cards.WANTED_TORCH}\n" in requirements
+    assert f"\ntorch=={rocm.WANTED_TORCH}\n" in requirements
 
 
 def test_whose_cards_are_here(tmp_path):
@@ -334,30 +334,30 @@ def test_whose_cards_are_here(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "class").write_text(kind + "\n")
         (tmp_path / name / "vendor").write_text(vendor + "\n")
-    assert cards.vendors("linux", tmp_path) == frozenset()
+    assert rocm.vendors("linux", tmp_path) == frozenset()
     (tmp_path / "a" / "class").write_text("0x030200\n")
-    assert cards.vendors("linux", tmp_path) == {"nvidia"}
-    assert cards.vendors("darwin", tmp_path / "nowhere") == frozenset()
+    assert rocm.vendors("linux", tmp_path) == {"nvidia"}
+    assert rocm.vendors("darwin", tmp_path / "nowhere") == frozenset()
     (tmp_path / "System32").mkdir()
-    assert cards.vendors("win32", windows=tmp_path) == frozenset()
+    assert rocm.vendors("win32", windows=tmp_path) == frozenset()
     (tmp_path / "System32" / "nvcuda.dll").touch()
     (tmp_path / "System32" / "amdhip64_7.dll").touch()
-    assert cards.vendors("win32", windows=tmp_path) == {"nvidia", "amd"}
+    assert rocm.vendors("win32", windows=tmp_path) == {"nvidia", "amd"}
 
 
 # ---- applied ----
 
 
 def test_the_plan_is_applied_and_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(cards, "read_torch", lambda _: PYTORCH)
+    monkeypatch.setattr(rocm, "read_torch", lambda _: PYTORCH)
     monkeypatch.setattr(sys, "platform", "linux")
     environment = {"XDG_CACHE_HOME": str(tmp_path), "MIOPEN_LOG_LEVEL": "6"}
-    lines = cards.prepare_environment(environment, unfold("rx6700xt_ryzen5700g", tmp_path / "tree"))
+    lines = rocm.prepare_environment(environment, unfold("rx6700xt_ryzen5700g", tmp_path / "tree"))
     assert environment["ROCR_VISIBLE_DEVICES"] == "0"
     assert environment["MIOPEN_LOG_LEVEL"] == "6"
     assert any(line.startswith("ROCR_VISIBLE_DEVICES=0 (") for line in lines)
     assert Path(environment["MIOPEN_USER_DB_PATH"]).is_dir()
-    again = cards.prepare_environment(environment, tmp_path / "tree")  # the next run of a queue
+    again = rocm.prepare_environment(environment, tmp_path / "tree")  # the next run of a queue
     assert not [line for line in again if "=" in line.split()[0]]
 
 
@@ -370,7 +370,7 @@ def test_without_an_amd_card_it_is_quick_and_imports_no_torch(tmp_path):
         taken = []
         for _ in range(5):
             start, environment = time.perf_counter(), {{}}
-            cards.prepare_environment(environment, Path({str(tmp_path)!r}))
+            rocm.prepare_environment(environment, Path({str(tmp_path)!r}))
             taken.append(time.perf_counter() - start)
             assert environment == {{}}
         assert "torch" not in sys.modules

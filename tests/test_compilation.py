@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from library import families
 from library.adapters import attach, linear_ops, recipes
-from library.compilation import Compiler
 from library.contracts import Conditioning
 from library.families.unet_forward import UNetForward, units
+from library.hardware.compilation import Compiler
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,14 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from library import cuda_graphs, families
+from library import families
 from library.adapters import attach, linear_ops, recipes
 from library.contracts import Conditioning
-from library.cuda_graphs import MOST_SHAPES, WARM_UP, Graphs, hindrance
 from library.diffusion import losses
 from library.families import sdxl
 from library.families.unet_forward import UNetForward, units
+from library.hardware import cuda_graphs
+from library.hardware.cuda_graphs import MOST_SHAPES, WARM_UP, Graphs, hindrance
 from library.messages import set_language
 
 

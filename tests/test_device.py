@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from library import device
+from library.hardware import device
 from library.messages import UserError, set_language
 
 

@@ -591,7 +591,7 @@ def test_what_a_device_says_is_red(case):
 
 
 def test_memory_that_does_not_suffice_is_red_with_every_way_out(case, monkeypatch):
-    from library import memory
+    from library.hardware import memory
 
     monkeypatch.setattr(memory, "available", lambda device: 2**20)
     case.values |= dict(text_encoder_lr=0.0, int8_base=True)  # two ways less to count
@@ -607,7 +607,7 @@ def test_a_full_disk_is_red(case, monkeypatch):
 
 
 def test_a_card_that_torch_cannot_use_is_red(case, monkeypatch):
-    from library import cards
+    from library.hardware import rocm as cards
 
     monkeypatch.setattr(cards, "vendors", lambda: frozenset({"nvidia"}))
     monkeypatch.setattr(cards, "read_torch", lambda cards: SimpleNamespace(version="2.13.0+cpu", cuda=None, hip=None))
@@ -616,7 +616,7 @@ def test_a_card_that_torch_cannot_use_is_red(case, monkeypatch):
 
 
 def test_a_torch_that_cannot_be_loaded_is_told_and_ends_nothing(case, monkeypatch):
-    from library import cards
+    from library.hardware import rocm as cards
 
     def breaks():
         raise OSError("libcudart.so.13: cannot open shared object file\nmore")

@@ -10,7 +10,7 @@ from torch import nn
 from library.adapters import attach, linear_ops, recipes
 from library.adapters.linear_ops import FAST, PLAIN, THIN, Order, best_order
 from library.contracts import Target
-from library.memory import Trace, to_int8
+from library.hardware.memory import Trace, to_int8
 
 DOUBLE = torch.float64
 

@@ -13,8 +13,8 @@ from library import families, picture_recipe
 from library.assembly import drawing
 from library.contracts import Fit
 from library.data import buckets, regularization, samples
-from library.device import Device
 from library.diffusion import sampling
+from library.hardware.device import Device
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS

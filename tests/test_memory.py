@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from library import memory
-from library.memory import MIB, Cost, Trace, Unit, plan, trace
+from library.hardware import memory
+from library.hardware.memory import MIB, Cost, Trace, Unit, plan, trace
 from library.messages import set_language
 
 N = 4000  # bytes of 1000 numbers
@@ -183,9 +183,10 @@ def test_where_nobody_knows_what_there_is_nothing_is_computed_twice():
 
 def test_a_real_step_is_brought_to_a_budget():
     """With the tiny SDXL: as few blocks as will do; what was predicted for the chosen ones is what their step takes."""
-    from library import adapters, attention, families
+    from library import adapters, families
     from library.adapters import linear_ops, recipes
     from library.families.unet_forward import UNetForward
+    from library.hardware import attention
 
     unet = families.tiny("sdxl").unet.to("meta").requires_grad_(False)
     adapters.attach([t for t in families.sdxl.unet_targets(unet, str) if not t.needs_conv_dim], rank=2)

@@ -509,7 +509,7 @@ def test_the_device_plan_is_shown_without_training(run, tmp_path, capsys):
 
 
 def test_the_compiler_gets_the_units_and_the_backend(run, monkeypatch):
-    from library import compilation
+    from library.hardware import compilation
 
     asked = []
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from library import processes
 from library.data.plan import batches_of_step
+from library.hardware import distributed
 from library.options.training import Config
 
 ROOT = Path(__file__).parent.parent
@@ -106,14 +106,14 @@ def test_a_step_sees_the_batches_of_all_processes():
 
 def test_alone_nothing_is_asked_of_others(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world = processes.World()
+    world = distributed.World()
     assert world.is_first
     assert world.told("a") == "a"
     assert world.code(3) == 3
-    assert not processes.is_wanted(Config())
-    assert processes.is_wanted(Config(num_machines=2))
+    assert not distributed.is_wanted(Config())
+    assert distributed.is_wanted(Config(num_machines=2))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not processes.is_wanted(Config(num_processes=2))  # somebody else has launched it
+    assert not distributed.is_wanted(Config(num_processes=2))  # somebody else has launched it
 
 
 @pytest.mark.parametrize(("patience", "minutes"), [(None, 720), (5, 5)])
@@ -129,7 +129,7 @@ def test_processes_wait_for_one_another_as_long_as_the_user_says(monkeypatch, pa
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("accelerate.PartialState", State)
     monkeypatch.setattr("torch.distributed.new_group", lambda backend, timeout: asked.append(timeout))
-    processes.World(patience=patience)
+    distributed.World(patience=patience)
     assert asked == [timedelta(minutes=minutes)] * 2
 
 
@@ -137,7 +137,7 @@ def test_where_one_fails_the_others_are_ended(monkeypatch):
     """Rank 1 fails at once; rank 0 would sleep for a minute."""
     script = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(60)"
     began = time.monotonic()
-    assert processes.launch(Config(num_processes=2), [sys.executable, "-c", script]) == 3
+    assert distributed.launch(Config(num_processes=2), [sys.executable, "-c", script]) == 3
     assert time.monotonic() - began < 20
 
 
@@ -145,4 +145,4 @@ def test_each_machine_counts_its_processes_on():
     script = "import os, sys; sys.exit(0 if (os.environ['RANK'], os.environ['WORLD_SIZE']) == ('3', '6') or "
     script += "(os.environ['RANK'], os.environ['WORLD_SIZE']) == ('2', '6') else 1)"
     config = Config(num_processes=2, num_machines=3, machine_rank=1, main_process_ip="127.0.0.1")
-    assert processes.launch(config, [sys.executable, "-c", script]) == 0
+    assert distributed.launch(config, [sys.executable, "-c", script]) == 0

@@ -304,7 +304,7 @@ def test_writing_waits_longer_the_longer_it_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(report_page, "compose", lambda *rest: clock.__setitem__(0, clock[0] + 0.1) or "page")
     shown = ReportPage(tmp_path / "it.html", write(tmp_path / "it.run.jsonl", []), facts(tmp_path), None)
-    monkeypatch.setattr("library.memory.peak", lambda device: None)
+    monkeypatch.setattr("library.hardware.memory.peak", lambda device: None)
     count = 0
 
     def written(after: float, news: int, **how) -> bool:

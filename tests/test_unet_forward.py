@@ -10,10 +10,11 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import library.miniature
-from library import adapters, attention, families, memory
+from library import adapters, families
 from library.adapters import linear_ops, recipes
 from library.families.targets import unet_targets
 from library.families.unet_forward import UNetForward, is_supported, units
+from library.hardware import attention, memory
 from library.report import Report
 from tests.conftest import events
 

@@ -119,7 +119,7 @@ def count(program: str, case: tuple, dtype):
     """`memory.Cost` of forward and backward. peft's weights are in the model's dtype here, without autocast."""
     import torch
 
-    from library import attention, memory
+    from library.hardware import attention, memory
 
     for width in (40, 64, 80, 160):  # tried once, on tensors that are not to be counted
         attention.is_fused(torch.device("cpu"), dtype, width)
@@ -143,10 +143,11 @@ def build(program: str, case: tuple, device: str, dtype):
     """
     import torch
 
-    from library import adapters, attention, families, memory
+    from library import adapters, families
     from library.adapters import linear_ops, recipes
     from library.contracts import Conditioning
     from library.families import unet_forward
+    from library.hardware import attention, memory
     from library.optim import optimizers
 
     name, side, batch, rank = case
@@ -265,7 +266,7 @@ def measure(program: str, case: tuple, precision: str, steps: int) -> dict:
     """Seconds per step and peak bytes, in this process."""
     import torch
 
-    from library.device import DTYPES
+    from library.hardware.device import DTYPES
 
     on_gpu, dtype = torch.cuda.is_available() and gpu, DTYPES[precision]
     if thread_count and not on_gpu:
@@ -355,7 +356,7 @@ def measure_gpu() -> None:
 
 
 def show(best: dict) -> None:
-    from library.device import DTYPES
+    from library.hardware.device import DTYPES
 
     for case, precision in dict.fromkeys((case, precision) for _, case, precision in best):
         name, side, batch, rank = case

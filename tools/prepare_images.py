@@ -256,7 +256,7 @@ def _enlarger(settings: PrepareImages, lines: list[str]) -> Any:
     )
     if file is None:
         return None
-    from library import device
+    from library.hardware import device
 
     try:
         chosen = device.choose(settings.device, "no").device

@@ -73,11 +73,12 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     """
     import torch
 
-    from library import attention, families, memory
+    from library import families
     from library.adapters import merging
     from library.data.dataset import Dataset
     from library.diffusion import noise, prompts
     from library.families.recognise import vae_factor
+    from library.hardware import attention, memory
     from library.optim import optimizers, schedules
     from library.optim.averages import Average
 
@@ -188,7 +189,7 @@ def text_stops(config: Config, step_count: int) -> int | None:
 
 def record_steps(prepared: Prepared, training: Training) -> None:
     """Let CUDA graphs take the place of the step, where there are any."""
-    from library import cuda_graphs
+    from library.hardware import cuda_graphs
 
     device = prepared.machine.device
     reason = cuda_graphs.hindrance(device, is_random=has_dropout(prepared.config))
@@ -204,8 +205,8 @@ def record_steps(prepared: Prepared, training: Training) -> None:
 def compile_units(prepared: Prepared, training: Training) -> None:
     """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
     from library.adapters import linear_ops, recipes
-    from library.compilation import Compiler
     from library.families.unet_forward import UNetForward
+    from library.hardware.compilation import Compiler
 
     if has_dropout(prepared.config):
         prepared.note(

@@ -28,11 +28,11 @@ def choose_machine(device: str, mixed_precision: str, width: int) -> Any:
     Raises:
         UserError: the device is not there, or it computes wrongly.
     """
-    from library import cards
+    from library.hardware import rocm
 
-    for line in [] if device in ("cpu", "mps") else cards.prepare_environment():
+    for line in [] if device in ("cpu", "mps") else rocm.prepare_environment():
         print(say(f"device plan: {line}", f"设备设置：{line}"))
-    from library.device import choose, self_test
+    from library.hardware.device import choose, self_test
 
     machine = choose(device, mixed_precision, width)
     self_test(machine)
@@ -49,10 +49,11 @@ def open_for_drawing(
     """
     import torch
 
-    from library import attention, families
+    from library import families
     from library.adapters import linear_ops, recipes
     from library.assembly.model import refuse_odd_unet
     from library.families.unet_forward import UNetForward
+    from library.hardware import attention
 
     attend = attention.choose(machine.device, machine.dtype)
     print(f"{machine.description}\n{attend.description}", flush=True)

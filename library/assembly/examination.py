@@ -303,19 +303,20 @@ def examine_output(seen: Examination) -> None:
 
 def examine_machine(seen: Examination, memory: Path | None) -> None:
     """The card, torch, whether it computes right, and whether memory and disk suffice. Imports torch."""
-    from library import cards
+    from library.hardware import rocm
 
     config = seen.config
     if config.device not in ("cpu", "mps"):
-        there = cards.read_tree()
-        torch = cards.read_torch(there)
-        may_open = os.access(cards.GATE, os.R_OK | os.W_OK)
-        settings = cards.plan(there, os.environ, torch, sys.platform)
-        seen.note(map(cards.line, settings), "machine", "green")
-        seen.note(cards.advice(there, torch, cards.vendors(), may_open), "machine", "red")
-        cards.prepare_environment()  # so that the device is tried as the run will use it
-    from library import checkpoint, device
+        there = rocm.read_tree()
+        torch = rocm.read_torch(there)
+        may_open = os.access(rocm.GATE, os.R_OK | os.W_OK)
+        settings = rocm.plan(there, os.environ, torch, sys.platform)
+        seen.note(map(rocm.line, settings), "machine", "green")
+        seen.note(rocm.advice(there, torch, rocm.vendors(), may_open), "machine", "red")
+        rocm.prepare_environment()  # so that the device is tried as the run will use it
+    from library import checkpoint
     from library.diffusion import sampling
+    from library.hardware import device
     from library.optim import optimizers
 
     width = seen.model.width if seen.model else FULL_WIDTH
@@ -367,9 +368,10 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
 
 def examine_memory(seen: Examination, prepared: Prepared) -> None:
     """Whether the run fits into memory and onto the disk."""
-    from library import attention, disk, families, memory
+    from library import disk, families
     from library.assembly.memory_plan import plan_memory, ways_to_fit
     from library.assembly.model import attach
+    from library.hardware import attention, memory
 
     config, machine, plan = prepared.config, prepared.machine, prepared.plan
     attend = attention.choose(machine.device, machine.dtype, config.attention)

@@ -36,8 +36,9 @@ class Files:
     """
 
     def __init__(self, prepared: Prepared, training: Training, stop: Any, hashes: tuple[Any, Any]):
-        from library import checkpoint, memory
+        from library import checkpoint
         from library.data import plan
+        from library.hardware import memory
 
         config, state = prepared.config, prepared.state
         self.prepared, self.training, self.stop = prepared, training, stop

@@ -22,9 +22,10 @@ def plan_memory(
     """
     import torch
 
-    from library import families, memory
+    from library import families
     from library.contracts import Conditioning
     from library.families.recognise import vae_factor
+    from library.hardware import memory
     from library.optim import optimizers
 
     config, device, dtype = prepared.config, prepared.machine.device, prepared.machine.dtype

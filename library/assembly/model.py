@@ -108,7 +108,7 @@ def refuse_odd_unet(unet: Any) -> None:
 
 def pack_base(family: Family) -> None:
     """Hold the linear layers of the U-Net's transformers in 8 bits."""
-    from library import memory
+    from library.hardware import memory
 
     for target in family.targets():
         if target.part == "unet" and not target.needs_conv_dim:

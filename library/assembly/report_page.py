@@ -252,7 +252,7 @@ class ReportPage:
         Raises:
             UserError: it cannot be written.
         """
-        from library import memory
+        from library.hardware import memory
 
         began = time.monotonic()
         waited = began - self.written

@@ -72,7 +72,7 @@ def use_less_memory(prepared: Prepared, training: Training) -> str | None:
 
 def what_is_lost(training: Training) -> str | None:
     """Why what was trained is worth nothing any more; None: it is sound. Waits for the device."""
-    from library import nan
+    from library.hardware import nan
 
     if not nan.are_finite(training.adapters.parameters()):
         return say("a trained weight is NaN or infinite", "训练的权重出现 NaN 或无穷大")
@@ -88,7 +88,7 @@ def scale_is_lost(training: Training) -> bool:
 
 def is_sound(training: Training, loss: Any) -> bool:
     """Whether a step's loss and gradients are finite. Infinite gradients in fp16 are the loss scale's business."""
-    from library import nan
+    from library.hardware import nan
 
     found = [loss]
     if not training.scaler.is_enabled() or scale_is_lost(training):

@@ -52,7 +52,7 @@ class Device:
         """Matrix products of sizes not met before are tuned within, for a step of each bucket; outside never.
 
         What was found is kept where PYTORCH_TUNABLEOP_FILENAME says, and used from then on. Does nothing unless
-        PYTORCH_TUNABLEOP_ENABLED is set, as `library/cards.py` does for AMD's RDNA.
+        PYTORCH_TUNABLEOP_ENABLED is set, as `library/hardware/rocm.py` does for AMD's RDNA.
         """
         if not (self.tunes_per_shape and torch.cuda.tunable.is_enabled()):
             yield
@@ -335,7 +335,7 @@ def _in_child(program: str, seconds: float) -> dict[str, float]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     try:
         output, said = process.communicate(timeout=seconds)

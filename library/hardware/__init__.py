@@ -1,0 +1,1 @@
+"""The device: what it is, what fits into it, how it computes."""
