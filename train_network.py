@@ -579,7 +579,8 @@ def train_one(config: Config, warnings: list[str]) -> int:
 
 def finish(prepared: Prepared, training: Training, files: Files, position: Any) -> int:
     """What follows the loop: the final file, pictures to compare, and how to go on."""
-    from library import checkpoint, recommendation
+    from library import recommendation
+    from library.storage import checkpoint
 
     config, plan = prepared.config, prepared.plan
     if position.global_step < plan.step_count and not files.ended_early:

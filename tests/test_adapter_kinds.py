@@ -459,8 +459,8 @@ def test_a_run_ends_in_a_file_that_changes_the_model_as_training_did(run, tiny_m
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    from library import checkpoint
     from library.adapters import Adapters
+    from library.storage import checkpoint
 
     ended = []
     really = Adapters.state_dict

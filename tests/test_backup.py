@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from library import backup
-from library.backup import FOLDER, JOURNAL, Backup, undo
 from library.messages import UserError
+from library.storage import undo as undo_module
+from library.storage.undo import FOLDER, JOURNAL, Backup, undo
 
 
 def contents(folder):
@@ -112,8 +112,8 @@ def test_a_run_killed_at_any_moment_leaves_whole_files_and_can_be_undone(folder,
         return step
 
     for owner, name in (
-        (backup.Path, "write_bytes"), (backup.Path, "replace"), (backup.Path, "mkdir"), (backup.Path, "unlink"),
-        (backup.os, "fsync"), (backup.shutil, "copymode"),
+        (undo_module.Path, "write_bytes"), (undo_module.Path, "replace"), (undo_module.Path, "mkdir"), (undo_module.Path, "unlink"),
+        (undo_module.os, "fsync"), (undo_module.shutil, "copymode"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
     with pytest.raises(Killed):
@@ -129,7 +129,7 @@ def test_a_run_killed_at_any_moment_leaves_whole_files_and_can_be_undone(folder,
 
 def test_ctrl_c_leaves_no_half_file(folder, monkeypatch):
     before = contents(folder)
-    monkeypatch.setattr(backup.shutil, "copymode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(undo_module.shutil, "copymode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         change_all(folder)
     assert contents(folder) == before
@@ -165,7 +165,7 @@ def test_an_undo_that_was_killed_goes_on(folder, monkeypatch):
     before = contents(folder)
     change_all(folder)
     calls = []
-    real = backup._restore
+    real = undo_module._restore
 
     def dying(*arguments):
         calls.append(arguments)
@@ -173,7 +173,7 @@ def test_an_undo_that_was_killed_goes_on(folder, monkeypatch):
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(backup, "_restore", dying)
+    monkeypatch.setattr(undo, "_restore", dying)
     with pytest.raises(Killed):
         undo(folder)
     monkeypatch.undo()

@@ -13,9 +13,18 @@ import safetensors
 import safetensors.torch
 import torch
 
-from library import checkpoint
-from library.checkpoint import Position, State, file_name, free_name, is_taken, load_adapter, read_back, save_adapter
 from library.messages import UserError
+from library.storage import checkpoint
+from library.storage.checkpoint import (
+    Position,
+    State,
+    file_name,
+    free_name,
+    is_taken,
+    load_adapter,
+    read_back,
+    save_adapter,
+)
 
 
 def lora(seed=0):

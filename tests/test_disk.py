@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from library import disk
-from library.disk import MIB, Need
 from library.messages import UserError, set_language
 from library.options.training import Config
+from library.storage import disk
+from library.storage.disk import MIB, Need
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_the
     """With the writer of LoRA files and states, whose errors must be known here."""
     import torch
 
-    from library import checkpoint
+    from library.storage import checkpoint
 
     def lora(value):
         return {"lora_unet_a.lora_down.weight": torch.full((4, 12_500), float(value))}  # 200 kB

@@ -600,7 +600,7 @@ def test_memory_that_does_not_suffice_is_red_with_every_way_out(case, monkeypatc
 
 
 def test_a_full_disk_is_red(case, monkeypatch):
-    from library import disk
+    from library.storage import disk
 
     monkeypatch.setattr(disk, "free", lambda path: 2**20)
     case.sees("red", "machine", "this run will write up to", "Free", machine=True)

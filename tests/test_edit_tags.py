@@ -9,11 +9,11 @@ import time
 import pytest
 from PIL import Image
 
-from library import backup
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import check_tool
 from library.options.tools import TOOLS
 from library.options.training import PROJECT
+from library.storage import undo
 from tests.conftest import edit_block
 from tools import edit_tags
 
@@ -49,7 +49,7 @@ def files(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and backup.FOLDER not in path.parts
+        if path.is_file() and undo.FOLDER not in path.parts
     }
 
 
@@ -60,7 +60,7 @@ def test_showing_changes_nothing(folder, capsys):
     before = files(folder)
     said = run(folder, capsys, **RECIPE)
     assert files(folder) == before
-    assert not (folder / backup.FOLDER).exists()
+    assert not (folder / undo.FOLDER).exists()
     assert "7 captions change, 1 of them new" in said
     assert "school uniform (4)" in said
     assert 'set action = "apply"' in said
@@ -91,7 +91,7 @@ def test_applying_twice_changes_nothing_the_second_time(folder, capsys):
     said = run(folder, capsys, **rules)
     assert files(folder) == before
     assert "nothing to change" in said
-    assert len(list((folder / backup.FOLDER).iterdir())) == 1
+    assert len(list((folder / undo.FOLDER).iterdir())) == 1
 
 
 def test_undo_restores_every_byte_also_encodings_and_missing_captions(folder, capsys):
@@ -187,7 +187,7 @@ def test_other_endings(folder, extension):
 
 def test_a_run_that_was_stopped_can_be_continued_and_undone(folder, capsys, monkeypatch):
     before = files(folder)
-    real, calls = backup.Backup.write, []
+    real, calls = undo.Backup.write, []
 
     def write(self, path, data):
         calls.append(path)
@@ -195,7 +195,7 @@ def test_a_run_that_was_stopped_can_be_continued_and_undone(folder, capsys, monk
             raise KeyboardInterrupt
         real(self, path, data)
 
-    monkeypatch.setattr(backup.Backup, "write", write)
+    monkeypatch.setattr(undo.Backup, "write", write)
     with pytest.raises(Stopped):
         run(folder, capsys, action="apply", **RECIPE)
     assert "stopped: 3 / 7 files are written" in capsys.readouterr().out
@@ -246,7 +246,7 @@ def test_a_killed_run_can_be_undone(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(list((folder / backup.FOLDER).glob("*/*.txt"))) < 20 and time.monotonic() < deadline:
+    while len(list((folder / undo.FOLDER).glob("*/*.txt"))) < 20 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -258,7 +258,7 @@ def test_a_killed_run_can_be_undone(tmp_path):
         for name, data in changed.items()
         if name.endswith(".txt")
     )
-    undone = backup.undo(folder)
+    undone = undo.undo(folder)
     assert len(undone.restored) == written
     assert {name: data for name, data in files(folder).items() if not name.endswith(".tmp")} == before
 

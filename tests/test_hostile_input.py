@@ -29,7 +29,7 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save, save_file
 
 import train_network
-from library import checkpoint, families
+from library import families
 from library.contracts import Fit
 from library.data import captions, images, samples
 from library.diffusion import sampling
@@ -37,6 +37,7 @@ from library.messages import UserError, set_language
 from library.options import command_line as arguments
 from library.options import parameter_block, sd_scripts
 from library.options.checks import check
+from library.storage import checkpoint
 
 resource = pytest.importorskip("resource", reason="memory is measured as POSIX does, and links need no rights there")
 

@@ -8,13 +8,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from library import checkpoint, families, metadata
+from library import families
 from library.adapters import merging, sizes
 from library.assembly import lora_files
 from library.families.clip_text import clip_merges
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
+from library.storage import checkpoint, metadata
 from tests.conftest import write_diffusers_folder
 from tests.test_families import TINY, original_layout
 from tests.test_merging import pipeline, random_lora, renamed

@@ -8,11 +8,11 @@ import json
 import pytest
 from PIL import Image
 
-from library import metadata
-from library.metadata import ModelHashes, Run, build, model_hashes
 from library.options import sd_scripts
 from library.options.checks import check
 from library.options.training import Config
+from library.storage import metadata
+from library.storage.metadata import ModelHashes, Run, build, model_hashes
 
 FAMILY = {
     "ss_v2": "False", "ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora",

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 import train_network
-from library import checkpoint
 from library.diffusion import losses
 from library.messages import UserError
 from library.options import checks
+from library.storage import checkpoint
 from tests.conftest import FEW
 from tests.test_train import same_weights
 

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from library import local_models, tagger
-from library.backup import undo
 from library.messages import Stopped, UserError, set_language
 from library.options.tools import TagImages
 from library.options.training import PROJECT
+from library.storage.undo import undo
 from tests import small_tagger
 from tests.conftest import edit_block
 

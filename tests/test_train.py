@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from library import adapters, checkpoint, families
+from library import adapters, families
 from library.messages import UserError
 from library.options import checks, command_line
+from library.storage import checkpoint
 from tests.conftest import FEW, events
 
 ROOT = Path(__file__).parent.parent

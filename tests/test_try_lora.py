@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from library import checkpoint, contact_sheet, families, metadata, picture_recipe
+from library import contact_sheet, families, picture_recipe
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
+from library.storage import checkpoint, metadata
 from tests.conftest import write_diffusers_folder
 from tests.test_merging import random_lora
 from tools import try_lora

@@ -32,11 +32,12 @@ import torch
 from safetensors.torch import load_file
 
 import train_network
-from library import adapters, checkpoint, disk, families, report
+from library import adapters, families, report
 from library.data import cache
 from library.diffusion import losses, sampling
 from library.options import command_line as arguments
 from library.options.training import Config
+from library.storage import checkpoint, disk
 
 MINIATURE = Path(train_network.__file__).parent / "library" / "miniature"
 CONTEXT = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")

@@ -44,12 +44,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import backup
 from library.data import captions, folders, heap, samples, tag_edits, tag_statistics
 from library.messages import Stopped, UserError, say
 from library.options import parameter_block
 from library.options.checks import nearest
 from library.options.tools import TOOLS, EditTags
+from library.storage import undo
 
 PAGE = "summary.html"
 ADVICE_IN_TERMINAL = 8  # lines; the page has all
@@ -256,7 +256,7 @@ def applied(settings: EditTags, changes: list[Change]) -> None:
     from tqdm import tqdm
 
     to_write = {one.picture.caption_path: one for one in changes if one.is_changed and one.after is not None}
-    with backup.Backup(Path(settings.images_dir), "edit_tags") as kept:
+    with undo.Backup(Path(settings.images_dir), "edit_tags") as kept:
         try:
             for path, one in tqdm(to_write.items(), disable=None, leave=False, unit=say(" captions", " 条")):
                 text = tag_edits.with_first_line(one.picture.caption or "", one.after)
@@ -274,13 +274,13 @@ def applied(settings: EditTags, changes: list[Change]) -> None:
 
 def taken_back(folder: Path) -> list[str]:
     """Undo, and say what became of it."""
-    undone = backup.undo(folder)
+    undone = undo.undo(folder)
     if not undone.name:
         return [
             say(
-                f"nothing to undo: no change is kept in {folder / backup.FOLDER}. Choose the images_dir that it was "
+                f"nothing to undo: no change is kept in {folder / undo.FOLDER}. Choose the images_dir that it was "
                 "made with",
-                f"没有可撤销的：{folder / backup.FOLDER} 里没有改动记录。请选择当时的 images_dir",
+                f"没有可撤销的：{folder / undo.FOLDER} 里没有改动记录。请选择当时的 images_dir",
             )
         ]
     lines = [
@@ -291,7 +291,7 @@ def taken_back(folder: Path) -> list[str]:
     ]
     if undone.left:
         names = folders.some([path.name for path in undone.left])
-        kept = folder / backup.FOLDER / f"{undone.name}{backup.UNDONE}"
+        kept = folder / undo.FOLDER / f"{undone.name}{undo.UNDONE}"
         lines.append(
             say(
                 f"{len(undone.left)} file(s) were changed since, and are left as they are now: {names}. What they were "

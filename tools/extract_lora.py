@@ -91,7 +91,7 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
     from library.adapters import low_rank
     from library.adapters.merging import Factors
     from library.assembly import lora_files
-    from library.checkpoint import PRECISIONS
+    from library.storage.checkpoint import PRECISIONS
 
     pair = [Model(info) for info in infos]
     targets = [one for one in pair[0].targets if settings.conv_dim or not one.needs_conv_dim]

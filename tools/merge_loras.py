@@ -101,7 +101,7 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
 
     from library.adapters import low_rank
     from library.assembly import lora_files
-    from library.checkpoint import PRECISIONS
+    from library.storage.checkpoint import PRECISIONS
 
     line = lora_files.same_line(files)
     parts: dict[str, list] = {}  # layer -> (its matrices in a file, the file's weight)
@@ -190,11 +190,12 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     """A copy of the base model with the LoRAs in its weights, tensor by tensor."""
     from tqdm import tqdm
 
-    from library import disk, families
+    from library import families
     from library.adapters import merging
     from library.assembly import lora_files
-    from library.checkpoint import PRECISIONS
     from library.families import rewriting
+    from library.storage import disk
+    from library.storage.checkpoint import PRECISIONS
 
     info = families.inspect(base)
     print(families.describe(info))
@@ -250,7 +251,7 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
 
 
 def told_size(path: Path) -> str:
-    from library import disk
+    from library.storage import disk
 
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return disk.mib(sum(file.stat().st_size for file in files))

@@ -274,8 +274,8 @@ def _plan(
     settings: PrepareImages, wanted: "list[Raw]", book: "Ledger", models: "Models", regions: "dict[str, list[Region]]"
 ) -> Plan:
     """What is to be made, and what is there. Raises UserError: files in the way, all named; too little disk space."""
-    from library import disk
     from library.assembly.cleaning import Cleaner
+    from library.storage import disk
 
     cleaner = Cleaner(settings, models, regions)
     stems = _stems(wanted, book)

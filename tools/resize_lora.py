@@ -109,7 +109,7 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
     """Write a file's smaller copy; None: it was written before. Raises UserError."""
     from library.adapters import low_rank
     from library.assembly import lora_files
-    from library.checkpoint import PRECISIONS
+    from library.storage.checkpoint import PRECISIONS
 
     conv_rank = settings.new_conv_rank or settings.new_rank
     recipe = lora_files.recipe(

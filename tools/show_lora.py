@@ -149,9 +149,9 @@ class Known:
 
 def look(path: Path, known: Known) -> Shown:
     """Read one file. Raises UserError: it is no adapter."""
-    from library import metadata
     from library.adapters import merging, readers
     from library.assembly import lora_files
+    from library.storage import metadata
 
     tensors, entries = lora_files.load(path)
     others = merging.other_kinds(tensors)

@@ -46,11 +46,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library import backup
 from library.data import captions, folders, heap, sorting, tag_statistics
 from library.messages import Stopped, UserError, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
+from library.storage import undo
 
 PAGE = "folders.html"  # beside the numbered folders; the training passes it over
 THUMBNAILS = 8  # pictures shown of each concept
@@ -318,7 +318,7 @@ def _placed(settings: SortIntoFolders, jobs: list[Job]) -> int:
     replaced = {(job.path(output), file.name) for job in jobs for file in job.differing}
     count = 0
     output.mkdir(parents=True, exist_ok=True)
-    with backup.Backup(output, "sort_into_folders") as kept:
+    with undo.Backup(output, "sort_into_folders") as kept:
         for folder, file in tqdm(files, disable=None, leave=False, unit=say(" files", " 个")):
             if (folder, file.name) in replaced:
                 kept.write(folder / file.name, file.source.read_bytes())

@@ -56,7 +56,6 @@ from tqdm import tqdm
 
 from library import local_models, page
 from library import tagger as wd  # `tagger` is an option
-from library.backup import Backup
 from library.data import captions, folders, heap, images, tag_statistics, threads
 from library.data.samples import folded
 from library.messages import Stopped, UserError, say
@@ -64,6 +63,7 @@ from library.options import parameter_block
 from library.options.tools import TOOLS, TagImages
 from library.options.training import PROJECT
 from library.picture_facts import facts as facts_of
+from library.storage.undo import Backup
 
 MODEL_FILES = ("*.onnx",)
 DECODERS = 4  # threads; one alone keeps a CPU's tagger fed, a GPU's wants more

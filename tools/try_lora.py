@@ -268,7 +268,7 @@ class LoraFolder:
 
     def named(self, name: str) -> LoraFile:
         """The file whose name, or whose title in the metadata, is this. Raises UserError."""
-        from library import metadata
+        from library.storage import metadata
 
         found = [path for path in self.files if path.stem == name]
         found = found or [path for path in self.files if path.stem.casefold() == name.casefold()]
@@ -304,7 +304,7 @@ def _from_project(entry: str) -> Path:
 
 
 def lora_file(path: Path) -> LoraFile:
-    from library import metadata  # and not checkpoint, which imports torch: AMD's environment is not set yet
+    from library.storage import metadata
 
     try:
         return LoraFile(path, path.stem, metadata.web_ui_hash(path), metadata.of_file(path))
@@ -315,8 +315,8 @@ def lora_file(path: Path) -> LoraFile:
 
 def read_factors(file: LoraFile, layers: dict) -> dict:
     """A file's matrices, which fit these layers. Raises UserError."""
-    from library import checkpoint
     from library.adapters import merging
+    from library.storage import checkpoint
 
     factors = merging.read(file.path.name, checkpoint.read_tensors(file.path), file.metadata)
     merging.refuse_misfit(file.path.name, factors, layers, file.metadata)
@@ -345,7 +345,7 @@ def picture_size(settings: TryLora, info) -> tuple[int, int]:
 
 def notes(job: Job, blueprint) -> list[str]:
     """What the user should know before it is drawn."""
-    from library import metadata
+    from library.storage import metadata
 
     lines = []
     texts = [_plain(column.text) for column in job.columns]
@@ -573,7 +573,7 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
 
 
 def _write(path: Path, do, size: int, say_line=print) -> None:
-    from library import disk
+    from library.storage import disk
 
     try:
         disk.writing(path, do, size=size, may_free=lambda: False, say_line=say_line)
@@ -666,7 +666,8 @@ def write_summary(job: Job, grids: dict[int, Path]) -> Path:
     """The page to look at: a table of small pictures for each seed, each a link to its file."""
     from urllib.parse import quote
 
-    from library import metadata, page
+    from library import page
+    from library.storage import metadata
 
     shown, sections = 0, []
     for seed, grid in grids.items():

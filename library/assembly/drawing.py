@@ -178,7 +178,7 @@ def keep(path: Path, write: Callable[[], Any], size: int) -> None:
     """
     from tqdm import tqdm
 
-    from library import disk
+    from library.storage import disk
 
     try:
         disk.writing(path, write, size=size, may_free=lambda: False, say_line=tqdm.write)
@@ -206,8 +206,8 @@ def identity(path: str | Path, part: str = "unet") -> tuple[str, str | None]:
     Args:
         part: whose weights stand for a diffusers folder: "unet" or "vae".
     """
-    from library import metadata
     from library.families.loading import folder_files
+    from library.storage import metadata
 
     path = Path(path).expanduser()
     name, file = path.stem if path.is_file() else path.resolve().name, path

@@ -314,10 +314,10 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         seen.note(map(rocm.line, settings), "machine", "green")
         seen.note(rocm.advice(there, torch, rocm.vendors(), may_open), "machine", "red")
         rocm.prepare_environment()  # so that the device is tried as the run will use it
-    from library import checkpoint
     from library.diffusion import sampling
     from library.hardware import device
     from library.optim import optimizers
+    from library.storage import checkpoint
 
     width = seen.model.width if seen.model else FULL_WIDTH
     machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)
@@ -368,10 +368,11 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
 
 def examine_memory(seen: Examination, prepared: Prepared) -> None:
     """Whether the run fits into memory and onto the disk."""
-    from library import disk, families
+    from library import families
     from library.assembly.memory_plan import plan_memory, ways_to_fit
     from library.assembly.model import attach
     from library.hardware import attention, memory
+    from library.storage import disk
 
     config, machine, plan = prepared.config, prepared.machine, prepared.plan
     attend = attention.choose(machine.device, machine.dtype, config.attention)
@@ -413,7 +414,7 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
 
 def examine_state(seen: Examination, prepared: Prepared) -> None:
     """Whether an earlier run of this name will be gone on with, or its name is taken."""
-    from library import checkpoint
+    from library.storage import checkpoint
 
     config = prepared.config
     state = find_state(config)

@@ -21,7 +21,7 @@ STATE_SECONDS = 30.0  # between two states while training; longer where saving o
 
 def hashes_of(config: Config) -> tuple[Any, Any]:
     """Of the base model's file and of the VAE's, if it has one of its own; a second for each gigabyte."""
-    from library import metadata
+    from library.storage import metadata
 
     vae = metadata.model_hashes(Path(config.vae)) if config.vae else None
     return metadata.model_hashes(Path(config.pretrained_model_name_or_path)), vae
@@ -36,9 +36,9 @@ class Files:
     """
 
     def __init__(self, prepared: Prepared, training: Training, stop: Any, hashes: tuple[Any, Any]):
-        from library import checkpoint
         from library.data import plan
         from library.hardware import memory
+        from library.storage import checkpoint
 
         config, state = prepared.config, prepared.state
         self.prepared, self.training, self.stop = prepared, training, stop
@@ -114,7 +114,7 @@ class Files:
     @property
     def state_folder(self) -> Path:
         """Of the state that is kept while training, and under save_state beyond its end."""
-        from library import checkpoint
+        from library.storage import checkpoint
 
         return self.folder / checkpoint.state_name(self.prepared.name)
 
@@ -124,7 +124,7 @@ class Files:
         Args:
             by: "epoch" or "step", whose number the file's name gets; None: the final file.
         """
-        from library import checkpoint
+        from library.storage import checkpoint
 
         config, name = self.prepared.config, self.prepared.name
         number = {"epoch": dict(epoch=position.epoch - 1), "step": dict(step=position.global_step), None: {}}[by]
@@ -137,7 +137,7 @@ class Files:
 
     def _write_lora(self, path: Path, position: Any) -> None:
         """Write the LoRA as it is, with its metadata."""
-        from library import checkpoint, metadata
+        from library.storage import checkpoint, metadata
 
         entries = metadata.build(
             self.prepared.config,
@@ -192,7 +192,7 @@ class Files:
 
     def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
         """Remove the file and the state that a save of this epoch or step makes too many."""
-        from library import checkpoint
+        from library.storage import checkpoint
 
         config, name = self.prepared.config, self.prepared.name
         if by == "epoch":
@@ -219,7 +219,7 @@ class Files:
         self.state_wait = max(STATE_SECONDS, 50 * (self.state_saved_at - began))
 
     def _save_state(self, folder: Path, position: Any, skipped: Collection[int], is_finished: bool = False) -> None:
-        from library import checkpoint
+        from library.storage import checkpoint
 
         prepared, training = self.prepared, self.training
         if problem := what_is_lost(training):
@@ -248,7 +248,7 @@ class Files:
         self._write(folder, size, lambda: checkpoint.save_state(folder, state))
 
     def load_state(self) -> Any:
-        from library import checkpoint
+        from library.storage import checkpoint
 
         return checkpoint.load_state(self.state_folder)
 
@@ -264,7 +264,7 @@ class Files:
 
     def finish(self, position: Any) -> None:
         """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
-        from library import checkpoint
+        from library.storage import checkpoint
 
         config = self.prepared.config
         if config.save_state or config.save_state_on_train_end:
@@ -327,7 +327,7 @@ class Files:
         self._write(path, 2**20, partial(picture.save, path))
 
     def _write(self, path: Path, size: int, write: Any) -> None:
-        from library import checkpoint, disk
+        from library.storage import checkpoint, disk
 
         keep = self.prepared.config.save_last_n_epochs
         say_line = self.report.say if self.report else partial(print, flush=True)
@@ -379,7 +379,7 @@ def draw_previews(
 
 def check_disk(prepared: Prepared, training: Training) -> None:
     """Compare what will be written with what is free."""
-    from library import disk
+    from library.storage import disk
 
     plan, config = prepared.plan, prepared.config
     sizes = [prompt.width * prompt.height for prompt in prepared.prompts]

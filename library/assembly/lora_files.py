@@ -75,9 +75,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UserError: the file is damaged, or no adapter.
     """
-    from library import checkpoint, metadata
     from library.adapters import merging
     from library.families.weights_file import read_header
+    from library.storage import checkpoint, metadata
 
     names = None
     if path.suffix == ".safetensors":
@@ -168,7 +168,7 @@ def file_tensors(
 
 def save(path: Path, tensors: dict[str, Tensor], entries: dict[str, str]) -> None:
     """Write a LoRA file, as a training does. Raises UserError."""
-    from library import checkpoint
+    from library.storage import checkpoint
 
     try:
         checkpoint.save_adapter(path, tensors, entries)
@@ -241,7 +241,7 @@ def merged_modelspec(paths: Sequence[Path], title: str) -> dict[str, str]:
 
 def fingerprint(path: Path) -> str:
     """What tells a file's content: the digits by which web UIs know a LoRA; of large ones their size and time."""
-    from library import metadata
+    from library.storage import metadata
 
     if path.is_file() and path.stat().st_size < 2**30:
         return metadata.web_ui_hash(path)
@@ -257,7 +257,7 @@ def recipe(tool: str, files: Sequence[Path], **settings: object) -> str:
 
 def made_before(target: Path, wanted: str) -> Path | None:
     """The file or folder of this name, or with -2, -3, ... behind, that was made by this recipe."""
-    from library import metadata
+    from library.storage import metadata
 
     for path in _numbered(target):
         if not path.exists():

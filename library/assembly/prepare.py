@@ -64,10 +64,11 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
     warnings = warnings + [line] if line else warnings
     found = attempt(find_set, config, cache_folder)
-    from library import checkpoint, families, trackers
+    from library import families, trackers
     from library.diffusion import sampling
     from library.hardware import device
     from library.optim import optimizers
+    from library.storage import checkpoint
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
     machine = attempt(device.choose, world.device or config.device, config.mixed_precision, model.width if model else 0)
@@ -321,8 +322,8 @@ def first_position(config: Config, plan: Any) -> Any:
     Raises:
         UserError: nothing is left to train from there.
     """
-    from library.checkpoint import Position
     from library.data.plan import batches_of_step
+    from library.storage.checkpoint import Position
 
     counts = plan.step_counts
     step = config.initial_step or sum(counts[: (config.initial_epoch or 1) - 1])
@@ -406,7 +407,7 @@ def seed_of(config: Config, state: Any) -> int:
 
 def find_state(config: Config) -> Any:
     """The training state to go on from; None: begin anew."""
-    from library import checkpoint
+    from library.storage import checkpoint
 
     if config.resume in (None, "new"):
         return None
@@ -417,7 +418,7 @@ def find_state(config: Config) -> Any:
 
 def claim_name(config: Config, state: Any) -> tuple[Any, Any]:
     """The state, and a hold on the run's name. A state whose run is under way at this moment is left alone."""
-    from library import checkpoint
+    from library.storage import checkpoint
 
     output_dir = Path(config.output_dir)
     busy: set[str] = set()

@@ -379,7 +379,7 @@ def why_not_measured(facts: Facts) -> str:
 
 def file_of(facts: Facts, told: Told, epoch: int) -> Path | None:
     """The file of the recommended epoch, if it lies there."""
-    from library import checkpoint
+    from library.storage import checkpoint
 
     names = [f"{facts.name}-best.{facts.suffix}"] if facts.config.keep_best else []  # of the epoch recommended so far
     names.append(checkpoint.file_name(facts.name, facts.suffix, epoch=epoch))
