@@ -498,8 +498,8 @@ def is_due(count: int, every: int | None) -> bool:
 
 def run(config: Config, warnings: list[str]) -> int:
     """`train_one`, with the terminal as the options say, and with no secret in anything that is written."""
-    from library import console
     from library.messages import set_language
+    from library.reporting import console
 
     set_language(config.language)
     if config.wandb_api_key:
@@ -524,8 +524,8 @@ def train_one(config: Config, warnings: list[str]) -> int:
         UserError: something only the user can put right.
         Stopped: by the user; LoRA and state are saved.
     """
-    from library import crash_report
     from library.hardware import distributed, rocm
+    from library.reporting import crash_report
     from library.stop import Stop
 
     lines = [] if config.device in ("cpu", "mps") else rocm.prepare_environment()  # before torch is imported
@@ -579,7 +579,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
 
 def finish(prepared: Prepared, training: Training, files: Files, position: Any) -> int:
     """What follows the loop: the final file, pictures to compare, and how to go on."""
-    from library import recommendation
+    from library.reporting import best_epoch
     from library.storage import checkpoint
 
     config, plan = prepared.config, prepared.plan
@@ -610,7 +610,7 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
     files.tell_result(path)
     files.write_page(is_due=True)
     files.finish(position)
-    advice = recommendation.recommend(files.report.validations)
+    advice = best_epoch.recommend(files.report.validations)
     print(closing_words(prepared, path, norms, files.best, advice))
     return 0
 

@@ -6,8 +6,19 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from library import charts
-from library.charts import Line, Mark, cells_chart, lines_chart, nice_scale, number, percent, smoothed, spread, thinned
+from library.reporting import charts
+from library.reporting.charts import (
+    Line,
+    Mark,
+    cells_chart,
+    lines_chart,
+    nice_scale,
+    number,
+    percent,
+    smoothed,
+    spread,
+    thinned,
+)
 
 NASTY = """<b onclick='x()'>"5" & 'six'</b>"""
 FALLING = Line("loss", [(0, 0.4), (1, 0.2), (2, 0.1)])

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import pytest
 
-from library.console import Console, told
 from library.messages import UserError
 from library.options.training import Config
+from library.reporting.console import Console, told
 
 LINES = ["device cpu", "note: 3 pictures are small", "注意：图片太小", "step 1/4"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from library import crash_report
 from library.messages import UserError, set_language
+from library.reporting import crash_report
 
 
 def caught(error, cause=None):

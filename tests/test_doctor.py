@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, PngImagePlugin
 
-from library import doctor
 from library.assembly import examination, set_findings
 from library.assembly.examination import examine
-from library.doctor import Finding, of_line
 from library.messages import Note, say, set_language
 from library.options import parameter_block
 from library.options.training import PROJECT
+from library.reporting import findings as doctor
+from library.reporting.findings import Finding, of_line
 
 MINIATURE = PROJECT / "library" / "miniature"
 

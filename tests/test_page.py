@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from library import page
 from library.messages import UserError, set_language
+from library.reporting import pages
 
 NASTY = """<b onclick='x()'>"5" & 'six'</b>"""  # as a folder may be called on Linux
 
@@ -52,15 +52,15 @@ def shown(html_text: str) -> Image.Image:
 
 
 def whole_page() -> str:
-    picture = page.picture(Image.new("RGB", (30, 20), "red"), NASTY, NASTY, [page.Box(0.1, 0.2, 0.3, 0.4, NASTY)])
-    return page.page(
+    picture = pages.picture(Image.new("RGB", (30, 20), "red"), NASTY, NASTY, [pages.Box(0.1, 0.2, 0.3, 0.4, NASTY)])
+    return pages.page(
         NASTY,
-        page.paragraph(NASTY, faint=True),
-        page.facts({NASTY: NASTY, "pictures": 12}),
-        page.table([NASTY, "number"], [[NASTY, 3], ["b", 4.5]]),
-        page.finding("red", NASTY, NASTY),
-        page.code(NASTY),
-        page.section(NASTY, page.pictures([picture]), page.folded(NASTY, NASTY)),
+        pages.paragraph(NASTY, faint=True),
+        pages.facts({NASTY: NASTY, "pictures": 12}),
+        pages.table([NASTY, "number"], [[NASTY, 3], ["b", 4.5]]),
+        pages.finding("red", NASTY, NASTY),
+        pages.code(NASTY),
+        pages.section(NASTY, pages.pictures([picture]), pages.folded(NASTY, NASTY)),
     )
 
 
@@ -77,29 +77,29 @@ def test_text_is_shown_as_it_is_and_never_becomes_markup():
 
 
 def test_what_is_html_already_is_not_escaped_again():
-    link = page.Html('<a href="other.html">other</a>')
+    link = pages.Html('<a href="other.html">other</a>')
     for made in (
-        page.paragraph(link),
-        page.facts({"see": link}),
-        page.table([link], [[link]]),
-        page.finding("green", link, link),
-        page.picture(Image.new("L", (4, 4)), "name", link),
-        page.folded(link, link),
-        page.join([link, "x"]),
-        page.section("h", link),
+        pages.paragraph(link),
+        pages.facts({"see": link}),
+        pages.table([link], [[link]]),
+        pages.finding("green", link, link),
+        pages.picture(Image.new("L", (4, 4)), "name", link),
+        pages.folded(link, link),
+        pages.join([link, "x"]),
+        pages.section("h", link),
     ):
         assert "&lt;a" not in made
         assert link in made
-    assert page.html("<") == "&lt;"
-    assert page.html(page.html("<")) == "&lt;"
+    assert pages.html("<") == "&lt;"
+    assert pages.html(pages.html("<")) == "&lt;"
 
 
 def test_numbers_stand_to_the_right_and_are_grouped():
-    read = page.table(["name", "count", "both"], [["a", 12345, "x"], ["b", 7, 5]])
+    read = pages.table(["name", "count", "both"], [["a", 12345, "x"], ["b", 7, 5]])
     assert "<td class=number>12,345</td>" in read
     assert "<td>5</td>" in read  # its column holds text too
-    assert "<td>True</td>" in page.table(["is"], [[True]])
-    assert "<tbody></tbody>" in page.table(["empty"], [])
+    assert "<td>True</td>" in pages.table(["is"], [[True]])
+    assert "<tbody></tbody>" in pages.table(["empty"], [])
 
 
 def test_a_page_needs_no_other_file_and_no_network():
@@ -111,18 +111,18 @@ def test_a_page_needs_no_other_file_and_no_network():
 @pytest.mark.parametrize(("language", "words"), [("en", "must be cured"), ("zh", "必须解决")])
 def test_a_page_speaks_the_users_language(language, words):
     set_language(language)
-    written = page.page("t", page.finding("red", "x"), page.pictures([page.Html("<i></i>")] * 121))
+    written = pages.page("t", pages.finding("red", "x"), pages.pictures([pages.Html("<i></i>")] * 121))
     assert words in written
     assert {"en": 'lang="en"', "zh": 'lang="zh-CN"'}[language] in written
     assert {"en": "and 1 more", "zh": "另有 1 张未显示"}[language] in written
 
 
 def test_of_very_many_pictures_only_the_first_are_shown_and_that_is_said():
-    figures = [page.picture(Image.new("L", (2, 2)), f"{number}.png") for number in range(page.MOST_PICTURES + 5)]
-    read = Reader(page.pictures(figures))
-    assert len(read.all("figure")) == page.MOST_PICTURES
+    figures = [pages.picture(Image.new("L", (2, 2)), f"{number}.png") for number in range(pages.MOST_PICTURES + 5)]
+    read = Reader(pages.pictures(figures))
+    assert len(read.all("figure")) == pages.MOST_PICTURES
     assert "and 5 more" in read.text
-    assert "more" not in Reader(page.pictures(figures[: page.MOST_PICTURES])).text
+    assert "more" not in Reader(pages.pictures(figures[: pages.MOST_PICTURES])).text
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), None])
@@ -130,7 +130,7 @@ def test_a_picture_that_cannot_be_read_gives_its_name_alone(tmp_path, content):
     path = tmp_path / "broken.png"
     if content is not None:
         path.write_bytes(content)
-    read = Reader(page.picture(path, path.name, "skipped"))
+    read = Reader(pages.picture(path, path.name, "skipped"))
     assert not read.all("img")
     assert read.text == "broken.pngskipped"
 
@@ -141,40 +141,40 @@ def test_a_postscript_file_called_png_is_not_given_to_ghostscript(tmp_path, monk
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("ran"))
     path = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(path, "EPS")
-    assert "<img" not in page.picture(path, "a")
+    assert "<img" not in pages.picture(path, "a")
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "gif", "tif"])
 def test_usual_formats_are_shown(tmp_path, ending):
     Image.new("RGB", (40, 30)).save(tmp_path / f"a.{ending}")
-    assert shown(page.picture(tmp_path / f"a.{ending}")).size == (40, 30)
+    assert shown(pages.picture(tmp_path / f"a.{ending}")).size == (40, 30)
 
 
 def test_files_are_shown_upright_small_and_with_their_transparency(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (2000, 1000), "blue").save(tmp_path / "phone.jpg", exif=exif)
-    thumbnail = shown(page.picture(tmp_path / "phone.jpg"))
+    thumbnail = shown(pages.picture(tmp_path / "phone.jpg"))
     assert thumbnail.size == (160, 320)
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert shown(page.picture(clear)).mode == "RGBA"
-    assert shown(page.picture(Image.new("CMYK", (8, 8)))).convert("RGB").getpixel((4, 4)) == (255, 255, 255)
+    assert shown(pages.picture(clear)).mode == "RGBA"
+    assert shown(pages.picture(Image.new("CMYK", (8, 8)))).convert("RGB").getpixel((4, 4)) == (255, 255, 255)
 
 
 def test_sixteen_bit_greys_keep_their_shades(tmp_path):
     Image.fromarray(np.full((16, 16), 32896, np.uint16)).save(tmp_path / "grey.png")
-    level = shown(page.picture(tmp_path / "grey.png")).convert("L").getpixel((8, 8))
+    level = shown(pages.picture(tmp_path / "grey.png")).convert("L").getpixel((8, 8))
     assert abs(level - 128) <= 2
 
 
 def test_a_picture_given_in_memory_is_left_as_it_is():
     image = Image.new("RGB", (1000, 500))
-    page.picture(image)
+    pages.picture(image)
     assert image.size == (1000, 500)
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = page.write(tmp_path / "new" / "page.html", "first \udcff")  # a name that is no UTF-8
+    path = pages.write(tmp_path / "new" / "page.html", "first \udcff")  # a name that is no UTF-8
     assert path.read_text(encoding="utf-8") == "first ?"
 
     def breaks(self, target):
@@ -182,7 +182,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", breaks)
     with pytest.raises(UserError) as caught:
-        page.write(path, "second")
+        pages.write(path, "second")
     assert str(caught.value) == f"{path} cannot be written (No space left on device). Choose another output_dir"
     assert path.read_text(encoding="utf-8") == "first ?"
     assert [entry.name for entry in path.parent.iterdir()] == ["page.html"]
@@ -191,7 +191,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written .* Choose another output_dir"):
-        page.write(tmp_path / "file" / "deeper" / "page.html", "x")
+        pages.write(tmp_path / "file" / "deeper" / "page.html", "x")
 
 
 def test_an_interruption_leaves_no_half_file(tmp_path, monkeypatch):
@@ -200,5 +200,5 @@ def test_an_interruption_leaves_no_half_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        page.write(tmp_path / "page.html", "x")
+        pages.write(tmp_path / "page.html", "x")
     assert list(tmp_path.iterdir()) == []

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from library import recommendation
 from library.messages import set_language
-from library.recommendation import Measurement, difference, recommend, waited
+from library.reporting import best_epoch
+from library.reporting.best_epoch import Measurement, difference, recommend, waited
 
 TIMES = [200, 400, 600, 800]
 
@@ -117,7 +117,7 @@ def test_patience_counts_from_the_lowest():
 
 
 def test_the_words():
-    assert recommendation.spans([1, 3, 4, 5, 8]) == "1, 3-5, 8"
+    assert best_epoch.spans([1, 3, 4, 5, 8]) == "1, 3-5, 8"
     lines = recommend(validations([0.8, 0.51, 0.5, 0.7])).lines()
     assert lines[0].startswith(
         "Use epoch 3: no other has a lower loss of held-out pictures beyond chance. Epochs 2-3 are"

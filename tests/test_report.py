@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from library.report import Report
+from library.reporting.run_log import Report
 
 
 def lines(path):

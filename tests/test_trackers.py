@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from library import trackers
 from library.messages import UserError
 from library.options.checks import ConfigError, check
 from library.options.training import Config
+from library.reporting import trackers
 
 STAND_IN = '''
 """What wandb is to us: calls are kept instead of sent."""

@@ -15,7 +15,7 @@ from library.adapters import linear_ops, recipes
 from library.families.targets import unet_targets
 from library.families.unet_forward import UNetForward, is_supported, units
 from library.hardware import attention, memory
-from library.report import Report
+from library.reporting.run_log import Report
 from tests.conftest import events
 
 FAMILIES = ["sd1", "sd2", "sdxl"]

@@ -328,7 +328,7 @@ def test_held_out_pictures_are_in_no_batch(run, ten, monkeypatch, capsys):
 
 def test_what_is_told(run, ten, capsys, monkeypatch):
     """The event's numbers are those of a measurement by hand, the curves have sd-scripts' names."""
-    from library import trackers
+    from library.reporting import trackers
 
     points = []
 

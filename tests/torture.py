@@ -32,11 +32,12 @@ import torch
 from safetensors.torch import load_file
 
 import train_network
-from library import adapters, families, report
+from library import adapters, families
 from library.data import cache
 from library.diffusion import losses, sampling
 from library.options import command_line as arguments
 from library.options.training import Config
+from library.reporting import run_log
 from library.storage import checkpoint, disk
 
 MINIATURE = Path(train_network.__file__).parent / "library" / "miniature"
@@ -96,7 +97,7 @@ class Run:
     def events(self, kind: str, name: str = NAME) -> list[dict]:
         path = self.out / f"{name}.run.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        whole = [event for event in map(report._parsed, map(str.encode, lines)) if event]
+        whole = [event for event in map(run_log._parsed, map(str.encode, lines)) if event]
         return [event for event in whole if event["event"] == kind]
 
     def wait_for_step(self, process: multiprocessing.Process, step: int = 1) -> None:
@@ -405,14 +406,14 @@ def full_disk(what: str, times: float, run: Run) -> None:
 
     checkpoint._write_synced = write_synced
     if what == "run.jsonl":
-        plain_write = report.Report._write
+        plain_write = run_log.Report._write
 
         def write(self):
             if _Now.step >= 4:
                 fault.raise_full()
             plain_write(self)
 
-        report.Report._write = write
+        run_log.Report._write = write
     if what == "previews":
         from PIL import Image
 

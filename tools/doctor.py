@@ -52,8 +52,8 @@ def examine(settings: Doctor) -> int:
 
     from tqdm import tqdm
 
-    from library import doctor, page
     from library.assembly.examination import examine
+    from library.reporting import findings, pages
 
     seen = examine(
         Path(settings.script),
@@ -61,12 +61,12 @@ def examine(settings: Doctor) -> int:
         with_machine=settings.check_machine,
         progress=partial(tqdm, disable=None, desc=say("pictures", "图片")),
     )
-    path = page.write(Path(settings.output_dir) / "doctor.html", page_of(settings, seen))
-    counts = doctor.count(seen.findings)
+    path = pages.write(Path(settings.output_dir) / "doctor.html", page_of(settings, seen))
+    counts = findings.count(seen.findings)
     for finding in seen.findings:
         if finding.level != "green":  # what is red with its cure, the rest in short
             text = finding.line if finding.level == "red" else finding.text
-            print(f"{say(*page.LEVELS[finding.level])}{say(': ', '：')}{text}")
+            print(f"{say(*pages.LEVELS[finding.level])}{say(': ', '：')}{text}")
     print(
         say(
             f"{settings.script}: {counts['red']} red, {counts['amber']} amber, {counts['green']} green",
@@ -79,10 +79,10 @@ def examine(settings: Doctor) -> int:
 
 def page_of(settings: Doctor, seen) -> str:
     """Everything on one page: what matters in numbers, then topic by topic."""
-    from library import doctor, page
+    from library.reporting import findings, pages
 
-    counts = doctor.count(seen.findings)
-    numbers = {say(*page.LEVELS["red"]): counts["red"], say(*page.LEVELS["amber"]): counts["amber"]}
+    counts = findings.count(seen.findings)
+    numbers = {say(*pages.LEVELS["red"]): counts["red"], say(*pages.LEVELS["amber"]): counts["amber"]}
     if seen.plan:
         found = seen.plan.found
         numbers |= {
@@ -91,36 +91,36 @@ def page_of(settings: Doctor, seen) -> str:
             say("epochs", "轮数"): seen.plan.epoch_count,
             say("steps", "步数"): f"{seen.plan.step_count:,}",
         }
-    blocks = [page.paragraph(settings.script, faint=True), page.facts(numbers)]
-    for topic, name in doctor.TOPICS.items():
+    blocks = [pages.paragraph(settings.script, faint=True), pages.facts(numbers)]
+    for topic, name in findings.TOPICS.items():
         of_topic = [finding for finding in seen.findings if finding.topic == topic]
         shown = [part for finding in of_topic for part in block_of(finding)]
         tables = {"pictures": bucket_table, "captions": tag_table, "machine": memory_table}
         if topic in tables and (table := tables[topic](seen)):
             shown.append(table)
         if shown:
-            blocks.append(page.section(say(*name), *shown))
-    return page.page(say("Doctor", "训练体检"), *blocks)
+            blocks.append(pages.section(say(*name), *shown))
+    return pages.page(say("Doctor", "训练体检"), *blocks)
 
 
 def block_of(finding) -> list:
     """A finding, and below it its pictures."""
-    from library import page
+    from library.reporting import pages
 
-    parts = [page.finding(finding.level, finding.text, finding.cure)]
-    shown = [page.picture(path, path.name, path.parent.name) for path in finding.pictures[:MOST_SHOWN]]
+    parts = [pages.finding(finding.level, finding.text, finding.cure)]
+    shown = [pages.picture(path, path.name, path.parent.name) for path in finding.pictures[:MOST_SHOWN]]
     rest = len(finding.pictures) - len(shown)
     if shown:
-        parts.append(page.pictures(shown))
+        parts.append(pages.pictures(shown))
     if rest > 0:
-        parts.append(page.paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 张未显示"), faint=True))
+        parts.append(pages.paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 张未显示"), faint=True))
     return parts
 
 
 def bucket_table(seen) -> str:
     """How many pictures and batches of each size an epoch has."""
-    from library import page
     from library.data.plan import uses_of_epoch
+    from library.reporting import pages
 
     if not seen.plan:
         return ""
@@ -138,13 +138,13 @@ def bucket_table(seen) -> str:
     ]
     size = seen.plan.batch_size
     body = [[f"{width} x {height}", *row, -(-row[2] // size)] for (width, height), row in sorted(rows.items())]
-    return page.join([page.paragraph(say("Buckets of an epoch:", "每轮的分桶：")), page.table(head, body)])
+    return pages.join([pages.paragraph(say("Buckets of an epoch:", "每轮的分桶：")), pages.table(head, body)])
 
 
 def tag_table(seen) -> str:
     """The most frequent tags, and what will become of them."""
-    from library import page
     from library.data import tag_statistics
+    from library.reporting import pages
 
     if not seen.statistics:
         return ""
@@ -162,16 +162,16 @@ def tag_table(seen) -> str:
         say("what will become of it", "训练后会怎样"),
     ]
     shown = say(f"The {len(rows)} most frequent of {len(tags)} tags", f"{len(tags)} 个标签中最常见的 {len(rows)} 个")
-    return page.folded(shown, page.table(head, rows))
+    return pages.folded(shown, pages.table(head, rows))
 
 
 def memory_table(seen) -> str:
-    from library import page
+    from library.reporting import pages
 
     if not seen.memory:
         return ""
-    return page.folded(
-        say("What the run will hold in memory", "训练占用的内存明细"), page.code(seen.memory.strip("\n"))
+    return pages.folded(
+        say("What the run will hold in memory", "训练占用的内存明细"), pages.code(seen.memory.strip("\n"))
     )
 
 

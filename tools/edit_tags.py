@@ -394,12 +394,12 @@ def write_page(
     lines: list[str],
 ) -> Path:
     """The summary."""
-    from library import page
+    from library.reporting import pages
 
     changed = [one for one in changes if one.is_text_changed]
     is_done = settings.action == "apply"
     blocks = [
-        page.facts(
+        pages.facts(
             {
                 say("pictures", "图片"): f"{len(changes):,}",
                 say("with a caption", "有标签的"): f"{statistics.total():,}",
@@ -409,31 +409,31 @@ def write_page(
                 else say("captions would change", "将改动的标签文件"): f"{len(changed):,}",
             }
         ),
-        *(page.paragraph(line) for line in [*lines[1:], *next_lines(settings, changes)]),
+        *(pages.paragraph(line) for line in [*lines[1:], *next_lines(settings, changes)]),
     ]
     if notes:
-        blocks.append(page.section(say("Noticed", "注意"), *(page.finding("amber", note) for note in notes)))
+        blocks.append(pages.section(say("Noticed", "注意"), *(pages.finding("amber", note) for note in notes)))
     after = changed and not is_done
     heading = (
         say("What these tags will do, once applied", "执行之后，这些标签会起什么作用")
         if after
         else say("What these tags will do", "这些标签会起什么作用")
     )
-    blocks.append(page.section(heading, *(page.finding(one.level, one.text, one.cure) for one in advice)))
+    blocks.append(pages.section(heading, *(pages.finding(one.level, one.text, one.cure) for one in advice)))
     if changed:
         heading = say("Changed", "已改动") if is_done else say("Would change", "将会改动")
         figures = [
-            page.picture(one.picture.path, one.name, page.difference(*one.tags))
-            for one in changed[: page.MOST_PICTURES]
+            pages.picture(one.picture.path, one.name, pages.difference(*one.tags))
+            for one in changed[: pages.MOST_PICTURES]
         ]
         rest = len(changed) - len(figures)
         more = say(f"and {rest:,} more", f"另有 {rest:,} 条未显示") if rest else ""
-        blocks.append(page.section(heading, page.rows(figures), page.paragraph(more, faint=True)))
+        blocks.append(pages.section(heading, pages.rows(figures), pages.paragraph(more, faint=True)))
     blocks.append(tag_table(statistics, changes))
     blocks.append(
-        page.section(
+        pages.section(
             say("What next", "下一步"),
-            page.paragraph(
+            pages.paragraph(
                 say(
                     "When the tags are as you want them, sort_into_folders.py makes the [repeats]_[concept] folders.",
                     "标签满意之后，用 sort_into_folders.py 建立 [重复次数]_[概念] 目录。",
@@ -441,12 +441,12 @@ def write_page(
             ),
         )
     )
-    return page.write(Path(settings.output_dir) / PAGE, page.page(say("Tags", "标签"), *blocks))
+    return pages.write(Path(settings.output_dir) / PAGE, pages.page(say("Tags", "标签"), *blocks))
 
 
 def tag_table(statistics: tag_statistics.TagStatistics, changes: list[Change]) -> str:
     """Every tag: how often, what will become of it, where it is missing."""
-    from library import page
+    from library.reporting import pages
 
     words = {folder_of(one): one.word for one in changes}
     several = list(statistics.folders) if len(statistics.folders) > 1 else []
@@ -459,7 +459,7 @@ def tag_table(statistics: tag_statistics.TagStatistics, changes: list[Change]) -
             [
                 tag.text if len(tag.text) <= MOST_LETTERS else f"{tag.text[:MOST_LETTERS]}...",
                 statistics.count(tag),
-                page.Html(f"{statistics.share(tag):.0%}"),
+                pages.Html(f"{statistics.share(tag):.0%}"),
                 *(f"{statistics.count(tag, name)} / {statistics.total(name)}" for name in several),
                 tag_statistics.fate(statistics, tag, words.get(folder), folder),
                 folders.some(missing, 3),
@@ -475,11 +475,11 @@ def tag_table(statistics: tag_statistics.TagStatistics, changes: list[Change]) -
         "标签属于主体（头发、眼睛、衣服）还是画面、姿势、视角、表情、人数、画质，按内置的 danbooru 词表判断；"
         "表中没有的都算主体的。",
     )
-    return page.section(
+    return pages.section(
         say("All tags", "全部标签"),
-        page.paragraph(how, faint=True),
-        page.table(head, rows),
-        page.paragraph(more, faint=True),
+        pages.paragraph(how, faint=True),
+        pages.table(head, rows),
+        pages.paragraph(more, faint=True),
     )
 
 

@@ -622,49 +622,49 @@ def _counted(count: int, word: str) -> str:
 
 def write_summary(job: Job, lines: list[Note]) -> Path:
     """The page to look at: pairs of a training picture and what was drawn for it."""
-    from library import page
+    from library.reporting import pages
 
     settings = job.settings
     beside: dict[Path, list] = {}
     for one in job.pictures:
         beside.setdefault(one.sample.image_path, []).append(one)
     figures = []
-    for path, ones in sorted(beside.items())[: page.MOST_PICTURES]:
+    for path, ones in sorted(beside.items())[: pages.MOST_PICTURES]:
         first = ones[0]
         sheet = side_by_side(first.sample, job.fits[path], [one.path for one in ones[:MOST_BESIDE]])
         size = f"{first.size[0]}x{first.size[1]}"
         note = say(f"{path.name} · seed {first.seed}, {size}", f"{path.name} · 种子 {first.seed}，{size}")
-        figures.append(page.picture(sheet, textwrap.shorten(first.caption, LONGEST_SHOWN, placeholder=" …"), note))
-    figures += [page.html("")] * (len(beside) - len(figures))  # counted, not shown
-    findings = [page.finding(getattr(line, "level", "amber"), line) for line in [*lines, *job.notes]]
-    content = page.page(
+        figures.append(pages.picture(sheet, textwrap.shorten(first.caption, LONGEST_SHOWN, placeholder=" …"), note))
+    figures += [pages.html("")] * (len(beside) - len(figures))  # counted, not shown
+    findings = [pages.finding(getattr(line, "level", "amber"), line) for line in [*lines, *job.notes]]
+    content = pages.page(
         say("Regularization pictures", "正则化图片"),
-        page.facts(
+        pages.facts(
             {
                 say("training pictures", "训练图片"): len(beside),
                 say("regularization pictures", "正则化图片"): len(job.pictures),
                 say("base model", "底模"): job.info.path.name,
             }
         ),
-        page.section(say("The rule, and what was noticed", "数量规则与提醒"), *findings),
-        page.section(
+        pages.section(say("The rule, and what was noticed", "数量规则与提醒"), *findings),
+        pages.section(
             say("Next", "下一步"),
-            page.paragraph(say("In lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
-            page.code(reg_data_dir(settings)),
+            pages.paragraph(say("In lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
+            pages.code(reg_data_dir(settings)),
         ),
-        page.section(
+        pages.section(
             say("Pairs", "对照"),
-            page.paragraph(
+            pages.paragraph(
                 say(
                     "Left the training picture, right what the base model draws for the same tags without your word. "
                     "They should differ in what you train, and in nothing else that matters.",
                     "左为训练图片，右为底模按相同标签（不含触发词）画的图。两者应当只在要训练的特征上不同。",
                 )
             ),
-            page.pictures(figures),
+            pages.pictures(figures),
         ),
     )
-    return page.write(Path(settings.output_dir) / "summary.html", content)
+    return pages.write(Path(settings.output_dir) / "summary.html", content)
 
 
 def side_by_side(sample: Any, fit: Any, paths: list[Path], height: int = 160) -> Any:

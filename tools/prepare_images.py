@@ -86,9 +86,9 @@ def prepare(settings: PrepareImages) -> int:
     """Look at all raw pictures, decide, clean, and write the summary. Gives the exit code."""
     import cv2
 
-    from library import page
     from library.assembly import cleaning_page, raw_pictures
     from library.cleaning.ledger import Ledger
+    from library.reporting import pages
 
     cv2.setNumThreads(1)  # a thread for each picture is faster than all threads for one
     output, thread_count = Path(settings.output_dir), min(8, os.cpu_count() or 1)
@@ -148,7 +148,7 @@ def prepare(settings: PrepareImages) -> int:
         )
     for line in outcome.next_steps:
         print(line)
-    summary = page.write(output / PAGE, cleaning_page.build(outcome, settings, output))
+    summary = pages.write(output / PAGE, cleaning_page.build(outcome, settings, output))
     print(say(f"look at {summary}", f"请查看 {summary}"))
     return 0
 

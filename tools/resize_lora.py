@@ -180,8 +180,8 @@ def span(numbers: list[int]) -> str:
 
 def write_page(settings: ResizeLora, results: list[Result], left_out: list[str]) -> Path:
     """All files and all their layers."""
-    from library import page
     from library.assembly import lora_files
+    from library.reporting import pages
 
     head = [
         say("file", "文件"),
@@ -201,22 +201,24 @@ def write_page(settings: ResizeLora, results: list[Result], left_out: list[str])
         shares = [f"{mean(kept):.2%}", f"{min(kept):.2%}"]
         old = span([layer.old_rank for layer in layers])
         rows.append([result.target.name, old, span(ranks), f"{mean(ranks):.1f}", *shares, *sizes])
-    blocks = [page.section(say("Files", "文件"), page.table(head, rows))]
+    blocks = [pages.section(say("Files", "文件"), pages.table(head, rows))]
     layer_head = [say("layer", "层"), say("rank before", "原秩"), say("rank", "新秩"), say("kept", "保留")]
     for result in results:
-        table = page.table(
+        table = pages.table(
             layer_head,
             [[name, layer.old_rank, layer.rank, f"{layer.kept:.2%}"] for name, layer in result.layers.items()],
         )
-        blocks.append(page.folded(say(f"{result.target.name}: layer by layer", f"{result.target.name}：逐层"), table))
+        blocks.append(pages.folded(say(f"{result.target.name}: layer by layer", f"{result.target.name}：逐层"), table))
     if left_out:
-        blocks.append(page.section(say("Left out", "跳过的文件"), *(page.finding("amber", line) for line in left_out)))
+        blocks.append(
+            pages.section(say("Left out", "跳过的文件"), *(pages.finding("amber", line) for line in left_out))
+        )
     note = say(
         "Kept is the share of the Frobenius norm of a layer's update that its new rank holds.",
         "“保留”指新秩所含的该层更新量 Frobenius 范数的比例。",
     )
     title = say("Resized LoRAs", "缩小后的 LoRA")
-    return page.write(Path(settings.output_dir) / PAGE, page.page(title, page.paragraph(note, faint=True), *blocks))
+    return pages.write(Path(settings.output_dir) / PAGE, pages.page(title, pages.paragraph(note, faint=True), *blocks))
 
 
 if __name__ == "__main__":

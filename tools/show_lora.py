@@ -313,8 +313,8 @@ def norm_rows(shown: Shown) -> list[list]:
 
 def lines_of(shown: Shown) -> list[str]:
     """The same for the terminal, in short."""
-    from library import page
     from library.assembly import lora_files
+    from library.reporting import pages
 
     kind = " + ".join(shown.kinds)
     line = shown.line or say("unknown base model", "底模未知")
@@ -329,7 +329,7 @@ def lines_of(shown: Shown) -> list[str]:
     if not shown.is_compared:
         lines.append("  " + say("nothing tells its base model: names were not compared", "底模未知：未核对层的名称"))
     lines.append("  " + say("read by ", "能否读取：") + say("; ", "；").join(read_by(shown)))
-    lines += [f"  {say(*page.LEVELS[level])}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
+    lines += [f"  {say(*pages.LEVELS[level])}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
     return lines
 
 
@@ -339,8 +339,8 @@ def shorten(text: str) -> str:
 
 def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> Path:
     """All files on one page."""
-    from library import page
     from library.assembly import lora_files
+    from library.reporting import pages
 
     blocks = []
     for one in shown:
@@ -350,16 +350,16 @@ def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> P
             say("numbers", "精度"): one.numbers,
             say("size", "大小"): lora_files.size(one.path),
         }
-        parts = [page.paragraph(str(one.path), faint=True), page.facts(tiles)]
-        parts += [page.finding(*found) for found in one.findings]
-        parts.append(page.table([say("program", "软件"), say("does it read the file?", "能否读取")],
+        parts = [pages.paragraph(str(one.path), faint=True), pages.facts(tiles)]
+        parts += [pages.finding(*found) for found in one.findings]
+        parts.append(pages.table([say("program", "软件"), say("does it read the file?", "能否读取")],
                                 [re.split(": |：", line, maxsplit=1) for line in read_by(one)]))  # fmt: skip
         if facts := facts_of(one):
-            parts.append(page.folded(say("What its metadata tells", "元数据"),
-                                     page.table([say("what", "项目"), say("value", "值")], facts.items())))  # fmt: skip
+            parts.append(pages.folded(say("What its metadata tells", "元数据"),
+                                     pages.table([say("what", "项目"), say("value", "值")], facts.items())))  # fmt: skip
         if one.groups:
             head = [say("part", "部分"), say("layers", "层数"), say("rank", "秩"), "alpha"]
-            parts.append(page.folded(say("Ranks", "秩"), page.table(head, group_rows(one))))
+            parts.append(pages.folded(say("Ranks", "秩"), pages.table(head, group_rows(one))))
         if one.norms:
             head = [say("block", "分块"), say("layers", "层数"), say("norm", "范数"), say("share", "占比")]
             note = say(
@@ -368,12 +368,14 @@ def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> P
                 "BASE：文本编码器；IN、MID、OUT：U-Net 分块，与分层权重的叫法相同。范数：该分块各层 alpha / rank * up @ down "
                 "的 Frobenius 范数；占比：占范数平方和的比例。",
             )
-            table = page.join([page.paragraph(note, faint=True), page.table(head, norm_rows(one))])
-            parts.append(page.folded(say("Strength of each block", "各分块的强度"), table))
-        blocks.append(page.section(one.path.name, *parts))
+            table = pages.join([pages.paragraph(note, faint=True), pages.table(head, norm_rows(one))])
+            parts.append(pages.folded(say("Strength of each block", "各分块的强度"), table))
+        blocks.append(pages.section(one.path.name, *parts))
     if left_out:
-        blocks.append(page.section(say("Left out", "跳过的文件"), *(page.finding("amber", line) for line in left_out)))
-    return page.write(Path(settings.output_dir) / PAGE, page.page(say("LoRA files", "LoRA 文件"), *blocks))
+        blocks.append(
+            pages.section(say("Left out", "跳过的文件"), *(pages.finding("amber", line) for line in left_out))
+        )
+    return pages.write(Path(settings.output_dir) / PAGE, pages.page(say("LoRA files", "LoRA 文件"), *blocks))
 
 
 if __name__ == "__main__":

@@ -469,7 +469,7 @@ def write_page(
     settings: SortIntoFolders, jobs: list[Job], findings: list[tag_statistics.Advice], notes: list[str]
 ) -> Path:
     """The summary."""
-    from library import page
+    from library.reporting import pages as page
 
     output = Path(settings.output_dir)
     samples = sum(len(job.names) * job.repeats for job in jobs)

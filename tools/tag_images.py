@@ -54,7 +54,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from library import local_models, page
+from library import local_models
 from library import tagger as wd  # `tagger` is an option
 from library.data import captions, folders, heap, images, tag_statistics, threads
 from library.data.samples import folded
@@ -63,6 +63,7 @@ from library.options import parameter_block
 from library.options.tools import TOOLS, TagImages
 from library.options.training import PROJECT
 from library.picture_facts import facts as facts_of
+from library.reporting import pages
 from library.storage.undo import Backup
 
 MODEL_FILES = ("*.onnx",)
@@ -551,41 +552,41 @@ def write_summary(found: heap.Heap, settings: TagImages, results: Results, name:
     if without:
         facts[say("without tags", "没有标签")] = f"{len(without):,}"
 
-    findings = [page.finding("amber", note) for note in notes]
+    findings = [pages.finding("amber", note) for note in notes]
     if results.tagged and not name and settings.tagger:
-        findings.append(page.finding("amber", *advice_without()))
+        findings.append(pages.finding("amber", *advice_without()))
     if results.stopped:
         what = say("the run was stopped before its end", "本次运行中途停止")
-        findings.append(page.finding("amber", what, say("Run it again to go on.", "再次运行会接着做。")))
+        findings.append(pages.finding("amber", what, say("Run it again to go on.", "再次运行会接着做。")))
     if results.broken:
         what = say(
             f"{len(results.broken):,} picture(s) cannot be read and were skipped",
             f"{len(results.broken):,} 张图片无法读取，已跳过",
         )
         rows = [[short(path), problem] for path, problem in results.broken.items()]
-        findings += [page.finding("amber", what), page.table([say("picture", "图片"), say("why", "原因")], rows)]
+        findings += [pages.finding("amber", what), pages.table([say("picture", "图片"), say("why", "原因")], rows)]
 
     rows = [[one.text, counted.count(one), f"{counted.share(one):.0%}"] for one in counted.tags.values()]
     head = [say("tag", "标签"), say("pictures", "图片数"), say("share", "比例")]
-    table = [page.table(head, rows[:SHOWN_TAGS])]
+    table = [pages.table(head, rows[:SHOWN_TAGS])]
     if len(rows) > SHOWN_TAGS:
         more = say(f"{len(rows) - SHOWN_TAGS:,} more tags", f"另有 {len(rows) - SHOWN_TAGS:,} 个标签")
-        table.append(page.folded(more, page.table(head, rows[SHOWN_TAGS:])))
+        table.append(pages.folded(more, pages.table(head, rows[SHOWN_TAGS:])))
 
-    def figures(paths: list[Path], note: Callable[[Path], str]) -> page.Html:
-        shown = [page.picture(path, short(path), note(path)) for path in paths[: page.MOST_PICTURES]]
-        return page.pictures(shown + [page.html("")] * (len(paths) - len(shown)))  # counted, not shown
+    def figures(paths: list[Path], note: Callable[[Path], str]) -> pages.Html:
+        shown = [pages.picture(path, short(path), note(path)) for path in paths[: pages.MOST_PICTURES]]
+        return pages.pictures(shown + [pages.html("")] * (len(paths) - len(shown)))  # counted, not shown
 
-    blocks = [page.facts(facts), *findings]
+    blocks = [pages.facts(facts), *findings]
     by = say(f"Tags by {name}.", f"标签来自 {name}。") if name else ""
     kept = len(lines.keys() - results.tagged)
     if kept:
         by += say(f" {kept:,} picture(s) had tags and keep them.", f"{kept:,} 张图片已有标签，保持不动。")
     if by:
-        blocks.append(page.paragraph(by.strip(), faint=True))
-    blocks.append(page.section(say("What to do next", "接下来"), *next_steps(settings)))
+        blocks.append(pages.paragraph(by.strip(), faint=True))
+    blocks.append(pages.section(say("What to do next", "接下来"), *next_steps(settings)))
     if rows:
-        blocks.append(page.section(say("Tags", "标签"), *table))
+        blocks.append(pages.section(say("Tags", "标签"), *table))
     odd = odd_pictures(results)
     if odd:
         explained = say(
@@ -602,13 +603,13 @@ def write_summary(found: heap.Heap, settings: TagImages, results: Results, name:
             )
 
         heading = say(f"Where the tagger is unsure ({len(odd):,})", f"模型没有把握的图片（{len(odd):,}）")
-        blocks.append(page.section(heading, page.paragraph(explained), figures(odd[:SHOWN_ODD], doubt)))
+        blocks.append(pages.section(heading, pages.paragraph(explained), figures(odd[:SHOWN_ODD], doubt)))
     shown = [picture.path for picture in found.pictures if picture.path in results.tagged] or list(lines)
     if shown:
         heading = say("Pictures and their tags", "图片与标签")
-        blocks.append(page.section(heading, figures(shown, lambda path: lines.get(path, ""))))
+        blocks.append(pages.section(heading, figures(shown, lambda path: lines.get(path, ""))))
     title = say(f"Tags of {found.folder.name}", f"{found.folder.name} 的标签")
-    return page.write(Path(settings.output_dir) / PAGE, page.page(title, *blocks))
+    return pages.write(Path(settings.output_dir) / PAGE, pages.page(title, *blocks))
 
 
 def odd_pictures(results: Results) -> list[Path]:
@@ -621,7 +622,7 @@ def odd_pictures(results: Results) -> list[Path]:
 def next_steps(settings: TagImages) -> list[str]:
     """What a person does with the tags."""
     return [
-        page.paragraph(
+        pages.paragraph(
             say(
                 "Look through the tags below. Then tools/edit_tags.py says what each will do in training, and removes, "
                 'replaces or adds tags over the whole set; with its action = "undo" it also takes back what this run '
@@ -630,7 +631,7 @@ def next_steps(settings: TagImages) -> list[str]:
                 '其中 action = "undo" 也可撤销本次写入。参数填：',
             )
         ),
-        page.code(f'images_dir = "{Path(settings.images_dir).as_posix()}"\naction = "show"'),
+        pages.code(f'images_dir = "{Path(settings.images_dir).as_posix()}"\naction = "show"'),
     ]
 
 

@@ -666,7 +666,7 @@ def write_summary(job: Job, grids: dict[int, Path]) -> Path:
     """The page to look at: a table of small pictures for each seed, each a link to its file."""
     from urllib.parse import quote
 
-    from library import page
+    from library.reporting import pages as page
     from library.storage import metadata
 
     shown, sections = 0, []

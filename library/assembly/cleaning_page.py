@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from library import page
 from library.assembly.raw_pictures import Group, Raw, Survey
 from library.cleaning import quality
 from library.cleaning.ledger import Record
@@ -14,7 +13,8 @@ from library.data import images
 from library.data.folders import some
 from library.messages import say
 from library.options.tools import PrepareImages
-from library.page import Box, Html
+from library.reporting import pages
+from library.reporting.pages import Box, Html
 
 GROUPS, BOXES, WORST, PAIRS, CUT_OUTS = 24, 36, 12, 18, 60  # shown of each: the page must open on a phone
 MUCH_ENLARGED = 2.0  # times in each direction; three of four pixels are then made up
@@ -191,29 +191,29 @@ def build(outcome: Outcome, settings: PrepareImages, output: Path) -> str:
         say("blurred", "模糊"): sum(raw.blur >= quality.BLURRED for raw in survey.pictures if raw.name in records),
         say("noisy", "噪点多"): sum(raw.noise >= quality.NOISY for raw in survey.pictures if raw.name in records),
     }
-    found = [page.finding(*one) for one in findings(outcome, settings)]
+    found = [pages.finding(*one) for one in findings(outcome, settings)]
     if not found:
-        found = [page.finding("green", say("nothing that needs a look", "没有需要留意的问题"))]
+        found = [pages.finding("green", say("nothing that needs a look", "没有需要留意的问题"))]
     blocks = [
-        page.paragraph(f"{survey.folder} → {output}"),
-        page.facts(numbers),
-        *(page.paragraph(line, faint=True) for line in outcome.models),
-        page.section(say("What to look at", "需要留意的地方"), *found),
+        pages.paragraph(f"{survey.folder} → {output}"),
+        pages.facts(numbers),
+        *(pages.paragraph(line, faint=True) for line in outcome.models),
+        pages.section(say("What to look at", "需要留意的地方"), *found),
         *_duplicates(outcome, settings),
         *_text(outcome, settings),
         *_cut_outs(outcome, settings, output),
         *_worst(outcome),
         *_pairs(outcome, output),
         *_skipped(survey),
-        page.section(say("What to do next", "接下来"), *map(page.paragraph, outcome.next_steps)),
+        pages.section(say("What to do next", "接下来"), *map(pages.paragraph, outcome.next_steps)),
     ]
-    return page.page(say("Prepared pictures", "图片整理结果"), *blocks)
+    return pages.page(say("Prepared pictures", "图片整理结果"), *blocks)
 
 
 def _small(raw: Raw) -> Image.Image | Path:
     """A small picture of a raw one, read as safely as everything else."""
     try:
-        return images.raw(raw.path, area=2 * page.THUMBNAIL**2)[1]
+        return images.raw(raw.path, area=2 * pages.THUMBNAIL**2)[1]
     except images.BrokenPicture:  # since it was looked at
         return Path()
 
@@ -224,7 +224,7 @@ def _size(raw: Raw) -> str:
 
 def _more(count: int, shown: int) -> list[Html]:
     rest = count - shown
-    return [page.paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 项未显示"), faint=True)] if rest > 0 else []
+    return [pages.paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 项未显示"), faint=True)] if rest > 0 else []
 
 
 def _duplicates(outcome: Outcome, settings: PrepareImages) -> list[Html]:
@@ -240,7 +240,7 @@ def _duplicates(outcome: Outcome, settings: PrepareImages) -> list[Html]:
             "每组保留第一张：像素最多（单纯放大的不算），其次压缩最少。如果一组里其实是不同的图片，请调低 similarity。",
         )
     )
-    blocks = [page.paragraph(intro)]
+    blocks = [pages.paragraph(intro)]
     for number, group in enumerate(outcome.groups[:GROUPS], 1):
         figures = []
         for raw in group.members[:8]:
@@ -248,9 +248,9 @@ def _duplicates(outcome: Outcome, settings: PrepareImages) -> list[Html]:
             word = say("kept", "保留") if is_kept else say("left out", "去掉")
             same = raw.digest == group.members[0].digest and raw is not group.members[0]
             note = f"{_size(raw)} · {word}" + (say(" · the same file", " · 文件完全相同") if same else "")
-            figures.append(page.picture(_small(raw), raw.name, note))
+            figures.append(pages.picture(_small(raw), raw.name, note))
         head = say(f"Group {number}: {len(group.members)} pictures", f"第 {number} 组：{len(group.members)} 张")
-        blocks += [page.paragraph(head), page.pictures(figures), *_more(len(group.members), 8)]
+        blocks += [pages.paragraph(head), pages.pictures(figures), *_more(len(group.members), 8)]
     blocks += _more(len(outcome.groups), GROUPS)
     if outcome.mirrored:
         rows = [(first.name, second.name) for first, second in outcome.mirrored[:50]]
@@ -258,9 +258,9 @@ def _duplicates(outcome: Outcome, settings: PrepareImages) -> list[Html]:
             "Mirrored copies, kept: fine where left and right do not matter, else leave one out.",
             "左右镜像的图片，均保留：如果主体左右不对称（发型、徽章等），请去掉其中一张。",
         )
-        table = page.table((say("picture", "图片"), say("its mirror image", "其镜像")), rows)
-        blocks += [page.paragraph(head), table, *_more(len(outcome.mirrored), 50)]
-    return [page.section(say("The same picture again", "重复的图片"), *blocks)]
+        table = pages.table((say("picture", "图片"), say("its mirror image", "其镜像")), rows)
+        blocks += [pages.paragraph(head), table, *_more(len(outcome.mirrored), 50)]
+    return [pages.section(say("The same picture again", "重复的图片"), *blocks)]
 
 
 def _text(outcome: Outcome, settings: PrepareImages) -> list[Html]:
@@ -272,15 +272,15 @@ def _text(outcome: Outcome, settings: PrepareImages) -> list[Html]:
     figures = []
     for raw in found[:BOXES]:
         boxes = outcome.records[raw.name].report["text"]
-        note = page.Html("<br>".join(map(_as_region, sorted(boxes, key=lambda box: -box[4])[:3])))
-        figures.append(page.picture(_small(raw), raw.name, note, [Box(*box[:4], f"{box[4]:.0%}") for box in boxes]))
+        note = pages.Html("<br>".join(map(_as_region, sorted(boxes, key=lambda box: -box[4])[:3])))
+        figures.append(pages.picture(_small(raw), raw.name, note, [Box(*box[:4], f"{box[4]:.0%}") for box in boxes]))
     intro = say(
         "Proposals, the surest first; nothing was read. The numbers can be copied into a regions file, as "
         "name: left, top, width, height.",
         "只是推测，并未识别文字；把握大的排在前面。数字可以直接抄进 regions 文件，写作“文件名: 左, 上, 宽, 高”。",
     )
     heading = say("Text and watermarks", "文字与水印")
-    return [page.section(heading, page.paragraph(intro), page.pictures(figures), *_more(len(found), BOXES))]
+    return [pages.section(heading, pages.paragraph(intro), pages.pictures(figures), *_more(len(found), BOXES))]
 
 
 def _as_region(box: list[float]) -> str:
@@ -291,12 +291,14 @@ def _cut_outs(outcome: Outcome, settings: PrepareImages, output: Path) -> list[H
     if settings.faces not in ("cut out", "recipe"):
         return []
     files = [file for file in outcome.files() if "_face" in file and not file.startswith("reg/")]
-    figures = [page.picture(output / file, file) for file in files[:CUT_OUTS] if (output / file).exists()]
+    figures = [pages.picture(output / file, file) for file in files[:CUT_OUTS] if (output / file).exists()]
     if not figures:
         return []
     intro = say("Delete what is no face: it is not made again.", "不是脸的请直接删除，不会再次生成。")
     return [
-        page.section(say("Faces", "人脸"), page.paragraph(intro), page.pictures(figures), *_more(len(files), CUT_OUTS))
+        pages.section(
+            say("Faces", "人脸"), pages.paragraph(intro), pages.pictures(figures), *_more(len(files), CUT_OUTS)
+        )
     ]
 
 
@@ -318,7 +320,7 @@ def _worst(outcome: Outcome) -> list[Html]:
         ),
     )
     blocks = [
-        page.paragraph(
+        pages.paragraph(
             say(
                 f"Measured at the training size. Sharp edges are 0.8 to 1 px wide; from {quality.BLURRED:g} a picture "
                 f"counts as blurred, from {quality.NOISY:g} of noise as noisy.",
@@ -329,9 +331,9 @@ def _worst(outcome: Outcome) -> list[Html]:
     ]
     for heading, key, note in kinds:
         worst = sorted(worked, key=key)[: min(WORST, len(worked) // 2)]
-        figures = [page.picture(_small(raw), raw.name, note(raw)) for raw in worst]
-        blocks.append(page.folded(heading, page.pictures(figures)))
-    return [page.section(say("The poorest", "质量最差的"), *blocks)]
+        figures = [pages.picture(_small(raw), raw.name, note(raw)) for raw in worst]
+        blocks.append(pages.folded(heading, pages.pictures(figures)))
+    return [pages.section(say("The poorest", "质量最差的"), *blocks)]
 
 
 def _pairs(outcome: Outcome, output: Path) -> list[Html]:
@@ -361,17 +363,17 @@ def _pairs(outcome: Outcome, output: Path) -> list[Html]:
             note += say(f" · {erased:.0%} not learnt", f" · {erased:.0%} 不学习")
         before = say(f"before: {_size(raw)}", f"整理前：{_size(raw)}")
         figures += [
-            page.picture(_small(raw), raw.name, before, boxes),
-            page.picture(output / file, file, say(f"after: {note}", f"整理后：{note}")),
+            pages.picture(_small(raw), raw.name, before, boxes),
+            pages.picture(output / file, file, say(f"after: {note}", f"整理后：{note}")),
         ]
         if len(figures) >= 2 * PAIRS:
             break
     if not figures:
         return []
     return [
-        page.section(
+        pages.section(
             say("Before and after", "整理前后"),
-            page.paragraph(
+            pages.paragraph(
                 say(
                     "Those whose background was removed by a guess (GrabCut) come first: look at each.",
                     "靠猜测（GrabCut）去掉背景的排在最前面，请逐张检查。",
@@ -379,7 +381,7 @@ def _pairs(outcome: Outcome, output: Path) -> list[Html]:
                 if guessed
                 else say("Those that changed most come first.", "改动最大的排在前面。")
             ),
-            page.pictures(figures),
+            pages.pictures(figures),
             *_more(len(worked), PAIRS),
         )
     ]
@@ -389,7 +391,7 @@ def _skipped(survey: Survey) -> list[Html]:
     blocks = []
     if survey.skipped:
         rows = list(survey.skipped.items())
-        blocks.append(page.table((say("file", "文件"), say("why", "原因")), rows[:200]))
+        blocks.append(pages.table((say("file", "文件"), say("why", "原因")), rows[:200]))
         blocks += _more(len(rows), 200)
-    blocks += [page.paragraph(note) for note in survey.notes[:50]]
-    return [page.section(say("Skipped", "略过的文件"), *blocks)] if blocks else []
+    blocks += [pages.paragraph(note) for note in survey.notes[:50]]
+    return [pages.section(say("Skipped", "略过的文件"), *blocks)] if blocks else []

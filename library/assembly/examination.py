@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from library import doctor
 from library.assembly.prepare import Prepared, changes_since, find_set, find_state, fingerprint_of_data, resolve
 from library.assembly.set_findings import of_set, statistics_of
 from library.contracts import Fit, Sample
-from library.doctor import Finding, of_line
 from library.messages import UserError, say
 from library.options.training import Config
+from library.reporting import findings as doctor
+from library.reporting.findings import Finding, of_line
 
 ROW = struct.Struct("<QQ192sff??")  # of a picture: duplicates.Look, blur, transparent share, turned, other colours
 ROW_FORMAT = 1  # raise it when one of these is worked out otherwise

@@ -69,8 +69,8 @@ class Files:
 
     def begin_report(self, step: int) -> None:
         """Tell of the steps after `step`; what was told of them before is forgotten."""
-        from library import trackers
-        from library.report import Report
+        from library.reporting import trackers
+        from library.reporting.run_log import Report
 
         if self.report:
             self.report.waiting = []
@@ -168,18 +168,18 @@ class Files:
 
     def keep_best(self, position: Any) -> None:
         """Keep the epoch that has just been measured, if it is the one recommended so far."""
-        from library import recommendation
+        from library.reporting import best_epoch
 
-        found = recommendation.recommend(self.report.validations)
+        found = best_epoch.recommend(self.report.validations)
         if self.prepared.config.keep_best and found and found.epoch == position.epoch - 1:
             self._write_lora(self.best, position)
 
     def ends_early(self) -> bool:
         """Whether early_stop wants the training to end here; that is said."""
-        from library import recommendation
+        from library.reporting import best_epoch
 
         patience, measured = self.prepared.config.early_stop, self.report.validations
-        if patience and recommendation.waited(measured) >= patience:
+        if patience and best_epoch.waited(measured) >= patience:
             self.ended_early = True
             self.report.say(
                 say(
@@ -401,7 +401,7 @@ def closing_words(prepared: Prepared, path: Path, norms: dict[str, float], best:
 
     Args:
         best: where the recommended epoch lies, if it was kept.
-        advice: a `recommendation.Recommendation`; None: nothing was measured.
+        advice: a `best_epoch.Recommendation`; None: nothing was measured.
     """
     learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
     folders = prepared.plan.found.folders

@@ -64,10 +64,11 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
     warnings = warnings + [line] if line else warnings
     found = attempt(find_set, config, cache_folder)
-    from library import families, trackers
+    from library import families
     from library.diffusion import sampling
     from library.hardware import device
     from library.optim import optimizers
+    from library.reporting import trackers
     from library.storage import checkpoint
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)

@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from library import charts, page
 from library.assembly.odd_pictures import Ranked, ranked
 from library.assembly.prepare import Prepared
 from library.assembly.set_findings import statistics_of
 from library.messages import say
 from library.options import command_line
 from library.options.training import Config
+from library.reporting import charts, pages
 
 COST = 0.005  # share of the time that writing the page may take
 EVERY_SECONDS = 60.0  # while nothing but steps happens
@@ -237,7 +237,7 @@ class ReportPage:
     def __init__(self, path: Path, events: Path, facts: Facts, device: Any):
         self.path, self.facts, self.device = path, facts, device
         self.told = Told(events)
-        self.thumbnails: dict[tuple[Path, str], page.Html] = {}
+        self.thumbnails: dict[tuple[Path, str], pages.Html] = {}
         self.news = -1  # how many events other than steps were told when it was written
         self.written = -float("inf")
         self.cost = 0.0  # seconds that writing it took
@@ -259,18 +259,18 @@ class ReportPage:
         if not is_due and (waited < self.cost / COST or (news == self.news and waited < EVERY_SECONDS)):
             return
         self.told.read()
-        page.write(self.path, compose(self.facts, self.told, self.thumbnail, time.time(), memory.peak(self.device)))
+        pages.write(self.path, compose(self.facts, self.told, self.thumbnail, time.time(), memory.peak(self.device)))
         self.news, self.written = news, time.monotonic()
         self.cost = self.written - began
 
-    def thumbnail(self, path: Path, text: str) -> page.Html:
+    def thumbnail(self, path: Path, text: str) -> pages.Html:
         """A small copy of a picture, made once."""
         if (path, text) not in self.thumbnails:
-            self.thumbnails[path, text] = page.image(path, text)
+            self.thumbnails[path, text] = pages.image(path, text)
         return self.thumbnails[path, text]
 
 
-Thumbnail = Callable[[Path, str], page.Html]
+Thumbnail = Callable[[Path, str], pages.Html]
 
 
 def compose(facts: Facts, told: Told, thumbnail: Thumbnail, now: float, peak: int | None = None) -> str:
@@ -281,9 +281,9 @@ def compose(facts: Facts, told: Told, thumbnail: Thumbnail, now: float, peak: in
         now: seconds since 1970.
         peak: bytes of the device that were taken at most; None: not known.
     """
-    from library import recommendation
+    from library.reporting import best_epoch
 
-    advice = recommendation.recommend(told.validations)
+    advice = best_epoch.recommend(told.validations)
     sections = [
         which_epoch(facts, told, advice),
         how_to_use(facts, told, advice),
@@ -296,15 +296,15 @@ def compose(facts: Facts, told: Told, thumbnail: Thumbnail, now: float, peak: in
         again(facts),
     ]
     clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
-    footer = page.paragraph(say(f"Written {clock}.", f"生成于 {clock}。"), faint=True)
-    script = charts.SCRIPT + page.CHOICES + PAGE_SCRIPT
-    return page.page(facts.name, *sections, footer, style=charts.STYLE, script=script)
+    footer = pages.paragraph(say(f"Written {clock}.", f"生成于 {clock}。"), faint=True)
+    script = charts.SCRIPT + pages.CHOICES + PAGE_SCRIPT
+    return pages.page(facts.name, *sections, footer, style=charts.STYLE, script=script)
 
 
 # ---- The sections ----
 
 
-def which_epoch(facts: Facts, told: Told, advice: Any) -> page.Html:
+def which_epoch(facts: Facts, told: Told, advice: Any) -> pages.Html:
     """Where the run stands, and the recommendation with its uncertainty and its file."""
     total, epochs = sum(facts.step_counts), len(facts.step_counts)
     state = {
@@ -322,41 +322,43 @@ def which_epoch(facts: Facts, told: Told, advice: Any) -> page.Html:
     elif told.state == "finished":
         tiles[say("from start to end", "从开始到结束")] = duration(told.last_time - told.first_time)
     trained_on = say(f"A LoRA for {facts.line}, trained on {facts.model}", f"{facts.line} 的 LoRA，底模 {facts.model}")
-    running = page.Html("<span data-running></span>") if told.state == "running" else ""
-    return page.join([page.paragraph(trained_on, faint=True), running, verdict(facts, told, advice), page.facts(tiles)])
+    running = pages.Html("<span data-running></span>") if told.state == "running" else ""
+    return pages.join(
+        [pages.paragraph(trained_on, faint=True), running, verdict(facts, told, advice), pages.facts(tiles)]
+    )
 
 
-def verdict(facts: Facts, told: Told, advice: Any) -> page.Html:
+def verdict(facts: Facts, told: Told, advice: Any) -> pages.Html:
     """Which epoch to use, and why."""
     if not advice:
         return no_verdict(facts, told)
-    lines = list(map(page.paragraph, advice.lines()))
+    lines = list(map(pages.paragraph, advice.lines()))
     file = file_of(facts, told, advice.epoch)
     heading = say(f"Epoch {advice.epoch}", f"第 {advice.epoch} 轮")
     if told.state == "running":
         heading = say(f"{heading} so far", f"目前是{heading}")
-        lines.append(page.paragraph(say("The training goes on; this may change.", "训练尚未结束，结论可能改变。")))
+        lines.append(pages.paragraph(say("The training goes on; this may change.", "训练尚未结束，结论可能改变。")))
     if file:
         heading += say(": ", "：") + file.name
-        lines.append(page.paragraph(str(file), faint=True))
-    return page.answer("amber" if advice.overfitted_from else "green", heading, *lines)
+        lines.append(pages.paragraph(str(file), faint=True))
+    return pages.answer("amber" if advice.overfitted_from else "green", heading, *lines)
 
 
-def no_verdict(facts: Facts, told: Told) -> page.Html:
+def no_verdict(facts: Facts, told: Told) -> pages.Html:
     """Why no epoch is recommended (yet), and what to do in place of it."""
     if told.state == "running":
         first = say("The first measurement comes at the end of an epoch.", "第一次测量在一轮结束时进行。")
         why = first if facts.measured else why_not_measured(facts)
         heading = say("Which epoch to use is not known yet", "还不知道该用哪一轮")
-        return page.answer("green", heading, page.paragraph(why))
+        return pages.answer("green", heading, pages.paragraph(why))
     pick = say(
         "Compare the previews, and take the earliest epoch in which the subject is right.",
         "请对比预览图，选用主体已经画对的最早一轮。",
     )
     file = facts.folder / (told.file or f"{facts.name}.{facts.suffix}")
     last = say(f"File of the last epoch: {file}", f"最后一轮的文件：{file}")
-    texts = [page.paragraph(why_not_measured(facts)), page.paragraph(pick), page.paragraph(last, faint=True)]
-    return page.answer("amber", say("Choose the epoch by eye", "请凭预览图选择"), *texts)
+    texts = [pages.paragraph(why_not_measured(facts)), pages.paragraph(pick), pages.paragraph(last, faint=True)]
+    return pages.answer("amber", say("Choose the epoch by eye", "请凭预览图选择"), *texts)
 
 
 def why_not_measured(facts: Facts) -> str:
@@ -388,7 +390,7 @@ def file_of(facts: Facts, told: Told, epoch: int) -> Path | None:
     return next((facts.folder / name for name in names if (facts.folder / name).exists()), None)
 
 
-def how_to_use(facts: Facts, told: Told, advice: Any) -> page.Html:
+def how_to_use(facts: Facts, told: Told, advice: Any) -> pages.Html:
     """The file in each web UI."""
     file = (advice and file_of(facts, told, advice.epoch)) or facts.folder / f"{facts.name}.{facts.suffix}"
     words = ", ".join(facts.words)
@@ -407,7 +409,7 @@ def how_to_use(facts: Facts, told: Told, advice: Any) -> page.Html:
         say("AUTOMATIC1111 and Forge", "AUTOMATIC1111、Forge"): [by_prompt, prompt],
         "ComfyUI": [by_node, words or say("(anything: there is no trigger word)", "（任意内容：没有触发词）")],
     }
-    shown = {name: page.join([page.paragraph(text), page.code(typed)]) for name, (text, typed) in cards.items()}
+    shown = {name: pages.join([pages.paragraph(text), pages.code(typed)]) for name, (text, typed) in cards.items()}
     notes = say(
         "0.8 is a strength to begin with: lower it where pictures get stiff or the prompt is not followed. It fits "
         f"{facts.line} models, {facts.model} and its relatives best.",
@@ -416,10 +418,10 @@ def how_to_use(facts: Facts, told: Told, advice: Any) -> page.Html:
     if len(facts.words) > 1:
         notes += say(" Each word calls up its own folder: take what you want.", "每个词对应一个训练目录，按需选用。")
     heading = say("How to use the file", "如何使用")
-    return page.section(heading, page.cards(shown), page.paragraph(notes, faint=True))
+    return pages.section(heading, pages.cards(shown), pages.paragraph(notes, faint=True))
 
 
-def previews(facts: Facts, told: Told, advice: Any, thumbnail: Thumbnail) -> page.Html:
+def previews(facts: Facts, told: Told, advice: Any, thumbnail: Thumbnail) -> pages.Html:
     """The prompts over the epochs, and at the end over the strengths."""
     heading = say("Previews", "预览图")
     if not told.previews:
@@ -428,7 +430,7 @@ def previews(facts: Facts, told: Told, advice: Any, thumbnail: Thumbnail) -> pag
             say("None are drawn yet.", "还没有画。") if told.state == "running" else say("None were drawn.", "没有画。")
         )
         asked = say("None were asked for: sample_every_n_epochs = 0.", "未要求画预览图：sample_every_n_epochs = 0。")
-        return page.section(heading, page.paragraph(asked if never else text, faint=True))
+        return pages.section(heading, pages.paragraph(asked if never else text, faint=True))
     moments = list({event["step"]: (event, row) for event in told.previews if (row := row_at(event, 1.0))}.values())
     chosen = advice.epoch if advice else None
     shown = evenly(moments, MOST_MOMENTS, lambda one: is_end_of(facts, one[0], chosen))
@@ -440,35 +442,37 @@ def previews(facts: Facts, told: Told, advice: Any, thumbnail: Thumbnail) -> pag
         count = len(moments)
         about += say(f" {len(shown)} of {count} times are shown.", f"共 {count} 次，显示其中 {len(shown)} 次。")
 
-    def figures(place: int, prompt: str) -> list[page.Html]:
+    def figures(place: int, prompt: str) -> list[pages.Html]:
         found = []
         for event, row in shown:
             name, is_chosen = moment_name(facts, event), is_end_of(facts, event, chosen)
             image = thumbnail(facts.folder / row[place], f"{prompt} ({name})")
-            found.append(page.figure(image, name, say("use this", "推荐") if is_chosen else "", is_chosen=is_chosen))
+            found.append(pages.figure(image, name, say("use this", "推荐") if is_chosen else "", is_chosen=is_chosen))
         return found
 
     prompts = facts.prompts[: min(len(row) for _, row in moments)] if moments else []
     rows = [(prompt, figures(place, prompt)) for place, prompt in enumerate(prompts)]
-    blocks = [page.paragraph(about, faint=True), page.strips(rows)]
-    return page.section(heading, *blocks, strengths(facts, told, thumbnail))
+    blocks = [pages.paragraph(about, faint=True), pages.strips(rows)]
+    return pages.section(heading, *blocks, strengths(facts, told, thumbnail))
 
 
-def strengths(facts: Facts, told: Told, thumbnail: Thumbnail) -> page.Html:
+def strengths(facts: Facts, told: Told, thumbnail: Thumbnail) -> pages.Html:
     """The prompts at several strengths, with a slider; nothing where they were drawn at one only."""
     event = next((event for event in reversed(told.previews) if len(event["strengths"]) > 1), None)
     if not event:
-        return page.Html("")
+        return pages.Html("")
     values = [f"{strength:g}" for strength in event["strengths"]]
     rows = []
     for prompt, files in zip(facts.prompts, zip(*event["files"], strict=True), strict=False):
         images = [thumbnail(facts.folder / file, f"{prompt} ({at})") for file, at in zip(files, values, strict=True)]
-        rows.append((prompt, [page.figure(image, at) for image, at in zip(images, values, strict=True)]))
+        rows.append((prompt, [pages.figure(image, at) for image, at in zip(images, values, strict=True)]))
     about = say(
         f"After {moment_name(facts, event)}, at several strengths; 0 is the base model alone.",
         f"{moment_name(facts, event)}在不同强度下的结果；0 即只有底模。",
     )
-    return page.join([page.paragraph(about, faint=True), page.choices(say("LoRA strength", "LoRA 强度"), values, rows)])
+    return pages.join(
+        [pages.paragraph(about, faint=True), pages.choices(say("LoRA strength", "LoRA 强度"), values, rows)]
+    )
 
 
 def row_at(event: dict, strength: float) -> list[str] | None:
@@ -502,7 +506,7 @@ def evenly(moments: list, most: int, must: Callable[[Any], bool]) -> list:
 # ---- Curves ----
 
 
-def curves(facts: Facts, told: Told, advice: Any) -> page.Html:
+def curves(facts: Facts, told: Told, advice: Any) -> pages.Html:
     """What was measured, over the epochs."""
     mark = worse = None
     if advice and len(advice.epochs) > 1:
@@ -525,8 +529,8 @@ def curves(facts: Facts, told: Told, advice: Any) -> page.Html:
         notes.append(say("Nothing was measured yet.", "还没有数据。"))
     if not facts.measured:
         notes.append(why_not_measured(facts))
-    grid = page.Html(f'<div class="charts">{"".join(shown)}</div>')
-    return page.section(say("Curves", "曲线"), page.paragraph(say(" ", "").join(notes), faint=True), grid)
+    grid = pages.Html(f'<div class="charts">{"".join(shown)}</div>')
+    return pages.section(say("Curves", "曲线"), pages.paragraph(say(" ", "").join(notes), faint=True), grid)
 
 
 Draw = Callable[..., str]  # `charts.lines_chart` with what all share
@@ -681,7 +685,7 @@ def norm_chart(told: Told) -> str:
 # ---- What was learnt from, and how ----
 
 
-def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> page.Html:
+def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> pages.Html:
     """The training pictures, those first whose captions help least."""
     title = say("Training pictures, the odd ones first", "训练图片，可疑的在前")
     if not told.pictures:
@@ -689,7 +693,7 @@ def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> page.Html:
         never = say(
             "They were not ranked: the run was too short to spare the time.", "未排序：训练太短，不值得花这个时间。"
         )
-        return page.section(title, page.paragraph(never if told.state == "finished" else later, faint=True))
+        return pages.section(title, pages.paragraph(never if told.state == "finished" else later, faint=True))
     found = ranked(told.pictures)
     count, total, odd = len(found), told.pictures["of"], sum(one.is_odd for one in found)
     about = say(
@@ -708,16 +712,16 @@ def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> page.Html:
             "Do picture and caption agree? Correct the caption, or leave the picture out, and train again.",
             "图与标签一致吗？改正标签，或去掉该图，然后重新训练。",
         )
-        finding = page.finding("amber", text, cure)
+        finding = pages.finding("amber", text, cure)
     else:
-        finding = page.finding("green", say("None stands out from the others.", "没有特别突出的。"))
+        finding = pages.finding("green", say("None stands out from the others.", "没有特别突出的。"))
     figures = [odd_figure(facts, one, thumbnail) for one in found[:FIRST_PICTURES]]
-    blocks = [page.paragraph(about, faint=True), finding, page.pictures(figures, even=True)]
+    blocks = [pages.paragraph(about, faint=True), finding, pages.pictures(figures, even=True)]
     if rest := found[FIRST_PICTURES:]:
         head = [say("picture", "图片"), say("its caption", "标签作用"), say("caption", "标签")]
         rows = [[one.picture, helps(one), facts.pictures.get(one.picture, (None, ""))[1]] for one in rest]
-        blocks.append(page.folded(say(f"The other {len(rest)}", f"其余 {len(rest)} 张"), page.table(head, rows)))
-    return page.section(title, *blocks)
+        blocks.append(pages.folded(say(f"The other {len(rest)}", f"其余 {len(rest)} 张"), pages.table(head, rows)))
+    return pages.section(title, *blocks)
 
 
 def helps(one: Ranked) -> str:
@@ -730,20 +734,20 @@ def helps(one: Ranked) -> str:
     )
 
 
-def odd_figure(facts: Facts, one: Ranked, thumbnail: Thumbnail) -> page.Html:
+def odd_figure(facts: Facts, one: Ranked, thumbnail: Thumbnail) -> pages.Html:
     path, caption = facts.pictures.get(one.picture, (None, ""))  # it may be another set by now
-    image = thumbnail(path, one.picture) if path else page.Html("")
+    image = thumbnail(path, one.picture) if path else pages.Html("")
     name = say(f"caption {helps(one)}", f"标签{helps(one)}")
     if one.is_odd:
-        name = page.Html(f'<span class="amber" style="color:var(--tone)">{page.html(name)}</span>')
-    file = page.Html(f'<span class="faint">{page.html(one.picture.rpartition("/")[2])}</span>')
-    return page.figure(image, name, page.join([caption, page.Html("<br>"), file]))
+        name = pages.Html(f'<span class="amber" style="color:var(--tone)">{pages.html(name)}</span>')
+    file = pages.Html(f'<span class="faint">{pages.html(one.picture.rpartition("/")[2])}</span>')
+    return pages.figure(image, name, pages.join([caption, pages.Html("<br>"), file]))
 
 
-def tags(facts: Facts) -> page.Html:
+def tags(facts: Facts) -> pages.Html:
     """Every tag, and where its feature goes."""
     if not facts.tags:
-        return page.Html("")
+        return pages.Html("")
     head = [
         say("tag", "标签"),
         say("pictures", "图片"),
@@ -756,55 +760,55 @@ def tags(facts: Facts) -> page.Html:
     )
     more = facts.tag_count - len(facts.tags)
     first, others = facts.tags[:FIRST_TAGS], facts.tags[FIRST_TAGS:]
-    blocks = [page.paragraph(about, faint=True), page.table(head, first)]
+    blocks = [pages.paragraph(about, faint=True), pages.table(head, first)]
     if others:
         rest = (
-            [page.paragraph(say(f"and {more:,} rarer ones", f"另有 {more:,} 个更少见的"), faint=True)] if more else []
+            [pages.paragraph(say(f"and {more:,} rarer ones", f"另有 {more:,} 个更少见的"), faint=True)] if more else []
         )
-        folded = page.join([page.table(head, others), *rest])
-        blocks.append(page.folded(say(f"{len(others)} more", f"其余 {len(others)} 个"), folded))
-    return page.section(say("Where did this feature go?", "这个特征去哪儿了？"), *blocks)
+        folded = pages.join([pages.table(head, others), *rest])
+        blocks.append(pages.folded(say(f"{len(others)} more", f"其余 {len(others)} 个"), folded))
+    return pages.section(say("Where did this feature go?", "这个特征去哪儿了？"), *blocks)
 
 
-def speed(facts: Facts, told: Told, peak: int | None) -> page.Html:
+def speed(facts: Facts, told: Told, peak: int | None) -> pages.Html:
     """How fast it was, and what it held."""
     tiles = {}
     if told.pace:
         tiles[say("s/step", "秒/步")] = f"{told.pace:.3g}"
     if peak:
         tiles[say("memory at most", "内存峰值")] = f"{peak / 2**30:.2f} GiB"
-    return page.section(
+    return pages.section(
         say("Speed and memory", "速度与内存"),
-        page.facts(tiles) if tiles else "",
-        page.paragraph(facts.machine),
-        page.folded(say("What it was planned to hold", "内存计划"), page.code(facts.memory)),
+        pages.facts(tiles) if tiles else "",
+        pages.paragraph(facts.machine),
+        pages.folded(say("What it was planned to hold", "内存计划"), pages.code(facts.memory)),
     )
 
 
-def plan_and_warnings(facts: Facts, told: Told) -> page.Html:
+def plan_and_warnings(facts: Facts, told: Told) -> pages.Html:
     """Folders, buckets, steps, and what was said at the start and on the way."""
 
-    def table(rows: list[list[str]]) -> page.Html:
+    def table(rows: list[list[str]]) -> pages.Html:
         head, *body = rows
-        return page.table(head, [[int(cell) if cell.isdecimal() else cell for cell in row] for row in body])
+        return pages.table(head, [[int(cell) if cell.isdecimal() else cell for cell in row] for row in body])
 
-    notes = [page.finding(getattr(line, "level", "amber"), line) for line in [*told.mishaps, *facts.notes]]
+    notes = [pages.finding(getattr(line, "level", "amber"), line) for line in [*told.mishaps, *facts.notes]]
     if not notes:
-        notes = [page.finding("green", say("Nothing was found amiss.", "没有发现问题。"))]
+        notes = [pages.finding("green", say("Nothing was found amiss.", "没有发现问题。"))]
     count = len(facts.plan.buckets) - 1
-    buckets = page.folded(say(f"{count} bucket(s)", f"{count} 个桶"), table(facts.plan.buckets))
-    lines = map(page.paragraph, facts.plan.lines)
-    return page.section(say("Plan and warnings", "计划与提示"), *notes, table(facts.plan.folders), *lines, buckets)
+    buckets = pages.folded(say(f"{count} bucket(s)", f"{count} 个桶"), table(facts.plan.buckets))
+    lines = map(pages.paragraph, facts.plan.lines)
+    return pages.section(say("Plan and warnings", "计划与提示"), *notes, table(facts.plan.folders), *lines, buckets)
 
 
-def again(facts: Facts) -> page.Html:
+def again(facts: Facts) -> pages.Html:
     """The command that trains the same."""
     about = say(
         "The same pictures and this command give the same LoRA. Keys and passwords are not in it.",
         "图片不变，用这条命令得到同样的 LoRA；其中不含密钥和密码。",
     )
     heading = say("To train the same again", "重复这次训练")
-    return page.section(heading, page.paragraph(about, faint=True), page.code(facts.command))
+    return pages.section(heading, pages.paragraph(about, faint=True), pages.code(facts.command))
 
 
 def duration(seconds: float) -> str:

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from library import doctor
 from library.contracts import Sample
-from library.doctor import Finding
 from library.messages import say
 from library.options.training import Config
+from library.reporting import findings as doctor
+from library.reporting.findings import Finding
 
 MOST_TAGGED = 20_000  # pictures beyond which a start does not wait for the tags to be counted
 MOST_LINES = 6  # said before a run begins

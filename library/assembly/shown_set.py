@@ -16,8 +16,8 @@ def show_set(prepared: Prepared) -> Path:
     Pictures are resized, cut, mirrored and coloured as they would be, the captions shuffled; where a mask hides a part,
     that part is dark.
     """
-    from library import page
     from library.data.dataset import Dataset
+    from library.reporting import pages
 
     plan, config = prepared.plan, dataclasses.replace(prepared.config, max_data_loader_n_workers=0)
     blocks, shown = [], 0
@@ -25,7 +25,7 @@ def show_set(prepared: Prepared) -> Path:
         figures = [_figure(batch, at) for at in range(len(batch.samples))]
         height, width = batch.pixels.shape[2:]
         heading = say(f"batch {number}: {width} x {height}", f"第 {number} 批：{width} x {height}")
-        blocks.append(page.section(heading, page.pictures(figures)))
+        blocks.append(pages.section(heading, pages.pictures(figures)))
         shown += len(figures)
         if shown >= MOST_SHOWN:
             break
@@ -41,7 +41,7 @@ def show_set(prepared: Prepared) -> Path:
     )
     title = say(f"The data of {prepared.name}", f"{prepared.name} 的训练内容")
     path = Path(config.output_dir) / f"{prepared.name}.dataset.html"
-    page.write(path, page.page(title, page.paragraph(intro), page.facts(numbers), *blocks))
+    pages.write(path, pages.page(title, pages.paragraph(intro), pages.facts(numbers), *blocks))
     print(
         say(
             f"debug_dataset: {shown} pictures with their captions: {path}. Nothing was trained",
@@ -52,10 +52,10 @@ def show_set(prepared: Prepared) -> Path:
 
 
 def _figure(batch: Any, at: int) -> Any:
-    """One picture as it would be trained, for `page.pictures`."""
+    """One picture as it would be trained, for `pages.pictures`."""
     from PIL import Image
 
-    from library import page
+    from library.reporting import pages
 
     sample, pixels = batch.samples[at], (batch.pixels[at] + 1) * 127.5
     if batch.masks is not None:
@@ -65,4 +65,4 @@ def _figure(batch: Any, at: int) -> Any:
     weight = float(batch.weights[at])
     notes = [batch.captions[at] or say("(empty caption)", "（空标签）")]
     notes += [say(f"weight {weight:g}", f"权重 {weight:g}")] if weight != 1 else []
-    return page.picture(picture, f"{sample.folder}/{sample.image_path.name}", " · ".join(notes))
+    return pages.picture(picture, f"{sample.folder}/{sample.image_path.name}", " · ".join(notes))

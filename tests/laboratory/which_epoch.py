@@ -58,7 +58,7 @@ CLAIM = Claim(
     method="""Runs that go on far too long: four times the usual rate, held constant, for eight epochs of about 150
 steps; twenty pictures alone, ten pictures alone, and twenty beside regularization pictures. A tenth of the pictures is
 held out by itself (`validation_split = "auto"`: two of twenty, one of ten), and the trainer recommends an epoch from
-losses alone (`library/recommendation.py`). The rule was settled on other runs, and stood before these were made.
+losses alone (`library/reporting/best_epoch.py`). The rule was settled on other runs, and stood before these were made.
 Weights are averaged over about 100 steps (`ema_decay`), or an epoch's pictures would be the luck of its last steps.
 *Score* is the mean of concept, obedience and prior. The *best* epoch is that of the highest score of 150 pictures; all
 are compared by 300 others, or the best would owe its rank to luck. A run is *over-trained* if its last epoch scores
