@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from library.cleaning import text_regions
-from library.cleaning.region import Region, clipped, grown
+from library.images import text_regions
+from library.images.region import Region, clipped, grown
 from library.miniature.drawings import POSES, CharacterScene, draw_character
 
 LATIN = ("LiberationSerif-Regular.ttf", "LiberationSerif-Bold.ttf", "P052-Italic.otf", "P052-Roman.otf", "arial.ttf",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from library import local_models
+from library.images import local_models
 from library.messages import UserError
 
 

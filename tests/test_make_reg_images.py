@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from library import families, picture_recipe
+from library import families
 from library.assembly import drawing
 from library.contracts import Fit
 from library.data import buckets, regularization, samples
 from library.diffusion import sampling
 from library.hardware.device import Device
+from library.images import generation_parameters
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
@@ -359,9 +360,9 @@ def test_what_is_not_ours_is_never_overwritten(make, tmp_path, capsys):
 def test_a_picture_that_is_not_whole_is_no_finished_one(make):
     folder = make()
     path = folder / "4_a person" / "mytag 0.png"
-    assert picture_recipe.read(path)
+    assert generation_parameters.read(path)
     path.write_bytes(path.read_bytes()[:-20])
-    assert picture_recipe.read(path) is None
+    assert generation_parameters.read(path) is None
     with pytest.raises(UserError, match="not whole pictures by this tool"):
         make()
 
@@ -376,7 +377,7 @@ def test_the_summary_shows_pairs_and_the_next_step(make):
 
 def test_the_recipe_is_read_back_and_is_the_web_uis_text(make):
     path = make(negative_prompt="bad (hands)") / "4_a person" / "mytag 0.png"
-    recipe = picture_recipe.read(path)
+    recipe = generation_parameters.read(path)
     assert (recipe["prompt"], recipe["steps"], recipe["width"]) == ("red hair, smile", 2, 64)
     prompt, negative, facts = Image.open(path).info["parameters"].split("\n")
     assert (prompt, negative) == ("red hair, smile", r"Negative prompt: bad \(hands\)")
@@ -456,7 +457,7 @@ def test_a_folder_that_cannot_be_written_is_told(make, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_told_and_what_is_drawn_stays(make, tmp_path, monkeypatch):
-    write, count = picture_recipe.write, []
+    write, count = generation_parameters.write, []
 
     def failing(path, *rest):
         count.append(path)
@@ -464,7 +465,7 @@ def test_a_file_that_cannot_be_written_is_told_and_what_is_drawn_stays(make, tmp
             raise PermissionError(13, "Permission denied")
         write(path, *rest)
 
-    monkeypatch.setattr(picture_recipe, "write", failing)
+    monkeypatch.setattr(generation_parameters, "write", failing)
     with pytest.raises(
         UserError, match="cannot be written .Permission denied.. Allow it, or choose another output_dir"
     ):

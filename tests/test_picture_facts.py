@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor, ImageDraw
 
-from library.picture_facts import colour_names, facts, oklab, orientation
+from library.images.image_facts import colour_names, facts, oklab, orientation
 
 
 def drawn(background: str, subject: str = "teal", size: tuple[int, int] = (200, 300), grain: float = 0) -> Image.Image:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from library.assembly import cleaning
-from library.cleaning import faces, resizing, text_regions
-from library.cleaning.region import Region
+from library.images import faces, resizing, text_regions
+from library.images.region import Region
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
@@ -33,7 +33,7 @@ def prepare(tool, tmp_path, monkeypatch, capsys):
     """prepare(option=value, ...) -> what it printed. Nothing is found in pictures unless a test says so."""
     monkeypatch.setattr(text_regions, "find", lambda picture: [])
     monkeypatch.setattr(faces, "find", lambda picture, model=None: [])
-    monkeypatch.setattr("library.local_models.find", lambda patterns, extra=None: [])
+    monkeypatch.setattr("library.images.local_models.find", lambda patterns, extra=None: [])
 
     def prepare(**options):
         values = {"images_dir": str(tmp_path / "raw"), "output_dir": str(tmp_path / "out"), "resolution": 64}
@@ -271,7 +271,7 @@ def test_a_missing_spandrel_is_told_and_lanczos_helps(raw, prepare, tmp_path, mo
     model = tmp_path / "RealESRGAN_x4plus.pth"
     model.write_bytes(b"model")
     monkeypatch.setitem(__import__("sys").modules, "spandrel", None)
-    monkeypatch.setattr("library.local_models.find", lambda patterns, extra=None: [model])
+    monkeypatch.setattr("library.images.local_models.find", lambda patterns, extra=None: [model])
     said = prepare()
     assert "pip install spandrel" in said
     assert "enlarged by Lanczos" in said

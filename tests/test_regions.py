@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw, ImageFilter
 
-from library import local_models
-from library.cleaning import background, faces, text_regions
-from library.cleaning.region import Region, clipped, merged, overlap, union
+from library.images import background, faces, local_models, text_regions
+from library.images.region import Region, clipped, merged, overlap, union
 from library.messages import UserError
 from library.miniature.drawings import CharacterScene, draw_character
 from tests import overlaid_text
@@ -123,7 +122,7 @@ def test_the_saved_network_is_the_trained_one(tmp_path):
     """Batch normalisation is folded into the convolutions, and OpenCV reads what comes of it."""
     import torch
 
-    from library.cleaning import train_text_network
+    from library.images import train_text_network
 
     torch.manual_seed(0)
     network = train_text_network.TextNetwork()

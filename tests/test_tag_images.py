@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from library import local_models, tagger
+from library.images import local_models, tagger
 from library.messages import Stopped, UserError, set_language
 from library.options.tools import TagImages
 from library.options.training import PROJECT

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from library import local_models, tagger
 from library.data.tag_statistics import spelled
+from library.images import local_models, tagger
+from library.images.tagger import CHARACTER, GENERAL, RATING, Tag
 from library.messages import UserError
-from library.tagger import CHARACTER, GENERAL, RATING, Tag
 from tests import small_tagger
 
 pytest.importorskip("onnxruntime")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from library import contact_sheet, families, picture_recipe
+from library import families
+from library.images import contact_sheet, generation_parameters
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
@@ -85,7 +86,7 @@ def pixels(folder: Path) -> list[bytes]:
 
 
 def recipes(folder: Path) -> list[dict]:
-    return [picture_recipe.read(path) for path in sorted((folder / "pictures").iterdir())]
+    return [generation_parameters.read(path) for path in sorted((folder / "pictures").iterdir())]
 
 
 # ---- the grid ----

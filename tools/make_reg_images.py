@@ -89,7 +89,7 @@ class Job:
     fits: dict  # path -> contracts.Fit, of the training pictures
     pictures: list  # of data.regularization.Wanted
     shares: list  # of data.regularization.Share
-    recipes: dict  # path -> picture_recipe.Recipe
+    recipes: dict  # path -> generation_parameters.Recipe
     notes: list[str]  # messages.Note, or plain text
     missing: list = field(default_factory=list)  # of `pictures`
     replaced: dict[Path, Path] = field(default_factory=dict)  # path of a missing one -> ours that it takes the place of
@@ -333,9 +333,9 @@ def sort_out(job: Job) -> None:
     Raises:
         UserError: pictures of other settings, or of somebody else, are where ours belong.
     """
-    from library import picture_recipe
     from library.data.folders import MASKS, entries, is_file, is_picture, repeats_and_text, some, subfolders
     from library.data.samples import folded
+    from library.images import generation_parameters
 
     output = Path(job.settings.output_dir)
     there: dict[Path, dict | None] = {}  # None: not drawn here, or not whole
@@ -344,7 +344,7 @@ def sort_out(job: Job) -> None:
             continue
         for entry in entries(folder):
             if is_file(entry) and is_picture(entry.name):
-                there[folder / entry.name] = picture_recipe.read(folder / entry.name)
+                there[folder / entry.name] = generation_parameters.read(folder / entry.name)
             elif re.search(r"\.png\.\d+\.tmp$", entry.name) and time.time() - entry.stat().st_mtime > 3600:
                 (folder / entry.name).unlink(missing_ok=True)  # of a run that was killed
 
@@ -416,12 +416,12 @@ def _key(recipe: dict) -> tuple:
 
 def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list[str]:
     """What was set otherwise when pictures were drawn that are there, and what to do."""
-    from library import picture_recipe
     from library.data.folders import some
+    from library.images import generation_parameters
 
     changes: dict[str, list[tuple]] = {}
     for path, recipe in before.items():
-        for name, pair in picture_recipe.differences(recipe, job.recipes[path]).items():
+        for name, pair in generation_parameters.differences(recipe, job.recipes[path]).items():
             changes.setdefault(name, []).append(pair)
     told = []
     for name, pairs in changes.items():
@@ -519,13 +519,13 @@ def draw(job: Job) -> None:
 
 def write(job: Job, one: Any, picture: Any) -> None:
     """Write a picture and its caption; where the disk is full, wait for room."""
-    from library import picture_recipe
     from library.assembly import drawing
+    from library.images import generation_parameters
 
     def both() -> None:
         one.path.parent.mkdir(parents=True, exist_ok=True)
         write_caption(job, one)  # first: the picture is what says that it is done
-        picture_recipe.write(one.path, picture, job.recipes[one.path])
+        generation_parameters.write(one.path, picture, job.recipes[one.path])
 
     drawing.keep(one.path, both, 3 * picture.width * picture.height)
     old = job.replaced.get(one.path)

@@ -58,8 +58,8 @@ from library.options.tools import TOOLS, PrepareImages
 if TYPE_CHECKING:  # what decodes and cleans is imported when the parameters are found right
     from library.assembly.cleaning import Cleaner, Models
     from library.assembly.raw_pictures import Group, Raw, Survey
-    from library.cleaning.ledger import Ledger, Record
-    from library.cleaning.region import Region
+    from library.images.manifest import Ledger, Record
+    from library.images.region import Region
 
 PAGE = "summary.html"
 BYTES_PER_PIXEL = 2  # of a PNG photo; drawings take a quarter
@@ -87,7 +87,7 @@ def prepare(settings: PrepareImages) -> int:
     import cv2
 
     from library.assembly import cleaning_page, raw_pictures
-    from library.cleaning.ledger import Ledger
+    from library.images.manifest import Ledger
     from library.reporting import pages
 
     cv2.setNumThreads(1)  # a thread for each picture is faster than all threads for one
@@ -163,8 +163,8 @@ def _regions(settings: PrepareImages, names: list[str]) -> "dict[str, list[Regio
     """The user's own regions to erase."""
     if settings.regions is None:
         return {}
-    from library.cleaning import regions_file
     from library.data import captions, images
+    from library.images import regions_file
 
     file = Path(settings.regions)
     try:
@@ -196,9 +196,8 @@ def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> 
 
 def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list[str]]":
     """The models that are needed and there, and a line on each thing that they, or OpenCV, will do."""
-    from library import local_models
     from library.assembly.cleaning import Models
-    from library.cleaning import background, faces
+    from library.images import background, faces, local_models
 
     def open_onnx(file: Path) -> local_models.Onnx:
         return local_models.open_onnx(file, settings.device)
@@ -245,8 +244,7 @@ def _enlarger(settings: PrepareImages, lines: list[str]) -> Any:
     """The super-resolution model, where one is asked for or lies on this machine."""
     if settings.upscale in ("off", "lanczos"):
         return None
-    from library import local_models
-    from library.cleaning import resizing
+    from library.images import local_models, resizing
 
     asked = settings.upscale != "auto"
     file = (
@@ -350,9 +348,9 @@ def _in_the_way(job: Job, cleaner: "Cleaner", book: "Ledger") -> list[str]:
 def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_count: int) -> None:
     """Make what is to be made; what fails is told among the skipped, and the rest goes on."""
     from library.assembly import cleaning
-    from library.cleaning import ledger
     from library.data.images import BrokenPicture
     from library.data.threads import in_order
+    from library.images import manifest
 
     def work(job: Job) -> str:
         """Gives why it failed; "": it did not."""
@@ -371,16 +369,16 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
         book.begin(name, list(made.files))
         try:
             for file, data in made.files.items():
-                ledger.write(output / file, data)
+                manifest.write(output / file, data)
             for file, digest in before.files.items() if before else ():  # made otherwise before: a face less, no mask
                 old = output / file
-                if file not in made.files and old.exists() and ledger.digest(old.read_bytes()) == digest:
+                if file not in made.files and old.exists() and manifest.digest(old.read_bytes()) == digest:
                     old.unlink()
             caption = survey.captions.get(name)
             if caption and made.files and not plan.cleaner.cuts_faces:
                 copy = output / (job.stem + caption.suffix.lower())
                 if not copy.exists():  # tagged or edited since: the newer one stays
-                    ledger.write(copy, cleaning.caption(caption))
+                    manifest.write(copy, cleaning.caption(caption))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
@@ -390,8 +388,8 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
                     f"{output} 无法写入（{reason}）。请腾出空间或取得写入权限后再次运行；已完成的都在",
                 )
             ) from error
-        files = {file: ledger.digest(data) for file, data in made.files.items()}
-        book.done(name, ledger.Record(job.raw.digest, job.settings, job.stem, files, made.report))
+        files = {file: manifest.digest(data) for file, data in made.files.items()}
+        book.done(name, manifest.Record(job.raw.digest, job.settings, job.stem, files, made.report))
         return ""
 
     with _bar(len(plan.todo), say("cleaning", "整理")) as bar:

@@ -54,15 +54,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from library import local_models
-from library import tagger as wd  # `tagger` is an option
 from library.data import captions, folders, heap, images, tag_statistics, threads
 from library.data.samples import folded
+from library.images import local_models
+from library.images import tagger as wd
+from library.images.image_facts import facts as facts_of
 from library.messages import Stopped, UserError, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, TagImages
 from library.options.training import PROJECT
-from library.picture_facts import facts as facts_of
 from library.reporting import pages
 from library.storage.undo import Backup
 

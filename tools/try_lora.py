@@ -113,7 +113,7 @@ class Cell:
     row: Row
     column: Column
     seed: int
-    recipe: dict  # picture_recipe.Recipe
+    recipe: dict  # generation_parameters.Recipe
     path: Path | None = None  # None: not drawn yet
 
 
@@ -440,11 +440,11 @@ def cells_of(job: Job) -> list[Cell]:
 
 def find_drawn(job: Job) -> None:
     """Give each cell the picture that was drawn for it before, if it is there and whole."""
-    from library import picture_recipe
+    from library.images import generation_parameters
 
     there = {}
     for path in drawn_files(job.settings):
-        if path.suffix == ".png" and (recipe := picture_recipe.read(path)):
+        if path.suffix == ".png" and (recipe := generation_parameters.read(path)):
             there[json.dumps(recipe, sort_keys=True)] = path
     for cell in job.cells:
         cell.path = there.get(json.dumps(cell.recipe, sort_keys=True))
@@ -560,13 +560,13 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
     """Write a picture under a number of its own; where the disk is full, wait for room."""
     from tqdm import tqdm
 
-    from library import picture_recipe
+    from library.images import generation_parameters
 
     path = Path(settings.output_dir) / "pictures" / f"{number:05d}-{cell.seed}.png"
 
     def do() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture_recipe.write(path, picture, cell.recipe)
+        generation_parameters.write(path, picture, cell.recipe)
 
     _write(path, do, 3 * picture.width * picture.height, tqdm.write)
     return path
@@ -613,7 +613,7 @@ def write_grid(job: Job, seed: int) -> Path:
     """The contact sheet of one seed: that of an earlier run if it shows the same files, else a new number."""
     from PIL import Image, PngImagePlugin
 
-    from library import contact_sheet
+    from library.images import contact_sheet
 
     table = [[cell.path for cell in job.cells if cell.row is row and cell.seed == seed] for row in job.rows]  # by rows
     rows, columns = [row.label for row in job.rows], [column.text for column in job.columns]

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from library.assembly.raw_pictures import Raw, on_colour
-from library.cleaning import background, borders, faces, ledger, quality, resizing, text_regions
-from library.cleaning.region import Region, clipped, grown
 from library.data import captions, images
 from library.data.folders import MASKS
+from library.images import background, borders, faces, manifest, quality, resizing, text_regions
+from library.images.region import Region, clipped, grown
 from library.messages import UserError, say
 from library.options.tools import PrepareImages
 
@@ -79,7 +79,7 @@ class Cleaner:
             decides += [s.upscale != "off", names["enlarger"]]
         if s.faces == "recipe":
             decides += [self.is_poor(raw)]
-        return ledger.digest(repr(decides).encode())[:16]
+        return manifest.digest(repr(decides).encode())[:16]
 
     def is_poor(self, raw: Raw) -> bool:
         """Whether a picture is too blurred or too small for learning a body by; its face may still be of use."""

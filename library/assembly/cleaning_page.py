@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from library.assembly.raw_pictures import Group, Raw, Survey
-from library.cleaning import quality
-from library.cleaning.ledger import Record
 from library.data import images
 from library.data.folders import some
+from library.images import quality
+from library.images.manifest import Record
 from library.messages import say
 from library.options.tools import PrepareImages
 from library.reporting import pages

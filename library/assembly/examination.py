@@ -209,10 +209,9 @@ def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
 
 def examine_pictures(seen: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
     """Decode every picture: which are the same, blurred, transparent; and what the captions and the plan tell."""
-    from library import picture_recipe
-    from library.cleaning import duplicates, quality
     from library.data import held_out
     from library.data.remembered import facts_of
+    from library.images import duplicates, generation_parameters, quality
 
     plan, found = seen.plan, seen.plan.found
     samples = held_out.of_subject(found, seen.config) + found.regularization
@@ -239,7 +238,7 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
         groups = [[known[at][0] for at in group] for group in duplicates.groups(looks, similarity)]
     drawn_by = {}
     for sample in found.regularization:
-        if name := picture_recipe.model_of(sample.image_path):
+        if name := generation_parameters.model_of(sample.image_path):
             drawn_by[sample.image_path] = name
     seen.statistics = statistics_of(plan, seen.config)
     seen.findings += of_set(plan, seen.config, groups=groups, drawn_by=drawn_by, statistics=seen.statistics)
@@ -260,8 +259,8 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
 
 def row_of(path: Path, sample: Sample, area: int) -> bytes:
     """What is kept of a picture, looked at whole and at about the training size."""
-    from library.cleaning import duplicates, quality
     from library.data import images
+    from library.images import duplicates, quality
 
     scale = min(1.0, math.sqrt(area / (sample.width * sample.height)))
     size = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from library.cleaning import borders, duplicates, ledger, quality
 from library.data import images
 from library.data.folders import MASKS, entries, is_file, is_folder
 from library.data.remembered import facts_of
 from library.data.samples import CAPTION_EXTENSIONS, folded
+from library.images import borders, duplicates, manifest, quality
 from library.messages import UserError, say
 
 FACTS = struct.Struct("<32s2I?4f2fQQ192sx")
@@ -182,7 +182,7 @@ def _facts(path: Path, resolution: int, trims: bool) -> bytes:
     import cv2
 
     with open(path, "rb") as file:
-        digest = ledger.digest(file.read())
+        digest = manifest.digest(file.read())
     area = resolution**2
     seen, image = images.raw(path, area=area)
     picture = on_colour(image, (255, 255, 255))
@@ -221,7 +221,7 @@ def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.n
     return np.asarray(image)
 
 
-def groups(survey: Survey, similarity: int, book: ledger.Ledger) -> list[Group]:
+def groups(survey: Survey, similarity: int, book: manifest.Ledger) -> list[Group]:
     """The pictures that are the same, the best of each group first.
 
     Better is what has more pixels, unless they were only blown up; then what was compressed less, and lies higher
@@ -244,7 +244,7 @@ def groups(survey: Survey, similarity: int, book: ledger.Ledger) -> list[Group]:
     return found
 
 
-def _best_first(members: list[Raw], book: ledger.Ledger) -> list[Raw]:
+def _best_first(members: list[Raw], book: manifest.Ledger) -> list[Raw]:
     def rank(raw: Raw) -> tuple:
         return -round(raw.area, -3), -raw.path.stat().st_size, raw.name.count("/"), raw.name
 
@@ -255,7 +255,7 @@ def _best_first(members: list[Raw], book: ledger.Ledger) -> list[Raw]:
     return members + blown_up
 
 
-def _was_enlarged(larger: Raw, others: Iterable[Raw], book: ledger.Ledger) -> bool:
+def _was_enlarged(larger: Raw, others: Iterable[Raw], book: manifest.Ledger) -> bool:
     smaller = next((raw for raw in others if raw.area * quality.LEAST_ENLARGEMENT**2 <= 1.02 * larger.area), None)
     if smaller is None:
         return False

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from library.cleaning.region import Region, clipped, merged
+from library.images.region import Region, clipped, merged
 from library.messages import UserError, say
 
 MODEL_PATTERNS = (

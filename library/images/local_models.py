@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from library.messages import UserError, say
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 USUAL = (  # how the folders of such programs begin; "sd-webui-aki-v4.8" too
     "stable-diffusion-webui", "sd-webui", "sd-forge", "comfyui", "sd.next", "sdnext", "stabilitymatrix", "kohya_ss",

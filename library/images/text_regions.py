@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from library.cleaning.region import Region, clipped, merged
+from library.images.region import Region, clipped, merged
 
 NETWORK = Path(__file__).parent / "text_network.onnx"
 CELL = 4  # pixels across and down that the network judges together

@@ -1,6 +1,6 @@
 """The recipe of text_network.onnx, which tells text over a picture from all else.
 
-    python -m library.cleaning.train_text_network --photos FOLDER        about half an hour on two CPU cores
+    python -m library.images.train_text_network --photos FOLDER        about half an hour on two CPU cores
 
 Text in the machine's fonts is written over pictures that are drawn here and, every second time, over parts of photos
 without text; a small network of convolutions learns where. The one that is there was trained with 30 sample photos of
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor, nn
 
-from library.cleaning.text_regions import CELL, NETWORK
+from library.images.text_regions import CELL, NETWORK
 
 SIDE = 192  # of the pictures learnt from; the network itself takes any size
 BATCH, STEPS, LR = 8, 7000, 3e-3

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from library.cleaning.region import Region, clipped
+from library.images.region import Region, clipped
 from library.messages import UserError, say
 
 NUMBER = re.compile(r"(-?\d+(?:[.．]\d+)?)\s*(%|％|px|像素)?", re.IGNORECASE)
