@@ -10,10 +10,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from library.adapters import merging
 from library.assembly import lora_files
 from library.contracts import Conditioning
 from library.diffusion import sampling
+from library.lora_files import merging
 from library.miniature import MODEL_FOLDER
 from library.miniature.checker import character_score
 from library.miniature.drawings import Person, Scene, draw

@@ -9,9 +9,10 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from library import families
-from library.adapters import merging, sizes
+from library.adapters import sizes
 from library.assembly import lora_files
 from library.families.clip_text import clip_merges
+from library.lora_files import merging
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS

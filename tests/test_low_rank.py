@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from library.adapters import low_rank
+from library.lora_files import low_rank
 
 
 def thin(m=9, n=14, r=4, seed=0):

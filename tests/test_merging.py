@@ -5,10 +5,10 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from library import adapters, families
-from library.adapters import merging
-from library.adapters.merging import Merging, Strength
 from library.contracts import Target
 from library.diffusion import prompts, sampling
+from library.lora_files import merging
+from library.lora_files.merging import Merging, Strength
 from library.messages import UserError, set_language
 
 SIZE = 64

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from library import families
-from library.adapters import merging
 from library.families import rewriting
 from library.families.clip_text import clip_merges
+from library.lora_files import merging
 from library.messages import UserError
 from tests.conftest import write_diffusers_folder
 from tests.test_families import TINY, original_layout

@@ -88,9 +88,9 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
     from tqdm import tqdm
 
     from library import families
-    from library.adapters import low_rank
-    from library.adapters.merging import Factors
     from library.assembly import lora_files
+    from library.lora_files import low_rank
+    from library.lora_files.merging import Factors
     from library.storage.checkpoint import PRECISIONS
 
     pair = [Model(info) for info in infos]

@@ -99,8 +99,8 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
     import torch
     from tqdm import tqdm
 
-    from library.adapters import low_rank
     from library.assembly import lora_files
+    from library.lora_files import low_rank
     from library.storage.checkpoint import PRECISIONS
 
     line = lora_files.same_line(files)
@@ -191,9 +191,9 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     from tqdm import tqdm
 
     from library import families
-    from library.adapters import merging
     from library.assembly import lora_files
     from library.families import rewriting
+    from library.lora_files import merging
     from library.storage import disk
     from library.storage.checkpoint import PRECISIONS
 

@@ -107,8 +107,8 @@ def suffix(settings: ResizeLora) -> str:
 
 def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
     """Write a file's smaller copy; None: it was written before. Raises UserError."""
-    from library.adapters import low_rank
     from library.assembly import lora_files
+    from library.lora_files import low_rank
     from library.storage.checkpoint import PRECISIONS
 
     conv_rank = settings.new_conv_rank or settings.new_rank

@@ -149,8 +149,8 @@ class Known:
 
 def look(path: Path, known: Known) -> Shown:
     """Read one file. Raises UserError: it is no adapter."""
-    from library.adapters import merging, readers
     from library.assembly import lora_files
+    from library.lora_files import merging, readers
     from library.storage import metadata
 
     tensors, entries = lora_files.load(path)

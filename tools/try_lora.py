@@ -315,7 +315,7 @@ def lora_file(path: Path) -> LoraFile:
 
 def read_factors(file: LoraFile, layers: dict) -> dict:
     """A file's matrices, which fit these layers. Raises UserError."""
-    from library.adapters import merging
+    from library.lora_files import merging
     from library.storage import checkpoint
 
     factors = merging.read(file.path.name, checkpoint.read_tensors(file.path), file.metadata)
@@ -472,8 +472,8 @@ def draw(job: Job, missing: list[Cell]) -> None:
     """
     from tqdm import tqdm
 
-    from library.adapters import merging
     from library.assembly import drawing
+    from library.lora_files import merging
 
     settings, device = job.settings, job.machine.device
     family = drawing.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
@@ -528,7 +528,7 @@ def conditioned(job: Job, cells: list[Cell], family, layers: dict, model, sizes)
     """Each cell with its two `Conditioning`s, the model's weights being what it needs at that moment."""
     import torch
 
-    from library.adapters import merging
+    from library.lora_files import merging
 
     loaded: dict[Path, dict] = {}
     before, text, told = None, None, ()

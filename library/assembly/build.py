@@ -74,11 +74,11 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     import torch
 
     from library import families
-    from library.adapters import merging
     from library.data.dataset import Dataset
     from library.diffusion import noise, prompts
     from library.families.recognise import vae_factor
     from library.hardware import attention, memory
+    from library.lora_files import merging
     from library.optim import optimizers, schedules
     from library.optim.averages import Average
 

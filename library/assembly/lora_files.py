@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from library.adapters.merging import Factors
+    from library.lora_files.merging import Factors
 
 ENDINGS = (".safetensors", ".pt", ".ckpt")
 RECIPE = "lora_recipe"  # in the metadata
@@ -75,8 +75,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UserError: the file is damaged, or no adapter.
     """
-    from library.adapters import merging
     from library.families.weights_file import read_header
+    from library.lora_files import merging
     from library.storage import checkpoint, metadata
 
     names = None
@@ -92,7 +92,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read(path: Path) -> LoraFile:
     """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
-    from library.adapters import merging
+    from library.lora_files import merging
 
     tensors, entries = load(path)
     factors = merging.read(path.name, tensors, entries)

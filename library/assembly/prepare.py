@@ -363,8 +363,8 @@ def check_blocks(config: Config, family: str) -> list[str]:
 def read_base(config: Config, model: Any) -> list[Any]:
     """The LoRAs that the base model gets before training. Raises UserError: a file is none, or fits another model."""
     from library import families
-    from library.adapters import merging
     from library.assembly import lora_files
+    from library.lora_files import merging
 
     layers = families.blueprint(model, config.max_token_length).named_layers()
     strengths = [*(config.base_weights_multiplier or []), *[1.0] * len(config.base_weights)]

@@ -49,10 +49,10 @@ from PIL import Image
 
 import train_network
 from library import families
-from library.adapters import merging
 from library.assembly import lora_files
 from library.contracts import Family
 from library.diffusion import sampling
+from library.lora_files import merging
 from library.miniature import MODEL_FOLDER
 from library.options import checks
 from library.options.training import Config

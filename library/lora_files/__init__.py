@@ -1,0 +1,1 @@
+"""LoRA files of any trainer: read, merged, resized."""
