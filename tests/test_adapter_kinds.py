@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from library import families
-from library.adapters import attach, linear_ops, recipes
+from library.adapters import attach, linear_ops, recompute
 from library.adapters.linear_ops import FAST, PLAIN
 from library.adapters.lokr import divisors
 from library.contracts import Target
@@ -123,10 +123,10 @@ def test_recipes_captions_strength_and_layers_without_an_update(kind, rank):
     layers = [frozen(nn.Linear(6, 10), seed=i) for i in range(3)]
     trained = adapted(layers[:2], kind, rank=rank)
     trained.multiplier = 0.7
-    same(function_of("linear", layers, recipes.LayerNorm(frozen(nn.LayerNorm(6)))), trained, source_of("linear"))
+    same(function_of("linear", layers, recompute.LayerNorm(frozen(nn.LayerNorm(6)))), trained, source_of("linear"))
     same(lambda operations, x: operations.project_context(x, layers), trained, source_of("linear"))
     conv = frozen(LAYERS["3x3"]())
-    norm = recipes.GroupNormSilu(frozen(nn.GroupNorm(2, 6)))
+    norm = recompute.GroupNormSilu(frozen(nn.GroupNorm(2, 6)))
     same(function_of("3x3", [conv], norm), adapted([conv], kind, rank=rank), source_of("3x3"))
     trained.multiplier = 0
     found = everything(FAST, function_of("linear", layers), trained, source_of("linear"))
@@ -284,7 +284,7 @@ def test_of_an_update_nothing_is_kept_but_the_source_of_the_input(kind):
     linear, conv = frozen(nn.Linear(6, 50)), frozen(nn.Conv2d(6, 50, 3))
     adapted([linear], kind, rank=2)
     adapted([conv], kind, rank=2)
-    recipe = recipes.Geglu()
+    recipe = recompute.Geglu()
     assert [x.numel() for x in saved(lambda o, x: o.project(x, [linear], recipe), numbers(1, 2, 12))] == [2 * 12]
     assert [x.numel() for x in saved(lambda o, x: o.convolve(x, conv), numbers(1, 6, 4, 4))] == [6 * 16]
 

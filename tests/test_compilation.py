@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from library import families
-from library.adapters import attach, linear_ops, recipes
+from library.adapters import attach, linear_ops, recompute
 from library.contracts import Conditioning
 from library.families.unet_forward import UNetForward, units
 from library.hardware.compilation import Compiler
@@ -41,7 +41,7 @@ class Small:
 
     def functions(self, operations, checkpointed=()):
         attend = functional.scaled_dot_product_attention
-        return UNetForward(self.unet, operations, recipes, attend, checkpointed=checkpointed)
+        return UNetForward(self.unet, operations, recompute, attend, checkpointed=checkpointed)
 
     def compiled(self, compiler, checkpointed=()):
         """As `train_network.build` does it."""

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from library import families
-from library.adapters import attach, linear_ops, recipes
+from library.adapters import attach, linear_ops, recompute
 from library.contracts import Conditioning
 from library.diffusion import losses
 from library.families import sdxl
@@ -357,7 +357,7 @@ class UNetStep:
         self.unet.forward = UNetForward(
             self.unet,
             operations,
-            recipes,
+            recompute,
             functional.scaled_dot_product_attention,
             checkpointed=units(self.unet) if is_checkpointed else (),
         )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from library.adapters import attach, linear_ops, recipes
+from library.adapters import attach, linear_ops, recompute
 from library.adapters.linear_ops import FAST, PLAIN, THIN, Order, best_order
 from library.contracts import Target
 from library.hardware.memory import Trace, to_int8
@@ -88,14 +88,14 @@ def projection(layers, recipe=None):
 def of_pictures(channels):
     """A recipe, and the shape of its source for 6 inputs of a linear layer."""
     norm = frozen(nn.GroupNorm(2, channels))
-    return recipes.GroupNormTokens(norm), (2, channels, 2, 4)
+    return recompute.GroupNormTokens(norm), (2, channels, 2, 4)
 
 
 RECIPES = {
     "none": lambda: (None, (2, 8, 6)),
-    "LayerNorm": lambda: (recipes.LayerNorm(frozen(nn.LayerNorm(6))), (2, 8, 6)),
+    "LayerNorm": lambda: (recompute.LayerNorm(frozen(nn.LayerNorm(6))), (2, 8, 6)),
     "GroupNormTokens": lambda: of_pictures(6),
-    "Geglu": lambda: (recipes.Geglu(), (2, 8, 12)),
+    "Geglu": lambda: (recompute.Geglu(), (2, 8, 12)),
 }
 
 
@@ -283,7 +283,7 @@ def convolution(layer, recipe=None):
 @pytest.mark.parametrize("name", ["none", "GroupNormSilu", "Enlarge", "stride 2", "1x1"])
 def test_convolutions_are_those_of_the_plain_functions(name, rank, batch):
     recipe = {
-        "GroupNormSilu": recipes.GroupNormSilu(frozen(nn.GroupNorm(2, 6))), "Enlarge": recipes.Enlarge((9, 10)),
+        "GroupNormSilu": recompute.GroupNormSilu(frozen(nn.GroupNorm(2, 6))), "Enlarge": recompute.Enlarge((9, 10)),
     }.get(name)  # fmt: skip
     size, stride = (1, 1) if name == "1x1" else (3, 2 if name == "stride 2" else 1)
     layer = frozen(nn.Conv2d(6, 5, size, stride=stride, padding=size // 2))
@@ -347,7 +347,7 @@ def test_captions_agree_with_finite_differences():
     check_by_differences(adapters, lambda: sum(y.pow(3).sum() for y in FAST.project_context(source, layers)))
 
 
-@pytest.mark.parametrize("recipe", [None, recipes.Enlarge((5, 6))])
+@pytest.mark.parametrize("recipe", [None, recompute.Enlarge((5, 6))])
 def test_convolutions_agree_with_finite_differences(recipe):
     layer = frozen(nn.Conv2d(3, 4, 3, padding=1))
     (adapters,) = adapted([layer], rank=2)
@@ -390,7 +390,7 @@ def test_at_most_7_operators_more_for_each_linear_layer(tokens, n, m, rank, dtyp
     for count in (1, 3):
         layers = [frozen(nn.Linear(n, m), dtype, seed=i) for i in range(count)]
         x = numbers(1, tokens, n, dtype=dtype)
-        for recipe in (None, recipes.LayerNorm(frozen(nn.LayerNorm(n), dtype))):
+        for recipe in (None, recompute.LayerNorm(frozen(nn.LayerNorm(n), dtype))):
             before = operators(projection(layers, recipe), x)
             (adapters,) = adapted(layers, rank=rank)
             assert 0 < operators(projection(layers, recipe), x) - before <= 7 * count
@@ -434,7 +434,7 @@ def saved(function, *inputs):
 def test_of_a_recipe_only_its_source_is_kept():
     layer = frozen(nn.Linear(6, 50))
     adapted([layer], rank=2)
-    kept = saved(projection([layer], recipes.Geglu()), numbers(1, 2, 12))
+    kept = saved(projection([layer], recompute.Geglu()), numbers(1, 2, 12))
     assert sorted(x.numel() for x in kept) == [2 * 2, 2 * 12]  # and the inner values
 
 

@@ -184,7 +184,7 @@ def test_where_nobody_knows_what_there_is_nothing_is_computed_twice():
 def test_a_real_step_is_brought_to_a_budget():
     """With the tiny SDXL: as few blocks as will do; what was predicted for the chosen ones is what their step takes."""
     from library import adapters, families
-    from library.adapters import linear_ops, recipes
+    from library.adapters import linear_ops, recompute
     from library.families.unet_forward import UNetForward
     from library.hardware import attention
 
@@ -195,7 +195,7 @@ def test_a_real_step_is_brought_to_a_budget():
     vector = dict(text_embeds=torch.empty(2, 20, **empty), time_ids=torch.empty(2, 6, **empty))
 
     def measure(names):
-        forward = UNetForward(unet, linear_ops.FAST, recipes, attend, checkpointed=names)
+        forward = UNetForward(unet, linear_ops.FAST, recompute, attend, checkpointed=names)
 
         def loss(counted):
             forward.watch = counted.unit
@@ -282,7 +282,7 @@ def build(device):
         parameter.fill_(0.001)
     targets = [t for t in family.targets() if t.part == "unet" and not t.needs_conv_dim]
     attached = adapters.attach(targets, rank=rank)
-    forward = UNetForward(unet, linear_ops.FAST, recipes, attend)
+    forward = UNetForward(unet, linear_ops.FAST, recompute, attend)
     empty = dict(device=device)
     def loss(counted=None):
         forward.watch = counted and counted.unit

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import library.miniature
 from library import adapters, families
-from library.adapters import linear_ops, recipes
+from library.adapters import linear_ops, recompute
 from library.families.targets import unet_targets
 from library.families.unet_forward import UNetForward, is_supported, units
 from library.hardware import attention, memory
@@ -45,7 +45,7 @@ class Case:
         self.theirs = self.unet.forward
 
     def forward(self, operations=linear_ops.FAST, attend=ATTENTION, **settings):
-        return UNetForward(self.unet, operations, recipes, attend, **settings)
+        return UNetForward(self.unet, operations, recompute, attend, **settings)
 
     def everything(self, forward):
         """Output, gradients of latents, captions (and pooled captions), and of every adapter."""
@@ -177,7 +177,7 @@ def true_size(name, pixels, rank, *, checkpointed=()):
     targets = [target for target in family.targets() if target.part == "unet" and not target.needs_conv_dim]
     adapters.attach(targets, rank=rank)
     fused = attention.Attention("sdpa", torch.device("cpu"), torch.float16, 0)
-    forward = UNetForward(unet, linear_ops.FAST, recipes, fused, checkpointed=checkpointed)
+    forward = UNetForward(unet, linear_ops.FAST, recompute, fused, checkpointed=checkpointed)
     empty = dict(device="meta", dtype=torch.float16)
     noisy, states = (
         torch.empty(1, 4, pixels // 8, pixels // 8, **empty),
@@ -310,7 +310,7 @@ def test_a_true_size_unet_in_half_precision_follows_fp32():
         unet.to(dtype)  # the rounding of the weights is a part of half precision
         trained = adapters.attach(targets, rank=8)
         (master,) = trained.parameters()
-        forward = UNetForward(unet, linear_ops.FAST, recipes, ATTENTION)
+        forward = UNetForward(unet, linear_ops.FAST, recompute, ATTENTION)
         optimizer, curves[dtype] = torch.optim.SGD([master], lr=3.0), []
         for _ in range(2):
             prediction = forward(noisy.to(dtype), torch.tensor([500]), encoder_hidden_states=states.to(dtype)).sample

@@ -144,7 +144,7 @@ def build(program: str, case: tuple, device: str, dtype):
     import torch
 
     from library import adapters, families
-    from library.adapters import linear_ops, recipes
+    from library.adapters import linear_ops, recompute
     from library.contracts import Conditioning
     from library.families import unet_forward
     from library.hardware import attention, memory
@@ -199,7 +199,7 @@ def build(program: str, case: tuple, device: str, dtype):
                 keeping_all() if changes.get("keeps_all") else linear_ops.FAST if is_fused else linear_ops.PLAIN
             )
             twice = unet_forward.units(unet) if changes.get("checkpointed") else ()
-            forward = unet_forward.UNetForward(unet, operations, recipes, attend, checkpointed=twice)
+            forward = unet_forward.UNetForward(unet, operations, recompute, attend, checkpointed=twice)
             unet.forward = forward
         parameters = attached.parts(is_flat=changes.get("is_flat", True))["unet"]
         if device != "meta":

@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from library.adapters.arena import Arena
 from library.adapters.dora import DoraLayer
+from library.adapters.flat_parameters import Arena
 from library.adapters.layer import AdapterLayer
 from library.adapters.loha import LohaLayer
 from library.adapters.lokr import LokrLayer

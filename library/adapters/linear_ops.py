@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from library.adapters.recipes import Recipe
+from library.adapters.recompute import Recipe
 
 aten = torch.ops.aten
 

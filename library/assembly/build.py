@@ -204,7 +204,7 @@ def record_steps(prepared: Prepared, training: Training) -> None:
 
 def compile_units(prepared: Prepared, training: Training) -> None:
     """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
-    from library.adapters import linear_ops, recipes
+    from library.adapters import linear_ops, recompute
     from library.families.unet_forward import UNetForward
     from library.hardware.compilation import Compiler
 
@@ -221,7 +221,7 @@ def compile_units(prepared: Prepared, training: Training) -> None:
             layer.is_fused = False  # where the plain functions call it; the fast ones do not ask
     fast = training.unet_forward
     attend = dataclasses.replace(fast.attend, asked=fast.attend.kind)  # nothing left to try out while compiling
-    plain = UNetForward(fast.unet, linear_ops.PLAIN, recipes, attend)
+    plain = UNetForward(fast.unet, linear_ops.PLAIN, recompute, attend)
     compiler = Compiler(partial(print, flush=True), prepared.config.dynamo_backend)
     fast.resnet = compiler(plain.resnet, fast.resnet)
     fast.transformer_block = compiler(plain.transformer_block, fast.transformer_block)

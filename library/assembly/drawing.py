@@ -50,7 +50,7 @@ def open_for_drawing(
     import torch
 
     from library import families
-    from library.adapters import linear_ops, recipes
+    from library.adapters import linear_ops, recompute
     from library.assembly.model import refuse_odd_unet
     from library.families.unet_forward import UNetForward
     from library.hardware import attention
@@ -73,7 +73,7 @@ def open_for_drawing(
     refuse_odd_unet(unet)
     # The plain functions: nothing is kept for a backward pass, so the fast ones' frugality has nothing to win. The same
     # bits as diffusers' own forward; on two CPU cores 0.8 of its time (the miniature, and SD 1.x at 256 and 512 px).
-    unet.forward = UNetForward(unet, linear_ops.PLAIN, recipes, attend)
+    unet.forward = UNetForward(unet, linear_ops.PLAIN, recompute, attend)
     attention.install(family.modules()["vae"], attend)
     return DrawingFamily(family)
 

@@ -29,7 +29,7 @@ def attach(
         UserError: the U-Net is none of Stable Diffusion's, or no layer is left to train.
     """
     from library import adapters
-    from library.adapters import linear_ops, recipes, sizes
+    from library.adapters import linear_ops, recompute, sizes
     from library.families.unet_forward import UNetForward
 
     parts = family.modules()
@@ -56,7 +56,7 @@ def attach(
     forward = UNetForward(
         parts["unet"],
         linear_ops.FAST,
-        recipes,
+        recompute,
         attend,
         checkpointed=checkpointed,
         is_random=has_dropout(config),
