@@ -10,9 +10,9 @@ from PIL import Image, ImageCms
 
 from library.contracts import Conditioning, Fit, Sample
 from library.data import cache as caches
-from library.data import images, remembered, shards
+from library.data import file_index, images, shards
 from library.data.cache import BadLatents, LatentCache, TextCache, fingerprint
-from library.data.remembered import cache_folder
+from library.data.file_index import cache_folder
 from library.messages import UserError
 from library.options.training import Config
 
@@ -271,7 +271,7 @@ def read(monkeypatch):
     """Names of the pictures whose bytes were read to learn what they hold; none of them counts as too young."""
     names, really = [], caches._digest_of_file
     monkeypatch.setattr(caches, "_digest_of_file", lambda path: names.append(path.name) or really(path))
-    monkeypatch.setattr(remembered, "SETTLED_SECONDS", -60)
+    monkeypatch.setattr(file_index, "SETTLED_SECONDS", -60)
     return names
 
 
@@ -308,7 +308,7 @@ def test_another_content_of_the_same_size_with_the_old_date_is_noticed(tmp_path,
 
 def test_a_picture_written_just_now_is_read_again(tmp_path, read, monkeypatch):
     """It may change once more within the same tick of the clock."""
-    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 60)
+    monkeypatch.setattr(file_index, "SETTLED_SECONDS", 60)
     one = sample(tmp_path)
     for _ in range(2):
         refill(tmp_path / "cache", one)

@@ -400,7 +400,7 @@ def test_turned_and_coloured_pictures_are_in_order(case):
 
 
 def test_what_was_found_of_a_picture_is_remembered(case, monkeypatch):
-    monkeypatch.setattr("library.data.remembered.SETTLED_SECONDS", -60.0)
+    monkeypatch.setattr("library.data.file_index.SETTLED_SECONDS", -60.0)
     first = case.examine().findings
     monkeypatch.setattr(examination, "row_of", lambda *_: pytest.fail("looked again"))
     assert case.examine().findings == first

@@ -451,7 +451,7 @@ def test_the_next_run_reads_only_masks_that_changed(tmp_path, monkeypatch):
     read = []
     really = images.raw
     monkeypatch.setattr(images, "raw", lambda path, *area: read.append(path.name) or really(path, *area))
-    monkeypatch.setattr("library.data.remembered.SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("library.data.file_index.SETTLED_SECONDS", -1.0)
     for name in "ab":
         picture(tmp_path / f"set/1_a/{name}.png")
         mask(tmp_path / f"set/1_a/masks/{name}.png")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from library import messages
 from library.contracts import Sample
-from library.data import images, remembered, shards
+from library.data import file_index, images, shards
 from library.data.folders import offered_name
 from library.data.samples import balance, find
 from library.messages import UserError
@@ -309,7 +309,7 @@ def decoded(monkeypatch):
     """Names of the pictures that were decoded, in any order; none of them counts as too young to be remembered."""
     names, really = [], images.inspect
     monkeypatch.setattr(images, "inspect", lambda path: names.append(path.name) or really(path))
-    monkeypatch.setattr(remembered, "SETTLED_SECONDS", -60)
+    monkeypatch.setattr(file_index, "SETTLED_SECONDS", -60)
     return names
 
 
@@ -354,7 +354,7 @@ def test_a_picture_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatc
 
 @pytest.mark.parametrize("damage", ["overwritten", "row", "read-only"])
 def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path, decoded, monkeypatch, damage):
-    monkeypatch.setattr(remembered, "FILES_AT_ONCE", 1)
+    monkeypatch.setattr(file_index, "FILES_AT_ONCE", 1)
     memory = tmp_path / ".cache"
     for name in (f"{number}.png" for number in range(8)):
         picture(tmp_path / "1_a" / name)
@@ -374,7 +374,7 @@ def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path,
 
 
 def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_out(tmp_path, decoded, monkeypatch):
-    monkeypatch.setattr(remembered, "FILES_AT_ONCE", 2)
+    monkeypatch.setattr(file_index, "FILES_AT_ONCE", 2)
     for number in range(40):
         picture(tmp_path / f"1_a/{number:02}.png")
     really = images.inspect
@@ -401,7 +401,7 @@ def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_o
 
 def test_a_picture_written_just_now_is_not_remembered(tmp_path, decoded, monkeypatch):
     """It may change once more within the same tick of the clock."""
-    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 60)
+    monkeypatch.setattr(file_index, "SETTLED_SECONDS", 60)
     picture(tmp_path / "1_a/a.png")
     for _ in range(2):
         find(tmp_path, memory=tmp_path / ".cache")

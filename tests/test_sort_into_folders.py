@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from library.data import samples, sorting
+from library.data import folder_sorting, samples
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
@@ -201,7 +201,7 @@ def test_the_face_recipe_is_explained_and_each_half_can_be_sorted(tmp_path, caps
 @pytest.mark.parametrize("count", [1, 7, 30, 100, 400])
 @pytest.mark.parametrize("steps", [500, 1500, 3000])
 def test_proposed_repeats_come_as_near_to_the_steps_as_whole_numbers_can(count, steps):
-    repeats = sorting.proposed({"a": count}, {}, steps=steps, epochs=10, batch_size=2)["a"]
+    repeats = folder_sorting.proposed({"a": count}, {}, steps=steps, epochs=10, batch_size=2)["a"]
 
     def miss(number):
         return abs(count * number * 10 / 2 - steps)
@@ -211,14 +211,14 @@ def test_proposed_repeats_come_as_near_to_the_steps_as_whole_numbers_can(count, 
 
 def test_concepts_weigh_alike_and_given_repeats_are_taken_off_first():
     counts = {"many": 100, "few": 10, "given": 50}
-    repeats = sorting.proposed(counts, {"given": 2}, steps=1500, epochs=10, batch_size=2)
+    repeats = folder_sorting.proposed(counts, {"given": 2}, steps=1500, epochs=10, batch_size=2)
     assert repeats == {"given": 2, "many": 1, "few": 10}
 
 
 def test_the_readmes_example():
     """30 pictures as 6_mycloths, 10 epochs: 1,800 steps at a batch of one."""
-    assert sorting.proposed({"mycloths": 30}, {}, steps=1800, epochs=10, batch_size=1) == {"mycloths": 6}
-    assert sorting.step_count(180, 10, 1) == 1800
+    assert folder_sorting.proposed({"mycloths": 30}, {}, steps=1800, epochs=10, batch_size=1) == {"mycloths": 6}
+    assert folder_sorting.step_count(180, 10, 1) == 1800
 
 
 def test_the_arithmetic_is_told(heap, capsys):
@@ -320,8 +320,8 @@ def test_a_move_that_is_stopped_anywhere_goes_on_to_the_same_end(heap, monkeypat
 
         return step
 
-    monkeypatch.setattr(sorting.os, "link", stopping(os.link))
-    monkeypatch.setattr(sorting.Path, "unlink", stopping(sorting.Path.unlink))
+    monkeypatch.setattr(folder_sorting.os, "link", stopping(os.link))
+    monkeypatch.setattr(folder_sorting.Path, "unlink", stopping(folder_sorting.Path.unlink))
     with suppress(Stopped, KeyboardInterrupt):
         run(heap, action="move", repeats=6)
     assert before <= set(files(heap.parent).values())
@@ -372,6 +372,6 @@ def test_the_page_shows_the_pictures_in_the_users_language(heap):
 def test_nothing_is_taken_away_that_is_not_the_same_in_its_new_place(heap):
     made = draw(heap.parent / "made", ["b.png"], None)
     (made / "a.png").write_bytes(b"half of it")
-    pairs = [(made, sorting.File(heap / name, name, True)) for name in ("a.png", "b.png", "x.y.png")]
-    assert sorting.take_away(pairs, heap) == 1
+    pairs = [(made, folder_sorting.File(heap / name, name, True)) for name in ("a.png", "b.png", "x.y.png")]
+    assert folder_sorting.take_away(pairs, heap) == 1
     assert [(heap / file.name).exists() for _, file in pairs] == [True, False, True]

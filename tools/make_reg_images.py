@@ -154,7 +154,7 @@ def look(settings: MakeRegImages) -> Job:
     from library import families
     from library.assembly import drawing
     from library.assembly.prepare import make_folder
-    from library.data import buckets, regularization, remembered, samples
+    from library.data import buckets, file_index, regularization, samples
     from library.options.training import Config
 
     problems: list[str] = []
@@ -166,7 +166,7 @@ def look(settings: MakeRegImages) -> Job:
             problems.extend(error.problems)
 
     train, output = Path(settings.train_data_dir), Path(settings.output_dir)
-    cache, _ = remembered.cache_folder(Config(train_data_dir=str(train), output_dir=str(output)))
+    cache, _ = file_index.cache_folder(Config(train_data_dir=str(train), output_dir=str(output)))
     found = attempt(samples.find, train, caption_extension=settings.caption_extension, memory=cache)
     info = attempt(families.inspect, settings.pretrained_model_name_or_path)
     config = Config(**{name: getattr(settings, name) for name in SIZES})

@@ -46,7 +46,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.data import captions, folders, heap, sorting, tag_statistics
+from library.data import captions, folder_sorting, folders, image_folder, tag_statistics
 from library.messages import Stopped, UserError, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
@@ -67,14 +67,14 @@ class Job:
     """One folder that shall be there."""
 
     word: str
-    pictures: list[heap.Picture]  # of images_dir that belong into it
-    files: list[sorting.File]  # these, their captions and masks
+    pictures: list[image_folder.Picture]  # of images_dir that belong into it
+    files: list[folder_sorting.File]  # these, their captions and masks
     names: list[str]  # its pictures once all is done, those that are there already too
     others: list[str]  # of these, what does not come from images_dir
-    there: sorting.Numbered | None  # the folder of this word that is there already
+    there: folder_sorting.Numbered | None  # the folder of this word that is there already
     fixed: int | None  # repeats that its source folder's name says
     repeats: int = 0
-    differing: list[sorting.File] = field(default_factory=list)  # something else is in their place
+    differing: list[folder_sorting.File] = field(default_factory=list)  # something else is in their place
 
     def path(self, output: Path) -> Path:
         return output / f"{self.repeats}_{self.word}"
@@ -108,11 +108,11 @@ def run(settings: SortIntoFolders) -> int:
 def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
     """Every folder that shall be there, with its repeats. Raises UserError."""
     images, output = Path(settings.images_dir), Path(settings.output_dir)
-    there = sorting.numbered(output)
-    found = heap.find(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
+    there = folder_sorting.numbered(output)
+    found = image_folder.find(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
     refuse_recipe(images, found)
     notes += found.notes
-    concepts = sorting.concepts(found, settings.concept, settings.sub_folders)
+    concepts = folder_sorting.concepts(found, settings.concept, settings.sub_folders)
     problems = []
     jobs = []
     for one in concepts:
@@ -131,7 +131,7 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
         if folders.folded(numbered.word) not in known:
             known.add(folders.folded(numbered.word))
             is_ours = folders.folded(numbered.word) == folders.folded(settings.concept)
-            stays = sorting.Concept(numbered.word, repeats=None if is_ours else numbered.repeats)
+            stays = folder_sorting.Concept(numbered.word, repeats=None if is_ours else numbered.repeats)
             jobs.append(_job(stays, there, problems))
     if problems:
         raise UserError(problems)
@@ -139,7 +139,7 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
     kept = {job.word: job.fixed for job in jobs if job.fixed}
     if settings.repeats:
         kept = {job.word: settings.repeats if job.files or not job.fixed else job.fixed for job in jobs}
-    repeats = sorting.proposed(
+    repeats = folder_sorting.proposed(
         counts,
         kept,
         steps=settings.target_steps,
@@ -149,7 +149,7 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
     for job in jobs:
         job.repeats = repeats[job.word]
         if job.there:
-            job.differing = sorting.differing(job.files, job.there.path)
+            job.differing = folder_sorting.differing(job.files, job.there.path)
         if job.others and job.files:
             notes.append(
                 say(
@@ -162,9 +162,9 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
     return sorted(jobs, key=lambda job: folders.folded(job.word))
 
 
-def _job(concept: sorting.Concept, there: list[sorting.Numbered], problems: list[str]) -> Job:
+def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], problems: list[str]) -> Job:
     """A folder to be, and what of it is there."""
-    word, files = concept.word, sorting.files(concept)
+    word, files = concept.word, folder_sorting.files(concept)
     own = [numbered for numbered in there if folders.folded(numbered.word) == folders.folded(word)]
     if len(own) > 1:
         listed = folders.some([numbered.path.name for numbered in own])
@@ -198,7 +198,7 @@ def _job(concept: sorting.Concept, there: list[sorting.Numbered], problems: list
     return Job(word, concept.pictures, files, concept.names + others, others, there_already, concept.repeats)
 
 
-def refuse_recipe(images: Path, found: heap.Heap) -> None:
+def refuse_recipe(images: Path, found: image_folder.Heap) -> None:
     """The face recipe's two folders are a training set and its regularization, not two concepts. Raises UserError."""
     firsts = {picture.path.relative_to(found.folder).parts[0] for picture in found.pictures}
     if firsts == {"train", REG}:
@@ -326,14 +326,14 @@ def _placed(settings: SortIntoFolders, jobs: list[Job]) -> int:
                 continue
             # a caption is copied: some programs write into the file that is there, which would change both
             is_link = settings.action == "move" or (settings.action == "link" and not _is_caption(file))
-            count += sorting.put(file, folder, is_link=is_link)
+            count += folder_sorting.put(file, folder, is_link=is_link)
     if settings.action == "move":
         # a run that was killed may have put them there
-        count = max(count, sorting.take_away(files, Path(settings.images_dir)))
+        count = max(count, folder_sorting.take_away(files, Path(settings.images_dir)))
     return count
 
 
-def _is_caption(file: sorting.File) -> bool:
+def _is_caption(file: folder_sorting.File) -> bool:
     return not file.is_picture and not file.name.startswith(f"{folders.MASKS}/")
 
 
@@ -348,7 +348,9 @@ def checked(settings: SortIntoFolders, jobs: list[Job]) -> list[tag_statistics.A
     for job in jobs:
         those = job.pictures
         if not those and job.there:  # all was moved there before
-            those = heap.find(job.there.path, caption_extension=settings.caption_extension, may_be_empty=True).pictures
+            those = image_folder.find(
+                job.there.path, caption_extension=settings.caption_extension, may_be_empty=True
+            ).pictures
         for picture in those:
             line = None if picture.caption is None else captions.first_line(picture.caption)
             pictures.append(tag_statistics.Captioned(job.word, picture.path.name, line))
@@ -408,7 +410,7 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
     lines = []
     for job in jobs:
         samples = len(job.names) * job.repeats
-        steps = sorting.step_count(samples, epochs, batch)
+        steps = folder_sorting.step_count(samples, epochs, batch)
         lines.append(
             say(
                 f"{job.repeats}_{job.word}: {len(job.names):,} pictures x {job.repeats} repeats x {epochs} epochs / batch "
@@ -418,7 +420,7 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
             )
         )
     samples = sum(len(job.names) * job.repeats for job in jobs)
-    steps = sorting.step_count(samples, epochs, batch)
+    steps = folder_sorting.step_count(samples, epochs, batch)
     if Path(settings.images_dir).name == REG:
         lines.append(
             say(
@@ -473,7 +475,7 @@ def write_page(
 
     output = Path(settings.output_dir)
     samples = sum(len(job.names) * job.repeats for job in jobs)
-    steps = sorting.step_count(samples, settings.max_train_epochs, settings.train_batch_size)
+    steps = folder_sorting.step_count(samples, settings.max_train_epochs, settings.train_batch_size)
     rows = []
     for job in jobs:
         captioned = sum(_is_caption(file) for file in job.files)

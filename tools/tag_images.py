@@ -54,7 +54,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from library.data import captions, folders, heap, images, tag_statistics, threads
+from library.data import captions, folders, image_folder, images, tag_statistics, threads
 from library.data.samples import folded
 from library.images import local_models
 from library.images import tagger as wd
@@ -97,7 +97,7 @@ class Results:
 def run(settings: TagImages) -> int:
     """Write the captions that are missing; the exit code is 0."""
     begun = time.monotonic()
-    found = heap.find(settings.images_dir, caption_extension=settings.caption_extension)
+    found = image_folder.find(settings.images_dir, caption_extension=settings.caption_extension)
     notes = list(found.notes)
     pictures = to_do(found, settings, notes)
     model = find_model(settings) if pictures else None
@@ -152,9 +152,9 @@ def stays(settings: TagImages) -> str:
 # ---- which pictures, which model ----
 
 
-def to_do(found: heap.Heap, settings: TagImages, notes: list[str]) -> list[heap.Picture]:
+def to_do(found: image_folder.Heap, settings: TagImages, notes: list[str]) -> list[image_folder.Picture]:
     """The pictures whose captions are to be written, each with a caption file of its own."""
-    chosen: list[heap.Picture] = []
+    chosen: list[image_folder.Picture] = []
     owners: dict[str, str] = {}  # caption file -> the picture whose it is
     shared: list[str] = []
     without_word: list[str] = []  # stay as they are, and lack what stands first in all others
@@ -302,7 +302,7 @@ def excluded(patterns: Iterable[str] | None) -> Callable[[str], bool]:
     return lambda word: shape is not None and bool(shape.fullmatch(tag_statistics.spelled(word)))
 
 
-def new_caption(picture: heap.Picture, front: list[str], words: list[str], settings: TagImages) -> str:
+def new_caption(picture: image_folder.Picture, front: list[str], words: list[str], settings: TagImages) -> str:
     """The caption that a picture gets."""
     now = captions.first_line(picture.caption or "")
     if settings.existing == "replace" or not now:
@@ -311,7 +311,7 @@ def new_caption(picture: heap.Picture, front: list[str], words: list[str], setti
     return wd.extended(picture.caption, ", ".join(missing) or None, words, tag_statistics.spelled)
 
 
-def write_caption(picture: heap.Picture, text: str, backup: Backup, results: Results) -> None:
+def write_caption(picture: image_folder.Picture, text: str, backup: Backup, results: Results) -> None:
     """Write a caption where it is another than the one that is there."""
     results.tagged.add(picture.path)
     results.captions[picture.path] = text
@@ -328,17 +328,17 @@ def write_caption(picture: heap.Picture, text: str, backup: Backup, results: Res
 class Looked(NamedTuple):
     """A picture, decoded ahead."""
 
-    picture: heap.Picture
+    picture: image_folder.Picture
     content: object  # what the work wants of it; None: it is broken
     problem: str = ""
 
 
 def decoded(
-    pictures: Iterable[heap.Picture], area: int, use: Callable[[Image.Image], object], results: Results
+    pictures: Iterable[image_folder.Picture], area: int, use: Callable[[Image.Image], object], results: Results
 ) -> Iterator[Looked]:
     """The pictures that can be read, upright, in sRGB and on white, some of them ahead of the reader."""
 
-    def look(picture: heap.Picture) -> Looked:
+    def look(picture: image_folder.Picture) -> Looked:
         try:
             return Looked(picture, use(on_white(images.raw(picture.path, area)[1])))
         except images.BrokenPicture as error:
@@ -350,7 +350,7 @@ def decoded(
         yield looked
 
 
-def first_whole(pictures: list[heap.Picture], results: Results) -> int:
+def first_whole(pictures: list[image_folder.Picture], results: Results) -> int:
     """How many broken pictures stand before the first one that can be read."""
     for at, picture in enumerate(pictures):
         try:
@@ -370,7 +370,12 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def tag(
-    pictures: list[heap.Picture], found: heap.Heap, settings: TagImages, path: Path, backup: Backup, results: Results
+    pictures: list[image_folder.Picture],
+    found: image_folder.Heap,
+    settings: TagImages,
+    path: Path,
+    backup: Backup,
+    results: Results,
 ) -> str:
     """Write captions of what a tagger sees; gives the model's name, and where it ran."""
     table = wd.read_table(wd.table_of(path))
@@ -378,7 +383,7 @@ def tag(
     floor = min(wd.Sightings.FLOOR, settings.general_threshold, settings.character_threshold)
     is_excluded = excluded(settings.exclude_tags)
 
-    def write(picture: heap.Picture, seen: list[wd.Tag]) -> None:
+    def write(picture: image_folder.Picture, seen: list[wd.Tag]) -> None:
         tags = wd.chosen(
             seen, settings.general_threshold, settings.character_threshold, with_rating=settings.rating_tags
         )
@@ -452,7 +457,11 @@ def tag(
 
 
 def describe(
-    pictures: list[heap.Picture], found: heap.Heap, settings: TagImages, backup: Backup, results: Results
+    pictures: list[image_folder.Picture],
+    found: image_folder.Heap,
+    settings: TagImages,
+    backup: Backup,
+    results: Results,
 ) -> None:
     """Write captions of what folders are called, and of what can be said of a picture without a model."""
     is_excluded = excluded(settings.exclude_tags)
@@ -488,7 +497,7 @@ def advice_without() -> tuple[str, str]:
     )
 
 
-def told(found: heap.Heap, results: Results, todo: list[heap.Picture], seconds: float) -> list[str]:
+def told(found: image_folder.Heap, results: Results, todo: list[image_folder.Picture], seconds: float) -> list[str]:
     """What the user reads in the terminal."""
     lines = []
     if results.stopped:
@@ -532,7 +541,9 @@ def told(found: heap.Heap, results: Results, todo: list[heap.Picture], seconds: 
     return lines
 
 
-def write_summary(found: heap.Heap, settings: TagImages, results: Results, name: str | None, notes: list[str]) -> Path:
+def write_summary(
+    found: image_folder.Heap, settings: TagImages, results: Results, name: str | None, notes: list[str]
+) -> Path:
     """The page that a person looks at."""
 
     def short(path: Path) -> str:

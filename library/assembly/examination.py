@@ -175,12 +175,12 @@ def examine_model(seen: Examination, wrong: set[str]) -> None:
 
 def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
     """Find pictures and captions, and plan the epochs; gives the cache folder."""
-    from library.data import buckets, plan, remembered
+    from library.data import buckets, file_index, plan
 
     config = seen.config
     if "train_data_dir" in wrong:
         return None
-    memory, line = seen.attempt("parameters", remembered.cache_folder, config) or (None, None)
+    memory, line = seen.attempt("parameters", file_index.cache_folder, config) or (None, None)
     seen.note([line] if line else [], "parameters")
     found = seen.attempt("pictures", find_set, config, memory)
     if found is None and config.reg_data_dir and not config.dataset_config:
@@ -210,7 +210,7 @@ def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
 def examine_pictures(seen: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
     """Decode every picture: which are the same, blurred, transparent; and what the captions and the plan tell."""
     from library.data import held_out
-    from library.data.remembered import facts_of
+    from library.data.file_index import facts_of
     from library.images import duplicates, generation_parameters, quality
 
     plan, found = seen.plan, seen.plan.found

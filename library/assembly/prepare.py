@@ -51,7 +51,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     Raises:
         UserError: all that is wrong with them, together.
     """
-    from library.data import buckets, remembered
+    from library.data import buckets, file_index
 
     problems: list[str] = []
 
@@ -61,7 +61,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
         except UserError as error:
             problems.extend(error.problems)
 
-    cache_folder, line = attempt(remembered.cache_folder, config) or (None, None)
+    cache_folder, line = attempt(file_index.cache_folder, config) or (None, None)
     warnings = warnings + [line] if line else warnings
     found = attempt(find_set, config, cache_folder)
     from library import families

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from library.data import images
+from library.data.file_index import facts_of
 from library.data.folders import MASKS, entries, is_file, is_folder
-from library.data.remembered import facts_of
 from library.data.samples import CAPTION_EXTENSIONS, folded
 from library.images import borders, duplicates, manifest, quality
 from library.messages import UserError, say

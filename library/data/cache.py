@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from library.contracts import Conditioning, Fit, Sample
 from library.data import images
-from library.data.remembered import facts_of
+from library.data.file_index import facts_of
 from library.data.shards import Lost, Memory, Rows, Shards
 from library.data.threads import in_order
 from library.messages import UserError, say

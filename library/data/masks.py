@@ -22,8 +22,8 @@ from PIL import Image
 
 from library.contracts import Fit, Mask, Sample
 from library.data import images
+from library.data.file_index import facts_of
 from library.data.folders import MASKS, entries, folded, is_file, is_picture, some
-from library.data.remembered import facts_of
 from library.messages import Note, UserError, say
 
 LOOKED = struct.Struct("<IIf32s")  # width, height, share that is learnt, digest of a mask file as they are remembered

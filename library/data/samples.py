@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from library.contracts import Sample
 from library.data import captions, image_metadata, images, masks
 from library.data.buckets import pixels_of
+from library.data.file_index import facts_of
 from library.data.folders import (
     MASKS,
     Folder,
@@ -29,7 +30,6 @@ from library.data.folders import (
     same,
     some,
 )
-from library.data.remembered import facts_of
 from library.messages import Note, UserError, say
 from library.options.training import Config
 

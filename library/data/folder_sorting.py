@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from library.data import heap
+from library.data import image_folder
 from library.data.folders import (
     MANY_REPEATS,
     MASKS,
@@ -41,7 +41,7 @@ class Concept:
     """The pictures that one word stands for."""
 
     word: str
-    pictures: list[heap.Picture] = field(default_factory=list)
+    pictures: list[image_folder.Picture] = field(default_factory=list)
     names: list[str] = field(default_factory=list)  # of the pictures, in the new folder
     repeats: int | None = None  # that of a [repeats]_[concept] folder they come from
     joined: list[str] = field(default_factory=list)  # sub-folders that are no concepts, as their captions say
@@ -59,7 +59,7 @@ class Numbered(NamedTuple):
 # ---- what belongs where ----
 
 
-def concepts(found: heap.Heap, concept: str, sub_folders: str) -> list[Concept]:
+def concepts(found: image_folder.Heap, concept: str, sub_folders: str) -> list[Concept]:
     """The concepts of a heap, sorted by the way their folders come.
 
     Args:
@@ -68,7 +68,7 @@ def concepts(found: heap.Heap, concept: str, sub_folders: str) -> list[Concept]:
             sub-folder belongs to `concept` where all its captions hold that word: it says where the pictures came from,
             such as a phone. One that is named [repeats]_[concept] is always a concept.
     """
-    by_folder: dict[str, list[heap.Picture]] = {}
+    by_folder: dict[str, list[image_folder.Picture]] = {}
     for picture in found.pictures:
         parts = picture.path.relative_to(found.folder).parts
         by_folder.setdefault(parts[0] if len(parts) > 1 else "", []).append(picture)
@@ -87,14 +87,14 @@ def concepts(found: heap.Heap, concept: str, sub_folders: str) -> list[Concept]:
     return list(made.values())
 
 
-def _joins(pictures: list[heap.Picture], concept: str, sub_folders: str) -> bool:
+def _joins(pictures: list[image_folder.Picture], concept: str, sub_folders: str) -> bool:
     if sub_folders != "auto":
         return sub_folders == "together"
     texts = [picture.caption for picture in pictures if (picture.caption or "").strip()]
     return bool(texts) and all(has_word(text, concept) for text in texts)
 
 
-def _names(folder: Path, pictures: list[heap.Picture]) -> list[str]:
+def _names(folder: Path, pictures: list[image_folder.Picture]) -> list[str]:
     """The pictures' new names: those from a folder within another begin with its name, as they could be the same."""
     places = {picture.path: picture.path.relative_to(folder).parent for picture in pictures}
     first = min(places.values(), key=lambda place: (len(place.parts), place))
