@@ -13,7 +13,7 @@ from torch.nn import functional
 from library import families
 from library.adapters import attach, linear_ops, recompute
 from library.contracts import Conditioning
-from library.families.unet_forward import UNetForward, units
+from library.families.unet.forward import UNetForward, units
 from library.hardware.compilation import Compiler
 
 

@@ -11,7 +11,7 @@ from library.adapters import attach, linear_ops, recompute
 from library.contracts import Conditioning
 from library.diffusion import losses
 from library.families import sdxl
-from library.families.unet_forward import UNetForward, units
+from library.families.unet.forward import UNetForward, units
 from library.hardware import cuda_graphs
 from library.hardware.cuda_graphs import MOST_SHAPES, WARM_UP, Graphs, hindrance
 from library.messages import set_language

@@ -40,7 +40,7 @@ from library.families.clip_text import (
     tokenize,
     weighted_chunks,
 )
-from library.families.unet_names import original_unet_name
+from library.families.unet.names import original_unet_name
 from library.families.vae import original_sources
 from library.messages import UserError
 

@@ -185,7 +185,7 @@ def test_a_real_step_is_brought_to_a_budget():
     """With the tiny SDXL: as few blocks as will do; what was predicted for the chosen ones is what their step takes."""
     from library import adapters, families
     from library.adapters import linear_ops, recompute
-    from library.families.unet_forward import UNetForward
+    from library.families.unet.forward import UNetForward
     from library.hardware import attention
 
     unet = families.tiny("sdxl").unet.to("meta").requires_grad_(False)

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import library.miniature
 from library import adapters, families
 from library.adapters import linear_ops, recompute
-from library.families.targets import unet_targets
-from library.families.unet_forward import UNetForward, is_supported, units
+from library.families.unet.forward import UNetForward, is_supported, units
+from library.families.unet.targets import unet_targets
 from library.hardware import attention, memory
 from library.reporting.run_log import Report
 from tests.conftest import events

@@ -146,7 +146,7 @@ def build(program: str, case: tuple, device: str, dtype):
     from library import adapters, families
     from library.adapters import linear_ops, recompute
     from library.contracts import Conditioning
-    from library.families import unet_forward
+    from library.families.unet import forward as unet_forward
     from library.hardware import attention, memory
     from library.optim import optimizers
 
@@ -420,7 +420,7 @@ def write_checkpoint(path: Path) -> None:
 
     from library import families
     from library.families.clip_text import clip_sources
-    from library.families.unet_names import original_unet_name
+    from library.families.unet.names import original_unet_name
     from library.families.vae import original_sources
 
     model = families.architecture("sd1")

@@ -205,7 +205,7 @@ def record_steps(prepared: Prepared, training: Training) -> None:
 def compile_units(prepared: Prepared, training: Training) -> None:
     """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
     from library.adapters import linear_ops, recompute
-    from library.families.unet_forward import UNetForward
+    from library.families.unet.forward import UNetForward
     from library.hardware.compilation import Compiler
 
     if has_dropout(prepared.config):

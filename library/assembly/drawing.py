@@ -52,7 +52,7 @@ def open_for_drawing(
     from library import families
     from library.adapters import linear_ops, recompute
     from library.assembly.model import refuse_odd_unet
-    from library.families.unet_forward import UNetForward
+    from library.families.unet.forward import UNetForward
     from library.hardware import attention
 
     attend = attention.choose(machine.device, machine.dtype)

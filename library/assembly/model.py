@@ -30,7 +30,7 @@ def attach(
     """
     from library import adapters
     from library.adapters import linear_ops, recompute, sizes
-    from library.families.unet_forward import UNetForward
+    from library.families.unet.forward import UNetForward
 
     parts = family.modules()
     refuse_odd_unet(parts["unet"])
@@ -92,7 +92,7 @@ def plus_ratio(part: str, config: Config) -> float | None:
 
 def refuse_odd_unet(unet: Any) -> None:
     """Raise a UserError where a U-Net has parts that none of Stable Diffusion's has."""
-    from library.families.unet_forward import is_supported
+    from library.families.unet.forward import is_supported
 
     if is_supported(unet):
         return

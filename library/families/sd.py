@@ -16,8 +16,8 @@ from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
 from library.families import clip_text
 from library.families.loading import Place, Sources
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
-from library.families.targets import named_layers, text_targets, unet_targets
 from library.families.unet import build_unet, load_unet, original_sources
+from library.families.unet.targets import named_layers, text_targets, unet_targets
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
 

@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 
 from library.families.loading import Place, Source, build, fill, folder_tensors
 from library.families.recognise import UNET
-from library.families.unet_names import original_unet_name
+from library.families.unet.names import original_unet_name
 from library.families.weights_file import open_tensors
 
 
