@@ -18,17 +18,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from library.assembly.build import Training, build
-from library.assembly.files import Files, check_disk, closing_words, hashes_of
-from library.assembly.prepare import Prepared, prepare
-from library.assembly.rescue import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
-from library.assembly.shown_set import show_set
-from library.assembly.validating import measured_epochs, validate
 from library.contracts import Batch, Family
 from library.messages import Stopped, UserError, say
 from library.options import command_line, sd_scripts
 from library.options.checks import check
 from library.options.training import Config, trains_text_encoder
+from library.training.build import Training, build
+from library.training.debug_dataset import show_set
+from library.training.outputs import Files, check_disk, closing_words, hashes_of
+from library.training.prepare import Prepared, prepare
+from library.training.recovery import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
+from library.training.validate import measured_epochs, validate
 
 
 def main(argv: list[str]) -> int:
@@ -526,7 +526,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
     """
     from library.hardware import distributed, rocm
     from library.reporting import crash_report
-    from library.stop import Stop
+    from library.training.stop import Stop
 
     lines = [] if config.device in ("cpu", "mps") else rocm.prepare_environment()  # before torch is imported
     if config.device_plan == "print only" and not lines:

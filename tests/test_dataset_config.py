@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from library.assembly.prepare import find_set
 from library.contracts import Fit, Sample
 from library.data import dataset_config, image_metadata, images, plan, samples
 from library.data.buckets import BucketRule, Face, crop_around, face_in_name, resolve_resolution
@@ -22,6 +21,7 @@ from library.data.folders import Folder
 from library.messages import UserError
 from library.options import checks
 from library.options.training import Config
+from library.training.prepare import find_set
 from tests.conftest import draw_set, events
 
 

@@ -15,13 +15,14 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, PngImagePlugin
 
-from library.assembly import examination, set_findings
-from library.assembly.examination import examine
 from library.messages import Note, say, set_language
 from library.options import parameter_block
 from library.options.training import PROJECT
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
+from library.tooling import preflight
+from library.tooling.preflight import examine
+from library.training import dataset_findings
 
 MINIATURE = PROJECT / "library" / "miniature"
 
@@ -265,7 +266,7 @@ def test_a_name_that_is_taken_and_a_run_that_can_be_gone_on_with(case, monkeypat
     ran_with = dataclasses.asdict(dataclasses.replace(case.examine().config, learning_rate=5e-4, seed=23))
     facts = dict(config=ran_with, name="mytag", seed=23)
     state = SimpleNamespace(facts=facts, position=SimpleNamespace(global_step=7), notices=[])
-    monkeypatch.setattr(examination, "find_state", lambda config: state)
+    monkeypatch.setattr(preflight, "find_state", lambda config: state)
     case.sees("green", "parameters", "mytag was stopped after step 7: the next start goes on there", machine=True)
     assert wrong(case.examine(machine=True).findings) == []
     ran_with["network_dim"] = 99
@@ -402,7 +403,7 @@ def test_turned_and_coloured_pictures_are_in_order(case):
 def test_what_was_found_of_a_picture_is_remembered(case, monkeypatch):
     monkeypatch.setattr("library.data.file_index.SETTLED_SECONDS", -60.0)
     first = case.examine().findings
-    monkeypatch.setattr(examination, "row_of", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(preflight, "row_of", lambda *_: pytest.fail("looked again"))
     assert case.examine().findings == first
 
 
@@ -658,18 +659,18 @@ def test_the_short_form_says_the_most_urgent_and_counts_all(case):
     rewrite(case, lambda picture, text: text.replace("mytag, ", "") if picture == first else text)
     case.values["save_every_n_epochs"] = None
     seen = case.examine()
-    lines, counted = set_findings.short(seen.plan, seen.config, [Note("a", "red"), "b"])
+    lines, counted = dataset_findings.short(seen.plan, seen.config, [Note("a", "red"), "b"])
     assert "missing in 1 of 12 captions" in lines[0]
     assert "only the last file is kept" in lines[1]
     assert counted == "doctor: 2 red, 2 amber; python tools/doctor.py shows all, with pictures"
     set_language("zh")
-    assert set_findings.short(seen.plan, seen.config, [])[1].startswith("体检：红色 1 项，黄色 1 项")
+    assert dataset_findings.short(seen.plan, seen.config, [])[1].startswith("体检：红色 1 项，黄色 1 项")
 
 
 def test_the_short_form_says_nothing_where_all_is_green(case):
     seen = case.examine()
-    assert set_findings.short(seen.plan, seen.config, []) == ([], "")
-    assert set_findings.short(seen.plan, seen.config, ["b"])[1].startswith("doctor: 0 red, 1 amber")
+    assert dataset_findings.short(seen.plan, seen.config, []) == ([], "")
+    assert dataset_findings.short(seen.plan, seen.config, ["b"])[1].startswith("doctor: 0 red, 1 amber")
 
 
 def test_copies_are_found_without_decoding_and_only_candidates_are_read(case, monkeypatch):
@@ -680,7 +681,7 @@ def test_copies_are_found_without_decoding_and_only_candidates_are_read(case, mo
     read = []
     whole = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.name), whole(path))[1])
-    (group,) = set_findings.exact_copies(samples)
+    (group,) = dataset_findings.exact_copies(samples)
     assert {sample.image_path.name for sample in group} == {"copy.png", first.name}
     assert len(read) < len(samples)
 

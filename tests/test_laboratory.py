@@ -10,13 +10,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from library.assembly import lora_files
 from library.contracts import Conditioning
 from library.diffusion import sampling
 from library.lora_files import merging
 from library.miniature import MODEL_FOLDER
 from library.miniature.checker import character_score
 from library.miniature.drawings import Person, Scene, draw
+from library.tooling import lora_files
 from tests.laboratory import CLAIMS, experiment, odd_pictures, people, written
 from tests.laboratory.diffusers_script import train_as_diffusers
 from tests.laboratory.experiment import BASE, Claim, Comparison, Effect, Lora, Training, effect, verdict

@@ -13,13 +13,13 @@ from torch import nn
 
 from library.adapters import KINDS, attach, sizes
 from library.adapters.sizes import Pace, Size, block_index, read_blocks, read_weights
-from library.assembly.model import section_rates
 from library.contracts import Target
 from library.messages import UserError
 from library.optim.averages import Average
 from library.optim.optimizers import parameter_groups
 from library.options.checks import ConfigError, check
 from library.options.training import Config
+from library.training.attach import section_rates
 from tests.conftest import events
 
 DATA = Path(__file__).parent / "data"

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from library import families
 from library.adapters import sizes
-from library.assembly import lora_files
 from library.families.clip_text import clip_merges
 from library.lora_files import merging
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
 from library.storage import checkpoint, metadata
+from library.tooling import lora_files
 from tests.conftest import write_diffusers_folder
 from tests.test_families import TINY, original_layout
 from tests.test_merging import pipeline, random_lora, renamed

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from library import families
-from library.assembly import drawing
 from library.contracts import Fit
 from library.data import buckets, regularization, samples
 from library.diffusion import sampling
@@ -20,6 +19,7 @@ from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
 from library.options.training import PROJECT
+from library.tooling import generate
 from tests.conftest import draw_set
 from tools import make_reg_images
 
@@ -261,7 +261,7 @@ def test_sizes_are_those_of_a_training_with_the_same_options(make, options, size
 
 def test_the_second_run_has_nothing_to_do(make, monkeypatch, capsys):
     before = drawn(make())
-    monkeypatch.setattr(drawing, "open_for_drawing", None)
+    monkeypatch.setattr(generate, "open_for_drawing", None)
     assert drawn(make()) == before
     assert "nothing is left to draw" in capsys.readouterr().out
 
@@ -298,7 +298,7 @@ def test_a_lost_caption_is_written_again_and_one_edited_by_hand_stays(make):
 def test_other_settings_are_never_mixed_in(make, train, monkeypatch):
     folder = make()
     before = drawn(folder)
-    monkeypatch.setattr(drawing, "open_for_drawing", None)
+    monkeypatch.setattr(generate, "open_for_drawing", None)
     with pytest.raises(UserError) as caught:
         make(steps=3, negative_prompt="bad")
     assert "holds 4 picture(s) that were drawn otherwise: " in str(caught.value)
@@ -327,7 +327,7 @@ def test_pictures_move_with_their_folders_name(make, train, monkeypatch):
     before = drawn(make())
     (train / "4_mytag").rename(train / "6_mytag")
     with monkeypatch.context() as patch:
-        patch.setattr(drawing, "open_for_drawing", None)
+        patch.setattr(generate, "open_for_drawing", None)
         after = drawn(make())
     assert sorted(after) == [
         "2_a person/other one 0.png",
@@ -481,13 +481,13 @@ def test_drawing_is_what_diffusers_own_forward_draws(tiny_model):
     for name in ("sd1", "sd2", "sdxl"):
         path = tiny_model(name)
         prompt = sampling.Prompt("hat", width=64, height=48, seed=3, step_count=2, sampler="euler_a")
-        ours = sampling.draw(drawing.open_for_drawing(path, CPU), prompt)
+        ours = sampling.draw(generate.open_for_drawing(path, CPU), prompt)
         theirs = sampling.draw(families.open_model(path, dtype=torch.float32), prompt)
         assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1, name
 
 
 def test_a_caption_gets_the_chunks_it_needs_whatever_was_drawn_before(tiny_model):
-    family = drawing.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
     captions = ["hat " * count for count in (3, 40, 400, 3)]
     tokens = [count for count, _ in family.token_counts(captions)]
     assert 75 < tokens[1] <= 150 < 225 < tokens[2]
@@ -495,7 +495,7 @@ def test_a_caption_gets_the_chunks_it_needs_whatever_was_drawn_before(tiny_model
 
 
 def test_a_vae_that_overflows_goes_on_in_float32(tiny_model, monkeypatch, capsys):
-    family = drawing.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
     family.vae.to(torch.float16)
     decode = family.family.decode_latents
 
@@ -510,14 +510,14 @@ def test_a_vae_that_overflows_goes_on_in_float32(tiny_model, monkeypatch, capsys
 
 @pytest.mark.parametrize(("latents", "told"), [(float("nan"), "the U-Net gives NaN"), (0.0, "the VAE gives NaN")])
 def test_a_black_picture_is_an_error_with_its_cure(tiny_model, monkeypatch, latents, told):
-    family = drawing.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
     monkeypatch.setattr(family.family, "decode_latents", lambda latents: torch.full((1, 3, 32, 32), float("nan")))
     with pytest.raises(UserError, match=told):
         family.decode_latents(torch.full((1, 4, 4, 4), latents))
 
 
 def test_the_unet_makes_room_for_the_vae_where_memory_is_short(tiny_model, monkeypatch, capsys):
-    family = drawing.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
     decode, moves, failures = family.family.decode_latents, [], []
     monkeypatch.setattr(family.unet, "to", lambda device: moves.append(str(device)))
 
@@ -536,16 +536,16 @@ def test_the_unet_makes_room_for_the_vae_where_memory_is_short(tiny_model, monke
 
 def test_full_memory_is_told_with_what_to_do():
     told = 'full .CUDA out of memory.*mixed_precision.*device = "cpu"'
-    with pytest.raises(UserError, match=told), drawing.told_if_memory_is_full():
+    with pytest.raises(UserError, match=told), generate.told_if_memory_is_full():
         raise torch.OutOfMemoryError("CUDA out of memory\nmore")
 
 
 def test_a_models_hash_is_that_of_its_file(tmp_path, tiny_model):
     file = tmp_path / "anime v3.safetensors"
     file.write_bytes(b"abc")
-    assert drawing.identity(file) == ("anime v3", "ba7816bf8f")
-    assert drawing.identity(tiny_model("sd1"))[0] == "tiny"
-    assert drawing.identity(tiny_model("sd1")) != ("tiny", drawing.identity(tiny_model("sd1"), "vae")[1])
+    assert generate.identity(file) == ("anime v3", "ba7816bf8f")
+    assert generate.identity(tiny_model("sd1"))[0] == "tiny"
+    assert generate.identity(tiny_model("sd1")) != ("tiny", generate.identity(tiny_model("sd1"), "vae")[1])
 
 
 @pytest.mark.slow

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from library.assembly import odd_pictures, report_page
-from library.assembly.odd_pictures import extent, ranked
-from library.assembly.report_page import Facts, ReportPage, Told, compose
 from library.data.plan import Overview
 from library.messages import Note, set_language
 from library.options import checks
+from library.training import caption_mismatch, report_page
+from library.training.caption_mismatch import extent, ranked
+from library.training.report_page import Facts, ReportPage, Told, compose
 from tests.conftest import events
 from tests.test_page import NASTY, Reader
 
@@ -359,8 +359,8 @@ def test_a_run_that_goes_on_shows_the_epochs_before(run):
 
 
 def test_pictures_are_measured_with_and_without_captions_by_both_models(run, monkeypatch):
-    monkeypatch.setattr(odd_pictures, "LEAST", 3)
-    monkeypatch.setattr(odd_pictures, "TIME_SHARE", 10.0)
+    monkeypatch.setattr(caption_mismatch, "LEAST", 3)
+    monkeypatch.setattr(caption_mismatch, "TIME_SHARE", 10.0)
     options = dict(text_encoder_lr=0.0, network_dim=4)
     found = []
     for cached in (True, False):  # an empty caption is in no cache
@@ -379,7 +379,7 @@ def test_pictures_are_measured_with_and_without_captions_by_both_models(run, mon
 
 def test_telling_more_changes_no_bit_of_the_training(run, monkeypatch):
     """Neither the page, the norms nor the losses of the pictures move what is random."""
-    from library.assembly import files
+    from library.training import outputs as files
 
     options = dict(max_train_epochs=2, save_every_n_epochs=1, shuffle_caption=True, network_dropout=0.1)
     run("sd1", output="with", **options)

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from library import stop
-from library.stop import Stop
+from library.training import stop
+from library.training.stop import Stop
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def told(settings, **options) -> list[str]:
 
 
 def test_all_problems_are_told_at_once(settings, loras, monkeypatch):
-    monkeypatch.setattr("library.assembly.drawing.choose_machine", lambda *_: pytest.fail("too early"))
+    monkeypatch.setattr("library.tooling.generate.choose_machine", lambda *_: pytest.fail("too early"))
     problems = told(
         settings,
         loras=[str(loras / "mytg.safetensors"), "nothing/here.safetensors"],
@@ -345,9 +345,9 @@ def test_labels_are_broken_where_words_end_and_chinese_anywhere():
 
 
 def test_the_weights_are_the_base_models_again(tried, monkeypatch):
-    from library.assembly import drawing
+    from library.tooling import generate
 
-    opened = drawing.open_for_drawing
+    opened = generate.open_for_drawing
     kept = {}
 
     def watched(*arguments, **options):
@@ -355,7 +355,7 @@ def test_the_weights_are_the_base_models_again(tried, monkeypatch):
         kept["family"], kept["before"] = family, {k: v.clone() for k, v in family.unet.state_dict().items()}
         return family
 
-    monkeypatch.setattr(drawing, "open_for_drawing", watched)
+    monkeypatch.setattr(generate, "open_for_drawing", watched)
     tried()
     assert all(torch.equal(kept["before"][name], value) for name, value in kept["family"].unet.state_dict().items())
 

@@ -369,7 +369,7 @@ def test_what_is_told(run, ten, capsys, monkeypatch):
 
 
 def test_a_resumed_run_validates_at_the_same_steps_with_the_same_numbers(run, ten, monkeypatch):
-    from library.stop import Stop
+    from library.training.stop import Stop
 
     options = dict(train_data_dir=str(ten[0]), validation_split=0.2, validate_every_n_steps=3, reg_data_dir=None, **FEW)
     clock = dict(time=0, seconds=0)
@@ -389,21 +389,21 @@ def test_a_resumed_run_validates_at_the_same_steps_with_the_same_numbers(run, te
 
 
 def test_validating_twice_at_a_step_measures_once(run, ten, monkeypatch):
-    from library.assembly import validating
+    from library.training import validate
 
     count = []
-    really = validating.measure
-    monkeypatch.setattr(validating, "measure", lambda *given, **how: count.append(1) or really(*given, **how))
+    really = validate.measure
+    monkeypatch.setattr(validate, "measure", lambda *given, **how: count.append(1) or really(*given, **how))
     options = dict(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.2, validate_every_n_steps=5)
     run(**options, **FEW)  # 5 steps make an epoch
     assert len(count) == 1 + 2  # the unchanged model first
 
 
 def test_dropout_is_off_while_it_measures_and_on_again_after(run, ten, monkeypatch):
-    from library.assembly import validating
+    from library.training import validate
 
     compared = []
-    really = validating.measure
+    really = validate.measure
 
     def twice(prepared, training, **how):
         before = torch.get_rng_state()
@@ -413,17 +413,17 @@ def test_dropout_is_off_while_it_measures_and_on_again_after(run, ten, monkeypat
         compared.append(same and all(layer.training for layer in layers))
         return first
 
-    monkeypatch.setattr(validating, "measure", twice)
+    monkeypatch.setattr(validate, "measure", twice)
     options = dict(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.2, network_dropout=0.5)
     run(max_train_epochs=1, **options)
     assert compared == [True, True]
 
 
 def test_what_is_not_finite_is_said_and_not_written(run, ten, monkeypatch, capsys):
-    from library.assembly import validating
+    from library.training import validate
 
     bad = Measured([200], torch.tensor([[float("nan")]]), torch.ones(1, 1), torch.empty(0, 1))
-    monkeypatch.setattr(validating, "measure", lambda *given, **how: bad)
+    monkeypatch.setattr(validate, "measure", lambda *given, **how: bad)
     folder = run(train_data_dir=str(ten[0]), validation_split=0.2, **FEW | dict(max_train_epochs=1))
     assert not events(folder, "validation")
     assert "validation after step 9: NaN or infinity" in capsys.readouterr().out
@@ -453,12 +453,12 @@ def test_less_is_measured_where_that_is_asked_for(run, ten, monkeypatch):
 
 
 def test_no_memory_for_it_ends_nothing(run, ten, monkeypatch, capsys):
-    from library.assembly import validating
+    from library.training import validate
 
     def full(*given, **how):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(validating, "measure", full)
+    monkeypatch.setattr(validate, "measure", full)
     run(train_data_dir=str(ten[0]), validation_split=0.2, **FEW)
     assert "no validation: not enough memory" in capsys.readouterr().out
 
@@ -504,7 +504,7 @@ def test_options_of_a_validation_that_there_is_not_say_so():
 
 def measuring(monkeypatch, *losses_of_epochs: float) -> None:
     """Let epochs have these losses; the unchanged model has 1."""
-    from library.assembly import validating
+    from library.training import validate
 
     def measure(prepared, training, *, is_unchanged):
         step = training.schedule.last_epoch
@@ -512,7 +512,7 @@ def measuring(monkeypatch, *losses_of_epochs: float) -> None:
         rows = torch.full((2, 4), 1.0 if is_unchanged else losses_of_epochs[epoch - 1])
         return Measured(TIMES, rows, rows, torch.empty(0, 4))
 
-    monkeypatch.setattr(validating, "measure", measure)
+    monkeypatch.setattr(validate, "measure", measure)
 
 
 @pytest.fixture
@@ -540,7 +540,7 @@ def test_the_recommended_epoch_is_left_as_a_copy(best_run, monkeypatch, capsys):
 
 
 def test_the_best_of_an_interrupted_run_may_lie_before_the_interruption(best_run, monkeypatch):
-    from library.stop import Stop
+    from library.training.stop import Stop
 
     measuring(monkeypatch, 0.9, 0.5, 0.8, 0.8)
     whole = best_run(output="whole")

@@ -52,8 +52,8 @@ def examine(settings: Doctor) -> int:
 
     from tqdm import tqdm
 
-    from library.assembly.examination import examine
     from library.reporting import findings, pages
+    from library.tooling.preflight import examine
 
     seen = examine(
         Path(settings.script),

@@ -54,7 +54,7 @@ def main() -> int:
 def run(settings: ExtractLora) -> int:
     """Extract, unless it was done before; the exit code is 0."""
     from library import families
-    from library.assembly import drawing, lora_files
+    from library.tooling import generate, lora_files
 
     paths = [Path(settings.model_org), Path(settings.model_tuned)]
     infos = [families.inspect(path) for path in paths]
@@ -76,7 +76,7 @@ def run(settings: ExtractLora) -> int:
     if made := lora_files.made_before(target, recipe):
         print(say(f"nothing to do: {made} was extracted already", f"无需处理：{made} 之前已提取"))
         return 0
-    machine = drawing.choose_machine(settings.device, "no", infos[0].width)
+    machine = generate.choose_machine(settings.device, "no", infos[0].width)
     target = parameter_block.free_path(target)
     extract(settings, infos, machine.device, target, recipe)
     print(say(f"written: {target} ({lora_files.size(target)})", f"已写入：{target}（{lora_files.size(target)}）"))
@@ -88,10 +88,10 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
     from tqdm import tqdm
 
     from library import families
-    from library.assembly import lora_files
     from library.lora_files import low_rank
     from library.lora_files.merging import Factors
     from library.storage.checkpoint import PRECISIONS
+    from library.tooling import lora_files
 
     pair = [Model(info) for info in infos]
     targets = [one for one in pair[0].targets if settings.conv_dim or not one.needs_conv_dim]

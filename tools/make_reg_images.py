@@ -152,10 +152,10 @@ def look(settings: MakeRegImages) -> Job:
         UserError: all that is wrong with set and model together; or what lies in the output folder does not fit.
     """
     from library import families
-    from library.assembly import drawing
-    from library.assembly.prepare import make_folder
     from library.data import buckets, file_index, regularization, samples
     from library.options.training import Config
+    from library.tooling import generate
+    from library.training.prepare import make_folder
 
     problems: list[str] = []
 
@@ -172,7 +172,7 @@ def look(settings: MakeRegImages) -> Job:
     config = Config(**{name: getattr(settings, name) for name in SIZES})
     attempt(make_folder, output)
     rule = attempt(buckets.resolve_resolution, config, info.resolution, info.size_step) if info else None
-    machine = attempt(drawing.choose_machine, settings.device, settings.mixed_precision, info.width) if info else None
+    machine = attempt(generate.choose_machine, settings.device, settings.mixed_precision, info.width) if info else None
     if problems:
         raise UserError(problems)
     sizes = {(sample.width, sample.height) for sample in found.train}
@@ -190,8 +190,8 @@ def look(settings: MakeRegImages) -> Job:
         images_per_caption=settings.images_per_caption,
         seed=settings.seed,
     )
-    model, model_hash = drawing.identity(info.path)
-    vae, vae_hash = drawing.identity(settings.vae, "vae") if settings.vae else (None, None)
+    model, model_hash = generate.identity(info.path)
+    vae, vae_hash = generate.identity(settings.vae, "vae") if settings.vae else (None, None)
     recipes = {
         one.path: dict(
             # As it stands: `\\(` and (word:1.2) are plain letters to the text encoder in training, so they are here.
@@ -454,10 +454,10 @@ def draw(job: Job) -> None:
     """
     from tqdm import tqdm
 
-    from library.assembly import drawing
+    from library.tooling import generate
 
     settings, device = job.settings, job.machine.device
-    family = drawing.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    family = generate.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
     tuned: set[tuple[int, int]] = set()
@@ -479,7 +479,7 @@ def draw(job: Job) -> None:
             )
             began = time.perf_counter()
             with ExitStack() as around:
-                around.enter_context(drawing.told_if_memory_is_full())
+                around.enter_context(generate.told_if_memory_is_full())
                 if one.size not in tuned and job.machine.tunes_per_shape:
                     tuned.add(one.size)
                     bar.write(
@@ -497,7 +497,7 @@ def draw(job: Job) -> None:
             drawn[one.sample.image_path.parent] += 1
             left = taken * (all_pixels / (one.size[0] * one.size[1]) - 1)
             if number == 1 and left > SAY_ESTIMATE:
-                others, long = len(job.missing) - 1, drawing.spoken(left)
+                others, long = len(job.missing) - 1, generate.spoken(left)
                 bar.write(
                     say(
                         f"the first picture took {taken:.1f} s: about {long} for the {others} others. "
@@ -511,23 +511,23 @@ def draw(job: Job) -> None:
     count = len(job.missing)
     print(
         say(
-            f"{count} pictures drawn in {drawing.spoken(seconds)}, {seconds / count:.2f} s each",
-            f"共画 {count} 张，用时 {drawing.spoken(seconds)}，每张 {seconds / count:.2f} 秒",
+            f"{count} pictures drawn in {generate.spoken(seconds)}, {seconds / count:.2f} s each",
+            f"共画 {count} 张，用时 {generate.spoken(seconds)}，每张 {seconds / count:.2f} 秒",
         )
     )
 
 
 def write(job: Job, one: Any, picture: Any) -> None:
     """Write a picture and its caption; where the disk is full, wait for room."""
-    from library.assembly import drawing
     from library.images import generation_parameters
+    from library.tooling import generate
 
     def both() -> None:
         one.path.parent.mkdir(parents=True, exist_ok=True)
         write_caption(job, one)  # first: the picture is what says that it is done
         generation_parameters.write(one.path, picture, job.recipes[one.path])
 
-    drawing.keep(one.path, both, 3 * picture.width * picture.height)
+    generate.keep(one.path, both, 3 * picture.width * picture.height)
     old = job.replaced.get(one.path)
     if old and old.parent != one.path.parent:
         for path in (old, old.with_suffix(_ending(job.settings.caption_extension))):

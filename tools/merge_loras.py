@@ -50,7 +50,7 @@ def main() -> int:
 
 def run(settings: MergeLoras) -> int:
     """Merge, unless it was done before; the exit code is 0."""
-    from library.assembly import lora_files
+    from library.tooling import lora_files
 
     paths = [lora_files.from_project(entry) for entry in settings.loras]
     if missing := [path for path in paths if not path.is_file()]:
@@ -80,7 +80,7 @@ def run(settings: MergeLoras) -> int:
 
 def read(paths: list[Path]) -> list:
     """All files. Raises UserError, naming all that cannot be merged."""
-    from library.assembly import lora_files
+    from library.tooling import lora_files
 
     files, problems = [], []
     for path in paths:
@@ -99,9 +99,9 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
     import torch
     from tqdm import tqdm
 
-    from library.assembly import lora_files
     from library.lora_files import low_rank
     from library.storage.checkpoint import PRECISIONS
+    from library.tooling import lora_files
 
     line = lora_files.same_line(files)
     parts: dict[str, list] = {}  # layer -> (its matrices in a file, the file's weight)
@@ -191,11 +191,11 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     from tqdm import tqdm
 
     from library import families
-    from library.assembly import lora_files
     from library.families import rewriting
     from library.lora_files import merging
     from library.storage import disk
     from library.storage.checkpoint import PRECISIONS
+    from library.tooling import lora_files
 
     info = families.inspect(base)
     print(families.describe(info))

@@ -56,10 +56,10 @@ from library.options import parameter_block
 from library.options.tools import TOOLS, PrepareImages
 
 if TYPE_CHECKING:  # what decodes and cleans is imported when the parameters are found right
-    from library.assembly.cleaning import Cleaner, Models
-    from library.assembly.raw_pictures import Group, Raw, Survey
     from library.images.manifest import Ledger, Record
     from library.images.region import Region
+    from library.tooling.cleaning import Cleaner, Models
+    from library.tooling.raw_images import Group, Raw, Survey
 
 PAGE = "summary.html"
 BYTES_PER_PIXEL = 2  # of a PNG photo; drawings take a quarter
@@ -86,25 +86,25 @@ def prepare(settings: PrepareImages) -> int:
     """Look at all raw pictures, decide, clean, and write the summary. Gives the exit code."""
     import cv2
 
-    from library.assembly import cleaning_page, raw_pictures
     from library.images.manifest import Ledger
     from library.reporting import pages
+    from library.tooling import cleaning_page, raw_images
 
     cv2.setNumThreads(1)  # a thread for each picture is faster than all threads for one
     output, thread_count = Path(settings.output_dir), min(8, os.cpu_count() or 1)
-    names, survey = raw_pictures.find(Path(settings.images_dir))
+    names, survey = raw_images.find(Path(settings.images_dir))
     regions = _regions(settings, names)
     try:
         with Ledger(output) as book:
             with _bar(len(names), say("looking", "查看")) as bar:
-                raw_pictures.look(
+                raw_images.look(
                     names, survey, resolution=settings.resolution, trims=settings.trim_borders,
                     memory=output / ".cache", thread_count=thread_count, told=bar.update,
                 )  # fmt: skip
             if not survey.pictures:
                 reasons = [f"{name}: {why}" for name, why in survey.skipped.items()]
                 raise UserError([*reasons, *survey.notes], say("no usable picture:", "没有可用的图片："))
-            groups = raw_pictures.groups(survey, settings.similarity, book)
+            groups = raw_images.groups(survey, settings.similarity, book)
             left_out = _left_out(groups) if settings.duplicates == "leave out" else {}
             wanted = [raw for raw in survey.pictures if raw.name not in left_out]
             models, lines = _models(settings, wanted)
@@ -121,7 +121,7 @@ def prepare(settings: PrepareImages) -> int:
     outcome = cleaning_page.Outcome(
         survey=survey,
         groups=groups,
-        mirrored=raw_pictures.mirrored([raw for raw in wanted if raw.name in records], settings.similarity),
+        mirrored=raw_images.mirrored([raw for raw in wanted if raw.name in records], settings.similarity),
         left_out=left_out,
         records=records,
         deleted=plan.deleted,
@@ -196,8 +196,8 @@ def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> 
 
 def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list[str]]":
     """The models that are needed and there, and a line on each thing that they, or OpenCV, will do."""
-    from library.assembly.cleaning import Models
     from library.images import background, faces, local_models
+    from library.tooling.cleaning import Models
 
     def open_onnx(file: Path) -> local_models.Onnx:
         return local_models.open_onnx(file, settings.device)
@@ -272,8 +272,8 @@ def _plan(
     settings: PrepareImages, wanted: "list[Raw]", book: "Ledger", models: "Models", regions: "dict[str, list[Region]]"
 ) -> Plan:
     """What is to be made, and what is there. Raises UserError: files in the way, all named; too little disk space."""
-    from library.assembly.cleaning import Cleaner
     from library.storage import disk
+    from library.tooling.cleaning import Cleaner
 
     cleaner = Cleaner(settings, models, regions)
     stems = _stems(wanted, book)
@@ -347,10 +347,10 @@ def _in_the_way(job: Job, cleaner: "Cleaner", book: "Ledger") -> list[str]:
 
 def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_count: int) -> None:
     """Make what is to be made; what fails is told among the skipped, and the rest goes on."""
-    from library.assembly import cleaning
     from library.data.images import BrokenPicture
     from library.data.threads import in_order
     from library.images import manifest
+    from library.tooling import cleaning
 
     def work(job: Job) -> str:
         """Gives why it failed; "": it did not."""

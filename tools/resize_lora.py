@@ -71,7 +71,7 @@ def run(settings: ResizeLora) -> int:
     """Resize what was not resized before; the exit code is 2 where nothing could be read."""
     from tqdm import tqdm
 
-    from library.assembly import lora_files
+    from library.tooling import lora_files
 
     source = Path(settings.lora)
     paths = lora_files.find(source)
@@ -107,9 +107,9 @@ def suffix(settings: ResizeLora) -> str:
 
 def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
     """Write a file's smaller copy; None: it was written before. Raises UserError."""
-    from library.assembly import lora_files
     from library.lora_files import low_rank
     from library.storage.checkpoint import PRECISIONS
+    from library.tooling import lora_files
 
     conv_rank = settings.new_conv_rank or settings.new_rank
     recipe = lora_files.recipe(
@@ -138,7 +138,7 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
 
 def described(settings: ResizeLora, entries: dict[str, str], layers: dict[str, Layer]) -> dict[str, str]:
     """The file's metadata, with what changed; in sd-scripts' words."""
-    from library.assembly import lora_files
+    from library.tooling import lora_files
 
     old, comment = max(layer.old_rank for layer in layers.values()), entries.get("ss_training_comment", "")
     ranks = lora_files.describe_ranks(
@@ -159,7 +159,7 @@ def described(settings: ResizeLora, entries: dict[str, str], layers: dict[str, L
 
 def told(result: Result) -> str:
     """One line: ranks, what is kept, sizes."""
-    from library.assembly import lora_files
+    from library.tooling import lora_files
 
     ranks = [layer.rank for layer in result.layers.values()]
     old = [layer.old_rank for layer in result.layers.values()]
@@ -180,8 +180,8 @@ def span(numbers: list[int]) -> str:
 
 def write_page(settings: ResizeLora, results: list[Result], left_out: list[str]) -> Path:
     """All files and all their layers."""
-    from library.assembly import lora_files
     from library.reporting import pages
+    from library.tooling import lora_files
 
     head = [
         say("file", "文件"),

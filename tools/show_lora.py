@@ -103,7 +103,7 @@ class Shown:
 
 def run(settings: ShowLora) -> int:
     """Show every file; the exit code is 2 where none could be read."""
-    from library.assembly import lora_files
+    from library.tooling import lora_files
 
     known = Known(settings.pretrained_model_name_or_path)
     shown, left_out = [], []
@@ -133,7 +133,7 @@ class Known:
     def of(self, line: str | None) -> set[str] | None:
         """All names, in every writing, of the base model's layers; None: nothing tells which."""
         from library import families
-        from library.assembly import lora_files
+        from library.tooling import lora_files
 
         if self.model is None and line is None:
             return None
@@ -149,9 +149,9 @@ class Known:
 
 def look(path: Path, known: Known) -> Shown:
     """Read one file. Raises UserError: it is no adapter."""
-    from library.assembly import lora_files
     from library.lora_files import merging, readers
     from library.storage import metadata
+    from library.tooling import lora_files
 
     tensors, entries = lora_files.load(path)
     others = merging.other_kinds(tensors)
@@ -313,8 +313,8 @@ def norm_rows(shown: Shown) -> list[list]:
 
 def lines_of(shown: Shown) -> list[str]:
     """The same for the terminal, in short."""
-    from library.assembly import lora_files
     from library.reporting import pages
+    from library.tooling import lora_files
 
     kind = " + ".join(shown.kinds)
     line = shown.line or say("unknown base model", "底模未知")
@@ -339,8 +339,8 @@ def shorten(text: str) -> str:
 
 def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> Path:
     """All files on one page."""
-    from library.assembly import lora_files
     from library.reporting import pages
+    from library.tooling import lora_files
 
     blocks = []
     for one in shown:

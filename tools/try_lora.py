@@ -184,8 +184,8 @@ def look(settings: TryLora) -> Job:
         UserError: all that is wrong with prompts, files and base model together.
     """
     from library import families
-    from library.assembly import drawing
     from library.diffusion import prompts as prompt_syntax
+    from library.tooling import generate
 
     problems: list[str] = []
 
@@ -215,7 +215,7 @@ def look(settings: TryLora) -> Job:
     if problems:
         raise UserError(problems)
 
-    machine = drawing.choose_machine(settings.device, settings.mixed_precision, info.width)
+    machine = generate.choose_machine(settings.device, settings.mixed_precision, info.width)
     job = Job(
         settings, info, machine, negative.weighted, rows_of(settings, files), columns, picture_size(settings, info)
     )
@@ -402,12 +402,12 @@ def _plain(text: str) -> str:
 
 def cells_of(job: Job) -> list[Cell]:
     """All pictures of the grids, with the recipe of each."""
-    from library.assembly import drawing
     from library.diffusion import sampling
+    from library.tooling import generate
 
     settings = job.settings
-    model, model_hash = drawing.identity(job.info.path)
-    vae, vae_hash = drawing.identity(settings.vae, "vae") if settings.vae else (None, None)
+    model, model_hash = generate.identity(job.info.path)
+    vae, vae_hash = generate.identity(settings.vae, "vae") if settings.vae else (None, None)
     whole = sampling.complete([sampling.Prompt("")], size=job.size, seed=0, sampler=settings.sampler)[0]
     job.size = whole.width, whole.height
     shared = dict(
@@ -472,11 +472,11 @@ def draw(job: Job, missing: list[Cell]) -> None:
     """
     from tqdm import tqdm
 
-    from library.assembly import drawing
     from library.lora_files import merging
+    from library.tooling import generate
 
     settings, device = job.settings, job.machine.device
-    family = drawing.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    family = generate.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
     sizes = sampling.picture_sizes(*job.size, device)
@@ -485,7 +485,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
     layers = family.named_layers()
     began = time.perf_counter()
     with ExitStack() as around:
-        around.enter_context(drawing.told_if_memory_is_full())
+        around.enter_context(generate.told_if_memory_is_full())
         model = around.enter_context(merging.Merging(layers))
         bar = around.enter_context(tqdm(total=len(missing), disable=None, unit=say(" pictures", "张"), smoothing=0.05))
         for count, (cell, told) in enumerate(conditioned(job, missing, family, layers, model, sizes)):

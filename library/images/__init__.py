@@ -2,6 +2,6 @@
 
 Every file takes pictures as arrays and gives numbers, regions or arrays: reading, writing and deciding are the work of
 tools/prepare_images.py, but for `ledger`, which knows what was made of what. To add a kind of cleaning: add a file with
-such functions, an option of PrepareImages in `tool_config`, and a step to `clean` in library/assembly/cleaning.py.
+such functions, an option of PrepareImages in `tool_config`, and a step to `clean` in library/tooling/cleaning.py.
 OpenCV is imported inside functions: the checks must not wait for it.
 """

@@ -49,13 +49,13 @@ from PIL import Image
 
 import train_network
 from library import families
-from library.assembly import lora_files
 from library.contracts import Family
 from library.diffusion import sampling
 from library.lora_files import merging
 from library.miniature import MODEL_FOLDER
 from library.options import checks
 from library.options.training import Config
+from library.tooling import lora_files
 
 BASE = "base model"  # the condition without a LoRA
 LORA = "it.safetensors"  # what a training leaves

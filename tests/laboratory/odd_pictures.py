@@ -4,9 +4,9 @@ import random
 from pathlib import Path
 from statistics import fmean
 
-from library.assembly.odd_pictures import ranked
-from library.assembly.report_page import Told
 from library.miniature.drawings import CharacterScene, character_caption, draw, draw_character, random_scene
+from library.training.caption_mismatch import ranked
+from library.training.report_page import Told
 from tests.laboratory.character import make_set, random_character
 from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Training
 
@@ -58,7 +58,7 @@ CLAIM = Claim(
     sentence="",
     method="""Twelve pictures of the character beside regularization pictures, with the block's weights of the loss: one
 has a caption that tells another background, one shows something else under a caption of the character. The report ranks
-pictures by how much their captions help the model, trained and unchanged (`library/assembly/odd_pictures.py`), for 3 %
+pictures by how much their captions help the model, trained and unchanged (`library/training/caption_mismatch.py`), for 3 %
 of the run's time: the shorter the run, the fewer timesteps, and in the shortest by the unchanged model alone. By chance
 both would be on top in 1 of 66. *Marked* is what the report calls worth a look; where that begins was chosen on other
 runs.""",

@@ -7,12 +7,12 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from library.assembly.memory_plan import plan_memory, ways_to_fit
-from library.assembly.model import attach, optimizer_of, pack_base, section_rates
-from library.assembly.prepare import Prepared
 from library.contracts import Family
 from library.messages import say
 from library.options.training import Config, has_dropout, trains_text_encoder
+from library.training.attach import attach, optimizer_of, pack_base, section_rates
+from library.training.memory_plan import plan_memory, ways_to_fit
+from library.training.prepare import Prepared
 
 
 @dataclasses.dataclass

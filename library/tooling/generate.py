@@ -51,9 +51,9 @@ def open_for_drawing(
 
     from library import families
     from library.adapters import linear_ops, recompute
-    from library.assembly.model import refuse_odd_unet
     from library.families.unet.forward import UNetForward
     from library.hardware import attention
+    from library.training.attach import refuse_odd_unet
 
     attend = attention.choose(machine.device, machine.dtype)
     print(f"{machine.description}\n{attend.description}", flush=True)

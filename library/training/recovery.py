@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-from library.assembly.build import Training
-from library.assembly.prepare import Prepared
 from library.messages import UserError, say
 from library.options.training import trains_text_encoder
+from library.training.build import Training
+from library.training.prepare import Prepared
 
 
 def not_finite(reason: str) -> UserError:

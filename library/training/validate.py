@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from library.assembly.build import Training
-from library.assembly.prepare import Prepared
 from library.contracts import Sample
 from library.messages import say
 from library.options.training import Config
+from library.training.build import Training
+from library.training.prepare import Prepared
 
 
 def scope_of(config: Config, plan: Any) -> Any:

@@ -11,11 +11,11 @@ import math
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from library.assembly.build import Training
-from library.assembly.prepare import Prepared
-from library.assembly.validating import in_batches, losses_of, seed_of
 from library.contracts import Sample
 from library.messages import say
+from library.training.build import Training
+from library.training.prepare import Prepared
+from library.training.validate import in_batches, losses_of, seed_of
 
 TIME_SHARE = 0.03  # of the run's that may be spent
 LEAST = 4  # pictures among which one can stand out

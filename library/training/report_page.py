@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from library.assembly.odd_pictures import Ranked, ranked
-from library.assembly.prepare import Prepared
-from library.assembly.set_findings import statistics_of
 from library.messages import say
 from library.options import command_line
 from library.options.training import Config
 from library.reporting import charts, pages
+from library.training.caption_mismatch import Ranked, ranked
+from library.training.dataset_findings import statistics_of
+from library.training.prepare import Prepared
 
 COST = 0.005  # share of the time that writing the page may take
 EVERY_SECONDS = 60.0  # while nothing but steps happens

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from library.assembly.model import attach, optimizer_of, pack_base
-from library.assembly.prepare import Prepared
 from library.messages import say
 from library.options.training import trains_text_encoder
+from library.training.attach import attach, optimizer_of, pack_base
+from library.training.prepare import Prepared
 
 
 def plan_memory(

@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from library.assembly.prepare import Prepared, changes_since, find_set, find_state, fingerprint_of_data, resolve
-from library.assembly.set_findings import of_set, statistics_of
 from library.contracts import Fit, Sample
 from library.messages import UserError, say
 from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
+from library.training.dataset_findings import of_set, statistics_of
+from library.training.prepare import Prepared, changes_since, find_set, find_state, fingerprint_of_data, resolve
 
 ROW = struct.Struct("<QQ192sff??")  # of a picture: duplicates.Look, blur, transparent share, turned, other colours
 ROW_FORMAT = 1  # raise it when one of these is worked out otherwise
@@ -368,10 +368,10 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
 def examine_memory(seen: Examination, prepared: Prepared) -> None:
     """Whether the run fits into memory and onto the disk."""
     from library import families
-    from library.assembly.memory_plan import plan_memory, ways_to_fit
-    from library.assembly.model import attach
     from library.hardware import attention, memory
     from library.storage import disk
+    from library.training.attach import attach
+    from library.training.memory_plan import plan_memory, ways_to_fit
 
     config, machine, plan = prepared.config, prepared.machine, prepared.plan
     attend = attention.choose(machine.device, machine.dtype, config.attention)

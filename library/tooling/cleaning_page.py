@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from library.assembly.raw_pictures import Group, Raw, Survey
 from library.data import images
 from library.data.folders import some
 from library.images import quality
@@ -15,6 +14,7 @@ from library.messages import say
 from library.options.tools import PrepareImages
 from library.reporting import pages
 from library.reporting.pages import Box, Html
+from library.tooling.raw_images import Group, Raw, Survey
 
 GROUPS, BOXES, WORST, PAIRS, CUT_OUTS = 24, 36, 12, 18, 60  # shown of each: the page must open on a phone
 MUCH_ENLARGED = 2.0  # times in each direction; three of four pixels are then made up

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.assembly.set_findings import short
 from library.messages import UserError, say
 from library.options.checks import differences
 from library.options.training import Config, changes_pictures
+from library.training.dataset_findings import short
 
 
 @dataclasses.dataclass
@@ -290,7 +290,7 @@ def resolve(
             )
         )
     if planned.found.validation:
-        from library.assembly.validating import scope_of
+        from library.training.validate import scope_of
 
         config = dataclasses.replace(config, validate_every_n_epochs=scope_of(config, planned).every)
     rule = planned.rule
@@ -363,8 +363,8 @@ def check_blocks(config: Config, family: str) -> list[str]:
 def read_base(config: Config, model: Any) -> list[Any]:
     """The LoRAs that the base model gets before training. Raises UserError: a file is none, or fits another model."""
     from library import families
-    from library.assembly import lora_files
     from library.lora_files import merging
+    from library.tooling import lora_files
 
     layers = families.blueprint(model, config.max_token_length).named_layers()
     strengths = [*(config.base_weights_multiplier or []), *[1.0] * len(config.base_weights)]

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from library.assembly.raw_pictures import Raw, on_colour
 from library.data import captions, images
 from library.data.folders import MASKS
 from library.images import background, borders, faces, manifest, quality, resizing, text_regions
 from library.images.region import Region, clipped, grown
 from library.messages import UserError, say
 from library.options.tools import PrepareImages
+from library.tooling.raw_images import Raw, on_colour
 
 VERSION = 1  # raise it when the same settings give another picture: all are then made anew
 LARGE = 16_000_000  # pixels; larger pictures are worked on one at a time, so that memory stays flat

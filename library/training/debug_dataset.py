@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from library.assembly.prepare import Prepared
 from library.messages import say
+from library.training.prepare import Prepared
 
 MOST_SHOWN = 60  # pictures; as many as anyone looks through
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from library.assembly.build import Training
-from library.assembly.odd_pictures import tell_pictures
-from library.assembly.prepare import Prepared
-from library.assembly.report_page import ReportPage, facts_of
-from library.assembly.rescue import what_is_lost
 from library.messages import UserError, say
 from library.options.training import Config, last_strengths
+from library.training.build import Training
+from library.training.caption_mismatch import tell_pictures
+from library.training.prepare import Prepared
+from library.training.recovery import what_is_lost
+from library.training.report_page import ReportPage, facts_of
 
 STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
 
