@@ -1,4 +1,4 @@
-"""The one rule of the layout: a part imports the nouns, never another part. They meet in the assembly."""
+"""The plan of the house (docs/architecture.md): who may import whom, and how large a room may be."""
 
 import ast
 from pathlib import Path
@@ -7,18 +7,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "library"
-NOUNS = {"contracts", "config", "tool_config", "checks", "messages", "value_files"}
-ASSEMBLY = "assembly"  # where parts meet, beside train_network.py and tools/; no part imports it
-RECIPES = {"library/miniature/train_miniature.py"}  # made the built-in model once; puts parts together, as tools do
+GROUND = {"contracts", "files", "messages", "options"}
+ASSEMBLY = {"training", "tooling"}  # where packages meet, beside train_network.py and tools/; none of them imports it
+EARLY = ["train_network.py", "library/training/*.py", "library/options/**/*.py", "library/contracts.py"]
+EARLY += ["library/messages.py", "library/hardware/rocm.py", "library/hardware/distributed.py"]
 
 
-def part_of(file: Path) -> str:
-    """The part that a file belongs to: its package or its module name below library/."""
+def package_of(file: Path) -> str:
+    """The package, or module of the ground floor, that a file below library/ belongs to."""
     return file.relative_to(LIBRARY).with_suffix("").parts[0]
 
 
-def imported_parts(source: str) -> set[str]:
-    """Parts named by any import of the source, also inside functions."""
+def imported_names(source: str) -> set[str]:
+    """Dotted names of all imports of the source, also inside functions; of `from a import b`: "a.b"."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -27,25 +28,60 @@ def imported_parts(source: str) -> set[str]:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             raise AssertionError("relative imports hide what is imported: write library....")
-    return {name.split(".")[1] for name in names if name.startswith("library.")}
+    return names
+
+
+def imported_packages(source: str) -> set[str]:
+    """Packages of library/ that the source imports."""
+    return {name.split(".")[1] for name in imported_names(source) if name.startswith("library.")}
+
+
+def module_of(name: str) -> Path | None:
+    """The file of library/ that an imported name comes from; None: it is none of ours."""
+    path = ROOT.joinpath(*name.split("."))
+    for file in (
+        path.with_suffix(".py"),
+        path / "__init__.py",
+        path.parent.with_suffix(".py"),
+        path.parent / "__init__.py",
+    ):
+        if file.is_file() and LIBRARY in file.parents:
+            return file
+    return None
 
 
 FILES = [file for file in sorted(LIBRARY.rglob("*.py")) if file != LIBRARY / "__init__.py"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(LIBRARY)))
-def test_a_part_never_imports_another_part(file):
-    if part_of(file) == ASSEMBLY or file.relative_to(ROOT).as_posix() in RECIPES:
+def test_a_package_imports_the_ground_floor_and_never_a_sibling(file):
+    package = package_of(file)
+    if package in ASSEMBLY:
         return
-    allowed = NOUNS | {part_of(file)}
-    if part_of(file) in NOUNS:
-        allowed = NOUNS
-    strangers = imported_parts(file.read_text(encoding="utf-8")) - allowed
+    strangers = imported_packages(file.read_text(encoding="utf-8")) - GROUND - {package}
     assert not strangers, f"{file.name} imports {strangers}: take the product as an argument instead"
 
 
+def test_there_is_no_circle_anywhere():
+    imports = {
+        file: {module_of(name) for name in imported_names(file.read_text(encoding="utf-8"))} - {None, file}
+        for file in FILES
+    }
+    done: set[Path] = set()
+
+    def visit(file: Path, way: list[Path]) -> None:
+        assert file not in way, " -> ".join(str(one.relative_to(LIBRARY)) for one in [*way, file])
+        if file not in done:
+            for other in sorted(imports.get(file, ())):
+                visit(other, [*way, file])
+            done.add(file)
+
+    for file in FILES:
+        visit(file, [])
+
+
 @pytest.mark.parametrize(
-    ("source", "parts"),
+    ("source", "packages"),
     [
         ("from library.data import samples", {"data"}),
         ("from library import losses", {"losses"}),
@@ -53,31 +89,19 @@ def test_a_part_never_imports_another_part(file):
         ("import torch", set()),
     ],
 )
-def test_imports_are_seen_in_every_form(source, parts):
-    assert imported_parts(source) == parts
+def test_imports_are_seen_in_every_form(source, packages):
+    assert imported_packages(source) == packages
 
 
 def test_only_what_the_user_fixed_stands_at_the_top():
     programs = {file.name for file in ROOT.glob("*.py")}
     assert programs == {"lora_train_command_line.py", "train_network.py"}
+    assert {file.stem for file in LIBRARY.glob("*.py")} <= GROUND | {"__init__"}
 
 
 def test_a_mistake_in_the_parameters_is_told_before_torch_is_imported():
     """The files read before the checks are done must not import torch: it takes seconds."""
-    names = (
-        "contracts",
-        "config",
-        "messages",
-        "arguments",
-        "kohya",
-        "block",
-        "cards",
-        "processes",
-        "value_files",
-    )
-    early = [ROOT / "train_network.py", *(LIBRARY / ASSEMBLY).glob("*.py"), *(LIBRARY / "checks").glob("*.py")]
-    early += [*(LIBRARY / f"{name}.py" for name in names)]
-    for file in early:
+    for file in (file for pattern in EARLY for file in ROOT.glob(pattern)):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         tops = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
         modules = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}

@@ -15,7 +15,7 @@ from library.messages import UserError
 from library.options import checks
 from library.storage import checkpoint
 from tests.conftest import FEW
-from tests.test_train import same_weights
+from tests.training.test_train import same_weights
 
 TORTURE = Path(__file__).parent / "torture.py"
 

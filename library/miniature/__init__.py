@@ -8,7 +8,7 @@ on two CPU cores, and it visibly works. Here are only the places, so that asking
     reg/     1_world: pictures that the base model itself made from tags of its own world, for regularization
 
 `drawings.py` is the world it knows, `checker.py` tells whether a picture shows what its caption says, and
-`train_miniature.py` is the recipe.
+`tools/train_miniature.py` is how it was trained.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 The way is the same for both: a soft mask of the thing is shifted to its centre and scaled to its area, so position and
 size do not matter, and is compared with masks of drawings made in the same way. Right answers on the drawings
-themselves: see `tests/test_miniature.py`.
+themselves: see `tests/miniature/test_miniature.py`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ way round, so a checker can tell whether a model obeys. Outside this world lives
 model has never seen: the subject of the built-in training set.
 
 To add a shape: a function that gives its outline in the unit circle, and a row in `SHAPES`. To add a colour: a row in
-`COLOURS`. The model has to be trained again afterwards (`python -m library.miniature.train_miniature`).
+`COLOURS`. The model has to be trained again afterwards (`python -m tools.train_miniature`).
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ CLAIM = Claim(
     sentence="",
     method="""Twelve pictures of the character beside regularization pictures, with the block's weights of the loss: one
 has a caption that tells another background, one shows something else under a caption of the character. The report ranks
-pictures by how much their captions help the model, trained and unchanged (`library/training/caption_mismatch.py`), for 3 %
-of the run's time: the shorter the run, the fewer timesteps, and in the shortest by the unchanged model alone. By chance
-both would be on top in 1 of 66. *Marked* is what the report calls worth a look; where that begins was chosen on other
+pictures by how much their captions help the model, trained and unchanged (`library/training/caption_mismatch.py`), for
+3 % of the run's time: the shorter the run, the fewer timesteps, and in the shortest by the unchanged model alone. By
+chance both would be on top in 1 of 66. *Marked* is what the report calls worth a look; where that begins was chosen on other
 runs.""",
     trainings={
         f"{steps} steps": Training(make_wrong_set, BLOCK_WEIGHTS | dict(max_train_steps=steps)) for steps in LENGTHS
