@@ -20,8 +20,8 @@ REWRITE = "python -m library.options.parameter_block"
 
 STUB = """
 import json, sys
-from library import arguments, kohya
-from library.checks import check
+from library.options import command_line, sd_scripts
+from library.options.checks import check
 from library.messages import UserError
 import dataclasses
 
@@ -35,7 +35,7 @@ def run(config, warnings):
     return 3 if config.output_name == "code" else 0
 
 if __name__ == "__main__":
-    values, where, notices, problems = kohya.translate(*arguments.parse(sys.argv[1:]))
+    values, where, notices, problems = sd_scripts.translate(*command_line.parse(sys.argv[1:]))
     config, warnings = check(values, where, problems)
     sys.exit(run(config, notices + warnings))
 """
@@ -143,9 +143,9 @@ def test_a_model_file_that_is_missing_is_looked_for_there_too(tmp_path, given, i
 def project(tmp_path):
     root = tmp_path / "my project"
     (root / "library").mkdir(parents=True)
-    for name in ("__init__", "config", "messages", "arguments", "kohya", "block", "value_files"):
-        shutil.copy(PROJECT / "library" / f"{name}.py", root / "library")
-    shutil.copytree(PROJECT / "library" / "checks", root / "library" / "checks")
+    for file in (PROJECT / "library").glob("*.py"):
+        shutil.copy(file, root / "library")
+    shutil.copytree(PROJECT / "library" / "options", root / "library" / "options")
     shutil.copy(PROJECT / SCRIPT, root)
     for kind in ("model", "train", "reg"):
         (root / "library" / "miniature" / kind).mkdir(parents=True)

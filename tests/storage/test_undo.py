@@ -174,7 +174,7 @@ def test_an_undo_that_was_killed_goes_on(folder, monkeypatch):
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(undo, "_restore", dying)
+    monkeypatch.setattr(undo_module, "_restore", dying)
     with pytest.raises(Killed):
         undo(folder)
     monkeypatch.undo()
