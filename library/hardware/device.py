@@ -273,7 +273,8 @@ def self_test(chosen: Device, seconds: float = 180) -> None:
     try:
         if chosen.architecture:
             errors = _in_child(
-                f"from library.hardware import device; answer = device.arithmetic_errors({name!r}, {numbers!r})", seconds
+                f"from library.hardware import device; answer = device.arithmetic_errors({name!r}, {numbers!r})",
+                seconds,
             )
         else:
             errors = arithmetic_errors(name, numbers)

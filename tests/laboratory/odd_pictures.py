@@ -60,8 +60,8 @@ CLAIM = Claim(
 has a caption that tells another background, one shows something else under a caption of the character. The report ranks
 pictures by how much their captions help the model, trained and unchanged (`library/training/caption_mismatch.py`), for
 3 % of the run's time: the shorter the run, the fewer timesteps, and in the shortest by the unchanged model alone. By
-chance both would be on top in 1 of 66. *Marked* is what the report calls worth a look; where that begins was chosen on other
-runs.""",
+chance both would be on top in 1 of 66. *Marked* is what the report calls worth a look; where that begins was chosen on
+other runs.""",
     trainings={
         f"{steps} steps": Training(make_wrong_set, BLOCK_WEIGHTS | dict(max_train_steps=steps)) for steps in LENGTHS
     },
