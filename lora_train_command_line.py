@@ -136,7 +136,7 @@ multi_run_folder = None     # train every preset of this folder, one after anoth
 
 def main() -> int:
     """Check the values above, print the same run as a command, and train. torch is imported after the checks."""
-    from library.options import command_line, parameter_block, sd_scripts
+    from library.options import command_line, parameter_block
 
     def train(config, warnings):
         print(command_line.command(config), flush=True)
@@ -144,7 +144,7 @@ def main() -> int:
 
         return train_network.run(config, warnings)
 
-    return parameter_block.run(__file__, globals(), sd_scripts.translate, train)
+    return parameter_block.run_training(__file__, globals(), train)
 
 
 if __name__ == "__main__":

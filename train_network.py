@@ -22,7 +22,8 @@ from library.contracts import Batch, Family
 from library.messages import Stopped, UserError, say
 from library.options import command_line, sd_scripts
 from library.options.checks import check
-from library.options.training import Config, trains_text_encoder
+from library.options.derived import trains_text_encoder
+from library.options.training import Config
 from library.training.build import Training, build
 from library.training.debug_dataset import show_set
 from library.training.outputs import Files, check_disk, closing_words, hashes_of

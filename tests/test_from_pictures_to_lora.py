@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from library.options.training import PROJECT
+from library.options.declaration import PROJECT
 from tests import messy_pictures
 from tests.conftest import edit_block
 

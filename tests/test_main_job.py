@@ -15,7 +15,8 @@ from library.diffusion import sampling
 from library.miniature.checker import CHARACTER_THRESHOLD, character_score, identify
 from library.miniature.drawings import BACKGROUNDS, COLOURS, SHAPES
 from library.options import checks
-from library.options.training import PROJECT, Config
+from library.options.declaration import PROJECT
+from library.options.training import Config
 from library.storage import checkpoint
 
 SAMPLER, SCALE, STEPS = "euler_a", 4.0, 20

@@ -28,8 +28,8 @@ def table(language: str) -> str:
             "|---|---|---|",
         ]
         for name, option in OPTIONS.items():
-            if option.metadata["group"] == group:
-                meaning = option.metadata[language].replace("|", "\\|")
+            if option.group == group:
+                meaning = getattr(option, language).replace("|", "\\|")
                 lines.append(f"| `{name}` | `{literal(option.default)}` | {meaning} |")
         lines.append("")
     return "\n".join(lines)

@@ -61,8 +61,8 @@ from library.images import tagger as wd
 from library.images.image_facts import facts as facts_of
 from library.messages import Stopped, UserError, say
 from library.options import parameter_block
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TagImages
-from library.options.training import PROJECT
 from library.reporting import pages
 from library.storage.undo import Backup
 

@@ -60,8 +60,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.messages import Stopped, UserError, say
 from library.options import parameter_block
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TryLora
-from library.options.training import PROJECT
 
 SAY_ESTIMATE = 20  # seconds that are worth an estimate
 LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")

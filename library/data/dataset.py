@@ -19,7 +19,8 @@ from library.data.buckets import crop_around, crop_at_random, face_in_name, face
 from library.data.cache import LatentCache, TextCache, Wanted
 from library.data.plan import Plan, batches_of_epoch, batches_of_step
 from library.data.threads import in_order
-from library.options.training import Config, changes_pictures
+from library.options.derived import changes_images
+from library.options.training import Config
 
 
 def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
@@ -80,7 +81,7 @@ class Dataset:
         texts: TextCache | None = None,
         scale: int = 8,
     ):
-        changed = any(changes_pictures(sample.options or config) for sample in plan.samples_used)
+        changed = any(changes_images(sample.options or config) for sample in plan.samples_used)
         assert latents is None or not changed, "config forbids these with cache_latents"
         self.plan, self.config, self.seed = plan, config, seed
         self.latents, self.texts, self.scale = latents, texts, scale

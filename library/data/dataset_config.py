@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 
 from library.data.folders import Folder, same
 from library.messages import say
-from library.options.checks import ConfigError, check_values, contradictions, doubts, nearest, told
+from library.options.checks import ConfigError, assignment, check_values, contradictions, doubts, nearest
 from library.options.config_files import tables_of
-from library.options.training import OPTIONS, TRAINING, Config, changes_pictures, declared, option
+from library.options.declaration import declared, option
+from library.options.derived import changes_images
+from library.options.training import OPTIONS, TRAINING, Config
 
 OF_SETS = (  # their pictures share buckets
     "train_batch_size", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",
@@ -280,15 +282,15 @@ class _Reader:
 
     def _check_together(self, options: Config, level: _Level) -> None:
         """The rules between options, as far as they are about what stands in the file."""
-        if changes_pictures(options):  # the latents of no picture are then cached: `prepare.resolve` says so
+        if changes_images(options):  # the latents of no picture are then cached: `prepare.resolve` says so
             options = dataclasses.replace(options, cache_latents=False)
         for names, text in contradictions(options):
             given = [name for name in names if name in level.where]
             if given:
                 start = "" if names[0] in given else f"{level.where[given[0]]}: "
-                self.problems.append(f"{start}{told(names[0], getattr(options, names[0]), level.where)} {text}")
+                self.problems.append(f"{start}{assignment(names[0], getattr(options, names[0]), level.where)} {text}")
         self._inherited.update(level.where.values())
         for (name, *_), text in doubts(options):
             if name in level.where:
-                line = f"{told(name, getattr(options, name), level.where)} {text}"
+                line = f"{assignment(name, getattr(options, name), level.where)} {text}"
                 self._doubted[level.where[name], line] += 1

@@ -1,7 +1,7 @@
 """The command line: flags to values, and values to the command that gives them again.
 
 `--name value` for every option of config; `--name` alone switches on, `--no-name` off; `--name none` where None is
-possible. Unknown flags keep their values: `kohya` may know them, else `checks.check` says so with everything else.
+possible. Unknown flags keep their values: `sd_scripts` may know them, else `checks.check` says so with everything else.
 This is read by hand because argparse stops at the first mistake, in English, and cannot say `none`.
 """
 
@@ -17,14 +17,15 @@ from typing import Any
 from library.messages import say
 from library.options import config_files
 from library.options.checks import ConfigError, as_number, choose_language, from_text
-from library.options.training import GROUPS, KINDS, OPTIONS, PROJECT, SECRETS, Config
+from library.options.declaration import PROJECT
+from library.options.training import GROUPS, OPTIONS, SECRETS, Config
 
 OWN = {"help", "config_file", "output_config"}  # flags that are no options of the training
-FLAGS = {name: option for name, option in OPTIONS.items() if option.metadata["flag"]}
+FLAGS = {name: option for name, option in OPTIONS.items() if option.is_flag}
 
 
 def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values by name, and where each was given ("--name", "x.toml:3"), for kohya.translate and checks.check.
+    """Values by name, and where each was given ("--name", "x.toml:3"), for sd_scripts.translate and checks.check.
 
     `--config_file x.toml` or `x.json` is read, the flags beside it win; `--help` prints the flags and ends the program.
     Sets the language of messages. Of a flag given twice the last counts.
@@ -38,7 +39,7 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     values, where = {}, {}
     for name, words in _flags(argv):
         switched_off = name.removeprefix("no_")
-        if name not in OPTIONS and switched_off in OPTIONS and bool in KINDS[switched_off] and not words:
+        if name not in OPTIONS and switched_off in OPTIONS and bool in OPTIONS[switched_off].kinds and not words:
             name, value = switched_off, False
         else:
             value = _value(name, words)
@@ -46,7 +47,7 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     choose_language(values)
     if "config_file" in values:
         where.pop("config_file")
-        file_values, file_where = config_files.read(config_file(values.pop("config_file")))
+        file_values, file_where = config_files.read_values(config_file(values.pop("config_file")))
         choose_language(file_values | values)
         values, where = file_values | values, file_where | where
     return values, where
@@ -72,16 +73,16 @@ def _flags(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
 def _value(name: str, words: list[str]) -> Any:
     """What the words behind a flag mean. A list where one word was expected is for `checks.check` to refuse."""
     known = name in OPTIONS
-    if known and list in KINDS[name]:
+    if known and list in OPTIONS[name].kinds:
         return None if [word.lower() for word in words] == ["none"] else words
-    if not words and (not known or bool in KINDS[name]):
+    if not words and (not known or bool in OPTIONS[name].kinds):
         return True
     read = [from_text(name, word) if known else _guess(word) for word in words]
     return read[0] if len(read) == 1 else read
 
 
 def _guess(word: str) -> Any:
-    """The value of a flag we do not know: kohya may."""
+    """The value of a flag we do not know: sd_scripts may."""
     named = {"true": True, "false": False, "none": None}
     return named[word.lower()] if word.lower() in named else as_number(word)
 
@@ -142,7 +143,7 @@ def to_arguments(config: Config) -> list[str]:
     arguments = []
     for name, option in FLAGS.items():
         value = getattr(config, name)
-        if name in SECRETS or (value == option.default and option.metadata["group"] != "must"):
+        if name in SECRETS or (value == option.default and option.group != "must"):
             continue
         if value is False:
             arguments.append(f"--no-{name}")
@@ -177,12 +178,11 @@ def help_text() -> str:
         "  --config_file x.toml --output_config: write them into it instead | 改为把参数写入该文件",
     ]
     for group, (english, chinese) in GROUPS.items():
-        options = [option for option in FLAGS.values() if option.metadata["group"] == group]
+        options = [option for option in FLAGS.values() if option.group == group]
         lines += ["", f"{english} | {chinese}"] if options else []
         for option in options:
-            kinds, limits = KINDS[option.name], option.metadata
-            form = "[value ...]" if list in kinds else "" if kinds == {bool} else "value"
+            form = "[value ...]" if list in option.kinds else "" if option.kinds == {bool} else "value"
             default = "none" if option.default is None else option.default
             lines.append(f"  --{option.name} {form}".ljust(45) + f" [{default}]")
-            lines += [f"      {limits['english']}", f"      {limits['chinese']}"]
+            lines += [f"      {option.english}", f"      {option.chinese}"]
     return "\n".join(lines)

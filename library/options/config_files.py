@@ -12,13 +12,11 @@ from typing import Any
 
 from library.messages import say
 from library.options.checks import ConfigError, from_text
+from library.options.declaration import Values, Where
 from library.options.training import GROUPS, OPTIONS, SECRETS, Config
 
-Values = dict[str, Any]
-Where = dict[str, str]
 
-
-def read(path: str | Path) -> tuple[Values, Where]:
+def read_values(path: str | Path) -> tuple[Values, Where]:
     """The values of a file, ours or another trainer's, and where each stands: "x.toml:3".
 
     Sections are flattened as in sd-scripts. A text stands for what it would on a command line ("1e-4", "true"), and an
@@ -98,20 +96,20 @@ def values_of(config: Config) -> Values:
     return {
         name: value
         for name, value in dataclasses.asdict(config).items()
-        if OPTIONS[name].metadata["flag"] and name not in SECRETS
+        if OPTIONS[name].is_flag and name not in SECRETS
     }
 
 
 def as_json(config: Config) -> str:
-    """The text of a .json that `read` gives back as this configuration."""
+    """The text of a .json that `read_values` gives back as this configuration."""
     return json.dumps(values_of(config), ensure_ascii=False, indent=1)
 
 
 def as_toml(config: Config) -> str:
-    """The text of a .toml that `read` gives back as this configuration; by groups, with what each is."""
+    """The text of a .toml that `read_values` gives back as this configuration; by groups, with what each is."""
     values, lines = values_of(config), []
     for group, (english, chinese) in GROUPS.items():
-        of_group = [name for name in values if OPTIONS[name].metadata["group"] == group]
+        of_group = [name for name in values if OPTIONS[name].group == group]
         if not of_group:
             continue
         lines += [f"# ---- {english} | {chinese} ----"]

@@ -1,7 +1,7 @@
 """The parameter block: written from what config declares, read with its line numbers; presets and the queue of runs.
 
 The block is written by `rewrite`, so it always shows every option with its texts; the user then edits values only. The
-scripts in tools/ have blocks of the same form, declared in `tool_config` and run by `run_tool`.
+scripts in tools/ have blocks of the same form, declared in `tools` and run by `run_tool`.
 """
 
 import ast
@@ -15,9 +15,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from library.messages import Stopped, UserError, say
-from library.options import config_files
+from library.options import config_files, sd_scripts
 from library.options.checks import ConfigError, check, check_tool, choose_language
-from library.options.training import OPTIONS, PROJECT, TRAINING, Config, Declared
+from library.options.declaration import PROJECT, Declared, Given, Values, Where
+from library.options.training import OPTIONS, TRAINING, Config
 
 MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"
 HEADER = """
@@ -31,30 +32,26 @@ HEADER = """
 #
 # fmt: off
 """
-OF_PRESETS = {name for name, option in OPTIONS.items() if not option.metadata["flag"]}
+OF_PRESETS = {name for name, option in OPTIONS.items() if not option.is_flag}
 
-Values = dict[str, Any]
-Where = dict[str, str]
-Translate = Callable[[Values, Where], tuple[Values, Where, list[str], list[str]]]  # kohya.translate
 Train = Callable[[Config, list[str]], int]  # trains, prints the warnings first; gives the exit code
 
 
 # ---- writing ----
 
 
-def text(declared: Declared = TRAINING) -> str:
+def block_text(declared: Declared = TRAINING) -> str:
     """The block as delivered, from the script's first line up to and with the line that ends it."""
     lines = [f'"""{declared.title}"""', HEADER]
     for group, (english, chinese) in declared.groups.items():
-        of_group = [option for option in declared.options.values() if option.metadata["group"] == group]
-        shown = [option for option in of_group if option.metadata["in_block"]]
-        if not shown:
+        options = [option for option in declared.of_group(group) if option.in_block]
+        if not options:
             continue
         lines.append(f"# ---- {english} | {chinese} ----")
-        settings = [f"{option.name} = {literal(option.default)}" for option in shown]
+        settings = [f"{option.name} = {literal(option.default)}" for option in options]
         width = min(36, max(map(len, settings)))  # one long name must not push all comments aside
-        for setting, texts in zip(settings, (option.metadata for option in shown), strict=True):
-            lines.append(f"{setting:{width}}  # {texts['english']} | {texts['chinese']}")
+        for setting, option in zip(settings, options, strict=True):
+            lines.append(f"{setting:{width}}  # {option.english} | {option.chinese}")
         lines.append("")
     return "\n".join([*lines, "# fmt: on", MARK, ""])  # else no formatter would look at what stands below
 
@@ -75,22 +72,22 @@ def rewrite_all() -> None:
     """Write the delivered blocks into all scripts that have one."""
     from library.options.tools import TOOLS
 
-    rewrite(PROJECT / "lora_train_command_line.py")
+    rewrite_block(PROJECT / "lora_train_command_line.py")
     for file, declared in TOOLS.items():
-        rewrite(PROJECT / "tools" / file, declared)
+        rewrite_block(PROJECT / "tools" / file, declared)
 
 
-def rewrite(script: str | Path, declared: Declared = TRAINING) -> None:
+def rewrite_block(script: str | Path, declared: Declared = TRAINING) -> None:
     """Write the delivered block into a script, over its own; what stands below the block stays."""
     script = Path(script)
     below = script.read_text(encoding="utf-8").partition(MARK + "\n")[2]
-    script.write_text(text(declared) + below, encoding="utf-8", newline="\n")
+    script.write_text(block_text(declared) + below, encoding="utf-8", newline="\n")
 
 
 # ---- reading ----
 
 
-def read(script: str | Path, variables: Values) -> tuple[Values, Where, list[str]]:
+def read_block(script: str | Path, variables: Values) -> tuple[Values, Where, list[str]]:
     """The values of the block, where each stands ("file.py:41"), and warnings.
 
     Args:
@@ -163,11 +160,11 @@ def variables_of(script: str | Path) -> Values:
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of a model's file: no name for downloading
 
 
-def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) -> Values:
+def with_absolute_paths(values: Values, folder: str | Path, declared: Declared = TRAINING) -> Values:
     """The same values with relative paths taken from `folder`, so that the script runs from anywhere."""
     values, options = dict(values), declared.options
     for name, value in values.items():
-        kind = name in options and options[name].metadata["path"]
+        kind = name in options and options[name].path
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         if not kind or not isinstance(value, str) or not value.isprintable() or value.strip().lower() in ("", "none"):
             continue
@@ -186,7 +183,7 @@ def absolute(values: Values, folder: str | Path, declared: Declared = TRAINING) 
 
 def load_preset(path: str | Path) -> tuple[Values, Where]:
     """Values of a preset, .json or .toml, ours or another trainer's, and where they stand. Raises ConfigError."""
-    values, where = config_files.read(path)
+    values, where = config_files.read_values(path)
     values = {name: value for name, value in values.items() if name not in OF_PRESETS}
     return values, {name: where[name] for name in values}
 
@@ -219,7 +216,7 @@ def free_path(path: Path) -> Path:
 # ---- running ----
 
 
-def run(script: str | Path, variables: Values, translate: Translate, train: Train) -> int:
+def run_training(script: str | Path, variables: Values, train: Train) -> int:
     """Check the block and train; with multi_run_folder, train preset after preset. Gives the exit code.
 
     0: trained, or stopped and saved. 2: the user has something to put right, which was printed. 1: not every preset of
@@ -227,27 +224,27 @@ def run(script: str | Path, variables: Values, translate: Translate, train: Trai
     """
 
     def work() -> int:
-        values, where, notices, problems = gather(script, variables, translate)
-        if _is_path(values.get("multi_run_folder"), os.path.isdir) and not problems:
-            return _run_queue(values, where, notices, Path(script).resolve().parent, translate, train)
-        config, warnings = check(values, where, problems)
+        given = values_of(script, variables)
+        if _is_path(given.values.get("multi_run_folder"), os.path.isdir) and not given.problems:
+            return _run_queue(given, Path(script).resolve().parent, train)
+        config, warnings = check(given.values, given.where, given.problems)
         if config.save_json_folder:
             save_preset(config, config.save_json_folder)
-        return train(config, notices + warnings)
+        return train(config, given.notices + warnings)
 
-    return _told(work, script, variables)
+    return _run_program(work, script, variables)
 
 
-def gather(script: str | Path, variables: Values, translate: Translate) -> tuple[Values, Where, list[str], list[str]]:
-    """All values of a script, those of its preset over its own, under present names; where, notices and problems."""
-    values, where, notices = read(script, variables)
-    values, where, more, problems = translate(values, where)
+def values_of(script: str | Path, variables: Values) -> Given:
+    """All values of a script, those of its preset over its own."""
+    values, where, notices = read_block(script, variables)
+    values, where, more, problems = sd_scripts.translate(values, where)
     folder = Path(script).resolve().parent
-    values, notices = absolute(values, folder), notices + more
+    values, notices = with_absolute_paths(values, folder), notices + more
     if _is_path(values.get("load_json_path"), os.path.isfile):
-        values, where, more, more_problems = with_preset(values, where, values["load_json_path"], folder, translate)
+        values, where, more, more_problems = with_preset(values, where, values["load_json_path"], folder)
         notices, problems = notices + more, problems + more_problems
-    return values, where, notices, problems
+    return Given(values, where, notices, problems)
 
 
 def run_tool(script: str | Path, variables: Values, declared: Declared, work: Callable[[Any], int]) -> int:
@@ -257,16 +254,16 @@ def run_tool(script: str | Path, variables: Values, declared: Declared, work: Ca
     """
 
     def checked() -> int:
-        values, where, notices = read(script, variables)
-        settings = check_tool(declared, absolute(values, PROJECT, declared), where)
+        values, where, notices = read_block(script, variables)
+        settings = check_tool(declared, with_absolute_paths(values, PROJECT, declared), where)
         for line in notices:
             print(say(f"note: {line}", f"注意：{line}"))
         return work(settings)
 
-    return _told(checked, script, variables)
+    return _run_program(checked, script, variables)
 
 
-def _told(work: Callable[[], int], script: str | Path, variables: Values) -> int:
+def _run_program(work: Callable[[], int], script: str | Path, variables: Values) -> int:
     """Do the work of a script that takes no arguments; what only the user can put right is printed, not raised."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal or log without Chinese letters must not end the run
@@ -296,35 +293,31 @@ def _is_path(value: Any, exists: Callable[[str], bool]) -> bool:
     return isinstance(value, str) and exists(value)  # else check says what is wrong with it
 
 
-def with_preset(
-    values: Values, where: Where, preset: str | Path, folder: Path, translate: Translate
-) -> tuple[Values, Where, list[str], list[str]]:
-    """The values with a preset's over them, but for the names to skip; where, notices and problems."""
+def with_preset(values: Values, where: Where, preset: str | Path, folder: Path) -> Given:
+    """The values with a preset's over them, but for the names to skip."""
     skip = values.get("json_load_skip_list")
     skip = skip if isinstance(skip, (list, tuple)) else []  # else check says what is wrong with it
     given, given_where = load_preset(preset)
     given = {name: value for name, value in given.items() if name not in skip}
-    given, given_where, notices, problems = translate(given, given_where)
+    given, given_where, notices, problems = sd_scripts.translate(given, given_where)
     given = {name: value for name, value in given.items() if name not in skip}  # by its present name, too
-    return values | absolute(given, folder), where | given_where, notices, problems
+    return Given(values | with_absolute_paths(given, folder), where | given_where, notices, problems)
 
 
-def _run_queue(
-    values: Values, where: Where, notices: list[str], folder: Path, translate: Translate, train: Train
-) -> int:
+def _run_queue(given: Given, folder: Path, train: Train) -> int:
     """Train every preset of multi_run_folder. All are checked first: a night must not end at a typing mistake."""
-    queue = Path(values["multi_run_folder"])
+    queue = Path(given.values["multi_run_folder"])
     presets = sorted(queue.glob("*.json"))
     if not presets:
         raise ConfigError([say(f'"{queue}" holds no .json preset', f'"{queue}" 里没有 .json 预设')])
     ready, failed = [], []
     for preset in presets:
         try:
-            own, own_where, more, problems = with_preset(values, where, preset, folder, translate)
+            own, own_where, more, problems = with_preset(given.values, given.where, preset, folder)
             if not own_where.get("output_name", "").startswith(f"{preset.name}:"):
                 own["output_name"] = preset.stem  # else each result would take the place of the one before
             config, warnings = check(own, own_where, problems)
-            ready.append((preset, config, notices + more + warnings))
+            ready.append((preset, config, given.notices + more + warnings))
         except UserError as error:
             failed.append(preset.name)
             print(f"{preset.name}: {error}", file=sys.stderr)

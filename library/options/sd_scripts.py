@@ -9,11 +9,13 @@ import ast
 import shlex
 import tomllib
 from collections.abc import Callable, Collection
+from types import NoneType
 from typing import Any
 
 from library.messages import say
-from library.options.checks import as_number, from_text, place, shown
-from library.options.training import KINDS, OPTIONS
+from library.options.checks import as_number, from_text, place, quoted
+from library.options.declaration import Given, Values, Where
+from library.options.training import OPTIONS
 
 # ---- names ----
 
@@ -359,17 +361,14 @@ REFUSED_VALUES: dict[tuple[str, str], Reason] = {
 }
 
 
-def translate(
-    values: dict[str, Any], where: dict[str, str]
-) -> tuple[dict[str, Any], dict[str, str], list[str], list[str]]:
+def translate(values: Values, where: Where) -> Given:
     """The same values under the present names.
 
     Args:
         values, where: as for checks.check; from a block, preset, .toml file or command line.
 
     Returns:
-        values and where under present names; notices (a line for each name understood); problems (refusals), for
-        checks.check to tell with its own.
+        with a notice for each name understood, and a problem for each that is refused.
     """
     where, notices, problems, without_effect = dict(where), [], [], {}
     values = _unfolded(values, where, notices, problems)
@@ -392,7 +391,7 @@ def translate(
         elif name in RENAMED:
             new = RENAMED[name]
             value = CONVERTED.get(name, lambda same: same)(_read(new, value))
-            if value is not None or list in KINDS[new] or new in NONE_MEANT or type(None) in KINDS[new]:
+            if value is not None or new in NONE_MEANT or OPTIONS[new].kinds & {list, NoneType}:
                 _take(new, value, name, present, where, notices, problems)
         elif name in WITHOUT_EFFECT:
             if value:
@@ -406,7 +405,7 @@ def translate(
     notices += [_no_effect(names, reason, where) for reason, names in without_effect.items()]
     for name in list(present):
         present[name] = _spelling(name, present[name], where, problems)
-    return present, where, notices, problems
+    return Given(present, where, notices, problems)
 
 
 def _no_effect(names: list[str], reason: Reason, where: dict[str, str]) -> str:
@@ -424,15 +423,16 @@ def _take(
     at, is_flag = place(old, where), where.get(old, "").startswith("--")
     written = f"--{new}" if is_flag else new
     if old not in RENAMED:  # a switch: its value changes too
-        written += f" {shown(value)}" if is_flag else f" = {shown(value)}"
+        written += f" {quoted(value)}" if is_flag else f" = {quoted(value)}"
     english, chinese = (f" ({reason[0]})", f"（{reason[1]}）") if (reason := BUT.get(old)) else ("", "")
     notices.append(say(f"{at} is now written {written}{english}", f"{at} 现在写作 {written}{chinese}"))
     beats_file = is_flag and not where.get(new, "").startswith("--")
     if new in present and not beats_file and present[new] not in (value, OPTIONS[new].default):
+        assignment, other = f"{at} = {quoted(value)}", f"{place(new, where)} = {quoted(present[new])}"
         problems.append(
             say(
-                f"{at} = {shown(value)} and {place(new, where)} = {shown(present[new])} are the same thing. Delete one",
-                f"{at} = {shown(value)} 与 {place(new, where)} = {shown(present[new])} 是同一个参数。请删除其中一个",
+                f"{assignment} and {other} are the same thing. Delete one",
+                f"{assignment} 与 {other} 是同一个参数。请删除其中一个",
             )
         )
         return
@@ -469,9 +469,9 @@ def _network_args(value: Any, at: str, problems: list[str], full: dict[str, Any]
         elif name not in IDLE_ARGUMENTS and text.lower() not in ("", "false", "none", "0"):
             problems.append(
                 say(
-                    f"{at}: {shown(item)} is not taken; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
+                    f"{at}: {quoted(item)} is not taken; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
                     f"{', '.join(ALGORITHMS)}; preset: {', '.join(PRESETS)})",
-                    f"{at}：不能使用 {shown(item)}；可用的只有 {'、'.join(KNOWN_ARGUMENTS)}（algo："
+                    f"{at}：不能使用 {quoted(item)}；可用的只有 {'、'.join(KNOWN_ARGUMENTS)}（algo："
                     f"{'、'.join(ALGORITHMS)}；preset：{'、'.join(PRESETS)}）",
                 )
             )
@@ -509,7 +509,7 @@ def _spelling(name: str, value: Any, where: dict[str, str], problems: list[str])
         english, chinese = REFUSED_VALUES[name, value.lower()]
         at = place(name, where)
         problems.append(
-            say(f"{at}: {shown(value)} is not taken: {english}", f"{at}：不能使用 {shown(value)}：{chinese}")
+            say(f"{at}: {quoted(value)} is not taken: {english}", f"{at}：不能使用 {quoted(value)}：{chinese}")
         )
         return OPTIONS[name].default
     return SPELLINGS.get(name, {}).get(value.lower(), value)
@@ -673,6 +673,10 @@ def _flags_of(text: str) -> dict[str, Any]:
         else:
             values[name].append(word)
     return {
-        name: words if list in KINDS.get(name, ()) or len(words) > 1 else _read(name, words[0]) if words else True
+        name: words
+        if (name in OPTIONS and list in OPTIONS[name].kinds) or len(words) > 1
+        else _read(name, words[0])
+        if words
+        else True
         for name, words in values.items()
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from library.messages import say
-from library.options.training import PROJECT, Declared, declared, option
+from library.options.declaration import PROJECT, Declared, declared, option
 
 GROUPS = {
     "must": ("Must edit", "必须修改"),

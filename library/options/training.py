@@ -2,14 +2,13 @@
 
 The flag of `train_network.py`, its help, the check of its value and the line in the parameter block all come from the
 field declared here. To add an option: add a field, and use it where it acts. Names are sd-scripts' flag names, because
-every guide that our users read uses them. The scripts in tools/ have theirs in `tool_config`, declared in the same way.
+every guide that our users read uses them. The scripts in tools/ have theirs in `tools`, declared in the same way.
 No torch is imported here: mistakes are told within a second.
 """
 
-from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
-from types import UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+
+from library.options.declaration import declared, option
 
 TITLE = """Train a LoRA: edit the values below, then run this file. It takes no arguments.
 
@@ -28,40 +27,6 @@ GROUPS = {  # heading of each group in the parameter block, in its order
     "output": ("Output: saving and logs", "输出：保存与日志"),
     "presets": ("Output: presets and queues", "输出：预设与队列"),
 }
-
-
-def option(
-    group: str,
-    default: Any,
-    *,
-    english: str,
-    chinese: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    choices: tuple | None = None,
-    path: str | None = None,
-    in_block: bool = True,
-    flag: bool = True,
-    secret: bool = False,
-) -> Any:
-    """Declare one option.
-
-    Args:
-        group: a key of GROUPS.
-        default: also says which values are "not given".
-        english, chinese: meaning, usual range and cost, in one line each; both say the same.
-        minimum, maximum: limits, both allowed values.
-        above: a limit that is not itself allowed.
-        choices: the only values, where they can be listed.
-        path: "file", "folder" (must exist), "model" (file or folder, must exist), "picture" (file, or a data URL),
-            "prompts" (file, or the text itself), "output" (a folder, will be made) or "new file".
-        in_block: whether the parameter block shows it; rare options are flags only.
-        flag: whether `train_network.py` takes it; what only the parameter block needs is not a flag.
-        secret: a key or password: in no file that is written, and in no command that is printed.
-    """
-    metadata = {name: value for name, value in locals().items() if name != "default"}
-    return field(default=default, metadata=metadata)
 
 
 # One option is three lines: what it is, what it means, 它是什么意思. The formatter would make seven of them.
@@ -678,7 +643,7 @@ class Config:
     wandb_run_name: str | None = option("output", None, in_block=False,
         english="name of the run on wandb; None: wandb makes one up",
         chinese="此次训练在 wandb 上的名称；None 表示由 wandb 取名")
-    wandb_api_key: str | None = option("output", None, in_block=False, secret=True,
+    wandb_api_key: str | None = option("output", None, in_block=False, is_secret=True,
         english="key of wandb; None: that of wandb login, or of WANDB_API_KEY",
         chinese="wandb 的密钥；None 表示用 wandb login 或 WANDB_API_KEY 的")
     console_log_level: str = option("output", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), in_block=False,
@@ -701,69 +666,21 @@ class Config:
         chinese='提示语言："auto"（按系统）、"en"、"zh"')
 
     # ---- presets: only the parameter block needs them ----
-    save_json_folder: str | None = option("presets", None, path="output", flag=False,
+    save_json_folder: str | None = option("presets", None, path="output", is_flag=False,
         english="keep these parameters as a .json preset in this folder; None: not",
         chinese="把本次参数存为 .json 预设的目录；None 表示不存")
-    load_json_path: str | None = option("presets", None, path="file", flag=False,
+    load_json_path: str | None = option("presets", None, path="file", is_flag=False,
         english="a preset: its values replace those above",
         chinese="读取预设，其值取代上面的参数")
-    json_load_skip_list: list[str] | None = option("presets", None, flag=False,
+    json_load_skip_list: list[str] | None = option("presets", None, is_flag=False,
         english='names not taken from presets, such as ["train_data_dir"]',
         chinese='不从预设读取的参数名，如 ["train_data_dir"]')
-    multi_run_folder: str | None = option("presets", None, path="folder", flag=False,
+    multi_run_folder: str | None = option("presets", None, path="folder", is_flag=False,
         english="train every preset of this folder, one after another; finished ones move to complete/",
         chinese="依次训练此目录中的每个预设，完成的移入 complete/")
 # fmt: on
 
 
-class Declared(NamedTuple):
-    """The options of a dataclass whose fields are `option`s: what a block shows, and what values are checked against."""
-
-    config: type
-    title: str  # the first lines of the script that shows them
-    groups: dict[str, tuple[str, str]]  # key -> heading in English and Chinese, in the block's order
-    options: dict[str, Field]
-    kinds: dict[str, set[type]]  # {float, NoneType} of `float | None`; a list counts as `list`
-    items: dict[str, type]  # of options that are lists: what is in them
-
-
-def declared(config: type, title: str, groups: dict[str, tuple[str, str]]) -> Declared:
-    """Read the fields of a dataclass."""
-    kinds, items = {}, {}
-    for name, annotation in get_type_hints(config).items():
-        parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-        kinds[name] = {get_origin(part) or part for part in parts}
-        for part in parts:
-            if get_origin(part) is list:
-                items[name] = get_args(part)[0]
-    return Declared(config, title, groups, {option.name: option for option in fields(config)}, kinds, items)
-
-
 TRAINING = declared(Config, TITLE, GROUPS)
-OPTIONS, KINDS = TRAINING.options, TRAINING.kinds
-SECRETS = {name for name, option in OPTIONS.items() if option.metadata["secret"]}
-PROJECT = Path(__file__).resolve().parents[2]
-
-
-def trains_unet(config: Config) -> bool:
-    return config.unet_lr != 0 and not config.network_train_text_encoder_only
-
-
-def trains_text_encoder(config: Config) -> bool:
-    return config.text_encoder_lr not in (0, [0, 0]) and not config.network_train_unet_only
-
-
-def last_strengths(config: Config) -> list[float]:
-    """Strengths of the LoRA at which the last previews are drawn, in order."""
-    wanted = [0.5] if config.sample_strengths is None else config.sample_strengths
-    return sorted({0.0, 1.0, *wanted})
-
-
-def has_dropout(config: Config) -> bool:
-    """Whether the network draws random numbers in its forward pass."""
-    return bool(config.network_dropout or config.rank_dropout or config.module_dropout)
-
-
-def changes_pictures(config: Config) -> bool:
-    """Whether a picture is another at every use, so that its latents cannot be kept."""
-    return bool(config.random_crop or config.color_aug or config.face_crop_aug_range)
+OPTIONS = TRAINING.options
+SECRETS = {option.name for option in OPTIONS.values() if option.is_secret}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from library.messages import UserError, say
-from library.options.training import Config, last_strengths
+from library.options.derived import last_strengths
+from library.options.training import Config
 
 MIB = 2**20
 OPTIMIZER_VALUES = 2  # per trained value: AdamW's moments. Lion keeps 1, Prodigy 4

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from library.messages import UserError, say
-from library.options.training import PROJECT
+from library.options.declaration import PROJECT
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,7 @@ from typing import Any
 
 from library.contracts import Fit, Sample
 from library.messages import UserError, say
+from library.options.declaration import Given
 from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
@@ -90,33 +91,33 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
 def examine_parameters(seen: Examination, script: Path) -> set[str]:
     """Read and check the parameters; gives the names of those that have their defaults because they are wrong."""
     from library.options import config_files, parameter_block, sd_scripts
-    from library.options.checks import look
+    from library.options.checks import check_all
 
-    def values_of_script() -> tuple:
+    def values_of_script() -> Given:
         if script.suffix.lower() in (".toml", ".json"):
-            return sd_scripts.translate(*config_files.read(script))
-        return parameter_block.gather(script, parameter_block.variables_of(script), sd_scripts.translate)
+            return sd_scripts.translate(*config_files.read_values(script))
+        return parameter_block.values_of(script, parameter_block.variables_of(script))
 
     given = seen.attempt("parameters", values_of_script)
     if given is None:
         return set()
     values, where, notices, problems = given
-    looked = look(values, where, problems)
-    seen.config = looked.config
-    seen.note(looked.problems, "parameters", "red")
-    seen.note(notices + looked.warnings, "parameters")
-    if not looked.problems:
+    result = check_all(values, where, problems)
+    seen.config = result.config
+    seen.note(result.problems, "parameters", "red")
+    seen.note(notices + result.warnings, "parameters")
+    if not result.problems:
         text = say(f"{script.name}: all {len(values)} values are valid", f"{script.name}：{len(values)} 个参数都有效")
         seen.findings.append(Finding("green", "parameters", text))
     if seen.config.multi_run_folder:
         examine_queue(seen, values, where, script)
-    return looked.wrong
+    return result.wrong
 
 
 def examine_queue(seen: Examination, values: dict, where: dict, script: Path) -> None:
     """Check the presets that will be trained one after another; the set that is looked at is that of the script."""
-    from library.options import parameter_block, sd_scripts
-    from library.options.checks import look
+    from library.options import parameter_block
+    from library.options.checks import check_all
 
     presets = sorted(Path(seen.config.multi_run_folder).glob("*.json"))
     for preset in presets:
@@ -127,12 +128,11 @@ def examine_queue(seen: Examination, values: dict, where: dict, script: Path) ->
             where,
             preset,
             script.resolve().parent,
-            sd_scripts.translate,
         )
         if given:
             own, own_where, _, problems = given
-            looked = look(own, own_where, problems)
-            lines = [line if line.startswith(preset.name) else f"{preset.name}: {line}" for line in looked.problems]
+            result = check_all(own, own_where, problems)
+            lines = [line if line.startswith(preset.name) else f"{preset.name}: {line}" for line in result.problems]
             seen.note(lines, "parameters", "red")
     text = say(
         f"multi_run_folder: {len(presets)} presets are trained one after another; pictures and machine are looked at "

@@ -5,7 +5,8 @@ from typing import Any
 
 from library.contracts import Family
 from library.messages import UserError, say
-from library.options.training import Config, has_dropout, trains_text_encoder, trains_unet
+from library.options.derived import has_dropout, trains_denoiser, trains_text_encoder
+from library.options.training import Config
 
 
 def optimizer_of(config: Config) -> str:
@@ -117,4 +118,4 @@ def pack_base(family: Family) -> None:
 
 def is_trained(part: str, config: Config) -> bool:
     """Whether a part of the model, "unet" or a text encoder, gets adapters."""
-    return trains_unet(config) if part == "unet" else trains_text_encoder(config)
+    return trains_denoiser(config) if part == "unet" else trains_text_encoder(config)

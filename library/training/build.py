@@ -9,7 +9,8 @@ from typing import Any
 
 from library.contracts import Family
 from library.messages import say
-from library.options.training import Config, has_dropout, trains_text_encoder
+from library.options.derived import has_dropout, trains_text_encoder
+from library.options.training import Config
 from library.training.attach import attach, optimizer_of, pack_base, section_rates
 from library.training.memory_plan import plan_memory, ways_to_fit
 from library.training.prepare import Prepared

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from library.messages import say
-from library.options.training import trains_text_encoder
+from library.options.derived import trains_text_encoder
 from library.training.attach import attach, optimizer_of, pack_base
 from library.training.prepare import Prepared
 

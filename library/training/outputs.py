@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from library.messages import UserError, say
-from library.options.training import Config, last_strengths
+from library.options.derived import last_strengths
+from library.options.training import Config
 from library.training.build import Training
 from library.training.caption_mismatch import tell_pictures
 from library.training.prepare import Prepared

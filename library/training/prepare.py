@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from library.messages import UserError, say
-from library.options.checks import differences
-from library.options.training import Config, changes_pictures
+from library.options.derived import changes_images
+from library.options.resuming import differences
+from library.options.training import Config
 from library.training.dataset_findings import short
 
 
@@ -263,7 +264,7 @@ def resolve(
         seed = config.seed if config.validation_seed is None else config.validation_seed
         found = held_out.split(found, config.validation_split, seed or 0)  # the doctor knows of no seed that is drawn
     found = dataclasses.replace(found, validation=held_out.fixed(found.validation, config))
-    changing = [one.options for one in found.folders if one.options and changes_pictures(one.options)]
+    changing = [one.options for one in found.folders if one.options and changes_images(one.options)]
     if config.cache_latents and changing:
         config = dataclasses.replace(config, cache_latents=False)
         notes.append(

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from library.messages import UserError, say
-from library.options.training import trains_text_encoder
+from library.options.derived import trains_text_encoder
 from library.training.build import Training
 from library.training.prepare import Prepared
 

@@ -12,7 +12,7 @@ import pytest
 from library.messages import set_language
 from library.options import checks, training
 from library.options.checks import ConfigError, check
-from library.options.training import GROUPS, KINDS, OPTIONS
+from library.options.training import GROUPS, OPTIONS
 
 CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 ENGLISH_SENTENCE = re.compile(r"\b[a-z]+ [a-z]+ [a-z]+\b")
@@ -358,27 +358,26 @@ def test_presets_are_not_flags(places):
 def test_defaults_are_taken_as_they_are(places):
     """A default that its own check would refuse or change could not be written into the block."""
     for name, option in OPTIONS.items():
-        if option.metadata["path"] not in ("folder", "model") or option.default is None:
+        if option.path not in ("folder", "model") or option.default is None:
             checked = getattr(check(places | {name: option.default}, {})[0], name)
             assert checked == option.default, name
 
 
 def test_both_texts_of_every_option_are_there_and_unmixed():
     for name, option in OPTIONS.items():
-        texts = option.metadata
-        assert texts["group"] in GROUPS
-        assert not CHINESE.search(texts["english"]), name
-        assert_chinese(texts["chinese"])
-        assert "\n" not in texts["english"] + texts["chinese"]
-        assert KINDS[name], name
-        for number in re.findall(r"\d\S*~\S*\d", texts["english"]):
-            assert number in texts["chinese"], f"{name}: the range {number} is told in one language only"
+        assert option.group in GROUPS
+        assert not CHINESE.search(option.english), name
+        assert_chinese(option.chinese)
+        assert "\n" not in option.english + option.chinese
+        assert option.kinds, name
+        for number in re.findall(r"\d\S*~\S*\d", option.english):
+            assert number in option.chinese, f"{name}: the range {number} is told in one language only"
 
 
 @pytest.mark.parametrize(
     "part",
-    ["checks/__init__", "checks/values", "checks/impossible", "checks/doubtful", "checks/resuming"]
-    + ["command_line", "sd_scripts", "parameter_block"],
+    ["checks/__init__", "checks/values", "checks/impossible", "checks/doubtful", "resuming"]
+    + ["command_line", "config_files", "sd_scripts", "parameter_block"],
 )
 def test_messages_are_never_two_languages_glued_together(part):
     source = (Path(training.__file__).parent / f"{part}.py").read_text(encoding="utf-8")

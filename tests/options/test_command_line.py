@@ -1,7 +1,7 @@
 """Flags and .toml files become the values that were meant, and back."""
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ from library.messages import set_language
 from library.options import command_line
 from library.options.checks import ConfigError, check
 from library.options.command_line import parse, to_arguments
-from library.options.training import KINDS, OPTIONS, SECRETS, Config
+from library.options.training import OPTIONS, SECRETS, Config
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,9 @@ TEXTS = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12)
 
 def values_of(option):
     """Any value that the option can have once it is checked."""
-    limits, kinds = option.metadata, KINDS[option.name]
-    if limits["choices"]:
-        values = st.sampled_from(limits["choices"])
+    kinds = OPTIONS[option.name].kinds
+    if option.choices:
+        values = st.sampled_from(option.choices)
     elif option.name == "resolution":
         values = st.one_of(st.just("auto"), st.integers(16, 4096), st.just("512,768"))
     elif option.name == "skip_image_resolution":
@@ -40,10 +40,10 @@ def values_of(option):
     elif bool in kinds:
         values = st.booleans()
     elif int in kinds:
-        values = st.integers(int(limits["minimum"]), int(limits["maximum"] or 10**6))
+        values = st.integers(int(option.minimum), int(option.maximum or 10**6))
     elif float in kinds:
-        low = limits["minimum"] if limits["above"] is None else limits["above"]
-        values = st.floats(low, limits["maximum"] or 1e6, exclude_min=limits["above"] is not None)
+        low = option.minimum if option.above is None else option.above
+        values = st.floats(low, option.maximum or 1e6, exclude_min=option.above is not None)
     else:
         values = TEXTS.filter(lambda text: text.strip().lower() not in ("", "none"))
     return st.one_of(st.none(), values) if type(None) in kinds else values
@@ -72,7 +72,7 @@ def test_the_printed_command_gives_the_configuration_again(config):
 
 def test_only_what_differs_is_printed_beside_what_must_be_given():
     config = replace(Config(), network_dim=8, cache_latents=False, save_state=True, seed=None, reg_data_dir=None)
-    must = [option.name for option in fields(Config) if option.metadata["group"] == "must"]
+    must = [option.name for option in OPTIONS.values() if option.group == "must"]
     assert to_arguments(config)[-6:] == ["--network_dim", "8", "--seed", "none", "--no-cache_latents", "--save_state"]
     assert [word[2:] for word in to_arguments(config)[:-6] if word.startswith("--")] == must
 
@@ -179,7 +179,7 @@ def test_help_lists_every_flag_in_both_languages(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name, option in OPTIONS.items():
         at = [n for n, line in enumerate(lines) if line.split()[:1] == [f"--{name}"] and "[" in line]
-        assert len(at) == option.metadata["flag"], name
+        assert len(at) == option.is_flag, name
         for n in at:
-            assert lines[n + 1].strip() == option.metadata["english"]
-            assert lines[n + 2].strip() == option.metadata["chinese"]
+            assert lines[n + 1].strip() == option.english
+            assert lines[n + 2].strip() == option.chinese

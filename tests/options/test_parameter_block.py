@@ -46,15 +46,17 @@ def test_the_block_is_what_config_declares():
     written = (
         (PROJECT / SCRIPT).read_text(encoding="utf-8").partition(parameter_block.MARK)[0] + parameter_block.MARK + "\n"
     )
-    assert written == parameter_block.text(), f"the block differs from config; rewrite it with: {REWRITE}"
+    assert written == parameter_block.block_text(), f"the block differs from config; rewrite it with: {REWRITE}"
 
 
 def test_the_block_shows_every_option_once_with_its_default():
     names = {}
-    exec(compile(parameter_block.text(), "block", "exec"), names)
+    exec(compile(parameter_block.block_text(), "block", "exec"), names)
     shown = {name: value for name, value in names.items() if not name.startswith("__")}
-    assert shown == {name: option.default for name, option in OPTIONS.items() if option.metadata["in_block"]}
-    assert all(f"# ---- {english} | {chinese} ----" in parameter_block.text() for english, chinese in GROUPS.values())
+    assert shown == {name: option.default for name, option in OPTIONS.items() if option.in_block}
+    assert all(
+        f"# ---- {english} | {chinese} ----" in parameter_block.block_text() for english, chinese in GROUPS.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,8 @@ def test_literals_are_written_as_people_do(value, text):
 def test_rewriting_changes_the_block_only(tmp_path):
     script = tmp_path / SCRIPT
     script.write_text(f"old = 1\n{parameter_block.MARK}\nprint('below')\n", encoding="utf-8")
-    parameter_block.rewrite(script)
-    assert script.read_text(encoding="utf-8") == parameter_block.text() + "print('below')\n"
+    parameter_block.rewrite_block(script)
+    assert script.read_text(encoding="utf-8") == parameter_block.block_text() + "print('below')\n"
 
 
 def test_names_are_read_with_their_lines_and_double_ones_told(tmp_path):
@@ -94,7 +96,7 @@ def test_names_are_read_with_their_lines_and_double_ones_told(tmp_path):
     ]
     script.write_text("\n".join(lines), encoding="utf-8")
     variables = {"os": os, "_root": "D:/x", "train_data_dir": "D:/x/a", "a": 3, "b": 2, "z": 1, "__name__": "x"}
-    values, where, warnings = parameter_block.read(script, variables)
+    values, where, warnings = parameter_block.read_block(script, variables)
     assert values == {"train_data_dir": "D:/x/a", "a": 3, "b": 2}
     assert where == {"train_data_dir": "s.py:3", "a": "s.py:5", "b": "s.py:4"}
     assert warnings == ["s.py:4: a is set again at s.py:5; that counts"]
@@ -105,7 +107,7 @@ def test_values_set_within_an_if_count_too_whatever_the_files_encoding(tmp_path)
     script = tmp_path / "s.py"
     lines = ["# coding: gbk", 'output_name = "衣服"', "if output_name:", "    seed = 1", "else:", "    seed = 2"]
     script.write_text("\n".join([*lines, "def helper():", "    seed = 3"]), encoding="gbk")
-    values, where, warnings = parameter_block.read(script, {"output_name": "衣服", "seed": 1, "helper": len})
+    values, where, warnings = parameter_block.read_block(script, {"output_name": "衣服", "seed": 1, "helper": len})
     assert values == {"output_name": "衣服", "seed": 1}
     assert where == {"output_name": "s.py:2", "seed": "s.py:6"}
     assert warnings == []
@@ -123,7 +125,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
         "logging_dir": "a\nb",
         "output_name": "name",
     }
-    assert parameter_block.absolute(given, tmp_path) == given | {
+    assert parameter_block.with_absolute_paths(given, tmp_path) == given | {
         "train_data_dir": os.path.join(tmp_path, "pictures", "train"),
         "pretrained_model_name_or_path": os.path.join(tmp_path, "m"),
     }
@@ -132,7 +134,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_script(tmp_path):
 @pytest.mark.parametrize(("given", "is_file"), [("a/b.safetensors", True), ("../a", True), ("org/v1.5", False)])
 def test_a_model_file_that_is_missing_is_looked_for_there_too(tmp_path, given, is_file):
     """So that the message names the place where it was looked for."""
-    found = parameter_block.absolute({"vae": given}, tmp_path)["vae"]
+    found = parameter_block.with_absolute_paths({"vae": given}, tmp_path)["vae"]
     assert found == (os.path.join(tmp_path, os.path.normpath(given)) if is_file else given)
 
 

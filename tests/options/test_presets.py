@@ -120,7 +120,7 @@ def read(tmp_path):
     def read(name: str, preset: dict | str) -> tuple[Config, list[str]]:
         path = tmp_path / name
         path.write_text(json.dumps(places | preset, indent=1) if isinstance(preset, dict) else preset, encoding="utf-8")
-        values, where = config_files.read(path)
+        values, where = config_files.read_values(path)
         values, where, notices, problems = sd_scripts.translate(places | values, where)
         config, warnings = check(values, where, problems)
         return config, [re.sub(rf"^{re.escape(name)}:\d+: ", "", line) for line in notices + warnings]
@@ -245,5 +245,5 @@ def test_the_block_takes_the_same_presets(tmp_path):
     path = tmp_path / "p.toml"
     path.write_text(LORA_SCRIPTS, encoding="utf-8")
     values, where = parameter_block.load_preset(path)
-    assert values == config_files.read(path)[0]
+    assert values == config_files.read_values(path)[0]
     assert where["network_dim"] == "p.toml:12"

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter, PngImagePlugin
 
 from library.messages import Note, say, set_language
 from library.options import parameter_block
-from library.options.training import PROJECT
+from library.options.declaration import PROJECT
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
 from library.tooling import preflight

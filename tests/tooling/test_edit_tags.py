@@ -11,8 +11,8 @@ from PIL import Image
 
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import check_tool
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS
-from library.options.training import PROJECT
 from library.storage import undo
 from tests.conftest import edit_block
 from tools import edit_tags

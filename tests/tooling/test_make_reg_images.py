@@ -17,8 +17,8 @@ from library.hardware.device import Device
 from library.images import generation_parameters
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS
-from library.options.training import PROJECT
 from library.tooling import generate
 from tests.conftest import draw_set
 from tools import make_reg_images

@@ -13,8 +13,8 @@ from library.images import faces, resizing, text_regions
 from library.images.region import Region
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS
-from library.options.training import PROJECT
 from library.tooling import cleaning
 
 DECLARED = TOOLS["prepare_images.py"]

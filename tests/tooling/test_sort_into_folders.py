@@ -14,8 +14,8 @@ from PIL import Image
 from library.data import folder_sorting, samples
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS
-from library.options.training import PROJECT
 from tools import sort_into_folders
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from library.images import local_models, tagger
 from library.messages import Stopped, UserError, set_language
+from library.options.declaration import PROJECT
 from library.options.tools import TagImages
-from library.options.training import PROJECT
 from library.storage.undo import undo
 from tests.conftest import edit_block
 from tests.images import small_tagger

@@ -10,8 +10,9 @@ import pytest
 from library.messages import set_language
 from library.options import parameter_block
 from library.options.checks import ConfigError, check_tool
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TryLora
-from library.options.training import KINDS, OPTIONS, PROJECT
+from library.options.training import OPTIONS
 
 
 @pytest.mark.parametrize("file", TOOLS)
@@ -22,28 +23,27 @@ def test_the_block_is_what_is_declared(file):
         + parameter_block.MARK
         + "\n"
     )
-    assert written == parameter_block.text(TOOLS[file]), "run: python -m library.options.parameter_block"
+    assert written == parameter_block.block_text(TOOLS[file]), "run: python -m library.options.parameter_block"
 
 
 @pytest.mark.parametrize("file", TOOLS)
 def test_every_option_has_both_languages_and_a_default_that_passes(file):
     declared = TOOLS[file]
     for name, option in declared.options.items():
-        texts = option.metadata
-        assert texts["group"] in declared.groups, name
-        assert texts["english"].isascii(), name
-        assert not texts["chinese"].isascii(), name
-    values = {name: option.default for name, option in declared.options.items() if not option.metadata["path"]}
+        assert option.group in declared.groups, name
+        assert option.english.isascii(), name
+        assert not option.chinese.isascii(), name
+    values = {name: option.default for name, option in declared.options.items() if not option.path}
     check_tool(declared, values, {})
 
 
 def test_options_of_the_training_keep_their_name_type_and_limits():
     for file, declared in TOOLS.items():
         for name in set(declared.options) & set(OPTIONS) - {"output_dir", "resolution"}:
-            ours, training = declared.options[name].metadata, OPTIONS[name].metadata
+            ours, training = declared.options[name], OPTIONS[name]
             for fact in ("minimum", "maximum", "choices", "path"):
-                assert ours[fact] in (training[fact], None), (file, name, fact)
-            assert declared.kinds[name] - {type(None)} <= KINDS[name] | {list}, (file, name)
+                assert getattr(ours, fact) in (getattr(training, fact), None), (file, name, fact)
+            assert ours.kinds - {type(None)} <= training.kinds | {list}, (file, name)
 
 
 def test_all_mistakes_are_told_with_their_lines():

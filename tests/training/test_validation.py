@@ -248,7 +248,7 @@ def test_nothing_is_left_to_chance(tmp_path):
     assert fixed.caption == "mytag, red hair, hat"
     from library.data import captions, dataset
 
-    assert not dataset.changes_pictures(fixed.options)
+    assert not dataset.changes_images(fixed.options)
     assert not fixed.options.flip_aug
     assert {captions.process(fixed.caption, fixed.options, rng=random.Random(n), epoch=n) for n in range(9)} == {
         fixed.caption

@@ -1,9 +1,8 @@
 """The check of values: every problem at once, each with its place and its cure, in the user's language.
 
 `check` turns values by name, from a block, a preset, a .toml file or a command line, into a complete `Config`. Each
-value by itself is looked at in `values`; rules between options stand in `impossible` (the run cannot go on) and
-`doubtful` (it can, but the user should know); `resuming` tells what was changed before a run goes on. No torch is
-imported here: mistakes are told within a second.
+value by itself is checked in `values`; rules between options stand in `impossible` (the run cannot go on) and
+`doubtful` (it can, but the user should know). No torch is imported here: mistakes are told within a second.
 """
 
 import dataclasses
@@ -13,23 +12,23 @@ from typing import Any, NamedTuple
 from library.messages import Note, UserError, say
 from library.options.checks.doubtful import doubts, why_no_8bit_adam
 from library.options.checks.impossible import contradictions
-from library.options.checks.resuming import differences
 from library.options.checks.values import (
     as_number,
+    assignment,
     checked,
     choose_language,
     from_text,
     nearest,
     place,
-    shown,
-    told,
+    quoted,
     unknown,
 )
-from library.options.training import OPTIONS, PROJECT, TRAINING, Config, Declared
+from library.options.declaration import PROJECT, Declared
+from library.options.training import OPTIONS, TRAINING, Config
 
 __all__ = [
-    "ConfigError", "Looked", "as_number", "check", "check_tool", "check_values", "choose_language", "contradictions",
-    "differences", "doubts", "from_text", "look", "nearest", "place", "shown", "told", "why_no_8bit_adam",
+    "CheckResult", "ConfigError", "as_number", "assignment", "check", "check_all", "check_tool", "check_values",
+    "choose_language", "contradictions", "doubts", "from_text", "nearest", "place", "quoted", "why_no_8bit_adam",
 ]  # fmt: skip
 
 
@@ -47,7 +46,7 @@ def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | N
     Args:
         values: by name, as given; what is missing takes its default.
         where: name -> where it was given: "lora_train_command_line.py:41", "x.toml:3" or "--flag".
-        problems: found before (see kohya.translate); told together with those found here.
+        problems: found before (see sd_scripts.translate); told together with those found here.
 
     Returns:
         The configuration, with paths expanded and spellings unified, and warnings, one line each.
@@ -55,14 +54,14 @@ def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | N
     Raises:
         ConfigError: naming every problem at once.
     """
-    looked = look(values, where, problems)
-    if looked.problems:
-        raise ConfigError(looked.problems)
-    return looked.config, looked.warnings
+    result = check_all(values, where, problems)
+    if result.problems:
+        raise ConfigError(result.problems)
+    return result.config, result.warnings
 
 
-class Looked(NamedTuple):
-    """What a look at the values found."""
+class CheckResult(NamedTuple):
+    """The configuration, and what the check of its values found."""
 
     config: Config  # what is wrong has its default
     problems: list[str]
@@ -70,7 +69,7 @@ class Looked(NamedTuple):
     wrong: set[str]  # options that have their default for that reason
 
 
-def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> Looked:
+def check_all(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> CheckResult:
     """As `check`, but goes on where something is wrong."""
     values, warnings = _without_replaced(values, where)
     good, found, wrong = check_values(TRAINING, values, where)
@@ -87,21 +86,21 @@ def look(values: dict[str, Any], where: dict[str, str], problems: list[str] | No
                 )
             )
     for name, option in OPTIONS.items():
-        if option.default and option.metadata["path"] in ("folder", "model"):
+        if option.default and option.path in ("folder", "model"):
             good.setdefault(name, str(PROJECT / option.default))  # the miniature, whatever folder we are in
 
     config, against = Config(**good), set()
     for found, rules in ((problems, contradictions), (warnings, doubts)):
         for names, text in rules(config):
             if wrong.isdisjoint(names):
-                line = f"{told(names[0], getattr(config, names[0]), where)} {text}"
+                line = f"{assignment(names[0], getattr(config, names[0]), where)} {text}"
                 found.append(Note(line, text.level) if isinstance(text, Note) else line)
                 against |= {names[0]} if rules is contradictions else set()
     defaults = {name: None if name == "reg_data_dir" else OPTIONS[name].default for name in against}
-    return Looked(dataclasses.replace(config, **defaults), problems, warnings, wrong | against)
+    return CheckResult(dataclasses.replace(config, **defaults), problems, warnings, wrong | against)
 
 
-REPLACED = {  # where the first is given, the others are not looked at
+REPLACED = {  # where the first is given, the others do not count
     "dataset_config": ("in_json", "train_data_dir", "reg_data_dir"),
     "in_json": ("reg_data_dir",),
 }
@@ -113,8 +112,8 @@ def _without_replaced(values: dict[str, Any], where: dict[str, str]) -> tuple[di
     given = [name for name in REPLACED.get(first, ()) if values.get(name)]
     lines = [
         say(
-            f"{told(name, values[name], where)} has no effect: {first} goes before it",
-            f"{told(name, values[name], where)} 不起作用：{first} 优先于它",
+            f"{assignment(name, values[name], where)} has no effect: {first} goes before it",
+            f"{assignment(name, values[name], where)} 不起作用：{first} 优先于它",
         )
         for name in given
         if OPTIONS[name].default is None or not str(values[name]).endswith(os.path.normpath(OPTIONS[name].default))
@@ -135,7 +134,7 @@ def check_values(
             good[name] = checked(name, value, where, declared)
         except ValueError as error:
             wrong.add(name)
-            problems.append(f"{told(name, value, where)} {error}")
+            problems.append(f"{assignment(name, value, where)} {error}")
     return good, problems, wrong
 
 
@@ -149,7 +148,7 @@ def check_tool(declared: Declared, values: dict[str, Any], where: dict[str, str]
     settings = declared.config(**good)
     for names, text in getattr(settings, "contradictions", tuple)():
         if wrong.isdisjoint(names):
-            problems.append(f"{told(names[0], getattr(settings, names[0]), where)} {text}")
+            problems.append(f"{assignment(names[0], getattr(settings, names[0]), where)} {text}")
     if problems:
         raise ConfigError(problems)
     return settings

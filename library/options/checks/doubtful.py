@@ -12,7 +12,9 @@ from typing import Any
 
 from library.messages import Note, say
 from library.options.checks.impossible import Rule
-from library.options.training import OPTIONS, PROJECT, Config, trains_text_encoder, trains_unet
+from library.options.declaration import PROJECT
+from library.options.derived import trains_denoiser, trains_text_encoder
+from library.options.training import OPTIONS, Config
 
 # Learning rates outside of these are told as doubtful. Prodigy and D-Adaptation scale theirs by themselves: 1 is right.
 _USUAL_RATES = {
@@ -45,8 +47,12 @@ def unusual_rates(c: Config) -> Iterator[Rule]:
         (rates for name, rates in _USUAL_RATES.items() if c.optimizer_type.lower().startswith(name)), (0, 1e9)
     )
     of_text = c.text_encoder_lr if isinstance(c.text_encoder_lr, list) else [c.text_encoder_lr]
-    own_rates = [c.unet_lr] * trains_unet(c) + of_text * trains_text_encoder(c)  # None: learning_rate
-    used = {"learning_rate": None in own_rates, "unet_lr": trains_unet(c), "text_encoder_lr": trains_text_encoder(c)}
+    own_rates = [c.unet_lr] * trains_denoiser(c) + of_text * trains_text_encoder(c)  # None: learning_rate
+    used = {
+        "learning_rate": None in own_rates,
+        "unet_lr": trains_denoiser(c),
+        "text_encoder_lr": trains_text_encoder(c),
+    }
     for name in (name for name, is_used in used.items() if is_used):
         rate = max(of_text) if name == "text_encoder_lr" and None not in of_text else getattr(c, name)
         if rate and not low <= rate <= high:
@@ -113,12 +119,12 @@ def needs(c: Config) -> dict[str, tuple[Any, str]]:
         "include_patterns": (c.exclude_patterns, "exclude_patterns"),
         "skip_until_initial_step": (c.initial_step, "initial_step"),
         "base_weights_multiplier": (c.base_weights, "base_weights"),
-        "loraplus_unet_lr_ratio": (trains_unet(c), "unet_lr"),
+        "loraplus_unet_lr_ratio": (trains_denoiser(c), "unet_lr"),
         "loraplus_text_encoder_lr_ratio": (trains_text_encoder(c), "text_encoder_lr"),
         "stop_text_encoder_training": (trains_text_encoder(c), "text_encoder_lr"),
         **dict.fromkeys(
             ("block_dims", "block_alphas", "conv_block_dims", "down_lr_weight", "mid_lr_weight", "up_lr_weight"),
-            (trains_unet(c), "unet_lr"),
+            (trains_denoiser(c), "unet_lr"),
         ),
         "lokr_factor": (c.network_module == "lokr", 'network_module = "lokr"'),
         "lr_scheduler_num_cycles": (

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 
 from library.messages import say
-from library.options.training import Config, trains_text_encoder, trains_unet
+from library.options.derived import trains_denoiser, trains_text_encoder
+from library.options.training import Config
 
 Rule = tuple[tuple[str, ...], str]
 
@@ -59,7 +60,7 @@ def trained_parts(c: Config) -> Iterator[Rule]:
                 "与 network_train_text_encoder_only 互相排斥。请把其中一个设为 False",
             ),
         )
-    elif not trains_unet(c) and not trains_text_encoder(c):
+    elif not trains_denoiser(c) and not trains_text_encoder(c):
         rate = "text_encoder_lr" if c.network_train_text_encoder_only else "unet_lr"
         yield (
             (rate, "unet_lr", "text_encoder_lr"),

@@ -3,22 +3,24 @@
 `checked` refuses with ValueError, whose text stands behind place, name and value.
 """
 
-import dataclasses
 import difflib
 import math
 import os
 import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from library.messages import say, set_language
-from library.options.training import KINDS, SECRETS, TRAINING, Declared
+from library.options.declaration import Declared, Option, Scalar, Value, Values, Where
+from library.options.training import OPTIONS, SECRETS, TRAINING
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")  # org/name
 
 
-def place(name: str, where: dict[str, str]) -> str:
+def place(name: str, where: Where) -> str:
     """How a line begins that speaks of an option: `--name`, or `file:line: name`."""
     at = where.get(name, "")
     if at.startswith("--"):
@@ -26,37 +28,37 @@ def place(name: str, where: dict[str, str]) -> str:
     return f"{at}: {name}" if at else name
 
 
-def told(name: str, value: Any, where: dict[str, str]) -> str:
+def assignment(name: str, value: object, where: Where) -> str:
     """The same with its value: `--name value`, or `file:line: name = value`."""
     if not where.get(name, "").startswith("--"):
-        return f"{place(name, where)} = {'...' if name in SECRETS else shown(value)}"
+        return f"{place(name, where)} = {'...' if name in SECRETS else quoted(value)}"
     if name in SECRETS:
         return f"--{name} ..."
     values = value if isinstance(value, list) else [value]
-    return " ".join([f"--{name}", *(shown(value) for value in values)])
+    return " ".join([f"--{name}", *(quoted(value) for value in values)])
 
 
-def shown(value: Any) -> str:
+def quoted(value: object) -> str:
     """A value as the user would write it."""
     return f'"{value}"' if isinstance(value, str) and value.isprintable() else repr(value)
 
 
-def nearest(name: str, names: Any) -> str | None:
+def nearest(name: str, names: Iterable[Scalar]) -> str | None:
     """The one of `names` that was most likely meant."""
     by_lower = {str(other).lower(): str(other) for other in names}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 
 
-def choose_language(values: dict[str, Any]) -> None:
+def choose_language(values: Values) -> None:
     """Speak the language that was asked for, before anything is said."""
     language = str(values.get("language", "auto")).lower()
     set_language("zh" if language.startswith(("zh", "cn")) else "en" if language.startswith("en") else "auto")
 
 
-def from_text(name: str, text: str) -> Any:
+def from_text(name: str, text: str) -> Value:
     """The value that a text from the command line or a preset stands for; the text itself if it stands for none."""
-    kinds, lower = KINDS[name], text.strip().lower()
+    kinds, lower = OPTIONS[name].kinds, text.strip().lower()
     if NoneType in kinds and lower in ("", "none"):
         return None
     if bool in kinds and lower in ("true", "false"):
@@ -76,7 +78,7 @@ def as_number(text: str) -> int | float | str:
     return text
 
 
-def unknown(name: str, where: dict[str, str], declared: Declared) -> str:
+def unknown(name: str, where: Where, declared: Declared) -> str:
     is_flag = where.get(name, "").startswith("--")
     meant = nearest(name, declared.options)
     meant = f"--{meant}" if meant and is_flag else meant
@@ -96,11 +98,11 @@ def _refuse(english: str, chinese: str) -> NoReturn:
     raise ValueError(say(english, chinese))
 
 
-def checked(name: str, value: Any, where: dict[str, str], declared: Declared) -> Any:
+def checked(name: str, value: object, where: Where, declared: Declared) -> Value:
     """The value in its one spelling."""
-    option, kinds = declared.options[name], declared.kinds[name]
-    limits = option.metadata
-    if not limits["flag"] and (
+    option = declared.options[name]
+    kinds = option.kinds
+    if not option.is_flag and (
         where.get(name, "").startswith("--") or re.search(r"\.(toml|json):", where.get(name, ""))
     ):
         _refuse("is only for lora_train_command_line.py", "只能用在 lora_train_command_line.py 里")
@@ -110,58 +112,55 @@ def checked(name: str, value: Any, where: dict[str, str], declared: Declared) ->
         _refuse("holds bytes that are no UTF-8; write or name it anew", "含有不是 UTF-8 的字节，请重新填写或改名")
     if NoneType in kinds and isinstance(value, str) and value.strip().lower() in ("", "none"):
         value = None  # None in quotes
-    if value is None and NoneType not in kinds:
-        usual = shown(option.default)
-        _refuse(f"is not possible here; as delivered: {usual}", f"不能用于此参数；默认值是 {usual}")
     if value is None:
-        return None
-    if name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
-        return _block_weights(value, is_list=name == "mid_lr_weight")
+        return None if NoneType in kinds else _refuse_none(option)
+    if name in OWN_FORM and str in kinds:
+        return OWN_FORM[name](value)
     if list in kinds and (isinstance(value, (list, tuple)) or not kinds & {int, float}):
-        items = _list(value, option, declared.items[name], splits=declared is TRAINING)
+        items = _list(value, option, splits=declared is TRAINING)
         is_one = bool(kinds & {int, float}) and len(set(items)) == 1  # the same for all
         return items[0] if is_one else items or None
-    if name in ("resolution", "skip_image_resolution") and str in kinds:
-        return _resolution(value, takes_auto=name == "resolution")
-    if name == "face_crop_aug_range":
-        return _face_range(value)
     if isinstance(value, (list, tuple)):
         _one_value(value)
-    if name in ("lr_warmup_steps", "lr_decay_steps", "stop_text_encoder_training"):
-        return _warmup(value)
-    if limits["choices"]:
-        return _choice(value, limits["choices"])
+    if option.choices:
+        return _choice(value, option.choices)
     if bool in kinds:
         return _switch(value)
     if name == "learning_rate" and value == 0 and not isinstance(value, bool):
         _refuse("is not above 0", "必须大于 0")  # elsewhere 0 means "not given"; here it could mean "freeze"
     if kinds & {int, float}:
         is_auto = option.default == "auto" and str(value).strip().lower() == "auto"
-        return "auto" if is_auto else _number(value, kinds, limits)
+        return "auto" if is_auto else _number(value, option)
     if not isinstance(value, str):
         _refuse(f'is not text; put it in quotes: "{value}"', f'不是文字；请加引号："{value}"')
-    if limits["path"]:
-        return _path(value, limits["path"])
+    if option.path:
+        return _path(value, option.path)
     if value == "" and option.default and name != "output_name":
-        _refuse(f"is empty; as delivered: {shown(option.default)}", f"是空的；默认值是 {shown(option.default)}")
+        _refuse(f"is empty; as delivered: {quoted(option.default)}", f"是空的；默认值是 {quoted(option.default)}")
     return _file_name(value) if name in ("output_name", "concept") else value
 
 
-def _number(value: Any, kinds: set[type], limits: Any) -> int | float | None:
+def _refuse_none(option: Option) -> NoReturn:
+    usual = quoted(option.default)
+    _refuse(f"is not possible here; as delivered: {usual}", f"不能用于此参数；默认值是 {usual}")
+
+
+def _number(value: object, option: Option, *, in_list: bool = False) -> int | float | None:
+    kinds = {option.item} if in_list else option.kinds
     number = _finite(value, whole=float not in kinds)
-    low, high, above = limits["minimum"], limits["maximum"], limits["above"]
+    low, high, above = option.minimum, option.maximum, option.above
     if (low is None or number >= low) and (high is None or number <= high) and (above is None or number > above):
         return number
     if number == 0 and NoneType in kinds:
         return None  # save every 0 epochs, 0 steps instead of epochs: not at all
     if above is not None:
         _refuse(f"is not above {above:g}", f"必须大于 {above:g}")
-    if high is None:
+    if low is not None and high is None:
         _refuse(f"is below {low:g}, the least possible", f"小于允许的最小值 {low:g}")
     _refuse(f"is not between {low} and {high}", f"不在 {low} 到 {high} 之间")
 
 
-def _finite(value: Any, whole: bool) -> int | float:
+def _finite(value: object, whole: bool) -> int | float:
     if isinstance(value, str) and not isinstance(as_number(value), str):
         _refuse(f"is text; remove the quotes: {value}", f"是文字；请去掉引号：{value}")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -173,7 +172,7 @@ def _finite(value: Any, whole: bool) -> int | float:
     return int(value)
 
 
-def _switch(value: Any) -> bool:
+def _switch(value: object) -> bool:
     if isinstance(value, (bool, int, float)) and value in (True, False):  # 1 and 0 as well
         return bool(value)
     if str(value).lower() in ("true", "false"):
@@ -182,13 +181,13 @@ def _switch(value: Any) -> bool:
     _refuse("is neither True nor False", "不是 True 或 False")
 
 
-def _choice(value: Any, choices: tuple) -> Any:
+def _choice(value: object, choices: tuple[Scalar, ...]) -> Scalar:
     for choice in choices:
         if str(value).lower() == str(choice).lower():
             return choice
     meant = nearest(str(value), choices)
-    hint = say(f" Did you mean {shown(meant)}?", f"是不是 {shown(meant)}？") if meant else ""
-    listed = ", ".join(shown(choice) for choice in choices)
+    hint = say(f" Did you mean {quoted(meant)}?", f"是不是 {quoted(meant)}？") if meant else ""
+    listed = ", ".join(quoted(choice) for choice in choices)
     _refuse(f"is none of {listed}.{hint}", f"不在可选值之内：{listed}。{hint}")
 
 
@@ -201,19 +200,19 @@ def _one_value(value: list | tuple) -> NoReturn:
     )
 
 
-def _list(value: Any, option: dataclasses.Field, item: type, *, splits: bool) -> list:
+def _list(value: object, option: Option, *, splits: bool) -> list:
     """A list of texts or of numbers; one text alone is a list of it, or of its words where flags are written so."""
     items = value if isinstance(value, (list, tuple)) else [value]
-    if isinstance(value, str) and splits and not option.metadata["path"]:
+    if isinstance(value, str) and splits and not option.path:
         items = value.split()
-    if item in (int, float):
+    if option.item in (int, float):
         items = [part for one in items for part in (one.strip(",").split(",") if isinstance(one, str) else [one])]
         numbers = (as_number(one) if isinstance(one, str) else one for one in items)
-        return [_number(one, {item}, option.metadata) for one in numbers]
+        return [_number(one, option, in_list=True) for one in numbers]
     if not all(isinstance(one, str) for one in items):
         _refuse('is not a list of texts such as ["a", "b"]', '不是文字列表，应如 ["a", "b"]')
-    if option.metadata["path"]:
-        return [_path(one, option.metadata["path"]) for one in items]
+    if option.path:
+        return [_path(one, option.path) for one in items]
     if option.name in ("network_reg_dims", "network_reg_lrs"):
         return [pair for one in items for pair in _pairs(one, whole=option.name == "network_reg_dims")]
     if option.name.endswith("_patterns"):
@@ -247,21 +246,21 @@ def _pattern(text: str) -> str:
     return text
 
 
-def _block_weights(value: Any, is_list: bool) -> str:
+def _block_weights(value: object, *, takes_preset: bool) -> str:
     """Factors for the blocks of one side, "0.5,1,1", or a preset such as "cosine" or "linear+0.25"."""
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
     number = r"(\d+\.?\d*|\.\d+)([eE]-?\d+)?"
     if re.fullmatch(rf"\s*({number})?\s*(,\s*({number})?\s*)*", text):
         return re.sub(r"\s", "", text)
     presets = ("cosine", "sine", "linear", "reverse_linear", "zeros")
-    if re.fullmatch(rf"({'|'.join(presets)})(\+{number})?", text) and not is_list:
+    if re.fullmatch(rf"({'|'.join(presets)})(\+{number})?", text) and takes_preset:
         return text
-    or_en = "" if is_list else f", nor one of {', '.join(presets)}, which may be followed by +0.25"
-    or_zh = "" if is_list else f"，也不是 {'、'.join(presets)}（后面可加 +0.25）"
+    or_en = "" if not takes_preset else f", nor one of {', '.join(presets)}, which may be followed by +0.25"
+    or_zh = "" if not takes_preset else f"，也不是 {'、'.join(presets)}（后面可加 +0.25）"
     _refuse(f"is no list of numbers such as 0.5,1,1{or_en}", f"不是 0.5,1,1 这样的数字列表{or_zh}")
 
 
-def _face_range(value: Any) -> str:
+def _face_range(value: object) -> str:
     """ "fewest,most"."""
     numbers = re.split("[,，]", value) if isinstance(value, str) else value
     try:
@@ -273,7 +272,7 @@ def _face_range(value: Any) -> str:
     return f"{fewest:g},{most:g}"
 
 
-def _resolution(value: Any, *, takes_auto: bool) -> int | str:
+def _resolution(value: object, *, takes_auto: bool) -> int | str:
     """ "auto", the side of a square, or "width,height"."""
     if takes_auto and isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
@@ -289,8 +288,10 @@ def _resolution(value: Any, *, takes_auto: bool) -> int | str:
     return sides[0] if len(set(sides)) == 1 else f"{sides[0]},{sides[1]}"
 
 
-def _warmup(value: Any) -> int | float:
+def _steps_or_share(value: object) -> int | float:
     """Steps (int), or a share of all steps (float below 1)."""
+    if isinstance(value, (list, tuple)):
+        _one_value(value)
     text = str(value).strip()
     try:
         number = float(text[:-1]) / 100 if text.endswith("%") else _finite(as_number(text), whole=False)
@@ -301,6 +302,15 @@ def _warmup(value: Any) -> int | float:
     return number if 0 < number < 1 else int(number)
 
 
+OWN_FORM: dict[str, Callable[[object], Value]] = {  # options that are written in a way of their own
+    "resolution": partial(_resolution, takes_auto=True),
+    "skip_image_resolution": partial(_resolution, takes_auto=False),
+    "face_crop_aug_range": _face_range,
+    **dict.fromkeys(("down_lr_weight", "up_lr_weight"), partial(_block_weights, takes_preset=True)),
+    "mid_lr_weight": partial(_block_weights, takes_preset=False),
+    **dict.fromkeys(("lr_warmup_steps", "lr_decay_steps", "stop_text_encoder_training"), _steps_or_share),
+}
+
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -309,7 +319,7 @@ def _file_name(value: str) -> str:
     stem, ending = os.path.splitext(value)
     if ending.lower() in (".safetensors", ".ckpt", ".pt"):
         _refuse(f'has an ending; leave it out: "{stem}"', f'带有扩展名；请去掉："{stem}"')
-    bad = " ".join(sorted({shown(letter) for letter in value if letter in '/\\:*?"<>|' or ord(letter) < 32}))
+    bad = " ".join(sorted({quoted(letter) for letter in value if letter in '/\\:*?"<>|' or ord(letter) < 32}))
     if bad:
         _refuse(
             f"holds {bad}, which a file name cannot; a folder goes into output_dir",
@@ -353,7 +363,7 @@ def _path(value: str, kind: str) -> str:
     if is_folder and kind in ("file", "picture", "prompts", "new file"):
         _refuse("is a folder; a file is needed", "是文件夹；需要的是文件")
     if not (kind in ("output", "new file") or is_file or is_folder):
-        _missing(path, is_hub_name=kind == "model" and HUB_NAME.fullmatch(value))
+        _missing(path, is_hub_name=kind == "model" and bool(HUB_NAME.fullmatch(value)))
     if kind == "picture":
         _thumbnail(path)
     return path
@@ -367,7 +377,7 @@ def _thumbnail(path: str) -> None:
         _refuse("is larger than 16 MiB; make it smaller, 512 pixels are enough", "超过 16 MiB；请缩小，512 像素足够")
 
 
-def _missing(path: str, is_hub_name: Any) -> NoReturn:
+def _missing(path: str, is_hub_name: bool) -> NoReturn:
     """Say of a path that is not there where it stops being right, and what is there instead."""
     tidy = path.strip().strip("\"'")
     if tidy != path and os.path.exists(tidy):
