@@ -329,18 +329,15 @@ def name_cause(prepared: Prepared, training: Training, group: list[Batch], gener
         conditioning = inputs.conditioning
 
         def run(hunt: Any, inputs: Inputs = inputs) -> None:
-            training.unet_forward.watch = hunt.unit
-            backward(training, prepared, inputs, 1.0)
+            with training.blocks.observed(hunt.block):
+                backward(training, prepared, inputs, 1.0)
 
         named = {
             say("the latents", "图片编码"): batch.latents,
             say("the captions' states", "标签编码"): conditioning and conditioning.states,
             say("the noisy latents", "加噪后的图片编码"): inputs.noisy,
         }
-        try:
-            cause = nan.first_bad(named, run)
-        finally:
-            training.unet_forward.watch = None
+        cause = nan.first_bad(named, run)
         pictures = ", ".join(str(sample.image_path) for sample in batch.samples)
         times = ", ".join(f"{float(t):g}" for t in inputs.t)
         causes.append(
@@ -431,7 +428,7 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
         with torch.set_grad_enabled(trains_text):
             conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
         conditioning = conditioning.map(prepared.machine.place)
-    step = training.step if training.unet_forward.watch is None else unet_step(prepared.config, training.family)
+    step = unet_step(prepared.config, training.family) if training.blocks.is_observed else training.step
     scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
     given = (conditioning.states, conditioning.pooled)
     shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask, inputs.huber_c)

@@ -58,7 +58,7 @@ TECHNIQUES = {  # name -> what differs
     "- recipes": dict(keeps_all=True),
     "- flat memory": dict(is_flat=False),
     "- fused attention": dict(attention="chunked"),
-    "+ all blocks twice": dict(checkpointed=True),
+    "+ all blocks twice": dict(recomputed=True),
     "+ int8 base": dict(int8=True),
 }
 PROGRAMS = (FLOOR, PEFT, OURS, *TECHNIQUES)
@@ -148,6 +148,7 @@ def build(program: str, case: tuple, device: str, dtype):
     from library.contracts import Conditioning
     from library.families.unet import forward as unet_forward
     from library.hardware import attention, memory
+    from library.hardware.blocks import Blocks
     from library.optim import optimizers
 
     name, side, batch, rank = case
@@ -170,7 +171,7 @@ def build(program: str, case: tuple, device: str, dtype):
     conditioning = Conditioning(random(batch, 77, unet.config.cross_attention_dim), random(batch, 1280), sizes)
 
     parameters, optimizer, context = [], None, nullcontext()
-    forward = attached = None
+    attached, blocks = None, Blocks()
     if program == FLOOR:
         noisy.requires_grad_(True)
     elif program == PEFT:
@@ -198,18 +199,16 @@ def build(program: str, case: tuple, device: str, dtype):
             operations = (
                 keeping_all() if changes.get("keeps_all") else linear_ops.FAST if is_fused else linear_ops.PLAIN
             )
-            twice = unet_forward.units(unet) if changes.get("checkpointed") else ()
-            forward = unet_forward.UNetForward(unet, operations, recompute, attend, checkpointed=twice)
-            unet.forward = forward
+            if changes.get("recomputed"):
+                blocks.recomputed = frozenset(unet_forward.block_names(unet))
+            unet.forward = unet_forward.UNetForward(unet, operations, recompute, attend, blocks.run)
         parameters = attached.parts(is_flat=changes.get("is_flat", True))["unet"]
         if device != "meta":
             groups = [{"name": "unet", "params": parameters, "lr": 1e-4}]
             optimizer = optimizers.build("AdamW", groups, learning_rate=1e-4).optimizer
 
     def loss(counted=None) -> torch.Tensor:
-        if forward:
-            forward.watch = counted and counted.unit
-        with context:
+        with context, blocks.observed(counted.block) if counted else nullcontext():
             prediction = model.predict(noisy, t, conditioning)
         return torch.nn.functional.mse_loss(prediction.float(), noise.float())
 

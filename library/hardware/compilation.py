@@ -1,10 +1,10 @@
-"""torch.compile for the U-Net's units, one resnet or transformer block at a time: an option, tried before it is used.
+"""torch.compile for the U-Net's blocks, one resnet or transformer block at a time: an option, tried before it is used.
 
-Units of one kind and shape share one compiled graph, so SDXL needs about a dozen for each shape of batch; each takes
-some ten seconds to make. What is compiled is the plain way of computing a unit, which autograd differentiates: the fast
-functions add gradients in place behind autograd's back, where a compiler cannot follow.
+Blocks of one kind and shape share one compiled graph, so SDXL needs about a dozen for each shape of batch; each takes
+some ten seconds to make. What is compiled is the plain way of computing a block, which autograd differentiates: the
+fast functions add gradients in place behind autograd's back, where a compiler cannot follow.
 
-A compiler may be missing, may fail, and on some GPUs its kernels have silently written nothing. So each unit is run
+A compiler may be missing, may fail, and on some GPUs its kernels have silently written nothing. So each block is run
 both ways when its shape first comes, forward and backward, on what it is given; where that fails or the results differ,
 it is computed as without the option, and one line says so.
 """
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from library.messages import say
 
 Function = Callable[..., Tensor]  # (module, *tensors) -> tensor
-MOST_GRAPHS = 128  # of one function, kinds of units times shapes of batches; the compiler is asked for no more
+MOST_GRAPHS = 128  # of one function, kinds of blocks times shapes of batches; the compiler is asked for no more
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}  # of the length
 
 
 class Compiler:
-    """Compiles functions of units.
+    """Compiles block functions.
 
     Args:
-        tell: called with one line if a compiled unit cannot be used; no other is then compiled.
+        tell: called with one line if a compiled block cannot be used; no other is then compiled.
         backend: of torch.compile (`dynamo_backend`).
     """
 
@@ -38,7 +38,7 @@ class Compiler:
 
         Args:
             plain: (module, *tensors) -> tensor, for autograd and without random numbers: what is compiled.
-            fast: gives the same; used where the compiled one is not: previews, and units that were found wanting.
+            fast: gives the same; used where the compiled one is not: previews, and blocks that were found wanting.
         """
         try:
             how = dict(dynamic=False, fullgraph=True, recompile_limit=MOST_GRAPHS)
@@ -46,7 +46,7 @@ class Compiler:
         except Exception as error:  # not on this system, or not with this Python
             self._give_up(_cause(error))
             return fast
-        # A verdict is never changed: a checkpointed unit must be computed the same way the second time.
+        # A verdict is never changed: a recomputed block must be computed the same way the second time.
         verdicts: dict[tuple, bool] = {}
 
         def run(module: nn.Module, *tensors: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def _results(function: Function, module: nn.Module, tensors: tuple[Tensor, ...])
 
 
 def _adapted(module: nn.Module) -> list[Tensor]:
-    """What is trained in a unit: adapters lie beside its layers, not among its parameters."""
+    """What is trained in a block: adapters lie beside its layers, not among its parameters."""
     adapters = (layer.__dict__.get("adapter") for layer in module.modules())
     return [parameter for adapter in adapters if adapter is not None for parameter in adapter.parameters()]
 

@@ -31,7 +31,7 @@ IN_PLACE = {"addmm_": "addmm", "baddbmm_": "baddbmm"}  # whose arithmetic torch'
 
 
 @dataclass
-class Unit:
+class Block:
     """A block that can be computed again."""
 
     kept: int = 0  # bytes that it keeps for the backward pass, besides its input and output
@@ -47,7 +47,7 @@ class Cost:
     kept: int = 0  # bytes alive between forward and backward
     peak: int = 0  # bytes alive at most
     largest: int = 0  # bytes of the largest single tensor
-    units: dict[str, Unit] = field(default_factory=dict)
+    blocks: dict[str, Block] = field(default_factory=dict)
 
 
 class Like(NamedTuple):
@@ -172,13 +172,13 @@ class Trace(TorchDispatchMode):
     def _free(self, size: int) -> None:
         self.live -= size
 
-    def unit(self, name: str, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """Run a block and note what it keeps."""
+    def block(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a block and note what it keeps: a `blocks.Observer`."""
         live, flops = self.live, self.cost.flops
         result = function(*arguments)
-        self.cost.units[name] = Unit(
-            max(0, self.live - live - result.untyped_storage().nbytes()), self.cost.flops - flops
-        )
+        given = {tensor.untyped_storage() for tensor in _tensors(result)}
+        kept = self.live - live - sum(storage.nbytes() for storage in given)
+        self.cost.blocks[name] = Block(max(0, kept), self.cost.flops - flops)
         return result
 
 
@@ -186,7 +186,7 @@ def trace(forward: Callable[[Trace], Tensor]) -> Cost:
     """Cost of a step.
 
     Args:
-        forward: everything up to the loss, a scalar; may pass its blocks through the trace's `unit`.
+        forward: everything up to the loss, a scalar; may have its blocks observed by the trace's `block`.
     """
     with Trace() as counted:
         loss = forward(counted)
@@ -201,7 +201,7 @@ class Plan:
 
     parts: dict[str, int]  # name for the person -> bytes
     cost: Cost
-    checkpointed: tuple[str, ...]
+    recomputed: tuple[str, ...]
     budget: int | None  # bytes there are; None: unknown
     unlimited: Cost  # without checkpointing
 
@@ -229,31 +229,29 @@ def plan(
     """Choose what to compute twice.
 
     Args:
-        measure: cost of a step with these units checkpointed.
+        measure: cost of a step with these blocks recomputed.
         parts: what is held besides a step's tensors, in bytes.
         budget: bytes there are.
-        checkpointing: "auto": as few units as will do; True: all; False: none.
+        checkpointing: "auto": as few blocks as will do; True: all; False: none.
     """
     whole = measure(())
-    by_gain = sorted(
-        whole.units, key=lambda name: whole.units[name].kept / max(1, whole.units[name].flops), reverse=True
-    )
-    by_gain = [name for name in by_gain if whole.units[name].kept > 0]
-    chosen, cost = (), whole
+    gain = {name: block.kept / max(1, block.flops) for name, block in whole.blocks.items() if block.kept > 0}
+    by_gain = sorted(gain, key=gain.__getitem__, reverse=True)
+    recomputed, cost = (), whole
     room = None if budget is None else budget - sum(parts.values())
     if checkpointing is True:
-        chosen = tuple(by_gain)
-        cost = measure(chosen)
+        recomputed = tuple(by_gain)
+        cost = measure(recomputed)
     elif checkpointing == "auto" and room is not None and whole.peak > room:
         count = 0
         while cost.peak > room and count < len(by_gain):
             saved = cost.peak - room
             while saved > 0 and count < len(by_gain):  # by the estimate; the trace then says what it came to
-                saved -= whole.units[by_gain[count]].kept
+                saved -= whole.blocks[by_gain[count]].kept
                 count += 1
-            chosen = tuple(by_gain[:count])
-            cost = measure(chosen)
-    return Plan(parts, cost, chosen, budget, whole)
+            recomputed = tuple(by_gain[:count])
+            cost = measure(recomputed)
+    return Plan(parts, cost, recomputed, budget, whole)
 
 
 def available(device: torch.device) -> int | None:
@@ -329,19 +327,21 @@ def table(plan: Plan, device: torch.device, title: str) -> str:
     lines += [f"  {_padded(name, 34)}{size / MIB:8,.0f} MiB" for name, size in rows]
     if plan.budget is not None:
         lines.append(f"  {_padded(say(f'free on {device}', f'{device} 可用'), 34)}{plan.budget / MIB:8,.0f} MiB")
-    units = len(plan.unlimited.units)
-    if plan.checkpointed:
+    block_count = len(plan.unlimited.blocks)
+    if plan.recomputed:
         freed = (plan.unlimited.peak - plan.cost.peak) / MIB
         lines.append(
             say(
-                f"  {len(plan.checkpointed)} of {units} blocks are computed twice: {freed:,.0f} MiB less, "
+                f"  {len(plan.recomputed)} of {block_count} blocks are computed twice: {freed:,.0f} MiB less, "
                 f"{plan.extra:.0%} more arithmetic",
-                f"  {units} 个模块中有 {len(plan.checkpointed)} 个算两遍：省 {freed:,.0f} MiB，"
+                f"  {block_count} 个模块中有 {len(plan.recomputed)} 个算两遍：省 {freed:,.0f} MiB，"
                 f"计算量多 {plan.extra:.0%}",
             )
         )
     else:
-        lines.append(say(f"  none of the {units} blocks is computed twice", f"  {units} 个模块都不需要算两遍"))
+        lines.append(
+            say(f"  none of the {block_count} blocks is computed twice", f"  {block_count} 个模块都不需要算两遍")
+        )
     return "\n".join(lines)
 
 

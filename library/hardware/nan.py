@@ -14,7 +14,7 @@ def first_bad(inputs: dict[str, Tensor | None], run: Callable[["Hunt"], Any]) ->
 
     Args:
         inputs: what goes in, by a name for the person; looked at before anything runs.
-        run: the forward and backward pass; may pass its blocks through the hunt's `unit`.
+        run: the forward and backward pass; may have its blocks observed by the hunt's `block`.
 
     Returns:
         A clause such as "the latents" or "down_blocks.1.resnets.0 (convolution, forward)".
@@ -33,20 +33,20 @@ class Hunt(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.found: str | None = None
-        self._unit = ""
+        self._block = ""
 
-    def unit(self, name: str, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """Run a block, and remember its name."""
-        self._unit = name
+    def block(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a block, and remember its name: a `blocks.Observer`."""
+        self._block = name
         result = function(*arguments)
-        self._unit = ""
+        self._block = ""
         return result
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         makes_room = func.overloadpacket.__name__.startswith(("empty", "new_empty"))
         if self.found is None and not makes_room and not all(map(_is_finite, _tensors(result))):
-            place = self._unit or say("between the blocks, or in the backward pass", "模块之间或反向传播中")
+            place = self._block or say("between the blocks, or in the backward pass", "模块之间或反向传播中")
             self.found = f"{place} ({func.overloadpacket.__name__})"
         return result
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from library.contracts import Family
 from library.messages import UserError, say
-from library.options.derived import has_dropout, trains_denoiser, trains_text_encoder
+from library.options.derived import trains_denoiser, trains_text_encoder
 from library.options.training import Config
 
 
@@ -18,12 +18,13 @@ def attach(
     family: Family,
     attend: Any,
     seed: int,
-    checkpointed: Collection[str],
+    blocks: Any,
     start: dict[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     """Hook the adapters into a model, and its U-Net's forward pass into the fast functions.
 
     Args:
+        blocks: computes the U-Net's blocks, a `hardware.blocks.Blocks`.
         start: tensors of the file to begin with.
 
     Raises:
@@ -54,14 +55,7 @@ def attach(
         factor=config.lokr_factor,
         seed=seed,
     )
-    forward = UNetForward(
-        parts["unet"],
-        linear_ops.FAST,
-        recompute,
-        attend,
-        checkpointed=checkpointed,
-        is_random=has_dropout(config),
-    )
+    forward = UNetForward(parts["unet"], linear_ops.FAST, recompute, attend, blocks.run)
     parts["unet"].forward = forward
     return attached, forward
 

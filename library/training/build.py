@@ -29,6 +29,7 @@ class Training:
     schedule: Any
     scaler: Any  # torch.amp.GradScaler; does nothing unless the model is in fp16
     unet_forward: Any  # families.unet_forward.UNetForward
+    blocks: Any  # hardware.blocks.Blocks
     memory: Any  # memory.Plan
     step: Any  # `unet_step`'s, or cuda_graphs.Graphs in its place
     average: Any = None  # average.Average of the weights, where one is wanted
@@ -79,6 +80,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     from library.diffusion import noise, prompts
     from library.families.recognise import vae_factor
     from library.hardware import attention, memory
+    from library.hardware.blocks import Blocks
     from library.lora_files import merging
     from library.optim import optimizers, schedules
     from library.optim.averages import Average
@@ -127,7 +129,8 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
             if name.startswith("text_encoder"):  # recomputes in training mode only
                 parts[name].train().gradient_checkpointing_enable({"use_reentrant": False})
 
-    attached, unet_forward = attach(config, family, attend, prepared.seed, plan.checkpointed, prepared.start)
+    blocks = Blocks(plan.recomputed, is_random=has_dropout(config))
+    attached, unet_forward = attach(config, family, attend, prepared.seed, blocks, prepared.start)
     if prepared.start:
         attached.load_state_dict(prepared.start)
     optimizer_type = optimizer_of(config)
@@ -165,6 +168,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         schedule=schedule,
         scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.needs_loss_scale),
         unet_forward=unet_forward,
+        blocks=blocks,
         memory=plan,
         step=unet_step(config, family),
         text_stops=text_stops(config, prepared.plan.step_count),
@@ -172,7 +176,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     if config.ema_decay:
         training.average = Average([arena.master for arena in attached.arenas.values()], config.ema_decay)
     if config.torch_compile:
-        compile_units(prepared, training)
+        compile_blocks(prepared, training)
     if config.cuda_graphs:
         record_steps(prepared, training)
     if prepared.state:
@@ -203,7 +207,7 @@ def record_steps(prepared: Prepared, training: Training) -> None:
         prepared.note(say(f"no CUDA graphs: {reason}", f"不使用 CUDA graphs：{reason}"))
 
 
-def compile_units(prepared: Prepared, training: Training) -> None:
+def compile_blocks(prepared: Prepared, training: Training) -> None:
     """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
     from library.adapters import linear_ops, recompute
     from library.families.unet.forward import UNetForward
@@ -224,8 +228,8 @@ def compile_units(prepared: Prepared, training: Training) -> None:
     attend = dataclasses.replace(fast.attend, asked=fast.attend.kind)  # nothing left to try out while compiling
     plain = UNetForward(fast.unet, linear_ops.PLAIN, recompute, attend)
     compiler = Compiler(partial(print, flush=True), prepared.config.dynamo_backend)
-    fast.resnet = compiler(plain.resnet, fast.resnet)
-    fast.transformer_block = compiler(plain.transformer_block, fast.transformer_block)
+    training.blocks.compile(fast.resnet, compiler, plain.resnet)
+    training.blocks.compile(fast.transformer_block, compiler, plain.transformer_block)
 
 
 def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from library.messages import say
-from library.options.derived import trains_text_encoder
+from library.options.derived import has_dropout, trains_text_encoder
 from library.training.attach import attach, optimizer_of, pack_base
 from library.training.prepare import Prepared
 
@@ -26,6 +26,7 @@ def plan_memory(
     from library.contracts import Conditioning
     from library.families.recognise import vae_factor
     from library.hardware import memory
+    from library.hardware.blocks import Blocks
     from library.optim import optimizers
 
     config, device, dtype = prepared.config, prepared.machine.device, prepared.machine.dtype
@@ -34,7 +35,8 @@ def plan_memory(
     unet = modules["unet"]
     if config.int8_base:
         pack_base(family)
-    attached, forward = attach(config, family, attend, 0, (), prepared.start)
+    blocks = Blocks(is_random=has_dropout(config))
+    attached, _ = attach(config, family, attend, 0, blocks, prepared.start)
     shapes = {(batch_size or own.batch_size, *fit.bucket) for own in prepared.plan.sets for fit in own.fits.values()}
     batch_size, width, height = max(shapes, key=math.prod)
     scale = vae_factor(modules["vae"].config)
@@ -42,7 +44,6 @@ def plan_memory(
     pooled = getattr(unet.config, "projection_class_embeddings_input_dim", None)
 
     def step(traced: Any) -> Any:
-        forward.watch = traced.unit
         new = partial(torch.empty, device="meta")
         noisy = new(batch_size, 4, height // scale, width // scale)
         if trains_text_encoder(config):
@@ -53,11 +54,12 @@ def plan_memory(
                 new(batch_size, pooled - 6 * unet.config.addition_time_embed_dim, dtype=dtype) if pooled else None,
                 new(batch_size, 6),
             )
-        prediction = family.predict(noisy, new(batch_size, dtype=torch.long), conditioning)
+        with blocks.observed(traced.block):
+            prediction = family.predict(noisy, new(batch_size, dtype=torch.long), conditioning)
         return (prediction.float() - new(noisy.shape)).square().mean()
 
     def measure(names: Collection[str]) -> Any:
-        forward.checkpointed = frozenset(names)
+        blocks.recomputed = frozenset(names)
         return memory.trace(step)
 
     count = sum(parameter.numel() for parameter in attached.parameters())
@@ -90,7 +92,7 @@ def ways_to_fit(prepared: Prepared, attend: Any, plan: Any) -> list[str]:
         )
     ]
     changes: list[tuple[str, dict, dict]] = []
-    if plan.checkpointed == () and config.gradient_checkpointing is False:
+    if plan.recomputed == () and config.gradient_checkpointing is False:
         changes.append(('gradient_checkpointing = "auto"', {}, dict(checkpointing="auto")))
     if prepared.plan.batch_size > 1:
         changes.append(("train_batch_size = 1", {}, dict(batch_size=1)))

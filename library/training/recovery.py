@@ -49,14 +49,14 @@ def use_less_memory(prepared: Prepared, training: Training) -> str | None:
         if is_idle and next(module.parameters()).device.type != "cpu":
             module.to("cpu")
             return say(f"{name} works on the CPU, somewhat slower", f"{name} 移到 CPU 上运行，略慢")
-    units = plan.unlimited.units
-    left = [name for name in units if name not in forward.checkpointed]
+    costs, blocks = plan.unlimited.blocks, training.blocks
+    left = [name for name in costs if name not in blocks.recomputed]
     if left:
-        left.sort(key=lambda name: units[name].kept / max(1, units[name].flops), reverse=True)
+        left.sort(key=lambda name: costs[name].kept / max(1, costs[name].flops), reverse=True)
         more = left[: max(1, (len(left) + 1) // 2)]
-        forward.checkpointed |= frozenset(more)
-        extra = sum(units[name].flops for name in more) / plan.unlimited.flops
-        count, of = len(forward.checkpointed), len(units)
+        blocks.recomputed |= frozenset(more)
+        extra = sum(costs[name].flops for name in more) / plan.unlimited.flops
+        count, of = len(blocks.recomputed), len(costs)
         return say(
             f"{count} of {of} blocks are computed twice now, {extra:.0%} more arithmetic",
             f"现在 {of} 个模块中有 {count} 个算两遍，计算量增加 {extra:.0%}",

@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import library.miniature
 from library import adapters, families
 from library.adapters import linear_ops, recompute
-from library.families.unet.forward import UNetForward, is_supported, units
+from library.families.unet.forward import UNetForward, block_names, is_supported
 from library.families.unet.targets import unet_targets
 from library.hardware import attention, memory
+from library.hardware.blocks import Blocks
 from library.reporting.run_log import Report
 from tests.conftest import events
 
@@ -45,7 +46,7 @@ class Case:
         self.theirs = self.unet.forward
 
     def forward(self, operations=linear_ops.FAST, attend=ATTENTION, **settings):
-        return UNetForward(self.unet, operations, recompute, attend, **settings)
+        return UNetForward(self.unet, operations, recompute, attend, Blocks(**settings).run)
 
     def everything(self, forward):
         """Output, gradients of latents, captions (and pooled captions), and of every adapter."""
@@ -95,8 +96,8 @@ def test_sides_that_are_odd_at_a_lower_level(name, size):
 def test_blocks_computed_twice_change_nothing(name):
     case = Case(name)
     expected = case.everything(case.forward())
-    for chosen in (units(case.unet), units(case.unet)[1::2]):
-        for found, before in zip(case.everything(case.forward(checkpointed=chosen)), expected, strict=True):
+    for chosen in (block_names(case.unet), block_names(case.unet)[1::2]):
+        for found, before in zip(case.everything(case.forward(recomputed=chosen)), expected, strict=True):
             assert torch.equal(found, before)
 
 
@@ -104,7 +105,7 @@ def test_blocks_computed_twice_change_nothing(name):
 def test_blocks_computed_twice_drop_the_same_values(settings):
     case = Case("sdxl", **settings)
     expected = case.everything(case.forward())
-    found = case.everything(case.forward(checkpointed=units(case.unet), is_random=True))
+    found = case.everything(case.forward(recomputed=block_names(case.unet), is_random=True))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     case.adapters.eval()
     assert not torch.equal(case.everything(case.forward())[0], expected[0])
@@ -127,15 +128,15 @@ def test_without_adapters_it_is_the_frozen_model():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_units_are_all_resnets_and_transformer_blocks_in_the_order_of_the_forward_pass(name):
+def test_blocks_are_all_resnets_and_transformer_blocks_in_the_order_of_the_forward_pass(name):
     case = Case(name)
     kinds = ("ResnetBlock2D", "BasicTransformerBlock")
     everywhere = {key for key, module in case.unet.named_modules() if type(module).__name__ in kinds}
     passed = []
     forward = case.forward()
-    forward.watch = lambda name, function, *arguments: passed.append(name) or function(*arguments)
+    forward.run_block = lambda name, function, *arguments: passed.append(name) or function(*arguments)
     case.everything(forward)
-    assert units(case.unet) == passed
+    assert block_names(case.unet) == passed
     assert set(passed) == everywhere
 
 
@@ -170,14 +171,15 @@ def test_unusual_models_are_left_to_diffusers(key):
 # ---- What a step takes at true size, counted without computing ----
 
 
-def true_size(name, pixels, rank, *, checkpointed=()):
+def true_size(name, pixels, rank, *, recomputed=()):
     """A step of batch 1 in fp16 on the meta device, and the bytes that autograd was told to keep."""
     family = families.architecture(name)
     unet = family.unet.half().requires_grad_(False)
     targets = [target for target in family.targets() if target.part == "unet" and not target.needs_conv_dim]
     adapters.attach(targets, rank=rank)
     fused = attention.Attention("sdpa", torch.device("cpu"), torch.float16, 0)
-    forward = UNetForward(unet, linear_ops.FAST, recompute, fused, checkpointed=checkpointed)
+    blocks = Blocks(recomputed)
+    forward = UNetForward(unet, linear_ops.FAST, recompute, fused, blocks.run)
     empty = dict(device="meta", dtype=torch.float16)
     noisy, states = (
         torch.empty(1, 4, pixels // 8, pixels // 8, **empty),
@@ -191,8 +193,8 @@ def true_size(name, pixels, rank, *, checkpointed=()):
     saved = {}
 
     def loss(counted):
-        forward.watch = counted.unit
-        prediction = forward(noisy, torch.zeros(1, device="meta"), encoder_hidden_states=states, **extra).sample
+        with blocks.observed(counted.block):
+            prediction = forward(noisy, torch.zeros(1, device="meta"), encoder_hidden_states=states, **extra).sample
         return functional.mse_loss(prediction.float(), torch.empty_like(noisy, dtype=torch.float32))
 
     def keep(tensor):

@@ -1,4 +1,4 @@
-"""Compiled units against the fast functions, and compilers that are missing, fail, or compute something else."""
+"""Compiled blocks against the fast functions, and compilers that are missing, fail, or compute something else."""
 
 import shutil
 
@@ -13,7 +13,8 @@ from torch.nn import functional
 from library import families
 from library.adapters import attach, linear_ops, recompute
 from library.contracts import Conditioning
-from library.families.unet.forward import UNetForward, units
+from library.families.unet.forward import UNetForward, block_names
+from library.hardware.blocks import Blocks
 from library.hardware.compilation import Compiler
 
 
@@ -39,17 +40,18 @@ class Small:
         self.arena.master.data.copy_(0.1 * torch.randn(self.arena.master.shape, generator=generator))
         self.arena.refresh()
 
-    def functions(self, operations, checkpointed=()):
+    def functions(self, operations, blocks=None):
         attend = functional.scaled_dot_product_attention
-        return UNetForward(self.unet, operations, recompute, attend, checkpointed=checkpointed)
+        return UNetForward(self.unet, operations, recompute, attend, (blocks or Blocks()).run)
 
-    def compiled(self, compiler, checkpointed=()):
+    def compiled(self, compiler, recomputed=()):
         """As `train_network.build` does it."""
         for layer in self.adapters.layers.values():
             layer.is_fused = False
-        plain, fast = self.functions(linear_ops.PLAIN), self.functions(linear_ops.FAST, checkpointed)
-        fast.resnet = compiler(plain.resnet, fast.resnet)
-        fast.transformer_block = compiler(plain.transformer_block, fast.transformer_block)
+        blocks = Blocks(recomputed)
+        plain, fast = self.functions(linear_ops.PLAIN), self.functions(linear_ops.FAST, blocks)
+        blocks.compile(fast.resnet, compiler, plain.resnet)
+        blocks.compile(fast.transformer_block, compiler, plain.transformer_block)
         return fast
 
     def forward(self, function):
@@ -68,8 +70,8 @@ class Small:
         return predicted.detach(), self.arena.gradient.clone(), states.grad, pooled.grad
 
 
-def test_a_compiled_unet_gives_the_same_and_units_of_one_kind_share_a_graph():
-    """No unit breaks into several graphs; trying the units adds nothing to the gradients."""
+def test_a_compiled_unet_gives_the_same_and_blocks_of_one_kind_share_a_graph():
+    """No block breaks into several graphs; trying the blocks adds nothing to the gradients."""
     small, said = Small(), []
     function = small.compiled(Compiler(said.append, "aot_eager"))
     kinds = 7  # shapes of resnets, those with a shortcut apart; and one of transformer blocks
@@ -83,10 +85,10 @@ def test_a_compiled_unet_gives_the_same_and_units_of_one_kind_share_a_graph():
     assert not counters["graph_break"]
 
 
-def test_checkpointed_units_are_compiled_too():
+def test_recomputed_blocks_are_compiled_too():
     """The first call, where each is tried, comes from within the checkpoint."""
     small, said = Small(), []
-    function = small.compiled(Compiler(said.append, "aot_eager"), checkpointed=units(small.unet))
+    function = small.compiled(Compiler(said.append, "aot_eager"), recomputed=block_names(small.unet))
     expected = small.forward(small.functions(linear_ops.FAST))
     for _ in range(2):
         torch.testing.assert_close(small.forward(function), expected, rtol=1e-4, atol=1e-6)
@@ -94,7 +96,7 @@ def test_checkpointed_units_are_compiled_too():
 
 
 class Toy:
-    """Units of one linear layer each."""
+    """Blocks of one linear layer each."""
 
     def __init__(self, backend):
         self.said, self.fast_runs = [], 0
@@ -102,7 +104,7 @@ class Toy:
         self.run = self.compiler(self.plain, self.fast)
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(5, 4, generator=generator)
-        self.unit = nn.Linear(4, 4)
+        self.block = nn.Linear(4, 4)
 
     @staticmethod
     def plain(module, x):
@@ -140,11 +142,11 @@ def right(graph, inputs):
 )
 def test_where_the_compiler_fails_or_errs_training_goes_on_without_it(backend, reason):
     toy = Toy(backend)
-    for unit in (toy.unit, nn.Linear(4, 4)):
+    for block in (toy.block, nn.Linear(4, 4)):
         x = toy.x.clone().requires_grad_()
-        y = toy.run(unit, x)
+        y = toy.run(block, x)
         y.sum().backward()
-        assert torch.equal(y, toy.plain(unit, x))
+        assert torch.equal(y, toy.plain(block, x))
         assert x.grad.any()
     assert toy.fast_runs == 2
     assert len(toy.said) == 1
@@ -154,30 +156,30 @@ def test_where_the_compiler_fails_or_errs_training_goes_on_without_it(backend, r
 
 def test_a_right_compiler_is_used_and_the_fast_function_is_not():
     toy = Toy("aot_eager")
-    toy.run(toy.unit, toy.x.requires_grad_()).sum().backward()
+    toy.run(toy.block, toy.x.requires_grad_()).sum().backward()
     assert toy.fast_runs == 0
     assert counters["stats"]["unique_graphs"] == 1
     assert not toy.said
 
 
-def test_units_found_right_stay_compiled_when_another_is_found_wrong():
+def test_blocks_found_right_stay_compiled_when_another_is_found_wrong():
     """A checkpoint computes them a second time, and it must be in the same way."""
     answers = [lambda graph, inputs: graph.forward, broken]
     toy = Toy(lambda graph, inputs: answers.pop(0)(graph, inputs))
     x = toy.x.requires_grad_()
-    toy.run(toy.unit, x)
-    toy.run(toy.unit, x[:2])
+    toy.run(toy.block, x)
+    toy.run(toy.block, x[:2])
     assert (toy.fast_runs, len(toy.said)) == (1, 1)
-    toy.run(toy.unit, x)
+    toy.run(toy.block, x)
     assert toy.fast_runs == 1
-    toy.run(toy.unit, x[:3])  # not tried any more
+    toy.run(toy.block, x[:3])  # not tried any more
     assert (toy.fast_runs, len(toy.said), len(answers)) == (2, 1, 0)
 
 
 def test_previews_are_not_compiled():
     toy = Toy(broken)
     with torch.no_grad():
-        toy.run(toy.unit, toy.x)
+        toy.run(toy.block, toy.x)
     assert toy.fast_runs == 1
     assert not toy.said
 
@@ -185,7 +187,7 @@ def test_previews_are_not_compiled():
 def test_random_numbers_do_not_depend_on_it():
     toy = Toy("aot_eager")
     before = torch.get_rng_state()
-    toy.run(toy.unit, toy.x.requires_grad_())
+    toy.run(toy.block, toy.x.requires_grad_())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -193,12 +195,15 @@ def test_random_numbers_do_not_depend_on_it():
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 def test_the_usual_backend_compiles_a_transformer_block():
     small, said = Small(), []
-    function = small.compiled(Compiler(said.append))
+    compile_function = Compiler(said.append)
+    plain, fast = (small.functions(operations).transformer_block for operations in (linear_ops.PLAIN, linear_ops.FAST))
+    for layer in small.adapters.layers.values():
+        layer.is_fused = False
     block = small.unet.mid_block.attentions[0].transformer_blocks[0]
     generator = torch.Generator().manual_seed(0)
     tokens, key, value = (torch.randn(2, count, 16, generator=generator).requires_grad_() for count in (16, 7, 7))
     found = []
-    for run in (function.transformer_block, small.functions(linear_ops.FAST).transformer_block):
+    for run in (compile_function(plain, fast), fast):
         small.arena.clear()
         output = run(block, tokens, key, value)
         gradients = torch.autograd.grad(output.square().sum(), (tokens, key, value))

@@ -11,8 +11,9 @@ from library.adapters import attach, linear_ops, recompute
 from library.contracts import Conditioning
 from library.diffusion import losses
 from library.families import sdxl
-from library.families.unet.forward import UNetForward, units
+from library.families.unet.forward import UNetForward, block_names
 from library.hardware import cuda_graphs
+from library.hardware.blocks import Blocks
 from library.hardware.cuda_graphs import MOST_SHAPES, WARM_UP, Graphs, hindrance
 from library.messages import set_language
 
@@ -349,7 +350,7 @@ def test_it_is_said_why_there_are_none(monkeypatch):
 class UNetStep:
     """The true step on a tiny model: the U-Net with adapters, its loss, and the gradients of the captions' states."""
 
-    def __init__(self, family, dtype=torch.float32, *, is_checkpointed=False, operations=linear_ops.FAST):
+    def __init__(self, family, dtype=torch.float32, *, is_recomputed=False, operations=linear_ops.FAST):
         self.family = family
         self.unet = family.modules()["unet"].to(dtype)
         targets = [target for target in family.targets() if target.part == "unet"]
@@ -359,7 +360,7 @@ class UNetStep:
             operations,
             recompute,
             functional.scaled_dot_product_attention,
-            checkpointed=units(self.unet) if is_checkpointed else (),
+            Blocks(block_names(self.unet) if is_recomputed else ()).run,
         )
         self.arena = self.adapters.arenas["unet"]
         self.optimizer = torch.optim.AdamW(self.adapters.parameters(), lr=1e-2)
@@ -394,13 +395,13 @@ def inputs_of(family, dtype, number, side=8, scale=1.0, is_masked=False):
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("is_checkpointed", [False, True])
-def test_a_training_gives_the_same_bits_as_without_graphs(family, dtype, is_checkpointed):
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_a_training_gives_the_same_bits_as_without_graphs(family, dtype, is_recomputed):
     """Losses, the gradients that the text encoder gets, and the weights, over steps in two shapes."""
     found = []
     for is_recorded in (False, True):
         model = families.tiny(family)
-        step = UNetStep(model, dtype, is_checkpointed=is_checkpointed)
+        step = UNetStep(model, dtype, is_recomputed=is_recomputed)
         graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
         results = []
         for number in range(10):

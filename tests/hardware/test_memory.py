@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from library.hardware import memory
-from library.hardware.memory import MIB, Cost, Trace, Unit, plan, trace
+from library.hardware.memory import MIB, Block, Cost, Trace, plan, trace
 from library.messages import set_language
 
 N = 4000  # bytes of 1000 numbers
@@ -109,37 +109,37 @@ def test_arithmetic_is_that_of_the_matrix_products():
     assert counted.cost.flops == 4 * 2 * 3 * 5 * 7 + 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
 
 
-def test_a_unit_knows_what_it_keeps_besides_input_and_output(x):
+def test_a_block_knows_what_it_keeps_besides_input_and_output(x):
     weight = torch.ones(1000, 1000, device=x.device)
 
     def forward(counted):
-        y = counted.unit("first", lambda x: x.exp().sin(), x)  # exp
-        y = counted.unit("second", lambda y: (y[None] @ weight)[0], y)  # nothing
-        return counted.unit("third", lambda y: (y * y.exp()).sin(), y).sum()  # exp and the product
+        y = counted.block("first", lambda x: x.exp().sin(), x)  # exp
+        y = counted.block("second", lambda y: (y[None] @ weight)[0], y)  # nothing
+        return counted.block("third", lambda y: (y * y.exp()).sin(), y).sum()  # exp and the product
 
-    units = trace(forward).units
-    assert list(units) == ["first", "second", "third"]
-    assert [unit.kept for unit in units.values()] == [N, 0, 2 * N]
-    assert [unit.flops for unit in units.values()] == [0, 2 * 1000 * 1000, 0]
+    blocks = trace(forward).blocks
+    assert list(blocks) == ["first", "second", "third"]
+    assert [block.kept for block in blocks.values()] == [N, 0, 2 * N]
+    assert [block.flops for block in blocks.values()] == [0, 2 * 1000 * 1000, 0]
 
 
 # ---- The choice ----
 
-UNITS = {"a": Unit(100, 10), "b": Unit(300, 100), "c": Unit(200, 10), "d": Unit(0, 1), "e": Unit(50, 25)}
+BLOCKS = {"a": Block(100, 10), "b": Block(300, 100), "c": Block(200, 10), "d": Block(0, 1), "e": Block(50, 25)}
 BY_GAIN = ("c", "a", "b", "e")  # bytes for each operation: 20, 10, 3, 2; d frees nothing
 
 
 class Measure:
-    """A step of 1000 bytes, of which each unit frees what it promises, times `share`."""
+    """A step of 1000 bytes, of which each block frees what it promises, times `share`."""
 
     def __init__(self, share=1.0):
         self.share, self.asked = share, []
 
     def __call__(self, names):
         self.asked.append(tuple(names))
-        freed = sum(UNITS[name].kept for name in names) * self.share
-        flops = 500 + sum(UNITS[name].flops for name in names)
-        return Cost(flops=flops, peak=int(1000 - freed), units=UNITS)
+        freed = sum(BLOCKS[name].kept for name in names) * self.share
+        flops = 500 + sum(BLOCKS[name].flops for name in names)
+        return Cost(flops=flops, peak=int(1000 - freed), blocks=BLOCKS)
 
 
 @pytest.mark.parametrize(
@@ -148,36 +148,36 @@ class Measure:
 )
 def test_auto_frees_the_most_for_the_least_arithmetic_and_stops_when_it_fits(budget, chosen):
     found = plan(Measure(), {"weights": 60, "LoRA": 40}, budget)
-    assert found.checkpointed == chosen
+    assert found.recomputed == chosen
     assert found.fits
-    assert found.need == 100 + 1000 - sum(UNITS[name].kept for name in chosen)
-    assert found.extra == pytest.approx(sum(UNITS[name].flops for name in chosen) / 500)
+    assert found.need == 100 + 1000 - sum(BLOCKS[name].kept for name in chosen)
+    assert found.extra == pytest.approx(sum(BLOCKS[name].flops for name in chosen) / 500)
 
 
 def test_auto_measures_again_where_less_was_freed_than_promised():
     measure = Measure(share=0.5)
     found = plan(measure, {}, 850)
-    assert found.checkpointed == ("c", "a")
+    assert found.recomputed == ("c", "a")
     assert found.cost.peak == 850
     assert measure.asked == [(), ("c",), ("c", "a")]
 
 
 def test_auto_does_what_it_can_where_nothing_suffices():
     found = plan(Measure(), {"weights": 1000}, 1100)
-    assert found.checkpointed == BY_GAIN
+    assert found.recomputed == BY_GAIN
     assert not found.fits
 
 
 @pytest.mark.parametrize("budget", [None, 10, 10_000])
 def test_true_is_all_and_false_is_none(budget):
     everything, nothing = (plan(Measure(), {}, budget, choice) for choice in (True, False))
-    assert set(everything.checkpointed) == set(BY_GAIN)
-    assert nothing.checkpointed == ()
+    assert set(everything.recomputed) == set(BY_GAIN)
+    assert nothing.recomputed == ()
 
 
 def test_where_nobody_knows_what_there_is_nothing_is_computed_twice():
     found = plan(Measure(), {}, None)
-    assert found.checkpointed == ()
+    assert found.recomputed == ()
     assert found.fits
 
 
@@ -187,6 +187,7 @@ def test_a_real_step_is_brought_to_a_budget():
     from library.adapters import linear_ops, recompute
     from library.families.unet.forward import UNetForward
     from library.hardware import attention
+    from library.hardware.blocks import Blocks
 
     unet = families.tiny("sdxl").unet.to("meta").requires_grad_(False)
     adapters.attach([t for t in families.sdxl.unet_targets(unet, str) if not t.needs_conv_dim], rank=2)
@@ -195,24 +196,25 @@ def test_a_real_step_is_brought_to_a_budget():
     vector = dict(text_embeds=torch.empty(2, 20, **empty), time_ids=torch.empty(2, 6, **empty))
 
     def measure(names):
-        forward = UNetForward(unet, linear_ops.FAST, recompute, attend, checkpointed=names)
+        blocks = Blocks(names)
+        forward = UNetForward(unet, linear_ops.FAST, recompute, attend, blocks.run)
 
         def loss(counted):
-            forward.watch = counted.unit
             states = torch.empty(2, 77, 40, **empty)
             noisy, t = torch.empty(2, 4, 32, 32, **empty), torch.zeros(2, **empty)
-            return forward(noisy, t, encoder_hidden_states=states, added_cond_kwargs=vector).sample.sum()
+            with blocks.observed(counted.block):
+                return forward(noisy, t, encoder_hidden_states=states, added_cond_kwargs=vector).sample.sum()
 
         return trace(loss)
 
-    whole, least = measure(()), measure(plan(measure, {}, None, True).checkpointed)
+    whole, least = measure(()), measure(plan(measure, {}, None, True).recomputed)
     assert least.peak < 0.8 * whole.peak
     middle = (whole.peak + least.peak) // 2
     found = plan(measure, {}, middle)
     assert found.fits
-    assert 0 < len(found.checkpointed) < len(whole.units)
+    assert 0 < len(found.recomputed) < len(whole.blocks)
     assert whole.flops < found.cost.flops < least.flops
-    assert measure(found.checkpointed[:-1]).peak > middle
+    assert measure(found.recomputed[:-1]).peak > middle
 
 
 # ---- What is said, and what is there ----
@@ -220,11 +222,11 @@ def test_a_real_step_is_brought_to_a_budget():
 
 def test_the_table_says_what_is_needed_and_what_is_done_about_it():
     parts = {"weights": 100 * MIB}
-    big = {name: Unit(unit.kept * MIB, unit.flops) for name, unit in UNITS.items()}
+    big = {name: Block(block.kept * MIB, block.flops) for name, block in BLOCKS.items()}
 
     def measure(names):
         flops = 500 + sum(big[name].flops for name in names)
-        return Cost(flops=flops, peak=1000 * MIB - sum(big[name].kept for name in names), units=big)
+        return Cost(flops=flops, peak=1000 * MIB - sum(big[name].kept for name in names), blocks=big)
 
     text = memory.table(plan(measure, parts, 900 * MIB), torch.device("cpu"), "memory:")
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -267,9 +269,13 @@ PREDICT_AND_MEASURE = """
 import json, re
 import torch
 from pathlib import Path
-from library import adapters, attention, families, memory, optimizers
-from library.adapters import linear_ops, recipes
-from library.families.unet_forward import UNetForward
+from contextlib import nullcontext
+from library import adapters, families
+from library.adapters import linear_ops, recompute
+from library.families.unet.forward import UNetForward
+from library.hardware import attention, memory
+from library.hardware.blocks import Blocks
+from library.optim import optimizers
 
 torch.set_num_threads(1)
 attend = attention.choose("cpu", torch.float32)
@@ -282,12 +288,13 @@ def build(device):
         parameter.fill_(0.001)
     targets = [t for t in family.targets() if t.part == "unet" and not t.needs_conv_dim]
     attached = adapters.attach(targets, rank=rank)
-    forward = UNetForward(unet, linear_ops.FAST, recompute, attend)
+    blocks = Blocks()
+    forward = UNetForward(unet, linear_ops.FAST, recompute, attend, blocks.run)
     empty = dict(device=device)
     def loss(counted=None):
-        forward.watch = counted and counted.unit
         noisy, states = torch.ones(1, 4, side, side, **empty), torch.ones(1, 77, 768, **empty)
-        return forward(noisy, torch.zeros(1, **empty), encoder_hidden_states=states).sample.square().mean()
+        with blocks.observed(counted.block) if counted else nullcontext():
+            return forward(noisy, torch.zeros(1, **empty), encoder_hidden_states=states).sample.square().mean()
     return unet, attached, loss
 
 def anonymous():  # bytes now, and at most so far; the libraries' files come and go with the machine's other work

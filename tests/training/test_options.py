@@ -412,7 +412,7 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     **dict.fromkeys(
         ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_processes.py"
     ),
-    **dict.fromkeys(("torch_compile", "dynamo_backend"), "test_the_compiler_gets_the_units_and_the_backend"),
+    **dict.fromkeys(("torch_compile", "dynamo_backend"), "test_the_compiler_gets_the_blocks_and_the_backend"),
     **dict.fromkeys(
         ("log_with", "log_tracker_config", "log_config", "wandb_run_name", "wandb_api_key"), "test_trackers.py"
     ),
@@ -508,7 +508,7 @@ def test_the_device_plan_is_shown_without_training(run, tmp_path, capsys):
     assert not folder.exists()
 
 
-def test_the_compiler_gets_the_units_and_the_backend(run, monkeypatch):
+def test_the_compiler_gets_the_blocks_and_the_backend(run, monkeypatch):
     from library.hardware import compilation
 
     asked = []

@@ -5,13 +5,13 @@ often it asks the device for something:
 
     a norm or an activation before a layer is a recipe: its result is not kept but made again in the backward pass
     layers that share an input are computed together, the captions' keys and values for the whole U-Net at once
-    single blocks can be computed a second time instead of kept (gradient checkpointing), chosen one by one
+    single blocks can be recomputed instead of kept: each is computed by a function that is handed in
     attention is a function that is handed in, too
 
-A part imports no other part: `operations` and `recipes` come from `adapters`, `attend` from `attention`.
+A package imports no other: `operations` and `recipes` come from `adapters`, `attend` and `run_block` from `hardware`.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -20,10 +20,15 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+RunBlock = Callable[..., Tensor]  # name of the block, function, its arguments -> function(*arguments)
+
+
+def run_plainly(name: str, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """A block as it is: kept, and seen by nobody."""
+    return function(*arguments)
 
 
 class UNetForward:
@@ -34,8 +39,7 @@ class UNetForward:
         operations: `project`, `project_context` and `convolve` of `adapters.linear_ops`.
         recipes: the module `adapters.recipes`.
         attend: (B, heads, T, d), (B, heads, S, d), (B, heads, S, d) -> (B, heads, T, d).
-        checkpointed: names of units (see `units`) that are computed again in the backward pass.
-        is_random: something in it draws random numbers (dropout), which must be the same the second time.
+        run_block: computes each resnet and transformer block; `hardware.blocks.Blocks.run` recomputes some of them.
     """
 
     def __init__(
@@ -44,14 +48,11 @@ class UNetForward:
         operations: Any,
         recipes: ModuleType,
         attend: Attend,
-        *,
-        checkpointed: Collection[str] = (),
-        is_random: bool = False,
+        run_block: RunBlock = run_plainly,
     ):
         assert is_supported(unet)
         self.unet, self.operations, self.recipes, self.attend = unet, operations, recipes, attend
-        self.checkpointed, self.is_random = frozenset(checkpointed), is_random
-        self.watch: Callable[..., Tensor] | None = None  # runs each unit instead: (name, function, *arguments)
+        self.run_block = run_block
         self.name_of = {module: name for name, module in unet.named_modules()}
         blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
         self.of_captions = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
@@ -75,7 +76,7 @@ class UNetForward:
         skipped = [hidden]
         for block in unet.down_blocks:
             for index, resnet in enumerate(block.resnets):
-                hidden = self.unit(resnet, self.resnet, hidden, time)
+                hidden = self.block(self.resnet, resnet, hidden, time)
                 if hasattr(block, "attentions"):
                     hidden = self.transformer(block.attentions[index], hidden, captions)
                 skipped.append(hidden)
@@ -84,15 +85,15 @@ class UNetForward:
                 skipped.append(hidden)
 
         block = unet.mid_block
-        hidden = self.unit(block.resnets[0], self.resnet, hidden, time)
+        hidden = self.block(self.resnet, block.resnets[0], hidden, time)
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
             hidden = self.transformer(attention, hidden, captions)
-            hidden = self.unit(resnet, self.resnet, hidden, time)
+            hidden = self.block(self.resnet, resnet, hidden, time)
 
         for block in unet.up_blocks:
             for index, resnet in enumerate(block.resnets):
                 hidden = torch.cat([hidden, skipped.pop()], dim=1)
-                hidden = self.unit(resnet, self.resnet, hidden, time)
+                hidden = self.block(self.resnet, resnet, hidden, time)
                 if hasattr(block, "attentions"):
                     hidden = self.transformer(block.attentions[index], hidden, captions)
             for upsampler in block.upsamplers or ():
@@ -114,7 +115,7 @@ class UNetForward:
         (tokens,) = project(hidden, [transformer.proj_in], self.recipes.GroupNormTokens(transformer.norm))
         for block in transformer.transformer_blocks:
             key, value = captions[block.attn2.to_k], captions[block.attn2.to_v]
-            tokens = self.unit(block, self.transformer_block, tokens, key, value)
+            tokens = self.block(self.transformer_block, block, tokens, key, value)
         (tokens,) = project(tokens, [transformer.proj_out])
         return hidden + tokens.transpose(1, 2).unflatten(2, hidden.shape[2:])
 
@@ -137,19 +138,13 @@ class UNetForward:
         query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
         return self.attend(query, key, value).transpose(1, 2).flatten(2)
 
-    def unit(self, module: nn.Module, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """`function(module, *tensors)`, kept for the backward pass or computed again there."""
-        name = self.name_of[module]
-        if name in self.checkpointed and torch.is_grad_enabled():
-            how = dict(use_reentrant=False, preserve_rng_state=self.is_random, determinism_check="none")
-            return checkpoint(function, module, *tensors, **how)
-        if self.watch:
-            return self.watch(name, function, module, *tensors)
-        return function(module, *tensors)
+    def block(self, function: Callable[..., Tensor], block: nn.Module, *tensors: Tensor) -> Tensor:
+        """`function(block, *tensors)`, by `run_block`."""
+        return self.run_block(self.name_of[block], function, block, *tensors)
 
 
-def units(unet: UNet2DConditionModel) -> list[str]:
-    """Names of what can be checkpointed alone, in the order of the forward pass: resnets and transformer blocks."""
+def block_names(unet: UNet2DConditionModel) -> list[str]:
+    """Names of what is computed as a block, in the order of the forward pass: resnets and transformer blocks."""
     kinds = ("ResnetBlock2D", "BasicTransformerBlock")
     order = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
     names = {module: name for name, module in unet.named_modules()}
