@@ -32,7 +32,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_network
-from library import adapters, families
+from library import adapters, families, files
 from library.data import cache
 from library.diffusion import losses, sampling
 from library.options import command_line as arguments
@@ -394,17 +394,17 @@ def full_disk(what: str, times: float, run: Run) -> None:
     """Writing a kind of file fails so many times from step 4 on, as on a full disk."""
     _know_the_step(run)
     fault = Fault(None, times)
-    plain = checkpoint._write_synced
+    plain = files.write_verified
     endings = {"LoRA": f"{NAME}-000001.safetensors.part", "state": "training-2.pt", "description": "state-2.json.part"}
 
-    def write_synced(path, data):
+    def write_verified(path, data):
         if path.name == endings.get(what):
             if fault.left > 0:
                 path.write_bytes(bytes(data)[: len(data) // 2])  # it takes a part
             fault.raise_full()
         return plain(path, data)
 
-    checkpoint._write_synced = write_synced
+    files.write_verified = write_verified
     if what == "run.jsonl":
         plain_write = run_log.Report._write
 

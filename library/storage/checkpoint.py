@@ -5,19 +5,15 @@ its description lies beside it, with the checksums of all. No file of an earlier
 `claim_free_name`. To add a file format: add a row to FORMATS.
 """
 
-import errno
-import hashlib
 import json
 import os
 import pickle
 import re
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from library import files
 from library.messages import UserError, say
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of save_precision
@@ -79,36 +76,27 @@ def is_taken(output_dir: Path, output_name: str) -> bool:
 
 def _is_unborn(folder: Path) -> bool:
     """Whether it holds nothing but the pieces of a first state: a run was killed before it had done anything."""
-    described = {_state_files(slot)[0] for slot in SLOTS}
-    pieces = {f"{name}.part" for name in described} | {name for slot in SLOTS for name in _state_files(slot)[1:]}
+    pieces: set[str] = set()
+    for description, *others in map(_state_files, SLOTS):
+        pieces |= {files.part_of(folder / description).name, *others}
     return folder.name.endswith("-state") and folder.is_dir() and set(os.listdir(folder)) <= pieces
 
 
 def free_name(output_dir: Path, output_name: str) -> str:
     """`output_name`, or `name-2`, `name-3`, ... if an earlier run used it: the name for all files of this run."""
-    return next(name for name in _names(output_name) if not is_taken(output_dir, name))
+    return next(name for name in files.numbered(output_name) if not is_taken(output_dir, name))
 
 
 @dataclass
 class Claim:
-    """A run's hold on its name, `<name>.lock`: no other run takes the name while this process lives.
-
-    It is the system's lock on the file that counts, so one left by a process that is dead, on whatever machine, holds
-    nobody up. A disk that knows no locks guards nothing.
-    """
+    """A run's hold on its name, `<name>.lock`: no other run takes the name while this process lives."""
 
     name: str  # of all files of the run
-    path: Path
-    handle: int
+    lock: files.Lock
 
     def release(self) -> None:
         """Give the name up and remove the lock file."""
-        if os.name == "posix":
-            self.path.unlink(missing_ok=True)  # before the lock goes, or another's would be removed
-        os.close(self.handle)
-        if os.name != "posix":  # Windows removes no open file: not ours, nor another's that took it meanwhile
-            with suppress(OSError):
-                self.path.unlink()
+        self.lock.release()
 
 
 def claim(output_dir: Path, name: str) -> Claim:
@@ -119,87 +107,36 @@ def claim(output_dir: Path, name: str) -> Claim:
     """
     path = output_dir / f"{name}.lock"
     with _told(path):
-        handle = _locked(path)
-    if handle is None:
+        lock = files.lock(path)
+    if lock is None:
+        holder = files.lock_holder(path)
         raise UserError(
             say(
-                f"{name} in {output_dir} is being trained at this moment, by {_holder(path)}. Wait for it or stop it; "
+                f"{name} in {output_dir} is being trained at this moment, by {holder}. Wait for it or stop it; "
                 "or choose another output_name and leave resume empty.",
-                f"{output_dir} 中的 {name} 正在训练（{_holder(path)}）。请等它结束或先停止它；"
+                f"{output_dir} 中的 {name} 正在训练（{holder}）。请等它结束或先停止它；"
                 "也可以换一个 output_name，并把 resume 留空。",
             )
         )
-    return Claim(name, path, handle)
+    return Claim(name, lock)
 
 
 def claim_free_name(output_dir: Path, output_name: str) -> Claim:
     """Take hold of a name for a new run: `free_name`, and never the one that another run takes at the same moment."""
-    for name in _names(output_name):
+    for name in files.numbered(output_name):
         if is_taken(output_dir, name):
             continue
         path = output_dir / f"{name}.lock"
         with _told(path):
             output_dir.mkdir(parents=True, exist_ok=True)
-            handle = _locked(path)
-        if handle is None:
+            lock = files.lock(path)
+        if lock is None:
             continue
-        held = Claim(name, path, handle)
+        held = Claim(name, lock)
         if not is_taken(output_dir, name):  # it was not a moment ago: another run may have come and gone since
             return held
         held.release()
     raise AssertionError("there is always one more name")
-
-
-def _names(output_name: str) -> Iterator[str]:
-    yield output_name
-    for number in count(2):
-        yield f"{output_name}-{number}"
-
-
-def _locked(path: Path) -> int | None:
-    """The open lock file, now ours; None: another process holds it."""
-    while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR)
-        if not _lock(handle):
-            os.close(handle)
-            return None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(handle)):
-                break
-        os.close(handle)  # its holder removed it between our two calls
-    text = json.dumps(dict(pid=os.getpid(), host=socket.gethostname(), started=time.strftime("%Y-%m-%d %H:%M:%S")))
-    with suppress(OSError):  # for the reader only
-        os.ftruncate(handle, 0)
-        os.write(handle, text.encode())
-    return handle
-
-
-def _lock(handle: int) -> bool:
-    try:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            os.lseek(handle, 1 << 20, os.SEEK_SET)  # behind the text: Windows lets nobody read what is locked
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            os.lseek(handle, 0, os.SEEK_SET)
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # anything else: a disk that knows no locks
-    return True
-
-
-def _holder(path: Path) -> str:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return say(
-            f"process {held['pid']} on {held['host']} since {held['started']}",
-            f"{held['host']} 上的进程 {held['pid']}，开始于 {held['started']}",
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return say("another process", "另一个进程")
 
 
 def expired_epoch(epoch: int, save_every_n_epochs: int, save_last_n_epochs: int | None) -> int | None:
@@ -222,8 +159,8 @@ def remove_save(path: Path) -> None:
         path.unlink()
         return
     names = [name for slot in SLOTS for name in _state_files(slot)]
-    names += [f"{name}.part" for name in names]  # a kill may have left one
-    if ours := [path / name for name in names if (path / name).is_file()]:
+    written = [path / name for name in names]
+    if ours := [file for file in (*written, *map(files.part_of, written)) if file.is_file()]:  # a kill leaves a part
         for file in ours:
             file.unlink()
         with suppress(OSError):  # it holds something else as well, which is not ours
@@ -273,8 +210,9 @@ def save_adapter(
     data = FORMATS[path.suffix](tensors, metadata or {})
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, data)
-        _sync_folder(path.parent)
+        with files.replacing(path, files.part_of(path)) as half:
+            files.write_verified(half, data)
+        files.sync_folder(path.parent)
 
 
 def _refuse(path: Path, names: Iterator[str], reason: str = "") -> None:
@@ -313,8 +251,8 @@ def sshs_hashes(serialised: bytes) -> dict[str, str]:
     """
     header_size = int.from_bytes(serialised[:8], "little")
     return {
-        "sshs_model_hash": hashlib.sha256(memoryview(serialised)[8 + header_size :]).hexdigest(),
-        "sshs_legacy_hash": hashlib.sha256(serialised[0x100000:0x110000]).hexdigest()[:8],
+        "sshs_model_hash": files.sha256(memoryview(serialised)[8 + header_size :]).hex(),
+        "sshs_legacy_hash": files.sha256(serialised[0x100000:0x110000]).hex()[:8],
     }
 
 
@@ -542,12 +480,13 @@ def save_state(folder: Path, state: State) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         kept = next((generation for generation in _generations(folder) if _is_whole(folder, generation)), None)
         slot = SLOTS[1] if kept and kept.slot == SLOTS[0] else SLOTS[0]
-        files = [folder / name for name in _state_files(slot)]
+        description, *others = (folder / name for name in _state_files(slot))
         try:
-            for path in files:
+            for path in (description, *others):
                 path.unlink(missing_ok=True)  # gives its space free
-            checksums = {path.name: _write_synced(path, content) for path, content in zip(files[1:], data, strict=True)}
-            _make_sure_it_can_be_read(files[2])
+            written = zip(others, data, strict=True)
+            checksums = {path.name: files.write_verified(path, content).hex() for path, content in written}
+            _make_sure_it_can_be_read(others[-1])
             generation = _Generation(
                 slot,
                 kept.number + 1 if kept else 1,
@@ -558,15 +497,16 @@ def save_state(folder: Path, state: State) -> None:
             )
             described = generation._asdict()
             described["checksum"] = _checksum_of(described)
-            _write_whole(files[0], json.dumps(described, indent=2, ensure_ascii=False).encode())
+            with files.replacing(description, files.part_of(description)) as half:
+                files.write_verified(half, json.dumps(described, indent=2, ensure_ascii=False).encode())
         except BaseException:
-            for path in files:
+            for path in (description, *others):
                 path.unlink(missing_ok=True)
             with suppress(OSError):  # another generation lies there
                 folder.rmdir()
             raise
-        _sync_folder(folder)
-        _sync_folder(folder.parent)
+        files.sync_folder(folder)
+        files.sync_folder(folder.parent)
 
 
 def load_state(folder: Path) -> State:
@@ -687,13 +627,13 @@ def _generations(folder: Path) -> list[_Generation]:
 
 def _is_whole(folder: Path, generation: _Generation) -> bool:
     try:
-        return all(_checksum(folder / name) == checksum for name, checksum in generation.checksums.items())
+        return all(files.sha256_of_file(folder / name).hex() == known for name, known in generation.checksums.items())
     except OSError:
         return False
 
 
 def _checksum_of(described: dict) -> str:
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    return files.sha256(json.dumps(described).encode()).hex()
 
 
 def _plain_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -723,53 +663,6 @@ def _make_sure_it_can_be_read(path: Path) -> None:
 
 
 # ---- The disk ----
-
-
-def _write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write beside and rename: whatever happens, `path` is the old file or the new one."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        _write_synced(temporary, data)
-        _replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_synced(path: Path, data: bytes | memoryview) -> str:
-    """Write, wait for the disk, and read back; gives the SHA-256."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    checksum = hashlib.sha256(data).hexdigest()
-    if _checksum(path) != checksum:
-        raise OSError(errno.EIO, say("the disk gives back something else than was written", "读回的内容与写入的不同"))
-    return checksum
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _replace(source: Path, target: Path) -> None:
-    """os.replace; Windows refuses it for a moment while a virus scanner or a web UI reads the old file."""
-    for _ in range(20):
-        try:
-            return os.replace(source, target)
-        except PermissionError:
-            time.sleep(0.1)
-    os.replace(source, target)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power failure; Windows does so by itself."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

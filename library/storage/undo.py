@@ -5,16 +5,14 @@ is, the copy of what it was, and the checksum of what it became. The line is on 
 run that was killed can be undone too.
 """
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from library import files
 from library.messages import UserError, say
 
 FOLDER = ".backup"
@@ -71,7 +69,7 @@ class Backup:
             if self._journal is None:
                 self._own.mkdir(parents=True, exist_ok=True)
                 self._journal = open(self._own / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
-            line = {"path": os.path.relpath(path, self.folder), "before": None, "after": _checksum(data)}
+            line = {"path": os.path.relpath(path, self.folder), "before": None, "after": files.sha256(data).hex()}
             if path.is_symlink():
                 line["link"] = os.readlink(path)
             if before is not None:
@@ -83,11 +81,10 @@ class Backup:
             self._journal.write(json.dumps(line) + "\n")
             self._journal.flush()
             os.fsync(self._journal.fileno())
-            with _half(path) as half:
+            with files.replacing(path) as half:
                 half.write_bytes(data)
                 if before is not None:
                     shutil.copymode(path, half)
-                half.replace(path)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
@@ -147,36 +144,21 @@ def undo(folder: Path) -> Undone:
 
 def _restore(path: Path, entry: dict, own: Path) -> bool | None:
     """Make one file what it was. False: something else has changed it since. None: it is so already."""
-    link, now = entry.get("link"), _checksum(path.read_bytes()) if path.exists() else None
+    link, now = entry.get("link"), files.sha256(path.read_bytes()).hex() if path.exists() else None
     before = (own / entry["before"]).read_bytes() if entry["before"] else None
     if link and path.is_symlink() and os.readlink(path) == link:
         return None
-    if not link and now == (None if before is None else _checksum(before)):
+    if not link and now == (None if before is None else files.sha256(before).hex()):
         return None  # the run was killed before it changed this one
     if now != entry["after"]:
         return False
     if link is None and before is None:
         path.unlink()
         return True
-    with _half(path) as half:
+    with files.replacing(path) as half:
         if link is not None:
             half.symlink_to(link)
         else:
             half.write_bytes(before)
             shutil.copymode(path, half)
-        half.replace(path)
     return True
-
-
-@contextmanager
-def _half(path: Path) -> Iterator[Path]:
-    """A file beside another that will take its place; gone afterwards, also where Ctrl-C came in between."""
-    half = path.with_name(f".{os.getpid()}.tmp")  # short: the other's name may be as long as names can be
-    try:
-        yield half
-    finally:
-        half.unlink(missing_ok=True)
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from library import files
 from library.messages import UserError
 from library.storage import checkpoint
 from library.storage.checkpoint import (
@@ -154,7 +155,7 @@ def test_a_file_that_another_program_reads_is_replaced_when_it_is_done(tmp_path,
         replace(*paths)
 
     monkeypatch.setattr(os, "replace", busy)
-    monkeypatch.setattr(checkpoint.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     save_adapter(tmp_path / "a.safetensors", lora())
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
@@ -328,7 +329,7 @@ def killed_at(count, work):
     try:
         for name in ("open", "unlink", "mkdir", "replace", "fsync"):
             setattr(os, name, dying(getattr(os, name)))
-        checkpoint.open = dying(open)
+        files.open = dying(open)
         checkpoint.safetensors.torch.save = dying(safetensors.torch.save)
         work()
     finally:

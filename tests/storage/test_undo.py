@@ -113,7 +113,7 @@ def test_a_run_killed_at_any_moment_leaves_whole_files_and_can_be_undone(folder,
         return step
 
     for owner, name in (
-        (Path, "write_bytes"), (Path, "replace"), (Path, "mkdir"), (Path, "unlink"),
+        (Path, "write_bytes"), (undo_module.os, "replace"), (Path, "mkdir"), (Path, "unlink"),
         (undo_module.os, "fsync"), (undo_module.shutil, "copymode"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
