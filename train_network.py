@@ -428,7 +428,7 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
         with torch.set_grad_enabled(trains_text):
             conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
         conditioning = conditioning.map(prepared.machine.place)
-    step = unet_step(prepared.config, training.family) if training.blocks.is_observed else training.step
+    step = training.step.plain if training.blocks.is_observed else training.step
     scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
     given = (conditioning.states, conditioning.pooled)
     shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask, inputs.huber_c)

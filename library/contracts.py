@@ -7,7 +7,7 @@ Letters of shapes, everywhere in the project:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -142,3 +142,23 @@ class Family(Protocol):
 
     def metadata(self) -> dict[str, str]:
         """ss_* and modelspec.* entries that say what kind of base model this is."""
+
+
+class Step(Protocol):
+    """The denoiser's forward and backward pass over one batch, as a function of tensors alone.
+
+    Everything that is left to chance is drawn before it. So it can be recorded (`hardware.cuda_graphs`); the plain
+    version has nothing to clear or to disable.
+    """
+
+    def __call__(self, *inputs: Tensor | None) -> Sequence[Tensor | None]:
+        """The loss, and the gradients of what came from the text encoders; those of the adapters are added up."""
+
+    def plain(self, *inputs: Tensor | None) -> Sequence[Tensor | None]:
+        """The same, never recorded: for whoever observes the blocks that it passes through."""
+
+    def clear(self) -> None:
+        """Give back the memory that is held between steps; it is taken again when needed."""
+
+    def disable(self) -> bool:
+        """Do without that memory from now on; False: none is held, so it would not help."""

@@ -16,7 +16,7 @@ Nothing is taken on trust. A recording is compared with the plain step before it
 goes wrong, training goes on without graphs, and one line says so.
 
 All recordings share one pool of memory, as large as the largest of them needs. A shape that is not recorded needs its
-own beside it: where that does not fit, the graphs are given up.
+own beside it: where that does not fit, they are disabled.
 """
 
 import gc
@@ -35,7 +35,7 @@ SPREAD = 4  # times the difference between two replays: as far as a replay may b
 NOISE = 0.02  # of the gradients' length: two replays that differ by more cannot be told from wrong ones
 
 
-def hindrance(device: torch.device, *, is_random: bool) -> str | None:
+def reason_unavailable(device: torch.device, *, is_random: bool) -> str | None:
     """Why a step cannot be recorded here, for the person; None: it can.
 
     Args:
@@ -48,6 +48,24 @@ def hindrance(device: torch.device, *, is_random: bool) -> str | None:
     if is_random:
         return say("dropout draws new numbers at each step", "dropout 每步都要取新的随机数")
     return None
+
+
+class PlainStep:
+    """A step that is computed anew each time: a `contracts.Step`."""
+
+    def __init__(self, step: Callable[..., Tensors]):
+        self.step = step
+
+    def __call__(self, *inputs: Tensor | None) -> Tensors:
+        return self.step(*inputs)
+
+    plain = __call__
+
+    def clear(self) -> None:
+        """Nothing is held."""
+
+    def disable(self) -> bool:
+        return False
 
 
 class Recorder(Protocol):
@@ -119,7 +137,7 @@ class Recording:
 
 
 class Graphs:
-    """Takes the place of a step: plain at first, then recorded.
+    """A step that is plain at first, then recorded: a `contracts.Step`.
 
     Args:
         step: forward and backward of one batch. Takes tensors (or None) and gives tensors (or None), the loss first;
@@ -135,7 +153,7 @@ class Graphs:
     ):
         self.step, self.gradients, self.recorder, self.tell = step, list(gradients), recorder, tell
         self.is_on = True
-        self._seen: dict[tuple, int] = {}
+        self._plain_runs: dict[tuple, int] = {}
         self._recordings: dict[tuple, Recording] = {}
 
     @property
@@ -149,14 +167,18 @@ class Graphs:
     def __call__(self, *inputs: Tensor | None) -> Tensors:
         """What `step` gives; its gradients are in the buffers."""
         if not self.is_on:
-            return self.step(*inputs)
+            return self.plain(*inputs)
         key = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
         if key in self._recordings:
             return self._recordings[key](inputs)
-        self._seen[key] = self._seen.get(key, 0) + 1
-        if self._seen[key] <= WARM_UP or len(self._recordings) == MOST_SHAPES:
+        self._plain_runs[key] = self._plain_runs.get(key, 0) + 1
+        if self._plain_runs[key] <= WARM_UP or len(self._recordings) == MOST_SHAPES:
             return self._plainly(inputs)
         return self._record(key, inputs)
+
+    def plain(self, *inputs: Tensor | None) -> Tensors:
+        """What `step` gives, by itself."""
+        return self.step(*inputs)
 
     def clear(self) -> None:
         """Give the recordings' memory back; they are made anew when their shapes come again.
@@ -166,7 +188,7 @@ class Graphs:
         self._recordings.clear()
         self.recorder.forget()
 
-    def give_up(self) -> bool:
+    def disable(self) -> bool:
         """Do without from now on, where memory ran out; False: nothing is recorded, so that would not help."""
         if not self._recordings:
             return False

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from library.contracts import Family
+from library.contracts import Family, Step
 from library.messages import say
 from library.options.derived import has_dropout, trains_text_encoder
 from library.options.training import Config
@@ -31,7 +31,7 @@ class Training:
     unet_forward: Any  # families.unet_forward.UNetForward
     blocks: Any  # hardware.blocks.Blocks
     memory: Any  # memory.Plan
-    step: Any  # `unet_step`'s, or cuda_graphs.Graphs in its place
+    step: Step
     average: Any = None  # average.Average of the weights, where one is wanted
     text_stops: int | None = None  # after so many steps the text encoders are no longer trained; None: never
     batch_parts: int = 1  # a batch goes through the network in so many pieces; more where memory ran out
@@ -81,6 +81,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     from library.families.recognise import vae_factor
     from library.hardware import attention, memory
     from library.hardware.blocks import Blocks
+    from library.hardware.cuda_graphs import PlainStep
     from library.lora_files import merging
     from library.optim import optimizers, schedules
     from library.optim.averages import Average
@@ -170,7 +171,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         unet_forward=unet_forward,
         blocks=blocks,
         memory=plan,
-        step=unet_step(config, family),
+        step=PlainStep(unet_step(config, family)),
         text_stops=text_stops(config, prepared.plan.step_count),
     )
     if config.ema_decay:
@@ -197,12 +198,13 @@ def record_steps(prepared: Prepared, training: Training) -> None:
     from library.hardware import cuda_graphs
 
     device = prepared.machine.device
-    reason = cuda_graphs.hindrance(device, is_random=has_dropout(prepared.config))
+    reason = cuda_graphs.reason_unavailable(device, is_random=has_dropout(prepared.config))
     if reason is None:
         buffers = [arena.gradient for arena in training.adapters.arenas.values()]
         recorder = cuda_graphs.CudaRecorder(device)
-        training.step = cuda_graphs.Graphs(training.step, buffers, recorder, partial(print, flush=True))
-        print(training.step.description)
+        graphs = cuda_graphs.Graphs(training.step.plain, buffers, recorder, partial(print, flush=True))
+        print(graphs.description)
+        training.step = graphs
     else:
         prepared.note(say(f"no CUDA graphs: {reason}", f"不使用 CUDA graphs：{reason}"))
 

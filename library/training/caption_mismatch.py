@@ -39,8 +39,7 @@ def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
     every = list(unique.values())
     samples = [every[at] for at in validation.sample_of(len(every), much.pictures, seed_of(prepared))]
     timesteps = validation.timesteps(config.min_timestep, config.max_timestep, much.timesteps)
-    if hasattr(training.step, "clear"):
-        training.step.clear()  # the pictures are shown in other batches than those that CUDA graphs have recorded
+    training.step.clear()  # the pictures are shown in other batches than those that CUDA graphs have recorded
     try:
         rows = _measured(prepared, training, samples, timesteps, much.models)
     except torch.OutOfMemoryError:

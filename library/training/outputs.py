@@ -354,8 +354,7 @@ def draw_previews(
 
     from library.diffusion import sampling
 
-    if hasattr(training.step, "clear"):
-        training.step.clear()  # previews want its memory
+    training.step.clear()  # previews want its memory
     device, modules = prepared.machine.device, training.family.modules()
     places = {name: next(module.parameters()).device for name, module in modules.items()}
     for module in modules.values():

@@ -36,7 +36,7 @@ def memory_full(reason: str) -> UserError:
 def use_less_memory(prepared: Prepared, training: Training) -> str | None:
     """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
     forward, plan = training.unet_forward, training.memory
-    if hasattr(training.step, "give_up") and training.step.give_up():
+    if training.step.disable():
         return say("no CUDA graphs any more, somewhat slower", "不再使用 CUDA graphs，略慢")
     attend = forward.attend
     smallest = 8 * 2**20

@@ -59,16 +59,11 @@ def _with_room(prepared: Prepared, training: Training, report: Any, *, is_unchan
     """What was measured; None where memory is too small."""
     import torch
 
-    try:
-        return measure(prepared, training, is_unchanged=is_unchanged)
-    except torch.OutOfMemoryError:
-        pass
-    if hasattr(training.step, "clear"):  # CUDA graphs hold memory; it records them anew
-        training.step.clear()
+    for _ in range(2):
         try:
             return measure(prepared, training, is_unchanged=is_unchanged)
         except torch.OutOfMemoryError:
-            pass
+            training.step.clear()  # CUDA graphs hold memory; the next steps record them anew
     report.say(say("no validation: not enough memory for it", "显存不足，这次没有做验证"))
     return None
 

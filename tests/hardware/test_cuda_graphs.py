@@ -14,7 +14,7 @@ from library.families import sdxl
 from library.families.unet.forward import UNetForward, block_names
 from library.hardware import cuda_graphs
 from library.hardware.blocks import Blocks
-from library.hardware.cuda_graphs import MOST_SHAPES, WARM_UP, Graphs, hindrance
+from library.hardware.cuda_graphs import MOST_SHAPES, WARM_UP, Graphs, PlainStep, reason_unavailable
 from library.messages import set_language
 
 
@@ -298,7 +298,7 @@ def test_overflow_at_too_large_a_loss_scale_puts_recording_off():
     assert not said
 
 
-def test_where_memory_runs_out_the_recordings_can_be_given_up_once():
+def test_where_memory_runs_out_the_recordings_can_be_disabled_once():
     class Large(Line):
         """A batch of 4 fits only where nothing is recorded."""
 
@@ -309,17 +309,32 @@ def test_where_memory_runs_out_the_recordings_can_be_given_up_once():
 
     step = Large()
     graphs, recorder, said = graphs_of(step)
-    assert not graphs.give_up()
+    assert not graphs.disable()
     for _ in range(WARM_UP + 1):
         graphs(batch())
     with pytest.raises(torch.OutOfMemoryError):
         graphs(batch(count=4))
-    assert graphs.give_up()
-    assert not graphs.give_up()
+    assert graphs.disable()
+    assert not graphs.disable()
     for _ in range(WARM_UP + 2):
         assert float(graphs(batch(count=4))[0]) == 12.0
     assert not recorder.tapes
     assert not said  # the caller says it
+
+
+def test_the_plain_step_has_nothing_to_give_back():
+    step = PlainStep(Line())
+    assert float(step(batch())[0]) == float(step.plain(batch())[0])
+    step.clear()
+    assert not step.disable()
+
+
+def test_whoever_observes_the_blocks_gets_a_step_that_is_not_recorded():
+    step = Line()
+    graphs, recorder, _ = graphs_of(step)
+    for _ in range(WARM_UP + 2):
+        graphs.plain(batch())
+    assert not recorder.tapes
 
 
 def test_what_was_cleared_is_recorded_anew():
@@ -335,13 +350,13 @@ def test_what_was_cleared_is_recorded_anew():
 
 def test_it_is_said_why_there_are_none(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
-    assert "NVIDIA" in hindrance(torch.device("cpu"), is_random=False)
-    assert "dropout" in hindrance(torch.device("cuda"), is_random=True)
-    assert hindrance(torch.device("cuda"), is_random=False) is None
+    assert "NVIDIA" in reason_unavailable(torch.device("cpu"), is_random=False)
+    assert "dropout" in reason_unavailable(torch.device("cuda"), is_random=True)
+    assert reason_unavailable(torch.device("cuda"), is_random=False) is None
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert "AMD" in hindrance(torch.device("cuda"), is_random=False)
+    assert "AMD" in reason_unavailable(torch.device("cuda"), is_random=False)
     set_language("zh")
-    assert "AMD 显卡" in hindrance(torch.device("cuda"), is_random=False)
+    assert "AMD 显卡" in reason_unavailable(torch.device("cuda"), is_random=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
