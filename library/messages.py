@@ -32,6 +32,16 @@ def say(english: str, chinese: str) -> str:
     return chinese if _language == "zh" else english
 
 
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """A count with its English noun: "1 image", "1,234 images".
+
+    Args:
+        one, many: the words for 1 and for any other count, with the verb where one follows ("image is", "images are");
+            without `many` an s is added.
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 class Note(str):
     """A line the user should know of, with how serious it is; any other str that is noted counts as amber.
 

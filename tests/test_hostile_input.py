@@ -470,7 +470,7 @@ CASES: dict[str, Case] = {
     "picture: its name is GBK": works(folders({f"1_tag/{GBK}.png": red()}), colour(255, 0, 0)),
     # ---- masks ----
     "mask: cut in the middle": refused(
-        folders({"1_tag/masks/good.png": half(noise("PNG"))}), "1 mask(s) cannot be read: good.png (damaged", "anew"
+        folders({"1_tag/masks/good.png": half(noise("PNG"))}), "1 mask cannot be read: good.png (damaged", "anew"
     ),
     "mask: an empty file": refused(folders({"1_tag/masks/good.png": b""}), "cannot be read: good.png", "delete"),
     "mask: a web page": refused(folders({"1_tag/masks/good.png": "<html>404</html>"}), "cannot be read: good.png"),
@@ -479,7 +479,7 @@ CASES: dict[str, Case] = {
     ),
     "mask: of a picture on its side": refused(
         folders({"1_tag/masks/wide.png": red((20, 30)), "1_tag/wide.png": red((30, 20))}),
-        "1 mask(s) are of another shape than their picture: wide.png (20x30, wide.png: 30x20)", "upright",
+        "1 mask is of another shape than their picture: wide.png (20x30, wide.png: 30x20)", "upright",
     ),
     "mask: may not be read": refused(
         unreadable("1_tag/masks/good.png", {"1_tag/masks/good.png": red()}), "cannot be read: good.png (no permission"
@@ -491,7 +491,7 @@ CASES: dict[str, Case] = {
         folders({"1_tag/masks/good.png.png": red()}), "good.png.png", "such as good.png instead of", holds=only_good
     ),
     "mask: black all over": warned(
-        folders({"1_tag/masks/good.png": black(16, 16)}), "1 picture(s) teach nothing", "good.png", holds=only_good
+        folders({"1_tag/masks/good.png": black(16, 16)}), "1 picture teaches nothing", "good.png", holds=only_good
     ),
     "mask: a folder": works(folders({"1_tag/masks/good.png/x.png": red()}), only_good),
     "mask: no folder but a file": works(folders({"1_tag/masks": "x"}), only_good),
@@ -528,7 +528,7 @@ CASES: dict[str, Case] = {
         unreadable("1_tag/good.txt", {"1_tag/good.txt": "a"}), "good.txt: cannot be read", "or delete it"
     ),
     "caption: only a byte-order mark": warned(
-        pictures(good_txt=b"\xef\xbb\xbf"), "1 empty caption file(s)", "good.txt", holds=caption("")
+        pictures(good_txt=b"\xef\xbb\xbf"), "1 caption file is empty", "good.txt", holds=caption("")
     ),
     "caption: line ends of old Macs": warned(
         pictures(good_txt="a, b\rc, d"), "only the first is read: good.txt", 

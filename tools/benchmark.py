@@ -81,7 +81,7 @@ def main() -> None:
 def machine() -> str:
     import torch
 
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {thread_count or 'all'} thread(s)"
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {thread_count or 'all'} threads"
     return f"torch {torch.__version__}, {name}"
 
 

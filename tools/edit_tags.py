@@ -45,7 +45,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.data import captions, folders, image_folder, samples, tag_edits, tag_statistics
-from library.messages import Stopped, UserError, say
+from library.messages import Stopped, UserError, plural, say
 from library.options import parameter_block
 from library.options.checks import nearest
 from library.options.tools import TOOLS, EditTags
@@ -139,7 +139,9 @@ def read(settings: EditTags) -> tag_edits.Edits:
     if not problems:
         problems = tag_edits.check(edits, [settings.trigger_word.strip()] if settings.trigger_word else [])
     if problems:
-        raise UserError(problems, say(f"{len(problems)} problem(s) in the rules:", f"规则有 {len(problems)} 处问题："))
+        raise UserError(
+            problems, say(f"{plural(len(problems), 'problem')} in the rules:", f"规则有 {len(problems)} 处问题：")
+        )
     return edits
 
 
@@ -150,8 +152,9 @@ def planned(settings: EditTags, edits: tag_edits.Edits, found: image_folder.Heap
     if left_out:
         notes.append(
             say(
-                f"{found.folder / 'reg'}: {left_out} regularization picture(s) are left as they are, they must not get "
-                "the trigger word. To edit their tags choose that folder as images_dir",
+                f"{found.folder / 'reg'}: "
+                f"{plural(left_out, 'regularization picture is', 'regularization pictures are')} left as they are, "
+                "they must not get the trigger word. To edit their tags choose that folder as images_dir",
                 f"{found.folder / 'reg'}：{left_out} 张正则化图片保持原样，它们不能有触发词。"
                 "要修改它们的标签，请把 images_dir 设为该目录",
             )
@@ -215,8 +218,8 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
     if chinese:
         notes.append(
             say(
-                f"{len(chinese)} caption(s) have Chinese commas, which separate no tags; they become plain commas: "
-                f"{folders.some(chinese)}",
+                f"{plural(len(chinese), 'caption has', 'captions have')} Chinese commas, which separate no tags; "
+                f"they become plain commas: {folders.some(chinese)}",
                 f"{len(chinese)} 条标签含中文逗号，不能分隔标签，会改成英文逗号：{folders.some(chinese)}",
             )
         )
@@ -234,7 +237,8 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
         )
         notes.append(
             say(
-                f'{len(those)} caption(s) are read as {kind} and become UTF-8, e.g. {first}: "{line}"{doubt}',
+                f"{plural(len(those), 'caption is', 'captions are')} read as {kind} and become UTF-8, e.g. {first}: "
+                f'"{line}"{doubt}',
                 f"{len(those)} 个标签文件按 {kind} 读取，会改存为 UTF-8，如 {first}：“{line}”{doubt}",
             )
         )
@@ -242,7 +246,7 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
     if emptied:
         notes.append(
             say(
-                f"{len(emptied)} caption(s) become empty: {folders.some(emptied)}",
+                f"{plural(len(emptied), 'caption becomes', 'captions become')} empty: {folders.some(emptied)}",
                 f"{len(emptied)} 条标签会变成空的：{folders.some(emptied)}",
             )
         )
@@ -285,7 +289,7 @@ def taken_back(folder: Path) -> list[str]:
         ]
     lines = [
         say(
-            f"undone: {undone.name}, {len(undone.restored)} file(s) are as they were",
+            f"undone: {undone.name}, {plural(len(undone.restored), 'file is', 'files are')} as they were",
             f"已撤销：{undone.name}，{len(undone.restored)} 个文件已恢复原样",
         )
     ]
@@ -294,8 +298,8 @@ def taken_back(folder: Path) -> list[str]:
         kept = folder / undo.FOLDER / f"{undone.name}{undo.UNDONE}"
         lines.append(
             say(
-                f"{len(undone.left)} file(s) were changed since, and are left as they are now: {names}. What they were "
-                f"lies in {kept}",
+                f"{plural(len(undone.left), 'file was', 'files were')} changed since, and are left as they are now: "
+                f"{names}. What they were lies in {kept}",
                 f"{len(undone.left)} 个文件在那之后又改过，保持现状：{names}。原来的内容在 {kept}",
             )
         )
@@ -355,7 +359,7 @@ def next_lines(settings: EditTags, changes: list[Change]) -> list[str]:
     if settings.action == "apply":
         return [
             say(
-                f'applied to {count:,} file(s). To take it back: action = "undo"',
+                f'applied to {plural(count, "file")}. To take it back: action = "undo"',
                 f'已写入 {count:,} 个文件。要撤销请设 action = "undo"',
             )
         ]

@@ -62,7 +62,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.messages import Note, Stopped, UserError, say
+from library.messages import Note, Stopped, UserError, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MakeRegImages
 
@@ -305,7 +305,8 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
         notes.append(
             Note(
                 say(
-                    f"{len(long)} caption(s) are longer than the 225 tokens that are read; the rest is cut: {names}",
+                    f"{plural(len(long), 'caption is', 'captions are')} longer than the 225 tokens that are read; "
+                    f"the rest is cut: {names}",
                     f"{len(long)} 条标签超过可读取的 225 个 token，超出部分会被截掉：{names}",
                 )
             )
@@ -317,8 +318,8 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
         notes.append(
             Note(
                 say(
-                    f"{len(chinese_only)} caption(s) have no word in Latin letters, which is all that Stable Diffusion "
-                    f"understands: {some([one.path.name for one in chinese_only])}",
+                    f"{plural(len(chinese_only), 'caption has', 'captions have')} no word in Latin letters, which "
+                    f"is all that Stable Diffusion understands: {some([one.path.name for one in chinese_only])}",
                     f"{len(chinese_only)} 条标签里没有英文，而 Stable Diffusion 只懂英文："
                     f"{some([one.path.name for one in chinese_only])}",
                 )
@@ -377,8 +378,9 @@ def sort_out(job: Job) -> None:
     if foreign:
         raise UserError(
             say(
-                f"{len(foreign)} file(s) are in the place of pictures to be drawn and are not whole pictures by this "
-                f"tool: {some([str(path) for path in foreign])}. Move them away, or choose another output_dir",
+                f"{plural(len(foreign), 'file is', 'files are')} in the place of pictures to be drawn and are not "
+                f"whole pictures by this tool: {some([str(path) for path in foreign])}. Move them away, or choose "
+                "another output_dir",
                 f"{len(foreign)} 个文件占了要画的图的位置，但不是本工具画的完整图片："
                 f"{some([str(path) for path in foreign])}。请移走，或换一个 output_dir",
             )
@@ -400,9 +402,9 @@ def sort_out(job: Job) -> None:
         job.notes.append(
             Note(
                 say(
-                    f"{output} holds {len(strays)} more picture(s) that belong to no training picture: "
-                    f"{some([path.name for path in strays])}. The training would use them too; delete them if that is "
-                    "not meant",
+                    f"{output} holds {plural(len(strays), 'more picture')} that belong to no training picture: "
+                    f"{some([path.name for path in strays])}. The training would use them too; delete them if that "
+                    "is not meant",
                     f"{output} 中另有 {len(strays)} 张图不属于任何训练图片：{some([path.name for path in strays])}。"
                     "训练时也会用到；如果不需要请删除",
                 )
@@ -434,9 +436,9 @@ def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list
     listed = say("; ", "；").join(told)
     return [
         say(
-            f"{job.settings.output_dir} holds {len(before)} picture(s) that were drawn otherwise: {listed}. Pictures: "
-            f"{some([path.name for path in paths])}. Set overwrite = True to draw them anew, or choose another "
-            "output_dir, or set the old values again",
+            f"{job.settings.output_dir} holds {plural(len(before), 'picture')} that were drawn otherwise: {listed}. "
+            f"Pictures: {some([path.name for path in paths])}. Set overwrite = True to draw them anew, or choose "
+            "another output_dir, or set the old values again",
             f"{job.settings.output_dir} 中有 {len(before)} 张图是按另外的设置画的：{listed}。图片："
             f"{some([path.name for path in paths])}。请设 overwrite = True 重画，或换一个 output_dir，或改回原来的值",
         )

@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, PrepareImages
 
@@ -293,8 +293,8 @@ def _plan(
         raise UserError(
             [*in_the_way[:50], *(["..."] if in_the_way[50:] else [])],
             say(
-                f"{len(in_the_way)} file(s) in output_dir were not made by this tool, or were changed since. Move them "
-                "away, choose another output_dir, or set overwrite = True to have them replaced:",
+                f"{plural(len(in_the_way), 'file')} in output_dir were not made by this tool, or were changed "
+                "since. Move them away, choose another output_dir, or set overwrite = True to have them replaced:",
                 f"output_dir 里有 {len(in_the_way)} 个文件不是本工具生成的，或之后被改动过。请把它们移走，"
                 "或换一个 output_dir，或设 overwrite = True 将其替换：",
             ),

@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ResizeLora
 
@@ -90,7 +90,7 @@ def run(settings: ResizeLora) -> int:
     for line in left_out:
         print(say(f"left out: {line}", f"跳过：{line}"))
     if done:
-        print(say(f"nothing to do for {done} file(s): made before", f"{done} 个文件无需处理：之前已生成"))
+        print(say(f"nothing to do for {plural(done, 'file')}: made before", f"{done} 个文件无需处理：之前已生成"))
     if results:
         path = write_page(settings, results, left_out)
         print(say(f"to look at: {path}", f"结果页：{path}"))

@@ -47,7 +47,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.data import captions, folder_sorting, folders, image_folder, tag_statistics
-from library.messages import Stopped, UserError, say
+from library.messages import Stopped, UserError, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
 from library.storage import undo
@@ -153,8 +153,8 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
         if job.others and job.files:
             notes.append(
                 say(
-                    f"{job.path(output)}: {len(job.others)} picture(s) there are not in images_dir, and are trained "
-                    f"too: {folders.some(job.others)}. Delete those you do not want",
+                    f"{job.path(output)}: {plural(len(job.others), 'picture')} there are not in images_dir, and are "
+                    f"trained too: {folders.some(job.others)}. Delete those you do not want",
                     f"{job.path(output)}：其中 {len(job.others)} 张图片不在 images_dir 里，也会参加训练："
                     f"{folders.some(job.others)}。不需要的请删除",
                 )
@@ -224,9 +224,9 @@ def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
             names = folders.some([file.name for file in job.differing])
             problems.append(
                 say(
-                    f"{job.there.path}: {len(job.differing)} file(s) there have other content than in images_dir: {names}. "
-                    "Set overwrite = True to replace them (the old ones are kept in .backup), or choose another "
-                    "output_dir",
+                    f"{job.there.path}: {plural(len(job.differing), 'file')} there have other content than in "
+                    f"images_dir: {names}. Set overwrite = True to replace them (the old ones are kept in .backup), "
+                    "or choose another output_dir",
                     f"{job.there.path}：其中 {len(job.differing)} 个文件与 images_dir 里的内容不同：{names}。"
                     "要替换请设 overwrite = True（旧的存入 .backup），或换一个 output_dir",
                 )
@@ -395,7 +395,7 @@ def _token_findings(settings: SortIntoFolders, words: list[str]) -> list[tag_sta
         name, counts = "SD 1.x, SDXL", [len(ids) for ids in clip_text.caption_tokens(tokenizer, words)]
     found = []
     for word, count in zip(words, counts, strict=True):
-        text = say(f"`{word}` is {count} token(s) to {name}", f"`{word}` 在 {name} 里是 {count} 个 token")
+        text = say(f"`{word}` is {plural(count, 'token')} to {name}", f"`{word}` 在 {name} 里是 {count} 个 token")
         if count > MANY_TOKENS:
             cure = say("A shorter one leaves more room for tags", "短一些的词能给标签留出更多位置")
             found.append(tag_statistics.Advice("amber", text, cure, (word,)))

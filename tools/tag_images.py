@@ -59,7 +59,7 @@ from library.data.samples import folded
 from library.images import local_models
 from library.images import tagger as wd
 from library.images.image_facts import facts as facts_of
-from library.messages import Stopped, UserError, say
+from library.messages import Stopped, UserError, plural, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TagImages
@@ -106,7 +106,7 @@ def run(settings: TagImages) -> int:
     had = sum(bool(captions.first_line(picture.caption or "")) for picture in found.pictures)
     print(
         say(
-            f"{len(found.pictures):,} picture(s), {had:,} with tags already ({stays(settings)})",
+            f"{plural(len(found.pictures), 'picture')}, {had:,} with tags already ({stays(settings)})",
             f"{len(found.pictures):,} 张图片，其中 {had:,} 张已有标签（{stays(settings)}）",
         ),
         flush=True,
@@ -124,7 +124,8 @@ def run(settings: TagImages) -> int:
                 results.stopped = True
             except UserError as error:
                 done = say(
-                    f"{results.changed:,} caption(s) were written before that and stay; run it again to go on",
+                    f"{plural(results.changed, 'caption was', 'captions were')} written before that and stay; run "
+                    "it again to go on",
                     f"此前已写好 {results.changed:,} 个标签文件，予以保留；再次运行会接着做",
                 )
                 raise UserError([*error.problems, *([done] if results.changed else [])]) from error
@@ -176,8 +177,8 @@ def to_do(found: image_folder.Heap, settings: TagImages, notes: list[str]) -> li
     if shared:
         notes.append(
             say(
-                f"{len(shared)} picture(s) have the same caption file as another one of the same name, and only the "
-                f"first is tagged: {folders.some(shared)}. Rename one of each two",
+                f"{plural(len(shared), 'picture has', 'pictures have')} the same caption file as another one of the "
+                f"same name, and only the first is tagged: {folders.some(shared)}. Rename one of each two",
                 f"{len(shared)} 张图片与另一张同名、共用一个标签文件，只给第一张打标签：{folders.some(shared)}。"
                 "请把两张中的一张改名",
             )
@@ -185,8 +186,8 @@ def to_do(found: image_folder.Heap, settings: TagImages, notes: list[str]) -> li
     if without_word:
         notes.append(
             say(
-                f"{len(without_word)} picture(s) keep tags without your own word: {folders.some(without_word)}. "
-                "tools/edit_tags.py puts it in front of all",
+                f"{plural(len(without_word), 'picture keeps', 'pictures keep')} tags without your own word: "
+                f"{folders.some(without_word)}. tools/edit_tags.py puts it in front of all",
                 f"{len(without_word)} 张图片保持原有标签，其中没有触发词：{folders.some(without_word)}。"
                 "tools/edit_tags.py 可给全部图片加在最前面",
             )
@@ -410,7 +411,8 @@ def tag(
         if len(unseen) < len(pictures):
             print(
                 say(
-                    f"{len(pictures) - len(unseen):,} picture(s) were looked at by this tagger before",
+                    f"{plural(len(pictures) - len(unseen), 'picture was', 'pictures were')} looked at by this "
+                    "tagger before",
                     f"{len(pictures) - len(unseen):,} 张图片此前已由该模型看过，不再重看",
                 )
             )
@@ -503,7 +505,8 @@ def told(found: image_folder.Heap, results: Results, todo: list[image_folder.Pic
     if results.stopped:
         lines.append(
             say(
-                f"stopped: {results.changed:,} caption(s) are written and stay. Run it again to go on",
+                f"stopped: {plural(results.changed, 'caption is', 'captions are')} written and stay. Run it again "
+                "to go on",
                 f"已停止：已写好 {results.changed:,} 个标签文件，予以保留。再次运行会接着做",
             )
         )
@@ -515,14 +518,14 @@ def told(found: image_folder.Heap, results: Results, todo: list[image_folder.Pic
         speed = len(todo) / max(seconds, 1e-3)
         lines.append(
             say(
-                f"{results.changed:,} caption(s) written in {seconds:.1f} s ({speed:.1f} pictures a second)",
+                f"{plural(results.changed, 'caption')} written in {seconds:.1f} s ({speed:.1f} pictures a second)",
                 f"已写好 {results.changed:,} 个标签文件，用时 {seconds:.1f} 秒（每秒 {speed:.1f} 张）",
             )
         )
     if results.broken:
         lines.append(
             say(
-                f"{len(results.broken)} picture(s) skipped: they cannot be read",
+                f"{plural(len(results.broken), 'picture')} skipped: they cannot be read",
                 f"已跳过 {len(results.broken)} 张无法读取的图片",
             )
         )
@@ -571,7 +574,7 @@ def write_summary(
         findings.append(pages.finding("amber", what, say("Run it again to go on.", "再次运行会接着做。")))
     if results.broken:
         what = say(
-            f"{len(results.broken):,} picture(s) cannot be read and were skipped",
+            f"{plural(len(results.broken), 'picture')} cannot be read and were skipped",
             f"{len(results.broken):,} 张图片无法读取，已跳过",
         )
         rows = [[short(path), problem] for path, problem in results.broken.items()]
@@ -592,7 +595,7 @@ def write_summary(
     by = say(f"Tags by {name}.", f"标签来自 {name}。") if name else ""
     kept = len(lines.keys() - results.tagged)
     if kept:
-        by += say(f" {kept:,} picture(s) had tags and keep them.", f"{kept:,} 张图片已有标签，保持不动。")
+        by += say(f" {plural(kept, 'picture')} had tags and keep them.", f"{kept:,} 张图片已有标签，保持不动。")
     if by:
         blocks.append(pages.paragraph(by.strip(), faint=True))
     blocks.append(pages.section(say("What to do next", "接下来"), *next_steps(settings)))

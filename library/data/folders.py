@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from library.data import captions, images
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.options.training import Config
 
 NOT_OURS = {  # systems make them
@@ -220,8 +220,8 @@ def numbered_folders(
     if direct:
         warnings.append(
             say(
-                f"{parent}: {len(direct)} picture(s) beside the folders are not used: {some(direct)}. Move them into a "
-                "[repeats]_[concept] folder",
+                f"{parent}: {plural(len(direct), 'picture')} beside the folders are not used: {some(direct)}. Move "
+                "them into a [repeats]_[concept] folder",
                 f"{parent}：子目录之外的 {len(direct)} 张图片不会使用：{some(direct)}。请移入 [重复次数]_[概念] 目录",
             )
         )
@@ -276,8 +276,8 @@ def _what_was_meant(parent: Path, option: str, direct: list[str], unnamed: list[
         )
     if direct:
         return say(
-            f"{where}: {len(direct)} picture(s) lie directly in it. Move them into a sub-folder named "
-            f"[repeats]_[concept], such as {example}",
+            f"{where}: {plural(len(direct), 'picture lies', 'pictures lie')} directly in it. Move them into a "
+            f"sub-folder named [repeats]_[concept], such as {example}",
             f"{where}：{len(direct)} 张图片直接放在里面。请移入 [重复次数]_[概念] 形式的子目录，如 {example}",
         )
     if unnamed:

@@ -17,7 +17,7 @@ from library.contracts import Sample
 from library.data import captions
 from library.data.folders import Folder, numbered_folders, pictures_in, repeats_and_text, some, subfolders
 from library.data.samples import Found, read_subsets
-from library.messages import Note, UserError, say
+from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
 AUTO_LEAST = 10  # of fewer pictures each one is missed
@@ -151,8 +151,8 @@ def _too_few(share: float, total: int, can_be_more: bool) -> Note:
     english = f"Set it to at least {least:.2f}, or give" if can_be_more else "Add pictures, or give"
     chinese = f"请至少设为 {least:.2f}，或" if can_be_more else "请增加图片，或"
     line = say(
-        f"validation_split = {share:g} holds out none of {total} picture(s) (each folder keeps at least one), so "
-        f"nothing is validated. {english} a folder of other pictures as validation_data_dir",
+        f"validation_split = {share:g} holds out none of {plural(total, 'picture')} (each folder keeps at least "
+        f"one), so nothing is validated. {english} a folder of other pictures as validation_data_dir",
         f"validation_split = {share:g}：训练图片只有 {total} 张（每个目录至少留一张），分不出验证图片，因此不做验证。"
         f"{chinese}用 validation_data_dir 另给一个图片目录",
     )

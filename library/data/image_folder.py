@@ -13,7 +13,7 @@ from library.data import captions
 from library.data.folders import MASKS, entries, is_file, is_folder, is_picture, some
 from library.data.images import UNREADABLE_EXTENSIONS
 from library.data.samples import CAPTION_EXTENSIONS, caption_file, folded
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 
 
 class Picture(NamedTuple):
@@ -82,8 +82,8 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
     if unreadable:
         notes.append(
             say(
-                f"{folder}: {len(unreadable)} file(s) of kinds that are not read: {some(unreadable)}. Convert them to "
-                ".png",
+                f"{folder}: {plural(len(unreadable), 'file')} of kinds that are not read: {some(unreadable)}. "
+                "Convert them to .png",
                 f"{folder}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png",
             )
         )
@@ -115,8 +115,8 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
         if others:
             notes.append(
                 say(
-                    f"{folder}: {len(others)} picture(s) have captions ending in {ending}, which are not read: "
-                    f'{some(others)}. To read them, set caption_extension = "{ending}"',
+                    f"{folder}: {plural(len(others), 'picture has', 'pictures have')} captions ending in {ending}, "
+                    f'which are not read: {some(others)}. To read them, set caption_extension = "{ending}"',
                     f"{folder}：{len(others)} 张图片的标签文件扩展名是 {ending}，没有读取：{some(others)}。"
                     f'要读取请设 caption_extension = "{ending}"',
                 )

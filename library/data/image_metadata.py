@@ -13,7 +13,7 @@ from typing import Any
 
 from library.data import captions
 from library.data.folders import Folder, folded, pictures_in, some
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 
 KNOWN = {"caption", "tags", "image_path"}
 LOOKED_UP = {"image_size", "train_resolution", "width", "height"}  # in the pictures themselves
@@ -57,13 +57,19 @@ def read(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[Path, str
             else say(f"{file}: names no picture", f"{file}：里面没有图片")
         )
     for names, english, chinese in (
-        (missing, "picture(s) that it names are not there and not used", "张图片不存在，未使用"),
-        (twice, "picture(s) stand in it twice, the later entry counts", "张图片出现两次，以后面的为准"),
+        (missing, ("listed image does not exist", "listed images do not exist"), "张图片不存在，未使用"),
+        (
+            twice,
+            ("image is listed twice; the later entry counts", "images are listed twice; the later entry counts"),
+            "张图片出现两次，以后面的为准",
+        ),
     ):
         if names:
-            count = len(names)
             warnings.append(
-                say(f"{file}: {count} {english}: {some(names)}", f"{file}：{count} {chinese}：{some(names)}")
+                say(
+                    f"{file}: {plural(len(names), *english)}: {some(names)}",
+                    f"{file}：{len(names)} {chinese}：{some(names)}",
+                )
             )
     if unknown:
         names = some([f"{name} ({count})" for name, count in sorted(unknown.items())])

@@ -24,7 +24,7 @@ from library.contracts import Fit, Mask, Sample
 from library.data import images
 from library.data.file_index import facts_of
 from library.data.folders import MASKS, entries, folded, is_file, is_picture, some
-from library.messages import Note, UserError, say
+from library.messages import Note, UserError, plural, say
 
 LOOKED = struct.Struct("<IIf32s")  # width, height, share that is learnt, digest of a mask file as they are remembered
 OPACITY = struct.Struct("<f")
@@ -158,8 +158,8 @@ def given(
     if black:
         names = some([path.name for path in black])
         line = say(
-            f"{folder}: {len(black)} picture(s) teach nothing, their masks are black all over: {names}. Make the masks "
-            "anew, or delete the pictures",
+            f"{folder}: {plural(len(black), 'picture teaches', 'pictures teach')} nothing, their masks are black "
+            f"all over: {names}. Make the masks anew, or delete the pictures",
             f"{folder}：{len(black)} 张图片的蒙版全黑，什么也学不到：{names}。请重做蒙版，或删除这些图片",
         )
         warnings.append(Note(line, "red", topic="pictures", pictures=black))
@@ -217,16 +217,17 @@ def _files(
     if broken:
         problems.append(
             say(
-                f"{place}: {len(broken)} mask(s) cannot be read: {some(broken)}. Make them anew, or delete them: their "
-                "pictures are then learnt as a whole",
+                f"{place}: {plural(len(broken), 'mask')} cannot be read: {some(broken)}. Make them anew, or delete "
+                "them: their pictures are then learnt as a whole",
                 f"{place}：{len(broken)} 个蒙版无法读取：{some(broken)}。请重做，或删除（相应图片就会整张学习）",
             )
         )
     if other_shape:
         problems.append(
             say(
-                f"{place}: {len(other_shape)} mask(s) are of another shape than their picture: {some(other_shape)}. A "
-                "mask belongs to the picture as it is seen upright. Make them anew, or set masked_loss = False",
+                f"{place}: {plural(len(other_shape), 'mask is', 'masks are')} of another shape than their picture: "
+                f"{some(other_shape)}. A mask belongs to the picture as it is seen upright. Make them anew, or set "
+                "masked_loss = False",
                 f"{place}：{len(other_shape)} 个蒙版与图片的长宽比不同：{some(other_shape)}。"
                 "蒙版应与摆正后的图片一致。请重做，或设 masked_loss = False",
             )
@@ -246,8 +247,8 @@ def _tell_orphans(place: Path, names: list[str], warnings: list[str]) -> None:
         right = f"{os.path.splitext(os.path.splitext(wrong)[0])[0]}.png"
         cure = say(f", such as {right} instead of {wrong}", f"，如 {wrong} 应为 {right}")
     line = say(
-        f"{place}: {len(orphans)} mask(s) belong to no picture that is used: {some(orphans)}. A mask has its picture's "
-        f"name and ends in .png{cure}",
+        f"{place}: {plural(len(orphans), 'mask belongs', 'masks belong')} to no picture that is used: "
+        f"{some(orphans)}. A mask has its picture's name and ends in .png{cure}",
         f"{place}：{len(orphans)} 个蒙版没有对应的可用图片：{some(orphans)}。蒙版与图片同名，扩展名为 .png{cure}",
     )
     warnings.append(Note(line, topic="pictures", pictures=[place / name for name in orphans]))

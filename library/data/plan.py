@@ -23,7 +23,7 @@ from library.data.buckets import BucketRule, fit
 from library.data.folders import Folder, some
 from library.data.held_out import AUTO_LEAST
 from library.data.samples import Found, balance, balanced_epochs
-from library.messages import Note, UserError, say
+from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
 MUCH_ENLARGED = 1.1  # below, nobody sees it
@@ -349,8 +349,8 @@ def _check_sizes(plan: Plan) -> list[str]:
         enlarged.sort(reverse=True)
         names = some([f"{path.parent.name}/{path.name} (x{factor:.1f})" for factor, path in enlarged])
         line = say(
-            f"{len(enlarged)} picture(s) are smaller than their bucket and get enlarged, which teaches blur: "
-            f"{names}. Use larger ones, a lower resolution, or bucket_no_upscale = True",
+            f"{plural(len(enlarged), 'picture is', 'pictures are')} smaller than their bucket and get enlarged, "
+            f"which teaches blur: {names}. Use larger ones, a lower resolution, or bucket_no_upscale = True",
             f"{len(enlarged)} 张图片小于所在的桶，会被放大，容易学到模糊：{names}。"
             "请换更大的图、降低 resolution，或设 bucket_no_upscale = True",
         )
@@ -359,8 +359,8 @@ def _check_sizes(plan: Plan) -> list[str]:
         cut.sort(reverse=True)
         names = some([f"{path.parent.name}/{path.name} ({lost:.0%})" for lost, path in cut])
         line = say(
-            f"{len(cut)} picture(s) lose more than a third by cropping: {names}. Crop them yourself, or let "
-            "buckets be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
+            f"{plural(len(cut), 'picture loses', 'pictures lose')} more than a third by cropping: {names}. Crop "
+            "them yourself, or let buckets be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
             f"{len(cut)} 张图片裁掉的部分超过三分之一：{names}。请自行裁剪，"
             "或允许更狭长的桶（enable_bucket、min_bucket_reso、max_bucket_reso）",
         )
@@ -413,8 +413,8 @@ def _check_lengths(plan: Plan, config: Config, token_counts: Callable[[list[str]
     cut.sort(key=lambda row: -row[0])
     names = some([f"{path.parent.name}/{path.name} ({tokens})" for tokens, _, path in cut])
     line = say(
-        f"{len(cut)} caption(s) are longer than the {cut[0][1]} tokens that are read; the rest is cut: {names}. "
-        "Shorten them, put what matters first, or raise max_token_length",
+        f"{plural(len(cut), 'caption is', 'captions are')} longer than the {cut[0][1]} tokens that are read; the "
+        f"rest is cut: {names}. Shorten them, put what matters first, or raise max_token_length",
         f"{len(cut)} 条标签超过可读取的 {cut[0][1]} 个 token，超出部分会被截掉：{names}。"
         "请缩短、把重要的放前面，或调大 max_token_length",
     )

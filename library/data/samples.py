@@ -30,7 +30,7 @@ from library.data.folders import (
     same,
     some,
 )
-from library.messages import Note, UserError, say
+from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
@@ -225,7 +225,7 @@ def _without_small(folder: Folder, samples: list[Sample], least: int, warnings: 
         return samples
     names = some([path.name for path in small])
     line = say(
-        f"{folder.path}: {len(small)} picture(s) left out, as skip_image_resolution asks: {names}",
+        f"{folder.path}: {plural(len(small), 'picture')} left out, as skip_image_resolution asks: {names}",
         f"{folder.path}：按 skip_image_resolution 跳过 {len(small)} 张图片：{names}",
     )
     warnings.append(Note(line, topic="pictures", pictures=small))
@@ -339,8 +339,8 @@ def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Pat
             if inside:
                 warnings.append(
                     say(
-                        f"{path}: {len(inside)} picture(s) in a folder within a [repeats]_[concept] folder are not "
-                        "used. Move them one level up",
+                        f"{path}: {plural(len(inside), 'picture')} in a folder within a [repeats]_[concept] folder "
+                        "are not used. Move them one level up",
                         f"{path}：[重复次数]_[概念] 目录里的子目录不会读取，其中 {len(inside)} 张图片未使用。"
                         "请移到上一级",
                     )
@@ -358,8 +358,8 @@ def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Pat
     if unreadable:
         warnings.append(
             say(
-                f"{folder.path}: {len(unreadable)} file(s) of kinds that are not read: {some(unreadable)}. Convert "
-                "them to .png (for .jxl also: pip install pillow-jxl-plugin)",
+                f"{folder.path}: {plural(len(unreadable), 'file')} of kinds that are not read: {some(unreadable)}. "
+                "Convert them to .png (for .jxl also: pip install pillow-jxl-plugin)",
                 f"{folder.path}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png"
                 "（.jxl 也可 pip install pillow-jxl-plugin）",
             )
@@ -464,39 +464,56 @@ def _captions_of(
         kind, (name, line) = GUESSED_ENCODINGS[encoding], read[0]
         warnings.append(
             say(
-                f'{folder.path}: {len(read)} caption(s) are not UTF-8 and read as {kind}, e.g. {name}: "{line[:40]}". '
-                "If that is not its text, save them as UTF-8",
+                f"{folder.path}: {plural(len(read), 'caption is', 'captions are')} not UTF-8 and read as {kind}, "
+                f'e.g. {name}: "{line[:40]}". If that is not its text, save them as UTF-8',
                 f"{folder.path}：{len(read)} 个标签文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。"
                 "如果文字不对，请另存为 UTF-8",
             )
         )
     for names, english, chinese in (
-        (empty, "empty caption file(s), trained with an empty caption", "个标签文件是空的，按空标签训练"),
+        (
+            empty,
+            ("caption file is empty: trained without a caption", "caption files are empty: trained without a caption"),
+            "个标注文件是空的，按无标签训练",
+        ),
         (
             chinese_commas,
-            "caption(s) with Chinese commas, which do not separate tags; replace ， by ,",
-            "个标签文件含中文逗号，不能分隔标签，请把 ， 换成英文 ,",
+            (
+                "caption contains Chinese commas, which don't separate tags. Replace ， with ,",
+                "captions contain Chinese commas, which don't separate tags. Replace ， with ,",
+            ),
+            "个标注文件含中文逗号，不能分隔标签，请把 ， 换成英文 ,",
         ),
         (
             invisible,
-            "caption(s) with invisible characters (control characters, zero-width spaces, marks of writing direction), "
-            "which are left out",
-            "个标签文件含不可见字符（控制符、零宽空格、书写方向标记），已去除",
+            (
+                "caption had invisible characters (control characters, zero-width spaces), which were removed",
+                "captions had invisible characters (control characters, zero-width spaces), which were removed",
+            ),
+            "个标注文件含不可见字符（控制符、零宽空格等），已去除",
         ),
         (
             huge,
-            f"file(s) of more than {LONGEST_CAPTION:,} letters, hardly captions, of which no more is read; correct or "
-            "delete them",
-            f"个标签文件超过 {LONGEST_CAPTION:,} 个字符，不像标签，超出部分不读取，请修改或删除",
+            (
+                f"caption file is longer than {LONGEST_CAPTION:,} characters, and is cut there",
+                f"caption files are longer than {LONGEST_CAPTION:,} characters, and are cut there",
+            ),
+            f"个标注文件超过 {LONGEST_CAPTION:,} 个字符，超出部分不读取，请检查是否真是标注",
         ),
-        (several_lines, "caption(s) of several lines, only the first is read", "个标签文件有多行，只读第一行"),
+        (
+            several_lines,
+            (
+                "caption has several lines; only the first is read",
+                "captions have several lines; only the first is read",
+            ),
+            "个标注文件有多行，只读第一行",
+        ),
     ):
         if names:
-            count = len(names)
             warnings.append(
                 say(
-                    f"{folder.path}: {count} {english}: {some(names)}",
-                    f"{folder.path}：{count} {chinese}：{some(names)}",
+                    f"{folder.path}: {plural(len(names), *english)}: {some(names)}",
+                    f"{folder.path}：{len(names)} {chinese}：{some(names)}",
                 )
             )
     return texts
@@ -518,8 +535,8 @@ def _tell_missing_captions(
         names = [path.name for path in missing if caption_file(path, files, ending)]
         if names and ending != extension.lower():
             line = say(
-                f"{folder.path}: {len(names)} picture(s) have captions ending in {ending}, which are not read: "
-                f'caption_extension is "{extension}". Set caption_extension = "{ending}"',
+                f"{folder.path}: {plural(len(names), 'picture has', 'pictures have')} captions ending in {ending}, "
+                f'which are not read: caption_extension is "{extension}". Set caption_extension = "{ending}"',
                 f"{folder.path}：{len(names)} 张图片的标签文件扩展名是 {ending}，"
                 f'而 caption_extension 为 "{extension}"，因此没有读取。请设 caption_extension = "{ending}"',
             )
@@ -528,16 +545,16 @@ def _tell_missing_captions(
     if missing and not folder.text:
         warnings.append(
             say(
-                f"{folder.path}: {len(missing)} picture(s) have neither a caption file nor a concept in "
-                f"{folder.source}, trained with an empty caption: {names}",
+                f"{folder.path}: {plural(len(missing), 'picture has', 'pictures have')} neither a caption file nor "
+                f"a concept in {folder.source}, trained with an empty caption: {names}",
                 f"{folder.path}：{len(missing)} 张图片没有标签文件，{folder.source}里也没有概念，按空标签训练：{names}",
             )
         )
     elif texts and missing:  # where all are missing it is a way of working, and stands in the table
         warnings.append(
             say(
-                f"{folder.path}: {len(missing)} of {len(pictures)} picture(s) have no caption file; their caption is "
-                f'"{folder.text}": {names}',
+                f"{folder.path}: {len(missing)} of {plural(len(pictures), 'picture')} without a caption file; "
+                f'the caption is "{folder.text}": {names}',
                 f"{folder.path}：{len(pictures)} 张图片中有 {len(missing)} 张没有标签文件，"
                 f"以{folder.source}“{folder.text}”为标签：{names}",
             )
@@ -556,7 +573,8 @@ def _tell_orphans(names: list[str], used: set[str], folder: Folder, extension: s
             cure = say(f". Rename {old} to {new}", f"。请把 {old} 改名为 {new}")
         warnings.append(
             say(
-                f"{folder.path}: {len(orphans)} caption file(s) belong to no picture: {some(orphans)}{cure}",
+                f"{folder.path}: {plural(len(orphans), 'caption file belongs', 'caption files belong')} to no "
+                f"picture: {some(orphans)}{cure}",
                 f"{folder.path}：{len(orphans)} 个标签文件没有对应的图片：{some(orphans)}{cure}",
             )
         )

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from library.data import captions
 from library.data.folders import some
-from library.messages import say
+from library.messages import plural, say
 
 ALWAYS = 0.9  # a share of the pictures
 SOMETIMES = 0.2
@@ -418,7 +418,7 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
             Advice(
                 "amber",
                 say(
-                    f"{start}{total} picture(s) with a caption: too few for shares to say much",
+                    f"{start}{plural(total, 'picture')} with a caption: too few for shares to say much",
                     f"{start_zh}有标签的图片只有 {total} 张，比例说明不了多少问题",
                 ),
                 say("Collect more, usually 20 to 30 of a subject", "请多收集一些，一个主体通常需要 20~30 张"),
@@ -503,7 +503,7 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
     ):
         if group:
             text = say(
-                f"{start}{len(group)} tag(s) {english}: {_shares(statistics, group, folder)}",
+                f"{start}{plural(len(group), 'tag')} {english}: {_shares(statistics, group, folder)}",
                 f"{start_zh}{len(group)} 个标签{chinese}：{_shares(statistics, group, folder)}",
             )
             found.append(Advice("green", text, "", tuple(tag.text for tag in group)))

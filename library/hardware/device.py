@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # AMD's GCN, Vega and RDNA 1 and 2 have no bf16 arithmetic; torch says they do and emulates it, at a quarter of the
@@ -124,8 +124,9 @@ def _asked_for(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise UserError(
             say(
-                f'device = "{name}" is not there: torch {torch.__version__} sees {count} GPU(s). A torch whose version '
-                'ends in "+cpu" never sees one: install the CUDA or ROCm build (README, Installation), or use "auto".',
+                f'device = "{name}" is not there: torch {torch.__version__} sees {plural(count, "GPU")}. A torch '
+                'whose version ends in "+cpu" never sees one: install the CUDA or ROCm build (README, '
+                'Installation), or use "auto".',
                 f'device = "{name}" 不可用：torch {torch.__version__} 能看到 {count} 块显卡。'
                 '版本号以 "+cpu" 结尾的 torch 看不到显卡，'
                 '请按 README 的“安装”一节换成 CUDA 或 ROCm 版，或改用 "auto"。',

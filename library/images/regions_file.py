@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from library.images.region import Region, clipped
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 
 NUMBER = re.compile(r"(-?\d+(?:[.．]\d+)?)\s*(%|％|px|像素)?", re.IGNORECASE)
 
@@ -56,7 +56,7 @@ def read(
             problems.append(f"{file}:{number}: {error}")
     if problems:
         count = len(problems)
-        raise UserError(problems, say(f"{count} problem(s) in the regions:", f"区域文件有 {count} 处问题："))
+        raise UserError(problems, say(f"{plural(count, 'problem')} in the regions:", f"区域文件有 {count} 处问题："))
     return regions
 
 
@@ -73,7 +73,9 @@ def _parts(line: str) -> tuple[str, list[tuple[float, bool]]]:
         raise ValueError(say(f'"{left_over}" is no number; {form}', f"“{left_over}”不是数字；{form}"))
     if len(values) != 4:
         count = len(values)
-        raise ValueError(say(f"{count} number(s) in place of 4; {form}", f"有 {count} 个数字，应为 4 个；{form}"))
+        raise ValueError(
+            say(f"{plural(count, 'number')} in place of 4; {form}", f"有 {count} 个数字，应为 4 个；{form}")
+        )
     if min(values[2][0], values[3][0]) <= 0:
         raise ValueError(say("width and height must be above 0", "宽和高必须大于 0"))
     return name, values

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from library.messages import say
+from library.messages import plural, say
 
 EQUAL = 1.0  # standard errors within which two epochs cannot be told apart
 WORSE = 2.0  # standard errors above which one is worse
@@ -65,7 +65,8 @@ class Recommendation(NamedTuple):
             )
         found.append(
             say(
-                f"This is measured on {self.pictures} picture(s) that were not learnt: look at the previews, too.",
+                f"This is measured on {plural(self.pictures, 'picture')} that were not learnt: look at the "
+                "previews, too.",
                 f"以上由 {self.pictures} 张未参加训练的图片测得，请结合预览图判断。",
             )
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from library.contracts import Sample
-from library.messages import Note, say
+from library.messages import Note, plural, say
 
 LEVELS = ("red", "amber", "green")
 TOPICS = {  # in the page's order
@@ -103,7 +103,7 @@ def steps(step_count: int, epoch_count: int, views: int, by_epochs: bool) -> Ite
         by_epochs: whether max_train_epochs decides, and not max_train_steps.
     """
     text = say(
-        f"{step_count:,} steps in {epoch_count} epoch(s), each picture is seen about {views} times",
+        f"{step_count:,} steps in {plural(epoch_count, 'epoch')}, each picture is seen about {views} times",
         f"{epoch_count} 轮共 {step_count:,} 步，每张图约看 {views} 次",
     )
     if FEW_STEPS <= step_count <= MANY_STEPS:
@@ -149,7 +149,10 @@ def saving(epoch_count: int, step_count: int, every_epochs: int | None, every_st
         yield Finding(
             "green",
             "parameters",
-            say(f"{kept} earlier file(s) are kept besides the last one", f"除最后一个文件外，另存 {kept} 个较早的文件"),
+            say(
+                f"{plural(kept, 'earlier file is', 'earlier files are')} kept besides the last one",
+                f"除最后一个文件外，另存 {kept} 个较早的文件",
+            ),
         )
     elif epoch_count > 1:
         wanted = max(1, epoch_count // 5)
@@ -218,7 +221,7 @@ def picture_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
                 "amber",
                 "pictures",
                 say(
-                    f"{folder}: {number} picture(s): what they have in common by chance is learnt too",
+                    f"{folder}: {plural(number, 'picture')}: what they have in common by chance is learnt too",
                     f"{folder}：只有 {number} 张图片：图与图之间碰巧相同的地方也会被学进去",
                 ),
                 say(
@@ -286,8 +289,8 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "green",
             "pictures",
             say(
-                f"{len(turned)} picture(s) lie on their side in the file and are turned upright by their EXIF: "
-                f"{names_of(turned)}",
+                f"{plural(len(turned), 'picture lies', 'pictures lie')} on their side in the file and are turned "
+                f"upright by their EXIF: {names_of(turned)}",
                 f"{len(turned)} 张图片在文件里是转着的，已按 EXIF 摆正：{names_of(turned)}",
             ),
         )
@@ -296,7 +299,8 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "green",
             "pictures",
             say(
-                f"{len(coloured)} picture(s) are converted to sRGB by their colour profile: {names_of(coloured)}",
+                f"{plural(len(coloured), 'picture is', 'pictures are')} converted to sRGB by their colour profile: "
+                f"{names_of(coloured)}",
                 f"{len(coloured)} 张图片按其色彩配置文件转换为 sRGB：{names_of(coloured)}",
             ),
         )
@@ -305,7 +309,7 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "green",
             "pictures",
             say(
-                f"the transparent parts of {len(clear)} picture(s) are not learnt (alpha_mask)",
+                f"the transparent parts of {plural(len(clear), 'picture is', 'pictures are')} not learnt (alpha_mask)",
                 f"{len(clear)} 张图片的透明部分不会被学习（alpha_mask）",
             ),
         )
@@ -314,8 +318,8 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "amber",
             "pictures",
             say(
-                f"{len(clear)} picture(s) have transparent parts, which become white and are learnt as white: "
-                f"{names_of(clear)}",
+                f"{plural(len(clear), 'picture has', 'pictures have')} transparent parts, which become white and "
+                f"are learnt as white: {names_of(clear)}",
                 f"{len(clear)} 张图片有透明部分，会变成白色，并作为白色被学习：{names_of(clear)}",
             ),
             say(
@@ -333,8 +337,8 @@ def blurred(pictures: Sequence[Path]) -> Iterator[Finding]:
             "amber",
             "pictures",
             say(
-                f"{len(pictures)} picture(s) are blurred at the training size, and blur is learnt: "
-                f"{names_of(pictures)}",
+                f"{plural(len(pictures), 'picture is', 'pictures are')} blurred at the training size, and blur is "
+                f"learnt: {names_of(pictures)}",
                 f"{len(pictures)} 张图片在训练分辨率下是模糊的，模糊也会被学进去：{names_of(pictures)}",
             ),
             say("Look at them, and leave the bad ones out", "请看一下，去掉不好的"),
@@ -389,8 +393,8 @@ def duplicates(groups: Sequence[Sequence[Sample]]) -> Iterator[Finding]:
             "amber",
             "pictures" if is_train else "regularization",
             say(
-                f"{len(alike)} picture(s) are there more than once, or nearly the same, and count so many times as "
-                f"much: {listed}",
+                f"{plural(len(alike), 'picture is', 'pictures are')} there more than once, or nearly the same, and "
+                f"count so many times as much: {listed}",
                 f"{len(alike)} 张图重复或几乎相同，学习时会成倍偏重：{listed}",
             ),
             say(
@@ -450,8 +454,8 @@ def trigger_word(
             "amber",
             "captions",
             say(
-                f'{folder}: "{word}" does not stand among the first keep_tokens = {keep_tokens} tags of {len(late)} '
-                f"caption(s), so something else is kept in its place: {names_of(late)}",
+                f'{folder}: "{word}" does not stand among the first keep_tokens = {keep_tokens} tags of '
+                f"{plural(len(late), 'caption')}, so something else is kept in its place: {names_of(late)}",
                 f"{folder}：有 {len(late)} 条标签的前 keep_tokens = {keep_tokens} 个里没有“{word}”，"
                 f"固定下来的是别的标签：{names_of(late)}",
             ),
@@ -558,8 +562,8 @@ def words_in_regularization(
                 "red",
                 "regularization",
                 say(
-                    f'"{word}" calls {len(called)} regularization picture(s) too, so the word learns to look like '
-                    f"them: {names_of(paths)}",
+                    f'"{word}" calls {plural(len(called), "regularization picture")} too, so the word learns to '
+                    f"look like them: {names_of(paths)}",
                     f"“{word}”也对应着 {len(called)} 张正则化图片，这个词会学成它们的样子：{names_of(paths)}",
                 ),
                 say(
@@ -605,8 +609,8 @@ def drawn_by_another(drawn_by: Mapping[Path, str], model: str) -> Iterator[Findi
             "amber",
             "regularization",
             say(
-                f"{len(others)} regularization picture(s) were drawn by another model ({names}) than the base model "
-                f"({model}): they hold it to a look that is not its own",
+                f"{plural(len(others), 'regularization picture was', 'regularization pictures were')} drawn by "
+                f"another model ({names}) than the base model ({model}): they hold it to a look that is not its own",
                 f"{len(others)} 张正则化图片是其他模型（{names}）画的，不是底模（{model}）画的：会把底模拉向别的画风",
             ),
             say("Draw them anew: tools/make_reg_images.py", "请用 tools/make_reg_images.py 重新生成"),

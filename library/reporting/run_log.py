@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from torch import Tensor
 from tqdm import tqdm
 
-from library.messages import say
+from library.messages import plural, say
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal to redraw
 READ_SECONDS = 1.0  # at most so long are losses left unread, so a NaN is seen soon
@@ -234,7 +234,7 @@ class Report:
                 lost = self.unwritten.count(b"\n")
                 self.say(
                     say(
-                        f"{self.events.name} lacks its last {lost} line(s): the disk did not take them",
+                        f"{self.events.name} lacks its last {plural(lost, 'line')}: the disk did not take them",
                         f"{self.events.name} 缺少最后 {lost} 行：磁盘无法写入",
                     )
                 )

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.options.derived import last_strengths
 from library.options.training import Config
 from library.training.build import Training
@@ -184,8 +184,8 @@ class Files:
             self.ended_early = True
             self.report.say(
                 say(
-                    f"the training ends here: the loss of the held-out pictures has not fallen for {patience} "
-                    "measurement(s) (early_stop)",
+                    "the training ends here: the loss of the held-out pictures has not fallen for "
+                    f"{plural(patience, 'measurement')} (early_stop)",
                     f"训练到此结束：留出图片的损失已连续 {patience} 次测量没有下降（early_stop）",
                 )
             )

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from library.messages import say
+from library.messages import plural, say
 from library.options import command_line
 from library.options.training import Config
 from library.reporting import charts, pages
@@ -707,7 +707,7 @@ def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> pages.Html:
             f"为省时间，{total} 张中抽测了 {count} 张。",
         )
     if odd:
-        text = say(f"{odd} picture(s) worth a look", f"{odd} 张值得检查")
+        text = say(f"{plural(odd, 'picture')} worth a look", f"{odd} 张值得检查")
         cure = say(
             "Do picture and caption agree? Correct the caption, or leave the picture out, and train again.",
             "图与标签一致吗？改正标签，或去掉该图，然后重新训练。",
@@ -796,7 +796,7 @@ def plan_and_warnings(facts: Facts, told: Told) -> pages.Html:
     if not notes:
         notes = [pages.finding("green", say("Nothing was found amiss.", "没有发现问题。"))]
     count = len(facts.plan.buckets) - 1
-    buckets = pages.folded(say(f"{count} bucket(s)", f"{count} 个桶"), table(facts.plan.buckets))
+    buckets = pages.folded(say(f"{plural(count, 'bucket')}", f"{count} 个桶"), table(facts.plan.buckets))
     lines = map(pages.paragraph, facts.plan.lines)
     return pages.section(say("Plan and warnings", "计划与提示"), *notes, table(facts.plan.folders), *lines, buckets)
 

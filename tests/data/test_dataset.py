@@ -340,7 +340,7 @@ def test_captions_that_are_cut_are_named_with_their_length(found):
 
     plan, config = make(found)
     (line,) = planning.check(plan, config, token_counts=token_counts)
-    assert "1 caption(s) are longer than the 150 tokens that are read; the rest is cut: 3_mytag/3.txt (160)" in line
+    assert "1 caption is longer than the 150 tokens that are read; the rest is cut: 3_mytag/3.txt (160)" in line
 
 
 def test_everyday_words_are_warned_of_but_only_where_they_are_learnt(found):

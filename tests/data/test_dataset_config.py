@@ -531,7 +531,7 @@ def test_pictures_of_a_metadata_file_are_found_by_path_name_or_stem(pictures):
             "two/0.png": "whole path", "one/0.png": "below", "one/1.png": "no ending", "one/v1.5.png": "a dot",
         }  # fmt: skip
         assert warnings == [
-            f"{pictures / name}: 1 picture(s) that it names are not there and not used: one/9.png",
+            f"{pictures / name}: 1 listed image does not exist: one/9.png",
             f"{pictures / name}: only caption and tags are read; not used: score (2)",
         ]
 
@@ -678,7 +678,7 @@ def test_pictures_with_no_more_pixels_are_left_out(tmp_path):
     assert [sample.image_path.name for sample in found.train] == ["1.png"]
     assert [(folder.picture_count, folder.caption_count) for folder in found.folders] == [(1, 1)]
     (line,) = found.warnings
-    assert "2 picture(s) left out, as skip_image_resolution asks: 0.png, 2.png" in line
+    assert "2 pictures left out, as skip_image_resolution asks: 0.png, 2.png" in line
 
 
 def test_options_that_change_pictures_switch_the_cache_off(pictures, run, capsys):

@@ -88,8 +88,8 @@ def test_a_folder_named_like_a_picture_is_none(tmp_path):
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path):
     whole = image_folder.find(fill(tmp_path, {"a.png": "", "b.gif": "", "d/c.HEIC": ""}))
     assert [note.partition(":")[2] for note in whole.notes] == [
-        " 1 file(s) of kinds that are not read: b.gif. Convert them to .png",
-        " 1 file(s) of kinds that are not read: c.HEIC. Convert them to .png",
+        " 1 file of kinds that are not read: b.gif. Convert them to .png",
+        " 1 file of kinds that are not read: c.HEIC. Convert them to .png",
     ]
 
 
@@ -97,7 +97,7 @@ def test_captions_of_another_ending_are_named(tmp_path):
     fill(tmp_path, {"a.png": "", "a.caption": "a", "b.png": "", "b.txt": "b", "b.caption": "b"})
     (note,) = image_folder.find(tmp_path).notes
     assert note.endswith(
-        "1 picture(s) have captions ending in .caption, which are not read: a.png. To read them, set "
+        "1 picture has captions ending in .caption, which are not read: a.png. To read them, set "
         'caption_extension = ".caption"'
     )
     assert found(tmp_path, caption_extension=".caption") == {"a.png": "a", "b.png": "b"}

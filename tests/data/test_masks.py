@@ -370,7 +370,7 @@ def test_a_mask_is_for_the_upright_picture(tmp_path):
     with pytest.raises(UserError) as error:
         find(tmp_path)
     (problem,) = error.value.problems
-    assert "1 mask(s) are of another shape than their picture: phone.png (40x30, phone.jpg: 30x40)" in problem
+    assert "1 mask is of another shape than their picture: phone.png (40x30, phone.jpg: 30x40)" in problem
     assert "Make them anew" in problem
 
 
@@ -390,7 +390,7 @@ def test_a_broken_mask_stops_the_run_by_name(tmp_path):
     with pytest.raises(UserError) as error:
         find(tmp_path)
     (problem,) = error.value.problems
-    assert "2 mask(s) cannot be read: a.png (" in problem
+    assert "2 masks cannot be read: a.png (" in problem
     assert "b.png (the file is empty" in problem
 
 
@@ -400,7 +400,7 @@ def test_masks_of_no_picture_are_told_with_their_right_name(tmp_path):
     mask(tmp_path / "1_a/masks/gone.png")
     (tmp_path / "1_a/masks/notes.txt").write_text("mine")
     (line,) = find(tmp_path).warnings
-    assert "2 mask(s) belong to no picture that is used: a.jpg.png, gone.png" in line
+    assert "2 masks belong to no picture that is used: a.jpg.png, gone.png" in line
     assert line.endswith("such as a.png instead of a.jpg.png")
 
 
@@ -408,7 +408,7 @@ def test_a_black_mask_is_told_by_name(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.png", white=0)
     (line,) = find(tmp_path).warnings
-    assert "1 picture(s) teach nothing, their masks are black all over: a.jpg" in line
+    assert "1 picture teaches nothing, their masks are black all over: a.jpg" in line
 
 
 def test_a_folder_of_masks_at_the_wrong_place_is_told(tmp_path):

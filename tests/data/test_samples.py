@@ -52,7 +52,7 @@ def test_several_folders_repeats_and_captions_in_sorted_order(tmp_path):
     assert [(f.name, f.picture_count, f.caption_count) for f in found.folders] == [
         ("10_my tag", 2, 0), ("2_b", 2, 1), ("3_", 1, 1), ("5_my tag", 1, 0)]  # fmt: skip
     assert found.warnings == [
-        f'{tmp_path / "train/2_b"}: 1 of 2 picture(s) have no caption file; their caption is "b": 2.png'
+        f'{tmp_path / "train/2_b"}: 1 of 2 pictures without a caption file; the caption is "b": 2.png'
     ]
 
 
@@ -87,8 +87,8 @@ def test_chinese_users_files(tmp_path):
     found = find(tmp_path / "训练集")
     assert {s.image_path.stem: s.caption for s in found.train} == {
         "正面": "连衣裙, 红色", "背面": "连衣裙", "侧面": "裙子，鞋"}  # fmt: skip
-    assert '1 caption(s) are not UTF-8 and read as GB18030 (GBK), e.g. 正面.txt: "连衣裙, 红色"' in told(found)
-    assert "Chinese commas, which do not separate tags; replace ， by ,: 侧面.txt" in told(found)
+    assert '1 caption is not UTF-8 and read as GB18030 (GBK), e.g. 正面.txt: "连衣裙, 红色"' in told(found)
+    assert "Chinese commas, which don't separate tags. Replace ， with ,: 侧面.txt" in told(found)
     messages.set_language("zh")
     assert "个标签文件不是 UTF-8，按 GB18030 (GBK) 读取，如 正面.txt：“连衣裙, 红色”" in told(find(tmp_path / "训练集"))
 
@@ -99,7 +99,7 @@ def test_an_empty_caption_file_is_an_empty_caption(tmp_path):
     found = find(tmp_path)
     assert found.train[0].caption == ""
     assert found.train[0].caption_path
-    assert "1 empty caption file(s), trained with an empty caption: a.txt" in told(found)
+    assert "1 caption file is empty: trained without a caption: a.txt" in told(found)
 
 
 def test_captions_with_another_ending_are_told_with_the_option_to_set(tmp_path):
@@ -114,7 +114,7 @@ def test_captions_with_another_ending_are_told_with_the_option_to_set(tmp_path):
 def test_captions_of_no_picture_are_told(tmp_path):
     picture(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.png.txt").write_text("smile")
-    assert "1 caption file(s) belong to no picture: x.png.txt. Rename x.png.txt to x.txt" in told(find(tmp_path))
+    assert "1 caption file belongs to no picture: x.png.txt. Rename x.png.txt to x.txt" in told(find(tmp_path))
 
 
 def test_neither_caption_nor_concept(tmp_path):
@@ -192,9 +192,9 @@ def test_files_that_are_no_pictures_of_ours(tmp_path):
     assert [s.image_path.name for s in found.train] == ["good.png"]
     assert len(found.warnings) == 4
     assert "dir.png: is a folder" in told(found)
-    assert "1 file(s) of kinds that are not read: moving.gif. Convert them to .png" in told(found)
+    assert "1 file of kinds that are not read: moving.gif. Convert them to .png" in told(found)
     assert "gone.png: the link leads nowhere" in told(found)
-    assert "more: 1 picture(s) in a folder within a [repeats]_[concept] folder are not used" in told(found)
+    assert "more: 1 picture in a folder within a [repeats]_[concept] folder are not used" in told(found)
 
 
 def test_animations_give_their_first_frame_and_a_note(tmp_path):
@@ -262,7 +262,7 @@ def test_pictures_directly_in_the_folder(tmp_path):
         tmp_path / "mine"
     )
     picture(tmp_path / "mine/2_good/a.png")
-    assert "1 picture(s) beside the folders are not used: a.png" in told(find(tmp_path / "mine"))
+    assert "1 picture beside the folders are not used: a.png" in told(find(tmp_path / "mine"))
 
 
 def test_nothing_there_and_both_folders_are_told_at_once(tmp_path):

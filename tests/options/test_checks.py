@@ -320,7 +320,7 @@ def test_everything_wrong_is_told_at_once_each_with_its_place(places):
     with pytest.raises(ConfigError) as caught:
         check(values, where, ["what kohya found"])
     assert str(caught.value).splitlines() == [
-        "4 problem(s) in the parameters:",
+        "4 problems in the parameters:",
         "  what kohya found",
         f"  {SCRIPT}:41: network_dims: there is no such parameter. Did you mean network_dim?",
         '  --seed "23" is text; remove the quotes: 23',

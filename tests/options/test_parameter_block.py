@@ -209,7 +209,7 @@ def test_mistakes_are_told_with_their_lines_before_anything_is_loaded(project):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "3 problem(s) in the parameters:",
+        "3 problems in the parameters:",
         f"  {SCRIPT}:{at['output_dir']}: output_dir = 'C:\\new' contains a line break, because \\ in plain quotes is "
         """special: write it with / or as r"C:\\new" (in .toml: 'C:\\new')""",
         f'  {SCRIPT}:{at["network_dim"]}: network_dim = "32" is text; remove the quotes: 32',
@@ -222,7 +222,7 @@ def test_mistakes_are_told_with_their_lines_before_anything_is_loaded(project):
     [
         ("zh_CN.UTF-8", "auto", "参数有 1 处问题："),
         ("en_US.UTF-8", "zh", "参数有 1 处问题："),
-        ("zh_CN.UTF-8", "en", "1 problem(s) in the parameters:"),
+        ("zh_CN.UTF-8", "en", "1 problem in the parameters:"),
     ],
 )
 def test_messages_are_in_the_users_language(project, system, setting, heading):
@@ -304,7 +304,7 @@ def test_the_queue_goes_on_after_a_failure_and_says_so_at_the_end(project):
     ]
     assert sorted(file.name for file in queue.glob("*.json")) == ["bad.json", "code.json", "crash.json", "typo.json"]
     assert sorted(file.name for file in (queue / "complete").iterdir()) == ["good-2.json", "good.json", "named.json"]
-    assert done.stderr.splitlines()[0] == "typo.json: 1 problem(s) in the parameters:"  # told before the first run
+    assert done.stderr.splitlines()[0] == "typo.json: 1 problem in the parameters:"  # told before the first run
     assert done.stderr.splitlines()[-1] == "not trained: typo.json, bad.json, code.json, crash.json"
     assert done.stdout.splitlines()[-1] == "2 of 6 presets trained"
 

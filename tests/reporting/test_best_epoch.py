@@ -123,7 +123,7 @@ def test_the_words():
         "Use epoch 3: no other has a lower loss of held-out pictures beyond chance. Epochs 2-3 are"
     )
     assert "From epoch 4 on it is overfitted" in lines[1]
-    assert "4 picture(s)" in lines[-1]
+    assert "4 pictures" in lines[-1]
     assert "more epochs may do better" in recommend(validations([0.8, 0.5])).lines()[1]
     assert "nothing to choose" in recommend(validations([0.5])).lines()[0]
     set_language("zh")

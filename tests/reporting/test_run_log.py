@@ -154,7 +154,7 @@ def test_what_could_not_be_written_is_told_at_the_end(tmp_path):
     report.events = FullFile(report.events, room=0)
     report.losses(1, 1, torch.tensor(1.0), {})
     report.close()
-    assert "run.jsonl lacks its last 1 line(s)" in report.stream.getvalue()
+    assert "run.jsonl lacks its last 1 line" in report.stream.getvalue()
 
 
 def test_what_draws_curves_gets_the_same_numbers(tmp_path):

@@ -114,7 +114,7 @@ def test_what_is_delivered_has_nothing_red(tmp_path):
     findings = examine(
         PROJECT / "lora_train_command_line.py", similarity=6, with_machine=False, progress=no_bar
     ).findings
-    assert [line[:30] for line in wrong(findings)] == ["amber pictures: 14 picture(s) "]  # are enlarged, as is meant
+    assert [line[:30] for line in wrong(findings)] == ["amber pictures: 14 pictures ar"]  # are enlarged, as is meant
 
 
 def test_the_script_is_read_and_what_stands_below_its_block_is_not_run(case):
@@ -211,17 +211,17 @@ def test_doubts_of_the_check_are_amber(case):
     [
         (
             dict(max_train_epochs=2),
-            "240 steps in 2 epoch(s), each picture is seen about 20 times: few; little will be learnt",
+            "240 steps in 2 epochs, each picture is seen about 20 times: few; little will be learnt",
             "max_train_epochs = 12 gives about 1,440 steps",
         ),
         (
             dict(max_train_epochs=80),
-            "9,600 steps in 80 epoch(s), each picture is seen about 800 times: many; it will probably overfit",
+            "9,600 steps in 80 epochs, each picture is seen about 800 times: many; it will probably overfit",
             "max_train_epochs = 12 gives about 1,440 steps",
         ),
         (
             dict(max_train_steps=10),
-            "10 steps in 1 epoch(s), each picture is seen about 1 times: few; little will be learnt",
+            "10 steps in 1 epoch, each picture is seen about 1 times: few; little will be learnt",
             "max_train_steps = 1500 is a usual length",
         ),
     ],
@@ -315,9 +315,9 @@ def test_broken_pictures_are_named_and_shown(case):
 def test_pictures_that_are_much_enlarged_or_cut(case):
     Image.open(case.pictures[0]).resize((30, 30)).save(case.train / "tiny.png")
     case.caption(case.train / "tiny.png").write_text("mytag", encoding="utf-8")
-    case.sees("amber", "pictures", "1 picture(s) are smaller than their bucket", "Use larger ones", pictures=1)
+    case.sees("amber", "pictures", "1 picture is smaller than their bucket", "Use larger ones", pictures=1)
     Image.effect_noise((500, 40), 90).save(case.train / "long.png")
-    case.sees("amber", "pictures", "1 picture(s) lose more than a third by cropping", "Crop them yourself", pictures=1)
+    case.sees("amber", "pictures", "1 picture loses more than a third by cropping", "Crop them yourself", pictures=1)
 
 
 def test_animated_pictures(case):
@@ -330,7 +330,7 @@ def test_too_few_and_very_many(case):
     for picture in case.pictures[5:]:
         picture.unlink()
         case.caption(picture).unlink()
-    case.sees("amber", "pictures", "10_mytag: 5 picture(s)", "Collect 20 or more")
+    case.sees("amber", "pictures", "10_mytag: 5 pictures", "Collect 20 or more")
     (many,) = doctor.picture_counts({"5_style": 2000})
     assert (many.level, "Fine for a style" in many.cure) == ("amber", True)
 
@@ -347,7 +347,7 @@ def test_the_same_picture_at_another_size_within_a_folder(case):
     picture = Image.open(case.pictures[0]).convert("RGB")
     picture.resize((picture.width * 2, picture.height * 2)).save(case.train / "again.jpg", quality=80)
     case.caption(case.train / "again.jpg").write_text("mytag, waving", encoding="utf-8")
-    found = case.sees("amber", "pictures", "1 picture(s) are there more than once", "prepare_images.py", pictures=2)
+    found = case.sees("amber", "pictures", "1 picture is there more than once", "prepare_images.py", pictures=2)
     assert "again.jpg" in found.text
 
 
@@ -372,7 +372,7 @@ def test_blurred_pictures_are_shown_the_worst_first(case):
         sharp = Image.open(case.pictures[len(name) % 5]).convert("RGB").resize((256, 256), Image.Resampling.NEAREST)
         sharp.filter(ImageFilter.GaussianBlur(4 * radius)).save(case.train / f"{name}.png")
         case.caption(case.train / f"{name}.png").write_text(f"mytag, {name}", encoding="utf-8")
-    found = case.sees("amber", "pictures", "2 picture(s) are blurred at the training size", "leave the bad ones out")
+    found = case.sees("amber", "pictures", "2 pictures are blurred at the training size", "leave the bad ones out")
     assert [path.stem for path in found.pictures] == ["softer", "soft"]
 
 
@@ -380,21 +380,21 @@ def test_transparent_pictures_become_white_unless_they_are_masked(case):
     picture = Image.open(case.pictures[0]).convert("RGBA")
     picture.paste((0, 0, 0, 0), (0, 0, 40, 40))
     picture.save(case.pictures[0])
-    case.sees("amber", "pictures", "1 picture(s) have transparent parts", "Set alpha_mask = True", pictures=1)
+    case.sees("amber", "pictures", "1 picture has transparent parts", "Set alpha_mask = True", pictures=1)
     case.values["alpha_mask"] = True
-    case.sees("green", "pictures", "the transparent parts of 1 picture(s) are not learnt")
+    case.sees("green", "pictures", "the transparent parts of 1 picture is not learnt")
 
 
 def test_turned_and_coloured_pictures_are_in_order(case):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(case.pictures[0]).convert("RGB").save(case.train / "phone.jpg", exif=exif)
-    case.sees("green", "pictures", "1 picture(s) lie on their side in the file and are turned upright")
+    case.sees("green", "pictures", "1 picture lies on their side in the file and are turned upright")
     (finding,) = doctor.natures({Path("a/b.png"): (False, 0.0, True)}, False)
     assert finding == (
         "green",
         "pictures",
-        "1 picture(s) are converted to sRGB by their colour profile: a/b.png",
+        "1 picture is converted to sRGB by their colour profile: a/b.png",
         "",
         (),
     )
@@ -421,10 +421,10 @@ def test_captions_with_another_ending_are_red(case):
 @pytest.mark.parametrize(
     ("content", "text", "cure"),
     [
-        ("mytag, 连衣裙".encode("gbk"), "are not UTF-8 and read as GB18030", "save them as UTF-8"),
-        ("mytag，smile".encode(), "with Chinese commas", ""),
-        (b"", "empty caption file(s)", ""),
-        (None, "1 of 12 picture(s) have no caption file", ""),
+        ("mytag, 连衣裙".encode("gbk"), "is not UTF-8 and read as GB18030", "save them as UTF-8"),
+        ("mytag，smile".encode(), "contains Chinese commas", ""),
+        (b"", "caption file is empty", ""),
+        (None, "1 of 12 pictures without a caption file", ""),
     ],
 )
 def test_captions_that_are_not_as_meant(case, content, text, cure):
@@ -439,7 +439,7 @@ def test_captions_that_are_too_long(case):
     case.values["max_token_length"] = 75
     tags = ", ".join(f"unusual thing {number}" for number in range(60))
     case.caption(case.pictures[0]).write_text(f"mytag, {tags}", encoding="utf-8")
-    case.sees("amber", "captions", "are longer than the 75 tokens that are read", "raise max_token_length")
+    case.sees("amber", "captions", "is longer than the 75 tokens that are read", "raise max_token_length")
 
 
 def rewrite(case, change):
@@ -541,7 +541,7 @@ def test_a_broken_regularization_folder_does_not_hide_the_training_set(case):
 
 def test_a_trigger_word_in_regularization_captions_is_red(case):
     (case.reg / "3.txt").write_text("mytag, square", encoding="utf-8")
-    found = case.sees("red", "regularization", '"mytag" calls 1 regularization picture(s) too', "Take the word out")
+    found = case.sees("red", "regularization", '"mytag" calls 1 regularization picture too', "Take the word out")
     assert [path.name for path in found.pictures] == ["3.png"]
 
 
@@ -552,7 +552,7 @@ def test_a_regularization_folder_named_as_the_concept_is_right_for_own_pictures_
     found = case.sees("amber", "regularization", "1_mytag: these regularization pictures have no caption files")
     assert "Right if they show the same person" in found.cure
     drawn(case.reg.with_name("1_mytag") / "0.png", "mini")
-    case.sees("red", "regularization", '"mytag" calls 12 regularization picture(s) too')
+    case.sees("red", "regularization", '"mytag" calls 12 regularization pictures too')
 
 
 def drawn(path: Path, model: str) -> None:
@@ -567,9 +567,7 @@ def drawn(path: Path, model: str) -> None:
 def test_regularization_pictures_of_another_model(case):
     drawn(case.reg / "0.png", "anything-v5")
     drawn(case.reg / "1.png", "MINI")
-    found = case.sees(
-        "amber", "regularization", "1 regularization picture(s) were drawn by another model (anything-v5)"
-    )
+    found = case.sees("amber", "regularization", "1 regularization picture was drawn by another model (anything-v5)")
     assert [path.name for path in found.pictures] == ["0.png"]
     assert "make_reg_images.py" in found.cure
     drawn(case.reg / "0.png", "mini.safetensors")

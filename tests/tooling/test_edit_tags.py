@@ -68,7 +68,7 @@ def test_showing_changes_nothing(folder, capsys):
 
 def test_the_clothing_recipe_over_the_whole_set(folder, capsys):
     said = run(folder, capsys, action="apply", **RECIPE)
-    assert "applied to 7 file(s)" in said
+    assert "applied to 7 files" in said
     after = {name: data.decode("utf-8") for name, data in files(folder).items() if name.endswith(".txt")}
     assert after == {
         "a.txt": "mytag, 1girl, standing",
@@ -79,8 +79,8 @@ def test_the_clothing_recipe_over_the_whole_set(folder, capsys):
         "prose.txt": "mytag, A girl in a school uniform, standing in a garden, looking up at the sky.",
         "marked.txt": "mytag, 1girl, smile",
     }
-    assert "1 caption(s) are read as GB18030 (GBK) and become UTF-8, e.g. 照片 3.png" in said
-    assert "1 caption(s) have Chinese commas" in said
+    assert "1 caption is read as GB18030 (GBK) and become UTF-8, e.g. 照片 3.png" in said
+    assert "1 caption has Chinese commas" in said
     assert "1 of 7 pictures have no tags but the trigger word, if that: none.png" in said
 
 
@@ -100,7 +100,7 @@ def test_undo_restores_every_byte_also_encodings_and_missing_captions(folder, ca
     run(folder, action="apply", delete_tags="standing")
     run(folder, action="undo")
     said = run(folder, capsys, action="undo")
-    assert "7 file(s) are as they were" in said
+    assert "7 files are as they were" in said
     assert files(folder) == before
     assert "nothing to undo" in run(folder, capsys, action="undo")
 
@@ -109,8 +109,8 @@ def test_undo_leaves_and_names_what_was_changed_since(folder, capsys):
     run(folder, action="apply", **RECIPE)
     (folder / "a.txt").write_text("by hand", encoding="utf-8")
     said = run(folder, capsys, action="undo")
-    assert "1 file(s) were changed since, and are left as they are now: a.txt" in said
-    assert "6 file(s) are as they were" in said
+    assert "1 file was changed since, and are left as they are now: a.txt" in said
+    assert "6 files are as they were" in said
     assert (folder / "a.txt").read_text(encoding="utf-8") == "by hand"
 
 
@@ -148,7 +148,7 @@ def test_regularization_pictures_beside_the_training_set_get_no_trigger_word(fol
     before = (folder / "reg" / "ミク.txt").read_bytes()
     said = run(folder, capsys, action="apply")
     assert (folder / "reg" / "ミク.txt").read_bytes() == before
-    assert "1 regularization picture(s) are left as they are" in said
+    assert "1 regularization picture is left as they are" in said
     run(folder / "reg", action="apply", trigger_word=None, delete_tags="1girl")
     assert (folder / "reg" / "ミク.txt").read_text(encoding="utf-8") == "红发, school uniform"
 
@@ -200,7 +200,7 @@ def test_a_run_that_was_stopped_can_be_continued_and_undone(folder, capsys, monk
         run(folder, capsys, action="apply", **RECIPE)
     assert "stopped: 3 / 7 files are written" in capsys.readouterr().out
     monkeypatch.undo()
-    assert "applied to 4 file(s)" in run(folder, capsys, action="apply", **RECIPE)
+    assert "applied to 4 files" in run(folder, capsys, action="apply", **RECIPE)
     run(folder, action="undo")
     run(folder, action="undo")
     assert files(folder) == before

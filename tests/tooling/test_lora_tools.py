@@ -317,7 +317,7 @@ def test_a_folder_is_resized_file_by_file_and_what_is_no_lora_is_named(lora, run
     assert "broken.safetensors: cannot be read" in said
     assert "embedding.safetensors: is no LoRA" in said
     run(resize_lora, lora=str(tmp_path / "set"), new_rank=2)
-    assert "nothing to do for 2 file(s)" in capsys.readouterr().out
+    assert "nothing to do for 2 files" in capsys.readouterr().out
     assert kept == {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
 
 

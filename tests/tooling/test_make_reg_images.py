@@ -301,7 +301,7 @@ def test_other_settings_are_never_mixed_in(make, train, monkeypatch):
     monkeypatch.setattr(generate, "open_for_drawing", None)
     with pytest.raises(UserError) as caught:
         make(steps=3, negative_prompt="bad")
-    assert "holds 4 picture(s) that were drawn otherwise: " in str(caught.value)
+    assert "holds 4 pictures that were drawn otherwise: " in str(caught.value)
     assert "negative_prompt was '' and is 'bad' now; steps was 2 and is 3 now" in str(caught.value)
     assert "Set overwrite = True to draw them anew, or choose another output_dir" in str(caught.value)
     (train / "4_mytag" / "0.txt").write_text("mytag, green hair", encoding="utf-8")
@@ -354,7 +354,7 @@ def test_what_is_not_ours_is_never_overwritten(make, tmp_path, capsys):
         make(overwrite=True)
     (folder / "mytag 0.png").rename(folder / "my own.png")
     make()
-    assert "holds 1 more picture(s) that belong to no training picture: my own.png" in capsys.readouterr().out
+    assert "holds 1 more picture that belong to no training picture: my own.png" in capsys.readouterr().out
 
 
 def test_a_picture_that_is_not_whole_is_no_finished_one(make):

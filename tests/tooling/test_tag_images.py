@@ -89,7 +89,7 @@ def test_captions_are_what_the_tagger_sees(run, pictures, model):
     seen = {name: caption(pictures / name) for name in COLOURS}
     assert seen == {name: expected(pictures / name) for name in COLOURS}
     assert len(set(seen.values())) > 2  # the test would not notice a tagger that is blind
-    assert "4 caption(s) written" in said
+    assert "4 captions written" in said
     assert 'action = "undo"' in said
 
 
@@ -122,7 +122,7 @@ def test_another_threshold_needs_no_second_look(run, pictures, model, monkeypatc
     run(tagger=model)
     monkeypatch.setattr(local_models, "open_onnx", None)
     said = run(tagger=model, existing="replace", general_threshold=0.6)
-    assert "4 picture(s) were looked at by this tagger before" in said
+    assert "4 pictures were looked at by this tagger before" in said
     assert caption(pictures / "red.png") == expected(pictures / "red.png", 0.6)
 
 
@@ -136,7 +136,7 @@ def test_kept_captions_stay_to_the_byte(run, pictures, model):
     (pictures / "深 蓝.txt").write_bytes(b" \n")  # holds nothing
     said = run(tagger=model)
     assert "2 with tags already (they stay as they are)" in said
-    assert "2 picture(s) keep tags without your own word: red.png, teal.jpg." in said
+    assert "2 pictures keep tags without your own word: red.png, teal.jpg." in said
     assert {name: (pictures / name).read_bytes() for name in written} == written
     assert caption(pictures / "深 蓝.webp") == expected(pictures / "深 蓝.webp")
 
@@ -186,7 +186,7 @@ def test_pictures_of_one_name_do_not_write_one_caption_twice(run, tmp_path, mode
     for name, colour in (("a.jpg", "red"), ("a.png", "blue"), ("b.png", "blue")):
         Image.new("RGB", (40, 30), colour).save(tmp_path / "set" / name)
     said = run(tagger=model)
-    assert "1 picture(s) have the same caption file as another one" in said
+    assert "1 picture has the same caption file as another one" in said
     assert "a.png = a.jpg" in said
     assert caption(tmp_path / "set" / "a.jpg") == expected(tmp_path / "set" / "a.jpg")
 
@@ -236,8 +236,8 @@ def test_broken_pictures_are_named_and_the_others_tagged(run, pictures, model, m
     for name, data in BROKEN.items():
         (pictures / name).write_bytes(whole[: len(whole) // 2] if data is None else data)
     said = run(tagger=model)
-    assert "4 caption(s) written" in said
-    assert "3 picture(s) skipped" in said
+    assert "4 captions written" in said
+    assert "3 pictures skipped" in said
     for name in BROKEN:
         assert f"  {name}: " in said
         assert name in (tmp_path / "page" / "tagged.html").read_text(encoding="utf-8")
@@ -332,12 +332,12 @@ def test_an_interruption_keeps_what_is_done_and_the_next_run_goes_on(tool, run, 
     with pytest.raises(Stopped):
         run(tagger=model, batch_size=1)
     said = capsys.readouterr().out
-    assert "stopped: 2 caption(s) are written and stay" in said
+    assert "stopped: 2 captions are written and stay" in said
     page = Path(said.split("to look at: ")[1].strip()).read_text(encoding="utf-8")
     assert "Tags by wd-vit-tagger-v3." in page
     assert "no tagger was found" not in page
     assert len(list(pictures.rglob("*.txt"))) == 2
-    assert "2 caption(s) written" in run(tagger=model, batch_size=1)
+    assert "2 captions written" in run(tagger=model, batch_size=1)
     assert calls == [1] * 5  # none was looked at twice
     for name in COLOURS:
         assert caption(pictures / name) == expected(pictures / name)
@@ -358,7 +358,7 @@ def test_a_tagger_that_fails_in_the_middle_loses_nothing(run, pictures, model, m
         run(tagger=model, batch_size=2)
     assert caught.value.problems == [
         "out of memory",
-        "2 caption(s) were written before that and stay; run it again to go on",
+        "2 captions were written before that and stay; run it again to go on",
     ]
     assert len(list(pictures.rglob("*.txt"))) == 2
 
@@ -413,7 +413,7 @@ def test_the_page_tells_what_was_done(run, pictures, model, tmp_path):
     for text in (
         "&lt;b&gt;smile&lt;/b&gt;",
         "深 蓝.webp",
-        "Tags by wd-vit-tagger-v3 on the CPU. 1 picture(s) had tags",
+        "Tags by wd-vit-tagger-v3 on the CPU. 1 picture had tags",
     ):
         assert text in page
     assert page.count("<img") >= 3

@@ -168,7 +168,7 @@ def test_pictures_whose_captions_do_not_help_come_first(tmp_path):
     assert found[-1].help == pytest.approx(0.52)
     text = text_of(page_of(tmp_path, [*told_events(tmp_path), event | dict(time=0, step=40), end()]))
     assert text.index("caption harms 10%") < text.index("caption helps 48%") < text.index("caption helps 52%")
-    assert "1 picture(s) worth a look" in text
+    assert "1 picture worth a look" in text
 
 
 def end() -> dict:

@@ -431,7 +431,7 @@ def test_what_is_not_finite_is_said_and_not_written(run, ten, monkeypatch, capsy
 
 def test_a_share_of_less_than_a_picture_is_told_and_trained(run, capsys):
     folder = run(validation_split=0.1, max_train_epochs=1, text_encoder_lr=0)
-    assert "validation_split = 0.1 holds out none of 3 picture(s)" in capsys.readouterr().out
+    assert "validation_split = 0.1 holds out none of 3 pictures" in capsys.readouterr().out
     assert not events(folder, "validation")
 
 
@@ -557,7 +557,7 @@ def test_a_run_that_gains_nothing_ends_early(best_run, monkeypatch, capsys):
     measuring(monkeypatch, 0.5, 0.6, 0.7, 0.4)
     folder = best_run(early_stop=2, resume="auto")
     assert max(event["epoch"] for event in events(folder)) == 3
-    assert "has not fallen for 2 measurement(s)" in capsys.readouterr().out
+    assert "has not fallen for 2 measurements" in capsys.readouterr().out
     assert same(folder / "it.safetensors", folder / "it-000003.safetensors")
     assert same(folder / "it-best.safetensors", folder / "it-000001.safetensors")
     assert not (folder / "it-state").exists()  # it is finished, not interrupted

@@ -9,7 +9,7 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
-from library.messages import Note, UserError, say
+from library.messages import Note, UserError, plural, say
 from library.options.checks.doubtful import doubts, why_no_8bit_adam
 from library.options.checks.impossible import contradictions
 from library.options.checks.values import (
@@ -37,7 +37,7 @@ class ConfigError(UserError):
 
     def __init__(self, problems: list[str]):
         count = len(problems)
-        super().__init__(problems, say(f"{count} problem(s) in the parameters:", f"参数有 {count} 处问题："))
+        super().__init__(problems, say(f"{plural(count, 'problem')} in the parameters:", f"参数有 {count} 处问题："))
 
 
 def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> tuple[Config, list[str]]:
