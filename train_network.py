@@ -25,7 +25,7 @@ from library.options.checks import check
 from library.options.derived import trains_text_encoder
 from library.options.training import Config
 from library.training.build import Training, build
-from library.training.debug_dataset import show_set
+from library.training.debug_dataset import show_dataset
 from library.training.outputs import Files, check_disk, closing_words, hashes_of
 from library.training.prepare import Prepared, prepare
 from library.training.recovery import is_sound, memory_full, not_finite, use_less_memory, what_is_lost
@@ -545,7 +545,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
     try:
         if config.debug_dataset:
             if world.is_first:
-                show_set(prepared)
+                show_dataset(prepared)
             return 0
         with Stop(Path(config.output_dir)) as stop:
             hashing = ThreadPoolExecutor(1).submit(hashes_of, prepared.config) if world.is_first else None

@@ -1,7 +1,11 @@
 """Pages that a tool leaves for a person to look at: one HTML file that needs nothing else, on a phone and offline too.
 
-Everything that is given as `str` is text and is escaped; `Html` is what the functions here have made. To add a kind of
-block: write a function that gives `Html`, and its rules in STYLE.
+A page is a template (templates/*.html) and a NamedTuple whose fields are what the template names. Python gathers what
+is shown and never writes HTML; the template says how it looks. A sentence that a page always says stands in its
+template, `say(english, chinese, number=3)` with {number} in both; one that depends on what was found comes as data.
+
+To add a page: a template that extends base.html, and a NamedTuple. What two pages share is a macro in parts.html.
+Everything is escaped; what is markup already (a chart) is marked so once, where it is made.
 """
 
 import base64
@@ -10,16 +14,19 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
 from library.messages import UserError, say
 
-THUMBNAIL = 320  # pixels: sharp on a phone, about 10 kB a picture
-MOST_PICTURES = 120  # in one grid; a page of ten thousand pictures would not open
+TEMPLATES = Path(__file__).with_name("templates")
+THUMBNAIL = 320  # pixels: sharp on a phone, about 10 kB an image
+MOST_IMAGES = MOST_PICTURES = 120  # in one grid; a page of ten thousand images would not open
 
 Image.init()  # all of Pillow's formats, and those that other packages have taught it
 # Nothing else is opened, whatever a file is called: for an EPS file Pillow would run Ghostscript.
@@ -31,105 +38,8 @@ LEVELS = {  # how a finding is marked: key -> words for it
     "green": ("fine", "正常"),
 }
 
-STYLE = """
-:root { color-scheme: light dark; --ground: #fbfaf8; --card: #fff; --ink: #22201d; --faint: #6d6862; --line: #e2ded8;
-  --red: #b3261e; --amber: #9a6700; --green: #2e7d32; --link: #2257a8; }
-@media (prefers-color-scheme: dark) { :root { --ground: #191816; --card: #232120; --ink: #ece9e4; --faint: #a39d95;
-  --line: #3a3734; --red: #ff8a80; --amber: #e8b34b; --green: #81c784; --link: #8ab4f8; } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.2rem; max-width: 76rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif }
-h1, h2, h3 { overflow-wrap: anywhere }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 }
-h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line) }
-p { margin: .5rem 0; max-width: 60rem; overflow-wrap: anywhere }
-a { color: var(--link) }
-code, pre { font: .88em/1.5 ui-monospace, "Cascadia Mono", Menlo, monospace; overflow-wrap: anywhere }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto }
-.faint { color: var(--faint) }
-.facts { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0; padding: 0 }
-.facts div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .5rem .9rem }
-.facts b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums }
-.facts span { color: var(--faint); font-size: .85rem }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .93rem }
-th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.pictures { margin: .6rem 0; display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
-figure .frame { position: relative; display: flex; justify-content: center;
-  background: repeating-conic-gradient(#9993 0 25%, #0000 0 50%) 0 0 / 16px 16px }
-figure .holder { position: relative; line-height: 0 }
-figure img { max-width: 100%; max-height: 15rem; display: block }
-figure .box { position: absolute; border: 2px solid #ff2d6f; box-shadow: 0 0 0 1px #fff9 }
-figcaption { padding: .45rem .6rem; font-size: .82rem; overflow-wrap: anywhere; line-height: 1.4 }
-figcaption b { font-weight: 600 }
-td figure, td figure img { width: 10rem; max-height: none }
-.rows { display: grid; gap: .6rem }
-.rows figure { display: flex; align-items: flex-start }
-.rows figure .frame { flex: 0 0 7rem; min-height: 3rem }
-.rows figure img { max-height: 7rem }
-.rows figcaption { font-size: .9rem; line-height: 1.6 }
-ins { color: var(--green); text-decoration: none; border-bottom: 2px solid var(--green) }
-del { color: var(--red) }
-.finding { display: flex; gap: .7rem; margin: .5rem 0; padding: .6rem .8rem; background: var(--card);
-  border: 1px solid var(--line); border-left: 5px solid var(--tone); border-radius: 6px }
-.finding .level { flex: 0 0 6.5em; color: var(--tone); font-weight: 600; font-size: .85rem; padding-top: .1rem }
-.finding .text { overflow-wrap: anywhere; min-width: 0 }
-.finding .cure { color: var(--faint) }
-.red { --tone: var(--red) } .amber { --tone: var(--amber) } .green { --tone: var(--green) }
-details > summary { cursor: pointer; margin: .6rem 0 }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
-.answer { background: var(--card); border: 1px solid var(--line); border-top: 4px solid var(--tone); border-radius: 8px;
-  padding: .4rem 1rem .7rem; margin: 1rem 0 }
-.answer > b { display: block; font-size: 1.5rem; line-height: 1.3; margin: .4rem 0 .2rem; overflow-wrap: anywhere }
-.answer p { margin: .3rem 0 }
-.cards { display: grid; gap: .8rem; margin: .6rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)) }
-.cards > div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .1rem .9rem .6rem }
-.cards h3 { margin: .6rem 0 .2rem } .cards pre { background: var(--ground); padding: .45rem .6rem; margin: .4rem 0;
-  white-space: pre-wrap }
-.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(6.7rem, 1fr); gap: .5rem; overflow-x: auto;
-  padding: 2px 2px .4rem; max-width: max-content }
-.strip figure { width: 100%; max-width: 11rem } .strip img, .strip .holder { width: 100%; max-height: none }
-.strip figcaption { padding: .3rem .45rem; overflow-wrap: normal }
-.strips { display: flex; flex-wrap: wrap; align-items: flex-end; gap: .2rem 1.6rem }
-.strips > div { max-width: 100%; min-width: min(11rem, 100%) }
-.strips h3 { width: 0; min-width: 100%; font-weight: 500; font-size: .92rem; line-height: 1.4; margin: .8rem 0 .25rem }
-figure.chosen { border-color: var(--green); box-shadow: 0 0 0 1px var(--green) }
-figure.chosen figcaption b { color: var(--green) }
-.choices > p { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .8rem; margin: .6rem 0 }
-.choices > p[hidden] { display: none }
-.choices input { width: min(20rem, 44vw); accent-color: var(--link); height: 2rem; margin: 0 }
-.choices output { font-weight: 600; font-variant-numeric: tabular-nums; min-width: 3em }
-.choices.one > div { display: grid; align-items: start; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 10.5rem)) }
-.choices.one .strip { display: block; max-width: none; padding: 2px; overflow: hidden }
-.choices.one h3 { width: auto; min-width: 0; font-size: .82rem; margin: 0 .1rem .2rem }
-.choices.one .strips > div { display: flex; flex-direction: column-reverse; justify-content: flex-end }
-.choices.one figure, .choices.one figcaption { display: none } .choices.one figure.shown { display: block }
-.even .frame { height: 9rem; align-items: center } .even img { max-height: 9rem }
-@media (max-width: 32rem) { body { padding: .8rem } .finding { flex-direction: column; gap: .1rem }
-  .finding .level { flex: none } table { font-size: .86rem } th, td { padding-right: .55rem }
-  .pictures, .choices.one > div { grid-template-columns: repeat(2, 1fr); gap: .5rem } }
-"""
-CHOICES = """
-for (const all of document.querySelectorAll(".choices")) {
-  const values = all.dataset.values.split(" | ");
-  const slider = all.querySelector("input"), told = all.querySelector("output");
-  const show = () => {
-    told.textContent = values[slider.value];
-    slider.setAttribute("aria-valuetext", values[slider.value]);
-    for (const strip of all.querySelectorAll(".strip"))
-      [...strip.children].forEach((figure, at) => figure.classList.toggle("shown", at == slider.value));
-  };
-  all.classList.add("one");
-  all.querySelector("p").hidden = false;
-  slider.addEventListener("input", show);
-  show();
-}
-"""  # a script for `choices`
+STYLE = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+CHOICES = (TEMPLATES / "slider.js").read_text(encoding="utf-8")
 
 
 class Html(str):
@@ -137,13 +47,91 @@ class Html(str):
 
 
 class Box(NamedTuple):
-    """A frame drawn over a picture; all in shares of its width and height, 0 to 1."""
+    """A frame drawn over an image; all in shares of its width and height, 0 to 1."""
 
     left: float
     top: float
     width: float
     height: float
     text: str = ""  # shown when the pointer rests on it
+
+    @property
+    def style(self) -> str:
+        """Where it lies, in CSS."""
+        return f"left:{self.left:.2%};top:{self.top:.2%};width:{self.width:.2%};height:{self.height:.2%}"
+
+
+class Figure(NamedTuple):
+    """A small copy of an image, with what stands below it."""
+
+    address: str  # data:..., from `thumbnail`; "": nothing but the text is shown
+    name: str = ""
+    note: str = ""
+    boxes: Sequence[Box] = ()
+    description: str = ""  # for those who do not see it; "": its name
+    is_recommended: bool = False
+
+
+def figure_of(image: Image.Image | Path, name: str = "", note: str = "", boxes: Sequence[Box] = ()) -> Figure:
+    """An image with its name and a line below; of a file that cannot be read the text alone.
+
+    Args:
+        boxes: frames over it.
+    """
+    return Figure(thumbnail(image), name, note, boxes)
+
+
+def render(template: str, content: NamedTuple) -> str:
+    """A whole page, in the language of the messages.
+
+    Args:
+        template: the name of a file in TEMPLATES.
+        content: its fields are the names that the template uses.
+    """
+    return _environment().get_template(template).render(content._asdict())
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,  # a name that is spelled wrong is an error, not a gap in the page
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= dict(
+        say=_say, level_name=level_name, number_columns=_number_columns, MOST_IMAGES=MOST_IMAGES
+    )
+    environment.filters["grouped"] = _grouped
+    return environment
+
+
+def _say(english: str, chinese: str, **values: object) -> str:
+    """`say`, for templates: values are filled in by their names."""
+    return say(english, chinese).format(**values)
+
+
+def level_name(level: str) -> str:
+    """A key of LEVELS in words."""
+    return say(*LEVELS[level])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number_columns(rows: Sequence[Sequence[object]], count: int) -> list[bool]:
+    """Which columns of a table hold numbers alone."""
+    return [bool(rows) and all(_is_number(row[at]) for row in rows) for at in range(count)]
+
+
+def _grouped(value: object) -> object:
+    """A whole number with its thousands apart: 12,345."""
+    return f"{value:,}" if _is_number(value) and isinstance(value, int) else value
+
+
+# ---- Pages that are not templates yet ----
 
 
 def html(text: object) -> Html:
@@ -224,7 +212,7 @@ def image(picture: Image.Image | Path, text: str = "") -> Html:
     Args:
         text: what it shows, for those who do not see it.
     """
-    address = _thumbnail(picture)
+    address = thumbnail(picture)
     return Html(f'<img alt="{escape(text)}" loading="lazy" src="{address}">' if address else "")
 
 
@@ -360,8 +348,8 @@ def write(path: Path, content: str) -> Path:
     return path
 
 
-def _thumbnail(image: Image.Image | Path) -> str:
-    """A data: address of a small copy; "" where the file cannot be read."""
+def thumbnail(image: Image.Image | Path) -> str:
+    """A data: address of a small copy; a file is read upright; "" where it cannot be read."""
     try:
         if isinstance(image, Path):
             with Image.open(image, formats=FORMATS) as opened:
