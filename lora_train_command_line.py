@@ -47,7 +47,6 @@ scale_weight_norms = None             # upper limit for the norm of each layer's
 # ---- Seldom: learning | 较少修改：学习 ----
 optimizer_type = "AdamW"     # optimizer: AdamW, AdamW8bit, Lion, Prodigy, DAdaptAdam, AdamWScheduleFree, Adafactor, SGDNesterov, ..., or an import path such as pytorch_optimizer.CAME | 优化器：AdamW、AdamW8bit、Lion、Prodigy、DAdaptAdam、AdamWScheduleFree、Adafactor、SGDNesterov 等，或导入路径如 pytorch_optimizer.CAME
 optimizer_args = None        # its extra settings, such as ["weight_decay=0.1", "betas=0.9,0.99"]; None: its defaults | 优化器附加参数，如 ["weight_decay=0.1", "betas=0.9,0.99"]；None 表示用默认值
-use_8bit_adam = False        # the same as optimizer_type AdamW8bit; less memory; NVIDIA only, needs bitsandbytes | 等于 optimizer_type 填 AdamW8bit；更省显存；只能用于 NVIDIA，需要 bitsandbytes
 lr_scheduler = "cosine"      # how the learning rate moves: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay, piecewise_constant, adafactor | 学习率变化方式：constant、constant_with_warmup、linear、cosine、cosine_with_restarts、cosine_with_min_lr、polynomial、inverse_sqrt、warmup_stable_decay、piecewise_constant、adafactor
 lr_scheduler_num_cycles = 1  # number of waves of cosine_with_restarts, usually 1~4 | cosine_with_restarts 的周期数，常用 1~4
 lr_scheduler_power = 1.0     # exponent of polynomial, usually 1~2 | polynomial 的指数，常用 1~2
@@ -83,7 +82,6 @@ reg_rotate = True        # where there are more regularization images than neede
 
 # ---- Seldom: base model | 较少修改：底模 ----
 vae = None                  # another VAE: file or folder; None: the base model's own | 外置 VAE：文件或文件夹；None 表示用底模自带的
-v2 = False                  # insist that the base model is SD 2.x; it is recognised by itself | 指定底模是 SD 2.x；会自动识别，一般不用填
 v_parameterization = False  # insist that the base model predicts v; it is recognised by itself | 指定底模为 v 预测；会自动识别，一般不用填
 
 # ---- Speed and memory | 速度与显存 ----
@@ -96,7 +94,6 @@ cache_latents_to_disk = True         # keep the encoded pictures for the next ru
 cache_dir = None                     # where they are kept; None: .cache in the training folder | 存盘位置；None 表示训练集目录下的 .cache
 cache_text_encoder_outputs = "auto"  # encode each caption once; only where the text encoder is not trained and captions stay the same; faster | 每条标签只编码一次；只在不训练文本编码器且标签不变时可用；更快
 max_data_loader_n_workers = 2        # threads that read pictures ahead, 0~8; each needs some memory | 预读图片的线程数，0~8；每个占用一些内存
-xformers = False                     # not needed: torch's own attention is used in any case | 不需要：一律使用 torch 自带的注意力实现
 device = "auto"                      # "auto", "cpu", "cuda", "cuda:1" (the second GPU), "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"（第二块显卡）、"mps"；AMD（ROCm）也写 "cuda"
 num_processes = 1                    # processes on this machine, one for each GPU; a step then sees that many batches; 1: one device | 本机进程数，每块显卡一个；每步处理相应倍数的批次；1 表示单卡
 

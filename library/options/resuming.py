@@ -1,9 +1,10 @@
 """What may be set otherwise when a run goes on from its training state."""
 
 import dataclasses
-from typing import Any
 
 from library.messages import say
+from library.options import sd_scripts
+from library.options.declaration import Values
 from library.options.training import OPTIONS, Config
 
 MAY_CHANGE = {  # between saving a training state and going on from it: where things lie and what is shown
@@ -20,8 +21,13 @@ MAY_CHANGE = {  # between saving a training state and going on from it: where th
 }  # fmt: skip
 
 
-def differences(before: dict[str, Any], config: Config) -> list[str]:
-    """What was set otherwise when a training state was saved and changes the result of going on; one line each."""
+def differences(before: Values, config: Config) -> list[str]:
+    """What was set otherwise when a training state was saved and changes the result of going on; one line each.
+
+    Args:
+        before: the state's configuration, perhaps of an earlier version, under the names of then.
+    """
+    before = sd_scripts.translate(before, {}).values
     changed = [
         (name, before[name], now)
         for name, now in dataclasses.asdict(config).items()

@@ -77,6 +77,7 @@ CONVERTED: dict[str, Callable[[Any], Any]] = {
 
 SWITCHES = {
     **dict.fromkeys(("use_lion", "use_lion_optimizer"), ("optimizer_type", "Lion")),
+    "use_8bit_adam": ("optimizer_type", "AdamW8bit"),
     "full_fp16": ("mixed_precision", "fp16"),
     "full_bf16": ("mixed_precision", "bf16"),
     **dict.fromkeys(("fp8_base", "fp8_base_unet"), ("int8_base", True)),
@@ -189,7 +190,7 @@ OTHER_FAMILIES = (
 
 # Accepted, and said to have no effect. Values that ask for nothing (False, None, 0, "") are not worth a line.
 WITHOUT_EFFECT: dict[str, Reason] = {
-    **dict.fromkeys(("sdpa", "mem_eff_attn", "split_attn"), ATTENTION),
+    **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn", "split_attn"), ATTENTION),
     **dict.fromkeys(("persistent_data_loader_workers", "persistent_workers"), WORKERS),
     "tokenizer_cache_dir": OFFLINE,
     **dict.fromkeys(
@@ -202,7 +203,7 @@ WITHOUT_EFFECT: dict[str, Reason] = {
         "gradient_checkpointing 保留的数据留在显存中；如果放不下，启动时会提示如何调整",
     ),
     **dict.fromkeys(("fused_backward_pass", "ddp_gradient_as_bucket_view", "ddp_static_graph"), GRADIENTS),
-    **dict.fromkeys(("sdxl", "model_train_type"), RECOGNISED),
+    **dict.fromkeys(("v2", "sdxl", "model_train_type"), RECOGNISED),
     **dict.fromkeys(
         ("gpu_ids", "multi_gpu"), ("device and num_processes choose the GPUs", "显卡由 device 和 num_processes 决定")
     ),
@@ -356,6 +357,8 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
     ),
 }
 
+IDLE_WHEN_OFF = {*SWITCHES, *WITHOUT_EFFECT}  # --no-xformers is taken and asks for nothing
+
 REFUSED_VALUES: dict[tuple[str, str], Reason] = {
     ("save_model_as", "diffusers"): ('a LoRA is one file; take "safetensors"', 'LoRA 是单个文件；请填 "safetensors"'),
 }
@@ -386,7 +389,7 @@ def translate(values: Values, where: Where) -> Given:
             for new, argument in _network_args(value, at, problems, full).items():
                 _take(new, argument, name, present, where, notices, problems)
         elif name in SWITCHES:
-            if value:
+            if _asks(value):
                 _take(*SWITCHES[name], name, present, where, notices, problems)
         elif name in RENAMED:
             new = RENAMED[name]
@@ -394,18 +397,24 @@ def translate(values: Values, where: Where) -> Given:
             if value is not None or new in NONE_MEANT or OPTIONS[new].kinds & {list, NoneType}:
                 _take(new, value, name, present, where, notices, problems)
         elif name in WITHOUT_EFFECT:
-            if value:
+            if _asks(value):
                 without_effect.setdefault(WITHOUT_EFFECT[name], []).append(name)
         elif name in REFUSED:
             harmless, (english, chinese) = REFUSED[name]
             if value and value not in harmless:
                 problems.append(say(f"{at} is not taken: {english}", f"{at} 不能使用：{chinese}"))
-        else:
+        elif name.removeprefix("no_") not in IDLE_WHEN_OFF:
             present[name] = value
     notices += [_no_effect(names, reason, where) for reason, names in without_effect.items()]
     for name in list(present):
         present[name] = _spelling(name, present[name], where, problems)
     return Given(present, where, notices, problems)
+
+
+def _asks(value: object) -> bool:
+    """Whether a value asks for something: "False", "none" and 0 do not."""
+    value = as_number(value.strip()) if isinstance(value, str) else value
+    return bool(value) and str(value).lower() not in ("none", "false")
 
 
 def _no_effect(names: list[str], reason: Reason, where: dict[str, str]) -> str:
@@ -540,10 +549,8 @@ def _unfolded(values: dict[str, Any], where: dict[str, str], notices: list[str],
             where |= dict.fromkeys(more, where.get(name, ""))
 
     def asks(name: str) -> bool:
-        """Whether a value is there and is not one that asks for nothing."""
-        value = values.get(name)
-        value = as_number(value) if isinstance(value, str) else value
-        return bool(value) and str(value).lower() not in ("none", "false")
+        """Whether a value is there and asks for something."""
+        return _asks(values.get(name))
 
     def drop(names: Collection[str], because: str = "") -> None:
         """Leave values out; where they ask for something, that is said."""
@@ -592,8 +599,8 @@ def _unfolded(values: dict[str, Any], where: dict[str, str], notices: list[str],
         values["lokr_factor"], where["lokr_factor"] = values.pop("factor"), where.get("factor", "")
     if str(values.get("lokr_factor")) == "-1":
         values["lokr_factor"] = None
-    if isinstance(values.get("xformers"), str) and values["xformers"].lower() in ("xformers", "sdpa", "none"):
-        values["xformers"] = values["xformers"].lower() == "xformers"
+    if str(values.get("xformers")).lower() == "sdpa":
+        del values["xformers"]  # what is used in any case
     if str(values.get("dynamo_backend")).lower() == "no":
         del values["dynamo_backend"]
     if str(values.get("dynamo_mode")).lower() == "default":

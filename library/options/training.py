@@ -165,9 +165,6 @@ class Config:
     optimizer_args: list[str] | None = option("learning", None,
         english='its extra settings, such as ["weight_decay=0.1", "betas=0.9,0.99"]; None: its defaults',
         chinese='优化器附加参数，如 ["weight_decay=0.1", "betas=0.9,0.99"]；None 表示用默认值')
-    use_8bit_adam: bool = option("learning", False,
-        english="the same as optimizer_type AdamW8bit; less memory; NVIDIA only, needs bitsandbytes",
-        chinese="等于 optimizer_type 填 AdamW8bit；更省显存；只能用于 NVIDIA，需要 bitsandbytes")
     lr_scheduler: str = option("learning", "cosine",
         choices=("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial",
                  "inverse_sqrt", "warmup_stable_decay", "piecewise_constant", "adafactor"),
@@ -430,9 +427,6 @@ class Config:
     no_half_vae: bool = option("model", False, in_block=False,
         english="let the VAE compute in float32; in fp16 it does in any case; more time and memory while pictures are encoded",
         chinese="让 VAE 以 float32 计算；fp16 时本来就是如此；编码图片时更慢、更占显存")
-    v2: bool = option("model", False,
-        english="insist that the base model is SD 2.x; it is recognised by itself",
-        chinese="指定底模是 SD 2.x；会自动识别，一般不用填")
     v_parameterization: bool = option("model", False,
         english="insist that the base model predicts v; it is recognised by itself",
         chinese="指定底模为 v 预测；会自动识别，一般不用填")
@@ -480,9 +474,6 @@ class Config:
     max_data_loader_n_workers: int = option("performance", 2, minimum=0,
         english="threads that read pictures ahead, 0~8; each needs some memory",
         chinese="预读图片的线程数，0~8；每个占用一些内存")
-    xformers: bool = option("performance", False,
-        english="not needed: torch's own attention is used in any case",
-        chinese="不需要：一律使用 torch 自带的注意力实现")
     lowram: bool = option("performance", False, in_block=False,
         english="load the base model straight to the device; saves main memory",
         chinese="底模直接载入显卡，省内存")

@@ -156,7 +156,6 @@ def examine_model(seen: Examination, wrong: set[str]) -> None:
     if model is None:
         return
     seen.findings.append(Finding("green", "model", families.describe(model)))
-    seen.attempt("model", families.refuse_other_family, model, "sd2" if config.v2 else None)
     told = seen.attempt("model", families.noise_of, model, "v" if config.v_parameterization else None)
     seen.note(told[1] if told else [], "model")
     if config.vae and "vae" not in wrong:

@@ -9,10 +9,6 @@ from library.options.derived import trains_denoiser, trains_text_encoder
 from library.options.training import Config
 
 
-def optimizer_of(config: Config) -> str:
-    return "AdamW8bit" if config.use_8bit_adam else config.optimizer_type
-
-
 def attach(
     config: Config,
     family: Family,

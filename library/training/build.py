@@ -11,7 +11,7 @@ from library.contracts import Family, Step
 from library.messages import say
 from library.options.derived import has_dropout, trains_text_encoder
 from library.options.training import Config
-from library.training.attach import attach, optimizer_of, pack_base, section_rates
+from library.training.attach import attach, pack_base, section_rates
 from library.training.memory_plan import plan_memory, ways_to_fit
 from library.training.prepare import Prepared
 
@@ -106,7 +106,6 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
         # many a VAE overflows in fp16
         vae_dtype=torch.float32 if config.no_half_vae or machine.dtype == torch.float16 else None,
         objective="v" if config.v_parameterization else None,
-        family="sd2" if config.v2 else None,
         clip_skip=config.clip_skip,
         max_token_length=config.max_token_length,
     )
@@ -134,7 +133,7 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     attached, unet_forward = attach(config, family, attend, prepared.seed, blocks, prepared.start)
     if prepared.start:
         attached.load_state_dict(prepared.start)
-    optimizer_type = optimizer_of(config)
+    optimizer_type = config.optimizer_type
     trained = attached.sections(is_flat=optimizers.is_shape_blind(optimizer_type))
     rates = section_rates(config, trained)
     built = optimizers.build(

@@ -8,7 +8,7 @@ from typing import Any
 
 from library.messages import say
 from library.options.derived import has_dropout, trains_text_encoder
-from library.training.attach import attach, optimizer_of, pack_base
+from library.training.attach import attach, pack_base
 from library.training.prepare import Prepared
 
 
@@ -71,7 +71,7 @@ def plan_memory(
     parts = {
         say("base model", "底模"): sum(memory.weight_bytes(modules[name]) for name in held),
         say("LoRA and optimizer", "LoRA 与优化器"): count
-        * (4 + (halves or 4) + optimizers.state_bytes(optimizer_of(config)) + (4 if config.ema_decay else 0)),
+        * (4 + (halves or 4) + optimizers.state_bytes(config.optimizer_type) + (4 if config.ema_decay else 0)),
         say("device's libraries (estimate)", "设备库（估计）"): memory.workspace(device, unet),
     }
     checkpointing = config.gradient_checkpointing if checkpointing is None else checkpointing

@@ -138,10 +138,6 @@ WRONG = [
         "Lower it, or train longer.",
     ),
     (
-        {"use_8bit_adam": True, "optimizer_type": "Lion"},
-        'use_8bit_adam = True excludes optimizer_type = "Lion". Set one of them as delivered',
-    ),
-    (
         {"lr_scheduler": "adafactor", "optimizer_type": "Lion"},
         'lr_scheduler = "adafactor" needs optimizer_type = "Adafactor", not "Lion". Take "constant" or another',
     ),
@@ -185,7 +181,6 @@ DOUBTFUL = [
         "learning_rate = 0.0001 is far below the usual for Prodigy: 0.1 to 10",
     ),
     ({"max_train_steps": 50, "max_train_epochs": 3}, "max_train_steps = 50 goes before max_train_epochs = 3"),
-    ({"xformers": True}, "xformers = True is not needed: torch's own attention is used instead"),
     (
         {"keep_tokens": 1},
         "keep_tokens = 1 has no effect without shuffle_caption / caption_tag_dropout_rate / token_warmup_step",
@@ -206,11 +201,10 @@ DOUBTFUL = [
         "prior_loss_weight = 0.0 leaves the regularization images without effect, they only take time; "
         "set reg_data_dir to None instead",
     ),
-    ({"v2": True, "clip_skip": 2}, "clip_skip = 2 is not usual with SD 2.x, leave it None"),
     ({"color_aug": True}, "cache_latents is off, because color_aug changes the pictures at every use"),
     (
-        {"use_8bit_adam": True, "device": "cpu"},
-        "use_8bit_adam = True cannot work here (device cpu): the same without 8 bits is used instead",
+        {"optimizer_type": "AdamW8bit", "device": "cpu"},
+        'optimizer_type = "AdamW8bit" cannot work here (device cpu): the same without 8 bits is used instead',
     ),
 ]
 

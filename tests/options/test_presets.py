@@ -135,7 +135,7 @@ def test_a_preset_of_kohya_ss_is_taken(read):
         max_train_epochs=8, max_train_steps=None, optimizer_type="AdamW8bit", optimizer_args=None,
         learning_rate=5e-4, lr_warmup_steps=0, resolution=512, seed=1234, noise_offset=0.05, mixed_precision="bf16",
         sample_prompts="a painting of a gas mask , by darius kawasaki", sample_every_n_steps=25,
-        sample_every_n_epochs=None, reg_data_dir=None, no_half_vae=True, caption_extension=".txt", xformers=True,
+        sample_every_n_epochs=None, reg_data_dir=None, no_half_vae=True, caption_extension=".txt",
         stop_text_encoder_training=None, lokr_factor=None, scale_weight_norms=1.0, vae_batch_size=None,
     )  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
@@ -144,6 +144,7 @@ def test_a_preset_of_kohya_ss_is_taken(read):
 def test_what_does_not_count_in_a_preset_is_told_by_reason(read):
     _, lines = read("p.json", WINDOW)
     unheard = "it is for FLUX, SD3 and others, which are not trained here"
+    assert "xformers has no effect: torch's own memory-efficient attention is used in any case" in lines
     assert [line for line in lines if " have no effect" in line] == [
         'conv_dim, conv_alpha have no effect: LoRA_type = "Standard"',
         "discrete_flow_shift, guidance_scale, logit_std, t5xxl_dtype, timestep_sampling, train_blocks, "
@@ -180,7 +181,6 @@ def test_what_does_not_count_in_a_preset_is_told_by_reason(read):
             {"additional_parameters": '--lr_scheduler_type "CosineAnnealingLR" --lr_scheduler_args "T_max=9" "a=0"'},
             dict(lr_scheduler_type="CosineAnnealingLR", lr_scheduler_args=["T_max=9", "a=0"]),
         ),
-        ({"xformers": "sdpa"}, dict(xformers=False)),
         ({"full_bf16": True}, dict(mixed_precision="bf16")),
         ({"fp8_base": True}, dict(int8_base=True)),
         ({"block_dims": ",".join(["4"] * 25)}, dict(block_dims=[4] * 25)),

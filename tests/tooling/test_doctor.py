@@ -288,9 +288,6 @@ def test_what_is_no_base_model_is_red_and_the_set_is_looked_at_all_the_same(case
 
 
 def test_a_model_of_another_kind_than_the_parameters_say(case):
-    case.values["v2"] = True
-    case.sees("red", "model", "this is SD 1.x, but the parameters say SD 2.x", "Leave `v2`")
-    case.values["v2"] = False
     case.values["v_parameterization"] = True
     case.sees("amber", "model", "training for v as you asked", "leave v_parameterization")
 

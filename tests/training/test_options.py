@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from library import families
-from library.messages import UserError
 from library.options.training import OPTIONS
 from tests.conftest import Result, draw_set, events
 
@@ -192,7 +191,6 @@ EFFECTS = {
         dict(optimizer_type="Lion"), lambda _, changed: "Lion" in changed.metadata["ss_optimizer"]
     ),
     "optimizer_args": Effect(dict(optimizer_args=["weight_decay=50.0"]), other_weights),
-    "use_8bit_adam": Effect(dict(use_8bit_adam=True), said("AdamW is used")),
     "lr_scheduler": Effect(dict(lr_scheduler="constant"), rates("unet", 1e-2, 1e-2)),
     "lr_scheduler_num_cycles": Effect(
         dict(lr_scheduler_num_cycles=3), other_weights, dict(lr_scheduler="cosine_with_restarts")
@@ -341,7 +339,6 @@ EFFECTS = {
         dict(cache_text_encoder_outputs=False), lambda plain, changed: "captions: " in plain.said
         and "captions: " not in changed.said, dict(text_encoder_lr=0.0),
     ),
-    "xformers": Effect(dict(xformers=True), said("xformers")),
     "device": Effect(dict(device="cpu"), lambda _, changed: "device cpu" in changed.said),
     "sample_prompts": Effect(dict(sample_prompts="{other prompts}"), other_picture, PREVIEW),
     "sample_every_n_epochs": Effect(dict(sample_every_n_epochs=1), made("sample/it_e000001_00_*.png"), PREVIEW),
@@ -421,7 +418,6 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     "ddp_timeout": "test_processes.py",
     "vae_batch_size": "test_pictures_are_encoded_so_many_at_once",
     "device_plan": "test_the_device_plan_is_shown_without_training",
-    "v2": "test_v2_is_insisted_on",
     "lowram": "test_lowram_loads_straight_to_the_device",
     "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",
     **dict.fromkeys(("dim_from_weights", "base_weights", "base_weights_multiplier", "ema_decay"), "test_learning.py"),
@@ -519,12 +515,6 @@ def test_the_compiler_gets_the_blocks_and_the_backend(run, monkeypatch):
     monkeypatch.setattr(compilation, "Compiler", compiler)
     run(torch_compile=True, dynamo_backend="aot_eager")
     assert asked == [("aot_eager", name, name) for name in ("resnet", "transformer_block")]
-
-
-def test_v2_is_insisted_on(run):
-    run("sd2", v2=True)
-    with pytest.raises(UserError, match="SD 1.x"):
-        run("sd1", v2=True)
 
 
 def test_lowram_loads_straight_to_the_device(run, monkeypatch):

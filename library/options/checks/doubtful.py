@@ -68,17 +68,11 @@ def unusual_rates(c: Config) -> Iterator[Rule]:
 
 def unavailable(c: Config) -> Iterator[Rule]:
     """What this machine or this program does otherwise."""
-    if c.xformers:
-        yield (
-            ("xformers",),
-            say("is not needed: torch's own attention is used instead", "不需要：改用 torch 自带的注意力实现"),
-        )
-    if c.use_8bit_adam or c.optimizer_type.lower().startswith("paged") or c.optimizer_type.lower().endswith("8bit"):
+    if c.optimizer_type.lower().startswith("paged") or c.optimizer_type.lower().endswith("8bit"):
         reason = why_no_8bit_adam(c.device)
         if reason:
-            name = "use_8bit_adam" if c.use_8bit_adam else "optimizer_type"
             yield (
-                (name,),
+                ("optimizer_type",),
                 say(
                     f"cannot work here ({reason}): the same without 8 bits is used instead",
                     f"在此无法使用（{reason}）：改用不带 8 位的同一种优化器",
@@ -259,8 +253,6 @@ def captions_and_pictures(c: Config) -> Iterator[Rule]:
                     "red",
                 ),
             )
-    if c.v2 and (c.clip_skip or 1) > 1:
-        yield ("clip_skip", "v2"), say("is not usual with SD 2.x, leave it None", "一般不用于 SD 2.x，请填 None")
 
 
 def _is_delivered(config: Config, name: str) -> bool:

@@ -251,14 +251,6 @@ def length_and_schedule(c: Config) -> Iterator[Rule]:
                 '需要 lr_decay_steps，如 0.2 或 "20%"',
             ),
         )
-    if c.use_8bit_adam and c.optimizer_type.lower() not in ("adamw", "adamw8bit"):
-        yield (
-            ("use_8bit_adam", "optimizer_type"),
-            say(
-                f'excludes optimizer_type = "{c.optimizer_type}". Set one of them as delivered',
-                f'与 optimizer_type = "{c.optimizer_type}" 互相排斥。请把其中一个改回默认值',
-            ),
-        )
 
 
 def noise_and_loss(c: Config) -> Iterator[Rule]:
