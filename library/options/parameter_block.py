@@ -1,7 +1,7 @@
 """The parameter block: written from what config declares, read with its line numbers; presets and the queue of runs.
 
-The block is written by `rewrite`, so it always shows every option with its texts; the user then edits values only. The
-scripts in tools/ have blocks of the same form, declared in `tools` and run by `run_tool`.
+The block is written by `write_blocks`, so it always shows every option with its texts; the user then edits values only.
+The scripts in tools/ have blocks of the same form, declared in `tools` and run by `run_tool`.
 """
 
 import ast
@@ -18,6 +18,7 @@ from library.messages import Stopped, UserError, say
 from library.options import config_files, sd_scripts
 from library.options.checks import ConfigError, check, check_tool, choose_language
 from library.options.declaration import PROJECT, Declared, Given, Values, Where
+from library.options.tools import TOOLS
 from library.options.training import OPTIONS, TRAINING, Config
 
 MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"
@@ -68,16 +69,14 @@ def literal(value: Any) -> str:
     return repr(value)
 
 
-def rewrite_all() -> None:
+def write_blocks() -> None:
     """Write the delivered blocks into all scripts that have one."""
-    from library.options.tools import TOOLS
-
-    rewrite_block(PROJECT / "lora_train_command_line.py")
+    write_block(PROJECT / "lora_train_command_line.py")
     for file, declared in TOOLS.items():
-        rewrite_block(PROJECT / "tools" / file, declared)
+        write_block(PROJECT / "tools" / file, declared)
 
 
-def rewrite_block(script: str | Path, declared: Declared = TRAINING) -> None:
+def write_block(script: str | Path, declared: Declared = TRAINING) -> None:
     """Write the delivered block into a script, over its own; what stands below the block stays."""
     script = Path(script)
     below = script.read_text(encoding="utf-8").partition(MARK + "\n")[2]
@@ -352,7 +351,3 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
         listed = ", ".join(failed)
         print(say(f"not trained: {listed}", f"未完成：{listed}"), file=sys.stderr)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    rewrite_all()

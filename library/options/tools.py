@@ -1,7 +1,7 @@
-"""Every option of the scripts in tools/ once, declared as the training's are in `config`.
+"""Every option of the scripts in tools/ once, declared as the training's are in `training`.
 
-The block at the top of each script is written from its class (`python -m library.options.parameter_block` writes all), a test
-keeps them equal, and `block.run_tool` checks the values. The docstring of a class is the first lines of its script. An
+The block at the top of each script is written from its class (`python -m library.options` writes all), a test keeps
+them equal, and `parameter_block.run_tool` checks the values. The docstring of a class is the first lines of its script. An
 option that means the same in several scripts has the same name; those of the training have sd-scripts' names.
 """
 

@@ -16,7 +16,7 @@ from tests.conftest import edit_block
 
 PROJECT = Path(__file__).parents[2]
 SCRIPT = "lora_train_command_line.py"
-REWRITE = "python -m library.options.parameter_block"
+REWRITE = "python -m library.options"
 
 STUB = """
 import json, sys
@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 
 def test_the_block_is_what_config_declares():
-    """Run this after a change of config's names, order, defaults or texts: python -m library.options.parameter_block"""
+    """Run this after a change of config's names, order, defaults or texts: python -m library.options"""
     written = (
         (PROJECT / SCRIPT).read_text(encoding="utf-8").partition(parameter_block.MARK)[0] + parameter_block.MARK + "\n"
     )
@@ -79,7 +79,7 @@ def test_literals_are_written_as_people_do(value, text):
 def test_rewriting_changes_the_block_only(tmp_path):
     script = tmp_path / SCRIPT
     script.write_text(f"old = 1\n{parameter_block.MARK}\nprint('below')\n", encoding="utf-8")
-    parameter_block.rewrite_block(script)
+    parameter_block.write_block(script)
     assert script.read_text(encoding="utf-8") == parameter_block.block_text() + "print('below')\n"
 
 

@@ -17,13 +17,13 @@ from library.options.training import OPTIONS
 
 @pytest.mark.parametrize("file", TOOLS)
 def test_the_block_is_what_is_declared(file):
-    """After a change: python -m library.options.parameter_block"""
+    """After a change: python -m library.options"""
     written = (
         (PROJECT / "tools" / file).read_text(encoding="utf-8").partition(parameter_block.MARK)[0]
         + parameter_block.MARK
         + "\n"
     )
-    assert written == parameter_block.block_text(TOOLS[file]), "run: python -m library.options.parameter_block"
+    assert written == parameter_block.block_text(TOOLS[file]), "run: python -m library.options"
 
 
 @pytest.mark.parametrize("file", TOOLS)
