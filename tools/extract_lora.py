@@ -42,6 +42,7 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from library.files import free_path
 from library.messages import UserError, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ExtractLora
@@ -77,7 +78,7 @@ def run(settings: ExtractLora) -> int:
         print(say(f"nothing to do: {made} was extracted already", f"无需处理：{made} 之前已提取"))
         return 0
     machine = generate.choose_machine(settings.device, "no", infos[0].width)
-    target = parameter_block.free_path(target)
+    target = free_path(target)
     extract(settings, infos, machine.device, target, recipe)
     print(say(f"written: {target} ({lora_files.size(target)})", f"已写入：{target}（{lora_files.size(target)}）"))
     return 0

@@ -62,6 +62,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from library import files
 from library.messages import Note, Stopped, UserError, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MakeRegImages
@@ -346,7 +347,7 @@ def sort_out(job: Job) -> None:
         for entry in entries(folder):
             if is_file(entry) and is_picture(entry.name):
                 there[folder / entry.name] = generation_parameters.read(folder / entry.name)
-            elif re.search(r"\.png\.\d+\.tmp$", entry.name) and time.time() - entry.stat().st_mtime > 3600:
+            elif re.search(r"\.\d+\.tmp$", entry.name) and time.time() - entry.stat().st_mtime > 3600:
                 (folder / entry.name).unlink(missing_ok=True)  # of a run that was killed
 
     def place(path: Path) -> tuple[str, str]:
@@ -548,7 +549,7 @@ def _caption_path(job: Job, one: Any) -> Path:
 
 def write_caption(job: Job, one: Any) -> None:
     """The caption beside its picture, as the training reads it by default (reg_captions)."""
-    _caption_path(job, one).write_text(one.caption, encoding="utf-8")
+    files.write(_caption_path(job, one), one.caption.encode())
 
 
 def move(old: Path, new: Path, caption_extension: str) -> None:

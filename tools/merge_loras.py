@@ -39,6 +39,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from library.files import free_path
 from library.messages import UserError, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MergeLoras
@@ -69,7 +70,7 @@ def run(settings: MergeLoras) -> int:
         print(say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成"))
         return 0
     files = read(paths)
-    target = parameter_block.free_path(target)
+    target = free_path(target)
     if base:
         into_checkpoint(settings, files, base, target, recipe)
     else:

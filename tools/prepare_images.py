@@ -51,6 +51,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from library import files
 from library.messages import UserError, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, PrepareImages
@@ -369,7 +370,7 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
         book.begin(name, list(made.files))
         try:
             for file, data in made.files.items():
-                manifest.write(output / file, data)
+                files.write(output / file, data)
             for file, digest in before.files.items() if before else ():  # made otherwise before: a face less, no mask
                 old = output / file
                 if file not in made.files and old.exists() and manifest.digest(old.read_bytes()) == digest:
@@ -378,7 +379,7 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
             if caption and made.files and not plan.cleaner.cuts_faces:
                 copy = output / (job.stem + caption.suffix.lower())
                 if not copy.exists():  # tagged or edited since: the newer one stays
-                    manifest.write(copy, cleaning.caption(caption))
+                    files.write(copy, cleaning.caption(caption))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
@@ -388,8 +389,8 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
                     f"{output} 无法写入（{reason}）。请腾出空间或取得写入权限后再次运行；已完成的都在",
                 )
             ) from error
-        files = {file: manifest.digest(data) for file, data in made.files.items()}
-        book.done(name, manifest.Record(job.raw.digest, job.settings, job.stem, files, made.report))
+        digests = {file: manifest.digest(data) for file, data in made.files.items()}
+        book.done(name, manifest.Record(job.raw.digest, job.settings, job.stem, digests, made.report))
         return ""
 
     with _bar(len(plan.todo), say("cleaning", "整理")) as bar:

@@ -38,6 +38,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from library.files import free_path
 from library.messages import UserError, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ResizeLora
@@ -131,7 +132,7 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
         alpha = factors.scale * rank
         layers[name] = Layer(len(down), rank, alpha, apart.kept(rank), is_conv)
         tensors |= lora_files.file_tensors(name, *apart.cut(rank), alpha, factors, dtype)
-    target = parameter_block.free_path(target)
+    target = free_path(target)
     lora_files.save(target, tensors, described(settings, file.metadata, layers) | {lora_files.RECIPE: recipe})
     return Result(path, target, layers)
 

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from library.families.clip_text import build_tokenizer, clip_merges
+from library.files import replacing
 from library.miniature import MODEL_FOLDER, REGULARIZATION_FOLDER, TRAIN_FOLDER
 from library.miniature.checker import identify
 from library.miniature.drawings import (
@@ -261,8 +262,8 @@ def train_steps(name: str, modules: list[nn.Module], loss_of_step, step_count: i
             print(f"{name} step {step + 1:5d}/{step_count}  loss {loss_mean:.4f}  {seconds:.2f} s/step", flush=True)
         if worker() == 0 and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == step_count):
             state = {"weights": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            torch.save(state, file.with_suffix(".new"))
-            file.with_suffix(".new").replace(file)
+            with replacing(file) as half:
+                torch.save(state, half)
     module.eval().requires_grad_(False)
 
 

@@ -58,6 +58,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from library.files import replacing
 from library.messages import Stopped, UserError, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
@@ -636,14 +637,10 @@ def write_grid(job: Job, seed: int) -> Path:
     texts = PngImagePlugin.PngInfo()
     texts.add_text(GRID_KEY, content)
     path = output / f"grid-{next_number(grids, 'grid-'):04d}-{seed}.png"
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
     def do() -> None:
-        try:
+        with replacing(path) as half:
             drawn.save(half, "PNG", pnginfo=texts)
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
 
     _write(path, do, 3 * drawn.width * drawn.height)
     return path

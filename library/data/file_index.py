@@ -6,7 +6,6 @@ nothing can set back. On Windows st_ctime is the date of creation: there a pictu
 same size, with the old date set on purpose, is taken for the old one. Nothing here imports torch.
 """
 
-import hashlib
 import math
 import os
 import time
@@ -20,6 +19,7 @@ import numpy as np
 
 from library.data.shards import Lost, Rows, Shards
 from library.data.threads import in_order
+from library.files import sha256
 from library.messages import UserError, say
 from library.options.training import Config
 
@@ -123,4 +123,4 @@ def _stamp(file: Path, kind: str) -> tuple[bytes, float]:
     except OSError:  # `find_out` says why
         return bytes(32), math.inf
     facts = (kind, os.fspath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    return hashlib.sha256(repr(facts).encode()).digest(), max(stat.st_mtime_ns, stat.st_ctime_ns)
+    return sha256(repr(facts).encode()), max(stat.st_mtime_ns, stat.st_ctime_ns)

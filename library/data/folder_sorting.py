@@ -26,6 +26,7 @@ from library.data.folders import (
     subfolders,
 )
 from library.data.tag_statistics import has_word
+from library.files import replacing
 
 
 class File(NamedTuple):
@@ -189,12 +190,8 @@ def put(file: File, folder: Path, *, is_link: bool) -> bool:
             return True
         except OSError:
             pass  # another disk, or one that knows no links: copying says what is wrong
-    half = target.with_name(f".{os.getpid()}.tmp")
-    try:
+    with replacing(target) as half:
         shutil.copy2(file.source, half)
-        half.rename(target)
-    finally:
-        half.unlink(missing_ok=True)
     return True
 
 

@@ -3,7 +3,6 @@
 They are used without anything that is left to chance: never mirrored or cut at random, with their whole caption.
 """
 
-import hashlib
 import math
 import os
 import random
@@ -17,6 +16,7 @@ from library.contracts import Sample
 from library.data import captions
 from library.data.folders import Folder, numbered_folders, pictures_in, repeats_and_text, some, subfolders
 from library.data.samples import Found, read_subsets
+from library.files import sha256_of_file
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
@@ -212,12 +212,9 @@ def identities(paths: list[Path]) -> dict[Path, Path]:
         by_size[path.stat().st_size].append(path)
     same: dict[Path, Path] = {}
     for alike in by_size.values():
-        first: dict[str, Path] = {}
+        first: dict[bytes, Path] = {}
         for path in alike:
-            digest = ""
-            if len(alike) > 1:
-                with open(path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of_file(path) if len(alike) > 1 else b""
             same[path] = first.setdefault(digest, path)
     return same
 

@@ -10,7 +10,6 @@ A mask is no part of the cached latents, so a mask that changed acts at the next
 Nothing here imports torch.
 """
 
-import hashlib
 import os
 import struct
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from library.contracts import Fit, Mask, Sample
 from library.data import images
 from library.data.file_index import facts_of
 from library.data.folders import MASKS, entries, folded, is_file, is_picture, some
+from library.files import sha256_of_file
 from library.messages import Note, UserError, plural, say
 
 LOOKED = struct.Struct("<IIf32s")  # width, height, share that is learnt, digest of a mask file as they are remembered
@@ -191,8 +191,7 @@ def _files(
     def attempt(path: Path) -> bytes | images.BrokenPicture:
         try:
             mask = read(path)
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
+            digest = sha256_of_file(path)
         except images.BrokenPicture as broken:
             return broken
         except OSError as error:  # gone this moment

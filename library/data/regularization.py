@@ -9,7 +9,6 @@ and pictures by the base model under the trigger word would teach the opposite o
 picture belongs to, its file's name says. Nothing here imports torch.
 """
 
-import hashlib
 import os
 import re
 import unicodedata
@@ -22,6 +21,7 @@ from library.contracts import Fit, Sample
 from library.data import captions
 from library.data.folders import Folder
 from library.data.samples import Found, folded
+from library.files import sha256
 
 LONGEST_NAME = 180  # bytes; systems take 255, and what is behind it needs some
 NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
@@ -158,7 +158,7 @@ def seed_of(seed: int, concept: str, name: str, index: int) -> int:
     identity = "\0".join(
         [str(seed), unicodedata.normalize("NFC", concept), unicodedata.normalize("NFC", name), str(index)]
     )
-    return int.from_bytes(hashlib.sha256(identity.encode(errors="surrogateescape")).digest()[:4], "big")
+    return int.from_bytes(sha256(identity.encode(errors="surrogateescape"))[:4], "big")
 
 
 def folder_name(repeats: int, text: str) -> str:
@@ -190,7 +190,7 @@ def _shortened(name: str) -> str:
     data = name.encode(errors="surrogateescape")
     if len(data) <= LONGEST_NAME:
         return name
-    mark = hashlib.sha256(data).hexdigest()[:8]
+    mark = sha256(data).hex()[:8]
     return f"{data[:LONGEST_NAME].decode(errors='ignore').rstrip(' .')} {mark}"
 
 

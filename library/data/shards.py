@@ -32,14 +32,9 @@ from pathlib import Path
 
 import numpy as np
 
+from library import files
 from library.data.threads import in_order
 from library.messages import UserError, say
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
-    import msvcrt  # Windows
 
 SHARD_BYTES = 256 * 2**20  # about: the batch that passes it is still kept whole
 FILES_OPEN = 64  # at most, in each `Shards`; a process may have 256 on macOS, 1,024 on most Linux
@@ -48,7 +43,6 @@ UNUSED_DAYS = 30  # after so many without a use a shard is deleted
 HEADER = struct.Struct("<8s4q")  # MAGIC; size, mtime_ns, ctime_ns, inode of `.rows` when it was closed in good order
 MAGIC = b"rows  1\n"
 RECORD = np.dtype([("key", "<u8", 4), ("row_crc", "<u4"), ("crc", "<u4")])
-LOCKED_BYTE = 2**31 - 2  # Windows lets nobody read a locked byte: the last it can lock, which no index reaches
 
 Shapes = tuple[tuple[int, ...], ...]  # of the parts of a row: latents have one; a caption has states, perhaps pooled
 Rows = tuple[list[bytes], list[np.ndarray]]  # n keys, and for each part (n, *shape) float16
@@ -338,7 +332,8 @@ class _Tail:
                 return
         self._path = folder / f"{name}.{secrets.token_hex(4)}.index"
         self._index = FileIO(self._path, "x+")
-        _try_lock(self._index)  # a file system without locks: nobody else can lock it either, and so append to it
+        with suppress(OSError):  # a disk without locks: nobody else can lock it either, and so append to it
+            files.try_lock(self._index.fileno())
         _write(self._index, HEADER.pack(MAGIC, 0, 0, 0, 0))
         self._rows = FileIO(_beside(self._path, ".rows"), "x")
         self._count = 0
@@ -423,20 +418,9 @@ def _lock(index: Path) -> FileIO | None:
     except OSError:
         return None
     with suppress(OSError):
-        if _try_lock(file) and os.path.samestat(os.fstat(file.fileno()), os.stat(index)):  # not deleted meanwhile
+        if files.try_lock(file.fileno()) and os.path.samestat(
+            os.fstat(file.fileno()), os.stat(index)
+        ):  # not deleted meanwhile
             return file
     file.close()
     return None
-
-
-def _try_lock(file: FileIO) -> bool:
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            file.seek(LOCKED_BYTE)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            file.seek(0)
-    except OSError:
-        return False
-    return True

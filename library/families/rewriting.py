@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from library import files
 from library.contracts import Family
 from library.families import clip_text
 from library.families.loading import Source, Sources, folder_files
@@ -172,8 +173,7 @@ def rewrite(
     by_file: dict[Path, dict[str, list[tuple[Source, Change]]]] = {}
     for (file, source), change in changes.items():
         by_file.setdefault(file, {}).setdefault(source.name, []).append((source, change))
-    half = target.with_name(f"{target.name}.part")
-    with _whole_or_nothing(half, target):
+    with _whole_or_nothing(target) as half:
         if info.path.is_file():
             _rewrite_file(info.path, half, by_file.get(info.path, {}), dtype, metadata, progress)
         else:
@@ -291,13 +291,12 @@ def _changed(reader: Reader, name: str, changes: list[tuple[Source, Change]], dt
 
 
 @contextmanager
-def _whole_or_nothing(half: Path, target: Path) -> Iterator[None]:
-    """What is written at `half` goes to `target` at the end; if there is no end, nothing is left."""
+def _whole_or_nothing(target: Path) -> Iterator[Path]:
+    """Where to write what becomes `target` at the end; if there is no end, nothing is left."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(half)  # a kill may have left it
-        yield
-        os.rename(half, target)
+        with files.replacing(target, files.part_of(target)) as half:
+            yield half
     except OSError as error:
         raise UserError(
             say(
@@ -305,15 +304,6 @@ def _whole_or_nothing(half: Path, target: Path) -> Iterator[None]:
                 f"{target}：无法写入（{error.strerror or error}）。磁盘是否已满，或文件夹没有写入权限？",
             )
         ) from error
-    finally:
-        _remove(half)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def code_of(dtype: torch.dtype) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
+from library.files import replacing
+
 KEY = "lora_recipe"
 END_OF_PNG = b"IEND\xaeB`\x82"
 
@@ -69,15 +71,8 @@ def write(path: Path, picture: Image.Image, recipe: Recipe) -> None:
     texts = PngImagePlugin.PngInfo()
     texts.add_text("parameters", infotext(recipe))
     texts.add_text(KEY, json.dumps(recipe))
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(half, "wb") as file:
-            picture.save(file, "PNG", pnginfo=texts)
-            file.flush()
-            os.fsync(file.fileno())  # or a power failure may leave the name without the bytes
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    with replacing(path, is_synced=True) as half:
+        picture.save(half, "PNG", pnginfo=texts)
 
 
 def read(path: Path) -> Recipe | None:

@@ -4,13 +4,12 @@ One line of JSON for each event in `prepared.jsonl`, appended while the tool run
 Before files are written their names are noted, so that what a killed run left half done is known to be ours.
 """
 
-import hashlib
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from library import files
 from library.messages import UserError, say
 
 FILE = "prepared.jsonl"
@@ -28,7 +27,7 @@ class Record(NamedTuple):
 
 def digest(data: bytes) -> str:
     """A short name for bytes; two that differ have different ones."""
-    return hashlib.sha256(data).hexdigest()[:32]
+    return files.sha256(data).hex()[:32]
 
 
 class Ledger:
@@ -73,7 +72,7 @@ class Ledger:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._is_long:
-                write(path, "".join(map(_line, self._events())).encode())
+                files.write(path, "".join(map(_line, self._events())).encode())
             self._file = open(path, "a", encoding="utf-8")  # closed by __exit__
         except OSError as error:
             raise UserError(_unusable(path, error)) from error
@@ -111,18 +110,6 @@ class Ledger:
             self._take(line)
             self._file.write(_line(line))
             self._file.flush()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Make a file have these bytes, at once or not at all. Raises OSError."""
-    half = path.with_name(f".{path.name[:100]}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(data)
-        half.replace(path)
-    except OSError:
-        half.unlink(missing_ok=True)
-        raise
 
 
 def _line(event: dict[str, Any]) -> str:

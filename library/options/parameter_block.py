@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from library import files
 from library.messages import Stopped, UserError, say
 from library.options import config_files, sd_scripts
 from library.options.checks import ConfigError, check, check_tool, choose_language
@@ -189,10 +190,9 @@ def load_preset(path: str | Path) -> tuple[Values, Where]:
 
 def save_preset(config: Config, folder: str | Path) -> Path:
     """Keep a configuration as a .json preset, named after the result; never over another one. Raises ConfigError."""
-    path = free_path(Path(folder) / f"{config.output_name}.json")
+    path = files.free_path(Path(folder) / f"{config.output_name}.json")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(config_files.as_json(config), encoding="utf-8")
+        files.write(path, config_files.as_json(config).encode())
     except OSError as error:
         reason = error.strerror or error
         problem = say(
@@ -201,15 +201,6 @@ def save_preset(config: Config, folder: str | Path) -> Path:
         )
         raise ConfigError([problem]) from error
     return path
-
-
-def free_path(path: Path) -> Path:
-    """The path, with -2, -3, ... behind its stem where it is taken."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free
 
 
 # ---- running ----
@@ -336,7 +327,7 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
         done = queue / "complete"
         try:
             done.mkdir(exist_ok=True)
-            preset.rename(free_path(done / preset.name))
+            preset.rename(files.free_path(done / preset.name))
         except OSError as error:  # it is trained all the same, and the next ones should be
             print(
                 say(

@@ -5,7 +5,6 @@ The cause comes first. To make a crash known with its remedy: add a row to CAUSE
 
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import re
 import sys
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from library import files
 from library.messages import say
 
 CAUSES: list[tuple[str, str, str]] = [  # pattern in "TypeName: message", remedy; the first that fits counts
@@ -139,17 +139,10 @@ def write(folder: Path, error: BaseException, *, config: Any, facts: dict[str, A
         text = f"{_described(error)}\n({_described(second)})\n"
     for place in (folder, Path(tempfile.gettempdir())):
         path = place / "crash_report.txt"
-        temporary = path.with_name("crash_report.txt.part")
-        try:
-            with open(temporary, "w", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+        with suppress(OSError):
+            with files.replacing(path, files.part_of(path), is_synced=True) as half:
+                half.write_text(text, encoding="utf-8", errors="replace")
             return path
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
     print(text, file=sys.stderr)
     return folder / "crash_report.txt"
 

@@ -10,9 +10,7 @@ Everything is escaped; what is markup already (a chart) is marked so once, where
 
 import base64
 import io
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from difflib import SequenceMatcher
 from functools import cache
 from html import escape
@@ -22,6 +20,7 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
+from library import files
 from library.messages import UserError, say
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -329,11 +328,8 @@ def page(title: str, *blocks: str, style: str = "", script: str = "") -> str:
 
 def write(path: Path, content: str) -> Path:
     """Write a page over its earlier version, at once or not at all. Raises UserError."""
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(content, encoding="utf-8", errors="replace")
-        half.replace(path)
+        files.write(path, content.encode(errors="replace"))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
@@ -342,9 +338,6 @@ def write(path: Path, content: str) -> Path:
                 f"{path} 无法写入（{reason}）。请换一个 output_dir",
             )
         ) from error
-    finally:
-        with suppress(OSError):  # it was moved, or never came into being
-            half.unlink()
     return path
 
 

@@ -6,7 +6,6 @@ other's recipes by them. All values are strings, and None is "None". The sshs_* 
 """
 
 import base64
-import hashlib
 import json
 import mimetypes
 import re
@@ -15,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from library.files import sha256, sha256_of_file
 from library.options.training import Config
 
 LYCORIS = {  # network_module -> the arguments by which LyCORIS knows it; lora is sd-scripts' own
@@ -246,9 +246,8 @@ def model_hashes(path: Path) -> ModelHashes:
         return ModelHashes(path.name)
     with open(path, "rb") as file:
         file.seek(0x100000)
-        legacy = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-        file.seek(0)
-        return ModelHashes(path.name, legacy, hashlib.file_digest(file, "sha256").hexdigest())
+        legacy = sha256(file.read(0x10000)).hex()[:8]
+    return ModelHashes(path.name, legacy, sha256_of_file(path).hex())
 
 
 # ---- Reading ----
@@ -268,10 +267,11 @@ def of_file(path: Path) -> dict[str, str]:
 def web_ui_hash(path: Path) -> str:
     """The 12 digits by which A1111 names a LoRA in its pictures: of `sshs_model_hash`, or of the whole file if it is no
     .safetensors."""
-    with open(path, "rb") as file:
-        if path.suffix == ".safetensors":
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    start = 0
+    if path.suffix == ".safetensors":
+        with open(path, "rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+    return sha256_of_file(path, start).hex()[:12]
 
 
 def trigger_words(entries: dict[str, str]) -> list[str]:

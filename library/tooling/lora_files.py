@@ -6,17 +6,17 @@ that is run again finds its own work and does nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from library.files import numbered_paths, sha256
 from library.messages import UserError, say
 from library.options.declaration import PROJECT
 
@@ -247,7 +247,7 @@ def fingerprint(path: Path) -> str:
         return metadata.web_ui_hash(path)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+    return sha256(json.dumps(told).encode()).hex()[:12]
 
 
 def recipe(tool: str, files: Sequence[Path], **settings: object) -> str:
@@ -259,22 +259,13 @@ def made_before(target: Path, wanted: str) -> Path | None:
     """The file or folder of this name, or with -2, -3, ... behind, that was made by this recipe."""
     from library.storage import metadata
 
-    for path in _numbered(target):
+    for path in numbered_paths(target):
         if not path.exists():
             return None
         file = path if path.is_file() else next(iter(sorted(path.glob("unet/*.safetensors"))), path)
         if metadata.of_file(file).get(RECIPE) == wanted:
             return path
     return None
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    """As `block.free_path` tries them."""
-    yield path
-    number = 1
-    while True:
-        number += 1
-        yield path.with_stem(f"{path.stem}-{number}")
 
 
 def size(path: Path) -> str:

@@ -3,7 +3,6 @@
 A thousand pictures take a tenth of a second. `examination` looks at the pictures too.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from library.contracts import Sample
+from library.files import sha256_of_file
 from library.messages import say
 from library.options.training import Config
 from library.reporting import findings as doctor
@@ -136,7 +136,7 @@ def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
     for candidates in alike.values():
         for sample in candidates if len(candidates) > 1 else ():
             with suppress(OSError):
-                digest = hashlib.sha256(sample.image_path.read_bytes()).digest()
+                digest = sha256_of_file(sample.image_path)
                 groups.setdefault(digest, []).append(sample)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -112,7 +112,7 @@ def test_a_changed_picture_never_gets_its_old_latents_even_with_the_old_date(tmp
 
 
 def test_a_picture_that_changes_while_the_cache_is_filled_is_kept_as_what_it_became(tmp_path, monkeypatch):
-    one, really = sample(tmp_path), caches._digest_of_file
+    one, really = sample(tmp_path), caches.sha256_of_file
 
     def change_after(path):
         digest = really(path)
@@ -120,7 +120,7 @@ def test_a_picture_that_changes_while_the_cache_is_filled_is_kept_as_what_it_bec
         return digest
 
     with monkeypatch.context() as patched:
-        patched.setattr(caches, "_digest_of_file", change_after)
+        patched.setattr(caches, "sha256_of_file", change_after)
         _, _, changed = refill(tmp_path / "cache", one)
     made, _, again = refill(tmp_path / "cache", one)
     assert made == 0
@@ -249,28 +249,14 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path, monkeypatch):
         LatentCache(tmp_path / "cache", "vae").fill([(sample(tmp_path), FIT, False)], Encoder())
 
 
-def test_files_of_the_former_format_are_deleted_and_no_others(tmp_path):
-    one, place = sample(tmp_path), tmp_path / "cache"
-    name = "ab" + 62 * "0"
-    old = [f"latents/ab/{name}.cache", f"latents/ab/{name}.123.tmp", f"latents/cd/cd{62 * '1'}.cache"]
-    other = [f"latents/ab/{name}.png", f"latents/cc/{name}.cache", "latents/notes.txt", f"ab/{name}.cache"]
-    for path in old + other:
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / path).write_bytes(b"")
-    refill(place, one)
-    assert not any((place / path).exists() for path in old)
-    assert all((place / path).exists() for path in other)
-    assert not (place / "latents/cd").exists()
-
-
 # ---- what the pictures hold, without reading them ----
 
 
 @pytest.fixture
 def read(monkeypatch):
     """Names of the pictures whose bytes were read to learn what they hold; none of them counts as too young."""
-    names, really = [], caches._digest_of_file
-    monkeypatch.setattr(caches, "_digest_of_file", lambda path: names.append(path.name) or really(path))
+    names, really = [], caches.sha256_of_file
+    monkeypatch.setattr(caches, "sha256_of_file", lambda path: names.append(path.name) or really(path))
     monkeypatch.setattr(file_index, "SETTLED_SECONDS", -60)
     return names
 

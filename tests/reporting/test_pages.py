@@ -2,9 +2,9 @@
 
 import base64
 import io
+import os
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,10 +177,10 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = pages.write(tmp_path / "new" / "page.html", "first \udcff")  # a name that is no UTF-8
     assert path.read_text(encoding="utf-8") == "first ?"
 
-    def breaks(self, target):
+    def breaks(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", breaks)
+    monkeypatch.setattr(os, "replace", breaks)
     with pytest.raises(UserError) as caught:
         pages.write(path, "second")
     assert str(caught.value) == f"{path} cannot be written (No space left on device). Choose another output_dir"
@@ -195,10 +195,10 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
 
 
 def test_an_interruption_leaves_no_half_file(tmp_path, monkeypatch):
-    def interrupted(self, target):
+    def interrupted(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pages.write(tmp_path / "page.html", "x")
     assert list(tmp_path.iterdir()) == []
