@@ -31,12 +31,18 @@ output_dir = "output/doctor"  # where the page goes | 结果页的输出目录
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.messages import say
 from library.options import parameter_block
 from library.options.tools import TOOLS, Doctor
+
+if TYPE_CHECKING:
+    from library.reporting.findings import Finding
+    from library.reporting.pages import Figure
+    from library.tooling.preflight import Examination
 
 MOST_SHOWN = 12  # pictures of one finding
 MOST_TAGS = 40
@@ -61,12 +67,12 @@ def examine(settings: Doctor) -> int:
         with_machine=settings.check_machine,
         progress=partial(tqdm, disable=None, desc=say("pictures", "图片")),
     )
-    path = pages.write(Path(settings.output_dir) / "doctor.html", page_of(settings, seen))
+    path = pages.write(Path(settings.output_dir) / "doctor.html", pages.render("doctor.html", page_of(settings, seen)))
     counts = findings.count(seen.findings)
     for finding in seen.findings:
         if finding.level != "green":  # what is red with its cure, the rest in short
             text = finding.line if finding.level == "red" else finding.text
-            print(f"{say(*pages.LEVELS[finding.level])}{say(': ', '：')}{text}")
+            print(f"{findings.level_name(finding.level)}{say(': ', '：')}{text}")
     print(
         say(
             f"{settings.script}: {counts['red']} red, {counts['amber']} amber, {counts['green']} green",
@@ -77,12 +83,61 @@ def examine(settings: Doctor) -> int:
     return 0
 
 
-def page_of(settings: Doctor, seen) -> str:
-    """Everything on one page: what matters in numbers, then topic by topic."""
-    from library.reporting import findings, pages
+class ShownFinding(NamedTuple):
+    """A finding with the first of its images."""
+
+    level: str
+    text: str
+    cure: str
+    figures: "list[Figure]"
+    image_count: int
+
+
+class Topic(NamedTuple):
+    """A section of the page."""
+
+    name: str  # a key of findings.TOPICS
+    heading: str
+    findings: list[ShownFinding]
+
+
+class BucketRow(NamedTuple):
+    """What an epoch has of one size."""
+
+    size: str
+    train_count: int
+    regularization_count: int
+    sample_count: int
+    batch_count: int
+
+
+class TagRow(NamedTuple):
+    """A tag, and what will become of it."""
+
+    tag: str
+    count: int
+    share: str
+    fate: str
+
+
+class DoctorPage(NamedTuple):
+    """What templates/doctor.html shows."""
+
+    script: str
+    numbers: dict[str, object]
+    topics: list[Topic]
+    buckets: list[BucketRow]
+    tags: list[TagRow]  # the most frequent
+    tag_count: int
+    memory: str  # a table; "": not known
+
+
+def page_of(settings: Doctor, seen: "Examination") -> DoctorPage:
+    """What matters in numbers, then topic by topic."""
+    from library.reporting import findings
 
     counts = findings.count(seen.findings)
-    numbers = {say(*pages.LEVELS["red"]): counts["red"], say(*pages.LEVELS["amber"]): counts["amber"]}
+    numbers: dict[str, object] = {findings.level_name(level): counts[level] for level in ("red", "amber")}
     if seen.plan:
         found = seen.plan.found
         numbers |= {
@@ -91,88 +146,65 @@ def page_of(settings: Doctor, seen) -> str:
             say("epochs", "轮数"): seen.plan.epoch_count,
             say("steps", "步数"): f"{seen.plan.step_count:,}",
         }
-    blocks = [pages.paragraph(settings.script, faint=True), pages.facts(numbers)]
-    for topic, name in findings.TOPICS.items():
-        of_topic = [finding for finding in seen.findings if finding.topic == topic]
-        shown = [part for finding in of_topic for part in block_of(finding)]
-        tables = {"pictures": bucket_table, "captions": tag_table, "machine": memory_table}
-        if topic in tables and (table := tables[topic](seen)):
-            shown.append(table)
-        if shown:
-            blocks.append(pages.section(say(*name), *shown))
-    return pages.page(say("Doctor", "训练体检"), *blocks)
+    tables = {"pictures": seen.plan, "captions": seen.statistics, "machine": seen.memory}  # topics that have one
+    topics = []
+    for name, heading in findings.TOPICS.items():
+        shown = [shown_finding(finding) for finding in seen.findings if finding.topic == name]
+        if shown or tables.get(name):
+            topics.append(Topic(name, say(*heading), shown))
+    return DoctorPage(
+        script=settings.script,
+        numbers=numbers,
+        topics=topics,
+        buckets=bucket_rows(seen),
+        tags=tag_rows(seen),
+        tag_count=len(seen.statistics.tags) if seen.statistics else 0,
+        memory=seen.memory.strip("\n"),
+    )
 
 
-def block_of(finding) -> list:
-    """A finding, and below it its pictures."""
+def shown_finding(finding: "Finding") -> ShownFinding:
     from library.reporting import pages
 
-    parts = [pages.finding(finding.level, finding.text, finding.cure)]
-    shown = [pages.picture(path, path.name, path.parent.name) for path in finding.pictures[:MOST_SHOWN]]
-    rest = len(finding.pictures) - len(shown)
-    if shown:
-        parts.append(pages.pictures(shown))
-    if rest > 0:
-        parts.append(pages.paragraph(say(f"and {rest:,} more", f"另有 {rest:,} 张未显示"), faint=True))
-    return parts
+    figures = [pages.figure_of(path, path.name, path.parent.name) for path in finding.pictures[:MOST_SHOWN]]
+    return ShownFinding(finding.level, finding.text, finding.cure, figures, len(finding.pictures))
 
 
-def bucket_table(seen) -> str:
-    """How many pictures and batches of each size an epoch has."""
+def bucket_rows(seen: "Examination") -> list[BucketRow]:
+    """How many images and batches of each size an epoch has."""
     from library.data.plan import uses_of_epoch
-    from library.reporting import pages
 
     if not seen.plan:
-        return ""
-    rows: dict[tuple[int, int], list[int]] = {}
+        return []
+    counts: dict[tuple[int, int], list[int]] = {}  # of training and regularization images, and of samples
     for sample, count in uses_of_epoch(seen.plan, 1):
-        row = rows.setdefault(seen.plan.fit(sample).bucket, [0, 0, 0])
+        row = counts.setdefault(seen.plan.fit(sample).bucket, [0, 0, 0])
         row[sample.is_regularization] += 1
         row[2] += count
-    head = [
-        say("bucket", "桶"),
-        say("training pictures", "训练图片"),
-        say("regularization", "正则化图片"),
-        say("samples per epoch", "每轮样本"),
-        say("batches", "批次"),
+    return [
+        BucketRow(f"{width} x {height}", train, regularization, samples, -(-samples // seen.plan.batch_size))
+        for (width, height), (train, regularization, samples) in sorted(counts.items())
     ]
-    size = seen.plan.batch_size
-    body = [[f"{width} x {height}", *row, -(-row[2] // size)] for (width, height), row in sorted(rows.items())]
-    return pages.join([pages.paragraph(say("Buckets of an epoch:", "每轮的分桶：")), pages.table(head, body)])
 
 
-def tag_table(seen) -> str:
+def tag_rows(seen: "Examination") -> list[TagRow]:
     """The most frequent tags, and what will become of them."""
     from library.data import tag_statistics
-    from library.reporting import pages
 
-    if not seen.statistics:
-        return ""
+    statistics = seen.statistics
+    if not statistics:
+        return []
     words = {folder.name: folder.text for folder in seen.plan.found.folders if not folder.is_regularization}
     word = next(iter(words.values())) if len(set(words.values())) == 1 else None
-    tags = list(seen.statistics.tags.values())
-    rows = [
-        [tag.text, seen.statistics.count(tag), f"{seen.statistics.share(tag):.0%}",
-         tag_statistics.fate(seen.statistics, tag, word)] for tag in tags[:MOST_TAGS]
-    ]  # fmt: skip
-    head = [
-        say("tag", "标签"),
-        say("pictures", "图片"),
-        say("share", "占比"),
-        say("what will become of it", "训练后会怎样"),
+    return [
+        TagRow(
+            tag.text,
+            statistics.count(tag),
+            f"{statistics.share(tag):.0%}",
+            tag_statistics.fate(statistics, tag, word),
+        )
+        for tag in list(statistics.tags.values())[:MOST_TAGS]
     ]
-    shown = say(f"The {len(rows)} most frequent of {len(tags)} tags", f"{len(tags)} 个标签中最常见的 {len(rows)} 个")
-    return pages.folded(shown, pages.table(head, rows))
-
-
-def memory_table(seen) -> str:
-    from library.reporting import pages
-
-    if not seen.memory:
-        return ""
-    return pages.folded(
-        say("What the run will hold in memory", "训练占用的内存明细"), pages.code(seen.memory.strip("\n"))
-    )
 
 
 if __name__ == "__main__":

@@ -313,7 +313,7 @@ def norm_rows(shown: Shown) -> list[list]:
 
 def lines_of(shown: Shown) -> list[str]:
     """The same for the terminal, in short."""
-    from library.reporting import pages
+    from library.reporting import findings
     from library.tooling import lora_files
 
     kind = " + ".join(shown.kinds)
@@ -329,7 +329,7 @@ def lines_of(shown: Shown) -> list[str]:
     if not shown.is_compared:
         lines.append("  " + say("nothing tells its base model: names were not compared", "底模未知：未核对层的名称"))
     lines.append("  " + say("read by ", "能否读取：") + say("; ", "；").join(read_by(shown)))
-    lines += [f"  {say(*pages.LEVELS[level])}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
+    lines += [f"  {findings.level_name(level)}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
     return lines
 
 

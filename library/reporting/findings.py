@@ -18,7 +18,11 @@ from typing import NamedTuple
 from library.contracts import Sample
 from library.messages import Note, plural, say
 
-LEVELS = ("red", "amber", "green")
+LEVELS = {  # the most serious first: key -> words for it
+    "red": ("must be cured", "必须解决"),
+    "amber": ("worth a look", "值得留意"),
+    "green": ("fine", "正常"),
+}
 TOPICS = {  # in the page's order
     "parameters": ("Parameters", "参数"),
     "pictures": ("Pictures", "图片"),
@@ -44,7 +48,7 @@ END_OF_SENTENCE = re.compile(r"(?:(?<!e\.g)\.|(?<=\?))\s+(?=[A-Z0-9\"])|。|(?<=
 class Finding(NamedTuple):
     """One thing that was looked at."""
 
-    level: str  # one of LEVELS
+    level: str  # a key of LEVELS
     topic: str  # a key of TOPICS
     text: str
     cure: str = ""
@@ -72,8 +76,13 @@ def of_line(line: str, topic: str, level: str = "amber") -> Finding:
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """By level, red first, then by topic; what is said twice stays once."""
-    topics = list(TOPICS)
-    return sorted(dict.fromkeys(findings), key=lambda one: (LEVELS.index(one.level), topics.index(one.topic)))
+    levels, topics = list(LEVELS), list(TOPICS)
+    return sorted(dict.fromkeys(findings), key=lambda one: (levels.index(one.level), topics.index(one.topic)))
+
+
+def level_name(level: str) -> str:
+    """A key of LEVELS in words."""
+    return say(*LEVELS[level])
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:

@@ -21,7 +21,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
 from library import files
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
+from library.reporting.findings import level_name
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL = 320  # pixels: sharp on a phone, about 10 kB an image
@@ -30,12 +31,6 @@ MOST_IMAGES = MOST_PICTURES = 120  # in one grid; a page of ten thousand images 
 Image.init()  # all of Pillow's formats, and those that other packages have taught it
 # Nothing else is opened, whatever a file is called: for an EPS file Pillow would run Ghostscript.
 FORMATS = sorted({"PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JXL"} & Image.OPEN.keys())
-
-LEVELS = {  # how a finding is marked: key -> words for it
-    "red": ("must be cured", "必须解决"),
-    "amber": ("worth a look", "值得留意"),
-    "green": ("fine", "正常"),
-}
 
 STYLE = (TEMPLATES / "style.css").read_text(encoding="utf-8")
 CHOICES = (TEMPLATES / "slider.js").read_text(encoding="utf-8")
@@ -100,7 +95,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= dict(
-        say=_say, level_name=level_name, number_columns=_number_columns, MOST_IMAGES=MOST_IMAGES
+        say=_say,
+        plural=plural,
+        level_name=level_name,
+        number_columns=_number_columns,
+        MOST_IMAGES=MOST_IMAGES,
     )
     environment.filters["grouped"] = _grouped
     return environment
@@ -109,11 +108,6 @@ def _environment() -> Environment:
 def _say(english: str, chinese: str, **values: object) -> str:
     """`say`, for templates: values are filled in by their names."""
     return say(english, chinese).format(**values)
-
-
-def level_name(level: str) -> str:
-    """A key of LEVELS in words."""
-    return say(*LEVELS[level])
 
 
 def _is_number(value: object) -> bool:
@@ -180,9 +174,9 @@ def finding(level: str, text: str, cure: str = "") -> Html:
     """One thing that was found: what it is, and below it what to do.
 
     Args:
-        level: a key of LEVELS.
+        level: a key of findings.LEVELS.
     """
-    words = say(*LEVELS[level])
+    words = level_name(level)
     below = f'<div class="cure">{html(cure)}</div>' if cure else ""
     return Html(
         f'<div class="finding {level}"><div class="level">{escape(words)}</div>'
@@ -295,7 +289,7 @@ def answer(level: str, heading: str, *blocks: str) -> Html:
     """What the page is there to say, above all else.
 
     Args:
-        level: a key of LEVELS: its colour.
+        level: a key of findings.LEVELS: its colour.
     """
     return Html(f'<div class="answer {level}"><b>{html(heading)}</b>{join(blocks)}</div>')
 
@@ -329,7 +323,7 @@ def page(title: str, *blocks: str, style: str = "", script: str = "") -> str:
 def write(path: Path, content: str) -> Path:
     """Write a page over its earlier version, at once or not at all. Raises UserError."""
     try:
-        files.write(path, content.encode(errors="replace"))
+        files.write(path, content.encode("utf-8", errors="replace"))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
