@@ -71,7 +71,7 @@ def train(prepared: Prepared, training: Training, files: Files | None, stop: Any
         files: None in all processes but the first.
 
     Returns:
-        Where it ended, a `checkpoint.Position`.
+        Where it ended, a `training_state.Position`.
 
     Raises:
         UserError: NaN came a second time, or memory is full.
@@ -570,15 +570,15 @@ def train_one(config: Config, warnings: list[str]) -> int:
         if files and files.report:
             with contextlib.suppress(FloatingPointError, RuntimeError):  # of a broken device: told above
                 files.report.close()
-        if prepared.claim:
-            prepared.claim.release()
+        if prepared.run_lock:
+            prepared.run_lock.release()
         world.leave()
 
 
 def finish(prepared: Prepared, training: Training, files: Files, position: Any) -> int:
     """What follows the loop: the final file, pictures to compare, and how to go on."""
     from library.reporting import best_epoch
-    from library.storage import checkpoint
+    from library.storage import lora_file
 
     config, plan = prepared.config, prepared.plan
     if position.global_step < plan.step_count and not files.ended_early:
@@ -604,7 +604,7 @@ def finish(prepared: Prepared, training: Training, files: Files, position: Any) 
         path = files.save(position)
     except FloatingPointError as error:
         raise not_finite(str(error)) from None
-    norms = checkpoint.read_back(path, {name: tensor.shape for name, tensor in training.adapters.state_dict().items()})
+    norms = lora_file.read_back(path, {name: tensor.shape for name, tensor in training.adapters.state_dict().items()})
     files.tell_result(path)
     files.write_page(is_due=True)
     files.finish(position)

@@ -37,7 +37,7 @@ from library.messages import UserError, set_language
 from library.options import command_line as arguments
 from library.options import parameter_block, sd_scripts
 from library.options.checks import check
-from library.storage import checkpoint
+from library.storage import lora_file
 
 resource = pytest.importorskip("resource", reason="memory is measured as POSIX does, and links need no rights there")
 
@@ -299,7 +299,7 @@ def weights_with(part: str, value: float) -> Attempt:
 
 
 def lora(name: str, content: Content) -> Attempt:
-    return lambda folder, _model: (checkpoint.load_adapter(put(folder / name, content)), [])
+    return lambda folder, _model: (lora_file.load_adapter(put(folder / name, content)), [])
 
 
 def prompts(name: str, content: Content) -> Attempt:

@@ -17,7 +17,7 @@ from library.miniature.drawings import BACKGROUNDS, COLOURS, SHAPES
 from library.options import checks
 from library.options.declaration import PROJECT
 from library.options.training import Config
-from library.storage import checkpoint
+from library.storage import lora_file
 
 SAMPLER, SCALE, STEPS = "euler_a", 4.0, 20
 
@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
 def with_and_without(finished):
     """draw(captions, strength) -> pictures, by the base model with the LoRA at that strength."""
     family = families.open_model(PROJECT / Config.pretrained_model_name_or_path, dtype=torch.float32)
-    tensors = checkpoint.load_adapter(finished / "mytag.safetensors")
+    tensors = lora_file.load_adapter(finished / "mytag.safetensors")
     options = Config()
     attached = adapters.attach(
         [target for target in family.targets() if not target.needs_conv_dim],

@@ -13,7 +13,7 @@ import train_network
 from library.diffusion import losses
 from library.messages import UserError
 from library.options import checks
-from library.storage import checkpoint
+from library.storage import lora_file, saves, training_state
 from tests.conftest import FEW
 from tests.training.test_train import same_weights
 
@@ -91,24 +91,24 @@ def test_a_state_saved_in_fp32_goes_on_in_fp16_if_asked(start, tmp_path, monkeyp
 def test_pieces_of_a_first_state_take_no_name(tmp_path):
     folder = tmp_path / "girl-state"
     folder.mkdir()
-    assert not checkpoint.is_taken(tmp_path, "girl")
+    assert not saves.is_taken(tmp_path, "girl")
     (folder / "adapter.safetensors").touch()
     (folder / "state.json.part").touch()
-    assert not checkpoint.is_taken(tmp_path, "girl")
+    assert not saves.is_taken(tmp_path, "girl")
     (folder / "state.json").touch()
-    assert checkpoint.is_taken(tmp_path, "girl")
-    checkpoint.remove_save(folder)
+    assert saves.is_taken(tmp_path, "girl")
+    saves.remove_save(folder)
     assert not folder.exists()
 
 
 def test_runs_that_are_under_way_are_not_the_newest_state(tmp_path):
     for name in ("girl", "girl-2"):
         facts = dict(name=name, config=dict(output_name="girl"))
-        state = checkpoint.State(checkpoint.Position(), {"x": torch.zeros(1)}, {}, {}, facts=facts)
-        checkpoint.save_state(tmp_path / f"{name}-state", state)
-    assert checkpoint.newest_state(tmp_path, "girl").facts["name"] == "girl-2"
-    assert checkpoint.newest_state(tmp_path, "girl", {"girl-2"}).facts["name"] == "girl"
-    assert checkpoint.newest_state(tmp_path, "girl", {"girl", "girl-2"}) is None
+        state = training_state.State(training_state.Position(), {"x": torch.zeros(1)}, {}, {}, facts=facts)
+        training_state.save_state(tmp_path / f"{name}-state", state)
+    assert training_state.newest_state(tmp_path, "girl").facts["name"] == "girl-2"
+    assert training_state.newest_state(tmp_path, "girl", {"girl-2"}).facts["name"] == "girl"
+    assert training_state.newest_state(tmp_path, "girl", {"girl", "girl-2"}) is None
 
 
 def test_a_lora_with_nan_is_no_start(tmp_path):
@@ -116,4 +116,4 @@ def test_a_lora_with_nan_is_no_start(tmp_path):
     path = tmp_path / "broken.safetensors"
     save_file({name: torch.tensor([[1.0, float("nan")]])}, path)
     with pytest.raises(UserError, match=name):
-        checkpoint.load_adapter(path)
+        lora_file.load_adapter(path)

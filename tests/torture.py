@@ -38,7 +38,7 @@ from library.diffusion import losses, sampling
 from library.options import command_line as arguments
 from library.options.training import Config
 from library.reporting import run_log
-from library.storage import checkpoint, disk
+from library.storage import disk, training_state
 
 MINIATURE = Path(train_network.__file__).parent / "library" / "miniature"
 CONTEXT = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
@@ -107,7 +107,7 @@ class Run:
 
     def is_done(self) -> bool:
         """Whether a user who starts it again would begin anew: the result is there."""
-        return bool(self.events("end")) and checkpoint.newest_state(self.out, NAME) is None
+        return bool(self.events("end")) and training_state.newest_state(self.out, NAME) is None
 
 
 def _child(run: Run, words: list[str], sabotage: tuple[Callable[[Run], None], ...]) -> None:
@@ -585,13 +585,13 @@ def _moment(run: Run) -> str:
     steps = [event["step"] for event in run.events("step")]
     if not list(run.out.glob("*-state")):
         return "before the first state"
-    half = [folder for folder in run.out.glob("*-state") for slot in checkpoint.SLOTS if _is_half(folder, slot)]
+    half = [folder for folder in run.out.glob("*-state") for slot in training_state.SLOTS if _is_half(folder, slot)]
     half += list(run.out.rglob("*.part"))
     return f"step {max(steps, default=0)}" + (" while saving" if half else "")
 
 
 def _is_half(folder: Path, slot: str) -> bool:
-    there = [(folder / name).exists() for name in checkpoint._state_files(slot)]
+    there = [(folder / name).exists() for name in training_state.state_files(slot)]
     return any(there) and not all(there)
 
 
@@ -709,7 +709,7 @@ def _(series: Series) -> None:
 def _(series: Series) -> None:
     run = series.survives(partial(overflow, (5, 9)), mixed_precision="fp16", save_state=True)
     assert "Going back" not in run.said
-    assert checkpoint.load_state(run.out / f"{NAME}-state").scaler["scale"] == 65536 / 4
+    assert training_state.load_state(run.out / f"{NAME}-state").scaler["scale"] == 65536 / 4
 
 
 @case("nan", "NaN gradients in fp16 at every step end the run")

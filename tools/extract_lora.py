@@ -91,7 +91,7 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
     from library import families
     from library.lora_files import low_rank
     from library.lora_files.merging import Factors
-    from library.storage.checkpoint import PRECISIONS
+    from library.storage.lora_file import PRECISIONS
     from library.tooling import lora_files
 
     pair = [Model(info) for info in infos]

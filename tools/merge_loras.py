@@ -101,7 +101,7 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
     from tqdm import tqdm
 
     from library.lora_files import low_rank
-    from library.storage.checkpoint import PRECISIONS
+    from library.storage.lora_file import PRECISIONS
     from library.tooling import lora_files
 
     line = lora_files.same_line(files)
@@ -195,7 +195,7 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     from library.families import rewriting
     from library.lora_files import merging
     from library.storage import disk
-    from library.storage.checkpoint import PRECISIONS
+    from library.storage.lora_file import PRECISIONS
     from library.tooling import lora_files
 
     info = families.inspect(base)

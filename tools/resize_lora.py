@@ -109,7 +109,7 @@ def suffix(settings: ResizeLora) -> str:
 def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
     """Write a file's smaller copy; None: it was written before. Raises UserError."""
     from library.lora_files import low_rank
-    from library.storage.checkpoint import PRECISIONS
+    from library.storage.lora_file import PRECISIONS
     from library.tooling import lora_files
 
     conv_rank = settings.new_conv_rank or settings.new_rank

@@ -317,9 +317,9 @@ def lora_file(path: Path) -> LoraFile:
 def read_factors(file: LoraFile, layers: dict) -> dict:
     """A file's matrices, which fit these layers. Raises UserError."""
     from library.lora_files import merging
-    from library.storage import checkpoint
+    from library.storage import lora_file
 
-    factors = merging.read(file.path.name, checkpoint.read_tensors(file.path), file.metadata)
+    factors = merging.read(file.path.name, lora_file.read_tensors(file.path), file.metadata)
     merging.refuse_misfit(file.path.name, factors, layers, file.metadata)
     return factors
 

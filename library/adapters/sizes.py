@@ -318,7 +318,7 @@ def _any(patterns: list[str] | None, name: str) -> bool:
 
 
 def of_file(tensors: Mapping) -> dict[str, Size]:
-    """The rank and alpha of each layer of a LoRA file (or a LoHa, DoRA), as `checkpoint.load_adapter` gives it.
+    """The rank and alpha of each layer of a LoRA file (or a LoHa, DoRA), as `lora_file.load_adapter` gives it.
 
     Raises:
         UserError: it is a LoKr, whose whole matrices do not tell a rank.

@@ -2,7 +2,7 @@
 
 A1111 shows them (base model, trigger words, buckets), merge tools read rank and alpha from them, and people repeat each
 other's recipes by them. All values are strings, and None is "None". The sshs_* hashes depend on the tensors, so
-`checkpoint` adds them.
+`lora_file` adds them.
 """
 
 import base64

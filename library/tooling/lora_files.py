@@ -77,7 +77,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     from library.families.weights_file import read_header
     from library.lora_files import merging
-    from library.storage import checkpoint, metadata
+    from library.storage import lora_file, metadata
 
     names = None
     if path.suffix == ".safetensors":
@@ -85,7 +85,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names = read_header(path).shapes
     if names is not None:
         merging.refuse_strangers(path.name, names)
-    tensors = checkpoint.read_tensors(path)
+    tensors = lora_file.read_tensors(path)
     merging.refuse_strangers(path.name, tensors)
     return tensors, metadata.of_file(path)
 
@@ -168,10 +168,10 @@ def file_tensors(
 
 def save(path: Path, tensors: dict[str, Tensor], entries: dict[str, str]) -> None:
     """Write a LoRA file, as a training does. Raises UserError."""
-    from library.storage import checkpoint
+    from library.storage import lora_file
 
     try:
-        checkpoint.save_adapter(path, tensors, entries)
+        lora_file.save_adapter(path, tensors, entries)
     except FloatingPointError as error:
         reason = say('. Set save_precision to "bf16" or "float"', '。请把 save_precision 设为 "bf16" 或 "float"')
         raise UserError(f"{error}{reason}") from error

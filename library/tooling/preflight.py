@@ -315,7 +315,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     from library.diffusion import sampling
     from library.hardware import device
     from library.optim import optimizers
-    from library.storage import checkpoint
+    from library.storage import lora_file
 
     width = seen.model.width if seen.model else FULL_WIDTH
     machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)
@@ -323,7 +323,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     if config.sample_prompts:
         seen.attempt("parameters", sampling.prompts_of, config.sample_prompts)
     if config.network_weights:
-        seen.attempt("parameters", checkpoint.load_adapter, Path(config.network_weights))
+        seen.attempt("parameters", lora_file.load_adapter, Path(config.network_weights))
     if machine is None:
         return
     if machine.device.type == "cpu" and width >= FULL_WIDTH:
@@ -356,7 +356,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         start=None,
         state=None,
         world=None,
-        claim=None,
+        run_lock=None,
         cache_folder=memory,
         data="",
     )
@@ -412,7 +412,7 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
 
 def examine_state(seen: Examination, prepared: Prepared) -> None:
     """Whether an earlier run of this name will be gone on with, or its name is taken."""
-    from library.storage import checkpoint
+    from library.storage import saves
 
     config = prepared.config
     state = find_state(config)
@@ -433,8 +433,8 @@ def examine_state(seen: Examination, prepared: Prepared) -> None:
         )
         seen.findings.append(Finding("green", "parameters", text))
         seen.note(state.notices + changes, "parameters")
-    elif checkpoint.is_taken(folder, name):
-        new = checkpoint.free_name(folder, name)
+    elif saves.is_taken(folder, name):
+        new = saves.free_name(folder, name)
         text = say(
             f"{folder} holds {name} already; the next run is named {new}, nothing is overwritten",
             f"{folder} 中已有 {name}；下次训练会命名为 {new}，不会覆盖",

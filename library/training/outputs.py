@@ -39,7 +39,7 @@ class Files:
     def __init__(self, prepared: Prepared, training: Training, stop: Any, hashes: tuple[Any, Any]):
         from library.data import plan
         from library.hardware import memory
-        from library.storage import checkpoint
+        from library.storage import lora_file
 
         config, state = prepared.config, prepared.state
         self.prepared, self.training, self.stop = prepared, training, stop
@@ -50,7 +50,7 @@ class Files:
         self.started_at = before.get("started_at", time.time())
         self.facts = plan.metadata(prepared.plan)
         self.model, self.vae = hashes
-        self.dtype = checkpoint.PRECISIONS[config.save_precision]
+        self.dtype = lora_file.PRECISIONS[config.save_precision]
         self.state_wait = STATE_SECONDS
         self.state_saved_at = time.monotonic()
         self.report: Any = None
@@ -115,9 +115,9 @@ class Files:
     @property
     def state_folder(self) -> Path:
         """Of the state that is kept while training, and under save_state beyond its end."""
-        from library.storage import checkpoint
+        from library.storage import saves
 
-        return self.folder / checkpoint.state_name(self.prepared.name)
+        return self.folder / saves.state_name(self.prepared.name)
 
     def save(self, position: Any, *, by: str | None = None, skipped: Collection[int] = ()) -> Path:
         """Write the LoRA as it is, and a training state beside it if the user wants it.
@@ -125,20 +125,20 @@ class Files:
         Args:
             by: "epoch" or "step", whose number the file's name gets; None: the final file.
         """
-        from library.storage import checkpoint
+        from library.storage import saves
 
         config, name = self.prepared.config, self.prepared.name
         number = {"epoch": dict(epoch=position.epoch - 1), "step": dict(step=position.global_step), None: {}}[by]
-        path = self.folder / checkpoint.file_name(name, self.suffix, **number)
+        path = self.folder / saves.file_name(name, self.suffix, **number)
         self._write_lora(path, position)
         if config.save_state and by:
-            self._save_state(self.folder / checkpoint.state_name(name, **number), position, skipped)
+            self._save_state(self.folder / saves.state_name(name, **number), position, skipped)
         self._remove_expired(by, **number)
         return path
 
     def _write_lora(self, path: Path, position: Any) -> None:
         """Write the LoRA as it is, with its metadata."""
-        from library.storage import checkpoint, metadata
+        from library.storage import lora_file, metadata
 
         entries = metadata.build(
             self.prepared.config,
@@ -160,7 +160,7 @@ class Files:
         with self.training.averaged():
             tensors = self.training.adapters.state_dict()
             size = sum(tensor.nbytes for tensor in tensors.values())
-            self._write(path, size, lambda: checkpoint.save_adapter(path, tensors, entries, self.dtype))
+            self._write(path, size, lambda: lora_file.save_adapter(path, tensors, entries, self.dtype))
 
     @property
     def best(self) -> Path:
@@ -193,21 +193,21 @@ class Files:
 
     def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
         """Remove the file and the state that a save of this epoch or step makes too many."""
-        from library.storage import checkpoint
+        from library.storage import saves
 
         config, name = self.prepared.config, self.prepared.name
         if by == "epoch":
-            expired, every = partial(checkpoint.expired_epoch, epoch), config.save_every_n_epochs
+            expired, every = partial(saves.expired_epoch, epoch), config.save_every_n_epochs
             last_file, last_state = config.save_last_n_epochs, config.save_last_n_epochs_state
         elif by == "step" and config.save_every_n_steps:
-            expired, every = partial(checkpoint.expired_step, step), config.save_every_n_steps
+            expired, every = partial(saves.expired_step, step), config.save_every_n_steps
             last_file, last_state = config.save_last_n_steps, config.save_last_n_steps_state
         else:
             return
         if old := expired(every, last_file):
-            checkpoint.remove_save(self.folder / checkpoint.file_name(name, self.suffix, **{by: old}))
+            saves.remove_save(self.folder / saves.file_name(name, self.suffix, **{by: old}))
         if old := expired(every, last_state or last_file):
-            checkpoint.remove_save(self.folder / checkpoint.state_name(name, **{by: old}))
+            saves.remove_save(self.folder / saves.state_name(name, **{by: old}))
 
     def state_is_due(self) -> bool:
         return time.monotonic() - self.state_saved_at > self.state_wait
@@ -220,14 +220,14 @@ class Files:
         self.state_wait = max(STATE_SECONDS, 50 * (self.state_saved_at - began))
 
     def _save_state(self, folder: Path, position: Any, skipped: Collection[int], is_finished: bool = False) -> None:
-        from library.storage import checkpoint
+        from library.storage import training_state
 
         prepared, training = self.prepared, self.training
         if problem := what_is_lost(training):
             raise FloatingPointError(problem)
         if self.report:  # no state knows of a step that run.jsonl does not
             self._write(self.path(".run.jsonl"), 2**16, self.report.flush)
-        state = checkpoint.State(
+        state = training_state.State(
             position,
             training.adapters.state_dict(),
             training.optimizer.state_dict(),
@@ -246,12 +246,12 @@ class Files:
             more=dict(skipped=sorted(skipped), **(dict(average=training.average.values) if training.average else {})),
         )
         size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
-        self._write(folder, size, lambda: checkpoint.save_state(folder, state))
+        self._write(folder, size, lambda: training_state.save_state(folder, state))
 
     def load_state(self) -> Any:
-        from library.storage import checkpoint
+        from library.storage import training_state
 
-        return checkpoint.load_state(self.state_folder)
+        return training_state.load_state(self.state_folder)
 
     def tell_result(self, path: Path) -> None:
         """What is told of a finished run: previews, and the training pictures by how they go with their captions.
@@ -265,13 +265,13 @@ class Files:
 
     def finish(self, position: Any) -> None:
         """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
-        from library.storage import checkpoint
+        from library.storage import saves
 
         config = self.prepared.config
         if config.save_state or config.save_state_on_train_end:
             self.save_state(self._for_a_longer_run(position), (), is_finished=True)
         else:
-            checkpoint.remove_save(self.state_folder)
+            saves.remove_save(self.state_folder)
 
     def _for_a_longer_run(self, position: Any) -> Any:
         """Within the last epoch, where max_train_steps ended it there: a longer run begins with the rest of it."""
@@ -328,13 +328,13 @@ class Files:
         self._write(path, 2**20, partial(picture.save, path))
 
     def _write(self, path: Path, size: int, write: Any) -> None:
-        from library.storage import checkpoint, disk
+        from library.storage import disk, saves
 
         keep = self.prepared.config.save_last_n_epochs
         say_line = self.report.say if self.report else partial(print, flush=True)
 
         def may_free() -> bool:
-            return bool(keep) and checkpoint.remove_oldest_epoch(self.folder, self.prepared.name, keep - 1)
+            return bool(keep) and saves.remove_oldest_epoch(self.folder, self.prepared.name, keep - 1)
 
         disk.writing(
             path,

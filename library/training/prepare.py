@@ -27,9 +27,9 @@ class Prepared:
     machine: Any  # device.Device
     optimizer_args: dict[str, Any]
     start: dict | None  # tensors of the LoRA file to begin with
-    state: Any  # checkpoint.State to go on from, or None
+    state: Any  # training_state.State to go on from, or None
     world: Any  # processes.World
-    claim: Any  # checkpoint.Claim on the name; None in all processes but the first
+    run_lock: Any  # run_lock.RunLock on the name; None in all processes but the first
     cache_folder: Path | None  # of latents and captions; None: in memory
     data: str  # changes with the pictures, captions and folders
     base_loras: list = dataclasses.field(default_factory=list)  # of merging.Strength: what the base model gets first
@@ -37,7 +37,7 @@ class Prepared:
 
     @property
     def position(self) -> Any:
-        """Where the run goes on, or begins: a `checkpoint.Position`."""
+        """Where the run goes on, or begins: a `training_state.Position`."""
         return self.state.position if self.state else first_position(self.config, self.plan)
 
     def note(self, line: str) -> None:
@@ -70,7 +70,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     from library.hardware import device
     from library.optim import optimizers
     from library.reporting import trackers
-    from library.storage import checkpoint
+    from library.storage import lora_file
 
     model = attempt(families.inspect, config.pretrained_model_name_or_path)
     machine = attempt(device.choose, world.device or config.device, config.mixed_precision, model.width if model else 0)
@@ -81,7 +81,7 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     output_dir = Path(config.output_dir)
     attempt(make_folder, output_dir)
     state = attempt(find_state, config) if world.is_first else None
-    start = attempt(checkpoint.load_adapter, Path(config.network_weights)) if config.network_weights else None
+    start = attempt(lora_file.load_adapter, Path(config.network_weights)) if config.network_weights else None
     prompts = attempt(sampling.prompts_of, config.sample_prompts) if config.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, config.optimizer_args)
     attempt(optimizers.parse_args, config.lr_scheduler_args, "lr_scheduler_args")
@@ -95,19 +95,19 @@ def prepare(config: Config, warnings: list[str], world: Any) -> Prepared:
     if problems:
         raise UserError(problems)
 
-    state, claim = claim_name(config, state) if world.is_first else (None, None)
+    state, lock = lock_name(config, state) if world.is_first else (None, None)
     try:
-        state, name, seed = world.told((state, claim and claim.name, seed_of(config, state)))
+        state, name, seed = world.told((state, lock and lock.name, seed_of(config, state)))
         config = dataclasses.replace(config, seed=seed)
         prepared = plan_run(config, warnings, found, model, machine, rules, prompts, optimizer_args, start, state, name)
     except BaseException:
-        if claim:
-            claim.release()
+        if lock:
+            lock.release()
         raise
     return dataclasses.replace(
         prepared,
         world=world,
-        claim=claim,
+        run_lock=lock,
         cache_folder=cache_folder,
         base_loras=base_loras,
     )
@@ -325,7 +325,7 @@ def first_position(config: Config, plan: Any) -> Any:
         UserError: nothing is left to train from there.
     """
     from library.data.plan import batches_of_step
-    from library.storage.checkpoint import Position
+    from library.storage.training_state import Position
 
     counts = plan.step_counts
     step = config.initial_step or sum(counts[: (config.initial_epoch or 1) - 1])
@@ -409,30 +409,30 @@ def seed_of(config: Config, state: Any) -> int:
 
 def find_state(config: Config) -> Any:
     """The training state to go on from; None: begin anew."""
-    from library.storage import checkpoint
+    from library.storage import training_state
 
     if config.resume in (None, "new"):
         return None
     if config.resume == "auto":
-        return checkpoint.newest_state(Path(config.output_dir), config.output_name)
-    return checkpoint.load_state(Path(config.resume))
+        return training_state.newest_state(Path(config.output_dir), config.output_name)
+    return training_state.load_state(Path(config.resume))
 
 
-def claim_name(config: Config, state: Any) -> tuple[Any, Any]:
+def lock_name(config: Config, state: Any) -> tuple[Any, Any]:
     """The state, and a hold on the run's name. A state whose run is under way at this moment is left alone."""
-    from library.storage import checkpoint
+    from library.storage import run_lock, training_state
 
     output_dir = Path(config.output_dir)
     busy: set[str] = set()
     while state:
         try:
-            return state, checkpoint.claim(output_dir, state.facts["name"])
+            return state, run_lock.lock_name(output_dir, state.facts["name"])
         except UserError:
             if config.resume != "auto":
                 raise
         busy.add(state.facts["name"])
-        state = checkpoint.newest_state(output_dir, config.output_name, busy)
-    return None, checkpoint.claim_free_name(output_dir, config.output_name)
+        state = training_state.newest_state(output_dir, config.output_name, busy)
+    return None, run_lock.lock_free_name(output_dir, config.output_name)
 
 
 def fingerprint_of_data(plan: Any) -> str:

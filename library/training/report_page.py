@@ -381,10 +381,10 @@ def why_not_measured(facts: Facts) -> str:
 
 def file_of(facts: Facts, told: Told, epoch: int) -> Path | None:
     """The file of the recommended epoch, if it lies there."""
-    from library.storage import checkpoint
+    from library.storage import saves
 
     names = [f"{facts.name}-best.{facts.suffix}"] if facts.config.keep_best else []  # of the epoch recommended so far
-    names.append(checkpoint.file_name(facts.name, facts.suffix, epoch=epoch))
+    names.append(saves.file_name(facts.name, facts.suffix, epoch=epoch))
     if told.state == "finished" and epoch == math.ceil(facts.epoch_at(told.step)):
         names.append(told.file)
     return next((facts.folder / name for name in names if (facts.folder / name).exists()), None)

@@ -460,7 +460,7 @@ def test_a_run_ends_in_a_file_that_changes_the_model_as_training_did(run, tiny_m
     from safetensors.torch import load_file
 
     from library.adapters import Adapters
-    from library.storage import checkpoint
+    from library.storage import lora_file
 
     ended = []
     really = Adapters.state_dict
@@ -483,7 +483,7 @@ def test_a_run_ends_in_a_file_that_changes_the_model_as_training_did(run, tiny_m
         assert adapter.norm() <= 0.301
         layer.weight.data = changed
     assert not torch.allclose(unet_output(family.unet), before, rtol=1e-2, atol=1e-2)
-    norms = checkpoint.read_back(folder / "it.safetensors", {name: tensor.shape for name, tensor in tensors.items()})
+    norms = lora_file.read_back(folder / "it.safetensors", {name: tensor.shape for name, tensor in tensors.items()})
     if kind != "dora":  # whose magnitudes need the base model
         assert norms == pytest.approx(trained.norms(), rel=1e-3)
     assert all(norm > 0 for norm in norms.values())

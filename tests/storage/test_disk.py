@@ -163,33 +163,33 @@ def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_the
     """With the writer of LoRA files and states, whose errors must be known here."""
     import torch
 
-    from library.storage import checkpoint
+    from library.storage import lora_file, training_state
 
     def lora(value):
         return {"lora_unet_a.lora_down.weight": torch.full((4, 12_500), float(value))}  # 200 kB
 
     def state(step):
-        return checkpoint.State(checkpoint.Position(1, step, step), lora(step), {}, {})
+        return training_state.State(training_state.Position(1, step, step), lora(step), {}, {})
 
     path, folder, lines = small_disk / "a.safetensors", small_disk / "a-state", []
-    checkpoint.save_adapter(path, lora(1))
-    checkpoint.save_state(folder, state(1))
+    lora_file.save_adapter(path, lora(1))
+    training_state.save_state(folder, state(1))
     (small_disk / "other.bin").write_bytes(bytes(disk.free(small_disk) - 50_000))
     assert disk.free(small_disk) < 100_000
 
     def write():
-        checkpoint.save_state(folder, state(2))
-        checkpoint.save_adapter(path, lora(2))
+        training_state.save_state(folder, state(2))
+        lora_file.save_adapter(path, lora(2))
 
     def told(line):
         lines.append(line)
         if len(lines) == 1:  # nothing is lost while we wait
-            assert torch.equal(checkpoint.load_adapter(path)["lora_unet_a.lora_down.weight"][0, :2], torch.ones(2))
-            assert checkpoint.load_state(folder).position.global_step == 1
+            assert torch.equal(lora_file.load_adapter(path)["lora_unet_a.lora_down.weight"][0, :2], torch.ones(2))
+            assert training_state.load_state(folder).position.global_step == 1
             threading.Timer(0.2, (small_disk / "other.bin").unlink).start()
 
     disk.writing(path, write, size=400_000, may_free=lambda: False, say_line=told, wait_seconds=0.05)
     assert "disk full" in lines[0]
     assert len(lines) == 2
-    assert checkpoint.load_state(folder).position.global_step == 2
-    assert float(checkpoint.load_adapter(path)["lora_unet_a.lora_down.weight"][0, 0]) == 2
+    assert training_state.load_state(folder).position.global_step == 2
+    assert float(lora_file.load_adapter(path)["lora_unet_a.lora_down.weight"][0, 0]) == 2

@@ -15,7 +15,7 @@ from library.lora_files import merging
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
-from library.storage import checkpoint, metadata
+from library.storage import lora_file, metadata
 from library.tooling import lora_files
 from tests.conftest import write_diffusers_folder
 from tests.families.test_families import TINY, original_layout
@@ -41,7 +41,7 @@ def lora(tmp_path):
         path = tmp_path / f"{stem}.safetensors"
         told = {"ss_base_model_version": LINES[family], "ss_tag_frequency": json.dumps({f"10_{stem}": {stem: 20}})}
         tensors = random_lora(families.tiny(family), **options)
-        checkpoint.save_adapter(path, tensors, told if entries is None else entries, dtype)
+        lora_file.save_adapter(path, tensors, told if entries is None else entries, dtype)
         return path
 
     return lora

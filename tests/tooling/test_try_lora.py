@@ -14,7 +14,7 @@ from library.images import contact_sheet, generation_parameters
 from library.messages import Stopped, UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
-from library.storage import checkpoint, metadata
+from library.storage import lora_file, metadata
 from tests.conftest import write_diffusers_folder
 from tests.lora_files.test_merging import random_lora
 from tools import try_lora
@@ -33,9 +33,9 @@ def loras(tmp_path_factory):
     for number, name in enumerate(("mytag", "liyuu")):
         entries = TRIGGER if name == "mytag" else {"ss_output_name": "Liyuu the fish"}
         tensors = random_lora(families.tiny("sd1"), seed=number, size=0.3)
-        checkpoint.save_adapter(folder / f"{name}.safetensors", tensors, entries)
+        lora_file.save_adapter(folder / f"{name}.safetensors", tensors, entries)
     sdxl = random_lora(families.tiny("sdxl"))
-    checkpoint.save_adapter(folder / "big.safetensors", sdxl, {"ss_base_model_version": "sdxl_base_v1-0"})
+    lora_file.save_adapter(folder / "big.safetensors", sdxl, {"ss_base_model_version": "sdxl_base_v1-0"})
     return folder
 
 
@@ -363,6 +363,6 @@ def test_the_weights_are_the_base_models_again(tried, monkeypatch):
 def test_a_lora_of_the_text_encoder_alone_acts_in_its_rows(tried, tmp_path):
     """The prompt is encoded anew where the weights are others."""
     tensors = {key: tensor for key, tensor in random_lora(families.tiny("sd1")).items() if key.startswith("lora_te")}
-    checkpoint.save_adapter(tmp_path / "words.safetensors", tensors)
+    lora_file.save_adapter(tmp_path / "words.safetensors", tensors)
     folder = tried(loras=[str(tmp_path / "words.safetensors")], strengths=[0, 0.5, 1])
     assert len(set(pixels(folder))) == 3

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from library import adapters, families
 from library.messages import UserError
 from library.options import checks, command_line
-from library.storage import checkpoint
+from library.storage import lora_file
 from tests.conftest import FEW, events
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_diffusers_loads_the_file_whole_and_predicts_the_same(run, family, tiny_
     pipeline_class = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
     out = run(family, save_precision="float")
     ours = families.open_model(tiny_model(family), dtype=torch.float32)
-    tensors = checkpoint.load_adapter(out / "it.safetensors")
+    tensors = lora_file.load_adapter(out / "it.safetensors")
     captions, sizes = ["mytag, red hair"], torch.tensor([[64.0, 64, 0, 0, 64, 64]])
     noisy, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
 
