@@ -133,10 +133,11 @@ multi_run_folder = None     # train every preset of this folder, one after anoth
 
 def main() -> int:
     """Check the values above, print the same run as a command, and train. torch is imported after the checks."""
+    from library.messages import log
     from library.options import command_line, parameter_block
 
     def train(config, warnings):
-        print(command_line.command(config), flush=True)
+        log.info(command_line.command(config))
         import train_network
 
         return train_network.run(config, warnings)

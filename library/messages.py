@@ -1,12 +1,18 @@
 """What the program says to a person: in one language, the user's, and all problems at once.
 
 Both texts stand at the place of use, `say("no picture found", "没有找到图片")`, so whoever changes one sees the other.
+Everything goes through `log`: `log.info` is a line; `log.warning` a note, which is marked as one; `log.error` what went
+wrong. It is shown on the terminal from the start; `reporting.console` narrows it, or copies it into a file.
 """
 
 import locale
+import logging
 import os
+import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TextIO
 
 _language = "en"
 
@@ -40,6 +46,36 @@ def plural(count: int, one: str, many: str | None = None) -> str:
             without `many` an s is added.
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+class LineFormatter(logging.Formatter):
+    """The line alone, with "note: " before a warning."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return (say("note: ", "注意：") if record.levelno == logging.WARNING else "") + record.getMessage()
+
+
+class Terminal(logging.Handler):
+    """Errors to sys.stderr, all else to sys.stdout, whatever these are at that moment; above progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        with _bars_out_of_the_way(stream):
+            print(self.format(record), file=stream, flush=True)
+
+
+def _bars_out_of_the_way(stream: TextIO) -> AbstractContextManager[None]:
+    """Clear tqdm's bars on the terminal, and draw them again; nothing where tqdm was never imported."""
+    tqdm = sys.modules.get("tqdm")
+    return tqdm.tqdm.external_write_mode(file=stream) if tqdm else nullcontext()
+
+
+log = logging.getLogger("lora")
+log.setLevel(logging.INFO)
+log.propagate = False  # what other libraries do with the root logger is not for the user of this program
+TERMINAL = Terminal()
+TERMINAL.setFormatter(LineFormatter())
+log.addHandler(TERMINAL)
 
 
 class Note(str):

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.messages import say
+from library.messages import log, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, Doctor
 
@@ -72,14 +72,14 @@ def examine(settings: Doctor) -> int:
     for finding in seen.findings:
         if finding.level != "green":  # what is red with its cure, the rest in short
             text = finding.line if finding.level == "red" else finding.text
-            print(f"{findings.level_name(finding.level)}{say(': ', '：')}{text}")
-    print(
+            log.info(f"{findings.level_name(finding.level)}{say(': ', '：')}{text}")
+    log.info(
         say(
             f"{settings.script}: {counts['red']} red, {counts['amber']} amber, {counts['green']} green",
             f"{settings.script}：红色 {counts['red']} 项，黄色 {counts['amber']} 项，绿色 {counts['green']} 项",
         )
     )
-    print(say(f"all with pictures: {path}", f"全部结果（附图片）：{path}"))
+    log.info(say(f"all with pictures: {path}", f"全部结果（附图片）：{path}"))
     return 0
 
 

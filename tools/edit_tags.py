@@ -45,7 +45,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.data import captions, folders, image_folder, samples, tag_edits, tag_statistics
-from library.messages import Stopped, UserError, plural, say
+from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.checks import nearest
 from library.options.tools import TOOLS, EditTags
@@ -101,17 +101,17 @@ def run(settings: EditTags) -> int:
         check(edits, changes, notes)
     statistics = tag_statistics.count(tag_statistics.Captioned(folder_of(one), one.name, one.after) for one in changes)
     for note in notes:
-        print(say(f"note: {note}", f"注意：{note}"))
+        log.warning(note)
     lines = totals(changes)
     if settings.action == "apply":
         applied(settings, changes)
     for line in [*lines, *(next_lines(settings, changes))]:
-        print(line)
+        log.info(line)
     advice = advised(statistics, changes)
     for one in [one for one in advice if one.level != "green"][:ADVICE_IN_TERMINAL]:
-        print(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
+        log.info(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
     path = write_page(settings, changes, statistics, advice, notes, lines)
-    print(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"to look at: {path}", f"结果页：{path}"))
     return 0
 
 
@@ -267,7 +267,7 @@ def applied(settings: EditTags, changes: list[Change]) -> None:
                 kept.write(path, text.encode("utf-8"))
         except KeyboardInterrupt:
             count = f"{kept.count:,} / {len(to_write):,}"
-            print(
+            log.info(
                 say(
                     f'stopped: {count} files are written. Run it again to go on, or set action = "undo"',
                     f'已停止：写入了 {count} 个文件。再次运行会接着做，要撤销请设 action = "undo"',

@@ -43,7 +43,7 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.files import free_path
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ExtractLora
 
@@ -60,7 +60,7 @@ def run(settings: ExtractLora) -> int:
     paths = [Path(settings.model_org), Path(settings.model_tuned)]
     infos = [families.inspect(path) for path in paths]
     for info in infos:
-        print(families.describe(info))
+        log.info(families.describe(info))
     if infos[0].family != infos[1].family:
         told = " / ".join(families.SPOKEN[info.family] for info in infos)
         raise UserError(
@@ -75,12 +75,12 @@ def run(settings: ExtractLora) -> int:
         clamp_quantile=settings.clamp_quantile, precision=settings.save_precision,
     )  # fmt: skip
     if made := lora_files.made_before(target, recipe):
-        print(say(f"nothing to do: {made} was extracted already", f"无需处理：{made} 之前已提取"))
+        log.info(say(f"nothing to do: {made} was extracted already", f"无需处理：{made} 之前已提取"))
         return 0
     machine = generate.choose_machine(settings.device, "no", infos[0].width)
     target = free_path(target)
     extract(settings, infos, machine.device, target, recipe)
-    print(say(f"written: {target} ({lora_files.size(target)})", f"已写入：{target}（{lora_files.size(target)}）"))
+    log.info(say(f"written: {target} ({lora_files.size(target)})", f"已写入：{target}（{lora_files.size(target)}）"))
     return 0
 
 
@@ -99,7 +99,7 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
     refuse_other_shapes(infos, pair)
     parts, notes = differing_parts(settings, pair, targets)
     for line in notes:
-        print(say(f"note: {line}", f"注意：{line}"))
+        log.warning(line)
     dtype = PRECISIONS[settings.save_precision]
     tensors, ranks, is_conv, kept = {}, {}, {}, {}
     wanted = [one for one in targets if one.part in parts]
@@ -128,7 +128,7 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
     }
     lora_files.save(target, tensors, entries)
     least = min(kept, key=kept.get)
-    print(
+    log.info(
         say(
             f"{len(ranks)} layers of {', '.join(parts)}; held of their difference (Frobenius norm): "
             f"{mean(kept.values()):.1%} on average, least {kept[least]:.1%} ({least})",

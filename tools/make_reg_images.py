@@ -63,7 +63,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import files
-from library.messages import Note, Stopped, UserError, plural, say
+from library.messages import Note, Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MakeRegImages
 
@@ -100,11 +100,10 @@ def run(settings: MakeRegImages) -> int:
     """Draw what is missing; the exit code is 0."""
     job = look(settings)
     for line in job.notes:
-        print(say(f"note: {line}", f"注意：{line}"))
-    sys.stdout.flush()
+        log.warning(line)
     before = len(job.pictures) - len(job.missing)
     if before:
-        print(
+        log.info(
             say(
                 f"{before} of {len(job.pictures)} pictures are there already",
                 f"{len(job.pictures)} 张中已有 {before} 张",
@@ -114,10 +113,10 @@ def run(settings: MakeRegImages) -> int:
         if job.missing:
             draw(job)
         else:
-            print(say("nothing is left to draw", "没有需要画的图"))
+            log.info(say("nothing is left to draw", "没有需要画的图"))
     except KeyboardInterrupt:
         count = sum(one.path.exists() for one in job.pictures)
-        print(
+        log.info(
             say(
                 f"stopped: {count} of {len(job.pictures)} pictures are there. Run it again to go on",
                 f"已停止：{len(job.pictures)} 张中已有 {count} 张。再次运行会接着画",
@@ -126,15 +125,15 @@ def run(settings: MakeRegImages) -> int:
         raise Stopped from None
     lines = rule_lines(job)
     for line in lines:
-        print(line)
+        log.info(line)
     path = write_summary(job, lines)
-    print(
+    log.info(
         say(
             f"now set in lora_train_command_line.py: {reg_data_dir(settings)}",
             f"接下来在 lora_train_command_line.py 中设置：{reg_data_dir(settings)}",
         )
     )
-    print(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"to look at: {path}", f"结果页：{path}"))
     return 0
 
 
@@ -485,7 +484,7 @@ def draw(job: Job) -> None:
                 around.enter_context(generate.told_if_memory_is_full())
                 if one.size not in tuned and job.machine.tunes_per_shape:
                     tuned.add(one.size)
-                    bar.write(
+                    log.info(
                         say(f"tuning size {len(tuned)} of {sizes}", f"正在调优第 {len(tuned)} 种尺寸，共 {sizes} 种")
                     )
                     around.enter_context(job.machine.tuning())
@@ -501,7 +500,7 @@ def draw(job: Job) -> None:
             left = taken * (all_pixels / (one.size[0] * one.size[1]) - 1)
             if number == 1 and left > SAY_ESTIMATE:
                 others, long = len(job.missing) - 1, generate.spoken(left)
-                bar.write(
+                log.info(
                     say(
                         f"the first picture took {taken:.1f} s: about {long} for the {others} others. "
                         "Ctrl-C stops it; run again, it goes on",
@@ -510,9 +509,9 @@ def draw(job: Job) -> None:
                 )
             if number == len(job.missing) or job.missing[number].sample.folder != one.sample.folder:
                 count = drawn[one.sample.image_path.parent]
-                bar.write(say(f"{one.sample.folder}: {count} drawn", f"{one.sample.folder}：画了 {count} 张"))
+                log.info(say(f"{one.sample.folder}: {count} drawn", f"{one.sample.folder}：画了 {count} 张"))
     count = len(job.missing)
-    print(
+    log.info(
         say(
             f"{count} pictures drawn in {generate.spoken(seconds)}, {seconds / count:.2f} s each",
             f"共画 {count} 张，用时 {generate.spoken(seconds)}，每张 {seconds / count:.2f} 秒",

@@ -40,7 +40,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.files import free_path
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MergeLoras
 
@@ -67,7 +67,9 @@ def run(settings: MergeLoras) -> int:
         precision=settings.save_precision, **ranks,
     )  # fmt: skip
     if made := lora_files.made_before(target, recipe):
-        print(say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成"))
+        log.info(
+            say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成")
+        )
         return 0
     files = read(paths)
     target = free_path(target)
@@ -75,7 +77,7 @@ def run(settings: MergeLoras) -> int:
         into_checkpoint(settings, files, base, target, recipe)
     else:
         into_one(settings, files, target, recipe)
-    print(say(f"written: {target} ({told_size(target)})", f"已写入：{target}（{told_size(target)}）"))
+    log.info(say(f"written: {target} ({told_size(target)})", f"已写入：{target}（{told_size(target)}）"))
     return 0
 
 
@@ -129,7 +131,7 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
     entries["ss_training_comment"] = f"merged ({settings.method}) of {weights}"
     lora_files.save(target, tensors, entries | {lora_files.RECIPE: recipe})
     numbers = str(dtype).removeprefix("torch.")
-    print(
+    log.info(
         say(
             f"{len(files)} LoRAs, {len(parts)} layers, rank {span(ranks.values())}, {numbers}",
             f"{len(files)} 个 LoRA，{len(parts)} 层，秩 {span(ranks.values())}，{numbers}",
@@ -138,7 +140,7 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
     if kept:
         least = min(kept, key=kept.get)
         mean = torch.tensor(list(kept.values())).mean()
-        print(
+        log.info(
             say(
                 f"kept of the Frobenius norm: {mean:.2%} on average, least {kept[least]:.2%} ({least})",
                 f"保留的 Frobenius 范数：平均 {mean:.2%}，最少 {kept[least]:.2%}（{least}）",
@@ -199,7 +201,7 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     from library.tooling import lora_files
 
     info = families.inspect(base)
-    print(families.describe(info))
+    log.info(families.describe(info))
     family = families.blueprint(info)
     layers = family.named_layers()
     problems = []
@@ -238,7 +240,7 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
             info, target, changes, dtype=PRECISIONS.get(settings.save_precision), metadata=described,
             progress=bar.update,
         )  # fmt: skip
-    print(
+    log.info(
         say(
             f"{len(files)} LoRAs into {len(changes)} layers; everything else is as it was",
             f"{len(files)} 个 LoRA 合并进 {len(changes)} 层，其余部分保持原样",

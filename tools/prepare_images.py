@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import files
-from library.messages import UserError, plural, say
+from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, PrepareImages
 
@@ -110,14 +110,14 @@ def prepare(settings: PrepareImages) -> int:
             wanted = [raw for raw in survey.pictures if raw.name not in left_out]
             models, lines = _models(settings, wanted)
             for line in (_counts(survey, left_out, wanted), *lines):
-                print(line, flush=True)
+                log.info(line)
             plan = _plan(settings, wanted, book, models, regions)
             _work(plan, survey, book, output, thread_count)
             worked = {job.raw.name for job in plan.jobs} - survey.skipped.keys()
             records = {name: book.records[name] for name in sorted(worked)}
             stale = _stale(book, worked, output)
     except KeyboardInterrupt:
-        print(say("stopped; run it again to go on", "已停止；再次运行会接着做"), file=sys.stderr)
+        log.error(say("stopped; run it again to go on", "已停止；再次运行会接着做"))
         raise
     outcome = cleaning_page.Outcome(
         survey=survey,
@@ -131,26 +131,26 @@ def prepare(settings: PrepareImages) -> int:
         next_steps=_next_steps(settings, records, output),
     )
     for _, found, cure in cleaning_page.findings(outcome, settings):
-        print(f"  {found}{say('. ', '。') if cure else ''}{cure}")
+        log.info(f"  {found}{say('. ', '。') if cure else ''}{cure}")
     for name, why in list(survey.skipped.items())[:5]:
-        print(f"    {name}: {why}")
+        log.info(f"    {name}: {why}")
     count, made = len(outcome.files()), len(plan.todo)
     if made:
         unchanged = len(plan.jobs) - made
-        print(
+        log.info(
             say(
                 f"{count} clean pictures in {output}; raw pictures worked on: {made}, as before: {unchanged}",
                 f"{output} 里现有整理好的图片 {count} 张；本次处理原图 {made} 张，未变 {unchanged} 张",
             )
         )
     else:
-        print(
+        log.info(
             say(f"nothing was to do: {count} clean pictures as before", f"无事可做：整理好的 {count} 张图片与上次相同")
         )
     for line in outcome.next_steps:
-        print(line)
+        log.info(line)
     summary = pages.write(output / PAGE, cleaning_page.build(outcome, settings, output))
-    print(say(f"look at {summary}", f"请查看 {summary}"))
+    log.info(say(f"look at {summary}", f"请查看 {summary}"))
     return 0
 
 

@@ -39,7 +39,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.files import free_path
-from library.messages import UserError, plural, say
+from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ResizeLora
 
@@ -83,18 +83,18 @@ def run(settings: ResizeLora) -> int:
         try:
             if result := resized(settings, path, target):
                 results.append(result)
-                tqdm.write(told(result), file=sys.stdout)
+                log.info(told(result))
             else:
                 done += 1
         except UserError as error:
             left_out += error.problems
     for line in left_out:
-        print(say(f"left out: {line}", f"跳过：{line}"))
+        log.info(say(f"left out: {line}", f"跳过：{line}"))
     if done:
-        print(say(f"nothing to do for {plural(done, 'file')}: made before", f"{done} 个文件无需处理：之前已生成"))
+        log.info(say(f"nothing to do for {plural(done, 'file')}: made before", f"{done} 个文件无需处理：之前已生成"))
     if results:
         path = write_page(settings, results, left_out)
-        print(say(f"to look at: {path}", f"结果页：{path}"))
+        log.info(say(f"to look at: {path}", f"结果页：{path}"))
     return 0 if results or done else 2
 
 

@@ -35,7 +35,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ShowLora
 
@@ -113,13 +113,13 @@ def run(settings: ShowLora) -> int:
         except UserError as error:
             left_out += error.problems
     for one in shown:
-        print("\n".join(lines_of(one)), end="\n\n")
+        log.info("\n".join(lines_of(one)) + "\n")
     for line in left_out:
-        print(say(f"left out: {line}", f"跳过：{line}"))
+        log.info(say(f"left out: {line}", f"跳过：{line}"))
     if not shown:
         return 2
     path = write_page(settings, shown, left_out)
-    print(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"to look at: {path}", f"结果页：{path}"))
     return 0
 
 

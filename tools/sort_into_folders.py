@@ -47,7 +47,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.data import captions, folder_sorting, folders, image_folder, tag_statistics
-from library.messages import Stopped, UserError, plural, say
+from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
 from library.storage import undo
@@ -87,18 +87,18 @@ def run(settings: SortIntoFolders) -> int:
     refuse(settings, jobs)
     findings = checked(settings, jobs)
     for note in notes:
-        print(say(f"note: {note}", f"注意：{note}"))
+        log.warning(note)
     for line in plan_lines(settings, jobs):
-        print(line)
-    print(*done(settings, jobs), sep="\n")
+        log.info(line)
+    log.info("\n".join(done(settings, jobs)))
     for one in findings:
         if one.level != "green":
-            print(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
-    print(say("now set in lora_train_command_line.py:", "接下来在 lora_train_command_line.py 中设置："))
+            log.info(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
+    log.info(say("now set in lora_train_command_line.py:", "接下来在 lora_train_command_line.py 中设置："))
     for line in block_lines(settings):
-        print(f"  {line}")
+        log.info(f"  {line}")
     page = write_page(settings, jobs, findings, notes)
-    print(say(f"to look at: {page}", f"结果页：{page}"))
+    log.info(say(f"to look at: {page}", f"结果页：{page}"))
     return 0
 
 
@@ -301,7 +301,7 @@ def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
             )
         ) from error
     except KeyboardInterrupt:
-        print(say("stopped; run it again to go on", "已停止；再次运行会接着做"))
+        log.info(say("stopped; run it again to go on", "已停止；再次运行会接着做"))
         raise Stopped from None
     words = {"copy": ("copied", "复制"), "move": ("moved", "移动"), "link": ("linked", "链接")}[settings.action]
     if count:

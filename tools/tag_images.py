@@ -59,7 +59,7 @@ from library.data.samples import folded
 from library.images import local_models
 from library.images import tagger as wd
 from library.images.image_facts import facts as facts_of
-from library.messages import Stopped, UserError, plural, say
+from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TagImages
@@ -102,14 +102,13 @@ def run(settings: TagImages) -> int:
     pictures = to_do(found, settings, notes)
     model = find_model(settings) if pictures else None
     for note in notes:
-        print(say(f"note: {note}", f"注意：{note}"))
+        log.warning(note)
     had = sum(bool(captions.first_line(picture.caption or "")) for picture in found.pictures)
-    print(
+    log.info(
         say(
             f"{plural(len(found.pictures), 'picture')}, {had:,} with tags already ({stays(settings)})",
             f"{len(found.pictures):,} 张图片，其中 {had:,} 张已有标签（{stays(settings)}）",
-        ),
-        flush=True,
+        )
     )
     results = Results({picture.path: picture.caption for picture in found.pictures if picture.caption is not None})
     seconds, name = 0.0, wd.name_of(model) if model else None
@@ -131,11 +130,11 @@ def run(settings: TagImages) -> int:
                 raise UserError([*error.problems, *([done] if results.changed else [])]) from error
         seconds = time.monotonic() - begun
     if pictures and not model and settings.tagger:
-        print("\n".join(advice_without()))
+        log.info("\n".join(advice_without()))
     for line in told(found, results, pictures, seconds):
-        print(line)
+        log.info(line)
     path = write_summary(found, settings, results, name, notes)
-    print(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"to look at: {path}", f"结果页：{path}"))
     if results.stopped:
         raise Stopped
     return 0
@@ -409,7 +408,7 @@ def tag(
             else:
                 write(picture, seen)
         if len(unseen) < len(pictures):
-            print(
+            log.info(
                 say(
                     f"{plural(len(pictures) - len(unseen), 'picture was', 'pictures were')} looked at by this "
                     "tagger before",
@@ -425,12 +424,11 @@ def tag(
         except UserError as error:
             without = say("to go on without a tagger: tagger = None", "不用标签模型也可以：设 tagger = None")
             raise UserError([*error.problems, without]) from error
-        print(
+        log.info(
             say(
                 f"tagger {wd.name_of(path)} ({path}) on {opened.device}: {len(table.names):,} tags",
                 f"标签模型 {wd.name_of(path)}（{path}），运行于 {opened.device}：{len(table.names):,} 种标签",
-            ),
-            flush=True,
+            )
         )
         with tqdm(total=len(unseen), disable=None, unit=say(" pictures", " 张")) as bar:
             group: list[Looked] = []

@@ -59,7 +59,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.files import replacing
-from library.messages import Stopped, UserError, say
+from library.messages import Stopped, UserError, log, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TryLora
@@ -143,24 +143,23 @@ def run(settings: TryLora) -> int:
     """Draw what is missing and put it into grids; the exit code is 0."""
     job = look(settings)
     for line in job.notes:
-        print(say(f"note: {line}", f"注意：{line}"))
+        log.warning(line)
     missing = [cell for cell in job.cells if cell.path is None]
     if there := len(job.cells) - len(missing):
-        print(
+        log.info(
             say(
                 f"{there} of {len(job.cells)} pictures are there already",
                 f"{len(job.cells)} 张中已有 {there} 张",
             )
         )
-    sys.stdout.flush()
     try:
         if missing:
             draw(job, missing)
         else:
-            print(say("nothing is left to draw", "没有需要画的图"))
+            log.info(say("nothing is left to draw", "没有需要画的图"))
     except KeyboardInterrupt:
         count = sum(cell.path is not None for cell in job.cells)
-        print(
+        log.info(
             say(
                 f"stopped: {count} of {len(job.cells)} pictures are there. Run it again to go on",
                 f"已停止：{len(job.cells)} 张中已有 {count} 张。再次运行会接着画",
@@ -169,9 +168,9 @@ def run(settings: TryLora) -> int:
         raise Stopped from None
     grids = {seed: write_grid(job, seed) for seed in dict.fromkeys(settings.seeds)}
     for path in grids.values():
-        print(say(f"grid: {path}", f"对比图：{path}"))
+        log.info(say(f"grid: {path}", f"对比图：{path}"))
     summary = write_summary(job, grids)
-    print(say(f"to look at: {summary}", f"结果页：{summary}"))
+    log.info(say(f"to look at: {summary}", f"结果页：{summary}"))
     return 0
 
 
@@ -508,7 +507,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
             bar.update()
             taken = time.perf_counter() - began
             if count == 0 and taken * (len(missing) - 1) > SAY_ESTIMATE:
-                bar.write(
+                log.info(
                     say(
                         f"the first picture took {taken:.1f} s: about {_spoken(taken * (len(missing) - 1))} for the "
                         f"{len(missing) - 1} others. Ctrl-C stops it; run again, it goes on",
@@ -517,7 +516,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
                     )
                 )
     seconds = time.perf_counter() - began
-    print(
+    log.info(
         say(
             f"{len(missing)} pictures drawn in {_spoken(seconds)}, {seconds / len(missing):.2f} s each",
             f"共画 {len(missing)} 张，用时 {_spoken(seconds)}，每张 {seconds / len(missing):.2f} 秒",
@@ -559,7 +558,6 @@ def _spoken(seconds: float) -> str:
 
 def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
     """Write a picture under a number of its own; where the disk is full, wait for room."""
-    from tqdm import tqdm
 
     from library.images import generation_parameters
 
@@ -569,7 +567,7 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         generation_parameters.write(path, picture, cell.recipe)
 
-    _write(path, do, 3 * picture.width * picture.height, tqdm.write)
+    _write(path, do, 3 * picture.width * picture.height, log.info)
     return path
 
 

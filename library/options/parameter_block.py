@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from library import files
-from library.messages import Stopped, UserError, say
+from library.messages import Stopped, UserError, log, say
 from library.options import config_files, sd_scripts
 from library.options.checks import ConfigError, check, check_tool, choose_language
 from library.options.declaration import PROJECT, Declared, Given, Values, Where
@@ -247,7 +247,7 @@ def run_tool(script: str | Path, variables: Values, declared: Declared, work: Ca
         values, where, notices = read_block(script, variables)
         settings = check_tool(declared, with_absolute_paths(values, PROJECT, declared), where)
         for line in notices:
-            print(say(f"note: {line}", f"注意：{line}"))
+            log.warning(line)
         return work(settings)
 
     return _run_program(checked, script, variables)
@@ -271,7 +271,7 @@ def _run_program(work: Callable[[], int], script: str | Path, variables: Values)
             )
         return work()
     except UserError as error:
-        print(error, file=sys.stderr)
+        log.error(error)
         return 2
     except Stopped:
         return 0
@@ -310,13 +310,13 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
             ready.append((preset, config, given.notices + more + warnings))
         except UserError as error:
             failed.append(preset.name)
-            print(f"{preset.name}: {error}", file=sys.stderr)
+            log.error(f"{preset.name}: {error}")
     for preset, config, warnings in ready:
-        print(say(f"preset {preset.name}", f"预设 {preset.name}"), flush=True)
+        log.info(say(f"preset {preset.name}", f"预设 {preset.name}"))
         try:
             code = train(config, warnings)
         except UserError as error:
-            print(error, file=sys.stderr)
+            log.error(error)
             code = 2
         except Exception:  # the others can still be trained
             traceback.print_exc()
@@ -329,16 +329,15 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
             done.mkdir(exist_ok=True)
             preset.rename(files.free_path(done / preset.name))
         except OSError as error:  # it is trained all the same, and the next ones should be
-            print(
+            log.error(
                 say(
                     f"{preset.name} was trained but cannot be moved to {done} ({error.strerror or error})",
                     f"{preset.name} 已训练完成，但无法移到 {done}（{error.strerror or error}）",
-                ),
-                file=sys.stderr,
+                )
             )
     trained = len(presets) - len(failed)
-    print(say(f"{trained} of {len(presets)} presets trained", f"{len(presets)} 个预设中完成了 {trained} 个"))
+    log.info(say(f"{trained} of {len(presets)} presets trained", f"{len(presets)} 个预设中完成了 {trained} 个"))
     if failed:
         listed = ", ".join(failed)
-        print(say(f"not trained: {listed}", f"未完成：{listed}"), file=sys.stderr)
+        log.error(say(f"not trained: {listed}", f"未完成：{listed}"))
     return 1 if failed else 0

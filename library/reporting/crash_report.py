@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from library import files
-from library.messages import say
+from library.messages import log, say
 
 CAUSES: list[tuple[str, str, str]] = [  # pattern in "TypeName: message", remedy; the first that fits counts
     (
@@ -143,7 +143,7 @@ def write(folder: Path, error: BaseException, *, config: Any, facts: dict[str, A
             with files.replacing(path, files.part_of(path), is_synced=True) as half:
                 half.write_text(text, encoding="utf-8", errors="replace")
             return path
-    print(text, file=sys.stderr)
+    log.error(text)
     return folder / "crash_report.txt"
 
 

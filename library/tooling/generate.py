@@ -6,14 +6,13 @@ with told_if_memory_is_full():
     picture = sampling.draw(family, prompt, machine.device)
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from library.contracts import Family
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 
 CHUNK = 75  # tokens of a caption that the text encoder sees at once
 MOST_CHUNKS = 3
@@ -31,7 +30,7 @@ def choose_machine(device: str, mixed_precision: str, width: int) -> Any:
     from library.hardware import rocm
 
     for line in [] if device in ("cpu", "mps") else rocm.prepare_environment():
-        print(say(f"device plan: {line}", f"设备设置：{line}"))
+        log.info(say(f"device plan: {line}", f"设备设置：{line}"))
     from library.hardware.device import choose, self_test
 
     machine = choose(device, mixed_precision, width)
@@ -56,7 +55,7 @@ def open_for_drawing(
     from library.training.attach import refuse_odd_unet
 
     attend = attention.choose(machine.device, machine.dtype)
-    print(f"{machine.description}\n{attend.description}", flush=True)
+    log.info(f"{machine.description}\n{attend.description}")
     with told_if_memory_is_full():
         family = families.open_model(
             path,
@@ -67,8 +66,7 @@ def open_for_drawing(
             clip_skip=clip_skip,
         )
     for line in family.warnings:
-        print(say(f"note: {line}", f"注意：{line}"))
-    sys.stdout.flush()
+        log.warning(line)
     unet = family.modules()["unet"]
     refuse_odd_unet(unet)
     # The plain functions: nothing is kept for a backward pass, so the fast ones' frugality has nothing to win. The same
@@ -120,12 +118,11 @@ class DrawingFamily:
         pixels = self._decoded(latents)
         vae = self.family.modules()["vae"]
         if not pixels.isfinite().all() and vae.dtype != torch.float32:
-            print(
+            log.warning(
                 say(
-                    f"note: the VAE gives NaN in {vae.dtype}: it goes on in float32",
-                    f"注意：VAE 在 {vae.dtype} 精度下算出 NaN，改用 float32",
-                ),
-                flush=True,
+                    f"the VAE gives NaN in {vae.dtype}: it goes on in float32",
+                    f"VAE 在 {vae.dtype} 精度下算出 NaN，改用 float32",
+                )
             )
             vae.float()
             pixels = self._decoded(latents)
@@ -146,12 +143,11 @@ class DrawingFamily:
                 return self.family.decode_latents(latents)
             except torch.OutOfMemoryError:
                 self.is_tight = True
-            print(
+            log.warning(
                 say(
-                    "note: memory is short: the U-Net makes room for the VAE at each picture, somewhat slower",
-                    "注意：显存紧张，每次解码时 U-Net 先移出显存，略慢",
-                ),
-                flush=True,
+                    "memory is short: the U-Net makes room for the VAE at each picture, somewhat slower",
+                    "显存紧张，每次解码时 U-Net 先移出显存，略慢",
+                )
             )
         # outside of `except`: its traceback would hold the tensors of the failed pass
         idle = [module for name, module in self.family.modules().items() if name != "vae"]
@@ -176,12 +172,11 @@ def keep(path: Path, write: Callable[[], Any], size: int) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    from tqdm import tqdm
 
     from library.storage import disk
 
     try:
-        disk.writing(path, write, size=size, may_free=lambda: False, say_line=tqdm.write)
+        disk.writing(path, write, size=size, may_free=lambda: False, say_line=log.info)
     except OSError as error:
         raise UserError(
             say(
