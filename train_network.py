@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from library.contracts import Batch, Family
+from library.contracts import Batch, Conditioning, Family
 from library.messages import Stopped, UserError, say
 from library.options import command_line, sd_scripts
 from library.options.checks import check
@@ -326,7 +326,6 @@ def name_cause(prepared: Prepared, training: Training, group: list[Batch], gener
             continue
         seed_step(generator, prepared.seed, step, place)
         inputs = draw(training, prepared, batch, generator)
-        conditioning = inputs.conditioning
 
         def run(hunt: Any, inputs: Inputs = inputs) -> None:
             with training.blocks.observed(hunt.block):
@@ -334,9 +333,10 @@ def name_cause(prepared: Prepared, training: Training, group: list[Batch], gener
 
         named = {
             say("the latents", "图片编码"): batch.latents,
-            say("the captions' states", "标签编码"): conditioning and conditioning.states,
             say("the noisy latents", "加噪后的图片编码"): inputs.noisy,
         }
+        for name, tensor in (inputs.text_embeddings or {}).items():
+            named[say(f"the captions' {name}", f"标签编码（{name}）")] = tensor
         cause = nan.first_bad(named, run)
         pictures = ", ".join(str(sample.image_path) for sample in batch.samples)
         times = ", ".join(f"{float(t):g}" for t in inputs.t)
@@ -360,9 +360,9 @@ class Inputs:
     mask: Any  # (B, 1, h, w) float32, how much each place is learnt, or None: all is
     huber_c: Any  # (B,) where the loss turns from quadratic to linear, or None
     weights: Any  # (B,) of the losses
-    conditioning: Any  # contracts.Conditioning, or None: the captions are encoded in the pass
+    text_embeddings: Conditioning | None  # None: the captions are encoded in the pass
+    size_conditioning: Conditioning
     captions: list[str]
-    sizes: Any  # (B, 6)
 
     def split(self, count: int) -> Iterator["Inputs"]:
         """The same in at most so many parts."""
@@ -379,9 +379,9 @@ class Inputs:
                 None if self.mask is None else self.mask[part],
                 None if self.huber_c is None else self.huber_c[part],
                 self.weights[part],
-                self.conditioning and self.conditioning.map(lambda tensor, part=part: tensor[part]),
+                self.text_embeddings and {name: tensor[part] for name, tensor in self.text_embeddings.items()},
+                {name: tensor[part] for name, tensor in self.size_conditioning.items()},
                 self.captions[part],
-                self.sizes[part],
             )
 
 
@@ -412,28 +412,29 @@ def draw(training: Training, prepared: Prepared, batch: Batch, generator: Any) -
     weights = batch.weights * losses.weight(snr, objective, config)
     huber_c = losses.threshold(t, snr, config)
     place = prepared.machine.place
-    conditioning = batch.conditioning and batch.conditioning.map(place)
+    embeddings = batch.text_embeddings and {name: place(x) for name, x in batch.text_embeddings.items()}
+    sizes = {name: place(x) for name, x in batch.size_conditioning.items()}
     tensors = (noisy, t, target, batch.masks, huber_c, weights)
     tensors = [None if tensor is None else place(tensor) for tensor in tensors]
-    return Inputs(*tensors, conditioning, batch.captions, place(batch.sizes))
+    return Inputs(*tensors, embeddings, sizes, batch.captions)
 
 
 def backward(training: Training, prepared: Prepared, inputs: Inputs, share: float) -> Any:
     """Forward and backward of one batch, or a part of it; its loss, a scalar on the device, times its share."""
     import torch
 
-    conditioning = inputs.conditioning
+    embeddings = inputs.text_embeddings
     trains_text = bool(training.adapters.arenas.keys() - {"unet", *training.adapters.frozen})
-    if conditioning is None:
+    if embeddings is None:
         with torch.set_grad_enabled(trains_text):
-            conditioning = training.family.encode_captions(inputs.captions, inputs.sizes)
-        conditioning = conditioning.map(prepared.machine.place)
+            embeddings = training.family.encode_captions(inputs.captions)
+        embeddings = {name: prepared.machine.place(tensor) for name, tensor in embeddings.items()}
     step = training.step.plain if training.blocks.is_observed else training.step
     scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
-    given = (conditioning.states, conditioning.pooled)
     shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask, inputs.huber_c)
-    loss, *gradients = step(*shown, inputs.weights * share, scale, *given, conditioning.sizes)
-    pairs = [pair for pair in zip(given, gradients, strict=True) if pair[1] is not None and pair[0].requires_grad]
+    loss, *gradients = step(*shown, inputs.weights * share, scale, **embeddings, **inputs.size_conditioning)
+    told = zip(embeddings.values(), gradients, strict=True)
+    pairs = [(tensor, gradient) for tensor, gradient in told if gradient is not None and tensor.requires_grad]
     if pairs:  # on into the text encoders
         torch.autograd.backward(*zip(*pairs, strict=True))
     return loss
@@ -441,10 +442,9 @@ def backward(training: Training, prepared: Prepared, inputs: Inputs, share: floa
 
 def unet_step(config: Config, family: Family) -> Any:
     """Forward and backward of the U-Net, as a function of tensors alone: what a CUDA graph can hold."""
-    from library.contracts import Conditioning
     from library.diffusion import losses
 
-    trains_text = trains_text_encoder(config)
+    trained = set(family.text_embeddings) if trains_text_encoder(config) else set()
 
     def step(
         noisy: Any,
@@ -454,16 +454,17 @@ def unet_step(config: Config, family: Family) -> Any:
         huber_c: Any,
         weights: Any,
         scale: Any,
-        states: Any,
-        pooled: Any,
-        sizes: Any,
+        **conditioning: Any,
     ) -> Any:
-        """The loss, and the gradients of the captions' states and of the pooled captions, if they are wanted."""
-        states, pooled = (x if x is None else x.detach().requires_grad_(trains_text) for x in (states, pooled))
-        prediction = family.predict(noisy, t, Conditioning(states, pooled, sizes))
+        """The loss, and the gradients of the captions' embeddings, if they are wanted."""
+        told = {
+            name: tensor.detach().requires_grad_(name in trained and tensor.is_floating_point())
+            for name, tensor in conditioning.items()
+        }
+        prediction = family.predict(noisy, t, told)
         loss = (losses.per_sample(prediction, target, config.loss_type, huber_c, mask) * weights).mean()
         loss.backward(scale)
-        return loss.detach(), states.grad, None if pooled is None else pooled.grad
+        return loss.detach(), *(told[name].grad for name in family.text_embeddings)
 
     return step
 

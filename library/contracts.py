@@ -7,7 +7,7 @@ Letters of shapes, everywhere in the project:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -54,17 +54,13 @@ class Fit(NamedTuple):
     kernel: str | None = None  # what it is resized with, as `resize_interpolation` names it; None: the usual
 
 
-@dataclass
-class Conditioning:
-    """What the captions tell the U-Net."""
+Conditioning = dict[str, "Tensor"]
+"""What a network is told beside the noisy latents: {name: (B, ...)}, under names of the family's own.
 
-    states: Tensor  # (B, S, D) one per caption token
-    pooled: Tensor | None = None  # (B, D2) one per caption: SDXL
-    sizes: Tensor | None = None  # (B, 6) original height, width, crop top, left, target height, width: SDXL
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
-        """The same with a function applied to each tensor."""
-        return Conditioning(*(x if x is None else function(x) for x in (self.states, self.pooled, self.sizes)))
+A family makes it and its `predict` reads it; everyone between handles a mapping of tensors. Two endings of names are
+understood by all: `_ids` are whole numbers (int64); and where captions differ in length, `<name>_length` (B,) int64
+says how many entries of each row of `<name>` (B, S, ...) are its own. The rest of the row is padding, zeros.
+"""
 
 
 @dataclass
@@ -74,10 +70,10 @@ class Batch:
     samples: list[Sample]
     captions: list[str]  # (B) after shuffle, dropout, ...
     weights: Tensor  # (B,) 1.0, or prior_loss_weight for regularization images
-    sizes: Tensor  # (B, 6) as in Conditioning
+    size_conditioning: Conditioning  # what the network is told of the pictures' sizes; {}: nothing
     latents: Tensor | None = None  # (B, C, h, w) scaled, from the cache
     pixels: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
-    conditioning: Conditioning | None = None  # from the cache
+    text_embeddings: Conditioning | None = None  # of the captions, from the cache; None: encode them
     masks: Tensor | None = None  # (B, 1, h, w) in [0, 1], how much each place is learnt; None: all of every picture
 
 
@@ -112,6 +108,7 @@ class Family(Protocol):
     name: str  # "sd1", "sd2", "sdxl"
     noise: NoiseSpec
     size_step: int  # pictures are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
+    text_embeddings: tuple[str, ...]  # the names of what `encode_captions` gives, in their order
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) scaled latents: the mean of the VAE's distribution."""
@@ -119,14 +116,17 @@ class Family(Protocol):
     def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) scaled -> (B, 3, H, W) in [-1, 1]."""
 
-    def encode_captions(self, captions: list[str], sizes: Tensor) -> Conditioning:
-        """(B) captions and (B, 6) sizes -> what `predict` takes. Gradients flow if they are on."""
+    def encode_captions(self, captions: list[str]) -> Conditioning:
+        """(B) captions -> their part of what `predict` takes. Gradients flow if they are on."""
 
-    def encode_weighted(self, prompt: WeightedPrompt, sizes: Tensor, *, is_negative: bool = False) -> Conditioning:
-        """One prompt and (1, 6) sizes -> what AUTOMATIC1111's web UI tells its U-Net for it; of any length."""
+    def encode_weighted(self, prompt: WeightedPrompt, *, is_negative: bool = False) -> Conditioning:
+        """One prompt -> what AUTOMATIC1111's web UI tells its network for it; of any length."""
+
+    def size_conditioning(self, sizes: Tensor) -> Conditioning:
+        """(B, 6) original height, width, crop top, left, target height, width -> the other part; often {}."""
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """(B, C, h, w) noisy latents, (B,) timesteps -> the U-Net's prediction (B, C, h, w)."""
+        """(B, C, h, w) noisy latents, (B,) timesteps, both parts in one -> the network's prediction (B, C, h, w)."""
 
     def token_counts(self, captions: list[str]) -> list[tuple[int, int]]:
         """For each caption: its tokens, and how many of them the text encoder sees (the rest is cut)."""
@@ -151,10 +151,10 @@ class Step(Protocol):
     version has nothing to clear or to disable.
     """
 
-    def __call__(self, *inputs: Tensor | None) -> Sequence[Tensor | None]:
+    def __call__(self, *inputs: Tensor | None, **conditioning: Tensor) -> Sequence[Tensor | None]:
         """The loss, and the gradients of what came from the text encoders; those of the adapters are added up."""
 
-    def plain(self, *inputs: Tensor | None) -> Sequence[Tensor | None]:
+    def plain(self, *inputs: Tensor | None, **conditioning: Tensor) -> Sequence[Tensor | None]:
         """The same, never recorded: for whoever observes the blocks that it passes through."""
 
     def clear(self) -> None:

@@ -10,7 +10,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from library.contracts import Conditioning
 from library.diffusion import sampling
 from library.lora_files import merging
 from library.miniature import MODEL_FOLDER
@@ -242,6 +241,6 @@ def test_the_peers_lora_acts_on_our_model_as_on_diffusers_own(tmp_path):
     family, factors = experiment.base_model(), lora_files.read(tmp_path / experiment.LORA).factors
     with merging.Merging(family.named_layers()) as weights:
         weights.apply([merging.Strength(factors, text_encoder=1.0, unet=1.0)])
-        ours = family.predict(noisy, t, Conditioning(states, None, torch.zeros(2, 6)))
+        ours = family.predict(noisy, t, {"states": states})
     torch.testing.assert_close(ours, with_lora, rtol=1e-4, atol=1e-4)
     assert (with_lora - without).abs().max() > 0.01

@@ -49,8 +49,8 @@ def with_and_without(finished):
         """All at once, each from its own seed: what `sampling.draw` draws one by one, in a third of the time."""
         attached.multiplier = strength
         count = len(captions)
-        sizes = sampling.picture_sizes(64, 64).expand(count, -1)
-        positive, negative = (family.encode_captions(texts, sizes) for texts in (captions, [""] * count))
+        sizes = family.size_conditioning(sampling.picture_sizes(64, 64).expand(count, -1))
+        positive, negative = (family.encode_captions(texts) | sizes for texts in (captions, [""] * count))
         predict = sampling.guided(family, positive, negative, SCALE)
         samplers = [sampling.build_sampler(SAMPLER, family.noise, STEPS) for _ in captions]
         seeds = [torch.Generator().manual_seed(seed) for seed in range(count)]

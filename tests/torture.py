@@ -306,7 +306,7 @@ def out_of_memory(place: str, times: int, run: Run) -> None:
 
     {
         "encode": lambda: _wrap(cache, "_encode", fault.raise_oom),
-        "captions": lambda: _wrap(cache, "_states", fault.raise_oom),
+        "captions": lambda: _wrap(cache, "_embeddings", fault.raise_oom),
         "draw": lambda: _wrap(train_network, "draw", fault.raise_oom),
         "fresh pictures": lambda: _in_family("encode_images", fault.raise_oom),
         "fresh captions": lambda: _in_family("encode_captions", fault.raise_oom),
@@ -314,7 +314,7 @@ def out_of_memory(place: str, times: int, run: Run) -> None:
         "second batch": lambda: _wrap(losses, "per_sample", fault.raise_oom),  # the first is gathered
         "backward": lambda: _through_backward(in_backward),
         "end of backward": lambda: _in_family(  # the U-Net has its gradients
-            "encode_captions", after=lambda c: c.map(lambda tensor: _Backward.apply(tensor, in_backward))
+            "encode_captions", after=lambda c: {name: _Backward.apply(x, in_backward) for name, x in c.items()}
         ),
         "gather": lambda: _wrap(adapters.Adapters, "gather", fault.raise_oom),
         "clip": lambda: _wrap(torch.nn.utils, "clip_grad_norm_", fault.raise_oom),
@@ -351,7 +351,9 @@ def poison(place: str, steps: tuple[int, ...] | None, times: float, run: Run) ->
         {
             "loss": lambda: _wrap(losses, "per_sample", after=fault.give_nan),
             "gradient": lambda: _through_backward(spoil_one),
-            "captions": lambda: _in_family("encode_captions", after=lambda c: c.map(fault.give_nan)),
+            "captions": lambda: _in_family(
+                "encode_captions", after=lambda c: {name: fault.give_nan(x) for name, x in c.items()}
+            ),
         }[place]()
 
 

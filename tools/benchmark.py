@@ -145,7 +145,6 @@ def build(program: str, case: tuple, device: str, dtype):
 
     from library import adapters, families
     from library.adapters import linear_ops, recompute
-    from library.contracts import Conditioning
     from library.families.unet import forward as unet_forward
     from library.hardware import attention, memory
     from library.hardware.blocks import Blocks
@@ -168,7 +167,8 @@ def build(program: str, case: tuple, device: str, dtype):
     noisy, noise = random(batch, 4, side // 8, side // 8), random(batch, 4, side // 8, side // 8)
     t = torch.full((batch,), 500, device=device)
     sizes = torch.full((batch, 6), float(side), device=device)
-    conditioning = Conditioning(random(batch, 77, unet.config.cross_attention_dim), random(batch, 1280), sizes)
+    conditioning = dict(states=random(batch, 77, unet.config.cross_attention_dim), pooled=random(batch, 1280))
+    conditioning |= model.size_conditioning(sizes)
 
     parameters, optimizer, context = [], None, nullcontext()
     attached, blocks = None, Blocks()

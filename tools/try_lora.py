@@ -479,7 +479,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
     family = generate.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
-    sizes = sampling.picture_sizes(*job.size, device)
+    sizes = family.size_conditioning(sampling.picture_sizes(*job.size, device))
     hires = sampling.Hires(settings.hires_scale, settings.hires_strength) if settings.hires_scale > 1 else None
     number = next_number(drawn_files(settings))
     layers = family.named_layers()
@@ -541,8 +541,8 @@ def conditioned(job: Job, cells: list[Cell], family, layers: dict, model, sizes)
             with torch.no_grad():
                 negative = None
                 if job.settings.guidance_scale != 1:
-                    negative = family.encode_weighted(job.negative, sizes, is_negative=True)
-                told = family.encode_weighted(cell.column.weighted, sizes), negative
+                    negative = family.encode_weighted(job.negative, is_negative=True) | sizes
+                told = family.encode_weighted(cell.column.weighted) | sizes, negative
         before, text = used, cell.column
         yield cell, told
 

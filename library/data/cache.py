@@ -18,16 +18,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from library.contracts import Conditioning, Fit, Sample
 from library.data import images
 from library.data.file_index import facts_of
-from library.data.shards import Lost, Memory, Rows, Shards
+from library.data.shards import Lost, Memory, Rows, Shapes, Shards
 from library.data.threads import in_order
 from library.files import sha256, sha256_of_file
 from library.messages import UserError, say
 
 FORMAT = 2  # raise it when pictures are read, resized or kept in another way: old rows are then no longer found
+
+ROOM = 64  # captions that differ in length are kept in steps of so many tokens: lengths that have a shard of their own
 
 Wanted = tuple[Sample, Fit, bool]  # a picture, how it is fitted, whether it is mirrored
 Progress = Callable[[int, int], None]  # done, all that must be worked out
@@ -192,17 +195,18 @@ class TextCache:
         folder: where to keep it; None: in memory.
         text_fingerprint: changes with the text encoders' weights and whatever else decides their output (clip_skip,
             max_token_length, precision).
+        names: `Family.text_embeddings`. Kept are rows of numbers alone, in this order.
     """
 
-    def __init__(self, folder: Path | None, text_fingerprint: str):
+    def __init__(self, folder: Path | None, text_fingerprint: str, names: tuple[str, ...]):
         self._rows = _rows_of(folder, "captions", text_fingerprint)
-        self._text_fingerprint = text_fingerprint
+        self._text_fingerprint, self._names = text_fingerprint, names
         self._numbers: dict[str, int] = {}  # of rows
 
     def fill(
         self,
         captions: Iterable[str],
-        encode_captions: Callable[[list[str], Tensor], Conditioning],
+        encode_captions: Callable[[list[str]], Conditioning],
         *,
         apart: Iterable[str] = (),
         batch_size: int = 1,
@@ -212,7 +216,7 @@ class TextCache:
 
         Args:
             apart: others; see `LatentCache.fill`.
-            encode_captions: the family's; every caption must give as many tokens' states as any other.
+            encode_captions: the family's.
 
         Raises:
             UserError: states are not finite, the caption is named; or the folder cannot be written.
@@ -227,7 +231,8 @@ class TextCache:
             for part in ([at for at in missing if (at < len(first)) == is_first] for is_first in (True, False)):
                 for start in range(0, len(part), batch_size):
                     these = part[start : start + batch_size]
-                    yield [keys[at] for at in these], _states([captions[at] for at in these], encode_captions)
+                    embeddings = _embeddings([captions[at] for at in these], encode_captions)
+                    yield from _to_rows([keys[at] for at in these], embeddings, self._names)
 
         done = 0
         for count in self._rows.append(encoded()) if missing else ():
@@ -238,34 +243,88 @@ class TextCache:
         self._rows.sweep()
         return Filled(len(missing), len(captions) - len(missing), repaired)
 
-    def get(self, captions: list[str], sizes: Tensor) -> Conditioning:
-        """(B) captions, as `fill` was given them, and their uses' (B, 6) sizes -> float32 conditioning."""
-        try:
-            states, *pooled = self._rows.read([self._numbers[caption] for caption in captions])
-        except Lost as lost:
-            caption = captions[lost.at]
-            raise UserError(
-                say(
-                    f'the cached caption "{caption}" vanished or was damaged during the run. Start again',
-                    f"标签“{caption}”的缓存在训练途中消失或损坏，请重新开始",
-                )
-            ) from None
-        states = torch.from_numpy(states).float()
-        return Conditioning(states, torch.from_numpy(pooled[0]).float(), sizes) if pooled else Conditioning(states)
+    def get(self, captions: list[str]) -> Conditioning:
+        """(B) captions, as `fill` was given them -> their embeddings, float32, padded to the longest of these."""
+        of_shapes: dict[Shapes, list[int]] = {}  # places among the captions of those that are read together
+        numbers = [self._numbers[caption] for caption in captions]
+        for place, number in enumerate(numbers):
+            of_shapes.setdefault(self._rows.shapes(number), []).append(place)
+        read = []
+        for places in of_shapes.values():
+            try:
+                read.append((places, self._rows.read([numbers[place] for place in places])))
+            except Lost as lost:
+                caption = captions[places[lost.at]]
+                raise UserError(
+                    say(
+                        f'the cached caption "{caption}" vanished or was damaged during the run. Start again',
+                        f"标签“{caption}”的缓存在训练途中消失或损坏，请重新开始",
+                    )
+                ) from None
+        return _from_rows(read, self._names)
 
 
-def _states(captions: list[str], encode_captions: Callable[[list[str], Tensor], Conditioning]) -> list[np.ndarray]:
-    """(B, S, D) float16 states, and (B, D2) pooled ones where there are any."""
-    with torch.no_grad():  # sizes belong to the use, not to the caption: zeros stand in
-        conditioning = encode_captions(captions, torch.zeros(len(captions), 6))
-    parts = [part for part in (conditioning.states, conditioning.pooled) if part is not None]
-    parts = [part.to("cpu", torch.float16) for part in parts]
+def _embeddings(captions: list[str], encode_captions: Callable[[list[str]], Conditioning]) -> Conditioning:
+    """The captions' embeddings on the CPU, float16 where they are not whole numbers."""
+    with torch.no_grad():
+        embeddings = {
+            name: tensor.to("cpu", torch.float16 if tensor.is_floating_point() else torch.int32)
+            for name, tensor in encode_captions(captions).items()
+        }
     for row, caption in enumerate(captions):
-        if not all(part[row].isfinite().all() for part in parts):
+        if not all(tensor[row].isfinite().all() for tensor in embeddings.values()):
             raise UserError(
                 say(
                     f'the text encoder gives NaN or infinity for "{caption}". Set mixed_precision = "no"',
                     f'文本编码器对“{caption}”给出 NaN 或无穷大。请设 mixed_precision = "no"',
                 )
             )
-    return [part.numpy() for part in parts]
+    return embeddings
+
+
+def _to_rows(keys: list[bytes], embeddings: Conditioning, names: tuple[str, ...]) -> Iterator[Rows]:
+    """Rows to keep. Those of captions of about one length come together, cut off after it."""
+    assert tuple(embeddings) == names, (tuple(embeddings), names)
+    varying = [name for name in names if f"{name}_length" in names]
+    of_room: dict[tuple[int, ...], list[int]] = {}
+    for row in range(len(keys)):
+        room = tuple(-(-int(embeddings[f"{name}_length"][row]) // ROOM) * ROOM for name in varying)
+        of_room.setdefault(room, []).append(row)
+    for room, rows in of_room.items():
+        own = {name: embeddings[name][rows] for name in names}
+        own |= {name: _resized(own[name], count) for name, count in zip(varying, room, strict=True)}
+        yield [keys[row] for row in rows], [_to_halves(tensor) for tensor in own.values()]
+
+
+def _from_rows(read: list[tuple[list[int], list[np.ndarray]]], names: tuple[str, ...]) -> Conditioning:
+    """The opposite: of (places in the batch, parts of the rows) one batch."""
+    embeddings = {}
+    for at, name in enumerate(names):
+        parts = [_from_halves(arrays[at], name) for _, arrays in read]
+        longest = max(part.shape[1] for part in parts)
+        whole = parts[0].new_empty(sum(map(len, parts)), longest, *parts[0].shape[2:])
+        for (places, _), part in zip(read, parts, strict=True):
+            whole[places] = _resized(part, longest)
+        embeddings[name] = whole
+    for name in names:
+        if name.endswith("_length"):
+            embeddings[name] = embeddings[name].flatten()
+            padded = name.removesuffix("_length")
+            embeddings[padded] = embeddings[padded][:, : int(embeddings[name].max())]
+    return embeddings
+
+
+def _resized(tensor: Tensor, count: int) -> Tensor:
+    """(B, S, ...) -> (B, count, ...), cut off or with zeros added."""
+    return functional.pad(tensor[:, :count], (0, 0) * (tensor.ndim - 2) + (0, max(0, count - tensor.shape[1])))
+
+
+def _to_halves(tensor: Tensor) -> np.ndarray:
+    """Numbers as `shards` keeps them: whole ones (int32) as the bits of two."""
+    array = tensor.numpy()
+    return array if tensor.is_floating_point() else array.reshape(len(array), -1).view(np.float16)
+
+
+def _from_halves(array: np.ndarray, name: str) -> Tensor:
+    is_whole = name.endswith(("_ids", "_length"))
+    return torch.from_numpy(array.view(np.int32)).long() if is_whole else torch.from_numpy(array).float()

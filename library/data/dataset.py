@@ -6,14 +6,14 @@ its own, seeded with (seed, epoch, place in the epoch). No global random state i
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from library.contracts import Batch, Fit, Sample
+from library.contracts import Batch, Conditioning, Fit, Sample
 from library.data import captions, images, masks
 from library.data.buckets import crop_around, crop_at_random, face_in_name, face_range, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
@@ -69,6 +69,7 @@ class Dataset:
         latents: filled with `latents_wanted`; None: batches carry pixels.
         texts: filled with `captions_wanted`; None: batches carry captions only.
         scale: pixels to a latent, along a side: the size of masks.
+        size_conditioning: the family's.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class Dataset:
         latents: LatentCache | None = None,
         texts: TextCache | None = None,
         scale: int = 8,
+        size_conditioning: Callable[[Tensor], Conditioning] = lambda sizes: {},
     ):
         changed = any(changes_images(sample.options or config) for sample in plan.samples_used)
         assert latents is None or not changed, "config forbids these with cache_latents"
         self.plan, self.config, self.seed = plan, config, seed
-        self.latents, self.texts, self.scale = latents, texts, scale
+        self.latents, self.texts, self.scale, self.size_conditioning = latents, texts, scale, size_conditioning
         self._mask = lru_cache(masks.kept_count(plan.sizes, scale))(masks.load)
 
     def batches(self, epoch: int, start: int = 0, process: int = 0, of: int = 1) -> Iterator[Batch | None]:
@@ -134,15 +136,14 @@ class Dataset:
                 pictures.append(images.load(sample.image_path, fit, flip=flip, colours=colours))
             mask = self._mask(sample, fit, self.scale) if sample.mask else None
             learnt.append(mask[:, ::-1] if flip and mask is not None else mask)
-        sizes = torch.tensor(sizes, dtype=torch.float32)
         return Batch(
             samples=samples,
             captions=texts,
             weights=torch.tensor(weights, dtype=torch.float32),
-            sizes=sizes,
+            size_conditioning=self.size_conditioning(torch.tensor(sizes, dtype=torch.float32)),
             latents=self.latents.get_batch(uses) if self.latents else None,
             pixels=None if self.latents else images.to_pixels(pictures),
-            conditioning=self.texts.get(texts, sizes) if self.texts else None,
+            text_embeddings=self.texts.get(texts) if self.texts else None,
             masks=_stacked(learnt),
         )
 

@@ -72,6 +72,9 @@ class Memory:
     def find(self, keys: list[bytes]) -> np.ndarray:
         return np.array([self._numbers.get(key, -1) for key in keys], np.int64)
 
+    def shapes(self, number: int) -> Shapes:
+        return tuple(part.shape for part in self._rows[number])
+
     def read(self, numbers: list[int]) -> list[np.ndarray]:
         return [np.stack(parts) for parts in zip(*(self._rows[number] for number in numbers), strict=True)]
 
@@ -131,6 +134,10 @@ class Shards:
             with suppress(OSError):  # a folder that can only be read
                 os.utime(self._shards[at].index)
         return numbers
+
+    def shapes(self, number: int) -> Shapes:
+        """Of the parts of a row; () where there is none."""
+        return self._shards[bisect_right(self._starts, number) - 1].shapes if number >= 0 else ()
 
     def read(self, numbers: list[int]) -> list[np.ndarray]:
         """Each part of these rows, (n, *shape) float16. There is at least one row, and they share their shapes.

@@ -339,14 +339,14 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
     Returns:
         An RGB picture of prompt.width x prompt.height pixels.
     """
-    sizes = picture_sizes(prompt.width, prompt.height, device)
-    positive = family.encode_captions([prompt.text], sizes)
-    negative = family.encode_captions([prompt.negative], sizes) if prompt.scale != 1 else None
+    own = family.size_conditioning(picture_sizes(prompt.width, prompt.height, device))
+    positive = family.encode_captions([prompt.text]) | own
+    negative = family.encode_captions([prompt.negative]) | own if prompt.scale != 1 else None
     return draw_told(family, prompt, positive, negative, device)
 
 
 def picture_sizes(width: int, height: int, device: torch.device | str = "cpu") -> Tensor:
-    """(1, 6) as in `Conditioning`, of a picture that is not cropped."""
+    """(1, 6) as `Family.size_conditioning` takes them, of a picture that is not cropped."""
     return torch.tensor([[height, width, 0, 0, height, width]], device=device)
 
 
@@ -377,10 +377,8 @@ def draw_told(
     if hires:
         width, height = (int(side * hires.scale) // 8 * 8 for side in (prompt.width, prompt.height))
         latents = functional.interpolate(latents, (height // 8, width // 8), mode="bilinear", antialias=False)
-        sizes = picture_sizes(width, height, device)
-        positive, negative = (
-            told if told is None or told.sizes is None else replace(told, sizes=sizes) for told in (positive, negative)
-        )
+        own = family.size_conditioning(picture_sizes(width, height, device))
+        positive, negative = positive | own, negative and negative | own
         generator = torch.Generator("cpu").manual_seed(prompt.seed)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         # As many steps as the first time, at the end of a schedule so long that `strength` of it is that many.

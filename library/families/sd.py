@@ -57,6 +57,8 @@ class StableDiffusion:
     weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
+    text_embeddings = ("states",)  # (B, S, D)
+
     def __post_init__(self):
         self.size_step = picture_step(self.vae.config, self.unet.config)
         clip_text.refuse_deep_skip(self.clip_skip, self.text_encoder.config.num_hidden_layers)
@@ -67,22 +69,22 @@ class StableDiffusion:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return decode_latents(self.vae, latents)
 
-    def encode_captions(self, captions: list[str], sizes: Tensor | None = None) -> Conditioning:
+    def encode_captions(self, captions: list[str]) -> Conditioning:
         encoded = clip_text.encode_captions(
             self.text_encoder, self.tokenizer, captions, self.chunk_count, self.clip_skip or 1, weigh=self.weigh
         )
-        return Conditioning(encoded.states)
+        return {"states": encoded.states}
 
-    def encode_weighted(
-        self, prompt: WeightedPrompt, sizes: Tensor | None = None, *, is_negative: bool = False
-    ) -> Conditioning:
-        return Conditioning(
-            clip_text.encode_weighted(self.text_encoder, self.tokenizer, prompt, self.clip_skip or 1).states
-        )
+    def encode_weighted(self, prompt: WeightedPrompt, *, is_negative: bool = False) -> Conditioning:
+        encoded = clip_text.encode_weighted(self.text_encoder, self.tokenizer, prompt, self.clip_skip or 1)
+        return {"states": encoded.states}
+
+    def size_conditioning(self, sizes: Tensor) -> Conditioning:
+        return {}
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self.unet.conv_in.weight.dtype
-        return self.unet(noisy.to(dtype), t, encoder_hidden_states=conditioning.states.to(dtype)).sample
+        return self.unet(noisy.to(dtype), t, encoder_hidden_states=conditioning["states"].to(dtype)).sample
 
     def token_counts(self, captions: list[str]) -> list[tuple[int, int]]:
         room = self.chunk_count * (self.text_encoder.config.max_position_embeddings - 2)

@@ -57,6 +57,8 @@ class StableDiffusionXL:
     weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
+    text_embeddings = ("states", "pooled")  # (B, S, D1 + D2), (B, D2)
+
     def __post_init__(self):
         self.size_step = picture_step(self.vae.config, self.unet.config)
 
@@ -66,15 +68,15 @@ class StableDiffusionXL:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return decode_latents(self.vae, latents)
 
-    def encode_captions(self, captions: list[str], sizes: Tensor) -> Conditioning:
+    def encode_captions(self, captions: list[str]) -> Conditioning:
         encoded = []
         for tokenizer, model in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
             own = (model, tokenizer, captions, self.chunk_count, STATES_FROM)
             encoded.append(clip_text.encode_captions(*own, is_normed=False, weigh=self.weigh))
         states = torch.cat([encoded[0].states, encoded[1].states], dim=-1)  # (B, S, 768 + 1280)
-        return Conditioning(states, encoded[1].pooled, sizes)
+        return {"states": states, "pooled": encoded[1].pooled}
 
-    def encode_weighted(self, prompt: WeightedPrompt, sizes: Tensor, *, is_negative: bool = False) -> Conditioning:
+    def encode_weighted(self, prompt: WeightedPrompt, *, is_negative: bool = False) -> Conditioning:
         """As the web UI does: each encoder's states get their mean back, and an empty negative prompt is all zeros."""
         first, second = (
             clip_text.encode_weighted(model, tokenizer, prompt, STATES_FROM, is_normed=False)
@@ -83,15 +85,18 @@ class StableDiffusionXL:
         states, pooled = torch.cat([first.states, second.states], dim=-1), second.pooled
         if is_negative and not "".join(text for section in prompt for text, _ in section):
             states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
-        return Conditioning(states, pooled, sizes)
+        return {"states": states, "pooled": pooled}
+
+    def size_conditioning(self, sizes: Tensor) -> Conditioning:
+        return {"sizes": sizes}
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self.unet.conv_in.weight.dtype
         vector = {
-            "text_embeds": conditioning.pooled.to(dtype),
-            "time_ids": conditioning.sizes.to(noisy.device, torch.float32),  # half precision would round 1023 pixels
+            "text_embeds": conditioning["pooled"].to(dtype),
+            "time_ids": conditioning["sizes"].to(noisy.device, torch.float32),  # half precision would round 1023 pixels
         }
-        states = conditioning.states.to(dtype)
+        states = conditioning["states"].to(dtype)
         return self.unet(noisy.to(dtype), t, encoder_hidden_states=states, added_cond_kwargs=vector).sample
 
     def token_counts(self, captions: list[str]) -> list[tuple[int, int]]:

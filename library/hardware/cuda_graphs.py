@@ -21,6 +21,7 @@ own beside it: where that does not fit, they are disabled.
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -56,8 +57,8 @@ class PlainStep:
     def __init__(self, step: Callable[..., Tensors]):
         self.step = step
 
-    def __call__(self, *inputs: Tensor | None) -> Tensors:
-        return self.step(*inputs)
+    def __call__(self, *inputs: Tensor | None, **conditioning: Tensor) -> Tensors:
+        return self.step(*inputs, **conditioning)
 
     plain = __call__
 
@@ -123,13 +124,15 @@ class CudaRecorder:
 class Recording:
     """A step of one shape."""
 
-    def __init__(self, step: Callable[..., Tensors], recorder: Recorder, inputs: Tensors):
+    def __init__(self, step: Callable[..., Tensors], recorder: Recorder, inputs: Tensors, named: dict[str, Tensor]):
         # Recorded with zeros: if a value of this batch found its way into the recording, the comparison would show it.
         self.buffers = [None if x is None else torch.zeros_like(x) for x in inputs]
-        self.replay, self.outputs = recorder.record(lambda: step(*self.buffers))
+        self.named = {name: torch.zeros_like(x) for name, x in named.items()}
+        self.replay, self.outputs = recorder.record(lambda: step(*self.buffers, **self.named))
 
-    def __call__(self, inputs: Tensors) -> Tensors:
-        for buffer, tensor in zip(self.buffers, inputs, strict=True):
+    def __call__(self, inputs: Tensors, named: dict[str, Tensor]) -> Tensors:
+        buffers, tensors = [*self.buffers, *self.named.values()], [*inputs, *named.values()]
+        for buffer, tensor in zip(buffers, tensors, strict=True):
             if buffer is not None:
                 buffer.copy_(tensor, non_blocking=True)
         self.replay()
@@ -164,21 +167,21 @@ class Graphs:
             f"CUDA graphs：最多录制 {MOST_SHAPES} 种批次形状，每种先照常运行 {WARM_UP} 批再录制",
         )
 
-    def __call__(self, *inputs: Tensor | None) -> Tensors:
+    def __call__(self, *inputs: Tensor | None, **named: Tensor) -> Tensors:
         """What `step` gives; its gradients are in the buffers."""
         if not self.is_on:
-            return self.plain(*inputs)
-        key = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
+            return self.plain(*inputs, **named)
+        key = tuple(None if x is None else (x.shape, x.dtype) for x in (*inputs, *named.values()))
         if key in self._recordings:
-            return self._recordings[key](inputs)
+            return self._recordings[key](inputs, named)
         self._plain_runs[key] = self._plain_runs.get(key, 0) + 1
         if self._plain_runs[key] <= WARM_UP or len(self._recordings) == MOST_SHAPES:
-            return self._plainly(inputs)
-        return self._record(key, inputs)
+            return self._plainly(inputs, named)
+        return self._record(key, inputs, named)
 
-    def plain(self, *inputs: Tensor | None) -> Tensors:
+    def plain(self, *inputs: Tensor | None, **named: Tensor) -> Tensors:
         """What `step` gives, by itself."""
-        return self.step(*inputs)
+        return self.step(*inputs, **named)
 
     def clear(self) -> None:
         """Give the recordings' memory back; they are made anew when their shapes come again.
@@ -196,26 +199,27 @@ class Graphs:
         self.clear()
         return True
 
-    def _plainly(self, inputs: Tensors) -> Tensors:
-        return self.recorder.warm_up(lambda: self.step(*inputs))
+    def _plainly(self, inputs: Tensors, named: dict[str, Tensor]) -> Tensors:
+        return self.recorder.warm_up(lambda: self.step(*inputs, **named))
 
-    def _record(self, key: tuple, inputs: Tensors) -> Tensors:
+    def _record(self, key: tuple, inputs: Tensors, named: dict[str, Tensor]) -> Tensors:
         """The plain step's results, whatever becomes of the recording."""
         before = _copies(self.gradients)
-        results = self._plainly(inputs)
+        results = self._plainly(inputs, named)
         if not _are_finite([*results, *self.gradients]):  # overflow at too large a loss scale
             return results
         after = _copies(self.gradients)
         try:
-            recording = Recording(self.step, self.recorder, inputs)
-            problem = self._difference(recording, inputs, before, [*results, *after])
+            recording = Recording(self.step, self.recorder, inputs, named)
+            replay = partial(recording, inputs, named)
+            problem = self._difference(replay, before, [*results, *after])
         except Exception as error:  # torch, its allocator and the driver each have their own kinds
             problem = _cause(error)
         self._restore(after)
         if problem is None:
             self._recordings[key] = recording
             return results
-        recording = None  # holds memory that is to be given back
+        recording = replay = None  # they hold memory that is to be given back
         self.is_on = False
         self.clear()
         self.tell(
@@ -226,7 +230,7 @@ class Graphs:
         )
         return results
 
-    def _difference(self, recording: Recording, inputs: Tensors, before: Tensors, expected: Tensors) -> str | None:
+    def _difference(self, replay: Callable[[], Tensors], before: Tensors, expected: Tensors) -> str | None:
         """How a replay differs from the plain step, for the person; None: in nothing that matters.
 
         Bit by bit. Some kernels (attention's backward pass among them) add in any order, and give other bits each time
@@ -235,7 +239,7 @@ class Graphs:
 
         def replayed() -> Tensors:
             self._restore(before)
-            return [*recording(inputs), *_copies(self.gradients)]
+            return [*replay(), *_copies(self.gradients)]
 
         first = replayed()
         if _are_same(first, expected):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from library.contracts import Family
+from library.contracts import Conditioning, Family
 from library.messages import UserError, log, say
 
 CHUNK = 75  # tokens of a caption that the text encoder sees at once
@@ -89,11 +89,11 @@ class DrawingFamily:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.family, name)
 
-    def encode_captions(self, captions: list[str], sizes: Any) -> Any:
+    def encode_captions(self, captions: list[str]) -> Conditioning:
         """As the family does, with as many chunks of 75 tokens as the captions have: a picture depends on no other."""
         longest = max(tokens for tokens, _ in self.family.token_counts(captions))
         self.family.chunk_count = min(MOST_CHUNKS, max(1, -(-longest // CHUNK)))
-        return self.family.encode_captions(captions, sizes)
+        return self.family.encode_captions(captions)
 
     def decode_latents(self, latents: Any) -> Any:
         """(B, C, h, w) scaled -> (B, 3, H, W) in [-1, 1], all finite. Where memory is short the U-Net makes room.

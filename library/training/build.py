@@ -161,7 +161,15 @@ def build(prepared: Prepared, unet_step: Callable[[Config, Family], Any]) -> Tra
     training = Training(
         family=family,
         adapters=attached,
-        dataset=Dataset(prepared.plan, config, prepared.seed, latents=latents, texts=texts, scale=scale),
+        dataset=Dataset(
+            prepared.plan,
+            config,
+            prepared.seed,
+            latents=latents,
+            texts=texts,
+            scale=scale,
+            size_conditioning=family.size_conditioning,
+        ),
         process=noise.Process(family.noise),
         optimizer=built.optimizer,
         optimizer_text=built.described_as,
@@ -283,7 +291,7 @@ def fill_caches(prepared: Prepared, family: Family) -> tuple[Any, Any]:
         fingerprint = cache.fingerprint(*encoders, settings=settings)
         filled, batch_size = None, plan.batch_size
         while filled is None:
-            texts = cache.TextCache(folder, fingerprint)
+            texts = cache.TextCache(folder, fingerprint, family.text_embeddings)
             try:
                 apart = dataset.captions_measured(plan)
                 filled = texts.fill(captions, family.encode_captions, apart=apart, batch_size=batch_size)

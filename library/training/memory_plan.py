@@ -23,7 +23,6 @@ def plan_memory(
     import torch
 
     from library import families
-    from library.contracts import Conditioning
     from library.families.recognise import vae_factor
     from library.hardware import memory
     from library.hardware.blocks import Blocks
@@ -40,20 +39,15 @@ def plan_memory(
     shapes = {(batch_size or own.batch_size, *fit.bucket) for own in prepared.plan.sets for fit in own.fits.values()}
     batch_size, width, height = max(shapes, key=math.prod)
     scale = vae_factor(modules["vae"].config)
-    positions = config.max_token_length + 2
-    pooled = getattr(unet.config, "projection_class_embeddings_input_dim", None)
+    captions = [""] * batch_size
+    with torch.no_grad():
+        cached = None if trains_text_encoder(config) else family.encode_captions(captions)
 
     def step(traced: Any) -> Any:
         new = partial(torch.empty, device="meta")
         noisy = new(batch_size, 4, height // scale, width // scale)
-        if trains_text_encoder(config):
-            conditioning = family.encode_captions([""] * batch_size, new(batch_size, 6))
-        else:
-            conditioning = Conditioning(
-                new(batch_size, positions, unet.config.cross_attention_dim, dtype=dtype),
-                new(batch_size, pooled - 6 * unet.config.addition_time_embed_dim, dtype=dtype) if pooled else None,
-                new(batch_size, 6),
-            )
+        embeddings = cached or family.encode_captions(captions)
+        conditioning = embeddings | family.size_conditioning(new(batch_size, 6))
         with blocks.observed(traced.block):
             prediction = family.predict(noisy, new(batch_size, dtype=torch.long), conditioning)
         return (prediction.float() - new(noisy.shape)).square().mean()

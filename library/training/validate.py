@@ -178,8 +178,8 @@ def _shower(prepared: Prepared, training: Training, samples: list[Sample]) -> Ca
     def show(places: list[int]) -> Shown:
         batch = training.dataset.batch_of([samples[at] for at in places])
         latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents
-        conditioning = batch.conditioning or family.encode_captions(batch.captions, place(batch.sizes))
-        conditioning = conditioning.map(place)
+        conditioning = (batch.text_embeddings or family.encode_captions(batch.captions)) | batch.size_conditioning
+        conditioning = {name: place(tensor) for name, tensor in conditioning.items()}
         mask = None if batch.masks is None else place(batch.masks)
         return Shown(place(latents), mask, lambda noisy, t: family.predict(noisy, place(t), conditioning))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from library.contracts import Conditioning, Fit, Sample
+from library.contracts import Fit, Sample
 from library.data import cache as caches
 from library.data import file_index, images, shards
 from library.data.cache import BadLatents, LatentCache, TextCache, fingerprint
@@ -409,51 +409,74 @@ def test_a_mistyped_training_folder_does_not_come_into_being(tmp_path):
 # ---- captions ----
 
 
-class TextEncoder:
-    def __init__(self, pooled=True):
-        self.seen, self.pooled = [], pooled
+NAMES = ("states", "pooled")
 
-    def __call__(self, captions, sizes):
-        assert sizes.shape == (len(captions), 6)
+
+class TextEncoder:
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, captions):
         self.seen += captions
         states = torch.tensor([[[float(len(caption))] * 4] * 7 for caption in captions])
-        return Conditioning(states, states[:, 0] + 1 if self.pooled else None, sizes if self.pooled else None)
+        return {"states": states, "pooled": states[:, 0] + 1}
 
 
-def test_captions_are_encoded_once_and_come_with_the_sizes_of_their_use(place):
-    cache, encoder = TextCache(place, "te"), TextEncoder()
+def test_captions_are_encoded_once_and_keep_their_names(place):
+    cache, encoder = TextCache(place, "te", NAMES), TextEncoder()
     cache.fill(["a", "bb", "a", ""], encoder, batch_size=2)
     assert encoder.seen == ["a", "bb", ""]
-    sizes = torch.arange(12.0).view(2, 6)
-    got = cache.get(["bb", "a"], sizes)
-    assert got.states.shape == (2, 7, 4)
-    assert got.states[:, 0, 0].tolist() == [2, 1]
-    assert got.pooled[:, 0].tolist() == [3, 2]
-    assert got.sizes is sizes
+    got = cache.get(["bb", "a"])
+    assert list(got) == ["states", "pooled"]
+    assert got["states"].shape == (2, 7, 4)
+    assert got["states"][:, 0, 0].tolist() == [2, 1]
+    assert got["pooled"][:, 0].tolist() == [3, 2]
 
 
-def test_text_encoders_without_pooled_output_have_no_sizes(place):
-    cache = TextCache(place, "te")
-    cache.fill(["a"], TextEncoder(pooled=False))
-    got = cache.get(["a"], torch.zeros(1, 6))
-    assert got.pooled is None
-    assert got.sizes is None
+def of_words(captions):
+    """As many states and ids as a caption has letters; padded to the longest of those that are encoded together."""
+    lengths = torch.tensor([len(caption) for caption in captions])
+    states = torch.zeros(len(captions), int(lengths.max()), 3)
+    ids = torch.zeros(len(captions), 5, dtype=torch.long)
+    for row, caption in enumerate(captions):
+        states[row, : len(caption)] = torch.arange(1.0, len(caption) + 1)[:, None]
+        ids[row] = 30_000 + len(caption)
+    return {"states": states, "states_length": lengths, "token_ids": ids}
+
+
+def test_captions_of_any_length_come_back_padded_to_the_longest_asked_for(place):
+    captions = ["a" * count for count in (3, 70, 64, 65, 1, 200)]
+    cache = TextCache(place, "te", ("states", "states_length", "token_ids"))
+    cache.fill(captions, of_words, batch_size=4)
+    for wanted in (captions, captions[:1], captions[4:0:-1], [captions[0], captions[4]]):
+        got, expected = cache.get(wanted), of_words(wanted)
+        assert {name: x.dtype for name, x in got.items()} == {name: x.dtype for name, x in expected.items()}
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_what_earlier_versions_have_kept_is_found(tmp_path):
+    """Their files hold rows of states, and pooled ones, without names: the order tells which is which."""
+    cache = TextCache(tmp_path, "te", NAMES)
+    cache.fill(["a"], TextEncoder())
+    (rows,) = tmp_path.glob("captions/*.rows")
+    assert rows.name.split(".")[1] == "7x4+4"
+    assert TextCache(tmp_path, "te", NAMES).fill(["a"], TextEncoder()).made == 0
 
 
 def test_another_text_encoder_or_caption_is_encoded_anew(tmp_path):
     made = [
-        TextCache(tmp_path, fingerprint).fill(captions, TextEncoder()).made
+        TextCache(tmp_path, fingerprint, NAMES).fill(captions, TextEncoder()).made
         for fingerprint, captions in (("te", ["a"]), ("te", ["a"]), ("clip_skip 2", ["a"]), ("te", ["A"]))
     ]
     assert made == [1, 0, 1, 1]
 
 
 def test_states_that_are_not_finite_name_their_caption(place):
-    def broken(captions, sizes):
-        return Conditioning(torch.tensor([[[float("nan")]]]))
+    def broken(captions):
+        return {"states": torch.tensor([[[float("nan")]]])}
 
     with pytest.raises(UserError, match='NaN or infinity for "red hair"'):
-        TextCache(place, "te").fill(["red hair"], broken)
+        TextCache(place, "te", ("states",)).fill(["red hair"], broken)
 
 
 def test_a_fingerprint_changes_with_weights_dtype_and_settings():

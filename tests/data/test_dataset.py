@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from library import messages
-from library.contracts import Conditioning, Sample
+from library.contracts import Sample
 from library.data import plan as planning
 from library.data.buckets import BucketRule, resolve_resolution
 from library.data.cache import LatentCache, TextCache
@@ -61,9 +61,19 @@ def make(found, **options):
     return planning.make_plan(found, config, RULE), config
 
 
+def dataset(*arguments, **options):
+    return Dataset(*arguments, size_conditioning=lambda sizes: {"sizes": sizes}, **options)
+
+
 def described(batch):
     content = batch.latents if batch.pixels is None else batch.pixels
-    return [sample.image_path for sample in batch.samples], batch.captions, batch.weights, batch.sizes, content
+    return (
+        [sample.image_path for sample in batch.samples],
+        batch.captions,
+        batch.weights,
+        batch.size_conditioning["sizes"],
+        content,
+    )
 
 
 def assert_same(batches, others):
@@ -140,7 +150,7 @@ def test_epochs_and_seeds_differ_and_the_global_stream_stays_untouched(found):
     torch.manual_seed(5)
     before = random.getstate(), torch.get_rng_state()
     orders = [
-        [sample.image_path for batch in Dataset(plan, config, seed).batches(epoch) for sample in batch.samples]
+        [sample.image_path for batch in dataset(plan, config, seed).batches(epoch) for sample in batch.samples]
         for seed, epoch in ((1, 1), (1, 2), (2, 1))
     ]
     assert random.getstate() == before[0]
@@ -160,22 +170,25 @@ def test_batches_are_shuffled_among_buckets_and_samples_within(found):
 @pytest.mark.parametrize("threads", [0, 3])
 def test_continuing_at_any_batch_equals_never_having_stopped(found, threads):
     plan, config = make(found, **CHANCE, max_data_loader_n_workers=threads)
-    unbroken = list(Dataset(plan, config, 7).batches(2))
+    unbroken = list(dataset(plan, config, 7).batches(2))
     for start in range(len(unbroken) + 1):
         random.random()  # whatever else draws from the global stream
-        assert_same(list(Dataset(plan, config, 7).batches(2, start)), unbroken[start:])
+        assert_same(list(dataset(plan, config, 7).batches(2, start)), unbroken[start:])
 
 
 def test_threads_change_nothing(found):
     plan, config = make(found, **CHANCE)
     threaded = replace(config, max_data_loader_n_workers=3)
-    assert_same(list(Dataset(plan, config, 7).batches(1)), list(Dataset(plan, threaded, 7).batches(1)))
+    assert_same(
+        list(dataset(plan, config, 7).batches(1)),
+        list(dataset(plan, threaded, 7).batches(1)),
+    )
 
 
 def test_uses_of_one_picture_differ_by_chance(found):
     plan, config = make(found, **CHANCE)
     uses = {}
-    for batch in Dataset(plan, config, 7).batches(1):
+    for batch in dataset(plan, config, 7).batches(1):
         for sample, caption, pixels in zip(batch.samples, batch.captions, batch.pixels, strict=True):
             uses.setdefault(sample.image_path, []).append((caption, pixels))
     several = [made for made in uses.values() if len(made) > 1]
@@ -188,7 +201,7 @@ def test_a_reader_who_stops_early_leaves_no_threads(found):
 
     before = threading.active_count()
     plan, config = make(found, max_data_loader_n_workers=2)
-    batches = Dataset(plan, config, 1).batches(1)
+    batches = dataset(plan, config, 1).batches(1)
     next(batches)
     batches.close()
     assert threading.active_count() == before
@@ -196,39 +209,40 @@ def test_a_reader_who_stops_early_leaves_no_threads(found):
 
 def test_batches_carry_weights_sizes_and_pixels(found):
     plan, config = make(found, prior_loss_weight=0.25)
-    for batch in Dataset(plan, config, 1).batches(1):
+    for batch in dataset(plan, config, 1).batches(1):
         width, height = plan.fit(batch.samples[0]).bucket
         count = len(batch.samples)
         assert batch.pixels.shape == (count, 3, height, width)
         assert batch.pixels.abs().max() <= 1
         assert batch.latents is None
-        assert batch.conditioning is None
+        assert batch.text_embeddings is None
         assert batch.weights.tolist() == [0.25 if sample.is_regularization else 1.0 for sample in batch.samples]
-        assert batch.sizes[:, :2].tolist() == [[sample.height, sample.width] for sample in batch.samples]
-        assert batch.sizes[:, 4:].tolist() == [[height, width]] * count
+        sizes = batch.size_conditioning["sizes"]
+        assert sizes[:, :2].tolist() == [[sample.height, sample.width] for sample in batch.samples]
+        assert sizes[:, 4:].tolist() == [[height, width]] * count
 
 
 def encode(pixels):
     return torch.nn.functional.avg_pool2d(pixels, 8)
 
 
-def encode_captions(texts, sizes):
-    return Conditioning(torch.tensor([[[float(len(text))]] for text in texts]), None, None)
+def encode_captions(texts):
+    return {"states": torch.tensor([[[float(len(text))]] for text in texts])}
 
 
 def test_cached_batches_are_the_fresh_ones_encoded(found):
     options = {"flip_aug": True, "caption_dropout_rate": 0.3}
     plan, config = make(found, **options)
-    latents, texts = LatentCache(None, "vae"), TextCache(None, "te")
+    latents, texts = LatentCache(None, "vae"), TextCache(None, "te", ("states",))
     latents.fill(latents_wanted(plan, config), encode, batch_size=3)
     texts.fill(captions_wanted(plan, config), encode_captions)
     for epoch in (1, 3):
-        cached = list(Dataset(plan, config, 1, latents=latents, texts=texts).batches(epoch))
-        for one, fresh in zip(cached, Dataset(plan, config, 1).batches(epoch), strict=True):
+        cached = list(dataset(plan, config, 1, latents=latents, texts=texts).batches(epoch))
+        for one, fresh in zip(cached, dataset(plan, config, 1).batches(epoch), strict=True):
             assert one.captions == fresh.captions
             assert one.pixels is None
             torch.testing.assert_close(one.latents, encode(fresh.pixels), atol=1e-3, rtol=0)
-            assert one.conditioning.states[:, 0, 0].tolist() == [len(text) for text in one.captions]
+            assert one.text_embeddings["states"][:, 0, 0].tolist() == [len(text) for text in one.captions]
 
 
 def test_only_pictures_that_will_be_used_are_cached(found):

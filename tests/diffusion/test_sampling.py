@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.schedulers import scheduling_ddim as ddim
 
-from library.contracts import Conditioning, NoiseSpec
+from library.contracts import NoiseSpec
 from library.diffusion import sampling
 from library.diffusion.sampling import Prompt
 from library.messages import UserError
@@ -25,8 +25,11 @@ class PerfectFamily:
             betas = ddim.rescale_zero_terminal_snr(betas)
         self.alphas_bar = torch.cumprod(1 - betas, 0)
 
-    def encode_captions(self, captions, sizes):
-        return Conditioning(torch.zeros(len(captions), 1, 1))
+    def encode_captions(self, captions):
+        return {"states": torch.zeros(len(captions), 1, 1)}
+
+    def size_conditioning(self, sizes):
+        return {}
 
     def predict(self, noisy, t, conditioning):
         alpha_bar = self.alphas_bar[t.long().clamp(0, 999)].reshape(-1, 1, 1, 1).float()
@@ -56,14 +59,14 @@ def test_every_sampler_reaches_the_picture_of_a_perfect_model(sampler, objective
 @pytest.mark.parametrize(("scale", "expected"), [(1, 3.0), (0, 1.0), (7.5, 1 + 7.5 * 2)])
 def test_guidance_goes_from_the_negative_towards_the_prompt(scale, expected):
     class Family(PerfectFamily):
-        def encode_captions(self, captions, sizes):
-            return Conditioning(torch.tensor([float(caption) for caption in captions]))
+        def encode_captions(self, captions):
+            return {"states": torch.tensor([float(caption) for caption in captions])}
 
         def predict(self, noisy, t, conditioning):
-            return conditioning.states * torch.ones_like(noisy)
+            return conditioning["states"] * torch.ones_like(noisy)
 
     family = Family("epsilon", torch.zeros(1))
-    positive, negative = (family.encode_captions([text], None) for text in ("3", "1"))
+    positive, negative = (family.encode_captions([text]) for text in ("3", "1"))
     predict = sampling.guided(family, positive, negative if scale != 1 else None, scale)
     assert torch.all(predict(torch.zeros(1, 4, 2, 2), torch.tensor([5])) == expected)
 
@@ -136,7 +139,7 @@ class CurvedFamily(PerfectFamily):
         super().__init__("epsilon", torch.zeros(1))
 
     def predict(self, noisy, t, conditioning):
-        return torch.tanh(noisy * (0.8 + 0.2 * torch.cos(t / 300)) + 0.1 * conditioning.states.mean())
+        return torch.tanh(noisy * (0.8 + 0.2 * torch.cos(t / 300)) + 0.1 * conditioning["states"].mean())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own
@@ -145,7 +148,7 @@ class CurvedFamily(PerfectFamily):
 def test_samplers_take_the_web_uis_steps(sampler, hires):
     """Same noise, same levels, same formulas; and a second time at the end of a longer schedule."""
     family, steps = CurvedFamily(), 7
-    told = family.encode_captions(["a"], None)
+    told = family.encode_captions(["a"])
     prompt = Prompt("a", width=64, height=64, seed=5, step_count=steps, scale=1, sampler=sampler)
     sampling.draw_told(family, prompt, told, None, hires=hires)
 
@@ -196,15 +199,18 @@ def test_the_second_drawing_tells_sdxl_its_own_size():
     seen = []
 
     class Sized(PerfectFamily):
-        def encode_captions(self, captions, sizes):
-            return Conditioning(torch.zeros(1, 1, 1), torch.zeros(1, 1), sizes)
+        def encode_captions(self, captions):
+            return {"states": torch.zeros(1, 1, 1), "pooled": torch.zeros(1, 1)}
+
+        def size_conditioning(self, sizes):
+            return {"sizes": sizes}
 
         def predict(self, noisy, t, conditioning):
-            seen.append((tuple(noisy.shape[2:]), conditioning.sizes[0].tolist()))
+            seen.append((tuple(noisy.shape[2:]), conditioning["sizes"][0].tolist()))
             return torch.zeros_like(noisy)
 
     family = Sized("epsilon", torch.zeros(1))
-    told = family.encode_captions([""], sampling.picture_sizes(64, 48))
+    told = family.encode_captions([""]) | family.size_conditioning(sampling.picture_sizes(64, 48))
     prompt = Prompt("", width=64, height=48, seed=1, step_count=2, scale=1, sampler="euler")
     sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(2, 0.5))
     assert seen == [((6, 8), [48, 64, 0, 0, 48, 64])] * 2 + [((12, 16), [96, 128, 0, 0, 96, 128])] * 2
@@ -215,7 +221,7 @@ def test_the_second_drawing_tells_sdxl_its_own_size():
 def test_every_sampler_draws_a_second_time(sampler):
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     family = PerfectFamily("epsilon", answer)
-    told = family.encode_captions([""], None)
+    told = family.encode_captions([""])
     prompt = Prompt("", width=64, height=64, seed=1, step_count=20, scale=1, sampler=sampler)
     family.predict, once = (lambda noisy, t, told: fitted(noisy, t, told)), family.predict
 

@@ -170,10 +170,10 @@ def outputs(family):
     """All that a family gives, for comparison."""
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = family.encode_images(pixels)
-    conditioning = family.encode_captions(CAPTIONS, SIZES)
+    conditioning = family.encode_captions(CAPTIONS) | family.size_conditioning(SIZES)
     prediction = family.predict(latents, torch.tensor([10, 700]), conditioning)
-    found = [latents, family.decode_latents(latents), conditioning.states, prediction]
-    return found + ([conditioning.pooled] if conditioning.pooled is not None else [])
+    found = [latents, family.decode_latents(latents), conditioning["states"], prediction]
+    return found + ([conditioning["pooled"]] if "pooled" in conditioning else [])
 
 
 def same(family, other):
@@ -682,7 +682,7 @@ def test_chunks_are_encoded_each_by_itself_and_laid_end_to_end():
     by_hand = [family.text_encoder(ids[:, chunk]).last_hidden_state for chunk in range(3)]
     inner = [chunk[:, 1:-1] for chunk in by_hand]
     expected = torch.cat([by_hand[0][:, :1], *inner, by_hand[2][:, -1:]], dim=1)
-    states = family.encode_captions(captions, SIZES).states
+    states = family.encode_captions(captions)["states"]
     assert states.shape == (2, 3 * 75 + 2, 16)
     torch.testing.assert_close(states, expected)
 
@@ -700,7 +700,7 @@ def test_clip_skip_counts_layers_from_the_last_and_norms_them(clip_skip):
     output = family.text_encoder(tokenize(family.tokenizer, CAPTIONS, 1)[:, 0], output_hidden_states=True)
     text_model = getattr(family.text_encoder, "text_model", family.text_encoder)
     expected = text_model.final_layer_norm(output.hidden_states[-(clip_skip or 1)])
-    states = family.encode_captions(CAPTIONS, SIZES).states
+    states = family.encode_captions(CAPTIONS)["states"]
     torch.testing.assert_close(states, expected)
     if clip_skip in (None, 1):
         torch.testing.assert_close(states, output.last_hidden_state)
@@ -709,16 +709,16 @@ def test_clip_skip_counts_layers_from_the_last_and_norms_them(clip_skip):
 def test_sdxl_takes_both_encoders_one_layer_before_the_last_and_pools_as_transformers_does():
     family = tiny("sdxl", max_token_length=150)
     captions = ["solo " * 90, "a cat"]
-    conditioning = family.encode_captions(captions, SIZES)
+    conditioning = family.encode_captions(captions) | family.size_conditioning(SIZES)
     first = tokenize(family.tokenizer, captions, 2)
     second = tokenize(family.tokenizer_2, captions, 2)
     assert not torch.equal(first, second)  # padded differently
     one = family.text_encoder(first[:, 0], output_hidden_states=True).hidden_states[-2]
     two = family.text_encoder_2(second[:, 0], output_hidden_states=True)
-    torch.testing.assert_close(conditioning.states[:, :76], torch.cat([one, two.hidden_states[-2]], -1)[:, :76])
-    torch.testing.assert_close(conditioning.pooled, two.text_embeds)
-    assert conditioning.states.shape == (2, 152, 40)
-    assert torch.equal(conditioning.sizes, SIZES)
+    torch.testing.assert_close(conditioning["states"][:, :76], torch.cat([one, two.hidden_states[-2]], -1)[:, :76])
+    torch.testing.assert_close(conditioning["pooled"], two.text_embeds)
+    assert conditioning["states"].shape == (2, 152, 40)
+    assert torch.equal(conditioning["sizes"], SIZES)
 
 
 def test_pooling_takes_the_first_end_mark_even_where_padding_is_the_end_mark_too():
@@ -736,7 +736,7 @@ def test_sizes_reach_sdxls_prediction_without_rounding_in_half_precision():
     latents, t = torch.ones(1, 4, 8, 8), torch.tensor([500])
     seen = []
     family.unet.add_time_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    conditioning = family.encode_captions(CAPTIONS[:1], SIZES[1:])
+    conditioning = family.encode_captions(CAPTIONS[:1]) | family.size_conditioning(SIZES[1:])
     family.predict(latents, t, conditioning)
     assert seen[0].tolist() == SIZES[1].tolist()  # bfloat16 knows 1024 but not 1023
 
@@ -747,7 +747,7 @@ def test_gradients_flow_through_the_captions_where_they_are_on(name):
     family = tiny(name)
     target = next(target for target in family.targets() if target.part.startswith("text"))
     target.layer.weight.requires_grad_(True)
-    family.encode_captions(CAPTIONS, SIZES).states.square().sum().backward()
+    family.encode_captions(CAPTIONS)["states"].square().sum().backward()
     assert target.layer.weight.grad.abs().sum() > 0
 
 
@@ -820,7 +820,7 @@ def test_gradient_checkpointing_of_text_encoders_changes_no_gradient(name):
             text_encoder.train().gradient_checkpointing_enable({"use_reentrant": False})
         layer = family.targets()[0].layer
         layer.weight.requires_grad_(True)
-        family.encode_captions(CAPTIONS, SIZES).states.square().sum().backward()
+        family.encode_captions(CAPTIONS)["states"].square().sum().backward()
         gradients.append(layer.weight.grad)
     assert gradients[0].abs().sum() > 0
     assert torch.equal(*gradients)
@@ -839,12 +839,12 @@ def plain_states(model, ids, layer, normed):
 def test_a_prompt_without_weights_is_a_caption(name):
     family = tiny(name)
     with torch.no_grad():
-        weighted = family.encode_weighted([[(CAPTIONS[0], 1.0)]], SIZES[:1])
-        plain = family.encode_captions(CAPTIONS[:1], SIZES[:1])
-    torch.testing.assert_close(weighted.states, plain.states)
-    assert (weighted.pooled is None) == (plain.pooled is None)
-    if plain.pooled is not None:
-        torch.testing.assert_close(weighted.pooled, plain.pooled)
+        weighted = family.encode_weighted([[(CAPTIONS[0], 1.0)]])
+        plain = family.encode_captions(CAPTIONS[:1])
+    torch.testing.assert_close(weighted["states"], plain["states"])
+    assert tuple(weighted) == tuple(plain) == family.text_embeddings
+    if "pooled" in plain:
+        torch.testing.assert_close(weighted["pooled"], plain["pooled"])
 
 
 @pytest.mark.parametrize("clip_skip", [None, 2])
@@ -854,7 +854,7 @@ def test_weights_follow_the_web_uis_formula(clip_skip):
     family.clip_skip = clip_skip
     tokenizer, encoder = family.tokenizer, family.text_encoder
     with torch.no_grad():
-        found = family.encode_weighted([[("a red ", 1.0), ("hat", 1.3)], [("blue", 0.5)]], SIZES[:1]).states[0]
+        found = family.encode_weighted([[("a red ", 1.0), ("hat", 1.3)], [("blue", 0.5)]])["states"][0]
         expected = []
         for pieces in ([("a red", 1.0), ("hat", 1.3)], [("blue", 0.5)]):
             ids, weights = [tokenizer.bos_token_id], [1.0]
@@ -871,25 +871,25 @@ def test_weights_follow_the_web_uis_formula(clip_skip):
 def test_each_encoder_of_sdxl_gets_its_own_mean_back_and_pooled_knows_no_weights():
     family = tiny("sdxl")
     with torch.no_grad():
-        plain = family.encode_weighted([[("a hat", 1.0)]], SIZES[:1])
-        heavy = family.encode_weighted([[("a hat", 1.5)], [("more", 0.2)]], SIZES[:1])
-    assert heavy.states.shape == (1, 154, 40)
+        plain = family.encode_weighted([[("a hat", 1.0)]])
+        heavy = family.encode_weighted([[("a hat", 1.5)], [("more", 0.2)]])
+    assert heavy["states"].shape == (1, 154, 40)
     for begin, end in ((0, 16), (16, 40)):
-        torch.testing.assert_close(heavy.states[:, :77, begin:end].mean(), plain.states[:, :, begin:end].mean())
-    torch.testing.assert_close(heavy.pooled, plain.pooled)
-    assert not torch.allclose(heavy.states[:, :77], plain.states, atol=1e-3)
+        torch.testing.assert_close(heavy["states"][:, :77, begin:end].mean(), plain["states"][:, :, begin:end].mean())
+    torch.testing.assert_close(heavy["pooled"], plain["pooled"])
+    assert not torch.allclose(heavy["states"][:, :77], plain["states"], atol=1e-3)
 
 
 def test_an_empty_negative_prompt_is_zeros_for_sdxl_alone():
     for name, is_zero in (("sd1", False), ("sd2", False), ("sdxl", True)):
         family = tiny(name)
         with torch.no_grad():
-            negative = family.encode_weighted([], SIZES[:1], is_negative=True)
-            said = family.encode_weighted([[("bad", 1.0)]], SIZES[:1], is_negative=True)
-            positive = family.encode_weighted([], SIZES[:1])
-        assert bool((negative.states == 0).all()) == is_zero
-        assert said.states.any()
-        assert positive.states.any()
+            negative = family.encode_weighted([], is_negative=True)
+            said = family.encode_weighted([[("bad", 1.0)]], is_negative=True)
+            positive = family.encode_weighted([])
+        assert bool((negative["states"] == 0).all()) == is_zero
+        assert said["states"].any()
+        assert positive["states"].any()
 
 
 def chunk_sizes(*sections, room=75):

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from library import families
 from library.adapters import attach, linear_ops, recompute
-from library.contracts import Conditioning
 from library.families.unet.forward import UNetForward, block_names
 from library.hardware.blocks import Blocks
 from library.hardware.compilation import Compiler
@@ -64,7 +63,7 @@ class Small:
             return torch.randn(*shape, generator=generator)
 
         states, pooled = normal(2, 7, 40).requires_grad_(), normal(2, 20).requires_grad_()
-        conditioning = Conditioning(states, pooled, torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2))
+        conditioning = dict(states=states, pooled=pooled, sizes=torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2))
         predicted = self.family.predict(normal(2, 4, 8, 8), torch.tensor([3, 500]), conditioning)
         predicted.square().mean().backward()
         return predicted.detach(), self.arena.gradient.clone(), states.grad, pooled.grad

@@ -8,7 +8,6 @@ from torch.utils._pytree import tree_leaves
 
 from library import families
 from library.adapters import attach, linear_ops, recompute
-from library.contracts import Conditioning
 from library.diffusion import losses
 from library.families import sdxl
 from library.families.unet.forward import UNetForward, block_names
@@ -380,12 +379,12 @@ class UNetStep:
         self.arena = self.adapters.arenas["unet"]
         self.optimizer = torch.optim.AdamW(self.adapters.parameters(), lr=1e-2)
 
-    def __call__(self, noisy, t, target, mask, weights, scale, states, pooled=None, sizes=None):
-        states, pooled = (None if x is None else x.detach().requires_grad_() for x in (states, pooled))
-        prediction = self.family.predict(noisy, t, Conditioning(states, pooled, sizes))
+    def __call__(self, noisy, t, target, mask, weights, scale, **conditioning):
+        told = {name: x.detach().requires_grad_(name != "sizes") for name, x in conditioning.items()}
+        prediction = self.family.predict(noisy, t, told)
         loss = (losses.per_sample(prediction, target, mask=mask) * weights).mean()
         loss.backward(scale)
-        return loss.detach(), states.grad, None if pooled is None else pooled.grad
+        return loss.detach(), *(told[name].grad for name in self.family.text_embeddings)
 
     def optimize(self):
         self.adapters.gather()
@@ -402,10 +401,11 @@ def inputs_of(family, dtype, number, side=8, scale=1.0, is_masked=False):
     config = family.modules()["unet"].config
     given = [normal(2, 4, side, 8), torch.randint(0, 1000, (2,), generator=generator), normal(2, 4, side, 8)]
     given += [normal(2, 1, side, 8).sigmoid() if is_masked else None]
-    given += [torch.tensor([1.0, 0.5]), torch.tensor(scale), normal(2, 7, config.cross_attention_dim).to(dtype)]
+    given += [torch.tensor([1.0, 0.5]), torch.tensor(scale)]
+    told = {"states": normal(2, 7, config.cross_attention_dim).to(dtype)}
     if family.name == "sdxl":
-        given += [normal(2, 20).to(dtype), torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)]
-    return given
+        told |= {"pooled": normal(2, 20).to(dtype), "sizes": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)}
+    return given, told
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -420,14 +420,15 @@ def test_a_training_gives_the_same_bits_as_without_graphs(family, dtype, is_reco
         graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
         results = []
         for number in range(10):
-            given = inputs_of(model, dtype, number, side=8 + 4 * (number % 2), scale=2.0 ** (number // 3))
-            results += (graphs if is_recorded else step)(*given)
+            given, told = inputs_of(model, dtype, number, side=8 + 4 * (number % 2), scale=2.0 ** (number // 3))
+            results += (graphs if is_recorded else step)(*given, **told)
             step.optimize()
         found.append([*results, step.arena.master.detach().clone()])
         assert not said
         assert len(recorder.tapes) == 2 * is_recorded
     assert cuda_graphs._are_same(*found)
-    assert found[0][0] != found[0][-4]
+    first, last = found[0][0], found[0][-2 - len(model.text_embeddings)]  # losses: the last ends with the weights
+    assert first != last
 
 
 def test_masked_batches_and_whole_ones_are_recorded_apart():
@@ -438,8 +439,8 @@ def test_masked_batches_and_whole_ones_are_recorded_apart():
         graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
         results = []
         for number in range(8):
-            given = inputs_of(model, torch.float32, number, is_masked=number % 2 == 1)
-            results += (graphs if is_recorded else step)(*given)
+            given, told = inputs_of(model, torch.float32, number, is_masked=number % 2 == 1)
+            results += (graphs if is_recorded else step)(*given, **told)
             step.optimize()
         found.append([*results, step.arena.master.detach().clone()])
         assert not said
@@ -454,12 +455,14 @@ def test_batches_of_one_step_are_added_up(family):
     step = UNetStep(model)
     graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
     for number in range(WARM_UP):
-        graphs(*inputs_of(model, torch.float32, number))
+        given, told = inputs_of(model, torch.float32, number)
+        graphs(*given, **told)
     found = []
     for run in (graphs, step):
         step.arena.clear()
         for number in range(3):
-            run(*inputs_of(model, torch.float32, number))
+            given, told = inputs_of(model, torch.float32, number)
+            run(*given, **told)
             step.adapters.gather()
         found.append(step.arena.master.grad.clone())
     assert torch.equal(*found)
@@ -480,6 +483,7 @@ def test_nothing_in_the_step_comes_from_the_host():
     tiny = families.tiny("sdxl")
     model = sdxl.create("sdxl", tiny.noise, sdxl.TINY["sdxl"], "meta")
     step = UNetStep(model)
-    given = [x.to("meta") for x in inputs_of(model, torch.float32, 0, is_masked=True)]
+    given, told = inputs_of(model, torch.float32, 0, is_masked=True)
+    given, told = [x.to("meta") for x in given], {name: x.to("meta") for name, x in told.items()}
     with Hosts():
-        step(*given)
+        step(*given, **told)

@@ -219,8 +219,8 @@ def drawn(
             merging.Strength(lora_files.read(path).factors, text_encoder=strength, unet=strength)
             for path, strength in loras
         )
-        sizes = torch.zeros(len(prompts), 6)
-        positive, negative = (family.encode_captions(texts, sizes) for texts in (list(prompts), [""] * len(prompts)))
+        sizes = family.size_conditioning(torch.zeros(len(prompts), 6))
+        positive, negative = (family.encode_captions(texts) | sizes for texts in (list(prompts), [""] * len(prompts)))
         predict = sampling.guided(family, positive, negative, GUIDANCE_SCALE)
         for t in sampler.timesteps:
             latents = sampler.step(predict(latents, t.repeat(len(prompts))), t, latents).prev_sample

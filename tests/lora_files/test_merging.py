@@ -50,18 +50,18 @@ def test_a_merged_model_computes_what_the_trained_one_does(name):
     """The adapter beside each layer and the adapter in its weight are the same function."""
     family = families.tiny(name)
     tensors = random_lora(family, rank=2, conv=True, size=0.2)
-    prompt, sizes = ["a red hat"], sampling.picture_sizes(SIZE, SIZE)
+    sizes = family.size_conditioning(sampling.picture_sizes(SIZE, SIZE))
     noisy, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([500])
     with torch.no_grad():
         attached = adapters.attach(family.targets(), rank=2, alpha=1, conv_rank=2, conv_alpha=1)
         attached.load_state_dict(tensors)
         attached.multiplier = 0.6
-        expected = family.predict(noisy, t, family.encode_captions(prompt, sizes))
+        expected = family.predict(noisy, t, family.encode_captions(["a red hat"]) | sizes)
         attached.detach_from_model()
-        base = family.predict(noisy, t, family.encode_captions(prompt, sizes))
+        base = family.predict(noisy, t, family.encode_captions(["a red hat"]) | sizes)
         with Merging(family.named_layers()) as model:
             model.apply([Strength(read(tensors), 0.6, 0.6)])
-            merged = family.predict(noisy, t, family.encode_captions(prompt, sizes))
+            merged = family.predict(noisy, t, family.encode_captions(["a red hat"]) | sizes)
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
     assert (base - expected).abs().max() > 0.01
 
@@ -269,13 +269,13 @@ def ours(family, loras, prompt, seed=3):
     drawn = []
     decode = family.decode_latents
     family.decode_latents = lambda latents: (drawn.append(latents), decode(latents))[1]
-    sizes = sampling.picture_sizes(SIZE, SIZE)
+    sizes = family.size_conditioning(sampling.picture_sizes(SIZE, SIZE))
     wanted = sampling.Prompt("", width=SIZE, height=SIZE, seed=seed, step_count=6, scale=5.0, sampler="euler")
     with Merging(family.named_layers()) as model, torch.no_grad():
         model.apply([Strength(read(tensors), strength, strength) for tensors, strength in loras])
         told = (
-            family.encode_weighted(prompts.parse(prompt).weighted, sizes),
-            family.encode_weighted([], sizes, is_negative=True),
+            family.encode_weighted(prompts.parse(prompt).weighted) | sizes,
+            family.encode_weighted([], is_negative=True) | sizes,
         )
         sampling.draw_told(family, wanted, *told)
     return drawn[0]

@@ -491,7 +491,7 @@ def test_a_caption_gets_the_chunks_it_needs_whatever_was_drawn_before(tiny_model
     captions = ["hat " * count for count in (3, 40, 400, 3)]
     tokens = [count for count, _ in family.token_counts(captions)]
     assert 75 < tokens[1] <= 150 < 225 < tokens[2]
-    assert [family.encode_captions([text], None).states.shape[1] for text in captions] == [77, 152, 227, 77]
+    assert [family.encode_captions([text])["states"].shape[1] for text in captions] == [77, 152, 227, 77]
 
 
 def test_a_vae_that_overflows_goes_on_in_float32(tiny_model, monkeypatch, capsys):

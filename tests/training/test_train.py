@@ -71,7 +71,7 @@ def test_diffusers_loads_the_file_whole_and_predicts_the_same(run, family, tiny_
 
     def predicted(family):
         with torch.no_grad():
-            return family.predict(noisy, t, family.encode_captions(captions, sizes))
+            return family.predict(noisy, t, family.encode_captions(captions) | family.size_conditioning(sizes))
 
     before = predicted(ours)
     attached = adapters.attach([target for target in ours.targets() if not target.needs_conv_dim], rank=2, alpha=2)
