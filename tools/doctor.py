@@ -38,10 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from library.messages import log, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, Doctor
+from library.reporting import findings, pages
+from library.reporting.findings import Finding
 
 if TYPE_CHECKING:
-    from library.reporting.findings import Finding
-    from library.reporting.pages import Figure
     from library.tooling.preflight import Examination
 
 MOST_SHOWN = 12  # pictures of one finding
@@ -58,7 +58,6 @@ def examine(settings: Doctor) -> int:
 
     from tqdm import tqdm
 
-    from library.reporting import findings, pages
     from library.tooling.preflight import examine
 
     seen = examine(
@@ -89,7 +88,7 @@ class ShownFinding(NamedTuple):
     level: str
     text: str
     cure: str
-    figures: "list[Figure]"
+    figures: list[pages.Figure]
     image_count: int
 
 
@@ -134,8 +133,6 @@ class DoctorPage(NamedTuple):
 
 def page_of(settings: Doctor, seen: "Examination") -> DoctorPage:
     """What matters in numbers, then topic by topic."""
-    from library.reporting import findings
-
     counts = findings.count(seen.findings)
     numbers: dict[str, object] = {findings.level_name(level): counts[level] for level in ("red", "amber")}
     if seen.plan:
@@ -163,9 +160,7 @@ def page_of(settings: Doctor, seen: "Examination") -> DoctorPage:
     )
 
 
-def shown_finding(finding: "Finding") -> ShownFinding:
-    from library.reporting import pages
-
+def shown_finding(finding: Finding) -> ShownFinding:
     figures = [pages.figure_of(path, path.name, path.parent.name) for path in finding.pictures[:MOST_SHOWN]]
     return ShownFinding(finding.level, finding.text, finding.cure, figures, len(finding.pictures))
 

@@ -41,6 +41,7 @@ output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -49,6 +50,7 @@ from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.checks import nearest
 from library.options.tools import TOOLS, EditTags
+from library.reporting import pages
 from library.storage import undo
 
 PAGE = "summary.html"
@@ -389,6 +391,29 @@ def advised(statistics: tag_statistics.TagStatistics, changes: list[Change]) -> 
     )
 
 
+class ChangedCaption(NamedTuple):
+    """A caption whose tags change, for the page."""
+
+    figure: pages.Figure
+    tags: list[pages.Piece]
+
+
+class EditTagsPage(NamedTuple):
+    """What templates/edit_tags.html shows."""
+
+    is_applied: bool
+    image_count: int
+    caption_count: int
+    tag_count: int
+    changed_count: int
+    lines: list[str]
+    notes: list[str]
+    advice: list[tag_statistics.Advice]
+    changed: list[ChangedCaption]  # the first of them
+    folders: list[str]  # columns of the table: where there are several, how often each has a tag
+    tags: list[list[object]]  # its rows
+
+
 def write_page(
     settings: EditTags,
     changes: list[Change],
@@ -398,63 +423,32 @@ def write_page(
     lines: list[str],
 ) -> Path:
     """The summary."""
-    from library.reporting import pages
-
     changed = [one for one in changes if one.is_text_changed]
-    is_done = settings.action == "apply"
-    blocks = [
-        pages.facts(
-            {
-                say("pictures", "图片"): f"{len(changes):,}",
-                say("with a caption", "有标签的"): f"{statistics.total():,}",
-                say("different tags", "不同的标签"): f"{len(statistics.tags):,}",
-                say("captions changed", "已改动的标签文件")
-                if is_done
-                else say("captions would change", "将改动的标签文件"): f"{len(changed):,}",
-            }
-        ),
-        *(pages.paragraph(line) for line in [*lines[1:], *next_lines(settings, changes)]),
-    ]
-    if notes:
-        blocks.append(pages.section(say("Noticed", "注意"), *(pages.finding("amber", note) for note in notes)))
-    after = changed and not is_done
-    heading = (
-        say("What these tags will do, once applied", "执行之后，这些标签会起什么作用")
-        if after
-        else say("What these tags will do", "这些标签会起什么作用")
-    )
-    blocks.append(pages.section(heading, *(pages.finding(one.level, one.text, one.cure) for one in advice)))
-    if changed:
-        heading = say("Changed", "已改动") if is_done else say("Would change", "将会改动")
-        figures = [
-            pages.picture(one.picture.path, one.name, pages.difference(*one.tags))
-            for one in changed[: pages.MOST_PICTURES]
-        ]
-        rest = len(changed) - len(figures)
-        more = say(f"and {rest:,} more", f"另有 {rest:,} 条未显示") if rest else ""
-        blocks.append(pages.section(heading, pages.rows(figures), pages.paragraph(more, faint=True)))
-    blocks.append(tag_table(statistics, changes))
-    blocks.append(
-        pages.section(
-            say("What next", "下一步"),
-            pages.paragraph(
-                say(
-                    "When the tags are as you want them, sort_into_folders.py makes the [repeats]_[concept] folders.",
-                    "标签满意之后，用 sort_into_folders.py 建立 [重复次数]_[概念] 目录。",
-                )
-            ),
-        )
-    )
-    return pages.write(Path(settings.output_dir) / PAGE, pages.page(say("Tags", "标签"), *blocks))
-
-
-def tag_table(statistics: tag_statistics.TagStatistics, changes: list[Change]) -> str:
-    """Every tag: how often, what will become of it, where it is missing."""
-    from library.reporting import pages
-
-    words = {folder_of(one): one.word for one in changes}
     several = list(statistics.folders) if len(statistics.folders) > 1 else []
-    rows = []
+    content = EditTagsPage(
+        is_applied=settings.action == "apply",
+        image_count=len(changes),
+        caption_count=statistics.total(),
+        tag_count=len(statistics.tags),
+        changed_count=len(changed),
+        lines=[*lines[1:], *next_lines(settings, changes)],
+        notes=notes,
+        advice=advice,
+        changed=[
+            ChangedCaption(pages.figure_of(one.picture.path, one.name), pages.difference(*one.tags))
+            for one in changed[: pages.MOST_IMAGES]
+        ],
+        folders=several,
+        tags=tag_rows(statistics, several, {folder_of(one): one.word for one in changes}),
+    )
+    return pages.write(Path(settings.output_dir) / PAGE, pages.render("edit_tags.html", content))
+
+
+def tag_rows(
+    statistics: tag_statistics.TagStatistics, several: list[str], words: dict[str, str | None]
+) -> list[list[object]]:
+    """The most frequent tags: how often, how often in each folder, what will become of it, where it is missing."""
+    rows: list[list[object]] = []
     for tag in list(statistics.tags.values())[:MOST_TAGS]:
         # it is judged in the folder where it stands most often
         folder = max(statistics.folders, key=lambda name, tag=tag: statistics.share(tag, name))
@@ -463,28 +457,13 @@ def tag_table(statistics: tag_statistics.TagStatistics, changes: list[Change]) -
             [
                 tag.text if len(tag.text) <= MOST_LETTERS else f"{tag.text[:MOST_LETTERS]}...",
                 statistics.count(tag),
-                pages.Html(f"{statistics.share(tag):.0%}"),
+                f"{statistics.share(tag):.0%}",
                 *(f"{statistics.count(tag, name)} / {statistics.total(name)}" for name in several),
                 tag_statistics.fate(statistics, tag, words.get(folder), folder),
                 folders.some(missing, 3),
             ]
         )
-    head = [say("tag", "标签"), say("pictures", "图片"), say("share", "比例"), *several]
-    head += [say("what will become of it", "在训练中的作用"), say("missing in", "缺少它的图")]
-    rest = len(statistics.tags) - MOST_TAGS
-    more = say(f"and {rest:,} more, which are rarer", f"另有 {rest:,} 个更少见的标签") if rest > 0 else ""
-    how = say(
-        "Whether a tag is about the subject (hair, eyes, clothes) or about scene, pose, view, expression, number or quality "
-        "is decided by a list of danbooru's words; what is not in the list counts as the subject's.",
-        "标签属于主体（头发、眼睛、衣服）还是画面、姿势、视角、表情、人数、画质，按内置的 danbooru 词表判断；"
-        "表中没有的都算主体的。",
-    )
-    return pages.section(
-        say("All tags", "全部标签"),
-        pages.paragraph(how, faint=True),
-        pages.table(head, rows),
-        pages.paragraph(more, faint=True),
-    )
+    return rows
 
 
 def _parts(line: str | None) -> list[str]:

@@ -75,6 +75,25 @@ def figure_of(image: Image.Image | Path, name: str = "", note: str = "", boxes: 
     return Figure(thumbnail(image), name, note, boxes)
 
 
+class Piece(NamedTuple):
+    """One entry of a list that was changed."""
+
+    text: str
+    change: str  # "removed", "added" or "none"
+
+
+def difference(before: Sequence[str], after: Sequence[str]) -> list[Piece]:
+    """A list as it was and as it is, in one."""
+    pieces: list[Piece] = []
+    for kind, left, right, start, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            pieces += [Piece(text, "none") for text in after[start:end]]
+        else:
+            pieces += [Piece(text, "removed") for text in before[left:right]]
+            pieces += [Piece(text, "added") for text in after[start:end]]
+    return pieces
+
+
 def render(template: str, content: NamedTuple) -> str:
     """A whole page, in the language of the messages.
 
@@ -99,9 +118,9 @@ def _environment() -> Environment:
         plural=plural,
         level_name=level_name,
         number_columns=_number_columns,
+        grouped=_grouped,
         MOST_IMAGES=MOST_IMAGES,
     )
-    environment.filters["grouped"] = _grouped
     return environment
 
 
@@ -266,18 +285,6 @@ def pictures(figures: Sequence[Html], *, even: bool = False) -> Html:
 def rows(figures: Sequence[Html]) -> Html:
     """Pictures one below the other with their text to the right; of very many only the first are shown."""
     return Html(pictures(figures).replace('class="pictures"', 'class="rows"', 1))
-
-
-def difference(before: Sequence[str], after: Sequence[str]) -> Html:
-    """A list as it was and as it is: what went is struck through, what came is underlined."""
-    parts = []
-    for kind, left, right, start, end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        if kind == "equal":
-            parts += [escape(text) for text in after[start:end]]
-        else:
-            parts += [f"<del>{escape(text)}</del>" for text in before[left:right]]
-            parts += [f"<ins>{escape(text)}</ins>" for text in after[start:end]]
-    return Html(", ".join(parts))
 
 
 def folded(summary: str, body: str) -> Html:
