@@ -43,6 +43,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -50,6 +51,7 @@ from library.data import captions, folder_sorting, folders, image_folder, tag_st
 from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
+from library.reporting import pages
 from library.storage import undo
 
 PAGE = "folders.html"  # beside the numbered folders; the training passes it over
@@ -467,55 +469,75 @@ def block_lines(settings: SortIntoFolders) -> list[str]:
     ]
 
 
+class FolderRow(NamedTuple):
+    """A folder in the page's table."""
+
+    name: str
+    image_count: int
+    repeats: int
+    sample_count: int  # of an epoch
+    caption_count: int
+    mask_count: int
+
+
+class FolderImages(NamedTuple):
+    """A folder with the first of its images."""
+
+    name: str
+    figures: list[pages.Figure]
+
+
+class SortIntoFoldersPage(NamedTuple):
+    """What templates/sort_into_folders.html shows."""
+
+    image_count: int
+    step_count: int
+    rows: list[FolderRow]
+    lines: list[str]
+    advice: list[tag_statistics.Advice]
+    notes: list[str]
+    folders: list[FolderImages]
+    parameters: str  # lines of the parameter block
+
+
 def write_page(
-    settings: SortIntoFolders, jobs: list[Job], findings: list[tag_statistics.Advice], notes: list[str]
+    settings: SortIntoFolders, jobs: list[Job], advice: list[tag_statistics.Advice], notes: list[str]
 ) -> Path:
     """The summary."""
-    from library.reporting import pages as page
-
     output = Path(settings.output_dir)
-    samples = sum(len(job.names) * job.repeats for job in jobs)
-    steps = folder_sorting.step_count(samples, settings.max_train_epochs, settings.train_batch_size)
-    rows = []
-    for job in jobs:
-        captioned = sum(_is_caption(file) for file in job.files)
-        masked = sum(file.name.startswith(f"{folders.MASKS}/") for file in job.files)
-        rows.append(
-            [f"{job.repeats}_{job.word}", len(job.names), job.repeats, len(job.names) * job.repeats, captioned, masked]
-        )
-    head = [say("folder", "目录"), say("pictures", "图片"), say("repeats", "重复")]
-    head += [say("samples an epoch", "每轮样本"), say("captions", "标签文件"), say("masks", "蒙版")]
-    blocks = [
-        page.facts(
-            {
-                say("concepts", "概念"): len(jobs),
-                say("pictures", "图片"): f"{sum(len(job.names) for job in jobs):,}",
-                say("steps, about", "约多少步"): f"{steps:,}",
-            }
-        ),
-        page.table(head, rows),
-        *(page.paragraph(line) for line in plan_lines(settings, jobs)),
-        page.section(
-            say("Noticed", "注意"),
-            *(page.finding(one.level, one.text, one.cure) for one in findings),
-            *(page.finding("amber", note) for note in notes),
-        ),
-    ]
-    for job in jobs:
-        shown = []
-        for name in job.names[:THUMBNAILS]:
-            places = [job.path(output) / name, *(file.source for file in job.files if file.name == name)]
-            shown.append(page.picture(next((path for path in places if path.exists()), places[0]), name))
-        blocks.append(page.section(f"{job.repeats}_{job.word}", page.pictures(shown)))
-    blocks.append(
-        page.section(
-            say("What next", "下一步"),
-            page.paragraph(say("Set in lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
-            page.code("\n".join(block_lines(settings))),
-        )
+    rows = [folder_row(job) for job in jobs]
+    samples = sum(row.sample_count for row in rows)
+    content = SortIntoFoldersPage(
+        image_count=sum(row.image_count for row in rows),
+        step_count=folder_sorting.step_count(samples, settings.max_train_epochs, settings.train_batch_size),
+        rows=rows,
+        lines=plan_lines(settings, jobs),
+        advice=advice,
+        notes=notes,
+        folders=[FolderImages(row.name, figures(job, output)) for row, job in zip(rows, jobs, strict=True)],
+        parameters="\n".join(block_lines(settings)),
     )
-    title = say("Folders", "目录")
-    return page.write(output / PAGE, page.page(title, *blocks))
+    return pages.write(output / PAGE, pages.render("sort_into_folders.html", content))
+
+
+def folder_row(job: Job) -> FolderRow:
+    return FolderRow(
+        name=f"{job.repeats}_{job.word}",
+        image_count=len(job.names),
+        repeats=job.repeats,
+        sample_count=len(job.names) * job.repeats,
+        caption_count=sum(_is_caption(file) for file in job.files),
+        mask_count=sum(file.name.startswith(f"{folders.MASKS}/") for file in job.files),
+    )
+
+
+def figures(job: Job, output: Path) -> list[pages.Figure]:
+    """The first images of a folder, from where they are now."""
+    shown = []
+    for name in job.names[:THUMBNAILS]:
+        places = [job.path(output) / name, *(file.source for file in job.files if file.name == name)]
+        shown.append(pages.figure_of(next((path for path in places if path.exists()), places[0]), name))
+    return shown
 
 
 if __name__ == "__main__":
