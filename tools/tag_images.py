@@ -542,10 +542,36 @@ def told(found: image_folder.Heap, results: Results, todo: list[image_folder.Pic
     return lines
 
 
+class TagImagesPage(NamedTuple):
+    """What templates/tag_images.html shows."""
+
+    folder: str
+    images_dir: str
+    numbers: dict[str, object]
+    notes: list[str]
+    advice_without_tagger: tuple[str, str] | None  # what is missing, and what to do
+    is_stopped: bool
+    broken: list[tuple[str, str]]  # image, why it cannot be read
+    tagger: str
+    kept_count: int  # images that had tags before
+    tags: list[tuple[str, int, str]]  # tag, how often, share
+    first_tags: int  # that are not folded
+    few: int
+    unsure: float
+    unsure_count: int
+    unsure_figures: list[pages.Figure]
+    figures: list[pages.Figure]
+    figure_count: int
+
+
 def write_summary(
     found: image_folder.Heap, settings: TagImages, results: Results, name: str | None, notes: list[str]
 ) -> Path:
-    """The page that a person looks at."""
+    """The page that a person looks at.
+
+    Args:
+        name: of the tagger; None: there is none.
+    """
 
     def short(path: Path) -> str:
         return path.relative_to(found.folder).as_posix()
@@ -554,7 +580,7 @@ def write_summary(
     lines = {path: line for path, line in lines.items() if line}
     counted = tag_statistics.count(tag_statistics.Captioned("", short(path), line) for path, line in lines.items())
     tag_count = sum(counted.count(one) for one in counted.tags.values())
-    facts = {
+    numbers: dict[str, object] = {
         say("pictures", "图片"): f"{len(found.pictures):,}",
         say("captions written now", "本次写入"): f"{results.changed:,}",
         say("different tags", "不同标签"): f"{len(counted.tags):,}",
@@ -562,66 +588,32 @@ def write_summary(
     }
     without = [picture.path for picture in found.pictures if picture.path not in lines]
     if without:
-        facts[say("without tags", "没有标签")] = f"{len(without):,}"
-
-    findings = [pages.finding("amber", note) for note in notes]
-    if results.tagged and not name and settings.tagger:
-        findings.append(pages.finding("amber", *advice_without()))
-    if results.stopped:
-        what = say("the run was stopped before its end", "本次运行中途停止")
-        findings.append(pages.finding("amber", what, say("Run it again to go on.", "再次运行会接着做。")))
-    if results.broken:
-        what = say(
-            f"{plural(len(results.broken), 'picture')} cannot be read and were skipped",
-            f"{len(results.broken):,} 张图片无法读取，已跳过",
-        )
-        rows = [[short(path), problem] for path, problem in results.broken.items()]
-        findings += [pages.finding("amber", what), pages.table([say("picture", "图片"), say("why", "原因")], rows)]
-
-    rows = [[one.text, counted.count(one), f"{counted.share(one):.0%}"] for one in counted.tags.values()]
-    head = [say("tag", "标签"), say("pictures", "图片数"), say("share", "比例")]
-    table = [pages.table(head, rows[:SHOWN_TAGS])]
-    if len(rows) > SHOWN_TAGS:
-        more = say(f"{len(rows) - SHOWN_TAGS:,} more tags", f"另有 {len(rows) - SHOWN_TAGS:,} 个标签")
-        table.append(pages.folded(more, pages.table(head, rows[SHOWN_TAGS:])))
-
-    def figures(paths: list[Path], note: Callable[[Path], str]) -> pages.Html:
-        shown = [pages.picture(path, short(path), note(path)) for path in paths[: pages.MOST_PICTURES]]
-        return pages.pictures(shown + [pages.html("")] * (len(paths) - len(shown)))  # counted, not shown
-
-    blocks = [pages.facts(facts), *findings]
-    by = say(f"Tags by {name}.", f"标签来自 {name}。") if name else ""
-    kept = len(lines.keys() - results.tagged)
-    if kept:
-        by += say(f" {plural(kept, 'picture')} had tags and keep them.", f"{kept:,} 张图片已有标签，保持不动。")
-    if by:
-        blocks.append(pages.paragraph(by.strip(), faint=True))
-    blocks.append(pages.section(say("What to do next", "接下来"), *next_steps(settings)))
-    if rows:
-        blocks.append(pages.section(say("Tags", "标签"), *table))
+        numbers[say("without tags", "没有标签")] = f"{len(without):,}"
     odd = odd_pictures(results)
-    if odd:
-        explained = say(
-            f"Fewer than {FEW} tags, or a mean probability below {UNSURE:.0%}: look whether the picture is a good one, "
-            'or lower general_threshold and run again with existing = "replace"; the pictures are not looked at anew.',
-            f"标签少于 {FEW} 个，或平均置信度低于 {UNSURE:.0%}：请看图片本身是否合适，或调低 general_threshold，"
-            '并设 existing = "replace" 再运行；图片不必重看。',
-        )
-
-        def doubt(path: Path) -> str:
-            return (
-                say(f"{results.sureness[path]:.0%} sure", f"置信度 {results.sureness[path]:.0%}")
-                + f" · {lines.get(path, '')}"
-            )
-
-        heading = say(f"Where the tagger is unsure ({len(odd):,})", f"模型没有把握的图片（{len(odd):,}）")
-        blocks.append(pages.section(heading, pages.paragraph(explained), figures(odd[:SHOWN_ODD], doubt)))
     shown = [picture.path for picture in found.pictures if picture.path in results.tagged] or list(lines)
-    if shown:
-        heading = say("Pictures and their tags", "图片与标签")
-        blocks.append(pages.section(heading, figures(shown, lambda path: lines.get(path, ""))))
-    title = say(f"Tags of {found.folder.name}", f"{found.folder.name} 的标签")
-    return pages.write(Path(settings.output_dir) / PAGE, pages.page(title, *blocks))
+    content = TagImagesPage(
+        folder=found.folder.name,
+        images_dir=Path(settings.images_dir).as_posix(),
+        numbers=numbers,
+        notes=notes,
+        advice_without_tagger=advice_without() if results.tagged and not name and settings.tagger else None,
+        is_stopped=results.stopped,
+        broken=[(short(path), problem) for path, problem in results.broken.items()],
+        tagger=name or "",
+        kept_count=len(lines.keys() - results.tagged),
+        tags=[(one.text, counted.count(one), f"{counted.share(one):.0%}") for one in counted.tags.values()],
+        first_tags=SHOWN_TAGS,
+        few=FEW,
+        unsure=UNSURE,
+        unsure_count=len(odd),
+        unsure_figures=[
+            pages.figure_of(path, short(path), f"{sureness(results.sureness[path])} · {lines.get(path, '')}")
+            for path in odd[:SHOWN_ODD]
+        ],
+        figures=[pages.figure_of(path, short(path), lines.get(path, "")) for path in shown[: pages.MOST_IMAGES]],
+        figure_count=len(shown),
+    )
+    return pages.write(Path(settings.output_dir) / PAGE, pages.render("tag_images.html", content))
 
 
 def odd_pictures(results: Results) -> list[Path]:
@@ -631,20 +623,8 @@ def odd_pictures(results: Results) -> list[Path]:
     return sorted(odd, key=lambda path: (path not in few, results.sureness[path]))
 
 
-def next_steps(settings: TagImages) -> list[str]:
-    """What a person does with the tags."""
-    return [
-        pages.paragraph(
-            say(
-                "Look through the tags below. Then tools/edit_tags.py says what each will do in training, and removes, "
-                'replaces or adds tags over the whole set; with its action = "undo" it also takes back what this run '
-                "has written. In its block:",
-                "先浏览下面的标签。然后用 tools/edit_tags.py 查看每个标签在训练中的作用，成批删除、替换或添加标签；"
-                '其中 action = "undo" 也可撤销本次写入。参数填：',
-            )
-        ),
-        pages.code(f'images_dir = "{Path(settings.images_dir).as_posix()}"\naction = "show"'),
-    ]
+def sureness(probability: float) -> str:
+    return say(f"{probability:.0%} sure", f"置信度 {probability:.0%}")
 
 
 if __name__ == "__main__":

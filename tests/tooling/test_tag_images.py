@@ -1,5 +1,6 @@
 """tools/tag_images.py: every picture gets its caption, and no word a person wrote is lost."""
 
+import html
 import importlib.util
 import json
 import os
@@ -417,7 +418,7 @@ def test_the_page_tells_what_was_done(run, pictures, model, tmp_path):
     ):
         assert text in page
     assert page.count("<img") >= 3
-    assert f"images_dir = &quot;{pictures.as_posix()}&quot;" in page
+    assert f'images_dir = "{pictures.as_posix()}"' in html.unescape(page)
     assert "Where the tagger is unsure" in page
 
 
