@@ -6,14 +6,13 @@ What no table knows is left as it is; `checks.check` then tells it as unknown, w
 """
 
 import ast
-import shlex
-import tomllib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import NoneType
 from typing import Any
 
 from library.messages import say
-from library.options.checks import as_number, from_text, place, quoted
+from library.options import window_presets
+from library.options.checks import asks, from_text, no_effect, place, quoted
 from library.options.declaration import Given, Values, Where
 from library.options.training import OPTIONS
 
@@ -147,7 +146,7 @@ SPELLINGS = {
 ALGORITHMS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 
 # LyCORIS's choices of layers. Of "full" the convolutions get network_dim where conv_dim does not say otherwise.
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Values] = {
     "full": {},
     "attn-mlp": {},
     "attn-only": {"exclude_patterns": [".*_ff_net_.*", ".*_proj_(in|out)", ".*_mlp_.*"]},
@@ -373,94 +372,86 @@ def translate(values: Values, where: Where) -> Given:
     Returns:
         with a notice for each name understood, and a problem for each that is refused.
     """
-    where, notices, problems, without_effect = dict(where), [], [], {}
-    values = _unfolded(values, where, notices, problems)
-    present = {name: value for name, value in values.items() if name in OPTIONS}
-    for name, value in values.items():
-        at = place(name, where)
+    other = Given(dict(values), dict(where), [], [])
+    window_presets.unfold(other)
+    present = {name: value for name, value in other.values.items() if name in OPTIONS}
+    given = Given(present, other.where, other.notices, other.problems)
+    without_effect: dict[Reason, list[str]] = {}
+    for name, value in other.values.items():
         if name in OPTIONS:
             continue
         if name == "network_args":
-            full = {}
-            if str(present.get("network_module")).lower() == "lycoris.kohya":
-                del present["network_module"]  # the algorithm says which
-                names = {"conv_dim": "network_dim", "conv_alpha": "network_alpha"}
-                full = {new: values.get(name) or OPTIONS[name].default for new, name in names.items()}
-            for new, argument in _network_args(value, at, problems, full).items():
-                _take(new, argument, name, present, where, notices, problems)
+            _take_network_args(value, other.values, given)
         elif name in SWITCHES:
-            if _asks(value):
-                _take(*SWITCHES[name], name, present, where, notices, problems)
+            if asks(value):
+                _take(*SWITCHES[name], name, given)
         elif name in RENAMED:
             new = RENAMED[name]
             value = CONVERTED.get(name, lambda same: same)(_read(new, value))
             if value is not None or new in NONE_MEANT or OPTIONS[new].kinds & {list, NoneType}:
-                _take(new, value, name, present, where, notices, problems)
+                _take(new, value, name, given)
         elif name in WITHOUT_EFFECT:
-            if _asks(value):
+            if asks(value):
                 without_effect.setdefault(WITHOUT_EFFECT[name], []).append(name)
         elif name in REFUSED:
             harmless, (english, chinese) = REFUSED[name]
             if value and value not in harmless:
-                problems.append(say(f"{at} is not taken: {english}", f"{at} 不能使用：{chinese}"))
+                at = place(name, given.where)
+                given.problems.append(say(f"{at} is not taken: {english}", f"{at} 不能使用：{chinese}"))
         elif name.removeprefix("no_") not in IDLE_WHEN_OFF:
             present[name] = value
-    notices += [_no_effect(names, reason, where) for reason, names in without_effect.items()]
+    given.notices.extend(no_effect(names, reason, given.where) for reason, names in without_effect.items())
     for name in list(present):
-        present[name] = _spelling(name, present[name], where, problems)
-    return Given(present, where, notices, problems)
+        present[name] = _spelling(name, present[name], given)
+    return given
 
 
-def _asks(value: object) -> bool:
-    """Whether a value asks for something: "False", "none" and 0 do not."""
-    value = as_number(value.strip()) if isinstance(value, str) else value
-    return bool(value) and str(value).lower() not in ("none", "false")
-
-
-def _no_effect(names: list[str], reason: Reason, where: dict[str, str]) -> str:
-    """One line for all that has no effect for the same reason."""
-    others = [f"--{name}" if where.get(name, "").startswith("--") else name for name in names[1:]]
-    listed = ", ".join([place(names[0], where), *others])
-    verb = "has" if len(names) == 1 else "have"
-    return say(f"{listed} {verb} no effect: {reason[0]}", f"{listed} 不起作用：{reason[1]}")
-
-
-def _take(
-    new: str, value: Any, old: str, present: dict, where: dict[str, str], notices: list[str], problems: list[str]
-) -> None:
+def _take(new: str, value: object, old: str, given: Given) -> None:
     """Put the value of an earlier name under the present one, unless both were given and say different things."""
-    at, is_flag = place(old, where), where.get(old, "").startswith("--")
+    at, is_flag = place(old, given.where), given.where.get(old, "").startswith("--")
     written = f"--{new}" if is_flag else new
     if old not in RENAMED:  # a switch: its value changes too
         written += f" {quoted(value)}" if is_flag else f" = {quoted(value)}"
     english, chinese = (f" ({reason[0]})", f"（{reason[1]}）") if (reason := BUT.get(old)) else ("", "")
-    notices.append(say(f"{at} is now written {written}{english}", f"{at} 现在写作 {written}{chinese}"))
-    beats_file = is_flag and not where.get(new, "").startswith("--")
-    if new in present and not beats_file and present[new] not in (value, OPTIONS[new].default):
-        assignment, other = f"{at} = {quoted(value)}", f"{place(new, where)} = {quoted(present[new])}"
-        problems.append(
-            say(
-                f"{assignment} and {other} are the same thing. Delete one",
-                f"{assignment} 与 {other} 是同一个参数。请删除其中一个",
-            )
+    given.notices.append(say(f"{at} is now written {written}{english}", f"{at} 现在写作 {written}{chinese}"))
+    beats_file = is_flag and not given.where.get(new, "").startswith("--")
+    if new in given.values and not beats_file and given.values[new] not in (value, OPTIONS[new].default):
+        one, other = f"{at} = {quoted(value)}", f"{place(new, given.where)} = {quoted(given.values[new])}"
+        given.problems.append(
+            say(f"{one} and {other} are the same thing. Delete one", f"{one} 与 {other} 是同一个参数。请删除其中一个")
         )
         return
-    present[new], where[new] = value, where.get(old, "")
+    given.values[new], given.where[new] = value, given.where.get(old, "")
 
 
-def _read(name: str, value: Any) -> Any:
+def _read(name: str, value: object) -> Any:
     """A text from a command line or preset as the type of the option it now is."""
     return from_text(name, value) if isinstance(value, str) and name in OPTIONS else value
 
 
-def _network_args(value: Any, at: str, problems: list[str], full: dict[str, Any]) -> dict[str, Any]:
+def _take_network_args(value: object, others: Values, given: Given) -> None:
+    """`conv_dim=4 algo=lokr factor=8` under the names of our options.
+
+    Args:
+        others: all values, with the conv_dim that LyCORIS's preset "full", which is its default, gives to convolutions.
+    """
+    full = {}
+    if str(given.values.get("network_module")).lower() == "lycoris.kohya":
+        del given.values["network_module"]  # the algorithm says which
+        names = {"conv_dim": "network_dim", "conv_alpha": "network_alpha"}
+        full = {new: others.get(name) or OPTIONS[name].default for new, name in names.items()}
+    for new, argument in _network_args(value, place("network_args", given.where), given.problems, full).items():
+        _take(new, argument, "network_args", given)
+
+
+def _network_args(value: object, at: str, problems: list[str], full: Values) -> Values:
     """`conv_dim=4 algo=lokr factor=8` by the names of our options.
 
     Args:
         full: what LyCORIS's preset "full", which is its default, gives to convolutions; {}: they are not its arguments.
     """
     items = value.split() if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    taken: dict[str, Any] = {}
+    taken: Values = {}
     is_dora, preset = False, "full"
     for item in items:
         name, _, text = str(item).partition("=")
@@ -508,7 +499,7 @@ def _patterns(text: str) -> list[str]:
     return [str(one) for one in read] if isinstance(read, (list, tuple)) else [text]
 
 
-def _spelling(name: str, value: Any, where: dict[str, str], problems: list[str]) -> Any:
+def _spelling(name: str, value: object, given: Given) -> Any:
     """The value of an option in our spelling."""
     if value is None and name in NONE_MEANT:
         return NONE_MEANT[name]
@@ -516,174 +507,9 @@ def _spelling(name: str, value: Any, where: dict[str, str], problems: list[str])
         return value
     if (name, value.lower()) in REFUSED_VALUES:
         english, chinese = REFUSED_VALUES[name, value.lower()]
-        at = place(name, where)
-        problems.append(
+        at = place(name, given.where)
+        given.problems.append(
             say(f"{at}: {quoted(value)} is not taken: {english}", f"{at}：不能使用 {quoted(value)}：{chinese}")
         )
         return OPTIONS[name].default
     return SPELLINGS.get(name, {}).get(value.lower(), value)
-
-
-# ---- presets of windows: what one value says about others ----
-
-
-def _unfolded(values: dict[str, Any], where: dict[str, str], notices: list[str], problems: list[str]) -> dict[str, Any]:
-    """The values with everything that the windows of kohya_ss and lora-scripts keep in their own way as values of ours.
-
-    They keep flags in a text, and values that count only where another value says so. `where` is kept up.
-    """
-    values = dict(values)
-    for name, read in (("additional_parameters", _flags_of), ("ui_custom_params", tomllib.loads)):
-        if text := values.pop(name, None):
-            try:
-                more = read(str(text))
-            except ValueError as error:
-                problems.append(
-                    say(
-                        f"{place(name, where)}: cannot be read ({error}). Write its values as parameters of their own",
-                        f"{place(name, where)}：无法读取（{error}）。请把其中的值写成单独的参数",
-                    )
-                )
-                continue
-            values |= more
-            where |= dict.fromkeys(more, where.get(name, ""))
-
-    def asks(name: str) -> bool:
-        """Whether a value is there and asks for something."""
-        return _asks(values.get(name))
-
-    def drop(names: Collection[str], because: str = "") -> None:
-        """Leave values out; where they ask for something, that is said."""
-        gone = [name for name in names if asks(name)]
-        for name in names:
-            values.pop(name, None)
-        if gone and because:
-            notices.append(_no_effect(gone, (because, because), where))
-
-    for name in ("optimizer_args", "lr_scheduler_args", "network_args"):
-        if isinstance(values.get(name), str) and '"' in values[name]:
-            values[name] = shlex.split(values[name])
-    _gather(values, where, asks)
-    kind = str(values.pop("noise_offset_type", "")).lower()
-    if kind == "original":
-        drop(("multires_noise_iterations",), f'noise_offset_type = "{kind}"')
-        drop(("multires_noise_discount",))
-    elif kind == "multires":
-        drop(("noise_offset", "adaptive_noise_scale", "noise_offset_random_strength"), f'noise_offset_type = "{kind}"')
-    if "epoch" in values:  # what a window writes beside these two
-        if asks("max_train_epochs"):
-            drop(("epoch", "max_train_steps"), "max_train_epochs")
-        elif asks("max_train_steps"):
-            drop(("epoch", "max_train_epochs"), "max_train_steps")
-        else:
-            drop(("max_train_epochs", "max_train_steps"))
-    if "lr_warmup" in values and "lr_warmup_steps" in values:
-        drop(("lr_warmup",) if asks("lr_warmup_steps") else ("lr_warmup_steps",), "lr_warmup_steps")
-    for name in ("sample_every_n_epochs", "sample_every_n_steps"):
-        if isinstance(value := values.get(name), (int, float)) and value < 0:
-            del values[name]  # sd-scripts: off
-    if asks("sample_every_n_steps") and not asks("sample_every_n_epochs"):
-        drop(("sample_every_n_epochs",))  # off, and not "never" as ours
-    if str(values.get("LoRA_type", "")).lower() == "standard":
-        drop(("conv_dim", "conv_alpha"), 'LoRA_type = "Standard"')
-    names = ("stop_text_encoder_training_pct", "stop_text_encoder_training")
-    if names[0] in values or "LoRA_type" in values:  # kohya_ss: a percentage
-        percent = next((name for name in names if asks(name)), None)
-        if percent:
-            values[names[1]], where[names[1]] = f"{values[percent]}%", where.get(percent, "")
-        drop(names if percent is None else names[:1])
-    if asks("dora_wd"):
-        values["LoRA_type" if "LoRA_type" in values else "network_module"] = "dora"
-    values.pop("dora_wd", None)
-    if values.get("factor") is not None:
-        values["lokr_factor"], where["lokr_factor"] = values.pop("factor"), where.get("factor", "")
-    if str(values.get("lokr_factor")) == "-1":
-        values["lokr_factor"] = None
-    if str(values.get("xformers")).lower() == "sdpa":
-        del values["xformers"]  # what is used in any case
-    if str(values.get("dynamo_backend")).lower() == "no":
-        del values["dynamo_backend"]
-    if str(values.get("dynamo_mode")).lower() == "default":
-        del values["dynamo_mode"]
-    if str(values.get("LyCORIS_preset")).lower() == "full":
-        del values["LyCORIS_preset"]
-    if str(values.get("max_token_length")) == "255":  # what lora-scripts writes for 225
-        values["max_token_length"] = 225
-    return values
-
-
-def _gather(values: dict[str, Any], where: dict[str, str], asks: Callable[[str], bool]) -> None:
-    """lora-scripts: several values that are one of ours, and switches that say whether others count."""
-
-    def put(name: str, value: Any, old: str) -> None:
-        values[name], where[name] = value, where.get(old, "")
-
-    switches = {
-        "enable_block_weights": ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold"),
-        "enable_base_weight": ("base_weights", "base_weights_multiplier"),
-        "enable_preview": (*PROMPT_PARTS, "positive_prompts", "sample_prompts", "sample_every_n_epochs"),
-    }
-    for switch, names in switches.items():
-        if switch in values and not asks(switch):
-            for name in names:
-                values.pop(name, None)
-        values.pop(switch, None)
-    for name in ("base_weights", "base_weights_multiplier"):
-        if isinstance(values.get(name), str):
-            values[name] = [line.strip() for line in values[name].splitlines() if line.strip()]
-    if asks("positive_prompts"):
-        parts = [f"--{letter} {values[name]}" for name, letter in PROMPT_PARTS.items() if asks(name)]
-        put(
-            "sample_prompts", " ".join([str(values["positive_prompts"]).replace("\n", " "), *parts]), "positive_prompts"
-        )
-    for name in ("positive_prompts", *PROMPT_PARTS):
-        values.pop(name, None)
-    of_network = {"lycoris_algo": "algo", "lokr_factor": "factor"}
-    if "lycoris_algo" in values:
-        of_network |= {"conv_dim": "conv_dim", "conv_alpha": "conv_alpha"}
-    for ours, custom, single in (
-        ("optimizer_args", "optimizer_args_custom", {"prodigy_d0": "d0", "prodigy_d_coef": "d_coef"}),
-        ("network_args", "network_args_custom", of_network),
-    ):
-        given = [custom, *single]
-        if not any(name in values for name in given if name not in OPTIONS):
-            continue
-        more = values.get(custom)
-        args = [*(values.get(ours) or []), *(more.splitlines() if isinstance(more, str) else more or [])]
-        args += [f"{argument}={values[name]}" for name, argument in single.items() if asks(name)]
-        first = next(name for name in given if name in values)
-        for name in given:
-            values.pop(name, None)
-        if args:
-            put(ours, args, first)
-    if "text_encoder_lr1" in values or "text_encoder_lr2" in values:  # of SDXL's two
-        rates = [values.pop(name, values.get("text_encoder_lr")) for name in ("text_encoder_lr1", "text_encoder_lr2")]
-        put("text_encoder_lr", rates, "text_encoder_lr1")
-
-
-PROMPT_PARTS = {  # lora-scripts' settings of a preview -> sd-scripts' letters
-    "negative_prompts": "n", "sample_width": "w", "sample_height": "h", "sample_cfg": "l", "sample_steps": "s",
-    "sample_seed": "d",
-}  # fmt: skip
-
-
-def _flags_of(text: str) -> dict[str, Any]:
-    """The values of flags in a text, as a shell would divide it. Raises ValueError."""
-    values, name = {}, None
-    for word in shlex.split(text):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            values[name] = [value] if equals else []
-        elif name is None:
-            raise ValueError(say(f'"{word}" stands before the first --flag', f'"{word}" 前面没有 --参数名'))
-        else:
-            values[name].append(word)
-    return {
-        name: words
-        if (name in OPTIONS and list in OPTIONS[name].kinds) or len(words) > 1
-        else _read(name, words[0])
-        if words
-        else True
-        for name, words in values.items()
-    }

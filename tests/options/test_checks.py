@@ -371,7 +371,7 @@ def test_both_texts_of_every_option_are_there_and_unmixed():
 @pytest.mark.parametrize(
     "part",
     ["checks/__init__", "checks/values", "checks/impossible", "checks/doubtful", "resuming"]
-    + ["command_line", "config_files", "sd_scripts", "parameter_block"],
+    + ["command_line", "config_files", "sd_scripts", "window_presets", "parameter_block"],
 )
 def test_messages_are_never_two_languages_glued_together(part):
     source = (Path(training.__file__).parent / f"{part}.py").read_text(encoding="utf-8")

@@ -14,11 +14,13 @@ from library.options.checks.doubtful import doubts, why_no_8bit_adam
 from library.options.checks.impossible import contradictions
 from library.options.checks.values import (
     as_number,
+    asks,
     assignment,
     checked,
     choose_language,
     from_text,
     nearest,
+    no_effect,
     place,
     quoted,
     unknown,
@@ -27,8 +29,9 @@ from library.options.declaration import PROJECT, Declared
 from library.options.training import OPTIONS, TRAINING, Config
 
 __all__ = [
-    "CheckResult", "ConfigError", "as_number", "assignment", "check", "check_all", "check_tool", "check_values",
-    "choose_language", "contradictions", "doubts", "from_text", "nearest", "place", "quoted", "why_no_8bit_adam",
+    "CheckResult", "ConfigError", "as_number", "asks", "assignment", "check", "check_all", "check_tool",
+    "check_values", "choose_language", "contradictions", "doubts", "from_text", "nearest", "no_effect", "place",
+    "quoted", "why_no_8bit_adam",
 ]  # fmt: skip
 
 

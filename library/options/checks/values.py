@@ -43,6 +43,20 @@ def quoted(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) and value.isprintable() else repr(value)
 
 
+def asks(value: object) -> bool:
+    """Whether a value asks for something: None, False, 0 and "", also as text, do not."""
+    value = as_number(value.strip()) if isinstance(value, str) else value
+    return bool(value) and str(value).lower() not in ("none", "false")
+
+
+def no_effect(names: list[str], reason: tuple[str, str], where: Where) -> str:
+    """One line for all options that have no effect for the same reason, in English and Chinese."""
+    others = [f"--{name}" if where.get(name, "").startswith("--") else name for name in names[1:]]
+    listed = ", ".join([place(names[0], where), *others])
+    verb = "has" if len(names) == 1 else "have"
+    return say(f"{listed} {verb} no effect: {reason[0]}", f"{listed} 不起作用：{reason[1]}")
+
+
 def nearest(name: str, names: Iterable[Scalar]) -> str | None:
     """The one of `names` that was most likely meant."""
     by_lower = {str(other).lower(): str(other) for other in names}
