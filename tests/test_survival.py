@@ -14,6 +14,7 @@ from library.diffusion import losses
 from library.messages import UserError
 from library.options import checks
 from library.storage import lora_file, saves, training_state
+from library.training import saver
 from tests.conftest import FEW
 from tests.training.test_train import same_weights
 
@@ -68,7 +69,7 @@ def failing_at(step: int, error: Exception):
 
 def test_a_crash_is_told_with_a_cause_and_the_run_goes_on_to_the_same_bits(start, run, tmp_path, monkeypatch, capsys):
     whole = run(output="whole")
-    monkeypatch.setattr(train_network.Files, "state_is_due", lambda files: True)
+    monkeypatch.setattr(saver.Saver, "state_is_due", lambda files: True)
     monkeypatch.setattr(losses, "per_sample", failing_at(8, RuntimeError("CUDA error: an illegal memory access")))
     assert start() == 1
     said = capsys.readouterr().err

@@ -39,6 +39,7 @@ from library.options import command_line as arguments
 from library.options.training import Config
 from library.reporting import run_log
 from library.storage import disk, training_state
+from library.training import recovery, saver
 
 MINIATURE = Path(train_network.__file__).parent / "library" / "miniature"
 CONTEXT = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
@@ -116,7 +117,7 @@ def _child(run: Run, words: list[str], sabotage: tuple[Callable[[Run], None], ..
     os.dup2(handle, 2)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as we may be, ignores it
-    train_network.Files.state_is_due = _every_third_step
+    saver.Saver.state_is_due = _every_third_step
     disk.writing.__kwdefaults__["wait_seconds"] = 0.2
     for act in sabotage:
         act(run)
@@ -125,9 +126,9 @@ def _child(run: Run, words: list[str], sabotage: tuple[Callable[[Run], None], ..
     os._exit(code)
 
 
-def _every_third_step(files: train_network.Files) -> bool:
+def _every_third_step(self: saver.Saver) -> bool:
     """Instead of by the clock, which would save one or two states in so short a run."""
-    return files.report.step % 3 == 0
+    return self.log.step % 3 == 0
 
 
 def ended(process: multiprocessing.Process) -> int:
@@ -214,7 +215,7 @@ def _know_the_step(run: Run) -> None:
         _Now.step = step + 1
         plain(generator, seed, step, *place)
 
-    train_network.seed_step = seed_step
+    train_network.seed_step = recovery.seed_step = seed_step
 
 
 def _wrap(place: object, name: str, before: Callable | None = None, after: Callable | None = None) -> None:
@@ -339,14 +340,14 @@ def poison(place: str, steps: tuple[int, ...] | None, times: float, run: Run) ->
         return gradient
 
     if place == "weights":
-        plain = train_network.gradients
+        plain = train_network.forward_backward
 
-        def gradients(prepared, training, *rest):
-            loss = plain(prepared, training, *rest)
+        def forward_backward(run, training, *rest):
+            loss = plain(run, training, *rest)
             spoil_weights(training)
             return loss
 
-        train_network.gradients = gradients
+        train_network.forward_backward = forward_backward
     else:
         {
             "loss": lambda: _wrap(losses, "per_sample", after=fault.give_nan),

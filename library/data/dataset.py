@@ -17,7 +17,7 @@ from library.contracts import Batch, Conditioning, Fit, Sample
 from library.data import captions, images, masks
 from library.data.buckets import crop_around, crop_at_random, face_in_name, face_range, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
-from library.data.plan import Plan, batches_of_epoch, batches_of_step
+from library.data.plan import Plan, batches_of_epoch
 from library.data.threads import in_order
 from library.options.derived import changes_images
 from library.options.training import Config
@@ -108,7 +108,7 @@ class Dataset:
         def make(index: int) -> Batch | None:
             if index % of != process:
                 return None
-            step = steps_before + index // batches_of_step(self.config)
+            step = steps_before + index // self.plan.batches_per_step
             return self._batch(batches[index], epoch, places[index], step)
 
         yield from in_order(make, range(start, len(batches)), self.config.max_data_loader_n_workers)

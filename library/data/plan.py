@@ -66,6 +66,7 @@ class Plan:
     batch_counts: list[int]  # of each epoch
     step_counts: list[int]  # of each epoch; the last may be cut by max_train_steps
     samples_used: list[Sample]  # pictures that some epoch uses: what is worth caching
+    batches_per_step: int = 1  # that one optimizer step sees, in all processes together
     whole_batches: bool = False  # a bucket's last batch is filled up with pictures of that bucket
 
     def fit(self, sample: Sample) -> Fit:
@@ -98,16 +99,14 @@ class Plan:
         return sum(self.step_counts)
 
 
-def batches_of_step(config: Config) -> int:
-    """How many batches one optimizer step sees, in all processes together."""
-    return config.gradient_accumulation_steps * config.num_processes * config.num_machines
-
-
-def make_plan(found: Found, config: Config, *rules: BucketRule, whole_batches: bool = False) -> Plan:
+def make_plan(
+    found: Found, config: Config, *rules: BucketRule, whole_batches: bool = False, process_count: int = 1
+) -> Plan:
     """Count the batches and steps of every epoch.
 
     Args:
         rules: of each data set.
+        process_count: of all machines together.
         whole_batches: for devices where each size of a batch costs minutes of tuning; see `Plan`.
 
     Raises:
@@ -121,6 +120,7 @@ def make_plan(found: Found, config: Config, *rules: BucketRule, whole_batches: b
             )
         )
     assert found.train, "find() refuses an empty set"
+    batches_per_step = config.gradient_accumulation_steps * process_count
     sets = _sets(found, found.configs(config), rules)
     train_counts: list[Counter] = []  # of each set's samples, by bucket
     for own in sets:
@@ -140,7 +140,7 @@ def make_plan(found: Found, config: Config, *rules: BucketRule, whole_batches: b
                 counts[own.fits[sample.image_path].bucket] += count
             used.update(sample.image_path for sample, _ in uses)
             batches += sum(-(-count // own.batch_size) for count in counts.values())
-        steps = -(-batches // batches_of_step(config))
+        steps = -(-batches // batches_per_step)
         batch_counts.append(batches)
         if config.max_train_steps is None:
             step_counts.append(steps)
@@ -151,7 +151,7 @@ def make_plan(found: Found, config: Config, *rules: BucketRule, whole_batches: b
             if sum(step_counts) == config.max_train_steps:
                 break
     used = found.train + [sample for sample in found.regularization if sample.image_path in reg_used[sample.dataset]]
-    return Plan(found, sets, config.reg_rotate, batch_counts, step_counts, used, whole_batches)
+    return Plan(found, sets, config.reg_rotate, batch_counts, step_counts, used, batches_per_step, whole_batches)
 
 
 def _sets(found: Found, configs: list[Config], rules: Sequence[BucketRule]) -> list[SetPlan]:
@@ -564,9 +564,9 @@ def _validation_lines(found: Found, config: Config) -> list[str]:
 
 def _step_lines(plan: Plan, config: Config, sample_count: int) -> list[str]:
     """The arithmetic, so that nobody has to guess where the number of steps comes from."""
-    batches, steps = plan.batch_counts[0], -(-plan.batch_counts[0] // batches_of_step(config))
+    batches, steps = plan.batch_counts[0], -(-plan.batch_counts[0] // plan.batches_per_step)
     same = len(set(plan.batch_counts)) == 1
-    accumulation = batches_of_step(config)
+    accumulation = plan.batches_per_step
     grouped_en = f" / {accumulation} accumulated" if accumulation > 1 else ""
     grouped_zh = f" / 累积 {accumulation}" if accumulation > 1 else ""
     first_en, first_zh = ("epoch", "每轮") if same else ("first epoch", "第一轮")

@@ -17,7 +17,7 @@ from typing import Any
 from library.messages import say
 from library.options import config_files
 from library.options.checks import ConfigError, as_number, choose_language, from_text
-from library.options.declaration import PROJECT
+from library.options.declaration import PROJECT, Value
 from library.options.training import GROUPS, OPTIONS, SECRETS, Config
 
 OWN = {"help", "config_file", "output_config"}  # flags that are no options of the training
@@ -138,11 +138,15 @@ def write_config(config: Config, file: Path) -> None:
         raise ConfigError([problem]) from error
 
 
-def to_arguments(config: Config) -> list[str]:
-    """The flags that give this configuration again: all of the group "must", of the others what is not default."""
+def to_arguments(config: Config, **instead: Value) -> list[str]:
+    """The flags that give this configuration again: all of the group "must", of the others what is not default.
+
+    Args:
+        instead: options that are to have another value.
+    """
     arguments = []
     for name, option in FLAGS.items():
-        value = getattr(config, name)
+        value = instead.get(name, getattr(config, name))
         if name in SECRETS or (value == option.default and option.group != "must"):
             continue
         if value is False:
@@ -158,12 +162,12 @@ def to_arguments(config: Config) -> list[str]:
     return arguments
 
 
-def command(config: Config) -> str:
-    """The line that starts the same run from a shell, quoted for this system's."""
+def command(config: Config, **instead: Value) -> str:
+    """The line that starts the same run from a shell, quoted for this system's; see `to_arguments`."""
     is_ours = os.path.dirname(shutil.which("python") or "") == os.path.dirname(sys.executable)
     python = "python" if is_ours else sys.executable
     script = "train_network.py" if Path.cwd() == PROJECT else str(PROJECT / "train_network.py")
-    words = [python, script, *to_arguments(config)]
+    words = [python, script, *to_arguments(config, **instead)]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 

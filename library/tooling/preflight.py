@@ -21,7 +21,10 @@ from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
 from library.training.dataset_findings import of_set, statistics_of
-from library.training.prepare import Prepared, changes_since, find_set, find_state, fingerprint_of_data, resolve
+from library.training.prepare import find_set
+from library.training.resolve import plan_data, settings_of
+from library.training.resuming import changes_since, find_state, fingerprint_of_data
+from library.training.run import Run
 
 ROW = struct.Struct("<QQ192sff??")  # of a picture: duplicates.Look, blur, transparent share, turned, other colours
 ROW_FORMAT = 1  # raise it when one of these is worked out otherwise
@@ -198,7 +201,11 @@ def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
     if seen.model:
         for rule in rules:
             seen.findings += doctor.resolution(rule.width, rule.height, side)
-        seen.config, seen.plan, _, lines = resolve(config, found, seen.model, rules)
+        count = config.num_processes * config.num_machines
+        seen.plan, decided, lines = plan_data(
+            config, found, seen.model, rules, seed=config.seed or 0, process_count=count
+        )
+        seen.config = settings_of(config, decided)
     else:
         seen.plan = plan.make_plan(found, config, *rules)
         lines = plan.check(seen.plan, config)
@@ -314,8 +321,10 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         rocm.prepare_environment()  # so that the device is tried as the run will use it
     from library.diffusion import sampling
     from library.hardware import device
+    from library.hardware.distributed import World
     from library.optim import optimizers
     from library.storage import lora_file
+    from library.storage.training_state import Position
 
     width = seen.model.width if seen.model else FULL_WIDTH
     machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)
@@ -344,27 +353,24 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     if not (seen.plan and seen.model):
         return
     rate = config.learning_rate or optimizers.usual_learning_rate(config.optimizer_type, width)
-    prepared = Prepared(
-        dataclasses.replace(config, learning_rate=rate),
-        seed=0,
+    run = Run(
+        asked=config,
+        settings=settings_of(config, dict(learning_rate=rate)),
         name=config.output_name,
+        seed=0,
         model=seen.model,
         plan=seen.plan,
         prompts=[],
         machine=machine,
-        optimizer_args={},
-        start=None,
-        state=None,
-        world=None,
-        run_lock=None,
+        world=World(),
+        position=Position(),
         cache_folder=memory,
-        data="",
     )
-    seen.attempt("machine", examine_memory, seen, prepared)
-    seen.attempt("parameters", examine_state, seen, prepared)
+    seen.attempt("machine", examine_memory, seen, run)
+    seen.attempt("parameters", examine_state, seen, run)
 
 
-def examine_memory(seen: Examination, prepared: Prepared) -> None:
+def examine_memory(seen: Examination, run: Run) -> None:
     """Whether the run fits into memory and onto the disk."""
     from library import families
     from library.hardware import attention, memory
@@ -372,11 +378,11 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
     from library.training.attach import attach
     from library.training.memory_plan import plan_memory, ways_to_fit
 
-    config, machine, plan = prepared.config, prepared.machine, prepared.plan
+    config, machine, plan = run.settings, run.machine, run.plan
     attend = attention.choose(machine.device, machine.dtype, config.attention)
-    planned = plan_memory(prepared, attend)
+    planned = plan_memory(run, attend)
     seen.memory = memory.table(planned, machine.device, "")
-    first, *ways = ways_to_fit(prepared, attend, planned) or [""]
+    first, *ways = ways_to_fit(run, attend, planned) or [""]
     if first:
         seen.findings.append(of_line(" ".join([first, *ways]), "machine", "red"))
     else:
@@ -385,8 +391,8 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
         text = say(f"memory: the run needs {need}", f"内存：需要 {need}")
         text += say(f", {there} are free", f"，可用 {there}") if there else ""
         seen.findings.append(Finding("green", "machine", text))
-    blueprint = families.blueprint(prepared.model, config.max_token_length)
-    attached, _ = attach(config, blueprint, attend, 0, (), prepared.start)
+    blueprint = families.blueprint(run.model, config.max_token_length)
+    attached, _ = attach(config, blueprint, attend, 0, (), run.start)
     pixels = sum(width * height for width, height in (plan.fit(one).bucket for one in plan.samples_used))
     needs = disk.needed(
         config,
@@ -396,7 +402,7 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
         keeps_best=config.keep_best and bool(plan.found.validation),
         preview_count=4,
         preview_pixels=plan.rule.area,
-        cache_folder=prepared.cache_folder if config.cache_latents else None,
+        cache_folder=run.cache_folder if config.cache_latents else None,
         cache_bytes=pixels // 8 * (1 + config.flip_aug),  # 4 channels of 2 bytes for 64 pixels
     )
     lines = disk.check(needs)
@@ -410,18 +416,18 @@ def examine_memory(seen: Examination, prepared: Prepared) -> None:
         seen.findings.append(Finding("green", "machine", text))
 
 
-def examine_state(seen: Examination, prepared: Prepared) -> None:
+def examine_state(seen: Examination, run: Run) -> None:
     """Whether an earlier run of this name will be gone on with, or its name is taken."""
     from library.storage import saves
 
-    config = prepared.config
+    config = run.settings
     state = find_state(config)
     folder, name = Path(config.output_dir), config.output_name
     if state:
         if config.seed is None:
-            config = dataclasses.replace(config, seed=state.facts["seed"])
+            config = settings_of(config, dict(seed=state.facts["seed"]))
         try:
-            changes = changes_since(state, config, fingerprint_of_data(prepared.plan), prepared.machine.dtype)
+            changes = changes_since(state, config, fingerprint_of_data(run.plan), run.machine.dtype)
         except UserError as error:
             heading, *changes, cure = str(error).splitlines()
             text = " ".join([heading, *map(str.strip, changes)])

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from library.contracts import Sample
 from library.messages import say
-from library.training.build import Training
-from library.training.prepare import Prepared
+from library.training.run import Run, Training
 from library.training.validate import in_batches, losses_of, seed_of
 
 TIME_SHARE = 0.03  # of the run's that may be spent
@@ -24,24 +23,24 @@ CAPTIONS = ("with", "without")
 ODD = 1.5  # deviations from the others beyond which a picture is worth a look
 
 
-def tell_pictures(prepared: Prepared, training: Training, report: Any) -> None:
+def tell_pictures(run: Run, training: Training, report: Any) -> None:
     """Measure all pictures of the subject, or as many as there is time for, and write them down as "pictures"."""
     import torch
 
     from library.data import held_out
     from library.diffusion import validation
 
-    config = prepared.config
-    unique = {sample.image_path: sample for sample in held_out.of_subject(prepared.plan.found, config)}
-    much = extent(len(unique), samples_trained(prepared))
+    config = run.settings
+    unique = {sample.image_path: sample for sample in held_out.of_subject(run.plan.found, config)}
+    much = extent(len(unique), samples_trained(run))
     if much.pictures < LEAST:
         return
     every = list(unique.values())
-    samples = [every[at] for at in validation.sample_of(len(every), much.pictures, seed_of(prepared))]
+    samples = [every[at] for at in validation.sample_of(len(every), much.pictures, seed_of(run))]
     timesteps = validation.timesteps(config.min_timestep, config.max_timestep, much.timesteps)
     training.step.clear()  # the pictures are shown in other batches than those that CUDA graphs have recorded
     try:
-        rows = _measured(prepared, training, samples, timesteps, much.models)
+        rows = _measured(run, training, samples, timesteps, much.models)
     except torch.OutOfMemoryError:
         report.say(say("the training pictures are not ranked: not enough memory", "显存不足，未对训练图片排序"))
         return
@@ -75,26 +74,24 @@ def extent(pictures: int, samples: float) -> Extent:
     return Extent(min(pictures, int(passes / times / each)), times, models)
 
 
-def samples_trained(prepared: Prepared) -> float:
-    from library.data.plan import batches_of_step
-
-    return prepared.plan.batch_size * batches_of_step(prepared.config) * prepared.plan.step_count
+def samples_trained(run: Run) -> float:
+    return run.plan.batch_size * run.plan.batches_per_step * run.plan.step_count
 
 
 def _measured(
-    prepared: Prepared, training: Training, samples: list[Sample], timesteps: list[int], models: tuple[str, ...]
+    run: Run, training: Training, samples: list[Sample], timesteps: list[int], models: tuple[str, ...]
 ) -> dict[str, list]:
     """Losses of each picture (outer) at each timestep (inner), of each model, with and without captions."""
     from library.data import held_out
 
     texts = training.dataset.texts  # an empty caption need not be in the cache
-    samples = held_out.fixed(samples, prepared.config)
+    samples = held_out.fixed(samples, run.settings)
     bare = [dataclasses.replace(sample, caption="") for sample in samples]
-    batches = in_batches(prepared, training, samples)
+    batches = in_batches(run, training, samples)
     encoders = {name: module for name, module in training.family.modules().items() if name.startswith("text_encoder")}
     places = {name: next(module.parameters()).device for name, module in encoders.items()}
     for module in encoders.values():  # where captions are cached they wait elsewhere
-        module.to(prepared.machine.device)
+        module.to(run.machine.device)
     strength = training.adapters.multiplier
     training.adapters.eval()
     found = {}
@@ -104,7 +101,7 @@ def _measured(
                 training.adapters.multiplier = strength if model == "trained" else 0.0
                 for words in CAPTIONS:
                     shown, training.dataset.texts = (samples, texts) if words == "with" else (bare, None)
-                    rows = losses_of(prepared, training, shown, batches, timesteps)
+                    rows = losses_of(run, training, shown, batches, timesteps)
                     found[f"{model}, {words} caption"] = [rows[place].tolist() for place in range(len(samples))]
     finally:
         training.dataset.texts = texts

@@ -31,12 +31,12 @@ def of_set(
         statistics: from `statistics_of`; None: the tags are not looked at.
     """
     from library.data import captions, held_out, tag_statistics
-    from library.data.plan import batches_of_step, uses_of_epoch
+    from library.data.plan import uses_of_epoch
 
     found, uses = plan.found, uses_of_epoch(plan, 1)
     train, reg, subject = found.train, found.regularization, held_out.of_subject(found, config)
     texts = {sample.image_path: captions.whole_of(sample, config) for sample in subject + reg}
-    steps_of_epoch = -(-plan.batch_counts[0] // batches_of_step(config))
+    steps_of_epoch = -(-plan.batch_counts[0] // plan.batches_per_step)
     views = sum(sample.repeats for sample in train) / len(train) * plan.step_count / steps_of_epoch
     used = [folder for folder in found.folders if folder.picture_count]
     words = {folder.name: folder.text.strip() for folder in used if not folder.is_regularization}

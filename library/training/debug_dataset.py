@@ -1,13 +1,13 @@
 """The first batches of a run as a page (`debug_dataset`): the very images and captions that training would see."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from library.messages import say
 from library.reporting import pages
 from library.reporting.pages import Figure
-from library.training.prepare import Prepared
+from library.training.resolve import settings_of
+from library.training.run import Run
 
 if TYPE_CHECKING:
     from library.contracts import Batch
@@ -34,22 +34,22 @@ class DebugDatasetPage(NamedTuple):
     batches: list[ShownBatch]
 
 
-def show_dataset(prepared: Prepared) -> Path:
+def show_dataset(run: Run) -> Path:
     """Write the page into output_dir, and say where it is.
 
     Images are resized, cut, mirrored and coloured as they would be, the captions shuffled; where a mask hides a part,
     that part is dark.
     """
-    plan, batches = prepared.plan, first_batches(prepared)
+    plan, batches = run.plan, first_batches(run)
     content = DebugDatasetPage(
-        name=prepared.name,
+        name=run.name,
         image_count=len(plan.found.train),
         regularization_count=len(plan.found.regularization),
         batch_count=plan.batch_counts[0],
         step_count=plan.step_count,
         batches=batches,
     )
-    path = Path(prepared.config.output_dir) / f"{prepared.name}.dataset.html"
+    path = Path(run.settings.output_dir) / f"{run.name}.dataset.html"
     pages.write(path, pages.render("debug_dataset.html", content))
     count = sum(len(batch.figures) for batch in batches)
     print(
@@ -61,13 +61,13 @@ def show_dataset(prepared: Prepared) -> Path:
     return path
 
 
-def first_batches(prepared: Prepared) -> list[ShownBatch]:
+def first_batches(run: Run) -> list[ShownBatch]:
     """The batches that the first epoch begins with, until MOST_SHOWN images are shown."""
     from library.data.dataset import Dataset
 
-    config = dataclasses.replace(prepared.config, max_data_loader_n_workers=0)
+    config = settings_of(run.settings, dict(max_data_loader_n_workers=0))
     batches: list[ShownBatch] = []
-    for batch in Dataset(prepared.plan, config, prepared.seed).batches(1):
+    for batch in Dataset(run.plan, config, run.seed).batches(1):
         height, width = batch.pixels.shape[2:]
         batches.append(ShownBatch(width, height, [_figure(batch, at) for at in range(len(batch.samples))]))
         if sum(len(one.figures) for one in batches) >= MOST_SHOWN:

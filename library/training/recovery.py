@@ -1,51 +1,200 @@
-"""When memory is full or numbers are no longer finite: what can still be done, and what is said where nothing can."""
+"""What happens when a step does not go well; the loop in train_network.py says what happens when it does.
+
+NaN           back to the last state, then step by step to the batch that brings it, which is named and left out
+memory full   the same arithmetic again with less memory, the cheapest measure first
+"""
+
+from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
 
+from library.contracts import Batch
 from library.messages import UserError, say
 from library.options.derived import trains_text_encoder
-from library.training.build import Training
-from library.training.prepare import Prepared
+from library.training.inputs import Inputs, seed_step
+from library.training.run import Run, Training
+from library.training.soundness import is_sound, not_finite
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from library.hardware.nan import Hunt
+    from library.storage.training_state import State
+    from library.training.outputs import Outputs
+
+SMALLEST_CHUNK = 8 * 2**20  # bytes of attention at once: with less it gets slow
+Draw = Callable[[Run, Training, Batch, "torch.Generator"], Inputs]
+Backward = Callable[[Run, Training, Inputs, float], "Tensor"]
 
 
-def not_finite(reason: str) -> UserError:
-    return UserError(
-        say(
-            f"{reason}. What was saved before is whole. The cause is usually a learning rate that is too high, a "
-            "broken picture or fp16: lower learning_rate, look at the pictures named, or set mixed_precision = "
-            '"bf16" or "no".',
-            f"{reason}。此前保存的文件完好。原因通常是学习率过高、图片有问题或 fp16 溢出：请降低 learning_rate，"
-            '检查上面列出的图片，或设 mixed_precision = "bf16" 或 "no"。',
-        )
-    )
+class Recovery:
+    """A context manager round the loop: within, a fault ends the loop, and it can begin again at `position`.
+
+    Args:
+        outputs: None in all processes but the first.
+        draw, backward: of train_network: a step's inputs, and its passes, to do them once more slowly.
+
+    Raises:
+        UserError: NaN came a second time, or there is no memory left to save.
+    """
+
+    def __init__(self, run: Run, training: Training, outputs: Outputs | None, draw: Draw, backward: Backward):
+        self.run, self.training, self.outputs = run, training, outputs
+        self.draw, self.backward = draw, backward
+        self.position = run.position
+        self.skipped: set[int] = set(run.state.more.get("skipped", [])) if run.state else set()  # left out: NaN
+        self.until = 0  # steps up to this one are looked at closely, each on its own
+
+    def say(self, line: str) -> None:
+        """Say something in the middle of the run: the first process above its progress bar, others as an error."""
+        if self.outputs:
+            self.outputs.log.say(line)
+        else:
+            print(line, file=sys.stderr)
+
+    # ---- Round the loop ----
+
+    def __enter__(self) -> Recovery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Whether the loop can begin again, at `position`."""
+        import torch
+
+        if isinstance(error, FloatingPointError):
+            self._go_back(self._state_before(error))
+            return True
+        if isinstance(error, torch.OutOfMemoryError):  # while the optimizer stepped: a part of it may have been done
+            measure = use_less_memory(self.run, self.training) if self.outputs and self.run.world.count == 1 else None
+            if measure is None or self.outputs is None:
+                raise memory_full(str(error)) from None
+            self.say(say(f"memory ran out: {measure}", f"显存不足：{measure}"))
+            self._go_back(self.outputs.saver.load_state())
+            return True
+        return False
+
+    def _state_before(self, error: FloatingPointError) -> State:
+        """The last state, from which each step up to the bad one is to be looked at."""
+        world, outputs = self.run.world, self.outputs
+        bad_step = world.told(outputs and getattr(error, "step", outputs.log.step))
+        if self.until >= bad_step:  # it was looked at, and nothing helped
+            raise not_finite(str(error)) from None
+        self.until = bad_step
+        state = world.told(outputs and outputs.saver.load_state())
+        self.say(_goes_back(error, state))
+        return state
+
+    def _go_back(self, state: State) -> None:
+        self.training.restore(state)
+        self.position = state.position
+        if self.outputs:
+            self.outputs.open_log(state.position.global_step)
+
+    # ---- Round the passes of a step ----
+
+    def attempts(self, step: int) -> Iterator[Attempt]:
+        """Contexts to do a step's passes in: another one, with less memory, until they go through."""
+        import torch
+
+        while True:
+            attempt = Attempt()
+            yield attempt
+            if attempt.problem is None:
+                return
+            self.training.adapters.refresh()  # forgets what was gathered
+            measure = use_less_memory(self.run, self.training)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if measure is None:
+                raise memory_full(attempt.problem)
+            self.say(say(f"memory ran out at step {step + 1}: {measure}", f"第 {step + 1} 步显存不足：{measure}"))
+            if self.outputs:
+                self.outputs.log.event("out of memory", step=step, done=measure)
+
+    def leaves_out(self, step: int, batches: list[Batch | None], loss: Tensor) -> bool:
+        """Whether the step's batches gave NaN, now that it is looked for, or when it was.
+
+        Raises:
+            UserError: they are not the first.
+        """
+        if step + 1 in self.skipped:
+            return True
+        if step >= self.until or is_sound(self.training, loss):
+            return False
+        cause = self.cause_of_nan(step, batches)
+        if self.skipped:
+            raise not_finite(cause)
+        self.say(say(f"{cause}. This batch is left out", f"{cause}。跳过这个批次"))
+        self.skipped.add(step + 1)
+        return True
+
+    def cause_of_nan(self, step: int, batches: list[Batch | None]) -> str:
+        """Do a step's passes once more, slowly: which tensor is the first that is not finite, in which batch."""
+        import torch
+
+        from library.hardware import nan
+
+        run, training, generator = self.run, self.training, torch.Generator()
+        causes = []
+        for place, batch in enumerate(batches):
+            if batch is None:
+                continue
+            seed_step(generator, run.seed, step, place)
+            inputs = self.draw(run, training, batch, generator)
+
+            def passes(hunt: Hunt, inputs: Inputs = inputs) -> None:
+                with training.blocks.observed(hunt.block):
+                    self.backward(run, training, inputs, 1.0)
+
+            named = {
+                say("the latents", "图片编码"): batch.latents,
+                say("the noisy latents", "加噪后的图片编码"): inputs.noisy,
+            }
+            for name, tensor in (inputs.text_embeddings or {}).items():
+                named[say(f"the captions' {name}", f"标签编码（{name}）")] = tensor
+            causes.append(_nan_first_in(nan.first_bad(named, passes), step, batch, inputs.t))
+        training.adapters.gather()
+        return "; ".join(causes)
 
 
-def memory_full(reason: str) -> UserError:
-    first = reason.splitlines()[0] if reason else "out of memory"
-    return UserError(
-        say(
-            f"the device's memory is full, and nothing is left to save ({first}). Lower resolution or network_dim, set "
-            "text_encoder_lr = 0 or int8_base = True, or close other programs.",
-            f"显存不足，已没有可再节省的部分（{first}）。请降低 resolution 或 network_dim，设 text_encoder_lr = 0 或 "
-            "int8_base = True，或关闭其他程序。",
-        )
-    )
+class Attempt:
+    """Passes of a step, of which only the reason stays where memory ran out: a traceback would hold their tensors."""
+
+    problem: str | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError):
+            self.problem = str(error)
+            return True
+        return False
 
 
-def use_less_memory(prepared: Prepared, training: Training) -> str | None:
+def use_less_memory(run: Run, training: Training) -> str | None:
     """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
     forward, plan = training.unet_forward, training.memory
     if training.step.disable():
         return say("no CUDA graphs any more, somewhat slower", "不再使用 CUDA graphs，略慢")
     attend = forward.attend
-    smallest = 8 * 2**20
-    if attend.kind == "chunked" and attend.chunk_bytes > smallest:
+    if attend.kind == "chunked" and attend.chunk_bytes > SMALLEST_CHUNK:
         forward.attend = dataclasses.replace(attend, chunk_bytes=attend.chunk_bytes // 2)
         size = forward.attend.chunk_bytes >> 20
         return say(f"attention in chunks of {size} MiB, hardly slower", f"注意力改为每块 {size} MiB，几乎不变慢")
     for name, module in training.family.modules().items():
-        is_idle = name.startswith("text_encoder") and not trains_text_encoder(prepared.config)
+        is_idle = name.startswith("text_encoder") and not trains_text_encoder(run.settings)
         if is_idle and next(module.parameters()).device.type != "cpu":
             module.to("cpu")
             return say(f"{name} works on the CPU, somewhat slower", f"{name} 移到 CPU 上运行，略慢")
@@ -61,7 +210,7 @@ def use_less_memory(prepared: Prepared, training: Training) -> str | None:
             f"{count} of {of} blocks are computed twice now, {extra:.0%} more arithmetic",
             f"现在 {of} 个模块中有 {count} 个算两遍，计算量增加 {extra:.0%}",
         )
-    if training.batch_parts < prepared.plan.batch_size:
+    if training.batch_parts < run.plan.batch_size:
         training.batch_parts *= 2
         return say(
             f"each batch goes through in {training.batch_parts} parts, with the same result; slower",
@@ -70,27 +219,34 @@ def use_less_memory(prepared: Prepared, training: Training) -> str | None:
     return None
 
 
-def what_is_lost(training: Training) -> str | None:
-    """Why what was trained is worth nothing any more; None: it is sound. Waits for the device."""
-    from library.hardware import nan
-
-    if not nan.are_finite(training.adapters.parameters()):
-        return say("a trained weight is NaN or infinite", "训练的权重出现 NaN 或无穷大")
-    if scale_is_lost(training):
-        return say("the gradients are NaN or infinite at every step", "每一步的梯度都是 NaN 或无穷大")
-    return None
+# ---- What is said ----
 
 
-def scale_is_lost(training: Training) -> bool:
-    """Whether fp16's loss scale fell so low that it cannot have been overflow."""
-    return training.scaler.is_enabled() and training.scaler.get_scale() < 1
+def _goes_back(error: FloatingPointError, state: State) -> str:
+    step = state.position.global_step
+    return say(
+        f"{error}. Going back to the state of step {step} to find the cause",
+        f"{error}。退回第 {step} 步的状态，查找原因",
+    )
 
 
-def is_sound(training: Training, loss: Any) -> bool:
-    """Whether a step's loss and gradients are finite. Infinite gradients in fp16 are the loss scale's business."""
-    from library.hardware import nan
+def _nan_first_in(cause: str, step: int, batch: Batch, t: Tensor) -> str:
+    images = ", ".join(str(sample.image_path) for sample in batch.samples)
+    times = ", ".join(f"{float(one):g}" for one in t)
+    return say(
+        f"step {step + 1}: NaN or infinity, first in {cause}; pictures: {images}; timesteps: {times}",
+        f"第 {step + 1} 步出现 NaN 或无穷大，最先出现在：{cause}；图片：{images}；时间步：{times}",
+    )
 
-    found = [loss]
-    if not training.scaler.is_enabled() or scale_is_lost(training):
-        found += [parameter.grad for parameter in training.adapters.parameters()]
-    return nan.are_finite(found)
+
+def memory_full(reason: str) -> UserError:
+    """The error where no measure is left."""
+    first = reason.splitlines()[0] if reason else "out of memory"
+    return UserError(
+        say(
+            f"the device's memory is full, and nothing is left to save ({first}). Lower resolution or network_dim, set "
+            "text_encoder_lr = 0 or int8_base = True, or close other programs.",
+            f"显存不足，已没有可再节省的部分（{first}）。请降低 resolution 或 network_dim，设 text_encoder_lr = 0 或 "
+            "int8_base = True，或关闭其他程序。",
+        )
+    )

@@ -23,7 +23,7 @@ from library.options.training import Config
 from library.reporting import charts, pages
 from library.training.caption_mismatch import Ranked, ranked
 from library.training.dataset_findings import statistics_of
-from library.training.prepare import Prepared
+from library.training.run import Run
 
 COST = 0.005  # share of the time that writing the page may take
 EVERY_SECONDS = 60.0  # while nothing but steps happens
@@ -80,8 +80,8 @@ class Facts:
         return [(self.epoch_at(step), value) for step, value in charts.thinned(values, most)]
 
 
-def facts_of(prepared: Prepared, memory: str) -> Facts:
-    """From what was prepared.
+def facts_of(run: Run, memory: str) -> Facts:
+    """From what was run.
 
     Args:
         memory: the table of what the run is to hold.
@@ -89,31 +89,31 @@ def facts_of(prepared: Prepared, memory: str) -> Facts:
     from library import families
     from library.data import captions, held_out, plan
 
-    config, planned = prepared.config, prepared.plan
+    config, planned = run.settings, run.plan
     folders = [folder for folder in planned.found.folders if not folder.is_regularization]
     statistics = statistics_of(planned, config)
     rows = tag_rows(statistics, {folder.name: folder.text.strip() or None for folder in folders}) if statistics else []
     return Facts(
-        name=prepared.name,
+        name=run.name,
         folder=Path(config.output_dir),
         suffix=config.save_model_as,
         config=config,
         step_counts=list(planned.step_counts),
         measured=len(planned.found.validation),
-        line=families.SPOKEN[prepared.model.family],
-        model="/".join(prepared.model.path.resolve().parts[-2 if prepared.model.path.is_dir() else -1 :]),
-        machine=prepared.machine.description,
+        line=families.SPOKEN[run.model.family],
+        model="/".join(run.model.path.resolve().parts[-2 if run.model.path.is_dir() else -1 :]),
+        machine=run.machine.description,
         memory=memory,
         plan=plan.overview(planned, config),
         words=sorted({folder.text.strip() for folder in folders} - {""}),
-        prompts=[prompt.text for prompt in prepared.prompts],
+        prompts=[prompt.text for prompt in run.prompts],
         tags=rows,
         tag_count=len(statistics.tags) if statistics else 0,
         pictures={
             f"{one.folder}/{one.image_path.name}": (one.image_path, captions.whole_of(one, config))
             for one in held_out.of_subject(planned.found, config)
         },
-        notes=prepared.notes,
+        notes=run.notes,
         command=command_line.command(config),
     )
 

@@ -131,6 +131,11 @@ def test_steps_of_the_guides_example():
     assert make(Found(train, reg, []), train_batch_size=1, max_train_epochs=10)[0].step_count == 3600
 
 
+def test_a_step_sees_the_batches_of_all_processes(found):
+    config = Config(gradient_accumulation_steps=2, max_train_epochs=1)
+    assert planning.make_plan(found, config, RULE, process_count=12).batches_per_step == 24
+
+
 def test_accumulation_rounds_up_in_each_epoch(found):
     plan, _ = make(found, gradient_accumulation_steps=4)
     assert plan.step_counts == [-(-count // 4) for count in plan.batch_counts]

@@ -705,17 +705,17 @@ def test_ranges_and_sizes_are_checked():
 
 def test_the_command_of_a_run_describes_the_same_data_sets(run, pictures, monkeypatch):
     """Sizes that follow from one data set must not become the run's wish, which the others would take over."""
-    import train_network
     from library.options import command_line
+    from library.training import outputs
 
     kept = []
-    monkeypatch.setattr(train_network, "closing_words", lambda prepared, *_: kept.append(prepared) or "")
+    monkeypatch.setattr(outputs, "closing_words", lambda run, *_: kept.append(run) or "")
     (pictures / "sets.toml").write_text(TWO_SETS.replace("'<", f"'{pictures.as_posix()}/").replace(">'", "'"))
     run(dataset_config=str(pictures / "sets.toml"), max_train_steps=1)
-    (prepared,) = kept
-    config, _ = checks.check(*command_line.parse(command_line.to_arguments(prepared.config)))
-    model = prepared.model
+    (trained,) = kept
+    config, _ = checks.check(*command_line.parse(command_line.to_arguments(trained.settings)))
+    model = trained.model
     again = find_set(config, None)
     rules = [resolve_resolution(own, model.resolution, model.size_step) for own in again.configs(config)]
-    assert rules == [own.rule for own in prepared.plan.sets]
+    assert rules == [own.rule for own in trained.plan.sets]
     assert len(set(rules)) == 2

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from library.data.plan import batches_of_step
 from library.hardware import distributed
 from library.options.training import Config
 
@@ -98,10 +97,6 @@ def test_a_mistake_ends_all_of_them_with_one_message(train):
     assert code == 2
     assert "nowhere" in said
     assert "Traceback" not in said
-
-
-def test_a_step_sees_the_batches_of_all_processes():
-    assert batches_of_step(Config(gradient_accumulation_steps=2, num_processes=3, num_machines=4)) == 24
 
 
 def test_alone_nothing_is_asked_of_others(monkeypatch):

@@ -379,12 +379,12 @@ def test_pictures_are_measured_with_and_without_captions_by_both_models(run, mon
 
 def test_telling_more_changes_no_bit_of_the_training(run, monkeypatch):
     """Neither the page, the norms nor the losses of the pictures move what is random."""
-    from library.training import outputs as files
+    from library.training.outputs import Outputs
 
     options = dict(max_train_epochs=2, save_every_n_epochs=1, shuffle_caption=True, network_dropout=0.1)
     run("sd1", output="with", **options)
-    monkeypatch.setattr(files.Files, "write_page", lambda *rest, **more: None)
-    monkeypatch.setattr(files.Files, "end_epoch", lambda self, epoch: self.report.epoch_end(epoch))
+    monkeypatch.setattr(Outputs, "write_page", lambda *rest, **more: None)
+    monkeypatch.setattr(Outputs, "end_epoch", lambda self, epoch: self.log.epoch_end(epoch))
     folder = run("sd1", output="without", **options)
     for name in ("it-000001.safetensors", "it.safetensors"):
         ours, theirs = (load(folder.parent / kind / name) for kind in ("with", "without"))

@@ -405,9 +405,9 @@ def test_dropout_is_off_while_it_measures_and_on_again_after(run, ten, monkeypat
     compared = []
     really = validate.measure
 
-    def twice(prepared, training, **how):
+    def twice(run, training, **how):
         before = torch.get_rng_state()
-        first, second = (really(prepared, training, **how) for _ in range(2))
+        first, second = (really(run, training, **how) for _ in range(2))
         layers = training.adapters.layers.values()
         same = torch.equal(first.held_out, second.held_out) and torch.equal(before, torch.get_rng_state())
         compared.append(same and all(layer.training for layer in layers))
@@ -506,9 +506,9 @@ def measuring(monkeypatch, *losses_of_epochs: float) -> None:
     """Let epochs have these losses; the unchanged model has 1."""
     from library.training import validate
 
-    def measure(prepared, training, *, is_unchanged):
+    def measure(run, training, *, is_unchanged):
         step = training.schedule.last_epoch
-        epoch = step // prepared.plan.step_counts[0]
+        epoch = step // run.plan.step_counts[0]
         rows = torch.full((2, 4), 1.0 if is_unchanged else losses_of_epochs[epoch - 1])
         return Measured(TIMES, rows, rows, torch.empty(0, 4))
 

@@ -1,0 +1,105 @@
+"""What is encoded once before training: images by the VAE, and captions where they can be known beforehand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from library.contracts import Family
+from library.messages import say
+from library.options.derived import trains_text_encoder
+from library.training.run import Run
+
+if TYPE_CHECKING:
+    from library.data.cache import Filled, LatentCache, TextCache
+
+
+def fill_caches(run: Run, family: Family) -> tuple[LatentCache | None, TextCache | None]:
+    """Encode what is wanted and not there yet; None for what is not cached. The first process works for all."""
+    is_shared = run.cache_folder is not None
+    if is_shared and not run.world.is_first:
+        run.world.told(None)  # the first has filled them
+    latents = fill_latents(run, family) if run.settings.cache_latents else None
+    texts = fill_texts(run, family)
+    if is_shared and run.world.is_first:
+        run.world.told(None)
+    return latents, texts
+
+
+def fill_latents(run: Run, family: Family) -> LatentCache:
+    """The images' latents; in float32 where half precision overflows, one by one where memory is short."""
+    import torch
+
+    from library.data import cache, dataset
+
+    settings, plan = run.settings, run.plan
+    vae = family.modules()["vae"].to(run.machine.device)
+    batch_size = settings.vae_batch_size or plan.batch_size
+    while True:
+        latents = cache.LatentCache(run.cache_folder, cache.fingerprint(vae))
+        try:
+            filled = latents.fill(
+                dataset.latents_wanted(plan, settings),
+                family.encode_images,
+                apart=dataset.latents_measured(plan),
+                batch_size=batch_size,
+                thread_count=settings.max_data_loader_n_workers,
+            )
+        except cache.BadLatents as error:
+            if next(vae.parameters()).dtype == torch.float32:
+                raise
+            run.note(say(f"{error}: trying in float32", f"{error}；改用 float32 再试"))
+            vae.float()
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = 1
+            run.note(say("not enough memory: pictures are encoded one by one", "显存不足，改为逐张编码"))
+        else:
+            print(_latents_filled(filled), flush=True)
+            return latents
+
+
+def fill_texts(run: Run, family: Family) -> TextCache | None:
+    """The captions' conditioning; None where it is trained, not wanted, or chance makes too many captions."""
+    import torch
+
+    from library.data import cache, dataset
+
+    settings, plan, modules = run.settings, run.plan, family.modules()
+    captions = dataset.captions_wanted(plan, settings)
+    if captions is None or not settings.cache_text_encoder_outputs or trains_text_encoder(settings):
+        return None
+    encoders = [modules[name].to(run.machine.device) for name in modules if name.startswith("text_encoder")]
+    decides = [settings.clip_skip, settings.max_token_length, *["weighted"] * settings.weighted_captions]
+    fingerprint = cache.fingerprint(*encoders, settings=decides)
+    batch_size = plan.batch_size
+    while True:
+        texts = cache.TextCache(run.cache_folder, fingerprint, family.text_embeddings)
+        try:
+            apart = dataset.captions_measured(plan)
+            filled = texts.fill(captions, family.encode_captions, apart=apart, batch_size=batch_size)
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = 1
+            run.note(say("not enough memory: captions are encoded one by one", "显存不足，改为逐条编码标签"))
+        else:
+            print(_captions_filled(filled), flush=True)
+            return texts
+
+
+# ---- What is said ----
+
+
+def _latents_filled(filled: Filled) -> str:
+    return say(
+        f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
+        f"图片编码：新编码 {filled.made} 张，取自缓存 {filled.reused} 张",
+    )
+
+
+def _captions_filled(filled: Filled) -> str:
+    return say(
+        f"captions: {filled.made} encoded, {filled.reused} from the cache",
+        f"标签编码：新编码 {filled.made} 条，取自缓存 {filled.reused} 条",
+    )

@@ -1,0 +1,240 @@
+"""The files of a run that count: LoRAs and training states, each written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from library.options.training import Config
+from library.training.run import Run, Training
+from library.training.soundness import what_is_lost
+from library.training.stop import Stop
+
+if TYPE_CHECKING:
+    from library.reporting.run_log import Report
+    from library.storage.metadata import ModelHashes
+    from library.storage.training_state import Position, State
+
+STATE_SECONDS = 30.0  # between two states while training; longer where saving one takes more than 1/50 of that
+
+
+def hashes_of(settings: Config) -> tuple[ModelHashes, ModelHashes | None]:
+    """Of the base model's file and of the VAE's, if it has one of its own; a second for each gigabyte."""
+    from library.storage import metadata
+
+    vae = metadata.model_hashes(Path(settings.vae)) if settings.vae else None
+    return metadata.model_hashes(Path(settings.pretrained_model_name_or_path)), vae
+
+
+class Saver:
+    """Writes LoRAs and states into output_dir, and removes those that are too many.
+
+    Args:
+        stop: a write that waits for room asks it.
+        hashes: of the base model's file and the VAE's, from `hashes_of`.
+    """
+
+    def __init__(self, run: Run, training: Training, stop: Stop, hashes: tuple[ModelHashes, ModelHashes | None]):
+        from library.data import plan
+        from library.storage import lora_file
+
+        before = run.state.facts if run.state else {}
+        self.run, self.training, self.stop = run, training, stop
+        self.session_id = before.get("session_id", secrets.randbelow(2**32))
+        self.started_at = before.get("started_at", time.time())
+        self.data_facts = plan.metadata(run.plan)
+        self.model, self.vae = hashes
+        self.dtype = lora_file.PRECISIONS[run.settings.save_precision]
+        self.log: Report | None = None  # of the run, once it is open
+        self.state_wait = STATE_SECONDS
+        self.state_saved_at = time.monotonic()
+
+    def path(self, ending: str) -> Path:
+        return self.run.output_dir / f"{self.run.name}{ending}"
+
+    # ---- LoRAs ----
+
+    def save(
+        self, position: Position, *, by: Literal["epoch", "step"] | None = None, skipped: Collection[int] = ()
+    ) -> Path:
+        """Write the LoRA as it is, and a training state beside it if the user wants it.
+
+        Args:
+            by: whose number the file's name gets; None: the final file.
+        """
+        from library.storage import saves
+
+        settings, name, folder = self.run.settings, self.run.name, self.run.output_dir
+        number = {"epoch": dict(epoch=position.epoch - 1), "step": dict(step=position.global_step), None: {}}[by]
+        path = folder / saves.file_name(name, settings.save_model_as, **number)
+        self.write_lora(path, position)
+        if settings.save_state and by:
+            self._write_state(folder / saves.state_name(name, **number), position, skipped)
+        self._remove_expired(by, **number)
+        return path
+
+    def write_lora(self, path: Path, position: Position) -> None:
+        """Write the LoRA as it is, with its metadata."""
+        from library.storage import lora_file, metadata
+
+        entries = metadata.build(
+            self.run.settings,
+            self.data_facts,
+            self.training.family.metadata(),
+            metadata.Run(
+                output_name=self.run.name,
+                session_id=self.session_id,
+                started_at=self.started_at,
+                saved_at=time.time(),
+                epoch=position.epoch - 1,
+                step=position.global_step,
+                optimizer=self.training.optimizer_text,
+                model=self.model,
+                vae=self.vae,
+                process_count=self.run.world.count,
+            ),
+        )
+        with self.training.averaged():
+            tensors = self.training.adapters.state_dict()
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            self.write(path, size, lambda: lora_file.save_adapter(path, tensors, entries, self.dtype))
+
+    def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
+        """Remove the file and the state that a save of this epoch or step makes too many."""
+        from library.storage import saves
+
+        settings, name, folder = self.run.settings, self.run.name, self.run.output_dir
+        if by == "epoch":
+            expired, every = partial(saves.expired_epoch, epoch), settings.save_every_n_epochs
+            last_file, last_state = settings.save_last_n_epochs, settings.save_last_n_epochs_state
+        elif by == "step" and settings.save_every_n_steps:
+            expired, every = partial(saves.expired_step, step), settings.save_every_n_steps
+            last_file, last_state = settings.save_last_n_steps, settings.save_last_n_steps_state
+        else:
+            return
+        if old := expired(every, last_file):
+            saves.remove_save(folder / saves.file_name(name, settings.save_model_as, **{by: old}))
+        if old := expired(every, last_state or last_file):
+            saves.remove_save(folder / saves.state_name(name, **{by: old}))
+
+    # ---- States ----
+
+    @property
+    def state_folder(self) -> Path:
+        """Of the state that is kept while training, and under save_state beyond its end."""
+        from library.storage import saves
+
+        return self.run.output_dir / saves.state_name(self.run.name)
+
+    def state_is_due(self) -> bool:
+        return time.monotonic() - self.state_saved_at > self.state_wait
+
+    def save_state(self, position: Position, skipped: Collection[int] = (), *, is_finished: bool = False) -> None:
+        """Keep what is needed to go on exactly from here."""
+        began = time.monotonic()
+        self._write_state(self.state_folder, position, skipped, is_finished)
+        self.state_saved_at = time.monotonic()
+        self.state_wait = max(STATE_SECONDS, 50 * (self.state_saved_at - began))
+
+    def _write_state(
+        self, folder: Path, position: Position, skipped: Collection[int], is_finished: bool = False
+    ) -> None:
+        from library.storage import training_state
+
+        run, training = self.run, self.training
+        if problem := what_is_lost(training):
+            raise FloatingPointError(problem)
+        if self.log:  # no state knows of a step that run.jsonl does not
+            self.write(self.path(".run.jsonl"), 2**16, self.log.flush)
+        state = training_state.State(
+            position,
+            training.adapters.state_dict(),
+            training.optimizer.state_dict(),
+            training.schedule.state_dict(),
+            training.scaler.state_dict(),
+            facts=dict(
+                name=run.name,
+                seed=run.seed,
+                config=dataclasses.asdict(run.settings),
+                data=run.data,
+                dtype=str(run.machine.dtype).removeprefix("torch."),
+                session_id=self.session_id,
+                started_at=self.started_at,
+                finished=is_finished,
+            ),
+            more=dict(skipped=sorted(skipped), **(dict(average=training.average.values) if training.average else {})),
+        )
+        size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
+        self.write(folder, size, lambda: training_state.save_state(folder, state))
+
+    def load_state(self) -> State:
+        """The last state of this run."""
+        from library.storage import training_state
+
+        return training_state.load_state(self.state_folder)
+
+    def end_states(self, position: Position) -> None:
+        """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
+        from library.storage import saves
+
+        settings = self.run.settings
+        if settings.save_state or settings.save_state_on_train_end:
+            self.save_state(self._for_a_longer_run(position), is_finished=True)
+        else:
+            saves.remove_save(self.state_folder)
+
+    def _for_a_longer_run(self, position: Position) -> Position:
+        """Within the last epoch, where max_train_steps ended it there: a longer run begins with the rest of it."""
+        plan = self.run.plan
+        done = plan.step_counts[-1] * plan.batches_per_step
+        if position.global_step < plan.step_count or done >= plan.batch_counts[-1]:
+            return position
+        return type(position)(plan.epoch_count, done, plan.step_count)
+
+    # ---- The disk ----
+
+    def write(self, path: Path, size: int, write: Callable[[], Any]) -> None:
+        """Let `write` write to a path; where the disk is full, make room if that is allowed, and wait for more.
+
+        Args:
+            size: bytes that it takes, about.
+        """
+        from library.storage import disk, saves
+
+        keep = self.run.settings.save_last_n_epochs
+
+        def may_free() -> bool:
+            return bool(keep) and saves.remove_oldest_epoch(self.run.output_dir, self.run.name, keep - 1)
+
+        disk.writing(
+            path,
+            write,
+            size=size,
+            may_free=may_free,
+            say_line=self.log.say if self.log else partial(print, flush=True),
+            is_stopped=lambda: self.stop.requested() == "signal",
+        )
+
+
+def check_disk(run: Run, training: Training) -> None:
+    """Compare what will be written with what is free."""
+    from library.storage import disk
+
+    plan, settings = run.plan, run.settings
+    sizes = [prompt.width * prompt.height for prompt in run.prompts]
+    needs = disk.needed(
+        settings,
+        parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
+        epoch_count=plan.epoch_count,
+        step_count=plan.step_count,
+        keeps_best=settings.keep_best and bool(plan.found.validation),
+        preview_count=len(sizes),
+        preview_pixels=max(sizes, default=0),
+    )
+    for line in disk.check(needs):
+        run.note(line)
