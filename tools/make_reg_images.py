@@ -58,7 +58,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -66,6 +66,7 @@ from library import files
 from library.messages import Note, Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MakeRegImages
+from library.reporting import pages
 
 SAY_ESTIMATE = 30  # seconds that are worth an estimate
 MOST_BESIDE = 3  # pictures shown beside a training picture
@@ -622,51 +623,47 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}" + ("s" if count != 1 else "")
 
 
-def write_summary(job: Job, lines: list[Note]) -> Path:
-    """The page to look at: pairs of a training picture and what was drawn for it."""
-    from library.reporting import pages
+class MakeRegImagesPage(NamedTuple):
+    """What templates/make_reg_images.html shows."""
 
-    settings = job.settings
-    beside: dict[Path, list] = {}
+    train_count: int
+    regularization_count: int
+    model: str
+    lines: list[str]  # notes with a level, or plain ones
+    parameters: str  # a line of the parameter block
+    figures: list[pages.Figure]  # the first of them: a training image and what was drawn for it
+
+
+def write_summary(job: Job, lines: list[Note]) -> Path:
+    """The page to look at: pairs of a training image and what was drawn for it."""
+    drawn_for: dict[Path, list] = {}
     for one in job.pictures:
-        beside.setdefault(one.sample.image_path, []).append(one)
-    figures = []
-    for path, ones in sorted(beside.items())[: pages.MOST_PICTURES]:
-        first = ones[0]
-        sheet = side_by_side(first.sample, job.fits[path], [one.path for one in ones[:MOST_BESIDE]])
-        size = f"{first.size[0]}x{first.size[1]}"
-        note = say(f"{path.name} · seed {first.seed}, {size}", f"{path.name} · 种子 {first.seed}，{size}")
-        figures.append(pages.picture(sheet, textwrap.shorten(first.caption, LONGEST_SHOWN, placeholder=" …"), note))
-    figures += [pages.html("")] * (len(beside) - len(figures))  # counted, not shown
-    findings = [pages.finding(getattr(line, "level", "amber"), line) for line in [*lines, *job.notes]]
-    content = pages.page(
-        say("Regularization pictures", "正则化图片"),
-        pages.facts(
-            {
-                say("training pictures", "训练图片"): len(beside),
-                say("regularization pictures", "正则化图片"): len(job.pictures),
-                say("base model", "底模"): job.info.path.name,
-            }
-        ),
-        pages.section(say("The rule, and what was noticed", "数量规则与提醒"), *findings),
-        pages.section(
-            say("Next", "下一步"),
-            pages.paragraph(say("In lora_train_command_line.py:", "在 lora_train_command_line.py 中设置：")),
-            pages.code(reg_data_dir(settings)),
-        ),
-        pages.section(
-            say("Pairs", "对照"),
-            pages.paragraph(
-                say(
-                    "Left the training picture, right what the base model draws for the same tags without your word. "
-                    "They should differ in what you train, and in nothing else that matters.",
-                    "左为训练图片，右为底模按相同标签（不含触发词）画的图。两者应当只在要训练的特征上不同。",
-                )
-            ),
-            pages.pictures(figures),
+        drawn_for.setdefault(one.sample.image_path, []).append(one)
+    content = MakeRegImagesPage(
+        train_count=len(drawn_for),
+        regularization_count=len(job.pictures),
+        model=job.info.path.name,
+        lines=[*lines, *job.notes],
+        parameters=reg_data_dir(job.settings),
+        figures=[pair(job, drawn) for _, drawn in sorted(drawn_for.items())[: pages.MOST_IMAGES]],
+    )
+    path = Path(job.settings.output_dir) / "summary.html"
+    return pages.write(path, pages.render("make_reg_images.html", content))
+
+
+def pair(job: Job, drawn: list) -> pages.Figure:
+    """A training image with the images that were drawn for it."""
+    first = drawn[0]
+    path, (width, height) = first.sample.image_path, first.size
+    sheet = side_by_side(first.sample, job.fits[path], [one.path for one in drawn[:MOST_BESIDE]])
+    return pages.figure_of(
+        sheet,
+        textwrap.shorten(first.caption, LONGEST_SHOWN, placeholder=" …"),
+        say(
+            f"{path.name} · seed {first.seed}, {width}x{height}",
+            f"{path.name} · 种子 {first.seed}，{width}x{height}",
         ),
     )
-    return pages.write(Path(settings.output_dir) / "summary.html", content)
 
 
 def side_by_side(sample: Any, fit: Any, paths: list[Path], height: int = 160) -> Any:
