@@ -63,6 +63,7 @@ from library.messages import Stopped, UserError, log, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TryLora
+from library.reporting import pages
 
 SAY_ESTIMATE = 20  # seconds that are worth an estimate
 LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")
@@ -657,78 +658,76 @@ def _grid_content(path: Path) -> str | None:
         return None
 
 
+class ShownCell(NamedTuple):
+    """A small image that leads to its file."""
+
+    figure: pages.Figure
+    file: str  # beside the page
+
+
+class ShownRow(NamedTuple):
+    label: str
+    cells: list[ShownCell]
+
+
+class ShownGrid(NamedTuple):
+    """All of one seed."""
+
+    seed: int
+    file: str  # of the large grid, beside the page
+    settings: list[str]
+    rows: list[ShownRow]  # the first of them
+    has_more: bool
+
+
+class TryLoraPage(NamedTuple):
+    """What templates/try_lora.html shows."""
+
+    image_count: int
+    model: str
+    notes: list[str]
+    prompts: list[str]
+    grids: list[ShownGrid]
+    files: list[tuple[str, ...]]  # name, trigger words, base model, rank and alpha, hash
+
+
 def write_summary(job: Job, grids: dict[int, Path]) -> Path:
-    """The page to look at: a table of small pictures for each seed, each a link to its file."""
-    from urllib.parse import quote
-
-    from library.reporting import pages as page
-    from library.storage import metadata
-
-    shown, sections = 0, []
+    """The page to look at: a table of small images for each seed, each a link to its file."""
+    count, shown = 0, []
     for seed, grid in grids.items():
-        link = page.Html(f'<a href="{quote(grid.name)}">{page.html(grid.name)}</a>')
-        first, *others = settings_line(job, seed).splitlines()
-        blocks = [page.paragraph(page.join([first, "  ·  ", link])), *map(page.paragraph, others)]
-        lines = []
+        rows = []
         for row in job.rows:
             cells = [cell for cell in job.cells if cell.row is row and cell.seed == seed]
-            shown += len(cells)
-            if shown <= page.MOST_PICTURES:
-                lines.append([row.label, *(_linked(cell, page) for cell in cells)])
-        if lines:
-            blocks.append(page.table(["", *(column.text for column in job.columns)], lines))
-        if len(lines) < len(job.rows):
-            blocks.append(page.paragraph(say("The rest is in the grid.", "其余请看对比图。"), faint=True))
-        sections.append(page.section(say(f"Seed {seed}", f"种子 {seed}"), *blocks))
-    files = [
-        (
-            file.path.name,
-            say(", ", "、").join(metadata.trigger_words(file.metadata)) or "-",
-            file.metadata.get("ss_base_model_version", "-"),
-            f"{file.metadata.get('ss_network_dim', '-')} / {file.metadata.get('ss_network_alpha', '-')}",
-            file.digest,
-        )
-        for file in job.files
-    ]
-    head = (
-        say("file", "文件"),
-        say("trigger words", "触发词"),
-        say("base model", "底模类型"),
-        say("rank / alpha", "秩 / alpha"),
-        say("hash", "哈希"),
+            count += len(cells)
+            if count <= pages.MOST_IMAGES:
+                rows.append(ShownRow(row.label, [shown_cell(cell.path) for cell in cells if cell.path]))
+        lines = settings_line(job, seed).splitlines()
+        shown.append(ShownGrid(seed, grid.name, lines, rows, has_more=len(rows) < len(job.rows)))
+    content = TryLoraPage(
+        image_count=len(job.cells),
+        model=job.info.path.name,
+        notes=job.notes,
+        prompts=[column.text for column in job.columns],
+        grids=shown,
+        files=[file_row(file) for file in job.files],
     )
-    content = page.page(
-        say("LoRAs, tried", "LoRA 试用"),
-        page.facts(
-            {
-                say("pictures", "图片"): len(job.cells),
-                say("LoRAs", "LoRA"): len(job.files),
-                say("base model", "底模"): job.info.path.name,
-            }
-        ),
-        *(page.finding("amber", note) for note in job.notes),
-        *sections,
-        page.section(
-            "LoRA",
-            page.table(head, files) if files else page.paragraph(say("none", "没有")),
-            page.paragraph(
-                say(
-                    "Every picture carries its parameters. To draw the same in AUTOMATIC1111's web UI: drop the file "
-                    'on "PNG Info"; there the settings must be "Random number generator source: CPU" and '
-                    '"Schedule type: Uniform".',
-                    "每张图都带有生成参数。要在 AUTOMATIC1111 web UI 里画出同样的图：把文件拖到“PNG 图片信息”，"
-                    "并将设置中的“随机数生成器来源”选为 CPU，“调度类型”选为 Uniform。",
-                ),
-                faint=True,
-            ),
-        ),
-    )
-    return page.write(Path(job.settings.output_dir) / "summary.html", content)
+    return pages.write(Path(job.settings.output_dir) / "summary.html", pages.render("try_lora.html", content))
 
 
-def _linked(cell: Cell, page) -> str:
-    """A small picture that leads to its file."""
-    return page.Html(f'<a href="pictures/{cell.path.name}">{page.picture(cell.path, note=cell.path.name)}</a>')
+def shown_cell(path: Path) -> ShownCell:
+    return ShownCell(pages.figure_of(path, note=path.name), f"pictures/{path.name}")
+
+
+def file_row(file: LoraFile) -> tuple[str, ...]:
+    from library.storage import metadata
+
+    return (
+        file.path.name,
+        say(", ", "、").join(metadata.trigger_words(file.metadata)) or "-",
+        file.metadata.get("ss_base_model_version", "-"),
+        f"{file.metadata.get('ss_network_dim', '-')} / {file.metadata.get('ss_network_alpha', '-')}",
+        file.digest,
+    )
 
 
 if __name__ == "__main__":
