@@ -32,12 +32,14 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.messages import UserError, log, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ShowLora
+from library.reporting import findings, pages
 
 PAGE = "summary.html"
 TOLD = {  # in the metadata -> what it is called
@@ -296,12 +298,12 @@ def read_by(shown: Shown) -> list[str]:
     return lines
 
 
-def group_rows(shown: Shown) -> list[list]:
+def group_rows(shown: Shown) -> list[list[object]]:
     conv = say(" (3x3)", "（3x3）")
     return [[group.part + conv * group.is_conv, group.count, group.rank, f"{group.alpha:g}"] for group in shown.groups]
 
 
-def norm_rows(shown: Shown) -> list[list]:
+def norm_rows(shown: Shown) -> list[list[object]]:
     from library.adapters import sizes
 
     whole = sum(norm**2 for _, norm in shown.norms.values()) ** 0.5
@@ -313,7 +315,6 @@ def norm_rows(shown: Shown) -> list[list]:
 
 def lines_of(shown: Shown) -> list[str]:
     """The same for the terminal, in short."""
-    from library.reporting import findings
     from library.tooling import lora_files
 
     kind = " + ".join(shown.kinds)
@@ -337,45 +338,49 @@ def shorten(text: str) -> str:
     return text if len(text) < 120 else f"{text[:117]}..."
 
 
+class ShownFile(NamedTuple):
+    """A file on the page."""
+
+    path: Path
+    kinds: str
+    model: str
+    numbers: str
+    size: str
+    findings: list[tuple[str, str, str]]  # level, text, cure
+    readings: list[list[str]]  # program, whether it reads the file
+    metadata: list[tuple[str, str]]  # name, value
+    groups: list[list[object]]
+    norms: list[list[object]]
+
+
+class ShowLoraPage(NamedTuple):
+    """What templates/show_lora.html shows."""
+
+    files: list[ShownFile]
+    left_out: list[str]
+
+
 def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> Path:
     """All files on one page."""
-    from library.reporting import pages
+    content = ShowLoraPage([shown_file(one) for one in shown], left_out)
+    return pages.write(Path(settings.output_dir) / PAGE, pages.render("show_lora.html", content))
+
+
+def shown_file(shown: Shown) -> ShownFile:
     from library.tooling import lora_files
 
-    blocks = []
-    for one in shown:
-        tiles = {
-            say("kind", "种类"): " + ".join(one.kinds),
-            say("base model", "底模"): one.line or "?",
-            say("numbers", "精度"): one.numbers,
-            say("size", "大小"): lora_files.size(one.path),
-        }
-        parts = [pages.paragraph(str(one.path), faint=True), pages.facts(tiles)]
-        parts += [pages.finding(*found) for found in one.findings]
-        parts.append(pages.table([say("program", "软件"), say("does it read the file?", "能否读取")],
-                                [re.split(": |：", line, maxsplit=1) for line in read_by(one)]))  # fmt: skip
-        if facts := facts_of(one):
-            parts.append(pages.folded(say("What its metadata tells", "元数据"),
-                                     pages.table([say("what", "项目"), say("value", "值")], facts.items())))  # fmt: skip
-        if one.groups:
-            head = [say("part", "部分"), say("layers", "层数"), say("rank", "秩"), "alpha"]
-            parts.append(pages.folded(say("Ranks", "秩"), pages.table(head, group_rows(one))))
-        if one.norms:
-            head = [say("block", "分块"), say("layers", "层数"), say("norm", "范数"), say("share", "占比")]
-            note = say(
-                "BASE: text encoder; IN, MID, OUT: the U-Net's blocks, as block weights call them. Norm: Frobenius norm of "
-                "alpha / rank * up @ down over the block's layers; share: of the sum of their squares.",
-                "BASE：文本编码器；IN、MID、OUT：U-Net 分块，与分层权重的叫法相同。范数：该分块各层 alpha / rank * up @ down "
-                "的 Frobenius 范数；占比：占范数平方和的比例。",
-            )
-            table = pages.join([pages.paragraph(note, faint=True), pages.table(head, norm_rows(one))])
-            parts.append(pages.folded(say("Strength of each block", "各分块的强度"), table))
-        blocks.append(pages.section(one.path.name, *parts))
-    if left_out:
-        blocks.append(
-            pages.section(say("Left out", "跳过的文件"), *(pages.finding("amber", line) for line in left_out))
-        )
-    return pages.write(Path(settings.output_dir) / PAGE, pages.page(say("LoRA files", "LoRA 文件"), *blocks))
+    return ShownFile(
+        path=shown.path,
+        kinds=" + ".join(shown.kinds),
+        model=shown.line or "?",
+        numbers=shown.numbers,
+        size=lora_files.size(shown.path),
+        findings=shown.findings,
+        readings=[re.split(": |：", line, maxsplit=1) for line in read_by(shown)],
+        metadata=list(facts_of(shown).items()),
+        groups=group_rows(shown),
+        norms=norm_rows(shown),
+    )
 
 
 if __name__ == "__main__":
