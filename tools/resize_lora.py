@@ -42,6 +42,7 @@ from library.files import free_path
 from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ResizeLora
+from library.reporting import pages
 
 PAGE = "summary.html"
 
@@ -66,6 +67,18 @@ class Result(NamedTuple):
     source: Path
     target: Path
     layers: dict[str, Layer]
+
+    @property
+    def old_ranks(self) -> list[int]:
+        return [layer.old_rank for layer in self.layers.values()]
+
+    @property
+    def ranks(self) -> list[int]:
+        return [layer.rank for layer in self.layers.values()]
+
+    @property
+    def kept(self) -> list[float]:
+        return [layer.kept for layer in self.layers.values()]
 
 
 def run(settings: ResizeLora) -> int:
@@ -162,9 +175,7 @@ def told(result: Result) -> str:
     """One line: ranks, what is kept, sizes."""
     from library.tooling import lora_files
 
-    ranks = [layer.rank for layer in result.layers.values()]
-    old = [layer.old_rank for layer in result.layers.values()]
-    kept = [layer.kept for layer in result.layers.values()]
+    old, ranks, kept = result.old_ranks, result.ranks, result.kept
     sizes = f"{lora_files.size(result.source)} -> {lora_files.size(result.target)}"
     return say(
         f"{result.target}: rank {span(old)} -> {span(ranks)} (mean {mean(ranks):.1f}), kept of the Frobenius norm: "
@@ -179,47 +190,40 @@ def span(numbers: list[int]) -> str:
     return f"{low}" if low == high else f"{low}~{high}"
 
 
+class LayersOfFile(NamedTuple):
+    """A file, layer by layer."""
+
+    name: str
+    rows: list[tuple[str, int, int, str]]  # layer, rank before, rank, share that is kept
+
+
+class ResizeLoraPage(NamedTuple):
+    """What templates/resize_lora.html shows."""
+
+    files: list[tuple[str, ...]]  # as the columns of the table there
+    layers: list[LayersOfFile]
+    left_out: list[str]
+
+
 def write_page(settings: ResizeLora, results: list[Result], left_out: list[str]) -> Path:
     """All files and all their layers."""
-    from library.reporting import pages
+    content = ResizeLoraPage([file_row(one) for one in results], [layers_of(one) for one in results], left_out)
+    return pages.write(Path(settings.output_dir) / PAGE, pages.render("resize_lora.html", content))
+
+
+def file_row(result: Result) -> tuple[str, ...]:
+    """Name, ranks, what is kept, sizes."""
     from library.tooling import lora_files
 
-    head = [
-        say("file", "文件"),
-        say("rank before", "原秩"),
-        say("rank", "新秩"),
-        say("mean", "平均"),
-        say("kept on average", "平均保留"),
-        say("least", "最少保留"),
-        say("size before", "原大小"),
-        say("size", "新大小"),
-    ]
-    rows = []
-    for result in results:
-        layers = result.layers.values()
-        ranks, kept = [layer.rank for layer in layers], [layer.kept for layer in layers]
-        sizes = [lora_files.size(path) for path in (result.source, result.target)]
-        shares = [f"{mean(kept):.2%}", f"{min(kept):.2%}"]
-        old = span([layer.old_rank for layer in layers])
-        rows.append([result.target.name, old, span(ranks), f"{mean(ranks):.1f}", *shares, *sizes])
-    blocks = [pages.section(say("Files", "文件"), pages.table(head, rows))]
-    layer_head = [say("layer", "层"), say("rank before", "原秩"), say("rank", "新秩"), say("kept", "保留")]
-    for result in results:
-        table = pages.table(
-            layer_head,
-            [[name, layer.old_rank, layer.rank, f"{layer.kept:.2%}"] for name, layer in result.layers.items()],
-        )
-        blocks.append(pages.folded(say(f"{result.target.name}: layer by layer", f"{result.target.name}：逐层"), table))
-    if left_out:
-        blocks.append(
-            pages.section(say("Left out", "跳过的文件"), *(pages.finding("amber", line) for line in left_out))
-        )
-    note = say(
-        "Kept is the share of the Frobenius norm of a layer's update that its new rank holds.",
-        "“保留”指新秩所含的该层更新量 Frobenius 范数的比例。",
-    )
-    title = say("Resized LoRAs", "缩小后的 LoRA")
-    return pages.write(Path(settings.output_dir) / PAGE, pages.page(title, pages.paragraph(note, faint=True), *blocks))
+    ranks, kept = result.ranks, result.kept
+    shares = f"{mean(kept):.2%}", f"{min(kept):.2%}"
+    sizes = lora_files.size(result.source), lora_files.size(result.target)
+    return (result.target.name, span(result.old_ranks), span(ranks), f"{mean(ranks):.1f}", *shares, *sizes)
+
+
+def layers_of(result: Result) -> LayersOfFile:
+    rows = [(name, layer.old_rank, layer.rank, f"{layer.kept:.2%}") for name, layer in result.layers.items()]
+    return LayersOfFile(result.target.name, rows)
 
 
 if __name__ == "__main__":
