@@ -89,7 +89,7 @@ def prepare(settings: PrepareImages) -> int:
 
     from library.images.manifest import Ledger
     from library.reporting import pages
-    from library.tooling import cleaning_page, raw_images
+    from library.tooling import cleaning_findings, cleaning_page, raw_images
 
     cv2.setNumThreads(1)  # a thread for each picture is faster than all threads for one
     output, thread_count = Path(settings.output_dir), min(8, os.cpu_count() or 1)
@@ -119,7 +119,7 @@ def prepare(settings: PrepareImages) -> int:
     except KeyboardInterrupt:
         log.error(say("stopped; run it again to go on", "已停止；再次运行会接着做"))
         raise
-    outcome = cleaning_page.Outcome(
+    outcome = cleaning_findings.Outcome(
         survey=survey,
         groups=groups,
         mirrored=raw_images.mirrored([raw for raw in wanted if raw.name in records], settings.similarity),
@@ -130,11 +130,12 @@ def prepare(settings: PrepareImages) -> int:
         models=lines,
         next_steps=_next_steps(settings, records, output),
     )
-    for _, found, cure in cleaning_page.findings(outcome, settings):
-        log.info(f"  {found}{say('. ', '。') if cure else ''}{cure}")
+    findings = cleaning_findings.findings(outcome, settings)
+    for finding in findings:
+        log.info(f"  {finding.line}")
     for name, why in list(survey.skipped.items())[:5]:
         log.info(f"    {name}: {why}")
-    count, made = len(outcome.files()), len(plan.todo)
+    count, made = len(outcome.files), len(plan.todo)
     if made:
         unchanged = len(plan.jobs) - made
         log.info(
@@ -149,7 +150,7 @@ def prepare(settings: PrepareImages) -> int:
         )
     for line in outcome.next_steps:
         log.info(line)
-    summary = pages.write(output / PAGE, cleaning_page.build(outcome, settings, output))
+    summary = pages.write(output / PAGE, cleaning_page.build(outcome, findings, settings, output))
     log.info(say(f"look at {summary}", f"请查看 {summary}"))
     return 0
 
