@@ -5,6 +5,7 @@ Everything goes through `log`: `log.info` is a line; `log.warning` a note, which
 wrong. It is shown on the terminal from the start; `reporting.console` narrows it, or copies it into a file.
 """
 
+import io
 import locale
 import logging
 import os
@@ -46,6 +47,13 @@ def plural(count: int, one: str, many: str | None = None) -> str:
             without `many` an s is added.
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def let_every_letter_pass() -> None:
+    """Show ? for a letter that the terminal or log file has not: a Chinese path must not end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 class LineFormatter(logging.Formatter):

@@ -12,19 +12,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from library.messages import say
 from library.options import config_files
 from library.options.checks import ConfigError, as_number, choose_language, from_text
-from library.options.declaration import PROJECT, Value
+from library.options.declaration import PROJECT, Value, Values, Where
 from library.options.training import GROUPS, OPTIONS, SECRETS, Config
 
 OWN = {"help", "config_file", "output_config"}  # flags that are no options of the training
 FLAGS = {name: option for name, option in OPTIONS.items() if option.is_flag}
 
 
-def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def parse(argv: list[str]) -> tuple[Values, Where]:
     """Values by name, and where each was given ("--name", "x.toml:3"), for sd_scripts.translate and checks.check.
 
     `--config_file x.toml` or `x.json` is read, the flags beside it win; `--help` prints the flags and ends the program.
@@ -36,14 +35,16 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     if "--help" in argv or "-h" in argv:
         print(help_text())
         raise SystemExit(0)
-    values, where = {}, {}
+    values: Values = {}
+    where: Where = {}
     for name, words in _flags(argv):
         switched_off = name.removeprefix("no_")
         if name not in OPTIONS and switched_off in OPTIONS and bool in OPTIONS[switched_off].kinds and not words:
-            name, value = switched_off, False
+            name = switched_off
+            values[name] = False
         else:
-            value = _value(name, words)
-        values[name], where[name] = value, f"--{name}"
+            values[name] = _value(name, words)
+        where[name] = f"--{name}"
     choose_language(values)
     if "config_file" in values:
         where.pop("config_file")
@@ -70,7 +71,7 @@ def _flags(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
         yield name, words
 
 
-def _value(name: str, words: list[str]) -> Any:
+def _value(name: str, words: list[str]) -> Value:
     """What the words behind a flag mean. A list where one word was expected is for `checks.check` to refuse."""
     known = name in OPTIONS
     if known and list in OPTIONS[name].kinds:
@@ -81,7 +82,7 @@ def _value(name: str, words: list[str]) -> Any:
     return read[0] if len(read) == 1 else read
 
 
-def _guess(word: str) -> Any:
+def _guess(word: str) -> Value:
     """The value of a flag we do not know: sd_scripts may."""
     named = {"true": True, "false": False, "none": None}
     return named[word.lower()] if word.lower() in named else as_number(word)

@@ -8,11 +8,10 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from library.messages import say
 from library.options.checks import ConfigError, from_text
-from library.options.declaration import Values, Where
+from library.options.declaration import Value, Values, Where
 from library.options.training import GROUPS, OPTIONS, SECRETS, Config
 
 
@@ -26,7 +25,7 @@ def read_values(path: str | Path) -> tuple[Values, Where]:
         ConfigError: the file cannot be read.
     """
     tables, text = tables_of(path := Path(path))
-    values = {}
+    values: Values = {}
     for name, value in tables.items():
         values |= value if isinstance(value, dict) and name not in OPTIONS else {name: value}
     values = {
@@ -73,7 +72,7 @@ def _toml(name: str, raw: bytes) -> tuple[Values, str]:
         raise ConfigError([problem]) from error
 
 
-def _json(name: str, raw: bytes) -> tuple[Any, str]:
+def _json(name: str, raw: bytes) -> tuple[Values, str]:
     try:
         text = raw.decode("utf-8-sig")
         return json.loads(text), text
@@ -122,7 +121,7 @@ def as_toml(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Value) -> str:
     """A value as TOML writes it; None as the text that is read as None."""
     if value is None:
         return '"none"'

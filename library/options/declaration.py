@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -18,6 +18,12 @@ Scalar = bool | int | float | str
 Value = Scalar | list[Any] | None  # of an option, once checked; a list holds ints, floats or strings, see Option.item
 Values = dict[str, Any]  # by name, as a person wrote them: anything Python, JSON or TOML can hold, until checked
 Where = dict[str, str]  # name -> where its value was given: "lora_train_command_line.py:41", "x.toml:3" or "--flag"
+
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 class Given(NamedTuple):
@@ -34,7 +40,7 @@ class Option:
     """One option as declared, see `option`."""
 
     name: str
-    default: Value | tuple[Scalar, ...]
+    default: Any  # of the type of its field
     kinds: frozenset[type]  # {float, NoneType} of `float | None`; a list counts as `list`
     item: type | None  # of an option that is a list: what is in it
 
@@ -52,10 +58,10 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Declared:
+class Declared(Generic[Settings]):
     """The options of a class whose fields are `option`s: what a block shows, and what values are checked against."""
 
-    config: type
+    config: type[Settings]
     title: str  # the first lines of the script that shows them
     groups: dict[str, tuple[str, str]]  # key -> heading in English and Chinese, in the block's order
     options: dict[str, Option]
@@ -99,7 +105,7 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def declared(config: type, title: str, groups: dict[str, tuple[str, str]]) -> Declared:
+def declared(config: type[Settings], title: str, groups: dict[str, tuple[str, str]]) -> Declared[Settings]:
     """Read the fields of a dataclass."""
     types = get_type_hints(config)
     options = {}

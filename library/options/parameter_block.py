@@ -12,13 +12,12 @@ import tokenize
 import traceback
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 from library import files
-from library.messages import Stopped, UserError, log, say
+from library.messages import Stopped, UserError, let_every_letter_pass, log, say
 from library.options import config_files, sd_scripts
 from library.options.checks import ConfigError, check, check_tool, choose_language
-from library.options.declaration import PROJECT, Declared, Given, Values, Where
+from library.options.declaration import PROJECT, Declared, Given, Scalar, Settings, Value, Values, Where
 from library.options.tools import TOOLS
 from library.options.training import OPTIONS, TRAINING, Config
 
@@ -58,7 +57,7 @@ def block_text(declared: Declared = TRAINING) -> str:
     return "\n".join([*lines, "# fmt: on", MARK, ""])  # else no formatter would look at what stands below
 
 
-def literal(value: Any) -> str:
+def literal(value: Value | tuple[Scalar, ...]) -> str:
     """A value as a person writes it in Python: double quotes, 1e-4."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
@@ -95,7 +94,8 @@ def read_block(script: str | Path, variables: Values) -> tuple[Values, Where, li
         variables: what the file defines when run: its globals. Names that begin with _ are the user's own.
     """
     script = Path(script)
-    where, warnings = {}, []
+    where: Where = {}
+    warnings = []
     with tokenize.open(script) as file:  # in the encoding that Python itself read it in
         source = file.read().partition(MARK)[0]
     for statement in ast.parse(source).body:
@@ -237,7 +237,9 @@ def values_of(script: str | Path, variables: Values) -> Given:
     return Given(values, where, notices, problems)
 
 
-def run_tool(script: str | Path, variables: Values, declared: Declared, work: Callable[[Any], int]) -> int:
+def run_tool(
+    script: str | Path, variables: Values, declared: Declared[Settings], work: Callable[[Settings], int]
+) -> int:
     """Check the block of a script in tools/ and do its work, which takes the settings. Gives the exit code.
 
     Relative paths are taken from the project's folder, as in lora_train_command_line.py.
@@ -255,8 +257,7 @@ def run_tool(script: str | Path, variables: Values, declared: Declared, work: Ca
 
 def _run_program(work: Callable[[], int], script: str | Path, variables: Values) -> int:
     """Do the work of a script that takes no arguments; what only the user can put right is printed, not raised."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal or log without Chinese letters must not end the run
+    let_every_letter_pass()
     choose_language(variables)
     try:
         if len(sys.argv) > 1:
@@ -279,7 +280,7 @@ def _run_program(work: Callable[[], int], script: str | Path, variables: Values)
         return 130
 
 
-def _is_path(value: Any, exists: Callable[[str], bool]) -> bool:
+def _is_path(value: object, exists: Callable[[str], bool]) -> bool:
     return isinstance(value, str) and exists(value)  # else check says what is wrong with it
 
 

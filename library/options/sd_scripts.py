@@ -13,7 +13,7 @@ from typing import Any
 from library.messages import say
 from library.options import window_presets
 from library.options.checks import asks, from_text, no_effect, place, quoted
-from library.options.declaration import Given, Values, Where
+from library.options.declaration import Given, Value, Values, Where
 from library.options.training import OPTIONS
 
 # ---- names ----
@@ -74,7 +74,7 @@ CONVERTED: dict[str, Callable[[Any], Any]] = {
     "lr_warmup": lambda percent: (percent or 0) / 100 if isinstance(percent or 0, (int, float)) else percent,
 }
 
-SWITCHES = {
+SWITCHES: dict[str, tuple[str, Value]] = {  # name -> the option it sets, and to what
     **dict.fromkeys(("use_lion", "use_lion_optimizer"), ("optimizer_type", "Lion")),
     "use_8bit_adam": ("optimizer_type", "AdamW8bit"),
     "full_fp16": ("mixed_precision", "fp16"),
@@ -103,7 +103,7 @@ BUT: dict[str, Reason] = {
 }
 
 # What None meant where ours has no None.
-NONE_MEANT = {
+NONE_MEANT: dict[str, Value] = {
     "lr_decay_steps": 0,
     "keep_tokens": 0,
     "caption_dropout_rate": 0.0,
@@ -123,7 +123,7 @@ NONE_MEANT = {
 }
 
 # Other spellings of values: option -> lower-case spelling -> ours.
-SPELLINGS = {
+SPELLINGS: dict[str, dict[str, str | None]] = {
     "network_module": {
         "networks.lora": "lora",
         "networks.loha": "loha",

@@ -118,8 +118,8 @@ class PrepareImages(Tool):
         try:
             colour = ImageColor.getrgb(self.background_colour)
         except ValueError:
-            colour = ()
-        if len(colour) != 3:
+            colour = None
+        if colour is None or len(colour) != 3:
             yield ("background_colour",), say(
                 'is no colour: take a name such as "white" or "lightgray", or "#rrggbb"',
                 '不是颜色：请写颜色名称，如 "white"、"lightgray"，或 "#rrggbb"')
@@ -579,9 +579,9 @@ class ResizeLora(Tool):
         elif self.dynamic_param is not None and not self.dynamic_method:
             yield ("dynamic_param", "dynamic_method"), say(
                 "has no effect without dynamic_method. Set one, or this to None", "没有 dynamic_method 就不起作用。请设置它，或把此项设为 None")
-        elif self.dynamic_method == "sv_ratio" and self.dynamic_param < 1:
+        elif self.dynamic_method == "sv_ratio" and (self.dynamic_param or 0) < 1:
             yield ("dynamic_param", "dynamic_method"), say("is below 1, the least for sv_ratio", "小于 1，sv_ratio 至少为 1")
-        elif self.dynamic_method in ("sv_fro", "sv_cumulative") and self.dynamic_param > 1:
+        elif self.dynamic_method in ("sv_fro", "sv_cumulative") and (self.dynamic_param or 0) > 1:
             yield ("dynamic_param", "dynamic_method"), say(
                 f"is above 1: it is a share for {self.dynamic_method}, such as 0.95",
                 f"大于 1：对 {self.dynamic_method} 它是比例，如 0.95")
@@ -690,7 +690,7 @@ def _title(doc: str) -> str:
 
 
 TOOLS: dict[str, Declared] = {  # file in tools/ -> what its block shows
-    f"{name}.py": declared(config, _title(config.__doc__), GROUPS)
+    f"{name}.py": declared(config, _title(config.__doc__ or ""), GROUPS)
     for name, config in {
         "prepare_images": PrepareImages,
         "tag_images": TagImages,

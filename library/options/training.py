@@ -176,7 +176,7 @@ class Config:
     lr_scheduler_power: float = option("learning", 1.0, above=0,
         english="exponent of polynomial, usually 1~2",
         chinese="polynomial 的指数，常用 1~2")
-    lr_warmup_steps: int | float | str = option("learning", 0, minimum=0,
+    lr_warmup_steps: int | float = option("learning", 0, minimum=0,
         english='steps until the full learning rate: a number such as 100, or a share such as 0.05 or "5%"',
         chinese='学习率升到最大所用的步数：如 100；也可写占总步数的比例，如 0.05 或 "5%"')
     lr_scheduler_type: str | None = option("learning", None, in_block=False,
@@ -185,7 +185,7 @@ class Config:
     lr_scheduler_args: list[str] | None = option("learning", None, in_block=False,
         english='its settings, such as ["T_max=100"]; of piecewise_constant ["step_rules=\'1:100,0.1:200,0.01\'"]',
         chinese='其参数，如 ["T_max=100"]；piecewise_constant 用 ["step_rules=\'1:100,0.1:200,0.01\'"]')
-    lr_decay_steps: int | float | str = option("learning", 0, minimum=0, in_block=False,
+    lr_decay_steps: int | float = option("learning", 0, minimum=0, in_block=False,
         english='steps of the decay at the end of warmup_stable_decay: a number, or a share such as 0.2 or "20%"',
         chinese='warmup_stable_decay 末尾衰减的步数：填步数，或比例如 0.2、"20%"')
     lr_scheduler_timescale: int | None = option("learning", None, minimum=1, in_block=False,
@@ -218,7 +218,7 @@ class Config:
     loraplus_text_encoder_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
         english="the same for the text encoder alone; None: as loraplus_lr_ratio",
         chinese="只对文本编码器的倍数；None 表示同 loraplus_lr_ratio")
-    stop_text_encoder_training: int | float | str | None = option("learning", None, minimum=0, in_block=False,
+    stop_text_encoder_training: int | float | None = option("learning", None, minimum=0, in_block=False,
         english='train the text encoder for so many steps only, or a share of them such as 0.5 or "50%"; faster after that; None: to the end',
         chinese='文本编码器只训练前这么多步，也可写占总步数的比例，如 0.5 或 "50%"；之后更快；None 表示训练到最后')
     ema_decay: float | None = option("learning", None, above=0, maximum=0.99999, in_block=False,

@@ -10,12 +10,13 @@ import re
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from library import files
 from library.messages import log, say
+from library.options.training import Config
 
 CAUSES: list[tuple[str, str, str]] = [  # pattern in "TypeName: message", remedy; the first that fits counts
     (
@@ -121,12 +122,14 @@ def cause_line(error: BaseException) -> str:
     return _harmless(_first_line(texts[0]))
 
 
-def write(folder: Path, error: BaseException, *, config: Any, facts: dict[str, Any], last_lines: list[str]) -> Path:
+def write(
+    folder: Path, error: BaseException, *, config: Config, facts: dict[str, object], last_lines: list[str]
+) -> Path:
     """Write crash_report.txt; an older one is replaced. Raises nothing: the crash is what the user must see.
 
     Args:
         folder: where it goes; if it cannot be written, into the system's folder for temporary files.
-        config: the options, as a dataclass or a dict; values whose name speaks of a token, key or password are masked.
+        config: values whose name speaks of a token, key or password are masked.
         facts: what else is known, such as device and step, by name.
         last_lines: the last steps.
 
@@ -147,12 +150,11 @@ def write(folder: Path, error: BaseException, *, config: Any, facts: dict[str, A
     return folder / "crash_report.txt"
 
 
-def _report(error: BaseException, config: Any, facts: dict[str, Any], last_lines: list[str]) -> str:
-    options = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
+def _report(error: BaseException, config: Config, facts: dict[str, object], last_lines: list[str]) -> str:
     sections = [
         (say("What happened", "发生了什么"), [cause_line(error)]),
         (say("Facts", "情况"), _listed(facts)),
-        (say("Configuration", "参数"), _listed(options)),
+        (say("Configuration", "参数"), _listed(dataclasses.asdict(config))),
         (say("Versions", "版本"), _listed(_versions())),
         (say("Last steps", "最后几步"), last_lines),
         (say("Traceback", "调用栈"), "".join(traceback.format_exception(error)).splitlines()),
@@ -160,7 +162,7 @@ def _report(error: BaseException, config: Any, facts: dict[str, Any], last_lines
     return _harmless("\n\n".join("\n".join([f"== {title} ==", *lines]) for title, lines in sections) + "\n")
 
 
-def _listed(values: dict[str, Any]) -> list[str]:
+def _listed(values: Mapping[str, object]) -> list[str]:
     masked = {
         name: "***" if value is not None and re.fullmatch(SECRET, name, re.IGNORECASE) else value
         for name, value in values.items()

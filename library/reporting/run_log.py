@@ -18,6 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from library.messages import plural, say
+from library.reporting.trackers import Tracker
+
+Event = dict[str, Any]  # a line of run.jsonl: JSON
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal to redraw
 READ_SECONDS = 1.0  # at most so long are losses left unread, so a NaN is seen soon
@@ -39,7 +42,7 @@ class Report:
         path: run.jsonl of this run; events are appended, one JSON object per line. Losses stand there with all digits.
         step_count: optimizer steps of the whole run.
         first_step: steps already done, when a run is continued; what the file tells of later ones is cut.
-        writer: draws curves, if they are wanted: add_scalar(name, value, step), and close(). See `trackers`.
+        writer: draws curves, if they are wanted.
         stream: where lines go; a progress bar only where it is a terminal.
     """
 
@@ -49,7 +52,7 @@ class Report:
         step_count: int,
         *,
         first_step: int = 0,
-        writer: Any = None,
+        writer: Tracker | None = None,
         stream: TextIO | None = None,
     ):
         self.step_count, self.step = step_count, first_step
@@ -57,7 +60,7 @@ class Report:
         self.epoch_losses: list[float] = []
         self.epochs_told = 0  # the last one whose mean stands in the file
         self.news = 0  # events other than steps
-        self.validations: list[dict[str, Any]] = []  # all of this run, as events
+        self.validations: list[Event] = []  # all of this run, as events
         self.recent: deque[str] = deque(maxlen=REMEMBERED)
         if path.exists():
             self._go_on(path)
@@ -96,7 +99,7 @@ class Report:
         print(text, file=self.stream, flush=True)
         self.bar.refresh()
 
-    def event(self, kind: str, **values: Any) -> None:
+    def event(self, kind: str, **values: object) -> None:
         """One line of run.jsonl: {"event": kind, "time": seconds since 1970, ...}."""
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
         if kind == "step":
@@ -196,7 +199,7 @@ class Report:
         """Whether a validation after this step is told already."""
         return any(event["step"] == step for event in self.validations)
 
-    def validation(self, epoch: int, step: int, by: str, values: dict[str, Any] | None = None) -> None:
+    def validation(self, epoch: int, step: int, by: str, values: Event | None = None) -> None:
         """Write down a validation, show it, and draw its curves, with sd-scripts' names.
 
         Args:
@@ -242,7 +245,7 @@ class Report:
                 self.writer.close()
 
 
-def _parsed(line: bytes) -> dict:
+def _parsed(line: bytes) -> Event:
     """The event of a line; an empty one where something else damaged the line."""
     try:
         event = json.loads(line)

@@ -9,9 +9,10 @@ import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from library.messages import UserError, say
+from library.options.declaration import Value, Values
 from library.options.training import SECRETS, Config
 
 PROJECT_NAME = "network_train"  # sd-scripts' default name of a project
@@ -23,7 +24,7 @@ class Tracker(Protocol):
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """A point of a curve; `step` counts epochs where the name says so ("loss/epoch_average")."""
 
-    def add_config(self, config: dict[str, Any]) -> None:
+    def add_config(self, config: dict[str, Value]) -> None:
         """The parameters of the run, to be shown beside the curves."""
 
     def close(self) -> None:
@@ -40,7 +41,7 @@ class Several:
         for tracker in self.trackers:
             tracker.add_scalar(name, value, step)
 
-    def add_config(self, config: dict[str, Any]) -> None:
+    def add_config(self, config: dict[str, Value]) -> None:
         for tracker in self.trackers:
             tracker.add_config(config)
 
@@ -52,7 +53,7 @@ class Several:
 class TensorBoard:
     """TensorBoard's files in the folder of the run; what they tell of steps after `first_step` is purged."""
 
-    def __init__(self, config: Config, settings: dict[str, Any], session_id: int, started_at: float, first_step: int):
+    def __init__(self, config: Config, settings: Values, session_id: int, started_at: float, first_step: int):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -68,7 +69,7 @@ class TensorBoard:
         self.writer = SummaryWriter(**{"log_dir": folder, "purge_step": first_step + 1} | settings)
         self.add_scalar, self.close = self.writer.add_scalar, self.writer.close
 
-    def add_config(self, config: dict[str, Any]) -> None:
+    def add_config(self, config: dict[str, Value]) -> None:
         lines = [f"| {name} | {json.dumps(value, ensure_ascii=False)} |" for name, value in config.items()]
         self.writer.add_text("config", "\n".join(["| name | value |", "|---|---|", *lines]))
 
@@ -80,7 +81,7 @@ class WandB:
     that is before the last.
     """
 
-    def __init__(self, config: Config, settings: dict[str, Any], session_id: int, started_at: float, first_step: int):
+    def __init__(self, config: Config, settings: Values, session_id: int, started_at: float, first_step: int):
         import wandb
 
         given = {
@@ -114,7 +115,7 @@ class WandB:
             self._send()
         self.point |= place | {name: value}
 
-    def add_config(self, config: dict[str, Any]) -> None:
+    def add_config(self, config: dict[str, Value]) -> None:
         self.run.config.update(config, allow_val_change=True)
 
     def close(self) -> None:
@@ -162,13 +163,13 @@ def open_trackers(config: Config, *, session_id: int, started_at: float, first_s
 
 def folder_of(config: Config, started_at: float) -> Path:
     """Where TensorBoard's files go: logging_dir, in it log_prefix with the time, in it log_tracker_name."""
-    folder = Path(config.logging_dir)
+    folder = Path(config.logging_dir or "")  # checked: TensorBoard needs it
     if config.log_prefix:
         folder /= config.log_prefix + time.strftime("%Y%m%d%H%M%S", time.localtime(started_at))
     return folder / config.log_tracker_name if config.log_tracker_name else folder
 
 
-def read_settings(path: str) -> dict[str, dict[str, Any]]:
+def read_settings(path: str) -> dict[str, Values]:
     """The tables of a .toml file, each for the tracker of its name. Raises UserError."""
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))

@@ -130,7 +130,9 @@ def test_where_the_folder_cannot_be_written_it_lies_elsewhere_or_is_printed(tmp_
     path.unlink()
     monkeypatch.setattr(os, "fsync", full)
     error = caught(RuntimeError("HIP error: x"))
-    assert crash_report.write(tmp_path, error, config={}, facts={}, last_lines=[]) == tmp_path / "crash_report.txt"
+    assert (
+        crash_report.write(tmp_path, error, config=Options(), facts={}, last_lines=[]) == tmp_path / "crash_report.txt"
+    )
     assert os.listdir(tmp_path) == []
     assert "HIP error: x" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ value by itself is checked in `values`; rules between options stand in `impossib
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from library.messages import Note, UserError, plural, say
 from library.options.checks.doubtful import doubts, why_no_8bit_adam
@@ -25,7 +25,7 @@ from library.options.checks.values import (
     quoted,
     unknown,
 )
-from library.options.declaration import PROJECT, Declared
+from library.options.declaration import PROJECT, Declared, Settings, Values, Where
 from library.options.training import OPTIONS, TRAINING, Config
 
 __all__ = [
@@ -43,7 +43,7 @@ class ConfigError(UserError):
         super().__init__(problems, say(f"{plural(count, 'problem')} in the parameters:", f"参数有 {count} 处问题："))
 
 
-def check(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> tuple[Config, list[str]]:
+def check(values: Values, where: Where, problems: list[str] | None = None) -> tuple[Config, list[str]]:
     """The complete configuration, and what the user should know about it.
 
     Args:
@@ -72,7 +72,7 @@ class CheckResult(NamedTuple):
     wrong: set[str]  # options that have their default for that reason
 
 
-def check_all(values: dict[str, Any], where: dict[str, str], problems: list[str] | None = None) -> CheckResult:
+def check_all(values: Values, where: Where, problems: list[str] | None = None) -> CheckResult:
     """As `check`, but goes on where something is wrong."""
     values, warnings = _without_replaced(values, where)
     good, found, wrong = check_values(TRAINING, values, where)
@@ -99,7 +99,7 @@ def check_all(values: dict[str, Any], where: dict[str, str], problems: list[str]
                 line = f"{assignment(names[0], getattr(config, names[0]), where)} {text}"
                 found.append(Note(line, text.level) if isinstance(text, Note) else line)
                 against |= {names[0]} if rules is contradictions else set()
-    defaults = {name: None if name == "reg_data_dir" else OPTIONS[name].default for name in against}
+    defaults: Values = {name: None if name == "reg_data_dir" else OPTIONS[name].default for name in against}
     return CheckResult(dataclasses.replace(config, **defaults), problems, warnings, wrong | against)
 
 
@@ -109,10 +109,10 @@ REPLACED = {  # where the first is given, the others do not count
 }
 
 
-def _without_replaced(values: dict[str, Any], where: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+def _without_replaced(values: Values, where: Where) -> tuple[Values, list[str]]:
     """The values that count, and a line for each of the others that is not as delivered."""
     first = next((name for name in REPLACED if values.get(name)), None)
-    given = [name for name in REPLACED.get(first, ()) if values.get(name)]
+    given = [name for name in REPLACED[first] if values.get(name)] if first else []
     lines = [
         say(
             f"{assignment(name, values[name], where)} has no effect: {first} goes before it",
@@ -124,9 +124,7 @@ def _without_replaced(values: dict[str, Any], where: dict[str, str]) -> tuple[di
     return {name: value for name, value in values.items() if name not in given}, lines
 
 
-def check_values(
-    declared: Declared, values: dict[str, Any], where: dict[str, str]
-) -> tuple[dict[str, Any], list[str], set[str]]:
+def check_values(declared: Declared, values: Values, where: Where) -> tuple[Values, list[str], set[str]]:
     """Each value by itself: those in order in their one spelling, all problems, and the names these are about."""
     good, problems, wrong = {}, [], set()
     for name, value in values.items():
@@ -141,7 +139,7 @@ def check_values(
     return good, problems, wrong
 
 
-def check_tool(declared: Declared, values: dict[str, Any], where: dict[str, str]) -> Any:
+def check_tool(declared: Declared[Settings], values: Values, where: Where) -> Settings:
     """The complete settings of a script in tools/. Raises ConfigError, naming every problem at once.
 
     Rules between options are those of the dataclass's own method `contradictions`, if it has one: it yields as the

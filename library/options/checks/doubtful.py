@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterator
-from typing import Any
 
 from library.messages import Note, say
 from library.options.checks.impossible import Rule
@@ -54,7 +53,8 @@ def unusual_rates(c: Config) -> Iterator[Rule]:
         "text_encoder_lr": trains_text_encoder(c),
     }
     for name in (name for name, is_used in used.items() if is_used):
-        rate = max(of_text) if name == "text_encoder_lr" and None not in of_text else getattr(c, name)
+        given = of_text if name == "text_encoder_lr" else [getattr(c, name)]
+        rate = max((rate for rate in given if rate is not None), default=None) if None not in given else None
         if rate and not low <= rate <= high:
             yield (
                 (name, "optimizer_type"),
@@ -96,7 +96,7 @@ def without_effect(c: Config) -> Iterator[Rule]:
         )
 
 
-def needs(c: Config) -> dict[str, tuple[Any, str]]:
+def needs(c: Config) -> dict[str, tuple[object, str]]:
     """Option -> (whether it acts, what it needs for that)."""
     changes_tags = _changes_tags(c)
     is_huber = c.loss_type in ("huber", "smooth_l1")

@@ -17,6 +17,7 @@ from library.messages import say, set_language
 from library.options.declaration import Declared, Option, Scalar, Value, Values, Where
 from library.options.training import OPTIONS, SECRETS, TRAINING
 
+PAIR = re.compile(r"\s*(.+?)\s*=\s*([\d.]+(?:[eE]-?\d+)?)\s*(?:,|$)")  # pattern=number
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")  # org/name
 
 
@@ -128,7 +129,7 @@ def checked(name: str, value: object, where: Where, declared: Declared) -> Value
         value = None  # None in quotes
     if value is None:
         return None if NoneType in kinds else _refuse_none(option)
-    if name in OWN_FORM and str in kinds:
+    if name in OWN_FORM and kinds != {int}:  # a tool's resolution may be a plain number
         return OWN_FORM[name](value)
     if list in kinds and (isinstance(value, (list, tuple)) or not kinds & {int, float}):
         items = _list(value, option, splits=declared is TRAINING)
@@ -223,27 +224,28 @@ def _list(value: object, option: Option, *, splits: bool) -> list:
         items = [part for one in items for part in (one.strip(",").split(",") if isinstance(one, str) else [one])]
         numbers = (as_number(one) if isinstance(one, str) else one for one in items)
         return [_number(one, option, in_list=True) for one in numbers]
-    if not all(isinstance(one, str) for one in items):
+    texts = [one for one in items if isinstance(one, str)]
+    if len(texts) < len(items):
         _refuse('is not a list of texts such as ["a", "b"]', '不是文字列表，应如 ["a", "b"]')
     if option.path:
-        return [_path(one, option.path) for one in items]
+        return [_path(one, option.path) for one in texts]
     if option.name in ("network_reg_dims", "network_reg_lrs"):
-        return [pair for one in items for pair in _pairs(one, whole=option.name == "network_reg_dims")]
+        return [pair for one in texts for pair in _pairs(one, whole=option.name == "network_reg_dims")]
     if option.name.endswith("_patterns"):
-        return [_pattern(one) for one in items]
-    for one in items if option.name in ("optimizer_args", "lr_scheduler_args") else ():
+        return [_pattern(one) for one in texts]
+    for one in texts if option.name in ("optimizer_args", "lr_scheduler_args") else ():
         if not re.fullmatch(r"[A-Za-z_]\w*=.*", one, re.DOTALL):
             _refuse(f'holds "{one}", which is not name=value', f'中的 "{one}" 不是 名称=值 的形式')
-    return list(items)
+    return texts
 
 
 def _pairs(text: str, whole: bool) -> list[str]:
     """ "a.*=8,b=4" as ["a.*=8", "b=4"]; a pattern may hold commas, as "x{1,2}=4" does."""
     pairs, at = [], 0
     while at < len(text):
-        found = re.compile(r"\s*(.+?)\s*=\s*([\d.]+(?:[eE]-?\d+)?)\s*(?:,|$)").match(text, at)
+        found = PAIR.match(text, at)
         number = as_number(found[2]) if found else ""
-        if isinstance(number, str) or (whole and number != int(number)):
+        if found is None or isinstance(number, str) or (whole and number != int(number)):
             kind, kind_zh = ("whole number", "整数") if whole else ("number", "数字")
             rest = text[at:]
             _refuse(f'holds "{rest}", which is not pattern={kind}', f'中的 "{rest}" 不是 模式={kind_zh} 的形式')
@@ -276,7 +278,7 @@ def _block_weights(value: object, *, takes_preset: bool) -> str:
 
 def _face_range(value: object) -> str:
     """ "fewest,most"."""
-    numbers = re.split("[,，]", value) if isinstance(value, str) else value
+    numbers = re.split("[,，]", value) if isinstance(value, str) else value if isinstance(value, (list, tuple)) else ()
     try:
         fewest, most = (_finite(as_number(one) if isinstance(one, str) else one, whole=False) for one in numbers)
     except (TypeError, ValueError):
@@ -290,10 +292,10 @@ def _resolution(value: object, *, takes_auto: bool) -> int | str:
     """ "auto", the side of a square, or "width,height"."""
     if takes_auto and isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
-    sides = re.split("[,，xX×]", value) if isinstance(value, str) else value
-    sides = list(sides) if isinstance(sides, (list, tuple)) else [sides]
+    given = re.split("[,，xX×]", value) if isinstance(value, str) else value
     try:
-        sides = [_finite(as_number(side) if isinstance(side, str) else side, whole=True) for side in sides]
+        listed = given if isinstance(given, (list, tuple)) else [given]
+        sides = [int(_finite(as_number(side) if isinstance(side, str) else side, whole=True)) for side in listed]
     except ValueError:
         sides = []
     if len(sides) not in (1, 2) or not all(16 <= side <= 16384 for side in sides):
@@ -407,8 +409,8 @@ def _missing(path: str, is_hub_name: bool) -> NoReturn:
         meant = None
     english, chinese = f'does not exist: there is no "{first}" in "{folder}".', f'不存在："{folder}" 里没有 "{first}"。'
     if meant and (not rest or os.path.exists(folder.joinpath(meant, *rest))):
-        meant = folder.joinpath(meant, *rest)
-        _refuse(f'{english} Did you mean "{meant}"?', f'{chinese}是不是 "{meant}"？')
+        there = folder.joinpath(meant, *rest)
+        _refuse(f'{english} Did you mean "{there}"?', f'{chinese}是不是 "{there}"？')
     if is_hub_name:
         _refuse(
             "is not here, and models are not downloaded: give a .safetensors file or a diffusers folder",
