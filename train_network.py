@@ -206,12 +206,13 @@ def train_from(
                 training.average.update(step)
             batches_done += len(batches)
             position = type(position)(epoch, batches_done, step)
-            after = outputs and partial(outputs.after_step, position, loss, rates, recovery.skipped)
-            if synchronized(world, after) == Verdict.STOP:
+            report = partial(outputs.after_step, position, loss, rates, recovery.skipped) if outputs else None
+            if synchronized(world, report) == Verdict.STOP:
                 return position
         batches_done = 0
         position = type(position)(epoch + 1, 0, step)
-        if synchronized(world, outputs and partial(outputs.after_epoch, position, recovery.skipped)) == Verdict.STOP:
+        report = partial(outputs.after_epoch, position, recovery.skipped) if outputs else None
+        if synchronized(world, report) == Verdict.STOP:
             break
     if problem := what_is_lost(training):  # after the last step no loss tells of it
         raise FloatingPointError(problem)
@@ -250,7 +251,7 @@ def draw(run: Run, training: Training, batch: Batch, generator: torch.Generator)
     from library.diffusion.noise import draw_noise, draw_perturbation
 
     settings, process, family, place = run.settings, training.process, training.family, run.machine.place
-    latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents  # (B, C, h, w)
+    latents = batch.latents if batch.latents is not None else family.encode_images(batch.pixels)  # (B, C, h, w)
     t = process.draw_timesteps(len(latents), generator, settings.min_timestep, settings.max_timestep)  # (B,)
     noise = draw_noise(
         latents,
@@ -267,13 +268,21 @@ def draw(run: Run, training: Training, batch: Batch, generator: torch.Generator)
         is_random = settings.ip_noise_gamma_random_strength
         more_noise = draw_perturbation(noise, generator, settings.ip_noise_gamma, is_random)
     noisy, target = process.corrupt(latents, noise, t, more_noise)
-    snr = process.snr(t)
-    weights = batch.weights * losses.weight(snr, family.noise.objective, settings)
-    tensors = (noisy, t, target, batch.masks, losses.threshold(t, snr, settings), weights)
-    placed = [None if tensor is None else place(tensor) for tensor in tensors]
-    embeddings = batch.text_embeddings and {name: place(tensor) for name, tensor in batch.text_embeddings.items()}
-    sizes = {name: place(tensor) for name, tensor in batch.size_conditioning.items()}
-    return Inputs(*placed, embeddings, sizes, batch.captions)
+    snr = process.snr(t)  # (B,)
+    huber_c = losses.threshold(t, snr, settings)
+    weights = batch.weights * losses.weight(snr, family.noise.objective, settings)  # (B,)
+    embeddings = batch.text_embeddings
+    return Inputs(
+        noisy=place(noisy),
+        t=place(t),
+        target=place(target),
+        mask=None if batch.masks is None else place(batch.masks),
+        huber_c=None if huber_c is None else place(huber_c),
+        weights=place(weights),
+        text_embeddings=None if embeddings is None else {name: place(tensor) for name, tensor in embeddings.items()},
+        size_conditioning={name: place(tensor) for name, tensor in batch.size_conditioning.items()},
+        captions=batch.captions,
+    )
 
 
 def backward(run: Run, training: Training, inputs: Inputs, share: float) -> Tensor:
