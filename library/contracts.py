@@ -89,13 +89,20 @@ class NoiseSpec:
 
 
 class Target(NamedTuple):
-    """A layer to adapt and its name in the saved file: names are the family's, execution is the adapter's."""
+    """A layer to adapt and its names: names are the family's, execution is the adapter's.
+
+    `saved_as` is the one by which it is known in this program, in training states too; it never changes. What files of
+    other programs call it follows from it and the two names with dots: see `lora_files/layouts.py`.
+    """
 
     layer: nn.Module  # nn.Linear or nn.Conv2d
-    saved_as: str  # "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    saved_as: str  # "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", as kohya writes it
     part: str  # "text_encoder", "text_encoder_2" or "unet"
     needs_conv_dim: bool = False  # adapted only where conv_dim is given (resnets, down- and upsamplers)
     shares_input: str | None = None  # layers of one such name are given the same input
+    module: str = ""  # in diffusers: "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    original: str = ""  # in the original model: "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    original_row: int | None = None  # of the original's layer, where this one's outputs begin; None: it is all of it
 
 
 WeightedPrompt = list[list[tuple[str, float]]]
@@ -134,8 +141,8 @@ class Family(Protocol):
     def targets(self) -> list[Target]:
         """Every layer that can be adapted, in the order of the saved file."""
 
-    def named_layers(self) -> dict[str, Target]:
-        """Every linear layer and convolution under each name that LoRA files, other trainers' too, have for it."""
+    def layers(self) -> list[Target]:
+        """Every layer that LoRA files, other trainers' too, may have something for; `targets` are some of them."""
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks by name, "unet", "vae", "text_encoder" (and "text_encoder_2"): to place and to freeze."""

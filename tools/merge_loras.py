@@ -203,11 +203,11 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     info = families.inspect(base)
     log.info(families.describe(info))
     family = families.blueprint(info)
-    layers = family.named_layers()
-    problems = []
+    targets = family.layers()
+    problems, found = [], []
     for file in files:
         try:
-            merging.refuse_misfit(file.path.name, file.factors, layers, file.metadata)
+            found.append(merging.fit(file.path.name, file.factors, targets, file.metadata))
         except UserError as error:
             problems += error.problems
     if problems:
@@ -221,11 +221,12 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
             )
         )
     updates: dict = {}
-    for file, ratio in zip(files, settings.ratios, strict=True):
-        for name, factors in file.factors.items() if ratio else ():
-            updates.setdefault(layers[name].layer, []).append((factors, ratio))
+    layers = {target.saved_as: target.layer for target in targets}
+    for by_layer, ratio in zip(found, settings.ratios, strict=True):
+        for name, factors in by_layer.items() if ratio else ():
+            updates.setdefault(layers[name], []).append((factors, ratio))
     stored = families.stored_weights(info, family)
-    changes = {stored[layer]: partial(merging.with_updates, updates=found) for layer, found in updates.items()}
+    changes = {stored[layer]: partial(merging.with_updates, updates=own) for layer, own in updates.items()}
 
     def described(entries: dict[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in entries.items() if name != "modelspec.hash_sha256"}

@@ -135,6 +135,7 @@ class Known:
     def of(self, line: str | None) -> set[str] | None:
         """All names, in every writing, of the base model's layers; None: nothing tells which."""
         from library import families
+        from library.lora_files import layouts
         from library.tooling import lora_files
 
         if self.model is None and line is None:
@@ -145,23 +146,24 @@ class Known:
                 family = families.blueprint(families.inspect(self.model))
             else:
                 family = families.architecture(lora_files.FAMILIES[line])
-            self.names[key] = set(family.named_layers())
+            self.names[key] = set(layouts.by_name(family.layers()))
         return self.names[key]
 
 
 def look(path: Path, known: Known) -> Shown:
     """Read one file. Raises UserError: it is no adapter."""
-    from library.lora_files import merging, readers
+    from library.lora_files import layouts, merging, readers
+    from library.lora_files.factors import read_factors
     from library.storage import metadata
     from library.tooling import lora_files
 
     tensors, entries = lora_files.load(path)
-    others = merging.other_kinds(tensors)
+    others = layouts.other_kinds(tensors)
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     factors = {}
     if not others and not broken:
-        factors = merging.read(path.name, tensors, entries)
-    names = list(dict.fromkeys(merging.layer_of(name) for name in tensors))
+        factors = read_factors(path.name, tensors, entries)
+    names = list(dict.fromkeys(layouts.layer_of(name) for name in tensors))
     plain = any(re.search(r"lora_(down|A)\.|lora\.down\.", name) for name in tensors) and "DoRA" not in others
     kinds = (["LoRA"] if plain else []) + others
     kinds += ["LoCon in three steps"] if any(name.endswith(".lora_mid.weight") for name in tensors) else []

@@ -54,7 +54,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -64,6 +64,10 @@ from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TryLora
 from library.reporting import pages
+
+if TYPE_CHECKING:
+    from library.contracts import Target
+    from library.lora_files.factors import Factors
 
 SAY_ESTIMATE = 20  # seconds that are worth an estimate
 LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")
@@ -221,9 +225,9 @@ def look(settings: TryLora) -> Job:
         settings, info, machine, negative.weighted, rows_of(settings, files), columns, picture_size(settings, info)
     )
     blueprint = families.blueprint(info)
-    layers = blueprint.named_layers()
+    layers = blueprint.layers()
     for file in job.files:
-        attempt(read_factors, file, layers)
+        attempt(fitting_factors, file, layers)
     if problems:
         raise UserError(problems)
     job.notes += notes(job, blueprint)
@@ -314,14 +318,14 @@ def lora_file(path: Path) -> LoraFile:
         raise UserError(say(f"{path}: cannot be read ({reason})", f"{path}：无法读取（{reason}）")) from error
 
 
-def read_factors(file: LoraFile, layers: dict) -> dict:
+def fitting_factors(file: LoraFile, layers: "list[Target]") -> "dict[str, Factors]":
     """A file's matrices, which fit these layers. Raises UserError."""
     from library.lora_files import merging
+    from library.lora_files.factors import read_factors
     from library.storage import lora_file
 
-    factors = merging.read(file.path.name, lora_file.read_tensors(file.path), file.metadata)
-    merging.refuse_misfit(file.path.name, factors, layers, file.metadata)
-    return factors
+    found = read_factors(file.path.name, lora_file.read_tensors(file.path), file.metadata)
+    return merging.fit(file.path.name, found, layers, file.metadata)
 
 
 def rows_of(settings: TryLora, files: list[LoraFile]) -> list[Row]:
@@ -483,7 +487,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
     sizes = family.size_conditioning(sampling.picture_sizes(*job.size, device))
     hires = sampling.Hires(settings.hires_scale, settings.hires_strength) if settings.hires_scale > 1 else None
     number = next_number(drawn_files(settings))
-    layers = family.named_layers()
+    layers = family.layers()
     began = time.perf_counter()
     with ExitStack() as around:
         around.enter_context(generate.told_if_memory_is_full())
@@ -525,7 +529,9 @@ def draw(job: Job, missing: list[Cell]) -> None:
     )
 
 
-def conditioned(job: Job, cells: list[Cell], family, layers: dict, model, sizes) -> Iterator[tuple[Cell, tuple]]:
+def conditioned(
+    job: Job, cells: list[Cell], family, layers: "list[Target]", model, sizes
+) -> Iterator[tuple[Cell, tuple]]:
     """Each cell with its two `Conditioning`s, the model's weights being what it needs at that moment."""
     import torch
 
@@ -536,7 +542,7 @@ def conditioned(job: Job, cells: list[Cell], family, layers: dict, model, sizes)
     for cell in cells:
         used = [*cell.column.loras, *cell.row.loras]
         if used != before:
-            loaded = {one.file.path: loaded.get(one.file.path) or read_factors(one.file, layers) for one in used}
+            loaded = {one.file.path: loaded.get(one.file.path) or fitting_factors(one.file, layers) for one in used}
             model.apply([merging.Strength(loaded[one.file.path], one.text_encoder, one.unet) for one in used])
         if used != before or cell.column is not text:
             with torch.no_grad():

@@ -17,7 +17,7 @@ from library.families import clip_text
 from library.families.loading import Place, Sources
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.unet import build_unet, load_unet, original_sources
-from library.families.unet.targets import named_layers, text_targets, unet_targets
+from library.families.unet.targets import text_targets, unet_layers, unet_targets
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
 
@@ -92,10 +92,11 @@ class StableDiffusion:
 
     def targets(self) -> list[Target]:
         text = text_targets(self.text_encoder, "lora_te", "text_encoder")
-        return text + unet_targets(self.unet, lambda name: name)
+        return text + unet_targets(self.unet, is_saved_by_original=False)
 
-    def named_layers(self) -> dict[str, Target]:
-        return named_layers(self.unet, lambda name: name, self.targets(), text_encoder=self.text_encoder)
+    def layers(self) -> list[Target]:
+        text = text_targets(self.text_encoder, "lora_te", "text_encoder")
+        return text + unet_layers(self.unet, is_saved_by_original=False)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}

@@ -19,8 +19,7 @@ from library.families.loading import Place, Sources
 from library.families.recognise import ModelInfo, picture_step, usual_resolution
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
 from library.families.unet import build_unet, load_unet, original_sources
-from library.families.unet.names import original_unet_name
-from library.families.unet.targets import named_layers, text_targets, unet_targets
+from library.families.unet.targets import text_targets, unet_layers, unet_targets
 from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
 
@@ -104,19 +103,16 @@ class StableDiffusionXL:
         return [(len(ids), min(len(ids), room)) for ids in clip_text.caption_tokens(self.tokenizer, captions)]
 
     def targets(self) -> list[Target]:
+        return self._text_targets() + unet_targets(self.unet, is_saved_by_original=True)
+
+    def layers(self) -> list[Target]:
+        return self._text_targets() + unet_layers(self.unet, is_saved_by_original=True)
+
+    def _text_targets(self) -> list[Target]:
         return [
             *text_targets(self.text_encoder, "lora_te1", "text_encoder"),
             *text_targets(self.text_encoder_2, "lora_te2", "text_encoder_2"),
-            *unet_targets(self.unet, self._saved_name),
         ]
-
-    def named_layers(self) -> dict[str, Target]:
-        texts = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
-        return named_layers(self.unet, self._saved_name, self.targets(), **texts)
-
-    def _saved_name(self, name: str) -> str:
-        config = self.unet.config
-        return original_unet_name(name, config.layers_per_block, config.up_block_types)
 
     def modules(self) -> dict[str, nn.Module]:
         return {

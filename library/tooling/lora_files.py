@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from library.lora_files.merging import Factors
+    from library.lora_files.factors import Factors
 
 ENDINGS = (".safetensors", ".pt", ".ckpt")
 RECIPE = "lora_recipe"  # in the metadata
@@ -76,7 +76,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         UserError: the file is damaged, or no adapter.
     """
     from library.families.weights_file import read_header
-    from library.lora_files import merging
+    from library.lora_files.factors import refuse_strangers
     from library.storage import lora_file, metadata
 
     names = None
@@ -84,20 +84,21 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with suppress(UserError):  # of a damaged file `read_tensors` tells more fittingly
             names = read_header(path).shapes
     if names is not None:
-        merging.refuse_strangers(path.name, names)
+        refuse_strangers(path.name, names)
     tensors = lora_file.read_tensors(path)
-    merging.refuse_strangers(path.name, tensors)
+    refuse_strangers(path.name, tensors)
     return tensors, metadata.of_file(path)
 
 
 def read(path: Path) -> LoraFile:
     """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
     from library.lora_files import merging
+    from library.lora_files.factors import read_factors
 
     tensors, entries = load(path)
-    factors = merging.read(path.name, tensors, entries)
-    dtype = next(iter(factors.values())).down.dtype
-    return LoraFile(path, entries, factors, merging.line_of(factors, entries), dtype)
+    found = read_factors(path.name, tensors, entries)
+    dtype = next(iter(found.values())).down.dtype
+    return LoraFile(path, entries, found, merging.line_of(found, entries), dtype)
 
 
 def by_saved_name(file: LoraFile) -> dict[str, Factors]:
@@ -110,13 +111,13 @@ def by_saved_name(file: LoraFile) -> dict[str, Factors]:
     strange += [name for name in file.factors if file.line == "SDXL" and FOREIGN_SDXL.match(name)]
     if not strange:
         return file.factors
-    layers = {}
+    known, others = {}, list(file.factors)
     if file.line:
         from library import families
+        from library.lora_files.factors import canonical
 
-        layers = families.architecture(FAMILIES[file.line]).named_layers()
-    unknown = [name for name in strange if name not in layers]
-    if unknown:
+        known, others = canonical(file.factors, families.architecture(FAMILIES[file.line]).layers())
+    if unknown := [name for name in others if name in strange]:
         raise UserError(
             say(
                 f"{file.path}: {len(unknown)} of its layers have names that no {file.line or 'known'} model has, such "
@@ -125,7 +126,7 @@ def by_saved_name(file: LoraFile) -> dict[str, Factors]:
                 "它是为另一类模型训练的",
             )
         )
-    return {layers[name].saved_as if name in layers else name: factors for name, factors in file.factors.items()}
+    return known | {name: file.factors[name] for name in others}
 
 
 def same_line(files: Sequence[LoraFile]) -> str | None:

@@ -133,7 +133,7 @@ def open_family(run: Run, attend: Attention) -> Family:
     if settings.weighted_captions:
         family.weigh = prompts.weights
     if run.base_loras:
-        merging.Merging(family.named_layers()).apply(run.base_loras)  # never closed: the weights stay so
+        merging.Merging(family.layers()).apply(run.base_loras)  # never closed: the weights stay so
     attention.install(family.modules()["vae"], attend)
     return family
 

@@ -285,14 +285,14 @@ def read_base(asked: Config, model: ModelInfo) -> list[Strength]:
     from library.tooling import lora_files
 
     paths = asked.base_weights or []
-    layers = families.blueprint(model, asked.max_token_length).named_layers()
+    layers = families.blueprint(model, asked.max_token_length).layers()
     strengths = [*(asked.base_weights_multiplier or []), *[1.0] * len(paths)]
     found, problems = [], []
     for name, strength in zip(paths, strengths, strict=False):
         try:
             file = lora_files.read(Path(name))
-            merging.refuse_misfit(name, file.factors, layers, file.metadata)
-            found.append(merging.Strength(file.factors, strength, strength))
+            factors = merging.fit(name, file.factors, layers, file.metadata)
+            found.append(merging.Strength(factors, strength, strength))
         except UserError as error:
             problems += error.problems
     if problems:

@@ -12,6 +12,7 @@ from library import families
 from library.families import rewriting
 from library.families.clip_text import clip_merges
 from library.lora_files import merging
+from library.lora_files.factors import read_factors
 from library.messages import UserError
 from tests.conftest import write_diffusers_folder
 from tests.families.test_families import TINY, original_layout
@@ -46,10 +47,11 @@ def write_model(path, name, dtype=torch.float16):
 def changes_of(info, tensors, strength=1.0):
     """What merging a LoRA changes in a model's files."""
     family = families.blueprint(info)
-    layers, stored = family.named_layers(), families.stored_weights(info, family)
+    layers = {target.saved_as: target for target in family.layers()}
+    stored = families.stored_weights(info, family)
     return {
         stored[layers[key].layer]: partial(merging.with_updates, updates=[(factors, strength)])
-        for key, factors in merging.read("x", tensors).items()
+        for key, factors in read_factors("x", tensors).items()
     }
 
 
@@ -64,8 +66,8 @@ def test_a_merged_file_is_the_merged_model(tmp_path, name, suffix):
         families.open_model(path, dtype=torch.float16, vae_dtype=torch.float16, configs=TINY[name])
         for path in (info.path, tmp_path / "new.safetensors")
     ]
-    with merging.Merging(opened[0].named_layers()) as model:
-        model.apply([merging.Strength(merging.read("x", lora), 0.7, 0.7)])
+    with merging.Merging(opened[0].layers()) as model:
+        model.apply([merging.Strength(read_factors("x", lora), 0.7, 0.7)])
         for part, module in opened[0].modules().items():
             other = opened[1].modules()[part].state_dict()
             assert all(torch.equal(tensor, other[key]) for key, tensor in module.state_dict().items()), part
@@ -128,8 +130,8 @@ def test_a_folder_of_diffusers_is_copied_with_its_weights_changed(tmp_path, name
     kept = lambda root: {path.relative_to(root) for path in root.rglob("*") if path.is_file()}  # noqa: E731
     assert kept(tmp_path / "new") == kept(folder)
     opened = [families.open_model(path, dtype=torch.float32) for path in (folder, tmp_path / "new")]
-    with merging.Merging(opened[0].named_layers()) as model:
-        model.apply([merging.Strength(merging.read("x", lora), 1, 1)])
+    with merging.Merging(opened[0].layers()) as model:
+        model.apply([merging.Strength(read_factors("x", lora), 1, 1)])
         for part, module in opened[0].modules().items():
             other = opened[1].modules()[part].state_dict()
             assert all(torch.equal(tensor, other[key]) for key, tensor in module.state_dict().items()), part

@@ -214,7 +214,7 @@ def drawn(
     width, height = size
     shape = (len(prompts), 4, height // 8, width // 8)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    with merging.Merging(family.named_layers()) as weights:
+    with merging.Merging(family.layers()) as weights:
         weights.apply(
             merging.Strength(lora_files.read(path).factors, text_encoder=strength, unet=strength)
             for path, strength in loras

@@ -7,7 +7,8 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDif
 from library import adapters, families
 from library.contracts import Target
 from library.diffusion import prompts, sampling
-from library.lora_files import merging
+from library.lora_files import layouts, merging
+from library.lora_files.factors import read_factors
 from library.lora_files.merging import Merging, Strength
 from library.messages import UserError, set_language
 
@@ -39,7 +40,7 @@ def weights(family):
 
 
 def read(tensors, metadata=None):
-    return merging.read("my.safetensors", tensors, metadata)
+    return read_factors("my.safetensors", tensors, metadata)
 
 
 # ---- into the weights, and out ----
@@ -59,7 +60,7 @@ def test_a_merged_model_computes_what_the_trained_one_does(name):
         expected = family.predict(noisy, t, family.encode_captions(["a red hat"]) | sizes)
         attached.detach_from_model()
         base = family.predict(noisy, t, family.encode_captions(["a red hat"]) | sizes)
-        with Merging(family.named_layers()) as model:
+        with Merging(family.layers()) as model:
             model.apply([Strength(read(tensors), 0.6, 0.6)])
             merged = family.predict(noisy, t, family.encode_captions(["a red hat"]) | sizes)
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
@@ -73,7 +74,7 @@ def test_the_weights_come_back_to_the_bit(dtype):
         module.to(dtype)
     before = weights(family)
     first, second = read(random_lora(family, conv=True)), read(random_lora(family, seed=1))
-    with Merging(family.named_layers()) as model:
+    with Merging(family.layers()) as model:
         model.apply([Strength(first, 0.6, 0.6), Strength(second, 0.5, 0.5)])
         model.apply([Strength(second, 1.0, 0.0)])
         changed = {name for name, tensor in weights(family).items() if not torch.equal(tensor, before[name])}
@@ -96,7 +97,7 @@ def test_ctrl_c_in_the_middle_of_merging_leaves_the_weights_whole(monkeypatch):
         return whole(self, device)
 
     monkeypatch.setattr(merging.Factors, "update", update)
-    with pytest.raises(KeyboardInterrupt), Merging(family.named_layers()) as model:
+    with pytest.raises(KeyboardInterrupt), Merging(family.layers()) as model:
         model.apply([Strength(read(random_lora(family)), 1, 1)])
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(family).items())
 
@@ -111,7 +112,7 @@ def test_several_files_add_up_with_their_own_strengths():
         read({"x.lora_down.weight": two[0], "x.lora_up.weight": two[1]}),  # no alpha: the rank
     ]
     expected = layer.weight.float() + 0.6 * 0.5 * one[1] @ one[0] + -0.5 * two[1] @ two[0]
-    with Merging({"x": Target(layer, "x", "unet")}) as model:
+    with Merging([Target(layer, "x", "unet")]) as model:
         model.apply([Strength(files[0], 0, 0.6), Strength(files[1], 9, -0.5)])
         assert torch.equal(layer.weight, expected.to(torch.bfloat16))
 
@@ -150,16 +151,15 @@ def test_diffusers_and_pefts_files_are_the_same_files(name):
     family = families.tiny(name)
     tensors = {key: tensor for key, tensor in random_lora(family).items() if not key.endswith("alpha")}
     prefixes = {part: part for part in family.modules() if part != "vae"}
-    layers = family.named_layers()
-    kohya = {layers[key].layer: value.update("cpu") for key, value in read(tensors).items()}
+    kohya = {key: value.update("cpu") for key, value in read(tensors).items()}
     for ends in (
         {".lora_down.weight": ".lora_A.weight", ".lora_up.weight": ".lora_B.weight"},
         {".lora_down.weight": ".lora.down.weight", ".lora_up.weight": ".lora.up.weight"},
     ):
         found = read(renamed(family, tensors, prefixes, ends))
-        merging.refuse_misfit("a", found, layers)
-        assert {layers[key].layer for key in found} == set(kohya)
-        assert all(torch.equal(value.update("cpu"), kohya[layers[key].layer]) for key, value in found.items())
+        known = merging.fit("a", found, family.layers())
+        assert set(known) == set(kohya)
+        assert all(torch.equal(value.update("cpu"), kohya[key]) for key, value in known.items())
 
 
 def test_the_alpha_of_a_peft_file_stands_in_its_metadata():
@@ -172,12 +172,12 @@ def test_the_alpha_of_a_peft_file_stands_in_its_metadata():
 
 def test_sdxl_files_with_diffusers_names_and_underscores_fit():
     family = families.tiny("sdxl")
-    layers = family.named_layers()
+    layers = layouts.by_name(family.layers())
     for name, module in family.unet.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            assert layers["lora_unet_" + name.replace(".", "_")].layer is module
-            assert layers[f"unet.{name}"].layer is module
-    assert layers["lora_unet_input_blocks_0_0"].layer is family.unet.conv_in
+            assert [target.layer for target in layers["lora_unet_" + name.replace(".", "_")]] == [module]
+            assert [target.layer for target in layers[f"unet.{name}"]] == [module]
+    assert layers["lora_unet_input_blocks_0_0"][0].layer is family.unet.conv_in
     assert {target.saved_as for target in family.targets()} <= set(layers)
 
 
@@ -224,12 +224,12 @@ def test_a_lora_of_another_line_is_told_with_both_lines(made, used):
         for end, shape in (("down", (1, *target.layer.weight.shape[1:])), ("up", (len(target.layer.weight), 1)))
     }
     lines = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
-    layers = families.architecture(used).named_layers()
+    layers = families.architecture(used).layers()
     with pytest.raises(UserError, match=f"It was made for {lines[made]}, this is {lines[used]}"):
-        merging.refuse_misfit("my.safetensors", read(file), layers)
+        merging.fit("my.safetensors", read(file), layers)
     set_language("zh")
     with pytest.raises(UserError, match=f"它是为 {lines[made]} 训练的，而底模是 {lines[used]}"):
-        merging.refuse_misfit("my.safetensors", read(file), layers)
+        merging.fit("my.safetensors", read(file), layers)
 
 
 def test_strange_layers_are_counted_and_named():
@@ -241,7 +241,7 @@ def test_strange_layers_are_counted_and_named():
     }
     told = "5 of its .* layers are not in this base model: lora_unet_extra_0, .* and 2 more. It was made for another"
     with pytest.raises(UserError, match=told):
-        merging.refuse_misfit("my.safetensors", read(tensors), family.named_layers())
+        merging.fit("my.safetensors", read(tensors), family.layers())
 
 
 # ---- the same picture as diffusers' own loading ----
@@ -271,7 +271,7 @@ def ours(family, loras, prompt, seed=3):
     family.decode_latents = lambda latents: (drawn.append(latents), decode(latents))[1]
     sizes = family.size_conditioning(sampling.picture_sizes(SIZE, SIZE))
     wanted = sampling.Prompt("", width=SIZE, height=SIZE, seed=seed, step_count=6, scale=5.0, sampler="euler")
-    with Merging(family.named_layers()) as model, torch.no_grad():
+    with Merging(family.layers()) as model, torch.no_grad():
         model.apply([Strength(read(tensors), strength, strength) for tensors, strength in loras])
         told = (
             family.encode_weighted(prompts.parse(prompt).weighted) | sizes,

@@ -12,6 +12,7 @@ from library import families
 from library.adapters import sizes
 from library.families.clip_text import clip_merges
 from library.lora_files import merging
+from library.lora_files.factors import read_factors
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
 from library.options.tools import TOOLS
@@ -63,7 +64,7 @@ def run(tmp_path):
 
 def updates(path):
     """Layer -> what the file adds to it."""
-    return {name: factors.update("cpu") for name, factors in merging.read(path.name, load_file(path)).items()}
+    return {name: factors.update("cpu") for name, factors in read_factors(path.name, load_file(path)).items()}
 
 
 def total(*weighted):
@@ -206,8 +207,8 @@ def test_merged_into_a_checkpoint_it_is_w_plus_the_updates(lora, run, tmp_path, 
         families.open_model(path, dtype=torch.float16, vae_dtype=torch.float16, configs=TINY[family])
         for path in (tmp_path / "base.safetensors", out / "model.safetensors")
     ]
-    with merging.Merging(opened[0].named_layers()) as model:
-        read = [merging.read("x", load_file(path)) for path in paths]
+    with merging.Merging(opened[0].layers()) as model:
+        read = [read_factors("x", load_file(path)) for path in paths]
         model.apply([merging.Strength(factors, ratio, ratio) for factors, ratio in zip(read, (0.6, 0.3), strict=True)])
         for part, module in opened[0].modules().items():
             other = opened[1].modules()[part].state_dict()
@@ -340,8 +341,8 @@ def test_an_alpha_that_the_type_rounds_does_not_change_the_strength(lora, run):
 def tuned_model(path, family, tensors, layers=None):
     """A checkpoint with a LoRA's updates in its weights, float32."""
     model = families.tiny(family)
-    with merging.Merging(model.named_layers()) as merged:
-        merged.apply([merging.Strength(merging.read("x", tensors), 1, 1)])
+    with merging.Merging(model.layers()) as merged:
+        merged.apply([merging.Strength(read_factors("x", tensors), 1, 1)])
         save_file({name: tensor.clone().contiguous() for name, tensor in original_layout(model).items()}, path)
     return path
 

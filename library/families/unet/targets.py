@@ -1,28 +1,42 @@
 """Which layers of a U-Net and of CLIP can be adapted: the choice of sd-scripts' `networks.lora`, for all families."""
 
-from collections.abc import Callable
-
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from library.contracts import Target
+from library.families.unet.names import original_unet_name
 
 ALWAYS = ("Transformer2DModel",)  # diffusers' classes; everything linear or 1x1 inside them
 WITH_CONV_DIM = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 
-def unet_targets(unet: nn.Module, saved_name: Callable[[str], str]) -> list[Target]:
-    """Linear layers and convolutions of the U-Net's attentions, resnets, down- and upsamplers.
+def unet_layers(unet: UNet2DConditionModel, *, is_saved_by_original: bool) -> list[Target]:
+    """Every linear layer and convolution of a U-Net.
 
     Args:
-        saved_name: from diffusers' name of a layer to its name in the saved file, with dots.
+        is_saved_by_original: the saved file has the original model's names, not diffusers'.
     """
+    targets = []
+    for name, layer in unet.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            original = original_unet_name(name, unet.config.layers_per_block, unet.config.up_block_types)
+            saved_as = "lora_unet_" + (original if is_saved_by_original else name).replace(".", "_")
+            targets.append(
+                Target(layer, saved_as, "unet", module=f"unet.{name}", original=f"diffusion_model.{original}")
+            )
+    return targets
+
+
+def unet_targets(unet: UNet2DConditionModel, *, is_saved_by_original: bool) -> list[Target]:
+    """Linear layers and convolutions of the U-Net's attentions, resnets, down- and upsamplers."""
+    layers = {target.layer: target for target in unet_layers(unet, is_saved_by_original=is_saved_by_original)}
     targets = []
     for name, layer, owner in layers_within(unet, (*ALWAYS, *WITH_CONV_DIM)):
         needs_conv_dim = owner in WITH_CONV_DIM
         if isinstance(layer, nn.Linear) or needs_conv_dim or layer.kernel_size == (1, 1):
-            saved_as = "lora_unet_" + saved_name(name).replace(".", "_")
-            targets.append(Target(layer, saved_as, "unet", needs_conv_dim, shared_input(name)))
+            own = layers[layer]._replace(needs_conv_dim=needs_conv_dim, shares_input=shared_input(name))
+            targets.append(own)
     return targets
 
 
@@ -36,39 +50,12 @@ def shared_input(name: str) -> str | None:
 
 def text_targets(text_encoder: nn.Module, prefix: str, part: str) -> list[Target]:
     """The attention's and the MLP's linear layers of a CLIP text encoder."""
-    return [
-        Target(layer, f"{prefix}_text_model_{name.removeprefix('text_model.').replace('.', '_')}", part)
-        for name, layer, _ in layers_within(text_encoder, TEXT)
-    ]
-
-
-def named_layers(
-    unet: nn.Module, saved_name: Callable[[str], str], targets: list[Target], **text_encoders: nn.Module
-) -> dict[str, Target]:
-    """Layers under the names that LoRA files have for them, by whichever trainer; more than we adapt ourselves.
-
-    `lora_unet_...` with the saved name or diffusers' (which some trainers use for SDXL too), `lora_te...`, and the
-    names with dots of diffusers' and peft's own files: `unet.mid_block....`, `text_encoder.text_model....`.
-
-    Args:
-        saved_name: as for `unet_targets`.
-        targets: the family's; those of text encoders are taken from there.
-        text_encoders: by the name of the part.
-    """
-    names = {}
-    for name, layer in unet.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            saved_as = "lora_unet_" + saved_name(name).replace(".", "_")
-            target = Target(layer, saved_as, "unet")
-            names |= dict.fromkeys((saved_as, "lora_unet_" + name.replace(".", "_"), f"unet.{name}"), target)
-    names |= {target.saved_as: target for target in targets if target.part != "unet"}
-    target_of = {target.layer: target for target in targets}
-    for part, module in text_encoders.items():
-        for name, layer in module.named_modules():
-            if layer in target_of:
-                bare = name.removeprefix("text_model.")
-                names |= dict.fromkeys((f"{part}.text_model.{bare}", f"{part}.{bare}"), target_of[layer])
-    return names
+    targets = []
+    for name, layer, _ in layers_within(text_encoder, TEXT):
+        bare = name.removeprefix("text_model.")
+        saved_as = f"{prefix}_text_model_{bare.replace('.', '_')}"
+        targets.append(Target(layer, saved_as, part, module=f"{part}.text_model.{bare}"))
+    return targets
 
 
 def layers_within(module: nn.Module, class_names: tuple[str, ...]) -> list[tuple[str, nn.Module, str]]:

@@ -1,0 +1,165 @@
+"""The matrices of LoRA files of any trainer, by layer.
+
+factors = read_factors(name, tensors, metadata)        by the file's own names
+known, strange = canonical(factors, layers)    by ours
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from library.contracts import Target
+from library.lora_files.layouts import by_name, fused_names, layer_of, other_kinds, split_name
+from library.messages import UserError, say
+
+
+class Factors(NamedTuple):
+    """What a file holds for one layer."""
+
+    down: Tensor  # (r, n) or (r, n, k, k); (r, n, 1, 1) with `mid`
+    up: Tensor  # (m, r) or (m, r, 1, 1)
+    mid: Tensor | None  # (r, r, k, k): LyCORIS' convolutions in three steps
+    scale: float  # alpha / rank
+
+    def shape(self) -> tuple[int, ...]:
+        """Of the update; a kernel of one pixel is left out."""
+        kernel = (self.down if self.mid is None else self.mid).shape[2:]
+        return (len(self.up), self.down.shape[1], *(kernel if set(kernel) - {1} else ()))
+
+    def thin(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """(r, n k k) down, with what is between, and (m, r) up: float32, scale * up @ down is the update."""
+        down, up = self.down.to(device, torch.float32).flatten(1), self.up.to(device, torch.float32).flatten(1)
+        if self.mid is not None:
+            down = torch.einsum("ijkl,jn->inkl", self.mid.to(device, torch.float32), down).flatten(1)
+        return down, up
+
+    def update(self, device: torch.device | str) -> Tensor:
+        """What is added to the layer's weight at strength 1, float32, in `shape`."""
+        down, up = self.thin(device)
+        return (up @ down).mul_(self.scale).reshape(self.shape())
+
+    def rows(self, first: int, count: int) -> "Factors":
+        """Of some of the layer's outputs."""
+        return self._replace(up=self.up[first : first + count])
+
+
+def read_factors(
+    name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> dict[str, Factors]:
+    """A file's matrices by the layer's name in it.
+
+    Names and orders of kohya's sd-scripts, LyCORIS (LoCon), diffusers and peft are understood. A missing alpha is the
+    rank, which leaves the product as it is.
+
+    Args:
+        name: of the file, for messages.
+        metadata: of the file; peft's own alpha stands there.
+
+    Raises:
+        UserError: it is another kind of adapter, which is named, or no adapter; or it is damaged.
+    """
+    if kinds := other_kinds(tensors):
+        raise UserError(
+            say(
+                f"{name}: is a {' / '.join(kinds)}: what it adds to a layer is no product of two thin matrices, as in "
+                "LoRA and LoCon. Such files cannot be drawn with, merged or resized here yet",
+                f"{name}：这是 {' / '.join(kinds)}，它的更新量不像 LoRA、LoCon 那样是两个小矩阵的乘积，"
+                "暂不支持用它画图、合并或改秩",
+            )
+        )
+    refuse_strangers(name, tensors)
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        layer, part = split_name(key)
+        layers.setdefault(layer, {})[part] = tensor
+    alphas = _peft_alphas(name, metadata or {})
+    found, damaged = {}, []
+    for layer, parts in layers.items():
+        if not _is_whole(parts):
+            damaged.append(layer)
+            continue
+        rank = parts["down"].shape[0]
+        alpha = float(parts["alpha"]) if "alpha" in parts else alphas.get(layer.partition(".")[0], rank)
+        found[layer] = Factors(parts["down"], parts["up"], parts.get("mid"), alpha / rank)
+    if damaged:
+        raise UserError(
+            say(
+                f"{name}: {some(damaged)} lack a part, have an impossible shape or hold NaN. The file is damaged, or "
+                "its training failed; take another one",
+                f"{name}：{some(damaged)} 缺少一部分、形状不对或含有 NaN。文件已损坏或训练失败，请换一个",
+            )
+        )
+    return found
+
+
+def refuse_strangers(name: str, keys: Collection[str]) -> None:
+    """Raise a UserError where a file is no adapter of any kind, by the names of its tensors."""
+    if not keys:
+        raise UserError(say(f"{name}: is empty", f"{name}：是空文件"))
+    strange = next((key for key in keys if layer_of(key) == key), None)
+    if strange is not None:
+        raise UserError(
+            say(
+                f'{name}: is no LoRA: it holds {len(keys)} tensors such as "{strange}". A base model, an embedding?',
+                f"{name}：不是 LoRA：其中有 {len(keys)} 个张量，如“{strange}”。是否误选了底模或嵌入模型？",
+            )
+        )
+
+
+def _is_whole(parts: dict[str, Tensor]) -> bool:
+    down, up, mid = parts.get("down"), parts.get("up"), parts.get("mid")
+    if down is None or up is None or down.dim() < 2 or up.dim() < 2:
+        return False
+    if up.shape[1:].numel() != down.shape[0] or ("alpha" in parts and parts["alpha"].numel() != 1):
+        return False
+    if mid is not None and (mid.shape[:2] != (up.shape[1], down.shape[0]) or down.shape[1:].numel() != down.shape[1]):
+        return False
+    return all(bool(tensor.isfinite().all()) for tensor in parts.values())
+
+
+def _peft_alphas(name: str, metadata: Mapping[str, str]) -> dict[str, float]:
+    """Part of the model -> the alpha that diffusers writes into the metadata instead of a tensor for each layer."""
+    try:
+        entries = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        patterned = [key for key, value in entries.items() if key.endswith("_pattern") and value]
+        if patterned:
+            raise UserError(
+                say(
+                    f"{name}: its layers have strengths of their own ({patterned[0]}), which is not understood here",
+                    f"{name}：各层有各自的强度（{patterned[0]}），这里不支持",
+                )
+            )
+        return {key.partition(".")[0]: float(value) for key, value in entries.items() if key.endswith(".lora_alpha")}
+    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        return {}
+
+
+def canonical(factors: Mapping[str, Factors], targets: Iterable[Target]) -> tuple[dict[str, Factors], list[str]]:
+    """A file's matrices by `Target.saved_as`, and the names that no layer of the model has.
+
+    What a file has for several layers in one, as the original model keeps them, is taken apart.
+    """
+    layers = by_name(targets)
+    known: dict[str, Factors] = {}
+    strange = []
+    for name, own in factors.items():
+        found = layers.get(name, [])
+        if not found or any(target.saved_as in known for target in found):  # or named twice
+            strange.append(name)
+            continue
+        for target in found:
+            is_part = name in fused_names(target)
+            rows = (target.original_row or 0, len(target.layer.weight))
+            known[target.saved_as] = own.rows(*rows) if is_part else own
+    return known, strange
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, for a message."""
+    shown = ", ".join(names[:3])
+    return shown + (say(f" and {len(names) - 3} more", f" 等 {len(names)} 个") if len(names) > 3 else "")
