@@ -6,15 +6,20 @@ same noise, of the trained and of the unchanged model. The mean over both and ov
 log(loss with / loss without) is what pictures are ranked by (docs/log.md: what else was tried, and how well it does).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from library.contracts import Sample
 from library.messages import say
 from library.training.run import Run, Training
 from library.training.validate import in_batches, losses_of, seed_of
+
+if TYPE_CHECKING:
+    from library.reporting.run_log import Report
 
 TIME_SHARE = 0.03  # of the run's that may be spent
 LEAST = 4  # pictures among which one can stand out
@@ -23,7 +28,7 @@ CAPTIONS = ("with", "without")
 ODD = 1.5  # deviations from the others beyond which a picture is worth a look
 
 
-def tell_pictures(run: Run, training: Training, report: Any) -> None:
+def tell_pictures(run: Run, training: Training, log: Report) -> None:
     """Measure all pictures of the subject, or as many as there is time for, and write them down as "pictures"."""
     import torch
 
@@ -32,20 +37,20 @@ def tell_pictures(run: Run, training: Training, report: Any) -> None:
 
     config = run.settings
     unique = {sample.image_path: sample for sample in held_out.of_subject(run.plan.found, config)}
-    much = extent(len(unique), samples_trained(run))
-    if much.pictures < LEAST:
+    scope = extent(len(unique), samples_trained(run))
+    if scope.pictures < LEAST:
         return
     every = list(unique.values())
-    samples = [every[at] for at in validation.sample_of(len(every), much.pictures, seed_of(run))]
-    timesteps = validation.timesteps(config.min_timestep, config.max_timestep, much.timesteps)
+    samples = [every[at] for at in validation.sample_of(len(every), scope.pictures, seed_of(run))]
+    timesteps = validation.timesteps(config.min_timestep, config.max_timestep, scope.timesteps)
     training.step.clear()  # the pictures are shown in other batches than those that CUDA graphs have recorded
     try:
-        rows = _measured(run, training, samples, timesteps, much.models)
+        rows = _measured(run, training, samples, timesteps, scope.models)
     except torch.OutOfMemoryError:
-        report.say(say("the training pictures are not ranked: not enough memory", "显存不足，未对训练图片排序"))
+        log.say(say("the training pictures are not ranked: not enough memory", "显存不足，未对训练图片排序"))
         return
     names = [f"{sample.folder}/{sample.image_path.name}" for sample in samples]
-    report.event("pictures", step=report.step, timesteps=timesteps, pictures=names, rows=rows, of=len(unique))
+    log.event("pictures", step=log.step, timesteps=timesteps, pictures=names, rows=rows, of=len(unique))
 
 
 class Extent(NamedTuple):
@@ -80,7 +85,7 @@ def samples_trained(run: Run) -> float:
 
 def _measured(
     run: Run, training: Training, samples: list[Sample], timesteps: list[int], models: tuple[str, ...]
-) -> dict[str, list]:
+) -> dict[str, list[list[float]]]:
     """Losses of each picture (outer) at each timestep (inner), of each model, with and without captions."""
     from library.data import held_out
 
@@ -94,22 +99,22 @@ def _measured(
         module.to(run.machine.device)
     strength = training.adapters.multiplier
     training.adapters.eval()
-    found = {}
+    rows_of: dict[str, list[list[float]]] = {}
     try:
         with training.averaged():
             for model in models:
                 training.adapters.multiplier = strength if model == "trained" else 0.0
                 for words in CAPTIONS:
-                    shown, training.dataset.texts = (samples, texts) if words == "with" else (bare, None)
-                    rows = losses_of(run, training, shown, batches, timesteps)
-                    found[f"{model}, {words} caption"] = [rows[place].tolist() for place in range(len(samples))]
+                    own, training.dataset.texts = (samples, texts) if words == "with" else (bare, None)
+                    rows = losses_of(run, training, own, batches, timesteps)
+                    rows_of[f"{model}, {words} caption"] = [rows[place].tolist() for place in range(len(samples))]
     finally:
         training.dataset.texts = texts
         training.adapters.multiplier = strength
         training.adapters.train()
         for name, module in encoders.items():
             module.to(places[name])
-    return found
+    return rows_of
 
 
 class Ranked(NamedTuple):

@@ -3,11 +3,13 @@
 A thousand pictures take a tenth of a second. `examination` looks at the pictures too.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from library.contracts import Sample
 from library.files import sha256_of_file
@@ -16,12 +18,21 @@ from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding
 
+if TYPE_CHECKING:
+    from library.data.plan import Plan
+    from library.data.tag_statistics import TagStatistics
+
 MOST_TAGGED = 20_000  # pictures beyond which a start does not wait for the tags to be counted
 MOST_LINES = 6  # said before a run begins
 
 
 def of_set(
-    plan: Any, config: Config, *, groups: Sequence[Sequence[Sample]], drawn_by: Mapping[Path, str], statistics: Any
+    plan: Plan,
+    config: Config,
+    *,
+    groups: Sequence[Sequence[Sample]],
+    drawn_by: Mapping[Path, str],
+    statistics: TagStatistics | None,
 ) -> list[Finding]:
     """What plan and captions tell, beyond what `plan.check` says of them. Reads no picture.
 
@@ -90,7 +101,7 @@ def of_set(
     ]
 
 
-def statistics_of(plan: Any, config: Config) -> Any:
+def statistics_of(plan: Plan, config: Config) -> TagStatistics | None:
     """The tags of the subject's pictures, as they are trained; None where there are none to count."""
     from library.data import captions, held_out, tag_statistics
 
@@ -106,7 +117,7 @@ def statistics_of(plan: Any, config: Config) -> Any:
 
 
 def of_tags(
-    statistics: Any, words: Mapping[str, str], subject: Sequence[Sample], texts: Mapping[Path, str]
+    statistics: TagStatistics, words: Mapping[str, str], subject: Sequence[Sample], texts: Mapping[Path, str]
 ) -> Iterator[Finding]:
     """What the tags will do; what `data.samples` and `data.plan` say of captions is left to them."""
     from library.data import tag_statistics
@@ -141,7 +152,7 @@ def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def short(plan: Any, config: Config, notes: Sequence[str]) -> tuple[list[str], str]:
+def short(plan: Plan, config: Config, notes: Sequence[str]) -> tuple[list[str], str]:
     """What every run says before it begins, beyond `notes`: the most urgent findings, and a line that counts all."""
     from library.data import held_out
 

@@ -1,8 +1,10 @@
 """Validation in the middle of a run: what is measured, with what, and where it is told."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from library.contracts import Sample
 from library.messages import say
@@ -10,43 +12,52 @@ from library.options.training import Config
 from library.training.resolve import validation_scope
 from library.training.run import Run, Training
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def measured_epochs(config: Config, plan: Any) -> list[int]:
+    from library.data.plan import Plan
+    from library.diffusion.validation import Measured, Shown
+    from library.reporting.run_log import Report
+
+
+def measured_epochs(settings: Config, plan: Plan) -> list[int]:
     """The epochs whose end is validated: every n-th, and the last."""
-    every, count = config.validate_every_n_epochs or 1, plan.epoch_count
+    every, count = settings.validate_every_n_epochs or 1, plan.epoch_count
     return sorted({*range(every, count + 1, every), count}) if plan.found.validation else []
 
 
-def validate(run: Run, training: Training, report: Any, *, epoch: int, step: int, by: str) -> None:
-    """Measure the model as it would be saved now, and tell it; nothing where no pictures are held out.
+def validate(run: Run, training: Training, log: Report, *, epoch: int, step: int, by: Literal["epoch", "step"]) -> None:
+    """Measure the model as it would be saved now, and tell it; nothing where no images are held out.
 
     Args:
-        by: "epoch" or "step": which of them was due.
+        by: which of them was due.
         step: 0: the unchanged model is measured, whatever LoRA the run began with.
     """
     if not run.plan.found.validation:
         return
-    report.read()  # of losses that are not finite nothing is measured
-    if report.is_validated(step):  # as steps were due, or before the run was interrupted: nothing has changed since
-        report.validation(epoch, step, by)
+    log.read()  # of losses that are not finite nothing is measured
+    if log.is_validated(step):  # as steps were due, or before the run was interrupted: nothing has changed since
+        log.validation(epoch, step, by)
         return
-    if not report.validations:
-        report.event("held out", step=step, **chosen(run).names())
+    if not log.validations:
+        log.event("held out", step=step, **measured_samples(run).names())
     began = time.monotonic()
-    measured = _with_room(run, training, report, is_unchanged=step == 0)
-    if measured and measured.is_finite:
-        told = dict(
+    measured = _measure_with_room(run, training, is_unchanged=step == 0)
+    if measured is None:
+        log.say(say("no validation: not enough memory for it", "显存不足，这次没有做验证"))
+    elif measured.is_finite:
+        values = dict(
             ends_epoch=step == sum(run.plan.step_counts[:epoch]),
             seconds=round(time.monotonic() - began, 3),
             **measured.values(),
         )
-        report.validation(epoch, step, by, told)
-    elif measured:  # of the weights the next step tells
-        report.say(say(f"validation after step {step}: NaN or infinity", f"第 {step} 步后的验证：出现 NaN 或无穷大"))
+        log.validation(epoch, step, by, values)
+    else:  # of the weights the next step tells
+        log.say(say(f"validation after step {step}: NaN or infinity", f"第 {step} 步后的验证：出现 NaN 或无穷大"))
 
 
-def _with_room(run: Run, training: Training, report: Any, *, is_unchanged: bool) -> Any:
-    """What was measured; None where memory is too small."""
+def _measure_with_room(run: Run, training: Training, *, is_unchanged: bool) -> Measured | None:
+    """None where memory is too small."""
     import torch
 
     for _ in range(2):
@@ -54,12 +65,11 @@ def _with_room(run: Run, training: Training, report: Any, *, is_unchanged: bool)
             return measure(run, training, is_unchanged=is_unchanged)
         except torch.OutOfMemoryError:
             training.step.clear()  # CUDA graphs hold memory; the next steps record them anew
-    report.say(say("no validation: not enough memory for it", "显存不足，这次没有做验证"))
     return None
 
 
-class Chosen(NamedTuple):
-    """The pictures that are measured, with nothing about them left to chance."""
+class MeasuredSamples(NamedTuple):
+    """The images that are measured, with nothing about them left to chance."""
 
     held_out: list[Sample]
     beside: list[Sample]  # of the training, one for each
@@ -67,110 +77,95 @@ class Chosen(NamedTuple):
 
     def names(self) -> dict[str, list[str]]:
         """As run.jsonl has them: "10_mytag/003.png"."""
-        told = dict(held_out=self.held_out, training=self.beside, regularization=self.regularization)
-        return {kind: [f"{one.folder}/{one.image_path.name}" for one in own] for kind, own in told.items()}
+        kinds = dict(held_out=self.held_out, training=self.beside, regularization=self.regularization)
+        return {kind: [f"{one.folder}/{one.image_path.name}" for one in own] for kind, own in kinds.items()}
 
 
 def seed_of(run: Run) -> int:
-    """Of the choice of pictures and of their noise."""
+    """Of the choice of images and of their noise."""
     return run.seed if run.settings.validation_seed is None else run.settings.validation_seed
 
 
-def chosen(run: Run) -> Chosen:
-    """Which pictures are measured: the same all through a run."""
+def measured_samples(run: Run) -> MeasuredSamples:
+    """Which images are measured: the same all through a run."""
     from library.data import held_out
     from library.diffusion import validation
 
-    config, plan, seed = run.settings, run.plan, seed_of(run)
-    scope = validation_scope(config, plan)
+    settings, plan, seed = run.settings, run.plan, seed_of(run)
+    scope = validation_scope(settings, plan)
 
     def some(samples: list[Sample], count: int) -> list[Sample]:
         return [samples[place] for place in validation.sample_of(len(samples), count, seed)]
 
     held = some(plan.found.validation, scope.held_out)
-    old = some([sample for sample in plan.samples_used if sample.is_regularization], scope.regularization)
+    regularization = some([one for one in plan.samples_used if one.is_regularization], scope.regularization)
     partners = held_out.beside(held, plan.found.train, bucket_in(plan), seed)
-    return Chosen(*(held_out.fixed(samples, config) for samples in (held, partners, old)))
+    return MeasuredSamples(*(held_out.fixed(samples, settings) for samples in (held, partners, regularization)))
 
 
-def bucket_in(plan: Any) -> Callable[[Sample], tuple]:
-    """Gives what pictures of one batch have in common."""
+def bucket_in(plan: Plan) -> Callable[[Sample], Hashable]:
+    """Gives what images of one batch have in common."""
     return lambda sample: (sample.dataset, plan.fit(sample).bucket)
 
 
-def measure(run: Run, training: Training, *, is_unchanged: bool = False) -> Any:
-    """The losses of the held-out pictures, of training pictures beside them and of regularization images.
+def measure(run: Run, training: Training, *, is_unchanged: bool = False) -> Measured:
+    """The losses of the held-out images, of training images beside them and of regularization images.
 
     Args:
         is_unchanged: of the model without the LoRA.
-
-    Returns:
-        A `validation.Measured`.
     """
     from library.diffusion import validation
 
-    config = run.settings
-    held, partners, old = chosen(run)
-    batches = in_batches(run, training, held)[: config.max_validation_steps]
+    settings = run.settings
+    held, partners, regularization = measured_samples(run)
+    batches = in_batches(run, training, held)[: settings.max_validation_steps]
+    timesteps = validation.timesteps(
+        settings.min_timestep, settings.max_timestep, validation_scope(settings, run.plan).timesteps
+    )
     training.adapters.eval()
     strength = training.adapters.multiplier
     try:
         with training.averaged():
             if is_unchanged:
                 training.adapters.multiplier = 0.0
-            times = times_of(run)
-            ours = losses_of(run, training, held, batches, times)
-            places = [[place for place in own if place in ours] for own in in_batches(run, training, partners)]
-            theirs = losses_of(run, training, partners, [own for own in places if own], times)
-            olds = losses_of(run, training, old, in_batches(run, training, old), times)
+            of_held = losses_of(run, training, held, batches, timesteps)
+            partner_batches = [[at for at in own if at in of_held] for own in in_batches(run, training, partners)]
+            of_partners = losses_of(run, training, partners, [own for own in partner_batches if own], timesteps)
+            batches = in_batches(run, training, regularization)
+            of_regularization = losses_of(run, training, regularization, batches, timesteps)
     finally:
         training.adapters.multiplier = strength
         training.adapters.train()
-    return validation.Measured.of(times, ours, theirs, olds)
-
-
-def times_of(run: Run) -> list[int]:
-    """The timesteps that are measured."""
-    from library.diffusion import validation
-
-    config = run.settings
-    return validation.timesteps(config.min_timestep, config.max_timestep, validation_scope(config, run.plan).timesteps)
+    return validation.Measured.of(timesteps, of_held, of_partners, of_regularization)
 
 
 def in_batches(run: Run, training: Training, samples: list[Sample]) -> list[list[int]]:
     """The places of samples, in batches as large as the training's."""
     from library.diffusion import validation
 
-    sets = run.plan.sets
+    sets, bucket = run.plan.sets, bucket_in(run.plan)
     sizes = [-(-sets[sample.dataset].batch_size // training.batch_parts) for sample in samples]
-    return validation.groups([bucket_in(run.plan)(sample) for sample in samples], sizes, seed_of(run))
+    return validation.groups([bucket(sample) for sample in samples], sizes, seed_of(run))
 
 
 def losses_of(
-    run: Run, training: Training, samples: list[Sample], batches: list[list[int]], times: list[int]
-) -> dict[int, Any]:
+    run: Run, training: Training, samples: list[Sample], batches: list[list[int]], timesteps: list[int]
+) -> dict[int, Tensor]:
     """The losses of samples that are `held_out.fixed`, by their places, at some timesteps; see `validation.losses`."""
     from library.diffusion import losses, validation
-
-    def plain_loss(prediction: Any, target: Any, mask: Any) -> Any:
-        return losses.per_sample(prediction, target, mask=mask)
-
-    show = _shower(run, training, samples)
-    return validation.losses(batches, show, training.process.corrupt, plain_loss, times, seed_of(run))
-
-
-def _shower(run: Run, training: Training, samples: list[Sample]) -> Callable[[list[int]], Any]:
-    """Gives the batch of some of the samples, by their places."""
     from library.diffusion.validation import Shown
 
     family, place = training.family, run.machine.place
 
+    def plain_loss(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        return losses.per_sample(prediction, target, mask=mask)
+
     def show(places: list[int]) -> Shown:
         batch = training.dataset.batch_of([samples[at] for at in places])
-        latents = family.encode_images(batch.pixels) if batch.latents is None else batch.latents
+        latents = batch.latents if batch.latents is not None else family.encode_images(batch.pixels)
         conditioning = (batch.text_embeddings or family.encode_captions(batch.captions)) | batch.size_conditioning
         conditioning = {name: place(tensor) for name, tensor in conditioning.items()}
         mask = None if batch.masks is None else place(batch.masks)
         return Shown(place(latents), mask, lambda noisy, t: family.predict(noisy, place(t), conditioning))
 
-    return show
+    return validation.losses(batches, show, training.process.corrupt, plain_loss, timesteps, seed_of(run))
