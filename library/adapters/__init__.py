@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from library.adapters.dora import DoraLayer
-from library.adapters.flat_parameters import Arena
+from library.adapters.flat_parameters import FlatParameters
 from library.adapters.layer import AdapterLayer
 from library.adapters.loha import LohaLayer
 from library.adapters.lokr import LokrLayer
 from library.adapters.lora import LoraLayer
-from library.adapters.sizes import Pace, Size, block_name, block_order, is_large
+from library.adapters.sizes import LrScale, Size, block_name, block_order, is_large
 from library.contracts import Target
 from library.messages import UserError, say
 
@@ -86,32 +86,34 @@ def attach(
         layer = kind(target.layer, own_rank, own_alpha, name=target.saved_as, **settings)
         layers[target.saved_as] = layer
         parts.setdefault(target.part, []).append(target.saved_as)
-        alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha, own.pace)
+        alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha, own.lr_scale)
         is_stacked = kind.can_stack and target.shares_input
         groups.setdefault(target.part, {}).setdefault(alike if is_stacked else target.saved_as, []).append(layer)
-    arenas = {}
+    flat_parameters = {}
     for part, of_part in groups.items():
-        paces = {layers[name]: sizes.get(name, Size()).pace for name in parts[part]}
+        lr_scales = {layers[name]: sizes.get(name, Size()).lr_scale for name in parts[part]}
         keeps_apart = part in faster
 
-        def section_of(layer: AdapterLayer, attribute: str, part=part, paces=paces, apart=keeps_apart) -> Section:
-            return Section(part, paces[layer], apart and attribute == layer.PLUS)
+        def param_group_of(
+            layer: AdapterLayer, attribute: str, part=part, lr_scales=lr_scales, apart=keeps_apart
+        ) -> ParamGroup:
+            return ParamGroup(part, lr_scales[layer], apart and attribute == layer.PLUS)
 
-        arenas[part] = Arena(list(of_part.values()), section_of)
-    return Adapters(layers, parts, arenas, rank_stabilized=rank_stabilized)
+        flat_parameters[part] = FlatParameters(list(of_part.values()), param_group_of)
+    return Adapters(layers, parts, flat_parameters, rank_stabilized=rank_stabilized)
 
 
-class Section(NamedTuple):
-    """What learns at one pace."""
+class ParamGroup(NamedTuple):
+    """What learns at one rate."""
 
     part: str  # of the model
-    pace: Pace
+    lr_scale: LrScale
     is_plus: bool  # what LoRA+ lets learn faster
 
     @property
     def name(self) -> str:
         """ "unet", "unet_block5", "unet_block5 plus": as sd-scripts names the curves of its learning rates."""
-        own = f"_{self.pace.name}" if self.pace.name else ""
+        own = f"_{self.lr_scale.name}" if self.lr_scale.name else ""
         return f"{self.part}{own}{' plus' if self.is_plus else ''}"
 
 
@@ -121,7 +123,7 @@ class Adapters:
     Args:
         layers: name in the file -> adapter, in the order of the file.
         parts: "text_encoder", "unet", ... -> names of their layers.
-        arenas: the same parts -> the memory of their layers.
+        flat_parameters: the same parts -> the memory of their layers.
         rank_stabilized: the layers' alphas are sqrt(rank) times what was asked for.
     """
 
@@ -129,68 +131,68 @@ class Adapters:
         self,
         layers: dict[str, AdapterLayer],
         parts: dict[str, list[str]],
-        arenas: dict[str, Arena],
+        flat_parameters: dict[str, FlatParameters],
         *,
         rank_stabilized: bool = False,
     ):
         self.rank_stabilized = rank_stabilized
         self.layers = layers
-        self.arenas = arenas
+        self.flat_parameters = flat_parameters
         self._names_of = parts
         self.frozen: set[str] = set()  # parts that are no longer trained: the optimizer leaves what has no gradient
-        self._single: dict[nn.Parameter, tuple[Arena, Tensor]] = {}  # see `parts`
+        self._single: dict[nn.Parameter, tuple[FlatParameters, Tensor]] = {}  # see `parts`
 
-    def sections(self, *, is_flat: bool = True) -> dict[Section, list[nn.Parameter]]:
-        """What the optimizer is to change, float32, by the pace at which it learns: usually a section for each part.
+    def param_groups(self, *, is_flat: bool = True) -> dict[ParamGroup, list[nn.Parameter]]:
+        """What the optimizer is to change, float32, by the rate at which it learns: usually a group for each part.
 
         Args:
-            is_flat: one tensor for all layers of a section. False: each layer's tensors, such as `down` and `up`, in
+            is_flat: one tensor for all layers of a group. False: each layer's tensors, such as `down` and `up`, in
                 the order of the targets, for optimizers that look at shapes.
         """
-        found: dict[Section, list[nn.Parameter]] = {}
-        for part, arena in self.arenas.items():
-            for section, place in arena.sections.items():
-                is_whole = len(arena.sections) == 1
-                found[section] = []
+        found: dict[ParamGroup, list[nn.Parameter]] = {}
+        for part, flat in self.flat_parameters.items():
+            for group, place in flat.param_groups.items():
+                is_whole = len(flat.param_groups) == 1
+                found[group] = []
                 if is_flat:
-                    found[section].append(arena.master if is_whole else self._own(arena, arena.master.detach()[place]))
+                    found[group].append(flat.master if is_whole else self._own(flat, flat.master.detach()[place]))
             for layer in () if is_flat else (self.layers[name] for name in self._names_of[part]):
                 for attribute, view in zip(layer.attributes, layer.masters(), strict=True):
-                    found[arena.section_of(layer, attribute)].append(self._own(arena, view))
+                    found[flat.param_group_of(layer, attribute)].append(self._own(flat, view))
         return found
 
     def parts(self, *, is_flat: bool = True) -> dict[str, list[nn.Parameter]]:
-        """The same by part of the model; see `sections`."""
+        """The same by part of the model; see `param_groups`."""
         found: dict[str, list[nn.Parameter]] = {}
-        for section, parameters in self.sections(is_flat=is_flat).items():
-            found.setdefault(section.part, []).extend(parameters)
+        for group, parameters in self.param_groups(is_flat=is_flat).items():
+            found.setdefault(group.part, []).extend(parameters)
         return found
 
-    def _own(self, arena: Arena, view: Tensor) -> nn.Parameter:
+    def _own(self, flat: FlatParameters, view: Tensor) -> nn.Parameter:
         parameter = nn.Parameter(view)
-        self._single[parameter] = (arena, view)
+        self._single[parameter] = (flat, view)
         return parameter
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained, float32, one flat tensor for each part; not what is frozen."""
-        return [arena.master for part, arena in self.arenas.items() if part not in self.frozen]
+        return [flat.master for part, flat in self.flat_parameters.items() if part not in self.frozen]
 
     def gather(self) -> None:
         """After each backward pass: its gradients go to what the optimizer changes, in float32."""
-        for part, arena in self.arenas.items():
+        for part, flat in self.flat_parameters.items():
             if part not in self.frozen:
-                arena.gather()
-        for parameter, (arena, view) in self._single.items():
-            gradient = arena.master.grad  # None: frozen
+                flat.gather()
+        for parameter, (flat, view) in self._single.items():
+            gradient = flat.master.grad  # None: frozen
             if gradient is not None:
                 parameter.grad = gradient.as_strided(view.shape, view.stride(), view.storage_offset())
 
     @torch.no_grad()
     def refresh(self) -> None:
         """After each step of the optimizer: what it changed is seen by the model, and the gradients are forgotten."""
-        for arena in self.arenas.values():
-            arena.refresh()
-            arena.clear()
+        for flat in self.flat_parameters.values():
+            flat.refresh()
+            flat.clear()
         for parameter in self._single:
             parameter.grad = None
 
@@ -225,8 +227,8 @@ class Adapters:
         for name, layer in self.layers.items():
             for ending, master in layer.file_tensors().items():
                 master.copy_(tensors[f"{name}.{ending}"])
-        for arena in self.arenas.values():
-            arena.refresh()
+        for flat in self.flat_parameters.values():
+            flat.refresh()
 
     def limit_norms(self, maximum: float) -> Tensor:
         """Shrink each layer's update whose norm is larger than `maximum`.
@@ -235,8 +237,8 @@ class Adapters:
             () how many were; on the device: reading it stalls the step.
         """
         count = torch.stack([layer.limit_norm(maximum) for layer in self.layers.values()]).sum()
-        for arena in self.arenas.values():
-            arena.refresh()
+        for flat in self.flat_parameters.values():
+            flat.refresh()
         return count
 
     def norms(self) -> dict[str, float]:
@@ -257,8 +259,8 @@ class Adapters:
     def to(self, device: torch.device | str) -> Self:
         """Move the weights; what the optimizer holds in flat form stays the same objects."""
         assert not self._single, "an optimizer holds views of the old memory"
-        for arena in self.arenas.values():
-            arena.to(device)
+        for flat in self.flat_parameters.values():
+            flat.to(device)
         return self
 
     def train(self, mode: bool = True) -> Self:

@@ -20,41 +20,43 @@ from library.adapters.linear_ops import Stack, dtype_of
 ALIGNMENT = 8  # numbers: matrix products want their operands to begin at 16 bytes
 
 
-class Arena:
+class FlatParameters:
     """The adapters of one part of the model, bound to flat memory.
 
     Args:
-        groups: layers that share an input and have one shape, and are laid side by side, all `down`s, then all `up`s;
-            one alone otherwise.
-        section_of: of a group's first layer and the name of a tensor. What is of one section lies together, to be
-            changed by one operator at a pace of its own. None: everything is of one, and lies group by group.
+        layer_groups: layers that share an input and have one shape, and are laid side by side, all `down`s, then all
+            `up`s; one alone otherwise.
+        param_group_of: from a layer group's first layer and the name of a tensor to what the tensor is optimized with.
+            What is of one such group lies together, to be changed by one operator at a learning rate of its own. None:
+            everything is of one, and lies layer group by layer group.
     """
 
     def __init__(
         self,
-        groups: Sequence[Sequence[AdapterLayer]],
-        section_of: Callable[[AdapterLayer, str], Hashable] = lambda layer, attribute: None,
+        layer_groups: Sequence[Sequence[AdapterLayer]],
+        param_group_of: Callable[[AdapterLayer, str], Hashable] = lambda layer, attribute: None,
     ):
-        self.groups = [list(group) for group in groups]
-        self.section_of = section_of
-        self.sections: dict[Hashable, slice] = {}  # of `master`, in its order
-        layer = self.groups[0][0]._layer[0]
+        self.layer_groups = [list(group) for group in layer_groups]
+        self.param_group_of = param_group_of
+        self.param_groups: dict[Hashable, slice] = {}  # of `master`, in its order
+        layer = self.layer_groups[0][0]._layer[0]
         self._place(dtype_of(layer), layer.weight.device)
 
     def _place(self, dtype: torch.dtype, device: torch.device) -> None:
-        wanted: dict[Hashable, list[tuple[list[int], int, int]]] = {}  # section -> (row, column of `places`, numbers)
+        # parameter group -> (row, column of `places`, numbers)
+        wanted: dict[Hashable, list[tuple[list[int], int, int]]] = {}
         places, size = [], 0  # of each group: where the layers' first tensors begin, their second ones, ...
-        for group in self.groups:
+        for group in self.layer_groups:
             places.append([0] * len(group[0].attributes))
             for order, (attribute, master) in enumerate(zip(group[0].attributes, group[0].masters(), strict=True)):
-                rooms = wanted.setdefault(self.section_of(group[0], attribute), [])
+                rooms = wanted.setdefault(self.param_group_of(group[0], attribute), [])
                 rooms.append((places[-1], order, len(group) * master.numel()))
-        for section, rooms in wanted.items():
+        for param_group, rooms in wanted.items():
             begin = size
             for row, order, room in rooms:
                 row[order] = size
                 size += room + -room % ALIGNMENT
-            self.sections[section] = slice(begin, size)
+            self.param_groups[param_group] = slice(begin, size)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         flat = torch.zeros(size, dtype=exact, device=device)
         if hasattr(self, "master"):
@@ -65,7 +67,7 @@ class Arena:
         self.work = flat if dtype == exact else torch.zeros(size, dtype=dtype, device=device)
         self.gradient = torch.zeros_like(self.work)
         flats = (flat, self.work, self.gradient)
-        for group, at in zip(self.groups, places, strict=True):
+        for group, at in zip(self.layer_groups, places, strict=True):
             sizes = [master.numel() for master in group[0].masters()]
             for order, layer in enumerate(group):
                 layer.bind(

@@ -1,4 +1,4 @@
-"""What all kinds of adapters share: how they are hooked into a layer, and their place in an arena.
+"""What all kinds of adapters share: how they are hooked into a layer, and their place in flat parameters.
 
 `AdapterLayer` is any of them. `WholeLayer` are those whose update is no product of two thin matrices (LoHa, LoKr,
 DoRA): they give the whole matrix dW, which the fast functions of `linear_ops` add to the frozen weight, or use beside
@@ -22,8 +22,9 @@ class AdapterLayer(nn.Module):
     Not by a module around it: the model's own names stay what they are, and other adapters can be hooked on top. Moving
     the model does not move the adapter; see `Adapters.to`.
 
-    What is trained lies in an arena. Of each tensor `x` there are `x_master`, float32, which the optimizer changes, and
-    the parameter `x`, the same in the layer's dtype, which the forward pass reads and whose gradient is added to.
+    What is trained lies in flat memory, see `flat_parameters.py`. Of each tensor `x` there are `x_master`, float32,
+    which the optimizer changes, and the parameter `x`, the same in the layer's dtype, which the forward pass reads and
+    whose gradient is added to.
 
     Args:
         layer: nn.Linear or nn.Conv2d (groups = 1).
@@ -60,7 +61,7 @@ class AdapterLayer(nn.Module):
         layer.__dict__["adapter"] = self  # not as an attribute: it would become a submodule
 
     def bind(self, masters: list[Tensor], work: list[Tensor], gradients: list[Tensor]) -> None:
-        """Take the place in an arena; each argument has room for every tensor, flat.
+        """Take the place in flat memory; each argument has room for every tensor, flat.
 
         Args:
             masters: what the optimizer changes; gets the present values.

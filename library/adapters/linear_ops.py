@@ -4,7 +4,7 @@ The plain functions, `linear` and `conv2d`, say what is computed; autograd diffe
 same with fewer passes over memory and keep less for the backward pass:
 
     the update is added to the layer's output in place (addmm), its scale folded in
-    nothing is kept but the input, or what it can quickly be made from again (a recipe), and the r inner values
+    nothing is kept but the input, or what it can be recomputed from (`recompute.py`), and the r inner values
     gradients of down and up are added to where the optimizer reads them; autograd never sees them
     layers that share an input share the product with their stacked `down`; the captions' key and value layers of the
       whole U-Net are one batch of products
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from library.adapters.recompute import Recipe
+from library.adapters.recompute import Recompute
 
 aten = torch.ops.aten
 
@@ -143,26 +143,26 @@ def _is_unusual(layer: nn.Module) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def project(source: Tensor, layers: Sequence[nn.Module], recipe: Recipe | None = None) -> list[Tensor]:
+def project(source: Tensor, layers: Sequence[nn.Module], recompute: Recompute | None = None) -> list[Tensor]:
     """Linear layers (or 1x1 convolutions, on tokens) of one input, with their updates.
 
     Args:
-        source: (B, T, n) the layers' input, or what `recipe` makes it from.
+        source: (B, T, n) the layers' input, or what `recompute` makes it from.
 
     Returns:
         (B, T, m) for each layer.
     """
     if any(_is_unusual(layer) for layer in layers):
-        return plain_project(source, layers, recipe)
+        return plain_project(source, layers, recompute)
     updates = [update_of(layer) for layer in layers]
     leaf = next((update.leaf for update in updates if update), None)
-    return list(_Project.apply(source, recipe, layers, updates, leaf))
+    return list(_Project.apply(source, recompute, layers, updates, leaf))
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, source, recipe, layers, updates, leaf):
-        x = source if recipe is None else recipe(source)
+    def forward(ctx, source, recompute, layers, updates, leaf):
+        x = source if recompute is None else recompute(source)
         rows = x.flatten(0, -2)  # (N, n)
         stack = _common_stack(layers, updates)
         if stack and _order_of(updates[0], frozen_matrix(layers[0]), rows) != THIN:
@@ -192,9 +192,9 @@ class _Project(torch.autograd.Function):
             is_whole = stack is not None and mask is None  # then `inner` is kept in one piece
             inners.append(None if is_whole or (order and order.is_dense) else h)
             masks.append(mask)
-        ctx.recipe, ctx.layers, ctx.updates, ctx.stack = recipe, layers, updates, stack
+        ctx.recompute, ctx.layers, ctx.updates, ctx.stack = recompute, layers, updates, stack
         ctx.shape, ctx.leading = source.shape, x.shape[:-1]
-        needs_source = leaf is not None or recipe is not None
+        needs_source = leaf is not None or recompute is not None
         inner = inner if inners[0] is None else None
         ctx.save_for_backward(source if needs_source else None, inner, *inners, *masks)
         return tuple(outputs)
@@ -204,9 +204,9 @@ class _Project(torch.autograd.Function):
         source, inner, *rest = ctx.saved_tensors
         count = len(ctx.layers)
         inners, masks = rest[:count], rest[count:]
-        recipe, stack = ctx.recipe, ctx.stack
+        recompute, stack = ctx.recompute, ctx.stack
         wants_input = ctx.needs_input_grad[0]
-        x, kept = (source, None) if recipe is None else recipe.again(source)
+        x, kept = (source, None) if recompute is None else recompute.again(source)
         rows = None if x is None else x.flatten(0, -2)
 
         result = None  # (N, n) gradient of the rows
@@ -259,8 +259,8 @@ class _Project(torch.autograd.Function):
         if not wants_input:
             return (None,) * 5
         result = result.unflatten(0, ctx.leading)
-        if recipe is not None:
-            result = recipe.backward(result, source, kept)
+        if recompute is not None:
+            result = recompute.backward(result, source, kept)
         return result.view(ctx.shape), None, None, None, None
 
 
@@ -413,26 +413,28 @@ class _ProjectStack(torch.autograd.Function):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def convolve(source: Tensor, layer: nn.Conv2d, recipe: Recipe | None = None, shift: Tensor | None = None) -> Tensor:
+def convolve(
+    source: Tensor, layer: nn.Conv2d, recompute: Recompute | None = None, shift: Tensor | None = None
+) -> Tensor:
     """A convolution with its update.
 
     Args:
-        source: (B, n, H, W) its input, or what `recipe` makes it from.
+        source: (B, n, H, W) its input, or what `recompute` makes it from.
         shift: (B, m) is added to every place.
 
     Returns:
         (B, m, h, w).
     """
     if _is_unusual(layer):
-        return plain_convolve(source, layer, recipe, shift)
+        return plain_convolve(source, layer, recompute, shift)
     update = update_of(layer)
-    return _Convolve.apply(source, shift, recipe, layer, update, update.leaf if update else None)
+    return _Convolve.apply(source, shift, recompute, layer, update, update.leaf if update else None)
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, source, shift, recipe, layer, update, leaf):
-        x = source if recipe is None else recipe(source)
+    def forward(ctx, source, shift, recompute, layer, update, leaf):
+        x = source if recompute is None else recompute(source)
         weight, beside = layer.weight, None
         if isinstance(update, WholeUpdate):
             weight, beside = _with(update.make()[0].view(weight.shape), weight)
@@ -452,16 +454,16 @@ class _Convolve(torch.autograd.Function):
             y.view(*y.shape[:2], -1).baddbmm_(_for_each(inner, update.up), inner.flatten(2), alpha=update.scale)
         if shift is not None:
             y.add_(shift[:, :, None, None])
-        ctx.recipe, ctx.layer, ctx.update, ctx.shape = recipe, layer, update, x.shape
-        ctx.save_for_backward(source if update or recipe is not None else None, inner, mask)
+        ctx.recompute, ctx.layer, ctx.update, ctx.shape = recompute, layer, update, x.shape
+        ctx.save_for_backward(source if update or recompute is not None else None, inner, mask)
         return y
 
     @staticmethod
     def backward(ctx, gradient):
         source, inner, mask = ctx.saved_tensors
-        recipe, layer, update = ctx.recipe, ctx.layer, ctx.update
+        recompute, layer, update = ctx.recompute, ctx.layer, ctx.update
         wants_input, wants_shift = ctx.needs_input_grad[:2]
-        x, kept = (source, None) if recipe is None else recipe.again(source)
+        x, kept = (source, None) if recompute is None else recompute.again(source)
         if x is None:  # only its shape is asked for
             x = gradient if gradient.shape == ctx.shape else gradient.new_empty(1).expand(ctx.shape)
         result = None
@@ -482,8 +484,8 @@ class _Convolve(torch.autograd.Function):
             update.down_grad.add_(of_down.flatten(1))
             if wants_input:
                 result.add_(of_x)
-        if wants_input and recipe is not None:
-            result = recipe.backward(result, source, kept)
+        if wants_input and recompute is not None:
+            result = recompute.backward(result, source, kept)
         return result, gradient.sum((2, 3)) if wants_shift else None, None, None, None, None
 
 
@@ -544,9 +546,9 @@ def _conv_backward(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def plain_project(source: Tensor, layers: Sequence[nn.Module], recipe: Recipe | None = None) -> list[Tensor]:
+def plain_project(source: Tensor, layers: Sequence[nn.Module], recompute: Recompute | None = None) -> list[Tensor]:
     """`project` by the layers' own `forward`, for autograd."""
-    x = source if recipe is None else recipe.plain(source)
+    x = source if recompute is None else recompute.plain(source)
     if isinstance(layers[0], nn.Conv2d):  # tokens to places of a picture one token wide, and back
         return [layer(x.transpose(1, 2)[..., None])[..., 0].transpose(1, 2) for layer in layers]
     return [layer(x) for layer in layers]
@@ -558,10 +560,10 @@ def plain_project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[
 
 
 def plain_convolve(
-    source: Tensor, layer: nn.Conv2d, recipe: Recipe | None = None, shift: Tensor | None = None
+    source: Tensor, layer: nn.Conv2d, recompute: Recompute | None = None, shift: Tensor | None = None
 ) -> Tensor:
     """`convolve` by the layer's own `forward`, for autograd."""
-    y = layer(source if recipe is None else recipe.plain(source))
+    y = layer(source if recompute is None else recompute.plain(source))
     return y if shift is None else y + shift[:, :, None, None]
 
 

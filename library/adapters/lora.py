@@ -3,7 +3,8 @@
     y = W x + multiplier * alpha / rank * up(down(x))
 
 `down` starts random and `up` at zero, so training starts at the base model exactly. A convolution's `down` keeps its
-kernel and `up` is 1x1 (LoCon). Arithmetic follows the base layer's dtype; the optimizer works on float32 (`arena.py`).
+kernel and `up` is 1x1 (LoCon). Arithmetic follows the base layer's dtype; the optimizer works on float32
+(`flat_parameters.py`).
 """
 
 import torch
@@ -53,7 +54,7 @@ class LoraLayer(AdapterLayer):
         }
         super().__init__(layer, rank, alpha, start, module_dropout)
         self.masks = linear_ops.Masks(dropout, rank_dropout) if dropout or rank_dropout else None
-        self.stack = None  # with other layers, if the arena puts it beside them
+        self.stack = None  # with other layers, if `FlatParameters` puts it beside them
 
     def update(self) -> linear_ops.Update | None:
         if self.is_off():

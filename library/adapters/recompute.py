@@ -1,9 +1,9 @@
 """Cheap steps before a layer whose result is not kept for the backward pass but worked out a second time.
 
-A recipe is what stands between a tensor that is kept (`source`) and a layer's input: a norm, an activation. Called, it
-gives the input; `again` gives it once more in the backward pass, with what its own gradient needs; `backward` turns the
-input's gradient into the source's. Each is one or two passes over memory, so doing it twice costs little, while its
-result would be kept once for every layer: 37 % of all that SDXL keeps (docs/log.md).
+Each stands between a tensor that is kept (`source`) and a layer's input: a norm, an activation. Called, it gives the
+input; `again` gives it once more in the backward pass, with what its own gradient needs; `backward` turns the input's
+gradient into the source's. Each is one or two passes over memory, so doing it twice costs little, while its result
+would be kept once for every layer: 37 % of all that SDXL keeps (docs/log.md).
 
 `plain` is the same for autograd: the reference of the tests.
 """
@@ -17,7 +17,9 @@ from torch.nn import functional
 aten = torch.ops.aten
 
 
-class Recipe(Protocol):
+class Recompute(Protocol):
+    """A step whose result is not kept."""
+
     def __call__(self, source: Tensor) -> Tensor:
         """The layer's input."""
 

@@ -1,4 +1,4 @@
-"""What a layer may have of its own: rank, alpha, and the pace at which it learns.
+"""What a layer may have of its own: rank, alpha, and the learning rate.
 
 By block of the U-Net (`block_dims`, `down_lr_weight`, ...), by patterns of names (`network_reg_dims`, ...), or as a
 LoRA file has them (`dim_from_weights`). What is not said here is as `adapters.attach` gives it to every layer.
@@ -18,7 +18,7 @@ from library.messages import UserError, say
 from library.options.training import Config
 
 
-class Pace(NamedTuple):
+class LrScale(NamedTuple):
     """How fast layers learn that learn alike."""
 
     name: str = ""  # "block5", "reg0"; "": as the part of the model does
@@ -31,7 +31,7 @@ class Size(NamedTuple):
 
     rank: int | None = None  # 0: it is left out; None: as its like
     alpha: float | None = None  # None: as its like
-    pace: Pace = Pace()
+    lr_scale: LrScale = LrScale()
 
 
 class Layout(NamedTuple):
@@ -255,12 +255,12 @@ def choose(
         name = target.saved_as
         size = _of_block(target, config, blocks)
         if file_sizes is not None:
-            size = _as_asked(file_sizes.get(name, Size(rank=0)), config)._replace(pace=size.pace)
+            size = _as_asked(file_sizes.get(name, Size(rank=0)), config)._replace(lr_scale=size.lr_scale)
         elif (rank := _first(dims, name)) is not None and (takes_conv or not target.needs_conv_dim):
             size = size._replace(rank=int(rank), alpha=config.network_alpha)
         if (rate := _first(rates, name)) is not None:
             place = next(place for place, (pattern, _) in enumerate(rates) if matches(pattern, name))
-            size = size._replace(pace=Pace(f"reg{place}", rate=rate), rank=size.rank if rate else 0)
+            size = size._replace(lr_scale=LrScale(f"reg{place}", rate=rate), rank=size.rank if rate else 0)
         if _any(config.exclude_patterns, name) and not _any(config.include_patterns, name):
             size = Size(rank=0)
         if size != Size():
@@ -297,11 +297,11 @@ def _of_block(target: Target, config: Config, blocks: Blocks) -> Size:
         rank = config.network_dim  # beside convolutions that only conv_block_dims asks for
     if rank and target.needs_conv_dim and not (config.conv_dim or blocks.conv_dims):
         return Size()  # resnets are adapted where convolutions are
-    pace = Pace()
+    lr_scale = LrScale()
     if blocks.factors:
         factor = blocks.factors[place]
-        rank, pace = (rank if factor else 0), Pace(f"block{place}", factor)
-    return Size(rank, alphas[place] if alphas else None, pace)
+        rank, lr_scale = (rank if factor else 0), LrScale(f"block{place}", factor)
+    return Size(rank, alphas[place] if alphas else None, lr_scale)
 
 
 def is_large(target: Target) -> bool:

@@ -1,22 +1,32 @@
 """A model with what is trained hooked in: the same for the real one and for the one whose memory is counted."""
 
+from __future__ import annotations
+
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from library.contracts import Family
 from library.messages import UserError, say
 from library.options.derived import trains_denoiser, trains_text_encoder
 from library.options.training import Config
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from library.adapters import Adapters, ParamGroup
+    from library.families.unet.forward import UNetForward
+    from library.hardware.attention import Attention
+    from library.hardware.blocks import Blocks
+
 
 def attach(
     config: Config,
     family: Family,
-    attend: Any,
+    attend: Attention,
     seed: int,
-    blocks: Any,
-    start: dict[str, Any] | None = None,
-) -> tuple[Any, Any]:
+    blocks: Blocks,
+    start: dict[str, Tensor] | None = None,
+) -> tuple[Adapters, UNetForward]:
     """Hook the adapters into a model, and its U-Net's forward pass into the fast functions.
 
     Args:
@@ -64,14 +74,14 @@ def part_rates(config: Config, parts: Collection[str]) -> dict[str, float]:
     return optimizers.learning_rates(names, config.unet_lr, config.text_encoder_lr, config.learning_rate)
 
 
-def section_rates(config: Config, sections: Collection[Any]) -> dict[str, float]:
-    """The learning rate of each of the adapters' sections, by its name."""
-    rates = part_rates(config, {section.part for section in sections})
+def param_group_rates(config: Config, groups: Collection[ParamGroup]) -> dict[str, float]:
+    """The learning rate of each of the adapters' parameter groups, by its name."""
+    rates = part_rates(config, {group.part for group in groups})
     found = {}
-    for section in sections:
-        rate = rates[section.part] if section.pace.rate is None else section.pace.rate
-        ratio = plus_ratio(section.part, config) if section.is_plus else 1.0
-        found[section.name] = rate * section.pace.factor * ratio
+    for group in groups:
+        rate = rates[group.part] if group.lr_scale.rate is None else group.lr_scale.rate
+        ratio = plus_ratio(group.part, config) if group.is_plus else 1.0
+        found[group.name] = rate * group.lr_scale.factor * ratio
     return found
 
 

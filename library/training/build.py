@@ -12,7 +12,7 @@ from library.contracts import Family
 from library.messages import say
 from library.options.derived import has_dropout, trains_text_encoder
 from library.options.training import Config
-from library.training.attach import attach, pack_base, section_rates
+from library.training.attach import attach, pack_base, param_group_rates
 from library.training.caches import fill_caches
 from library.training.memory_plan import plan_memory, ways_to_fit
 from library.training.run import Run, Training
@@ -96,7 +96,7 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
         text_stops=text_stops(settings, run.plan.step_count),
     )
     if settings.ema_decay:
-        training.average = Average([arena.master for arena in adapters.arenas.values()], settings.ema_decay)
+        training.average = Average([flat.master for flat in adapters.flat_parameters.values()], settings.ema_decay)
     if settings.torch_compile:
         compile_blocks(run, training)
     if settings.cuda_graphs:
@@ -143,11 +143,11 @@ def build_optimizer(run: Run, adapters: Adapters) -> Built:
     from library.optim import optimizers
 
     optimizer_type = run.settings.optimizer_type
-    trained = adapters.sections(is_flat=optimizers.is_shape_blind(optimizer_type))
-    rates = section_rates(run.settings, trained)
+    trained = adapters.param_groups(is_flat=optimizers.is_shape_blind(optimizer_type))
+    rates = param_group_rates(run.settings, trained)
     built = optimizers.build(
         optimizer_type,
-        optimizers.parameter_groups({section.name: its for section, its in trained.items()}, rates),
+        optimizers.parameter_groups({group.name: its for group, its in trained.items()}, rates),
         learning_rate=run.settings.learning_rate,
         args=run.optimizer_args,
     )
@@ -190,7 +190,7 @@ def record_steps(run: Run, training: Training) -> None:
     device = run.machine.device
     reason = cuda_graphs.reason_unavailable(device, is_random=has_dropout(run.settings))
     if reason is None:
-        buffers = [arena.gradient for arena in training.adapters.arenas.values()]
+        buffers = [flat.gradient for flat in training.adapters.flat_parameters.values()]
         recorder = cuda_graphs.CudaRecorder(device)
         graphs = cuda_graphs.Graphs(training.step.plain, buffers, recorder, partial(print, flush=True))
         print(graphs.description)

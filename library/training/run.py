@@ -109,7 +109,7 @@ class Training:
         """Before each step, counted from 0: freeze the text encoders where it is time. Whether it is just now."""
         is_time = self.text_stops is not None and step >= self.text_stops
         is_new = is_time and not self.adapters.frozen
-        self.adapters.frozen = {part for part in self.adapters.arenas if part != "unet"} if is_time else set()
+        self.adapters.frozen = {part for part in self.adapters.flat_parameters if part != "unet"} if is_time else set()
         return is_new
 
     def restore(self, state: State) -> None:

@@ -99,10 +99,10 @@ def same(function, adapters, x, **tolerance):
     assert all(expected.any() for expected in plain) or seed
 
 
-def function_of(name, layers, recipe=None):
+def function_of(name, layers, recomputed=None):
     if name in ("3x3", "stride 2"):
-        return lambda operations, x: [operations.convolve(x, layer, recipe) for layer in layers]
-    return lambda operations, x: operations.project(x, layers, recipe)
+        return lambda operations, x: [operations.convolve(x, layer, recomputed) for layer in layers]
+    return lambda operations, x: operations.project(x, layers, recomputed)
 
 
 def source_of(name, dtype=DOUBLE):
@@ -119,7 +119,7 @@ def test_the_fast_functions_are_the_plain_ones(kind, name, settings):
 
 @pytest.mark.parametrize("rank", [1, 4])
 @pytest.mark.parametrize("kind", WHOLE)
-def test_recipes_captions_strength_and_layers_without_an_update(kind, rank):
+def test_recomputing_captions_strength_and_layers_without_an_update(kind, rank):
     layers = [frozen(nn.Linear(6, 10), seed=i) for i in range(3)]
     trained = adapted(layers[:2], kind, rank=rank)
     trained.multiplier = 0.7
@@ -284,8 +284,8 @@ def test_of_an_update_nothing_is_kept_but_the_source_of_the_input(kind):
     linear, conv = frozen(nn.Linear(6, 50)), frozen(nn.Conv2d(6, 50, 3))
     adapted([linear], kind, rank=2)
     adapted([conv], kind, rank=2)
-    recipe = recompute.Geglu()
-    assert [x.numel() for x in saved(lambda o, x: o.project(x, [linear], recipe), numbers(1, 2, 12))] == [2 * 12]
+    recomputed = recompute.Geglu()
+    assert [x.numel() for x in saved(lambda o, x: o.project(x, [linear], recomputed), numbers(1, 2, 12))] == [2 * 12]
     assert [x.numel() for x in saved(lambda o, x: o.convolve(x, conv), numbers(1, 6, 4, 4))] == [6 * 16]
 
 

@@ -288,9 +288,9 @@ def test_gradients_of_many_batches_are_summed_in_float32(model, x):
     """In bfloat16 a small one added to 256 large ones would vanish."""
     adapters = trained(model.bfloat16())
     (te, _) = adapters.parameters()
-    arena = adapters.arenas["text_encoder"]
+    flat = adapters.flat_parameters["text_encoder"]
     for size in (256.0, 1.0):
-        arena.gradient.fill_(size)
+        flat.gradient.fill_(size)
         adapters.gather()
     assert (te.grad == 257).all()
 

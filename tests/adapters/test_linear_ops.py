@@ -81,17 +81,17 @@ def same(function, adapters, *inputs):
             torch.testing.assert_close(fast, expected)
 
 
-def projection(layers, recipe=None):
-    return lambda operations, x: operations.project(x, layers, recipe)
+def projection(layers, recomputed=None):
+    return lambda operations, x: operations.project(x, layers, recomputed)
 
 
 def of_pictures(channels):
-    """A recipe, and the shape of its source for 6 inputs of a linear layer."""
+    """What is recomputed, and the shape of its source for 6 inputs of a linear layer."""
     norm = frozen(nn.GroupNorm(2, channels))
     return recompute.GroupNormTokens(norm), (2, channels, 2, 4)
 
 
-RECIPES = {
+RECOMPUTED = {
     "none": lambda: (None, (2, 8, 6)),
     "LayerNorm": lambda: (recompute.LayerNorm(frozen(nn.LayerNorm(6))), (2, 8, 6)),
     "GroupNormTokens": lambda: of_pictures(6),
@@ -99,13 +99,13 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECOMPUTED)
 @pytest.mark.parametrize("ranks", [[3, 3, 3], [2, 3, 3], [3, None, 3], [None, None, None]])
 def test_projections_of_one_input_are_those_of_the_plain_functions(name, ranks):
     """q, k and v: with updates side by side in memory, of unequal ranks, of some layers only, of none."""
-    recipe, shape = RECIPES[name]()
+    recomputed, shape = RECOMPUTED[name]()
     layers = [frozen(nn.Linear(6, 5, bias=i == 0), seed=i) for i in range(3)]
-    same(projection(layers, recipe), adapted(layers, ranks=ranks), numbers(*shape))
+    same(projection(layers, recomputed), adapted(layers, ranks=ranks), numbers(*shape))
 
 
 ORDERS = [  # tokens, n, m, rank, dtype
@@ -180,8 +180,8 @@ def test_a_1x1_convolution_is_a_projection_of_tokens():
     layer = frozen(nn.Conv2d(6, 5, 1))
     adapters = adapted([layer])
     same(projection([layer]), adapters, numbers(2, 8, 6))
-    recipe, shape = of_pictures(6)
-    same(projection([layer], recipe), adapters, numbers(*shape))
+    recomputed, shape = of_pictures(6)
+    same(projection([layer], recomputed), adapters, numbers(*shape))
 
 
 def test_two_dimensions_are_enough():
@@ -214,7 +214,7 @@ def test_captions_without_a_gradient_of_their_own():
             for layer in adapters[0].layers.values():
                 layer.is_fused = operations is FAST
             sum(y.square().sum() for y in function(operations, numbers(2, 7, 6))).backward()
-            found.append(adapters[0].arenas["unet"].gradient.clone())
+            found.append(adapters[0].flat_parameters["unet"].gradient.clone())
             adapters[0].refresh()
         assert found[0].any()
         torch.testing.assert_close(found[1], found[0])
@@ -274,22 +274,22 @@ def test_an_adapter_on_top_of_one_stacked_layer_is_heeded():
 # ---- Convolutions ----
 
 
-def convolution(layer, recipe=None):
-    return lambda operations, x, *shift: operations.convolve(x, layer, recipe, *shift)
+def convolution(layer, recomputed=None):
+    return lambda operations, x, *shift: operations.convolve(x, layer, recomputed, *shift)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("rank", [3, None])
 @pytest.mark.parametrize("name", ["none", "GroupNormSilu", "Enlarge", "stride 2", "1x1"])
 def test_convolutions_are_those_of_the_plain_functions(name, rank, batch):
-    recipe = {
+    recomputed = {
         "GroupNormSilu": recompute.GroupNormSilu(frozen(nn.GroupNorm(2, 6))), "Enlarge": recompute.Enlarge((9, 10)),
     }.get(name)  # fmt: skip
     size, stride = (1, 1) if name == "1x1" else (3, 2 if name == "stride 2" else 1)
     layer = frozen(nn.Conv2d(6, 5, size, stride=stride, padding=size // 2))
     adapters = adapted([layer], ranks=[rank])
-    same(convolution(layer, recipe), adapters, numbers(batch, 6, 5, 5))
-    same(convolution(layer, recipe), adapters, numbers(batch, 6, 5, 5), numbers(batch, 5, seed=1))
+    same(convolution(layer, recomputed), adapters, numbers(batch, 6, 5, 5))
+    same(convolution(layer, recomputed), adapters, numbers(batch, 6, 5, 5), numbers(batch, 5, seed=1))
 
 
 @pytest.mark.parametrize("settings", [dict(dropout=0.4), dict(rank_dropout=0.4), dict(module_dropout=0.5)])
@@ -325,17 +325,17 @@ def check_by_differences(adapters, loss, size=1e-6):
     assert (values[0] - values[1]) / (2 * size) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECOMPUTED)
 @pytest.mark.parametrize("tokens_per_picture", [8, 2])
 def test_projections_agree_with_finite_differences(name, tokens_per_picture):
-    recipe, shape = RECIPES[name]()
+    recomputed, shape = RECOMPUTED[name]()
     shape = shape if len(shape) == 4 else (2, tokens_per_picture, shape[2])
     layers = [frozen(nn.Linear(6, 5), seed=i) for i in range(2)]
     (adapters,) = adapted(layers, rank=2)
     source = numbers(*shape).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: tuple(FAST.project(x, layers, recipe)), [source])
+    assert torch.autograd.gradcheck(lambda x: tuple(FAST.project(x, layers, recomputed)), [source])
     adapters.refresh()
-    check_by_differences(adapters, lambda: sum(y.pow(3).sum() for y in FAST.project(source, layers, recipe)))
+    check_by_differences(adapters, lambda: sum(y.pow(3).sum() for y in FAST.project(source, layers, recomputed)))
 
 
 def test_captions_agree_with_finite_differences():
@@ -347,14 +347,14 @@ def test_captions_agree_with_finite_differences():
     check_by_differences(adapters, lambda: sum(y.pow(3).sum() for y in FAST.project_context(source, layers)))
 
 
-@pytest.mark.parametrize("recipe", [None, recompute.Enlarge((5, 6))])
-def test_convolutions_agree_with_finite_differences(recipe):
+@pytest.mark.parametrize("recomputed", [None, recompute.Enlarge((5, 6))])
+def test_convolutions_agree_with_finite_differences(recomputed):
     layer = frozen(nn.Conv2d(3, 4, 3, padding=1))
     (adapters,) = adapted([layer], rank=2)
     source, shift = numbers(2, 3, 3, 3).requires_grad_(), numbers(2, 4, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, shift: FAST.convolve(x, layer, recipe, shift), [source, shift])
+    assert torch.autograd.gradcheck(lambda x, shift: FAST.convolve(x, layer, recomputed, shift), [source, shift])
     adapters.refresh()
-    check_by_differences(adapters, lambda: FAST.convolve(source, layer, recipe, shift).pow(3).sum())
+    check_by_differences(adapters, lambda: FAST.convolve(source, layer, recomputed, shift).pow(3).sum())
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, torch.float16])
@@ -390,10 +390,10 @@ def test_at_most_7_operators_more_for_each_linear_layer(tokens, n, m, rank, dtyp
     for count in (1, 3):
         layers = [frozen(nn.Linear(n, m), dtype, seed=i) for i in range(count)]
         x = numbers(1, tokens, n, dtype=dtype)
-        for recipe in (None, recompute.LayerNorm(frozen(nn.LayerNorm(n), dtype))):
-            before = operators(projection(layers, recipe), x)
+        for recomputed in (None, recompute.LayerNorm(frozen(nn.LayerNorm(n), dtype))):
+            before = operators(projection(layers, recomputed), x)
             (adapters,) = adapted(layers, rank=rank)
-            assert 0 < operators(projection(layers, recipe), x) - before <= 7 * count
+            assert 0 < operators(projection(layers, recomputed), x) - before <= 7 * count
             adapters.detach_from_model()
 
 
@@ -431,7 +431,7 @@ def saved(function, *inputs):
     return found
 
 
-def test_of_a_recipe_only_its_source_is_kept():
+def test_of_what_is_recomputed_only_its_source_is_kept():
     layer = frozen(nn.Linear(6, 50))
     adapted([layer], rank=2)
     kept = saved(projection([layer], recompute.Geglu()), numbers(1, 2, 12))
@@ -497,7 +497,7 @@ def test_a_large_convolution_of_few_places_is_a_matrix_product_and_the_same(monk
         (y * weights).sum().backward()
         found.append([y.detach(), source.grad])
         if attached:
-            found[-1].append(attached.arenas["unet"].gradient.clone())
+            found[-1].append(attached.flat_parameters["unet"].gradient.clone())
             attached.refresh()
     for folded, unfolded in zip(*found, strict=True):
         assert folded.any()

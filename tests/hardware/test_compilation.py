@@ -31,13 +31,13 @@ class Small:
         self.unet = self.family.modules()["unet"]
         targets = [target for target in self.family.targets() if target.part == "unet"]
         self.adapters = attach(targets, rank=2, alpha=1, conv_rank=2, seed=1)
-        self.arena = self.adapters.arenas["unet"]
+        self.flat = self.adapters.flat_parameters["unet"]
         self.change_weights(1)
 
     def change_weights(self, seed):
         generator = torch.Generator().manual_seed(seed)
-        self.arena.master.data.copy_(0.1 * torch.randn(self.arena.master.shape, generator=generator))
-        self.arena.refresh()
+        self.flat.master.data.copy_(0.1 * torch.randn(self.flat.master.shape, generator=generator))
+        self.flat.refresh()
 
     def functions(self, operations, blocks=None):
         attend = functional.scaled_dot_product_attention
@@ -56,7 +56,7 @@ class Small:
     def forward(self, function):
         """Prediction, gradients of the adapters, of the captions' states and of the pooled captions."""
         self.unet.forward = function
-        self.arena.clear()
+        self.flat.clear()
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape):
@@ -66,7 +66,7 @@ class Small:
         conditioning = dict(states=states, pooled=pooled, sizes=torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2))
         predicted = self.family.predict(normal(2, 4, 8, 8), torch.tensor([3, 500]), conditioning)
         predicted.square().mean().backward()
-        return predicted.detach(), self.arena.gradient.clone(), states.grad, pooled.grad
+        return predicted.detach(), self.flat.gradient.clone(), states.grad, pooled.grad
 
 
 def test_a_compiled_unet_gives_the_same_and_blocks_of_one_kind_share_a_graph():
@@ -203,7 +203,7 @@ def test_the_usual_backend_compiles_a_transformer_block():
     tokens, key, value = (torch.randn(2, count, 16, generator=generator).requires_grad_() for count in (16, 7, 7))
     found = []
     for run in (compile_function(plain, fast), fast):
-        small.arena.clear()
+        small.flat.clear()
         output = run(block, tokens, key, value)
         gradients = torch.autograd.grad(output.square().sum(), (tokens, key, value))
         found.append([output.detach(), *gradients])

@@ -376,7 +376,7 @@ class UNetStep:
             functional.scaled_dot_product_attention,
             Blocks(block_names(self.unet) if is_recomputed else ()).run,
         )
-        self.arena = self.adapters.arenas["unet"]
+        self.flat = self.adapters.flat_parameters["unet"]
         self.optimizer = torch.optim.AdamW(self.adapters.parameters(), lr=1e-2)
 
     def __call__(self, noisy, t, target, mask, weights, scale, **conditioning):
@@ -417,13 +417,13 @@ def test_a_training_gives_the_same_bits_as_without_graphs(family, dtype, is_reco
     for is_recorded in (False, True):
         model = families.tiny(family)
         step = UNetStep(model, dtype, is_recomputed=is_recomputed)
-        graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
+        graphs, recorder, said = graphs_of(step, gradients=[step.flat.gradient])
         results = []
         for number in range(10):
             given, told = inputs_of(model, dtype, number, side=8 + 4 * (number % 2), scale=2.0 ** (number // 3))
             results += (graphs if is_recorded else step)(*given, **told)
             step.optimize()
-        found.append([*results, step.arena.master.detach().clone()])
+        found.append([*results, step.flat.master.detach().clone()])
         assert not said
         assert len(recorder.tapes) == 2 * is_recorded
     assert cuda_graphs._are_same(*found)
@@ -436,13 +436,13 @@ def test_masked_batches_and_whole_ones_are_recorded_apart():
     for is_recorded in (False, True):
         model = families.tiny("sd1")
         step = UNetStep(model)
-        graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
+        graphs, recorder, said = graphs_of(step, gradients=[step.flat.gradient])
         results = []
         for number in range(8):
             given, told = inputs_of(model, torch.float32, number, is_masked=number % 2 == 1)
             results += (graphs if is_recorded else step)(*given, **told)
             step.optimize()
-        found.append([*results, step.arena.master.detach().clone()])
+        found.append([*results, step.flat.master.detach().clone()])
         assert not said
         assert len(recorder.tapes) == 2 * is_recorded
     assert cuda_graphs._are_same(*found)
@@ -453,18 +453,18 @@ def test_batches_of_one_step_are_added_up(family):
     """In fp32 the gradient buffer is not empty when the second batch is recorded."""
     model = families.tiny(family)
     step = UNetStep(model)
-    graphs, recorder, said = graphs_of(step, gradients=[step.arena.gradient])
+    graphs, recorder, said = graphs_of(step, gradients=[step.flat.gradient])
     for number in range(WARM_UP):
         given, told = inputs_of(model, torch.float32, number)
         graphs(*given, **told)
     found = []
     for run in (graphs, step):
-        step.arena.clear()
+        step.flat.clear()
         for number in range(3):
             given, told = inputs_of(model, torch.float32, number)
             run(*given, **told)
             step.adapters.gather()
-        found.append(step.arena.master.grad.clone())
+        found.append(step.flat.master.grad.clone())
     assert torch.equal(*found)
     assert len(recorder.tapes) == 1
     assert not said

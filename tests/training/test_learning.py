@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from library.adapters import KINDS, attach, sizes
-from library.adapters.sizes import Pace, Size, block_index, read_blocks, read_weights
+from library.adapters.sizes import LrScale, Size, block_index, read_blocks, read_weights
 from library.contracts import Target
 from library.messages import UserError
 from library.optim.averages import Average
 from library.optim.optimizers import parameter_groups
 from library.options.checks import ConfigError, check
 from library.options.training import Config
-from library.training.attach import section_rates
+from library.training.attach import param_group_rates
 from tests.conftest import events
 
 DATA = Path(__file__).parents[1] / "golden"
@@ -244,13 +244,13 @@ def test_a_step_is_that_of_each_layer_at_its_own_rate(kind, dtype, is_flat):
         faster=["unet"],
     )  # fmt: skip
     rates = {TEXT: 0.25, DOWN: 0.25, DOWN_CONV: 0.25, MID: 0.05, UP: 0.35, UP_CONV: 0.35, UP_EMBEDDING: 0.35}
-    trained = adapters.sections(is_flat=is_flat)
-    named = {section.name: parameters for section, parameters in trained.items()}
+    trained = adapters.param_groups(is_flat=is_flat)
+    named = {group.name: parameters for group, parameters in trained.items()}
     assert set(named) == {
         "text_encoder", "unet_block1", "unet_block1 plus", "unet_reg0", "unet_reg0 plus", "unet_block17",
         "unet_block17 plus",
     }  # fmt: skip
-    optimizer = torch.optim.SGD(parameter_groups(named, section_rates(config, trained)), lr=1.0)
+    optimizer = torch.optim.SGD(parameter_groups(named, param_group_rates(config, trained)), lr=1.0)
     before, gradients = {}, {}
     generator = torch.Generator().manual_seed(3)
     for name, layer in adapters.layers.items():
@@ -272,8 +272,8 @@ def test_a_step_is_that_of_each_layer_at_its_own_rate(kind, dtype, is_flat):
 
 def test_the_second_step_of_adam_is_that_of_each_layer_too():
     config, adapters = attached(learning_rate=0.1, up_lr_weight="linear+0.1", loraplus_lr_ratio=16.0, faster=["unet"])
-    trained = adapters.sections()
-    groups = parameter_groups({one.name: its for one, its in trained.items()}, section_rates(config, trained))
+    trained = adapters.param_groups()
+    groups = parameter_groups({one.name: its for one, its in trained.items()}, param_group_rates(config, trained))
     optimizer = torch.optim.AdamW(groups, fused=True)
     rate = 0.1 * (4 / 11 + 0.1) * 16
     layer = adapters.layers[UP]
@@ -293,16 +293,16 @@ def test_the_second_step_of_adam_is_that_of_each_layer_too():
 
 def test_a_run_that_asks_for_nothing_has_one_tensor_for_each_part():
     _, adapters = attached(conv_dim=2)
-    named = {section.name: parameters for section, parameters in adapters.sections().items()}
+    named = {group.name: parameters for group, parameters in adapters.param_groups().items()}
     assert {name: len(parameters) for name, parameters in named.items()} == {"text_encoder": 1, "unet": 1}
-    assert named["unet"][0] is adapters.arenas["unet"].master
+    assert named["unet"][0] is adapters.flat_parameters["unet"].master
 
 
 def test_layers_of_one_input_are_one_product_only_where_they_learn_alike():
     shared = [Target(nn.Linear(5, 4).requires_grad_(False), f"q{n}", "unet", shares_input="x") for n in range(3)]
-    own = {"q2": Size(pace=Pace("reg0", rate=1e-4))}
+    own = {"q2": Size(lr_scale=LrScale("reg0", rate=1e-4))}
     adapters = attach(shared, rank=2, sizes=own)
-    assert [len(group) for group in adapters.arenas["unet"].groups] == [2, 1]
+    assert [len(group) for group in adapters.flat_parameters["unet"].layer_groups] == [2, 1]
 
 
 # ---- Averages ----

@@ -3,12 +3,12 @@
 diffusers' own forward pass is right, and is what the tests compare with. This one differs in what it keeps, and in how
 often it asks the device for something:
 
-    a norm or an activation before a layer is a recipe: its result is not kept but made again in the backward pass
+    a norm or an activation before a layer is recomputed: its result is not kept but made again in the backward pass
     layers that share an input are computed together, the captions' keys and values for the whole U-Net at once
     single blocks can be recomputed instead of kept: each is computed by a function that is handed in
     attention is a function that is handed in, too
 
-A package imports no other: `operations` and `recipes` come from `adapters`, `attend` and `run_block` from `hardware`.
+A package imports no other: `operations` and `recompute` come from `adapters`, `attend` and `run_block` from `hardware`.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class UNetForward:
     Args:
         unet: of Stable Diffusion 1.x, 2.x or SDXL.
         operations: `project`, `project_context` and `convolve` of `adapters.linear_ops`.
-        recipes: the module `adapters.recipes`.
+        recompute: the module `adapters.recompute`.
         attend: (B, heads, T, d), (B, heads, S, d), (B, heads, S, d) -> (B, heads, T, d).
         run_block: computes each resnet and transformer block; `hardware.blocks.Blocks.run` recomputes some of them.
     """
@@ -46,12 +46,12 @@ class UNetForward:
         self,
         unet: UNet2DConditionModel,
         operations: Any,
-        recipes: ModuleType,
+        recompute: ModuleType,
         attend: Attend,
         run_block: RunBlock = run_plainly,
     ):
         assert is_supported(unet)
-        self.unet, self.operations, self.recipes, self.attend = unet, operations, recipes, attend
+        self.unet, self.operations, self.recompute, self.attend = unet, operations, recompute, attend
         self.run_block = run_block
         self.name_of = {module: name for name, module in unet.named_modules()}
         blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
@@ -98,13 +98,13 @@ class UNetForward:
                     hidden = self.transformer(block.attentions[index], hidden, captions)
             for upsampler in block.upsamplers or ():
                 size = skipped[-1].shape[2:]  # twice, or one less where the sides are odd
-                hidden = self.operations.convolve(hidden, upsampler.conv, self.recipes.Enlarge(size))
-        end = self.recipes.GroupNormSilu(unet.conv_norm_out)
+                hidden = self.operations.convolve(hidden, upsampler.conv, self.recompute.Enlarge(size))
+        end = self.recompute.GroupNormSilu(unet.conv_norm_out)
         return UNet2DConditionOutput(self.operations.convolve(hidden, unet.conv_out, end))
 
     def resnet(self, resnet: nn.Module, hidden: Tensor, time: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', h, w)."""
-        convolve, normed = self.operations.convolve, self.recipes.GroupNormSilu
+        convolve, normed = self.operations.convolve, self.recompute.GroupNormSilu
         inner = convolve(hidden, resnet.conv1, normed(resnet.norm1), resnet.time_emb_proj(time))
         inner = convolve(inner, resnet.conv2, normed(resnet.norm2))
         return inner + (hidden if resnet.conv_shortcut is None else convolve(hidden, resnet.conv_shortcut))
@@ -112,7 +112,7 @@ class UNetForward:
     def transformer(self, transformer: nn.Module, hidden: Tensor, captions: dict[nn.Module, Tensor]) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         project = self.operations.project
-        (tokens,) = project(hidden, [transformer.proj_in], self.recipes.GroupNormTokens(transformer.norm))
+        (tokens,) = project(hidden, [transformer.proj_in], self.recompute.GroupNormTokens(transformer.norm))
         for block in transformer.transformer_blocks:
             key, value = captions[block.attn2.to_k], captions[block.attn2.to_v]
             tokens = self.block(self.transformer_block, block, tokens, key, value)
@@ -121,7 +121,7 @@ class UNetForward:
 
     def transformer_block(self, block: nn.Module, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, T, C) tokens of the picture, (B, S, C) keys and values of the captions -> (B, T, C)."""
-        project, normed = self.operations.project, self.recipes.LayerNorm
+        project, normed = self.operations.project, self.recompute.LayerNorm
         own = block.attn1
         attended = self.attention(own.heads, *project(tokens, [own.to_q, own.to_k, own.to_v], normed(block.norm1)))
         tokens = tokens + project(attended, [own.to_out[0]])[0]
@@ -131,7 +131,7 @@ class UNetForward:
         tokens = tokens + project(attended, [cross.to_out[0]])[0]
 
         (widened,) = project(tokens, [block.ff.net[0].proj], normed(block.norm3))
-        return tokens + project(widened, [block.ff.net[2]], self.recipes.Geglu())[0]
+        return tokens + project(widened, [block.ff.net[2]], self.recompute.Geglu())[0]
 
     def attention(self, heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, T, C), (B, S, C), (B, S, C) -> (B, T, C)."""
