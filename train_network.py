@@ -252,7 +252,7 @@ def draw(run: Run, training: Training, batch: Batch, generator: torch.Generator)
 
     settings, process, family, place = run.settings, training.process, training.family, run.machine.place
     latents = batch.latents if batch.latents is not None else family.encode_images(batch.pixels)  # (B, C, h, w)
-    t = process.draw_timesteps(len(latents), generator, settings.min_timestep, settings.max_timestep)  # (B,)
+    t = process.draw_timesteps(latents.shape, generator, settings.min_timestep, settings.max_timestep)  # (B,)
     noise = draw_noise(
         latents,
         generator,

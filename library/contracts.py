@@ -86,6 +86,9 @@ class NoiseSpec:
     beta_end: float = 0.012
     step_count: int = 1000
     zero_terminal_snr: bool = False  # rescaled so that nothing of a picture is left at the last step
+    timestep_law: str = "uniform"  # of "flow": a key of `diffusion.timesteps.LAWS`
+    shift: float = 1.0  # of "flow": how far samplers (and the law "shift") go towards noise
+    patch_size: int = 2  # of "flow": rows and columns of a latent that are one token
 
 
 class Target(NamedTuple):

@@ -1,8 +1,8 @@
 """How wrong a prediction is, and how much each sample counts.
 
 `per_sample` gives one number per sample; every weight is a factor for it, so their order does not matter. To add a
-loss: add a row to LOSSES. A weight receives signal-to-noise ratios, not a noise process: it needs no more. `weight`
-multiplies those that are switched on.
+loss: add a row to LOSSES. The weights stand in `objectives.py`, for each objective has its own; `weight` multiplies
+those that are switched on.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from library.diffusion.objectives import OBJECTIVES
 from library.options.training import Config
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # difference (B, C, h, w), c (B, 1, 1, 1) -> (B, C, h, w)
@@ -76,14 +77,9 @@ def huber_threshold(
 def weight(snr: Tensor, objective: str, config: Config) -> Tensor:
     """(B,) factors of the losses at timesteps with these signal-to-noise ratios: all weights that are switched on."""
     factors = torch.ones_like(snr)
-    if config.min_snr_gamma:
-        factors = factors * min_snr_weight(snr, config.min_snr_gamma, objective)
-    if config.scale_v_pred_loss_like_noise_pred:
-        factors = factors * scale_v_pred_weight(snr)
-    if config.v_pred_like_loss:
-        factors = factors * v_pred_like_weight(snr, config.v_pred_like_loss)
-    if config.debiased_estimation_loss:
-        factors = factors * debiased_weight(snr, objective)
+    for option, factor_of in OBJECTIVES[objective].weights.items():
+        if value := getattr(config, option):
+            factors = factors * factor_of(snr, value)
     return factors
 
 
@@ -92,47 +88,3 @@ def threshold(t: Tensor, snr: Tensor, config: Config) -> Tensor | None:
     if config.loss_type not in ("huber", "smooth_l1"):
         return None
     return huber_threshold(config.huber_schedule, t, snr, c=config.huber_c, scale=config.huber_scale)
-
-
-def min_snr_weight(snr: Tensor, gamma: float, objective: str) -> Tensor:
-    """Weights that stop easy, low-noise timesteps from dominating the loss.
-
-    Args:
-        snr: (B,) signal-to-noise ratio, signal² / sigma².
-        gamma: cap on the SNR; 5 in the paper. Larger changes less.
-        objective: "epsilon", "v" or "flow"; the loss's own scale differs between them.
-
-    Returns:
-        (B,) factors for the per-sample loss: min(snr, gamma) / snr, with snr + 1 below for "v", and (sqrt(snr) + 1)²
-        for "flow": what a squared error of the prediction is, measured in the latents, times min(snr, gamma).
-
-    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting", arXiv:2303.09556.
-    """
-    return snr.clamp(max=gamma) / {"epsilon": snr, "v": snr + 1, "flow": (snr.sqrt() + 1) ** 2}[objective]
-
-
-def debiased_weight(snr: Tensor, objective: str) -> Tensor:
-    """Weights that give noisy timesteps, where the picture's layout is decided, their due.
-
-    Args:
-        snr: (B,); counted as at most 1000.
-        objective: "epsilon" or "v".
-
-    Returns:
-        (B,) factors: 1 / sqrt(snr) for "epsilon", 1 / (snr + 1) for "v".
-
-    Source: Yu et al. 2024, "Unmasking Bias in Diffusion Model Training", arXiv:2310.08442.
-    """
-    snr = snr.clamp(max=1000)
-    return {"epsilon": snr.rsqrt(), "v": 1 / (snr + 1)}[objective]
-
-
-def scale_v_pred_weight(snr: Tensor) -> Tensor:
-    """(B,) factors snr / (snr + 1) that give the loss of a "v" model the scale of an "epsilon" model's."""
-    snr = snr.clamp(max=1000)
-    return snr / (snr + 1)
-
-
-def v_pred_like_weight(snr: Tensor, strength: float) -> Tensor:
-    """(B,) factors that add to an "epsilon" loss the same loss in the scale of "v", times `strength`."""
-    return 1 + strength / scale_v_pred_weight(snr)

@@ -1,88 +1,38 @@
-"""Signal and noise: what the network sees at a timestep, and what it is asked to predict.
+"""The way from an image to noise: what the network sees at a timestep, and what it is asked to predict.
 
-One law serves every objective, `noisy = signal * latents + sigma * noise`; targets and signal-to-noise ratios follow
-from it. To add an objective: add a row to OBJECTIVES (its target, and how the latents come back from a prediction).
+What differs between objectives stands in `objectives.py`, what a timestep means in `noise_schedules.py`.
 
 Random numbers come from a CPU generator that the caller holds, so a seed gives the same bits on every device.
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from library.contracts import NoiseSpec
-
-
-class Objective(NamedTuple):
-    """What a network predicts, and what its prediction says about the latents. All tensors (B, C, h, w)."""
-
-    target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # latents, noise, signal, sigma
-    latents: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # noisy, prediction, signal, sigma
-
-
-OBJECTIVES = {
-    "epsilon": Objective(  # Ho et al. 2020, arXiv:2006.11239
-        target=lambda latents, noise, signal, sigma: noise,
-        latents=lambda noisy, predicted, signal, sigma: (noisy - sigma * predicted) / signal,
-    ),
-    "v": Objective(  # Salimans and Ho 2022, arXiv:2202.00512
-        target=lambda latents, noise, signal, sigma: signal * noise - sigma * latents,
-        latents=lambda noisy, predicted, signal, sigma: signal * noisy - sigma * predicted,
-    ),
-    "flow": Objective(  # Lipman et al. 2022, arXiv:2210.02747: the straight line from picture to noise
-        target=lambda latents, noise, signal, sigma: noise - latents,
-        latents=lambda noisy, predicted, signal, sigma: noisy - sigma * predicted,
-    ),
-}
+from library.diffusion.objectives import OBJECTIVES
 
 
 class Process:
-    """The way from a picture to noise that a family of models was trained on.
+    """The way from an image to noise that a family of models was trained on.
 
     Args:
-        spec: objective, betas and number of steps; and whether the signal is rescaled so that nothing of the picture
-            is left at the last timestep. Lin et al. 2023, arXiv:2305.08891. Only sensible for "v": from pure noise,
-            epsilon says nothing about the picture.
+        spec: its objective, and what its schedule needs.
     """
 
     def __init__(self, spec: NoiseSpec):
-        self.objective = spec.objective
-        self.step_count = spec.step_count
-        share = alpha_bar(spec)  # (step_count,) float64, so that 1 - share keeps its digits
-        signal = share.sqrt()
-        if spec.zero_terminal_snr:
-            signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
-        self._signal = signal.float()  # (step_count,) each
-        self._sigma = (1 - signal**2).sqrt().float()
-        self._snr = (share / (1 - share)).float()
-
-    def signal(self, t: Tensor) -> Tensor:
-        """(B,) factor of the latents at timesteps t, (B,) in [0, step_count); float32, on t's device.
-
-        Keep t on the CPU: the tables are there, and only the (B,) factors travel.
-        """
-        if self.objective == "flow":
-            return 1 - self.sigma(t)
-        return self._signal.to(t.device)[t]
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """(B,) factor of the noise at timesteps t."""
-        if self.objective == "flow":
-            return t.float() / self.step_count
-        return self._sigma.to(t.device)[t]
+        self.objective = OBJECTIVES[spec.objective]
+        self.schedule = self.objective.schedule(spec)
 
     def snr(self, t: Tensor) -> Tensor:
-        """(B,) signal-to-noise ratio signal² / sigma² at timesteps t, for the weights of the loss.
+        """(B,) signal-to-noise ratio at timesteps t, for the weights of the loss; see the schedule's."""
+        return self.schedule.snr(t)
 
-        As in sd-scripts it is that of the process before `zero_terminal_snr` rescales it: never 0, so no weight of the
-        loss is infinite, and the last timestep keeps a weight.
-        """
-        if self.objective == "flow":
-            return (self.signal(t) / self.sigma(t)) ** 2
-        return self._snr.to(t.device)[t]
+    def draw_timesteps(
+        self, latents: torch.Size, generator: torch.Generator, minimum: int = 0, maximum: int | None = None
+    ) -> Tensor:
+        """(B,) timesteps from minimum to maximum (None: the last) for latents of the shape (B, C, h, w); on the CPU."""
+        return self.schedule.draw_timesteps(latents, generator, minimum, maximum)
 
     def corrupt(
         self, latents: Tensor, noise: Tensor, t: Tensor, more_noise: Tensor | None = None
@@ -100,36 +50,17 @@ class Process:
             noisy and target, both (B, C, h, w) in float32 whatever came in: sigma loses digits in half precision.
         """
         latents, noise = latents.float(), noise.float()
-        signal, sigma = _beside(latents, self.signal(t)), _beside(latents, self.sigma(t))
+        signal, sigma = self._factors(latents, t)
         noisy = signal * latents + sigma * (noise if more_noise is None else noise + more_noise.float())
-        return noisy, OBJECTIVES[self.objective].target(latents, noise, signal, sigma)
+        return noisy, self.objective.target(latents, noise, signal, sigma)
 
     def recover(self, noisy: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """The latents (B, C, h, w) that a prediction implies; exact if the prediction is the target."""
-        signal, sigma = _beside(noisy, self.signal(t)), _beside(noisy, self.sigma(t))
-        return OBJECTIVES[self.objective].latents(noisy.float(), prediction.float(), signal, sigma)
+        return self.objective.latents(noisy.float(), prediction.float(), *self._factors(noisy, t))
 
-    def draw_timesteps(
-        self, count: int, generator: torch.Generator, minimum: int = 0, maximum: int | None = None
-    ) -> Tensor:
-        """(count,) timesteps drawn evenly from [minimum, maximum), on the CPU.
-
-        Whole numbers where the model knows a table of them; real numbers for "flow", which knows any.
-        """
-        maximum = self.step_count if maximum is None else maximum
-        if self.objective == "flow":  # 1 - rand is in (0, 1]: never the untouched picture, whose SNR is infinite
-            return minimum + (maximum - minimum) * (1 - torch.rand(count, generator=generator))
-        return torch.randint(minimum, maximum, (count,), generator=generator)
-
-
-def alpha_bar(spec: NoiseSpec) -> Tensor:
-    """(step_count,) share of the picture's variance that is left at each timestep; float64.
-
-    The "scaled linear" betas of latent diffusion: evenly spaced in their square roots. Rombach et al. 2021,
-    arXiv:2112.10752.
-    """
-    roots = torch.linspace(spec.beta_start**0.5, spec.beta_end**0.5, spec.step_count, dtype=torch.float64)
-    return (1 - roots**2).cumprod(0)
+    def _factors(self, latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, 1, 1) signal and sigma beside the latents."""
+        return _beside(latents, self.schedule.signal(t)), _beside(latents, self.schedule.sigma(t))
 
 
 def draw_noise(

@@ -8,6 +8,9 @@ last to the first, between two of them by the logarithm. Set so (`web_ui_sigmas`
 and DPM++ 2M take the same steps: same seed, same picture as there with "RNG: CPU" and "Schedule type: Uniform". As
 diffusers has them, all but the last are so within rounding; its DPM++ 2M leaves the lowest level out and rounds
 timesteps. The others (ddim, pndm, dpm_2, dpm_2_a, dpmsolver, dpmsingle) are diffusers' own.
+
+Models of the objective "flow" are sampled by Euler's steps whichever sampler is named, as by sd-scripts and
+musubi-tuner: most of the others are made for tables of timesteps.
 """
 
 import codecs
@@ -23,11 +26,15 @@ from typing import NamedTuple
 
 import diffusers
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from library.contracts import Conditioning, Family, NoiseSpec
+from library.diffusion.noise_schedules import alpha_bar, without_terminal_signal
+from library.diffusion.objectives import OBJECTIVES
+from library.diffusion.timesteps import LAWS
 from library.messages import UserError, say
 
 SAMPLERS = {  # name in sd-scripts -> diffusers' class and its settings
@@ -238,30 +245,52 @@ def complete(prompts: list[Prompt], *, size: tuple[int, int], seed: int, sampler
 
 
 def build_sampler(
-    name: str, noise: NoiseSpec, step_count: int, device: torch.device | str = "cpu", *, skipped: int = 0
-):
+    name: str,
+    noise: NoiseSpec,
+    step_count: int,
+    device: torch.device | str = "cpu",
+    *,
+    skipped: int = 0,
+    latent_size: tuple[int, int] = (0, 0),
+) -> SchedulerMixin:
     """diffusers' scheduler of this name for this noise process, ready for `step_count` steps.
 
     Args:
         skipped: that many first steps are not taken: it begins with a picture and the noise of the next. Not for pndm,
             which has no beginning but the first.
+        latent_size: rows and columns; the schedule of some "flow" families depends on them.
 
     Raises:
         UserError: the sampler needs a package that is not there.
     """
+    if noise.objective == "flow":
+        sampler = _flow_sampler(noise, step_count, device, latent_size)
+    else:
+        sampler = _discrete_sampler(name, noise, step_count, device)
+        if name in AS_WEB_UI:
+            return _with_web_ui_levels(sampler, name, noise, step_count, device, skipped)
+    if hasattr(sampler, "set_begin_index"):
+        sampler.set_begin_index(skipped * sampler.order)
+    else:
+        sampler.timesteps = sampler.timesteps[skipped:]
+    return sampler
+
+
+def _discrete_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.device | str) -> SchedulerMixin:
+    """A row of SAMPLERS, for models that know a table of timesteps."""
     class_name, settings = SAMPLERS[name]
     general = dict(
         num_train_timesteps=noise.step_count,
         beta_start=noise.beta_start,
         beta_end=noise.beta_end,
         beta_schedule="scaled_linear",
-        prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[noise.objective],
+        prediction_type=OBJECTIVES[noise.objective].prediction_type,
         steps_offset=1,
         clip_sample=False,
         set_alpha_to_one=False,
     )
     if noise.zero_terminal_snr:  # not all classes can rescale, but all take any betas; the first step is at the last
-        shares = functional.pad(alphas_bar(noise), (1, 0), value=1.0)
+        shares = functional.pad(sampled_shares(noise), (1, 0), value=1.0)
         general |= dict(trained_betas=(1 - shares[1:] / shares[:-1]).tolist(), timestep_spacing="trailing")
     kind = getattr(diffusers, class_name)
     accepted = inspect.signature(kind.__init__).parameters
@@ -275,32 +304,55 @@ def build_sampler(
                 f'采样器 "{name}" 需要 scipy：请 pip install scipy，或改用 "euler"。',
             )
         ) from None
-    if name in AS_WEB_UI:
-        timesteps, sigmas = (levels[skipped:] for levels in web_ui_sigmas(noise, step_count))
-        if name == "heun":  # each level but the first and the last is met twice
-            timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
-            sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
-        if name == "dpmsolver++":  # its samples are scaled: noise alone would be a little too much
-            sampler.init_noise_sigma = float(sigmas[0] / (sigmas[0] ** 2 + 1) ** 0.5)
-        sampler.timesteps, sampler.sigmas = timesteps.float().to(device), sigmas.float()
-    elif hasattr(sampler, "set_begin_index"):
-        sampler.set_begin_index(skipped * sampler.order)
-    else:
-        sampler.timesteps = sampler.timesteps[skipped:]
     return sampler
 
 
-def alphas_bar(noise: NoiseSpec) -> Tensor:
+def _with_web_ui_levels(
+    sampler: SchedulerMixin, name: str, noise: NoiseSpec, step_count: int, device: torch.device | str, skipped: int
+) -> SchedulerMixin:
+    """The sampler on the noise levels of `web_ui_sigmas`, without the first so many."""
+    timesteps, sigmas = (levels[skipped:] for levels in web_ui_sigmas(noise, step_count))
+    if name == "heun":  # each level but the first and the last is met twice
+        timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
+        sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+    if name == "dpmsolver++":  # its samples are scaled: noise alone would be a little too much
+        sampler.init_noise_sigma = float(sigmas[0] / (sigmas[0] ** 2 + 1) ** 0.5)
+    sampler.timesteps, sampler.sigmas = timesteps.float().to(device), sigmas.float()
+    return sampler
+
+
+class FlowEuler(FlowMatchEulerDiscreteScheduler):
+    """Euler's steps along the line from noise to an image, with the methods that the other schedulers have."""
+
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return sample
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return self.scale_noise(original_samples, timesteps, noise)
+
+
+def _flow_sampler(
+    noise: NoiseSpec, step_count: int, device: torch.device | str, latent_size: tuple[int, int]
+) -> FlowEuler:
+    """Points from pure noise to 1 / step_count, evenly and then shifted, as the pipelines of diffusers take them."""
+    rows, columns = latent_size
+    shift = LAWS[noise.timestep_law].shift_of(noise.shift, rows * columns // noise.patch_size**2)
+    sampler = FlowEuler(num_train_timesteps=noise.step_count, shift=shift)
+    sampler.set_timesteps(sigmas=[1 - step / step_count for step in range(step_count)], device=device)
+    return sampler
+
+
+def sampled_shares(noise: NoiseSpec) -> Tensor:
     """(step_count) share of a picture's variance that is left at each timestep, float64.
 
     With `zero_terminal_snr` as good as nothing at the last: what AUTOMATIC1111's web UI and ComfyUI put in place of 0,
     which has no noise level.
     """
-    betas = torch.linspace(noise.beta_start**0.5, noise.beta_end**0.5, noise.step_count, dtype=torch.float64) ** 2
-    shares = torch.cumprod(1 - betas, 0)
-    if noise.zero_terminal_snr:  # Lin et al. 2023, arXiv:2305.08891
-        signal = shares.sqrt()
-        shares = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+    shares = alpha_bar(noise)
+    if noise.zero_terminal_snr:
+        shares = without_terminal_signal(shares.sqrt()) ** 2
         shares[-1] = 4.8973451890853435e-08
     return shares
 
@@ -312,7 +364,7 @@ def web_ui_sigmas(noise: NoiseSpec, step_count: int) -> tuple[Tensor, Tensor]:
         (step_count) timesteps from the last to 0, not whole ones; and (step_count + 1) noise levels sigma / signal at
         them, 0 at the end. float64.
     """
-    shares = alphas_bar(noise)
+    shares = sampled_shares(noise)
     logs = ((1 - shares) / shares).sqrt().log()
     timesteps = torch.linspace(noise.step_count - 1, 0, step_count, dtype=torch.float64)
     below, above = timesteps.floor().long(), timesteps.ceil().long()
@@ -370,8 +422,9 @@ def draw_told(
         An RGB picture of prompt.width x prompt.height pixels, or `scale` times that in whole multiples of 8.
     """
     generator = torch.Generator("cpu").manual_seed(prompt.seed)
-    sampler = build_sampler(prompt.sampler, family.noise, prompt.step_count, device)
     latents = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=generator).to(device)
+    size = (latents.shape[2], latents.shape[3])
+    sampler = build_sampler(prompt.sampler, family.noise, prompt.step_count, device, latent_size=size)
     latents = latents * sampler.init_noise_sigma
     latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
     if hires:
@@ -384,7 +437,8 @@ def draw_told(
         # As many steps as the first time, at the end of a schedule so long that `strength` of it is that many.
         step_count = int(prompt.step_count / min(hires.strength, 0.999))
         skipped = step_count - prompt.step_count
-        sampler = build_sampler(prompt.sampler, family.noise, step_count, device, skipped=skipped)
+        size = (height // 8, width // 8)
+        sampler = build_sampler(prompt.sampler, family.noise, step_count, device, skipped=skipped, latent_size=size)
         latents = sampler.add_noise(latents, noise, remaining(sampler)[:1])
         latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
     return to_picture(family.decode_latents(latents)[0])

@@ -92,7 +92,7 @@ def read_sources(asked: Config, world: World) -> Sources:
     notes += [line] if line else []
     found = attempt(find_set, asked, cache_folder)
     from library import families  # these import torch
-    from library.diffusion import sampling
+    from library.diffusion import objectives, sampling
     from library.hardware import device
     from library.optim import optimizers
     from library.reporting import trackers
@@ -116,7 +116,7 @@ def read_sources(asked: Config, world: World) -> Sources:
     if model:
         notes += attempt(check_blocks, asked, model.family) or []
         base_loras = (attempt(read_base, asked, model) if asked.base_weights else None) or []
-        attempt(check_objective, asked, "v" if asked.v_parameterization else model.objective)
+        attempt(objectives.check_options, asked, "v" if asked.v_parameterization else model.objective)
     if problems:
         raise UserError(problems)
     assert found is not None  # whatever is missing is a problem
@@ -298,24 +298,6 @@ def read_base(asked: Config, model: ModelInfo) -> list[Strength]:
     if problems:
         raise UserError(problems)
     return found
-
-
-def check_objective(asked: Config, objective: str) -> None:
-    """Refuse weights of the loss that are for models of the other objective. Raises UserError."""
-    problems = [
-        say(
-            f"{name} is for models that predict {wanted}, and the base model predicts {objective}. Leave it out",
-            f"{name} 只用于预测 {wanted} 的底模，而此底模预测 {objective}。请去掉此项",
-        )
-        for name, wanted in (
-            ("scale_v_pred_loss_like_noise_pred", "v"),
-            ("v_pred_like_loss", "epsilon"),
-            ("zero_terminal_snr", "v"),
-        )
-        if getattr(asked, name) and objective != wanted
-    ]
-    if problems:
-        raise UserError(problems)
 
 
 def make_folder(folder: Path) -> None:

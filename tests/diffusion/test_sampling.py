@@ -56,6 +56,56 @@ def test_every_sampler_reaches_the_picture_of_a_perfect_model(sampler, objective
     assert (family.drawn - answer).abs().mean() < 0.1 * answer.abs().mean()
 
 
+class PerfectFlow(PerfectFamily):
+    """Knows the latents it should draw, and predicts the line that leads there."""
+
+    def __init__(self, answer: torch.Tensor, **spec):
+        self.noise, self.answer, self.times = NoiseSpec(objective="flow", **spec), answer, []
+
+    def predict(self, noisy, t, conditioning):
+        self.times.append(float(t))
+        sigma = t.reshape(-1, 1, 1, 1) / 1000
+        return (noisy - self.answer) / sigma
+
+
+@pytest.mark.parametrize("step_count", [1, 7])
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim"])
+def test_flow_reaches_the_picture_of_a_perfect_model_exactly(sampler, step_count):
+    answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    family = PerfectFlow(answer, shift=3.0)
+    sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=step_count, scale=1, sampler=sampler))
+    torch.testing.assert_close(family.drawn, answer, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("spec", "shift"), [(dict(shift=3.0), 3.0), (dict(timestep_law="flux_shift"), 1.58308)])
+def test_flow_begins_at_pure_noise_and_takes_the_shifted_steps_of_diffusers(spec, shift):
+    """Of the FLUX pipeline: sigmas from 1 to 1 / n, shifted by exp(mu) of the 16 tokens of this picture."""
+    family = PerfectFlow(torch.zeros(1, 4, 8, 8), **spec)
+    sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=4, scale=1, sampler="euler"))
+    even = [1, 0.75, 0.5, 0.25]
+    expected = [1000 * shift * point / (1 + (shift - 1) * point) for point in even]
+    assert family.times == pytest.approx(expected, rel=1e-3)
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    theirs.set_timesteps(sigmas=even, mu=math.log(shift))
+    assert family.times == pytest.approx(theirs.timesteps.tolist(), rel=1e-3)
+
+
+def test_flow_draws_a_second_time_from_a_noisy_picture():
+    answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    family = PerfectFlow(answer)
+    told = family.encode_captions([""], None)
+    prompt = Prompt("", width=64, height=64, seed=1, step_count=4, scale=1, sampler="euler")
+    family.predict, once = (lambda noisy, t, told: fitted(noisy, t, told)), family.predict
+
+    def fitted(noisy, t, told):
+        family.answer = torch.nn.functional.interpolate(answer, noisy.shape[2:])
+        return once(noisy, t, told)
+
+    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
+    torch.testing.assert_close(family.drawn, family.answer, rtol=1e-4, atol=1e-4)
+    assert family.times == [1000, 750, 500, 250, 500, 375, 250, 125]
+
+
 @pytest.mark.parametrize(("scale", "expected"), [(1, 3.0), (0, 1.0), (7.5, 1 + 7.5 * 2)])
 def test_guidance_goes_from_the_negative_towards_the_prompt(scale, expected):
     class Family(PerfectFamily):
