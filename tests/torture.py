@@ -128,7 +128,7 @@ def _child(run: Run, words: list[str], sabotage: tuple[Callable[[Run], None], ..
 
 def _every_third_step(self: saver.Saver) -> bool:
     """Instead of by the clock, which would save one or two states in so short a run."""
-    return self.log.step % 3 == 0
+    return self.run_log.step % 3 == 0
 
 
 def ended(process: multiprocessing.Process) -> int:
@@ -409,14 +409,14 @@ def full_disk(what: str, times: float, run: Run) -> None:
 
     files.write_verified = write_verified
     if what == "run.jsonl":
-        plain_write = run_log.Report._write
+        plain_write = run_log.RunLog._write
 
         def write(self):
             if _Now.step >= 4:
                 fault.raise_full()
             plain_write(self)
 
-        run_log.Report._write = write
+        run_log.RunLog._write = write
     if what == "previews":
         from PIL import Image
 

@@ -574,15 +574,15 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         generation_parameters.write(path, picture, cell.recipe)
 
-    _write(path, do, 3 * picture.width * picture.height, log.info)
+    _write(path, do, 3 * picture.width * picture.height)
     return path
 
 
-def _write(path: Path, do, size: int, say_line=print) -> None:
+def _write(path: Path, do, size: int) -> None:
     from library.storage import disk
 
     try:
-        disk.writing(path, do, size=size, may_free=lambda: False, say_line=say_line)
+        disk.writing(path, do, size=size, may_free=lambda: False)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

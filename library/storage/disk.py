@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options.derived import last_strengths
 from library.options.training import Config
 
@@ -157,7 +157,6 @@ def writing(
     *,
     size: int,
     may_free: Callable[[], bool],
-    say_line: Callable[[str], None],
     is_stopped: Callable[[], bool] = lambda: False,
     wait_seconds: float = 10.0,
 ) -> Any:
@@ -188,13 +187,13 @@ def writing(
                 continue
             if waited_since is None:
                 waited_since = time.monotonic()
-                say_line(_waiting_line(path, reason, size, wait_seconds))
+                log.info(_waiting_line(path, reason, size, wait_seconds))
             if not _wait(wait_seconds, is_stopped):
                 raise
             continue
         if waited_since is not None:
             seconds = round(time.monotonic() - waited_since)
-            say_line(say(f"{path} is written after {seconds} s", f"等待 {seconds} 秒后已写入 {path}"))
+            log.info(say(f"{path} is written after {seconds} s", f"等待 {seconds} 秒后已写入 {path}"))
         return result
 
 

@@ -176,7 +176,7 @@ def keep(path: Path, write: Callable[[], Any], size: int) -> None:
     from library.storage import disk
 
     try:
-        disk.writing(path, write, size=size, may_free=lambda: False, say_line=log.info)
+        disk.writing(path, write, size=size, may_free=lambda: False)
     except OSError as error:
         raise UserError(
             say(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from library.contracts import Family
-from library.messages import say
+from library.messages import log, say
 from library.options.derived import trains_text_encoder
 from library.training.run import Run
 
@@ -55,7 +55,7 @@ def fill_latents(run: Run, family: Family) -> LatentCache:
             batch_size = 1
             run.note(say("not enough memory: pictures are encoded one by one", "显存不足，改为逐张编码"))
         else:
-            print(_latents_filled(filled), flush=True)
+            log.info(_latents_filled(filled))
             return latents
 
 
@@ -84,7 +84,7 @@ def fill_texts(run: Run, family: Family) -> TextCache | None:
             batch_size = 1
             run.note(say("not enough memory: captions are encoded one by one", "显存不足，改为逐条编码标签"))
         else:
-            print(_captions_filled(filled), flush=True)
+            log.info(_captions_filled(filled))
             return texts
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from library.messages import say
+from library.messages import log, say
 from library.reporting import pages
 from library.reporting.pages import Figure
 from library.training.resolve import settings_of
@@ -52,7 +52,7 @@ def show_dataset(run: Run) -> Path:
     path = Path(run.settings.output_dir) / f"{run.name}.dataset.html"
     pages.write(path, pages.render("debug_dataset.html", content))
     count = sum(len(batch.figures) for batch in batches)
-    print(
+    log.info(
         say(
             f"debug_dataset: {count} pictures with their captions: {path}. Nothing was trained",
             f"debug_dataset：{count} 张图片及其标签见 {path}。没有进行训练",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options.training import Config
 from library.training.dataset_findings import short
 from library.training.resolve import Decided, first_position, plan_data, settings_of
@@ -224,15 +223,14 @@ def announce(run: Run, notes: list[str]) -> None:
     from library.data import plan
 
     lines, counted = short(run.plan, run.settings, notes)
-    print(plan.plan_table(run.plan, run.settings))
-    print(_in_one_line(run))
+    log.info(plan.plan_table(run.plan, run.settings))
+    log.info(_in_one_line(run))
     for line in notes + lines:
         run.note(line)
     if counted:
-        print(counted)
+        log.info(counted)
     if run.state:
-        print(_goes_on(run))
-    sys.stdout.flush()
+        log.info(_goes_on(run))
 
 
 def find_set(asked: Config, memory: Path | None) -> Found:

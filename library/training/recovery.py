@@ -7,13 +7,12 @@ memory full   the same arithmetic again with less memory, the cheapest measure f
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from library.contracts import Batch
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options.derived import trains_text_encoder
 from library.training.inputs import Inputs, seed_step
 from library.training.run import Run, Training
@@ -51,11 +50,8 @@ class Recovery:
         self.until = 0  # steps up to this one are looked at closely, each on its own
 
     def say(self, line: str) -> None:
-        """Say something in the middle of the run: the first process above its progress bar, others as an error."""
-        if self.outputs:
-            self.outputs.log.say(line)
-        else:
-            print(line, file=sys.stderr)
+        """Say something in the middle of the run; processes that do not talk, as an error."""
+        (log.info if self.outputs else log.error)(line)
 
     # ---- Round the loop ----
 
@@ -83,7 +79,7 @@ class Recovery:
     def _state_before(self, error: FloatingPointError) -> State:
         """The last state, from which each step up to the bad one is to be looked at."""
         world, outputs = self.run.world, self.outputs
-        bad_step = world.told(outputs and getattr(error, "step", outputs.log.step))
+        bad_step = world.told(outputs and getattr(error, "step", outputs.run_log.step))
         if self.until >= bad_step:  # it was looked at, and nothing helped
             raise not_finite(str(error)) from None
         self.until = bad_step
@@ -116,7 +112,7 @@ class Recovery:
                 raise memory_full(attempt.problem)
             self.say(say(f"memory ran out at step {step + 1}: {measure}", f"第 {step + 1} 步显存不足：{measure}"))
             if self.outputs:
-                self.outputs.log.event("out of memory", step=step, done=measure)
+                self.outputs.run_log.event("out of memory", step=step, done=measure)
 
     def leaves_out(self, step: int, batches: list[Batch | None], loss: Tensor) -> bool:
         """Whether the step's batches gave NaN, now that it is looked for, or when it was.

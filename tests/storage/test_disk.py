@@ -97,8 +97,10 @@ class Disk:
         return "written"
 
     def writing(self, path, **options):
-        given = dict(size=MIB, may_free=lambda: False, say_line=self.lines.append, wait_seconds=0.0) | options
-        return disk.writing(path, self.write, **given)
+        given = dict(size=MIB, may_free=lambda: False, wait_seconds=0.0) | options
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(disk.log, "info", self.lines.append)
+            return disk.writing(path, self.write, **given)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
@@ -133,7 +135,7 @@ def test_another_error_is_not_waited_for(tmp_path):
     with pytest.raises(UserError):
         Disk(PermissionError(errno.EACCES, "protected")).writing(tmp_path / "a")
     with pytest.raises(ZeroDivisionError):
-        disk.writing(tmp_path, lambda: 1 / 0, size=1, may_free=lambda: False, say_line=print)
+        disk.writing(tmp_path, lambda: 1 / 0, size=1, may_free=lambda: False)
 
 
 def test_the_user_can_stop_the_waiting(tmp_path):
@@ -159,7 +161,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_there_is_room(small_disk):
+def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_there_is_room(small_disk, monkeypatch):
     """With the writer of LoRA files and states, whose errors must be known here."""
     import torch
 
@@ -188,7 +190,8 @@ def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_the
             assert training_state.load_state(folder).position.global_step == 1
             threading.Timer(0.2, (small_disk / "other.bin").unlink).start()
 
-    disk.writing(path, write, size=400_000, may_free=lambda: False, say_line=told, wait_seconds=0.05)
+    monkeypatch.setattr(disk.log, "info", told)
+    disk.writing(path, write, size=400_000, may_free=lambda: False, wait_seconds=0.05)
     assert "disk full" in lines[0]
     assert len(lines) == 2
     assert training_state.load_state(folder).position.global_step == 2

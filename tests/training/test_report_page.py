@@ -384,7 +384,7 @@ def test_telling_more_changes_no_bit_of_the_training(run, monkeypatch):
     options = dict(max_train_epochs=2, save_every_n_epochs=1, shuffle_caption=True, network_dropout=0.1)
     run("sd1", output="with", **options)
     monkeypatch.setattr(Outputs, "write_page", lambda *rest, **more: None)
-    monkeypatch.setattr(Outputs, "end_epoch", lambda self, epoch: self.log.epoch_end(epoch))
+    monkeypatch.setattr(Outputs, "end_epoch", lambda self, epoch: self.run_log.epoch_end(epoch))
     folder = run("sd1", output="without", **options)
     for name in ("it-000001.safetensors", "it.safetensors"):
         ours, theirs = (load(folder.parent / kind / name) for kind in ("with", "without"))
