@@ -138,7 +138,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
         last_steps = outputs.run_log.last_steps(20) if outputs else []
         path = crash_report.write(run.output_dir, error, config=run.settings, facts=facts, last_lines=last_steps)
         log.error(crash_report.cause_line(error))
-        log.error(say(f"all that is known about it: {path}", f"详细情况见 {path}"))
+        log.error(say(f"details: {path}", f"详细情况见 {path}"))
         return 1
     finally:
         if outputs:
@@ -186,7 +186,7 @@ def train_from(
             if step == plan.step_count:
                 break
             if training.begin_step(step):
-                recovery.say(say("the text encoder is not trained any more", "文本编码器从此不再训练"))
+                recovery.say(say("the text encoder is no longer trained", "文本编码器从此不再训练"))
             rates = training.rates()
             for attempt in recovery.attempts(step):
                 with tuning(batches), attempt:

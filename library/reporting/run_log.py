@@ -203,7 +203,7 @@ class RunLog:
             log.info(
                 say(
                     f"validation {f'after step {step}' if step else 'of the unchanged model'}: loss {loss:.4f}, of "
-                    f"training pictures {beside:.4f}, gap {gap:+.4f}",
+                    f"training images {beside:.4f}, gap {gap:+.4f}",
                     f"{f'第 {step} 步后的验证' if step else '训练前底模的验证'}：损失 {loss:.4f}，"
                     f"训练图片的损失 {beside:.4f}，差距 {gap:+.4f}",
                 )
@@ -226,7 +226,7 @@ class RunLog:
                 lost = self.unwritten.count(b"\n")
                 log.info(
                     say(
-                        f"{self.events.name} lacks its last {plural(lost, 'line')}: the disk did not take them",
+                        f"{self.events.name} lacks its last {plural(lost, 'line')}: the disk could not be written",
                         f"{self.events.name} 缺少最后 {lost} 行：磁盘无法写入",
                     )
                 )

@@ -136,7 +136,7 @@ def same_line(files: Sequence[LoraFile]) -> str | None:
         told = ", ".join(f"{file.path.name}: {line}" for line, file in lines.items())
         raise UserError(
             say(
-                f"the LoRAs are made for different lines of base models ({told}) and cannot be merged",
+                f"the LoRAs are for different families of base models ({told}) and cannot be merged",
                 f"这些 LoRA 对应不同系列的底模（{told}），不能合并",
             )
         )

@@ -206,7 +206,7 @@ def compile_blocks(run: Run, training: Training) -> None:
     if has_dropout(run.settings):
         run.note(
             say(
-                "torch_compile is off: dropout would draw other numbers",
+                "torch_compile is off: dropout would use other random numbers",
                 "不使用 torch_compile：dropout 取到的随机数会不同",
             )
         )

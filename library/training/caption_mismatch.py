@@ -47,7 +47,7 @@ def tell_pictures(run: Run, training: Training, run_log: RunLog) -> None:
     try:
         rows = _measured(run, training, samples, timesteps, scope.models)
     except torch.OutOfMemoryError:
-        log.info(say("the training pictures are not ranked: not enough memory", "显存不足，未对训练图片排序"))
+        log.info(say("the training images are not ranked: not enough memory", "显存不足，未对训练图片排序"))
         return
     names = [f"{sample.folder}/{sample.image_path.name}" for sample in samples]
     run_log.event("pictures", step=run_log.step, timesteps=timesteps, pictures=names, rows=rows, of=len(unique))

@@ -223,8 +223,8 @@ def is_due(count: int, every: int | None) -> bool:
 
 def _ends_early(patience: int) -> str:
     return say(
-        "the training ends here: the loss of the held-out pictures has not fallen for "
-        f"{plural(patience, 'measurement')} (early_stop)",
+        f"stopping early: the loss of the held-out images has not fallen for {plural(patience, 'measurement')} "
+        "(early_stop)",
         f"训练到此结束：留出图片的损失已连续 {patience} 次测量没有下降（early_stop）",
     )
 
@@ -260,12 +260,12 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
     size = f"{path.stat().st_size / 2**20:.1f} MiB"
     lines = [
         say(
-            f"saved {path} ({size}; norm of what was learned: {learned})",
-            f"已保存 {path}（{size}；学到的量（范数）：{learned}）",
+            f"saved {path} ({size}; norm of the update: {learned})",
+            f"已保存 {path}（{size}；更新量（范数）：{learned}）",
         ),
         say(
-            f"To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and begin the prompt "
-            f"with: {invoked}",
+            "To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and start the "
+            f"prompt with: {invoked}",
             f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），"
             f"提示词以此开头：{invoked}",
         ),
@@ -277,10 +277,10 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
     if comparison.exists():
         lines.append(
             say(
-                f"Pictures without it (above) and with it (below): {comparison}",
+                f"Without it (top) and with it (bottom): {comparison}",
                 f"未使用（上）与使用（下）该 LoRA 的对比图：{comparison}",
             )
         )
     if report.exists():
-        lines.append(say(f"All of it on one page: {report}", f"完整报告：{report}"))
+        lines.append(say(f"Full report: {report}", f"完整报告：{report}"))
     return "\n".join(lines)

@@ -269,7 +269,7 @@ def check_blocks(asked: Config, family: str) -> list[str]:
     if isinstance(asked.text_encoder_lr, list) and family != "sdxl":
         raise UserError(
             say(
-                f"text_encoder_lr = {asked.text_encoder_lr}: this base model has one text encoder; give one value",
+                f"text_encoder_lr = {asked.text_encoder_lr}: this base model has one text encoder; use one value",
                 f"text_encoder_lr = {asked.text_encoder_lr}：此底模只有一个文本编码器；请只填一个值",
             )
         )
@@ -321,8 +321,8 @@ def _in_one_line(run: Run) -> str:
     return say(
         f"model: {model}; {run.machine.description}; {settings.optimizer_type}, learning rate "
         f"{settings.learning_rate:g}; seed {run.seed}; {settings.max_token_length} caption tokens",
-        f"底模：{model}；{run.machine.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；"
-        f"随机种子 {run.seed}；标签 {settings.max_token_length} 个 token",
+        f"底模：{model}；{run.machine.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；随"
+        f"机种子 {run.seed}；标注 {settings.max_token_length} 个 token",
     )
 
 
@@ -354,6 +354,6 @@ def _begins_later(position: tuple[int, int, int]) -> str:
 
 def _name_is_taken(settings: Config, name: str) -> str:
     return say(
-        f"{settings.output_dir} already holds {settings.output_name}: this run is named {name}",
+        f"{settings.output_dir} already contains {settings.output_name}: this run is named {name}",
         f"{settings.output_dir} 中已有 {settings.output_name}，本次的文件名为 {name}",
     )

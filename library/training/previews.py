@@ -69,7 +69,7 @@ def sample_images(
             with training.averaged():
                 rows.append([sampling.draw(training.family, prompt, device) for prompt in run.prompts])
     except torch.OutOfMemoryError:
-        log.info(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
+        log.info(say("no previews: not enough memory", "显存不足，这次没有画预览图"))
         return []
     finally:
         training.adapters.multiplier = 1.0

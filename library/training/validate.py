@@ -46,7 +46,7 @@ def validate(
     began = time.monotonic()
     measured = _measure_with_room(run, training, is_unchanged=step == 0)
     if measured is None:
-        log.info(say("no validation: not enough memory for it", "显存不足，这次没有做验证"))
+        log.info(say("no validation: not enough memory", "显存不足，这次没有做验证"))
     elif measured.is_finite:
         values = dict(
             ends_epoch=step == sum(run.plan.step_counts[:epoch]),

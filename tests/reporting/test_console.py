@@ -11,7 +11,7 @@ from library.messages import TERMINAL, UserError, log, set_language
 from library.options.training import Config
 from library.reporting.console import as_asked, progress_stream
 
-LINES = ["device cpu", "note: 3 pictures are small", "注意：图片太小", "step 1/4"]
+LINES = ["device cpu", "note: 3 images are small", "注意：图片太小", "step 1/4"]
 
 
 class Terminal(io.StringIO):

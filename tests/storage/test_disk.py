@@ -43,7 +43,7 @@ def test_what_a_run_writes_is_counted():
     assert sizes(disk.needed(fewer, **counts, cache_folder=Path("c"), cache_bytes=5)) == {
         "LoRA files": 4000 * (2 + 2),
         "training states": 12000 * (2 + 2),
-        "encoded pictures and captions": 5,
+        "encoded images and captions": 5,
     }
     assert sizes(disk.needed(config, **counts, keeps_best=True))["LoRA files"] == 2000 * (9 + 2 + 1)
     assert "previews" not in sizes(disk.needed(config, **counts, preview_count=2, preview_pixels=100))
@@ -111,7 +111,7 @@ def test_a_write_is_tried_again_until_it_works_and_told_once(tmp_path, number):
     assert "a.safetensors" in first
     assert "Ctrl-C to stop" in first
     assert ("disk full" in first) == (number in disk.FULL)
-    assert "a.safetensors is written after 0 s" in last
+    assert "a.safetensors was written after 0 s" in last
 
 
 def test_room_is_made_before_anybody_is_asked(tmp_path):
