@@ -8,7 +8,6 @@ measured after it in outputs.py. A run's randomness follows from (seed, step, pl
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.contracts import Batch, Family
-from library.messages import Stopped, UserError, let_every_letter_pass, log, say, set_language
+from library.messages import Stopped, UserError, say, set_language
 from library.options import command_line, sd_scripts
 from library.options.checks import check
 from library.options.derived import trains_text_encoder
@@ -50,18 +49,19 @@ def main(argv: list[str]) -> int:
     Returns:
         0: trained, or stopped and saved. 1: crashed. 2: the user has something to put right. 130: a second Ctrl-C.
     """
-    let_every_letter_pass()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal without Chinese letters must not end the run
     try:
         argv, output = command_line.output_of(argv)
         values, where, notices, problems = sd_scripts.translate(*command_line.parse(argv))
         config, warnings = check(values, where, problems)
         if output:
             command_line.write_config(config, output)
-            log.info(say(f"written: {output}", f"已写入 {output}"))
+            print(say(f"written: {output}", f"已写入 {output}"))
             return 0
         return run(config, notices + warnings)
     except UserError as error:
-        log.error(error)
+        print(error, file=sys.stderr)
         return 2
     except Stopped:
         return 0
@@ -77,12 +77,12 @@ def run(config: Config, warnings: list[str]) -> int:
     set_language(config.language)
     if config.wandb_api_key:
         os.environ["WANDB_API_KEY"] = config.wandb_api_key  # where wandb looks, in the processes we start, too
-    with console.as_asked(config):
+    with console.told(config):
         lines = [] if config.device in ("cpu", "mps") else rocm.prepare_environment()  # before torch is imported
         if config.device_plan == "print only" and not lines:
             lines = [say("nothing needs to be set on this machine", "这台机器不需要任何设置")]
         for line in lines:
-            log.info(say(f"device plan: {line}", f"设备设置：{line}"))
+            print(say(f"device plan: {line}", f"设备设置：{line}"))
         if config.device_plan == "print only":
             return 0
         if distributed.is_wanted(config):
@@ -110,7 +110,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
 
     world = World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
     if not world.is_first:
-        log.setLevel(logging.ERROR)  # the first talks for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first talks for all
     run = prepare(config, warnings, world)
     outputs = None
     try:
@@ -135,15 +135,15 @@ def train_one(config: Config, warnings: list[str]) -> int:
         raise
     except Exception as error:
         facts = dict(device=run.machine.description, name=run.name)
-        last_steps = outputs.run_log.last_steps(20) if outputs else []
+        last_steps = outputs.log.last_steps(20) if outputs else []
         path = crash_report.write(run.output_dir, error, config=run.settings, facts=facts, last_lines=last_steps)
-        log.error(crash_report.cause_line(error))
-        log.error(say(f"details: {path}", f"详细情况见 {path}"))
+        print(crash_report.cause_line(error), file=sys.stderr)
+        print(say(f"all that is known about it: {path}", f"详细情况见 {path}"), file=sys.stderr)
         return 1
     finally:
         if outputs:
             with contextlib.suppress(FloatingPointError, RuntimeError):  # of a broken device: told above
-                outputs.run_log.close()
+                outputs.log.close()
         if run.lock:
             run.lock.release()
         world.leave()
@@ -177,7 +177,7 @@ def train_from(
     import torch
 
     settings, plan, world, adapters = run.settings, run.plan, run.world, training.adapters
-    generator, tuning = torch.Generator(), Tuning(run)
+    generator, tuning = torch.Generator(), Tuning(run, recovery.say)
     epoch_at, batches_done, step = position
     adapters.train()
     for epoch in range(epoch_at, plan.epoch_count + 1):
@@ -186,7 +186,7 @@ def train_from(
             if step == plan.step_count:
                 break
             if training.begin_step(step):
-                recovery.say(say("the text encoder is no longer trained", "文本编码器从此不再训练"))
+                recovery.say(say("the text encoder is not trained any more", "文本编码器从此不再训练"))
             rates = training.rates()
             for attempt in recovery.attempts(step):
                 with tuning(batches), attempt:
@@ -310,7 +310,7 @@ def denoiser_step(settings: Config, family: Family) -> Callable[..., tuple[Tenso
     """Forward and backward of the denoiser, as a function of tensors alone: what a CUDA graph can hold."""
     from library.diffusion import losses
 
-    trained = set(family.text_embeddings) if trains_text_encoder(settings) else set()
+    trained = set(family.facts.text_embeddings) if trains_text_encoder(settings) else set()
 
     def step(
         noisy: Tensor,
@@ -330,7 +330,7 @@ def denoiser_step(settings: Config, family: Family) -> Callable[..., tuple[Tenso
         prediction = family.predict(noisy, t, told)
         loss = (losses.per_sample(prediction, target, settings.loss_type, huber_c, mask) * weights).mean()
         loss.backward(scale)
-        return loss.detach(), *(told[name].grad for name in family.text_embeddings)
+        return loss.detach(), *(told[name].grad for name in family.facts.text_embeddings)
 
     return step
 

@@ -7,7 +7,8 @@ Letters of shapes, everywhere in the project:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -91,6 +92,71 @@ class NoiseSpec:
     patch_size: int = 2  # of "flow": rows and columns of a latent that are one token
 
 
+class LatentSpace(NamedTuple):
+    """What a family's VAE makes of a picture. The scale of its numbers stands in the VAE's own configuration."""
+
+    channels: int = 4
+    factor: int = 8  # pixels to a latent, along a side
+
+
+class Part(NamedTuple):
+    """A network of a family that can be adapted."""
+
+    prefix: str  # of its layers' names in a LoRA file: "lora_unet_"
+    folder: str  # its own in a diffusers model: "unet"
+
+
+class BlockNames(NamedTuple):
+    """What the layers of some blocks are called in a saved file, and which blocks these are."""
+
+    pattern: str  # from the beginning of a layer's name; its groups are whole numbers
+    first: int  # the block where all of them are 0
+    strides: tuple[int, ...] = ()  # blocks that each number counts for
+
+
+class BlockLayout(NamedTuple):
+    """The blocks of a denoiser, in the order of the lists that have a value for each (`block_dims`, ...)."""
+
+    ends: int  # 1: a block before the first and one behind the last, whose learning rate has no factor
+    down: int
+    middle: int
+    up: int
+    names: tuple[BlockNames, ...]
+
+    @property
+    def count(self) -> int:
+        return 2 * self.ends + self.down + self.middle + self.up
+
+    def index(self, name: str) -> int | None:
+        """The block of a layer, by its name in the file; None of other layers."""
+        for pattern, first, strides in self.names:
+            if found := re.match(pattern, name):
+                return first + sum(stride * int(number) for stride, number in zip(strides, found.groups(), strict=True))
+        return None
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """What a family of base models is: one literal in its file. Whoever needs a fact is handed it, or all of them."""
+
+    name: str  # "sd1": how the code calls it
+    title: str  # "SD 1.x": how people do
+    resolutions: Mapping[str, int]  # what such a model may predict -> side of the usual pictures in px; the usual first
+    size_step: int  # px; the sides of pictures are multiples of it
+    width: int  # channels of the denoiser: of its first block
+    latents: LatentSpace
+    parts: Mapping[str, Part]  # "text_encoder", "text_encoder_2", "denoiser", in the order of the saved file
+    text_embeddings: tuple[str, ...]  # the names of what `Family.encode_captions` gives, in their order
+    blocks: BlockLayout
+    base_model_version: str  # `ss_base_model_version` of its LoRA files
+    version_prefix: str  # how that begins, whoever wrote the file
+    context_width: int | None = None  # of the captions' states that its cross attention reads: seen in LoRA files
+    lora_marks: str | None = None  # pattern of names of layers that no other family's LoRA files have
+    file_marks: tuple[str, ...] = ()  # tensors by which a single file is known; (): see `families.recognise`
+    is_v2: bool = False  # `ss_v2` of its LoRA files: SD 2.x
+    has_clip_skip: bool = False  # another than the last layer of its text encoder may be asked for
+
+
 class Target(NamedTuple):
     """A layer to adapt and its names: names are the family's, execution is the adapter's.
 
@@ -115,10 +181,9 @@ WeightedPrompt = list[list[tuple[str, float]]]
 class Family(Protocol):
     """A line of base models (SD 1.x, SDXL, ...): everything that differs between them."""
 
-    name: str  # "sd1", "sd2", "sdxl"
+    facts: FamilyFacts
     noise: NoiseSpec
     size_step: int  # pictures are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
-    text_embeddings: tuple[str, ...]  # the names of what `encode_captions` gives, in their order
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) scaled latents: the mean of the VAE's distribution."""

@@ -50,7 +50,7 @@ def write_diffusers_folder(path: Path, family) -> Path:
             (path / name / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
             named = {"pad_token": {"content": tokenizer.pad_token}}
             (path / name / "special_tokens_map.json").write_text(json.dumps(named))
-    kind = "StableDiffusionXLPipeline" if family.name == "sdxl" else "StableDiffusionPipeline"
+    kind = "StableDiffusionXLPipeline" if family.facts.name == "sdxl" else "StableDiffusionPipeline"
     (path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
     (path / "scheduler").mkdir()
     kinds = {"epsilon": "epsilon", "v": "v_prediction"}

@@ -420,7 +420,7 @@ def write_checkpoint(path: Path) -> None:
     from library import families
     from library.families.clip_text import clip_sources
     from library.families.unet.names import original_unet_name
-    from library.families.vae import original_sources
+    from library.families.vae_kl import original_sources
 
     model = families.architecture("sd1")
     unet, vae, text = model.unet, model.vae, model.text_encoder

@@ -1,10 +1,8 @@
 """What a layer may have of its own: rank, alpha, and the learning rate.
 
-By block of the U-Net (`block_dims`, `down_lr_weight`, ...), by patterns of names (`network_reg_dims`, ...), or as a
-LoRA file has them (`dim_from_weights`). What is not said here is as `adapters.attach` gives it to every layer.
-
-Blocks are counted as sd-scripts counts them: 25 of SD 1.x and 2.x (12 down, middle, 12 up; the first, conv_in, has
-nothing to adapt), 23 of SDXL (embeddings, 9 down, 3 middle, 9 up, out; the first and last have nothing either).
+By block of the denoiser (`block_dims`, `down_lr_weight`, ...), by patterns of names (`network_reg_dims`, ...), or as a
+LoRA file has them (`dim_from_weights`). What is not said here is as `adapters.attach` gives it to every layer. How the
+blocks are counted is a fact of the family, a `contracts.BlockLayout`.
 """
 
 import math
@@ -13,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from library.contracts import Target
+from library.contracts import BlockLayout, Target
 from library.messages import UserError, say
 from library.options.training import Config
 
@@ -32,36 +30,6 @@ class Size(NamedTuple):
     rank: int | None = None  # 0: it is left out; None: as its like
     alpha: float | None = None  # None: as its like
     lr_scale: LrScale = LrScale()
-
-
-class Layout(NamedTuple):
-    """The blocks of a line of base models."""
-
-    ends: int  # 1: a block before the first and one behind the last, whose rate has no factor
-    side: int  # blocks down, and up
-    middle: int
-
-    @property
-    def count(self) -> int:
-        return 2 * (self.ends + self.side) + self.middle
-
-
-LAYOUTS = {"sd1": Layout(0, 12, 1), "sd2": Layout(0, 12, 1), "sdxl": Layout(1, 9, 3)}
-
-
-def block_index(name: str) -> int | None:
-    """The block of a U-Net's layer, by its name in the file; None of other layers.
-
-    Source: the behaviour of sd-scripts' networks/lora.py, in whose lists users think.
-    """
-    if found := re.match(r"lora_unet_(input|middle|output)_blocks?_(\d+)_", name):
-        return {"input": 1, "middle": 10, "output": 13}[found[1]] + int(found[2])
-    if name.startswith("lora_unet_mid_block_"):
-        return 12
-    if found := re.match(r"lora_unet_(down|up)_blocks_(\d+)_(resnets|attentions|downsamplers|upsamplers)_(\d+)_", name):
-        layer = 2 if found[3].endswith("samplers") else int(found[4])
-        return {"down": 1, "up": 13}[found[1]] + 3 * int(found[2]) + layer
-    return None
 
 
 PARTS = {  # beginning of a layer's name -> part of the model
@@ -114,16 +82,13 @@ class Blocks(NamedTuple):
     factors: list[float] | None = None  # of the learning rate; 0: the block is left out
 
 
-def read_blocks(config: Config, family: str) -> tuple[Blocks, list[str]]:
+def read_blocks(config: Config, layout: BlockLayout) -> tuple[Blocks, list[str]]:
     """The lists of a configuration, and what the user should know about them.
-
-    Args:
-        family: a key of LAYOUTS.
 
     Raises:
         UserError: a list has not as many values as the model has blocks; all of them.
     """
-    layout, problems, notes = LAYOUTS[family], [], []
+    problems, notes = [], []
     lists = {name: getattr(config, name) for name in ("block_dims", "block_alphas", "conv_block_dims")}
     lists["conv_block_alphas"] = config.conv_block_alphas
     for name, values in lists.items():
@@ -136,16 +101,16 @@ def read_blocks(config: Config, family: str) -> tuple[Blocks, list[str]]:
             )
     sides = []
     for name, count in (
-        ("down_lr_weight", layout.side),
+        ("down_lr_weight", layout.down),
         ("mid_lr_weight", layout.middle),
-        ("up_lr_weight", layout.side),
+        ("up_lr_weight", layout.up),
     ):
         weights = read_weights(getattr(config, name), count)
         given = [] if weights is None else weights
         if weights is not None and len(given) != count:
             is_long = len(given) > count
             what_en, what_zh = (
-                ("the last are ignored", "多出的不用") if is_long else ("1 for the others", "其余按 1 计")
+                ("the last are left out", "多出的不用") if is_long else ("1 for the others", "其余按 1 计")
             )
             notes.append(
                 say(
@@ -163,11 +128,11 @@ def read_blocks(config: Config, family: str) -> tuple[Blocks, list[str]]:
     return Blocks(*lists.values(), factors), notes
 
 
-def _told(layout: Layout) -> str:
+def _told(layout: BlockLayout) -> str:
     ends = say("the embeddings, ", "嵌入、") if layout.ends else ""
     last = say(", the output", "、输出") if layout.ends else ""
-    side, middle = layout.side, layout.middle
-    return say(f"{ends}{side} down, {middle} middle, {side} up{last}", f"{ends}下 {side}、中 {middle}、上 {side}{last}")
+    _, down, middle, up, _ = layout
+    return say(f"{ends}{down} down, {middle} middle, {up} up{last}", f"{ends}下 {down}、中 {middle}、上 {up}{last}")
 
 
 PRESETS = {  # share of the way along one side, from 0 to 1 -> factor of the learning rate
@@ -217,13 +182,13 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def choose(
-    targets: Iterable[Target], config: Config, family: str, file_sizes: Mapping[str, Size] | None = None
+    targets: Iterable[Target], config: Config, layout: BlockLayout, file_sizes: Mapping[str, Size] | None = None
 ) -> dict[str, Size]:
     """What layers have of their own, by name in the file; {}: nothing was asked for.
 
     Args:
         targets: those that are to be trained.
-        family: a key of LAYOUTS.
+        layout: of the base model's blocks.
         file_sizes: ranks and alphas of a file, from `of_file`: its layers, and no others, are adapted.
 
     Raises:
@@ -231,7 +196,7 @@ def choose(
     """
     targets = list(targets)
     names = [target.saved_as for target in targets]
-    blocks, _ = read_blocks(config, family)
+    blocks, _ = read_blocks(config, layout)
     dims, rates = pairs(config.network_reg_dims), pairs(config.network_reg_lrs)
     problems = [
         say(
@@ -253,7 +218,7 @@ def choose(
     sizes = {}
     for target in targets:
         name = target.saved_as
-        size = _of_block(target, config, blocks)
+        size = _of_block(target, config, layout.index(name), blocks)
         if file_sizes is not None:
             size = _as_asked(file_sizes.get(name, Size(rank=0)), config)._replace(lr_scale=size.lr_scale)
         elif (rank := _first(dims, name)) is not None and (takes_conv or not target.needs_conv_dim):
@@ -286,8 +251,7 @@ def _as_asked(size: Size, config: Config) -> Size:
     return size._replace(alpha=size.alpha / math.sqrt(size.rank)) if config.rs_lora and size.rank else size
 
 
-def _of_block(target: Target, config: Config, blocks: Blocks) -> Size:
-    place = block_index(target.saved_as)
+def _of_block(target: Target, config: Config, place: int | None, blocks: Blocks) -> Size:
     if place is None:
         return Size()
     is_conv = is_large(target)

@@ -7,21 +7,19 @@
     family = architecture("sdxl")        one of true size on the meta device: shapes and names without memory
     stored_weights(info, blueprint(info))    where a model's files keep each layer, to read or rewrite it alone
 
-To add a line: a module with `load` and `create` beside `sd.py`, its configurations in `configs/`, a row in `FAMILIES`,
-and how it is recognised in `recognise.py`.
+To add a family: a file such as `sd.py`, which says everything about it, and a row in `table.FAMILIES`.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.contracts import Family, NoiseSpec
-from library.families.clip_text import chunks_for, is_everyday_word
+from library.families.clip_text import is_everyday_word
 from library.families.recognise import ModelInfo, inspect, read_json
+from library.families.table import FAMILIES, all_facts, facts_of, file_of
 from library.families.weights_file import refuse_absent
 from library.messages import UserError, say
 
@@ -33,9 +31,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FAMILIES",
     "ModelInfo",
+    "all_facts",
     "architecture",
     "blueprint",
     "describe",
+    "facts_of",
     "inspect",
     "is_everyday_word",
     "open_model",
@@ -43,8 +43,6 @@ __all__ = [
     "tiny",
     "token_counts",
 ]
-
-FAMILIES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # family -> module in this package
 
 
 def open_model(
@@ -69,7 +67,7 @@ def open_model(
         vae: a file or folder whose VAE replaces the model's.
         vae_dtype: of the VAE; None: `dtype`, but float32 for an SDXL VAE that overflows in fp16.
         objective: "epsilon" or "v" if the user says so; None: as `inspect` has found.
-        family: "sd1", "sd2" or "sdxl" if the user says so (`v2`): must be what the file is.
+        family: a row of FAMILIES if the user says so (`v2`): must be what the file is.
         clip_skip: layer of the text encoder, counted from the last: None or 1 the last. SDXL ignores it.
         max_token_length: 75 (None), 150 or 225 tokens of a caption are seen.
         configs: of "unet", "vae", "text_encoder"(, "text_encoder_2") for a single file of unusual size.
@@ -80,26 +78,18 @@ def open_model(
     Raises:
         UserError: see `inspect`; or `vae` is no VAE, tensors are missing or unknown, values are impossible.
     """
-    chunk_count = chunks_for(max_token_length)
     if vae is not None:
         refuse_absent(vae)
     info = inspect(path)
     refuse_other_family(info, family)
     noise, warnings = noise_of(info, objective)
     all_configs = read_configs(info.family) | folder_configs(info) | (configs or {})
-    from library.families.loading import Place
+    from library.families.loading import LoadOptions, Place
 
-    module = import_module(f"library.families.{FAMILIES[info.family]}")
-    model = module.load(
-        info,
-        noise,
-        all_configs,
-        place=Place(dtype, device),
-        vae_path=Path(vae).expanduser() if vae is not None else None,
-        vae_dtype=vae_dtype,
-        clip_skip=clip_skip,
-        chunk_count=chunk_count,
+    options = LoadOptions(
+        Place(dtype, device), Path(vae).expanduser() if vae else None, vae_dtype, clip_skip, max_token_length
     )
+    model = file_of(info.family).load(info, noise, all_configs, options)
     model.warnings[:0] = warnings + vae_warnings(vae, all_configs["vae"])
     return model
 
@@ -110,36 +100,33 @@ def tiny(
     """A random model of kilobytes with all parts of its family: same seed, same bits.
 
     Args:
-        objective: None: "v" for "sd2", else "epsilon".
+        objective: None: the family's usual one.
     """
     import torch
 
-    module = import_module(f"library.families.{FAMILIES[name]}")
-    noise = NoiseSpec(objective or ("v" if name == "sd2" else "epsilon"))
+    noise = NoiseSpec(objective or next(iter(facts_of(name).resolutions)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return module.create(name, noise, module.TINY[name], "cpu", chunks_for(max_token_length))
+        return file_of(name).create(name, noise, file_of(name).TINY[name], "cpu", max_token_length)
 
 
 def architecture(name: str, objective: str = "epsilon") -> Family:
     """A model of true size on the meta device: every name and shape, no memory, no values."""
-    module = import_module(f"library.families.{FAMILIES[name]}")
-    return module.create(name, NoiseSpec(objective), read_configs(name), "meta")
+    return file_of(name).create(name, NoiseSpec(objective), read_configs(name), "meta")
 
 
 def blueprint(info: ModelInfo, max_token_length: int | None = None) -> Family:
     """The model that `inspect` has found, on the meta device: what it will need can be counted before it is loaded."""
-    module = import_module(f"library.families.{FAMILIES[info.family]}")
     configs = read_configs(info.family) | folder_configs(info)
-    return module.create(info.family, NoiseSpec(info.objective), configs, "meta", chunks_for(max_token_length))
+    return file_of(info.family).create(info.family, NoiseSpec(info.objective), configs, "meta", max_token_length)
 
 
 def stored_weights(info: ModelInfo, family: Family) -> dict[torch.nn.Module, rewriting.Stored]:
     """Where the model that `blueprint` shows keeps the weight of each layer that can be adapted; see `rewriting`."""
     from library.families import rewriting
 
-    module = import_module(f"library.families.{FAMILIES[info.family]}")
-    return rewriting.stored_weights(info, family, module.sources(info.family, read_configs(info.family)))
+    sources = file_of(info.family).sources(info.family, read_configs(info.family))
+    return rewriting.stored_weights(info, family, sources)
 
 
 def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
@@ -152,15 +139,16 @@ def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
 
 def describe(info: ModelInfo) -> str:
     """One line for the person: what the model is, and where its objective was seen."""
+    title = facts_of(info.family).title
     return say(
-        f"{info.path.name} ({SPOKEN[info.family]}, {info.objective}: {info.objective_source})",
-        f"{info.path.name}（{SPOKEN[info.family]}，{info.objective}：{info.objective_source}）",
+        f"{info.path.name} ({title}, {info.objective}: {info.objective_source})",
+        f"{info.path.name}（{title}，{info.objective}：{info.objective_source}）",
     )
 
 
 def read_configs(name: str) -> dict[str, dict]:
-    """The configurations of a family's parts, as single files of it need them: they do not carry their own."""
-    return json.loads((Path(__file__).parent / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+    """The configurations of a family's networks, as single files of it need them."""
+    return file_of(name).read_configs(name)
 
 
 def folder_configs(info: ModelInfo) -> dict[str, dict]:
@@ -184,26 +172,25 @@ def folder_configs(info: ModelInfo) -> dict[str, dict]:
 def refuse_other_family(info: ModelInfo, family: str | None) -> None:
     if family in (None, info.family):
         return
+    found, asked = facts_of(info.family).title, facts_of(family).title if family in FAMILIES else family
     raise UserError(
         say(
-            f"{info.path}: this is {SPOKEN[info.family]}, but the parameters say {SPOKEN.get(family, family)}. "
-            "Leave `v2` (or `sdxl`) unset: the family is detected automatically.",
-            f"{info.path}：这是 {SPOKEN[info.family]} 模型，而参数写的是 {SPOKEN.get(family, family)}。"
-            "请不要设置 v2（或 sdxl），程序会自动识别。",
+            f"{info.path}: this is {found}, but the parameters say {asked}. Leave `v2` (or `sdxl`) unset: the line is "
+            "recognised by itself.",
+            f"{info.path}：这是 {found} 模型，而参数写的是 {asked}。请不要设置 v2（或 sdxl），程序会自动识别。",
         )
     )
 
 
-SPOKEN = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
-
-
 def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[str]]:
     """The noise this model was trained with, and warnings where the user says otherwise."""
-    if objective not in (None, "epsilon", "v"):
+    facts = facts_of(info.family)
+    if objective not in (None, *facts.resolutions):
+        known = facts.resolutions
         raise UserError(
             say(
-                f"objective = {objective}: {SPOKEN[info.family]} knows epsilon and v.",
-                f"objective = {objective}：{SPOKEN[info.family]} 只有 epsilon 和 v 两种。",
+                f"objective = {objective}: {facts.title} knows {' and '.join(known)}.",
+                f"objective = {objective}：{facts.title} 只有 {' 和 '.join(known)}。",
             )
         )
     warnings = []
@@ -211,7 +198,7 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
         warnings.append(
             say(
                 f"{info.path.name}: training for {objective} as you asked, although the model looks like "
-                f"{info.objective} ({info.objective_source}). If the images turn to noise, leave v_parameterization "
+                f"{info.objective} ({info.objective_source}). If pictures turn to noise, leave v_parameterization "
                 "unset.",
                 f"{info.path.name}：按您的要求以 {objective} 训练，但该模型看起来是 {info.objective}"
                 f"（{info.objective_source}）。如果出图变成噪点，请不要设置 v_parameterization。",
@@ -254,7 +241,7 @@ def vae_warnings(vae: str | Path | None, config: dict) -> list[str]:
     return [
         say(
             f"{vae}: this VAE's latents are scaled by {scale}, the base model's by {needed}: it belongs to another "
-            "model family, and images will be wrong. Choose a VAE of the base model's family.",
+            "line of models, and pictures will be wrong. Choose a VAE of the base model's line.",
             f"{vae}：这个 VAE 的缩放系数是 {scale}，而底模是 {needed}，二者不属于同一系列，"
             "出图会不正常。请换用与底模配套的 VAE。",
         )

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from library.contracts import FamilyFacts
+from library.families.table import all_facts, facts_of
 from library.families.weights_file import SUFFIXES, Header, read_header, refuse_absent
 from library.messages import UserError, say
 
@@ -22,14 +24,14 @@ class ModelInfo:
     """What kind of base model a file or folder is."""
 
     path: Path
-    family: str  # "sd1", "sd2", "sdxl"
-    objective: str  # "epsilon" or "v"
+    family: str  # "sd1", "sd2", "sdxl", ...: a row of `table.FAMILIES`
+    objective: str  # "epsilon", "v" or "flow"
     objective_source: str  # where that was seen, in the user's language
     is_objective_seen: bool  # False: nothing tells it, and the usual is assumed
     layout: str  # "single file" (original names) or "diffusers folder"
     resolution: int  # pixels; the side of the square pictures it was trained on
     size_step: int  # pixels; pictures are whole multiples of it
-    width: int  # channels of the U-Net's first block: 320 in every Stable Diffusion
+    width: int  # channels of the denoiser's first block: 320 in every Stable Diffusion
     zero_terminal_snr: bool = False  # the model was trained down to pure noise; training should do so too
     metadata: dict[str, str] = field(default_factory=dict)  # of the single file's header
 
@@ -63,7 +65,7 @@ FOREIGN = (
         (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "lora_linear_layer", ".hada_w1", ".lokr_w")
         + (".oft_blocks", ".oft_diag"),
         (
-            "Set the base model here; to continue training a LoRA, set it as `network_weights`.",
+            "Give the base model here; to go on training a LoRA, name the LoRA under `network_weights`.",
             "这里要填底模；若想在已有 LoRA 的基础上继续训练，请把它填在 network_weights。",
         ),
     ),
@@ -100,7 +102,7 @@ FOREIGN = (
 )
 
 WHOLE_MODEL = (
-    "Use the whole model: a checkpoint with U-Net, VAE and text encoder, or the diffusers folder with "
+    "Give the whole model: a checkpoint that holds U-Net, VAE and text encoder, or the diffusers folder with "
     "model_index.json.",
     "请填写完整的模型：包含 U-Net、VAE 和文本编码器的单个文件，或含 model_index.json 的 diffusers 文件夹。",
 )
@@ -111,7 +113,7 @@ PARTS = (
         "VAE",
         ("encoder.down", "decoder.up", "decoder.conv_in", "first_stage_model.", "encoder.mid", "decoder.mid"),
         (
-            "Set it as `vae`, and a base model here.",
+            "Name it under `vae`, and give a base model here.",
             "请把它填在 vae，这里填底模。",
         ),
     ),
@@ -133,6 +135,9 @@ PARTS = (
 
 def inspect_file(header: Header) -> ModelInfo:
     shapes, path = header.shapes, header.path
+    for facts in all_facts():
+        if facts.file_marks and all(mark in shapes for mark in facts.file_marks):
+            return info_of_marks(header, facts)
     names = "\n".join(shapes)
     for english, chinese, marks, cure in FOREIGN:
         if any(mark in names for mark in marks):
@@ -153,17 +158,29 @@ def inspect_file(header: Header) -> ModelInfo:
         source,
         is_seen,
         layout="single file",
-        resolution=usual_resolution(family, objective),
-        size_step=32 if family == "sdxl" else 64,
-        width=320,
+        resolution=facts_of(family).resolutions[objective],
+        size_step=facts_of(family).size_step,
+        width=facts_of(family).width,
         zero_terminal_snr="ztsnr" in shapes,
         metadata=header.metadata,
     )
 
 
-def usual_resolution(family: str, objective: str) -> int:
-    """The side, in pixels, of the pictures that a line of models was trained on."""
-    return {"sd1": 512, "sd2": 768 if objective == "v" else 512, "sdxl": 1024}[family]
+def info_of_marks(header: Header, facts: FamilyFacts) -> ModelInfo:
+    """Of a file that holds the tensors which are in those of one family alone."""
+    objective, resolution = next(iter(facts.resolutions.items()))
+    return ModelInfo(
+        header.path,
+        facts.name,
+        objective,
+        say(f"as all {facts.title} models", f"{facts.title} 模型都是如此"),
+        is_objective_seen=True,
+        layout="single file",
+        resolution=resolution,
+        size_step=facts.size_step,
+        width=facts.width,
+        metadata=header.metadata,
+    )
 
 
 def picture_step(vae_config: Mapping, unet_config: Mapping) -> int:
@@ -196,7 +213,7 @@ def family_of_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 SDXL_BASE = (
-    "Train on the SDXL base model instead; the refiner only finishes images.",
+    "Train on the SDXL base model instead; the refiner only finishes its pictures.",
     "请改用 SDXL base 模型；refiner 只用于精修出图，不作底模。",
 )
 
@@ -212,7 +229,7 @@ def refuse_other_inputs(path: Path, in_channels: object) -> None:
         "7": ("the x4 upscaler", "x4 放大模型"),
     }.get(str(in_channels), ("a model of another kind", "其他种类的模型"))
     cure = (
-        "Train the LoRA on the plain text-to-image model of the same family; it works here too.",
+        "A LoRA is trained on the plain text-to-image model of the same line, and works here too.",
         "请用同系列的普通文生图底模训练，得到的 LoRA 也能用在这个模型上。",
     )
     detail = (f" (its U-Net takes {in_channels} channels, not 4)", f"（U-Net 输入 {in_channels} 通道，而不是 4）")
@@ -244,7 +261,7 @@ def folder_cure(path: Path, cure: tuple[str, str]) -> tuple[str, str]:
     """If a part of a diffusers folder was given: name that folder."""
     for parent in list(path.absolute().parents)[:2]:
         if (parent / "model_index.json").is_file():
-            return f"Use the folder of the whole model: {parent}", f"请填写整个模型的文件夹：{parent}"
+            return f"Give the folder of the whole model: {parent}", f"请填写整个模型的文件夹：{parent}"
     return cure
 
 
@@ -406,7 +423,7 @@ def inspect_folder(folder: Path) -> ModelInfo:
         resolution=(
             side * vae_factor(vae)
             if isinstance(side, int) and 0 < side <= 4096
-            else usual_resolution(family, objective)
+            else facts_of(family).resolutions[objective]
         ),
         size_step=picture_step(vae, unet),
         width=unet["block_out_channels"][0],
@@ -467,8 +484,8 @@ def not_a_whole_folder(folder: Path) -> UserError:
         )
     return UserError(
         say(
-            f"{folder}: this folder contains no model: neither model_index.json (a diffusers folder) nor a "
-            ".safetensors or .ckpt file. Give the path of the model.",
+            f"{folder}: this folder holds no model: neither model_index.json (a diffusers folder) nor a .safetensors "
+            "or .ckpt file. Give the path of the model.",
             f"{folder}：这个文件夹里没有模型：既没有 model_index.json（diffusers 文件夹的标志），"
             "也没有 .safetensors 或 .ckpt 文件。请填写模型的路径。",
         )

@@ -4,23 +4,79 @@ They differ in the text encoder (OpenAI's CLIP-L; OpenCLIP-H up to its last laye
 and in linear or 1x1 projections, which the configuration tells. SD 2.x comes with the epsilon and the v objective.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
+from library.contracts import (
+    BlockLayout,
+    BlockNames,
+    Conditioning,
+    FamilyFacts,
+    LatentSpace,
+    NoiseSpec,
+    Part,
+    Target,
+    WeightedPrompt,
+)
 from library.families import clip_text
-from library.families.loading import Place, Sources
-from library.families.recognise import ModelInfo, picture_step, usual_resolution
-from library.families.unet import build_unet, load_unet, original_sources
-from library.families.unet.targets import text_targets, unet_layers, unet_targets
-from library.families.vae import build_vae, decode_latents, encode_images, load_vae
+from library.families.configs import read_configs as read_configs  # of both families
+from library.families.lazily import lazily
+from library.families.recognise import ModelInfo, picture_step
 from library.messages import say
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from library.families import unet, vae_kl
+    from library.families.loading import LoadOptions, Sources
+    from library.families.unet import targets
+else:
+    unet, targets, vae_kl = lazily(*(f"library.families.{name}" for name in ("unet", "unet.targets", "vae_kl")))
+
+# As sd-scripts counts them: 12 down, 1 middle, 12 up; the first, conv_in, has nothing to adapt.
+BLOCKS = BlockLayout(
+    ends=0,
+    down=12,
+    middle=1,
+    up=12,
+    names=(
+        BlockNames(r"lora_unet_down_blocks_(\d+)_(?:resnets|attentions)_(\d+)_", 1, (3, 1)),
+        BlockNames(r"lora_unet_down_blocks_(\d+)_downsamplers_", 3, (3,)),
+        BlockNames(r"lora_unet_mid_block_", 12),
+        BlockNames(r"lora_unet_up_blocks_(\d+)_(?:resnets|attentions)_(\d+)_", 13, (3, 1)),
+        BlockNames(r"lora_unet_up_blocks_(\d+)_upsamplers_", 15, (3,)),
+    ),
+)
+SD1 = FamilyFacts(
+    name="sd1",
+    title="SD 1.x",
+    resolutions={"epsilon": 512, "v": 512},
+    size_step=64,
+    width=320,
+    latents=LatentSpace(channels=4, factor=8),
+    parts={"text_encoder": Part("lora_te_", "text_encoder"), "denoiser": Part("lora_unet_", "unet")},
+    text_embeddings=("states",),  # (B, S, D)
+    blocks=BLOCKS,
+    base_model_version="sd_v1",
+    version_prefix="sd_v1",
+    context_width=768,
+    has_clip_skip=True,
+)
+SD2 = replace(
+    SD1,
+    name="sd2",
+    title="SD 2.x",
+    resolutions={"v": 768, "epsilon": 512},
+    base_model_version="sd_v2",
+    version_prefix="sd_v2",
+    context_width=1024,
+    is_v2=True,
+)
+FACTS = {"sd1": SD1, "sd2": SD2}
 PAD_TOKEN = {"sd1": "<|endoftext|>", "sd2": "!"}
 TINY_TEXT = dict(vocab_size=770, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
 TINY_TEXT |= dict(max_position_embeddings=77, projection_dim=16, bos_token_id=768, eos_token_id=769)
@@ -45,7 +101,7 @@ TINY = {
 class StableDiffusion:
     """The family of SD 1.x ("sd1") and SD 2.x ("sd2"); see `contracts.Family`."""
 
-    name: str
+    facts: FamilyFacts
     noise: NoiseSpec
     unet: nn.Module
     vae: nn.Module
@@ -57,17 +113,15 @@ class StableDiffusion:
     weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
-    text_embeddings = ("states",)  # (B, S, D)
-
     def __post_init__(self):
         self.size_step = picture_step(self.vae.config, self.unet.config)
         clip_text.refuse_deep_skip(self.clip_skip, self.text_encoder.config.num_hidden_layers)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        return encode_images(self.vae, pixels)
+        return vae_kl.encode_images(self.vae, pixels)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        return decode_latents(self.vae, latents)
+        return vae_kl.decode_latents(self.vae, latents)
 
     def encode_captions(self, captions: list[str]) -> Conditioning:
         encoded = clip_text.encode_captions(
@@ -91,23 +145,23 @@ class StableDiffusion:
         return [(len(ids), min(len(ids), room)) for ids in clip_text.caption_tokens(self.tokenizer, captions)]
 
     def targets(self) -> list[Target]:
-        text = text_targets(self.text_encoder, "lora_te", "text_encoder")
-        return text + unet_targets(self.unet, is_saved_by_original=False)
+        text = targets.text_targets(self.text_encoder, "lora_te", "text_encoder")
+        return text + targets.unet_targets(self.unet, is_saved_by_original=False)
 
     def layers(self) -> list[Target]:
-        text = text_targets(self.text_encoder, "lora_te", "text_encoder")
-        return text + unet_layers(self.unet, is_saved_by_original=False)
+        text = targets.text_targets(self.text_encoder, "lora_te", "text_encoder")
+        return text + targets.unet_layers(self.unet, is_saved_by_original=False)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
 
     def metadata(self) -> dict[str, str]:
-        is_v2, is_v = self.name == "sd2", self.noise.objective == "v"
+        is_v2, is_v = self.facts.is_v2, self.noise.objective == "v"
         line = "v1" if not is_v2 else "v2-768-v" if is_v else "v2-512"
-        side = self.info.resolution if self.info else usual_resolution(self.name, self.noise.objective)
+        side = self.info.resolution if self.info else self.facts.resolutions[self.noise.objective]
         return {
             "ss_v2": str(is_v2),
-            "ss_base_model_version": ("sd_v2" if is_v2 else "sd_v1") + ("_v" if is_v else ""),
+            "ss_base_model_version": self.facts.base_model_version + ("_v" if is_v else ""),
             "modelspec.architecture": f"stable-diffusion-{line}/lora",
             "modelspec.implementation": "diffusers",
             "modelspec.prediction_type": self.noise.objective,
@@ -115,19 +169,11 @@ class StableDiffusion:
         }
 
 
-def load(
-    info: ModelInfo,
-    noise: NoiseSpec,
-    configs: dict[str, dict],
-    *,
-    place: Place,
-    vae_path: Path | None,
-    vae_dtype: torch.dtype | None,
-    clip_skip: int | None,
-    chunk_count: int,
-) -> StableDiffusion:
-    """The model that `inspect` has found; arguments as in `families.open_model`."""
+def load(info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: LoadOptions) -> StableDiffusion:
+    """The model that `inspect` has found."""
     path, is_folder, warnings = info.path, info.path.is_dir(), []
+    place, clip_skip = options.place, options.clip_skip
+    chunk_count = clip_text.chunks_for(options.max_token_length)
     text_config = configs["text_encoder"]
     clip_text.refuse_deep_skip(clip_skip, text_config["num_hidden_layers"])  # before gigabytes are read
     if info.family == "sd2" and (clip_skip or 1) > 1:
@@ -138,13 +184,14 @@ def load(
                 f"SD 2.x 使用了 clip_skip = {clip_skip}：它的文本编码器本来就只到倒数第二层，通常填 None。",
             )
         )
-    vae = load_vae(vae_path or path, configs["vae"], place._replace(dtype=vae_dtype or place.dtype))
+    vae_place = place._replace(dtype=options.vae_dtype or place.dtype)
+    vae = vae_kl.load_vae(options.vae_path or path, configs["vae"], vae_place)
     unused = f"cond_stage_model.model.transformer.resblocks.{text_config['num_hidden_layers']}."  # SD 2.x: the last one
     ignored = (unused,) if info.family == "sd2" else ()
     return StableDiffusion(
-        name=info.family,
+        facts=FACTS[info.family],
         noise=noise,
-        unet=load_unet(path / "unet" if is_folder else path, configs["unet"], place),
+        unet=unet.load_unet(path / "unet" if is_folder else path, configs["unet"], place),
         vae=vae,
         text_encoder=clip_text.load_text_encoder(
             path / "text_encoder" if is_folder else path,
@@ -168,19 +215,21 @@ def sources(name: str, configs: dict[str, dict]) -> Sources:
         text = partial(clip_text.open_clip_sources, prefix="cond_stage_model.model.")
     else:
         text = partial(clip_text.clip_sources, prefix="cond_stage_model.transformer.")
-    return {"text_encoder": text, "unet": partial(original_sources, config=configs["unet"])}
+    return {"text_encoder": text, "unet": partial(unet.original_sources, config=configs["unet"])}
 
 
-def create(name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, chunk_count: int = 1) -> StableDiffusion:
+def create(
+    name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, max_token_length: int | None = None
+) -> StableDiffusion:
     """A model from configurations alone: random, or of true size without memory on the "meta" device."""
     text_config = configs["text_encoder"]
     merges = clip_text.clip_merges()[: text_config["vocab_size"] - 514]
     return StableDiffusion(
-        name=name,
+        facts=FACTS[name],
         noise=noise,
-        unet=build_unet(configs["unet"], device),
-        vae=build_vae(configs["vae"], device),
+        unet=unet.build_unet(configs["unet"], device),
+        vae=vae_kl.build_vae(configs["vae"], device),
         text_encoder=clip_text.build_text_encoder(text_config, device),
         tokenizer=clip_text.build_tokenizer(merges, PAD_TOKEN[name]),
-        chunk_count=chunk_count,
+        chunk_count=clip_text.chunks_for(max_token_length),
     )

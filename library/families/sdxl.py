@@ -5,24 +5,73 @@ and a vector of the second encoder's pooled caption and six numbers: original si
 use the U-Net's original names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from library.contracts import Conditioning, NoiseSpec, Target, WeightedPrompt
+from library.contracts import (
+    BlockLayout,
+    BlockNames,
+    Conditioning,
+    FamilyFacts,
+    LatentSpace,
+    NoiseSpec,
+    Part,
+    Target,
+    WeightedPrompt,
+)
 from library.families import clip_text
-from library.families.loading import Place, Sources
-from library.families.recognise import ModelInfo, picture_step, usual_resolution
+from library.families.configs import read_configs as read_configs
+from library.families.lazily import lazily
+from library.families.recognise import ModelInfo, picture_step
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
-from library.families.unet import build_unet, load_unet, original_sources
-from library.families.unet.targets import text_targets, unet_layers, unet_targets
-from library.families.vae import build_vae, decode_latents, encode_images, load_vae
 from library.messages import say
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from library.families import unet, vae_kl
+    from library.families.loading import LoadOptions, Sources
+    from library.families.unet import targets
+else:
+    names = ("torch", *(f"library.families.{name}" for name in ("unet", "unet.targets", "vae_kl")))
+    torch, unet, targets, vae_kl = lazily(*names)
+
+SDXL = FamilyFacts(
+    name="sdxl",
+    title="SDXL",
+    resolutions={"epsilon": 1024, "v": 1024},
+    size_step=32,
+    width=320,
+    latents=LatentSpace(channels=4, factor=8),
+    parts={
+        "text_encoder": Part("lora_te1_", "text_encoder"),
+        "text_encoder_2": Part("lora_te2_", "text_encoder_2"),
+        "denoiser": Part("lora_unet_", "unet"),
+    },
+    text_embeddings=("states", "pooled"),  # (B, S, D1 + D2), (B, D2)
+    # As sd-scripts counts them: embeddings, 9 down, 3 middle, 9 up, out; the first and last have nothing to adapt.
+    blocks=BlockLayout(
+        ends=1,
+        down=9,
+        middle=3,
+        up=9,
+        names=(
+            BlockNames(r"lora_unet_input_blocks_(\d+)_", 1, (1,)),
+            BlockNames(r"lora_unet_middle_block_(\d+)_", 10, (1,)),
+            BlockNames(r"lora_unet_output_blocks_(\d+)_", 13, (1,)),
+        ),
+    ),
+    base_model_version="sdxl_base_v1-0",
+    version_prefix="sdxl",
+    context_width=2048,
+    lora_marks=r"lora_te2_|text_encoder_2\.|lora_unet_(input|output)_blocks_",
+)
+FACTS = {"sdxl": SDXL}
 PAD_TOKENS = ("<|endoftext|>", "!")  # of the first and the second text encoder
 STATES_FROM = 2  # the layer whose states are used, counted from the last
 TINY = {
@@ -43,7 +92,7 @@ TINY = {
 class StableDiffusionXL:
     """The family of SDXL ("sdxl"); see `contracts.Family`."""
 
-    name: str
+    facts: FamilyFacts
     noise: NoiseSpec
     unet: nn.Module
     vae: nn.Module
@@ -56,16 +105,14 @@ class StableDiffusionXL:
     weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
-    text_embeddings = ("states", "pooled")  # (B, S, D1 + D2), (B, D2)
-
     def __post_init__(self):
         self.size_step = picture_step(self.vae.config, self.unet.config)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        return encode_images(self.vae, pixels)
+        return vae_kl.encode_images(self.vae, pixels)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        return decode_latents(self.vae, latents)
+        return vae_kl.decode_latents(self.vae, latents)
 
     def encode_captions(self, captions: list[str]) -> Conditioning:
         encoded = []
@@ -103,15 +150,15 @@ class StableDiffusionXL:
         return [(len(ids), min(len(ids), room)) for ids in clip_text.caption_tokens(self.tokenizer, captions)]
 
     def targets(self) -> list[Target]:
-        return self._text_targets() + unet_targets(self.unet, is_saved_by_original=True)
+        return self._text_targets() + targets.unet_targets(self.unet, is_saved_by_original=True)
 
     def layers(self) -> list[Target]:
-        return self._text_targets() + unet_layers(self.unet, is_saved_by_original=True)
+        return self._text_targets() + targets.unet_layers(self.unet, is_saved_by_original=True)
 
     def _text_targets(self) -> list[Target]:
         return [
-            *text_targets(self.text_encoder, "lora_te1", "text_encoder"),
-            *text_targets(self.text_encoder_2, "lora_te2", "text_encoder_2"),
+            *targets.text_targets(self.text_encoder, "lora_te1", "text_encoder"),
+            *targets.text_targets(self.text_encoder_2, "lora_te2", "text_encoder_2"),
         ]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -123,10 +170,10 @@ class StableDiffusionXL:
         }
 
     def metadata(self) -> dict[str, str]:
-        side = self.info.resolution if self.info else usual_resolution(self.name, self.noise.objective)
+        side = self.info.resolution if self.info else self.facts.resolutions[self.noise.objective]
         return {
             "ss_v2": "False",
-            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_base_model_version": self.facts.base_model_version,
             "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
             "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
             "modelspec.prediction_type": self.noise.objective,
@@ -134,19 +181,11 @@ class StableDiffusionXL:
         }
 
 
-def load(
-    info: ModelInfo,
-    noise: NoiseSpec,
-    configs: dict[str, dict],
-    *,
-    place: Place,
-    vae_path: Path | None,
-    vae_dtype: torch.dtype | None,
-    clip_skip: int | None,
-    chunk_count: int,
-) -> StableDiffusionXL:
-    """The model that `inspect` has found; arguments as in `families.open_model`."""
+def load(info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: LoadOptions) -> StableDiffusionXL:
+    """The model that `inspect` has found."""
     path, is_folder, warnings = info.path, info.path.is_dir(), []
+    place, vae_dtype, clip_skip = options.place, options.vae_dtype, options.clip_skip
+    chunk_count = clip_text.chunks_for(options.max_token_length)
     if clip_skip is not None:
         warnings.append(
             say(
@@ -157,13 +196,13 @@ def load(
     if vae_dtype is None:
         overflows = place.dtype == torch.float16 and configs["vae"].get("force_upcast", True)
         vae_dtype = torch.float32 if overflows else place.dtype
-    vae = load_vae(vae_path or path, configs["vae"], place._replace(dtype=vae_dtype))
+    vae = vae_kl.load_vae(options.vae_path or path, configs["vae"], place._replace(dtype=vae_dtype))
     first, second = configs["text_encoder"], configs["text_encoder_2"]
     places = sources(info.family, configs)
     return StableDiffusionXL(
-        name=info.family,
+        facts=SDXL,
         noise=noise,
-        unet=load_unet(path / "unet" if is_folder else path, configs["unet"], place),
+        unet=unet.load_unet(path / "unet" if is_folder else path, configs["unet"], place),
         vae=vae,
         text_encoder=clip_text.load_text_encoder(
             path / "text_encoder" if is_folder else path,
@@ -193,24 +232,24 @@ def sources(name: str, configs: dict[str, dict]) -> Sources:
     return {
         "text_encoder": partial(clip_text.clip_sources, prefix="conditioner.embedders.0.transformer."),
         "text_encoder_2": partial(clip_text.open_clip_sources, prefix="conditioner.embedders.1.model."),
-        "unet": partial(original_sources, config=configs["unet"]),
+        "unet": partial(unet.original_sources, config=configs["unet"]),
     }
 
 
 def create(
-    name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, chunk_count: int = 1
+    name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, max_token_length: int | None = None
 ) -> StableDiffusionXL:
     """A model from configurations alone: random, or of true size without memory on the "meta" device."""
     first, second = configs["text_encoder"], configs["text_encoder_2"]
     merges = clip_text.clip_merges()[: first["vocab_size"] - 514]
     return StableDiffusionXL(
-        name=name,
+        facts=SDXL,
         noise=noise,
-        unet=build_unet(configs["unet"], device),
-        vae=build_vae(configs["vae"], device),
+        unet=unet.build_unet(configs["unet"], device),
+        vae=vae_kl.build_vae(configs["vae"], device),
         text_encoder=clip_text.build_text_encoder(first, device),
         text_encoder_2=clip_text.build_text_encoder(second, device, has_projection=True),
         tokenizer=clip_text.build_tokenizer(merges, PAD_TOKENS[0]),
         tokenizer_2=clip_text.build_tokenizer(merges, PAD_TOKENS[1]),
-        chunk_count=chunk_count,
+        chunk_count=clip_text.chunks_for(max_token_length),
     )

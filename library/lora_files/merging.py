@@ -11,17 +11,15 @@ once to the weight's own type. (In training the update runs beside the layer: `a
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from library.contracts import Target
+from library.contracts import FamilyFacts, Target
 from library.lora_files.factors import Factors, canonical, some
 from library.messages import UserError, say
-
-WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}  # of the caption's states -> line of base models
 
 
 class Strength(NamedTuple):
@@ -33,7 +31,12 @@ class Strength(NamedTuple):
 
 
 def fit(
-    name: str, factors: Mapping[str, Factors], targets: Iterable[Target], metadata: Mapping[str, str] | None = None
+    name: str,
+    factors: Mapping[str, Factors],
+    targets: Iterable[Target],
+    *,
+    made_for: FamilyFacts | None = None,
+    base: FamilyFacts | None = None,
 ) -> dict[str, Factors]:
     """A file's matrices by `Target.saved_as`.
 
@@ -41,6 +44,7 @@ def fit(
         name: of the file, for messages.
         factors: by the file's own names.
         targets: all layers of the model, `Family.layers`.
+        made_for, base: the families of the file and of the model, for messages; None: nobody knows.
 
     Raises:
         UserError: the file names layers that this model lacks, or has them in another shape.
@@ -49,25 +53,24 @@ def fit(
     known, strange = canonical(factors, layers.values())
     misshapen = [layer for layer, own in known.items() if own.shape() != _plain_shape(layers[layer].layer.weight)]
     if strange or misshapen:
-        raise UserError(_misfit(name, factors, layers, strange, misshapen, metadata or {}))
+        raise UserError(_misfit(name, len(factors), strange, misshapen, made_for, base))
     return known
 
 
 def _misfit(
     name: str,
-    factors: Mapping[str, Factors],
-    layers: Mapping[str, Target],
+    count: int,
     strange: list[str],
     misshapen: list[str],
-    metadata: Mapping[str, str],
+    made_for: FamilyFacts | None,
+    base: FamilyFacts | None,
 ) -> str:
-    made_for, base = line_of(factors, metadata), _line_of_model(layers)
     told = []
     if strange:
         told.append(
             say(
-                f"{len(strange)} of its {len(factors)} layers are not in this base model: {some(strange)}",
-                f"它的 {len(factors)} 层中有 {len(strange)} 层在底模里不存在：{some(strange)}",
+                f"{len(strange)} of its {count} layers are not in this base model: {some(strange)}",
+                f"它的 {count} 层中有 {len(strange)} 层在底模里不存在：{some(strange)}",
             )
         )
     if misshapen:
@@ -79,39 +82,41 @@ def _misfit(
         )
     if made_for and base and made_for != base:
         cure = say(
-            f"It was made for {made_for}, this is {base}: use a matching base model or LoRA",
-            f"它是为 {made_for} 训练的，而底模是 {base}：请换用同一系列的底模或 LoRA",
+            f"It was made for {made_for.title}, this is {base.title}: take a base model or a LoRA of the other kind",
+            f"它是为 {made_for.title} 训练的，而底模是 {base.title}：请换用同一系列的底模或 LoRA",
         )
     elif made_for:
         cure = say(
-            f"It was made for {made_for}: use a base model of that kind",
-            f"它是为 {made_for} 训练的，请换用该系列的底模",
+            f"It was made for {made_for.title}: take a base model of that kind",
+            f"它是为 {made_for.title} 训练的，请换用该系列的底模",
         )
     else:
         cure = say(
-            "It was made for another kind of base model; use the one it was trained on",
+            "It was made for another kind of base model; take one that it was trained on",
             "它是为另一类底模训练的，请换用训练时所用的底模",
         )
     return say(f"{name}: {'; '.join(told)}. {cure}", f"{name}：{'；'.join(told)}。{cure}")
 
 
-def line_of(factors: Mapping[str, Factors], metadata: Mapping[str, str]) -> str | None:
-    """The line of base models that a file was made for, a value of WIDTHS, as its metadata or its layers tell."""
+def family_of(
+    factors: Mapping[str, Factors | None], metadata: Mapping[str, str], families: Collection[FamilyFacts]
+) -> FamilyFacts | None:
+    """The family of base models that a file was made for, as its metadata or its layers tell; None: nothing does.
+
+    Args:
+        factors: by the file's own names; None where only the name is known.
+        families: all that there are.
+    """
     version = metadata.get("ss_base_model_version", "")
-    for beginning, line in (("sdxl", "SDXL"), ("sd_v2", "SD 2.x"), ("sd_v1", "SD 1.x")):
-        if version.startswith(beginning):
-            return line
-    if any(re.match(r"lora_te2_|text_encoder_2\.|lora_unet_(input|output)_blocks_", layer) for layer in factors):
-        return WIDTHS[2048]
-    widths = {found.down.shape[1] for layer, found in factors.items() if re.search(r"attn2[._]to_[kv]$", layer)}
-    return WIDTHS.get(widths.pop()) if len(widths) == 1 else None
-
-
-def _line_of_model(layers: Mapping[str, Target]) -> str | None:
-    for name, target in layers.items():
-        if re.search(r"attn2[._]to_k$", name):
-            return WIDTHS.get(target.layer.weight.shape[1])
-    return None
+    for facts in families:
+        if version.startswith(facts.version_prefix):
+            return facts
+    for facts in families:
+        if facts.lora_marks and any(re.match(facts.lora_marks, layer) for layer in factors):
+            return facts
+    cross = [own for layer, own in factors.items() if own and re.search(r"attn2[._]to_[kv]$", layer)]
+    widths = {own.down.shape[1] for own in cross}
+    return next((facts for facts in families if {facts.context_width} == widths), None)
 
 
 def _plain_shape(weight: Tensor) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,13 +23,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from library.contracts import FamilyFacts
     from library.lora_files.factors import Factors
 
 ENDINGS = (".safetensors", ".pt", ".ckpt")
 RECIPE = "lora_recipe"  # in the metadata
-FAMILIES = {"SD 1.x": "sd1", "SD 2.x": "sd2", "SDXL": "sdxl"}  # line of a file -> family
-VERSIONS = {"SD 1.x": "sd_v1", "SD 2.x": "sd_v2", "SDXL": "sdxl_base_v1-0"}  # line -> ss_base_model_version
-FOREIGN_SDXL = re.compile(r"lora_unet_(down|up)_blocks_|lora_unet_mid_block_|lora_unet_conv_(in|out)$")
 
 
 class LoraFile(NamedTuple):
@@ -39,7 +36,7 @@ class LoraFile(NamedTuple):
     path: Path
     metadata: dict[str, str]
     factors: dict[str, Factors]  # by its own names
-    line: str | None  # of base models: "SD 1.x", ...; None: nothing tells
+    family: FamilyFacts | None  # that it was made for; None: nothing tells
     dtype: torch.dtype  # of its matrices
 
 
@@ -92,13 +89,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read(path: Path) -> LoraFile:
     """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
+    from library import families
     from library.lora_files import merging
     from library.lora_files.factors import read_factors
 
     tensors, entries = load(path)
     found = read_factors(path.name, tensors, entries)
     dtype = next(iter(found.values())).down.dtype
-    return LoraFile(path, entries, found, merging.line_of(found, entries), dtype)
+    return LoraFile(path, entries, found, merging.family_of(found, entries, families.all_facts()), dtype)
 
 
 def by_saved_name(file: LoraFile) -> dict[str, Factors]:
@@ -108,39 +106,42 @@ def by_saved_name(file: LoraFile) -> dict[str, Factors]:
         UserError: a layer's name is none that we know.
     """
     strange = [name for name in file.factors if not name.startswith("lora_")]
-    strange += [name for name in file.factors if file.line == "SDXL" and FOREIGN_SDXL.match(name)]
+    if file.family:  # names of another writing lie in none of its blocks
+        prefix, blocks = file.family.parts["denoiser"].prefix, file.family.blocks
+        strange += [name for name in file.factors if name.startswith(prefix) and blocks.index(name) is None]
     if not strange:
         return file.factors
     known, others = {}, list(file.factors)
-    if file.line:
+    if file.family:
         from library import families
         from library.lora_files.factors import canonical
 
-        known, others = canonical(file.factors, families.architecture(FAMILIES[file.line]).layers())
+        known, others = canonical(file.factors, families.architecture(file.family.name).layers())
+    title = file.family and file.family.title
     if unknown := [name for name in others if name in strange]:
         raise UserError(
             say(
-                f"{file.path}: {len(unknown)} of its layers have names that no {file.line or 'known'} model has, such "
+                f"{file.path}: {len(unknown)} of its layers have names that no {title or 'known'} model has, such "
                 f"as {unknown[0]}. It was made for another kind of model",
-                f"{file.path}：有 {len(unknown)} 层的名称在{file.line or '已知'}模型里不存在，如 {unknown[0]}。"
+                f"{file.path}：有 {len(unknown)} 层的名称在{title or '已知'}模型里不存在，如 {unknown[0]}。"
                 "它是为另一类模型训练的",
             )
         )
     return known | {name: file.factors[name] for name in others}
 
 
-def same_line(files: Sequence[LoraFile]) -> str | None:
-    """The line of base models that all are made for; None: nothing tells. Raises UserError."""
-    lines = {file.line: file for file in files if file.line}
-    if len(lines) > 1:
-        told = ", ".join(f"{file.path.name}: {line}" for line, file in lines.items())
+def same_family(files: Sequence[LoraFile]) -> FamilyFacts | None:
+    """The family of base models that all are made for; None: nothing tells. Raises UserError."""
+    found = {file.family.name: file for file in files if file.family}
+    if len(found) > 1:
+        told = ", ".join(f"{file.path.name}: {file.family.title}" for file in found.values() if file.family)
         raise UserError(
             say(
-                f"the LoRAs are for different families of base models ({told}) and cannot be merged",
+                f"the LoRAs are made for different lines of base models ({told}) and cannot be merged",
                 f"这些 LoRA 对应不同系列的底模（{told}），不能合并",
             )
         )
-    return next(iter(lines), None)
+    return next((file.family for file in found.values()), None)
 
 
 def file_tensors(
@@ -204,11 +205,11 @@ def describe_ranks(
     return entries
 
 
-def merged_metadata(files: Sequence[LoraFile], line: str | None, title: str) -> dict[str, str]:
+def merged_metadata(files: Sequence[LoraFile], family: FamilyFacts | None, title: str) -> dict[str, str]:
     """What the files say in common: the base model, and the tags of all, so that trigger words are still offered."""
     entries: dict[str, str] = {"ss_output_name": title}
-    if line:
-        entries |= {"ss_base_model_version": VERSIONS[line], "ss_v2": str(line == "SD 2.x")}
+    if family:
+        entries |= {"ss_base_model_version": family.base_model_version, "ss_v2": str(family.is_v2)}
     for name in ("ss_base_model_version", "ss_v2", "ss_clip_skip", "modelspec.architecture", "modelspec.implementation",
                  "modelspec.prediction_type", "modelspec.resolution", "modelspec.sai_model_spec"):  # fmt: skip
         told = {file.metadata[name] for file in files if name in file.metadata}

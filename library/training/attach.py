@@ -55,7 +55,7 @@ def attach(
         dropout=config.network_dropout or 0.0,
         rank_dropout=config.rank_dropout or 0.0,
         module_dropout=config.module_dropout or 0.0,
-        sizes=sizes.choose(targets, config, family.name, from_file),
+        sizes=sizes.choose(targets, config, family.facts.blocks, from_file),
         faster=[part for part in rates if plus_ratio(part, config)],
         rank_stabilized=config.rs_lora,
         factor=config.lokr_factor,
@@ -100,7 +100,7 @@ def refuse_odd_unet(unet: Any) -> None:
     raise UserError(
         say(
             "the base model's unet/config.json asks for parts that no Stable Diffusion 1.x, 2.x or XL has: it "
-            "cannot be trained. Use the original model, or restore its config.json.",
+            "cannot be trained. Take the original model, or put its config.json back.",
             "底模的 unet/config.json 含有 Stable Diffusion 1.x、2.x、XL 都没有的部件，不支持训练。"
             "请换用原版模型，或恢复原来的 config.json。",
         )

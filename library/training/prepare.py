@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from library.messages import UserError, log, say
+from library.messages import UserError, say
 from library.options.training import Config
 from library.training.dataset_findings import short
 from library.training.resolve import Decided, first_position, plan_data, settings_of
@@ -17,6 +18,7 @@ from library.training.run import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from library.contracts import FamilyFacts
     from library.data.buckets import BucketRule
     from library.data.plan import Plan
     from library.data.samples import Found
@@ -113,7 +115,7 @@ def read_sources(asked: Config, world: World) -> Sources:
         attempt(trackers.read_settings, asked.log_tracker_config)
     base_loras: list[Strength] = []
     if model:
-        notes += attempt(check_blocks, asked, model.family) or []
+        notes += attempt(check_blocks, asked, families.facts_of(model.family)) or []
         base_loras = (attempt(read_base, asked, model) if asked.base_weights else None) or []
         attempt(objectives.check_options, asked, "v" if asked.v_parameterization else model.objective)
     if problems:
@@ -223,14 +225,15 @@ def announce(run: Run, notes: list[str]) -> None:
     from library.data import plan
 
     lines, counted = short(run.plan, run.settings, notes)
-    log.info(plan.plan_table(run.plan, run.settings))
-    log.info(_in_one_line(run))
+    print(plan.plan_table(run.plan, run.settings))
+    print(_in_one_line(run))
     for line in notes + lines:
         run.note(line)
     if counted:
-        log.info(counted)
+        print(counted)
     if run.state:
-        log.info(_goes_on(run))
+        print(_goes_on(run))
+    sys.stdout.flush()
 
 
 def find_set(asked: Config, memory: Path | None) -> Found:
@@ -262,18 +265,18 @@ def find_set(asked: Config, memory: Path | None) -> Found:
     return held_out.find(asked.validation_data_dir, found, asked, memory) if asked.validation_data_dir else found
 
 
-def check_blocks(asked: Config, family: str) -> list[str]:
+def check_blocks(asked: Config, family: FamilyFacts) -> list[str]:
     """What there is to say about lists with a value for each block. Raises UserError: they do not fit the model."""
     from library.adapters import sizes
 
-    if isinstance(asked.text_encoder_lr, list) and family != "sdxl":
+    if isinstance(asked.text_encoder_lr, list) and "text_encoder_2" not in family.parts:
         raise UserError(
             say(
-                f"text_encoder_lr = {asked.text_encoder_lr}: this base model has one text encoder; use one value",
+                f"text_encoder_lr = {asked.text_encoder_lr}: this base model has one text encoder; give one value",
                 f"text_encoder_lr = {asked.text_encoder_lr}：此底模只有一个文本编码器；请只填一个值",
             )
         )
-    return sizes.read_blocks(asked, family)[1]
+    return sizes.read_blocks(asked, family.blocks)[1]
 
 
 def read_base(asked: Config, model: ModelInfo) -> list[Strength]:
@@ -284,12 +287,13 @@ def read_base(asked: Config, model: ModelInfo) -> list[Strength]:
 
     paths = asked.base_weights or []
     layers = families.blueprint(model, asked.max_token_length).layers()
+    base = families.facts_of(model.family)
     strengths = [*(asked.base_weights_multiplier or []), *[1.0] * len(paths)]
     found, problems = [], []
     for name, strength in zip(paths, strengths, strict=False):
         try:
             file = lora_files.read(Path(name))
-            factors = merging.fit(name, file.factors, layers, file.metadata)
+            factors = merging.fit(name, file.factors, layers, made_for=file.family, base=base)
             found.append(merging.Strength(factors, strength, strength))
         except UserError as error:
             problems += error.problems
@@ -321,8 +325,8 @@ def _in_one_line(run: Run) -> str:
     return say(
         f"model: {model}; {run.machine.description}; {settings.optimizer_type}, learning rate "
         f"{settings.learning_rate:g}; seed {run.seed}; {settings.max_token_length} caption tokens",
-        f"底模：{model}；{run.machine.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；随"
-        f"机种子 {run.seed}；标注 {settings.max_token_length} 个 token",
+        f"底模：{model}；{run.machine.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；"
+        f"随机种子 {run.seed}；标签 {settings.max_token_length} 个 token",
     )
 
 
@@ -354,6 +358,6 @@ def _begins_later(position: tuple[int, int, int]) -> str:
 
 def _name_is_taken(settings: Config, name: str) -> str:
     return say(
-        f"{settings.output_dir} already contains {settings.output_name}: this run is named {name}",
+        f"{settings.output_dir} already holds {settings.output_name}: this run is named {name}",
         f"{settings.output_dir} 中已有 {settings.output_name}，本次的文件名为 {name}",
     )

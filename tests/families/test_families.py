@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from library import messages
 from library.families import (
     FAMILIES,
-    SPOKEN,
     architecture,
     describe,
+    facts_of,
     inspect,
     is_everyday_word,
     open_model,
@@ -41,7 +41,7 @@ from library.families.clip_text import (
     weighted_chunks,
 )
 from library.families.unet.names import original_unet_name
-from library.families.vae import original_sources
+from library.families.vae_kl import original_sources
 from library.messages import UserError
 
 DATA = Path(__file__).parents[1] / "golden"
@@ -75,9 +75,9 @@ def english():
 
 def text_sources(name, family):
     """Where a checkpoint keeps each parameter of a text encoder of this family, first choice."""
-    if family.name == "sd1":
+    if family.facts.name == "sd1":
         return lambda key: next(iter(clip_sources(key, "cond_stage_model.transformer.")))
-    if family.name == "sd2":
+    if family.facts.name == "sd2":
         return lambda key: next(iter(open_clip_sources(key, "cond_stage_model.model.")))
     if name == "text_encoder":
         return lambda key: next(iter(clip_sources(key, "conditioner.embedders.0.transformer.")))
@@ -108,7 +108,7 @@ def original_layout(family):
             else:
                 tensors[source.name] = tensor.T if source.is_transposed else tensor
         tensors |= {name: torch.cat([parts[third] for third in range(3)]) for name, parts in joint.items()}
-    if family.name == "sd2":  # the layer that SD 2.x does not use, and what only CLIP's own training needs
+    if family.facts.name == "sd2":  # the layer that SD 2.x does not use, and what only CLIP's own training needs
         prefix = "cond_stage_model.model."
         last = family.text_encoder.config.num_hidden_layers
         before = f"{prefix}transformer.resblocks.{last - 1}."
@@ -145,7 +145,7 @@ def write_folder(path, family, scheduler=None, tokenizer_form="vocab.json"):
         (path / name / "vocab.json").write_text(json.dumps(tokenizer.get_vocab()), encoding="utf-8")
         lines = ["#version: 0.2", *(" ".join(merge) for merge in merges), ""]
         (path / name / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-        pad = sd.PAD_TOKEN.get(family.name, pad_token)
+        pad = sd.PAD_TOKEN.get(family.facts.name, pad_token)
         (path / name / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": pad}}))
     (path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     (path / "scheduler").mkdir()
@@ -226,10 +226,10 @@ def diffusers_conversion(family):
     for part, module in family.modules().items():
         if not part.startswith("text"):
             continue
-        if family.name == "sd1" or (family.name == "sdxl" and part == "text_encoder"):
+        if family.facts.name == "sd1" or (family.facts.name == "sdxl" and part == "text_encoder"):
             converted = diffusers_names.convert_ldm_clip_checkpoint(tensors)
         else:
-            prefix = "cond_stage_model.model." if family.name == "sd2" else "conditioner.embedders.1.model."
+            prefix = "cond_stage_model.model." if family.facts.name == "sd2" else "conditioner.embedders.1.model."
             own = {name: tensor for name, tensor in tensors.items() if not name.endswith("logit_scale")}
             converted = diffusers_names.convert_open_clip_checkpoint(module, own, prefix)
         wrapped = hasattr(module, "text_model")
@@ -281,7 +281,7 @@ def test_a_single_file_gives_the_model_that_was_written(tmp_path, name, suffix):
     # the tiny vocabulary is no file's own: CLIP's would have ids that the tiny encoder does not know
     loaded = open_with_tiny_vocabulary(path, family)
     same(loaded, family)
-    assert loaded.name == name
+    assert loaded.facts.name == name
     assert all(not p.requires_grad for module in loaded.modules().values() for p in module.parameters())
     assert not any(module.training for module in loaded.modules().values())
 
@@ -289,7 +289,7 @@ def test_a_single_file_gives_the_model_that_was_written(tmp_path, name, suffix):
 def open_with_tiny_vocabulary(path, tiny_family, /, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("library.families.clip_text.clip_merges", lambda: clip_merges()[:256])
-        return open_model(path, **{"dtype": torch.float32, "configs": TINY[tiny_family.name]} | options)
+        return open_model(path, **{"dtype": torch.float32, "configs": TINY[tiny_family.facts.name]} | options)
 
 
 @pytest.mark.parametrize("tokenizer_form", ["vocab.json", "tokenizer.json"])
@@ -306,7 +306,7 @@ def test_a_diffusers_folder_gives_the_model_that_was_written(tmp_path, name, tok
     counted = [count for count, _ in family.token_counts(CAPTIONS)]
     assert token_counts(loaded.info, CAPTIONS) == counted
     assert describe(loaded.info) == (
-        f"model ({SPOKEN[name]}, v: scheduler_config.json: prediction_type = v_prediction)"
+        f"model ({facts_of(name).title}, v: scheduler_config.json: prediction_type = v_prediction)"
     )
 
 
@@ -395,7 +395,7 @@ def test_a_vae_of_another_line_is_refused_or_warned_of(tmp_path):
     with pytest.raises(UserError, match="16 channels"):
         open_with_tiny_vocabulary(path, family, vae=tmp_path / "flux_vae.safetensors")
     write_header(tmp_path / "lora.safetensors", {"lora_unet_x.lora_down.weight": (4, 8)})
-    with pytest.raises(UserError, match="contains no VAE"):
+    with pytest.raises(UserError, match="holds no VAE"):
         open_with_tiny_vocabulary(path, family, vae=tmp_path / "lora.safetensors")
     tiny("sdxl").vae.save_pretrained(tmp_path / "vae")
     assert "0.13025" in open_with_tiny_vocabulary(path, family, vae=tmp_path / "vae").warnings[0]
@@ -638,7 +638,7 @@ def test_parts_of_a_folder_point_to_the_whole(tmp_path):
     for part in (folder / "unet", folder / "vae" / "diffusion_pytorch_model.safetensors", folder / "text_encoder"):
         with pytest.raises(UserError) as caught:
             inspect(part)
-        assert f"Use the folder of the whole model: {folder}" in str(caught.value)
+        assert f"Give the folder of the whole model: {folder}" in str(caught.value)
     shutil.copy(folder / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"Give the path of one of its files: a\.safetensors"):
         inspect(tmp_path)
@@ -842,7 +842,7 @@ def test_a_prompt_without_weights_is_a_caption(name):
         weighted = family.encode_weighted([[(CAPTIONS[0], 1.0)]])
         plain = family.encode_captions(CAPTIONS[:1])
     torch.testing.assert_close(weighted["states"], plain["states"])
-    assert tuple(weighted) == tuple(plain) == family.text_embeddings
+    assert tuple(weighted) == tuple(plain) == family.facts.text_embeddings
     if "pooled" in plain:
         torch.testing.assert_close(weighted["pooled"], plain["pooled"])
 

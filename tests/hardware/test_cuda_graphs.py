@@ -384,7 +384,7 @@ class UNetStep:
         prediction = self.family.predict(noisy, t, told)
         loss = (losses.per_sample(prediction, target, mask=mask) * weights).mean()
         loss.backward(scale)
-        return loss.detach(), *(told[name].grad for name in self.family.text_embeddings)
+        return loss.detach(), *(told[name].grad for name in self.family.facts.text_embeddings)
 
     def optimize(self):
         self.adapters.gather()
@@ -403,7 +403,7 @@ def inputs_of(family, dtype, number, side=8, scale=1.0, is_masked=False):
     given += [normal(2, 1, side, 8).sigmoid() if is_masked else None]
     given += [torch.tensor([1.0, 0.5]), torch.tensor(scale)]
     told = {"states": normal(2, 7, config.cross_attention_dim).to(dtype)}
-    if family.name == "sdxl":
+    if family.facts.name == "sdxl":
         told |= {"pooled": normal(2, 20).to(dtype), "sizes": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)}
     return given, told
 
@@ -427,7 +427,7 @@ def test_a_training_gives_the_same_bits_as_without_graphs(family, dtype, is_reco
         assert not said
         assert len(recorder.tapes) == 2 * is_recorded
     assert cuda_graphs._are_same(*found)
-    first, last = found[0][0], found[0][-2 - len(model.text_embeddings)]  # losses: the last ends with the weights
+    first, last = found[0][0], found[0][-2 - len(model.facts.text_embeddings)]  # losses: the last ends with the weights
     assert first != last
 
 

@@ -197,19 +197,19 @@ def test_sdxl_files_with_diffusers_names_and_underscores_fit():
 )
 def test_other_kinds_are_refused_by_name(key, kind):
     with pytest.raises(
-        UserError, match=f"my.safetensors: is a {kind}: .* can't be used for generation, merged or resized here yet"
+        UserError, match=f"my.safetensors: is a {kind}: .* cannot be drawn with, merged or resized here yet"
     ):
         read({key: torch.ones(1), "lora_unet_x.alpha": torch.ones(())})
 
 
 def test_what_is_no_lora_or_is_damaged_is_told():
-    with pytest.raises(UserError, match='is no LoRA: it contains 1 tensors such as "model.diffusion_model.out.2.bias"'):
+    with pytest.raises(UserError, match='is no LoRA: it holds 1 tensors such as "model.diffusion_model.out.2.bias"'):
         read({"model.diffusion_model.out.2.bias": torch.ones(4)})
     with pytest.raises(UserError, match="is empty"):
         read({})
     down, up = torch.ones(2, 3), torch.ones(4, 2)
     for broken in ({"lora_down.weight": down}, {"lora_down.weight": down * torch.nan, "lora_up.weight": up}):
-        with pytest.raises(UserError, match="lora_unet_a lack a part, have an impossible shape or contain NaN"):
+        with pytest.raises(UserError, match="lora_unet_a lack a part, have an impossible shape or hold NaN"):
             read({f"lora_unet_a.{key}": tensor for key, tensor in broken.items()})
     with pytest.raises(UserError, match="impossible shape"):
         read({"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": up.T})
@@ -224,12 +224,15 @@ def test_a_lora_of_another_line_is_told_with_both_lines(made, used):
         for end, shape in (("down", (1, *target.layer.weight.shape[1:])), ("up", (len(target.layer.weight), 1)))
     }
     lines = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
-    layers = families.architecture(used).layers()
+    layers, factors = families.architecture(used).layers(), read(file)
+    made_for = merging.family_of(factors, {}, families.all_facts())
+    assert made_for.name == made
+    told = dict(made_for=made_for, base=families.facts_of(used))
     with pytest.raises(UserError, match=f"It was made for {lines[made]}, this is {lines[used]}"):
-        merging.fit("my.safetensors", read(file), layers)
+        merging.fit("my.safetensors", factors, layers, **told)
     set_language("zh")
     with pytest.raises(UserError, match=f"它是为 {lines[made]} 训练的，而底模是 {lines[used]}"):
-        merging.fit("my.safetensors", read(file), layers)
+        merging.fit("my.safetensors", factors, layers, **told)
 
 
 def test_strange_layers_are_counted_and_named():
@@ -253,7 +256,7 @@ def pipeline(family):
         prediction_type="epsilon",
     )  # fmt: skip
     parts = dict(vae=family.vae, text_encoder=family.text_encoder, tokenizer=family.tokenizer, unet=family.unet)
-    if family.name == "sdxl":
+    if family.facts.name == "sdxl":
         parts |= dict(text_encoder_2=family.text_encoder_2, tokenizer_2=family.tokenizer_2)
         made = StableDiffusionXLPipeline(**parts, scheduler=scheduler, add_watermarker=False)
     else:

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from library.adapters import KINDS, attach, sizes
-from library.adapters.sizes import LrScale, Size, block_index, read_blocks, read_weights
+from library.adapters.sizes import LrScale, Size, read_blocks, read_weights
 from library.contracts import Target
+from library.families.sd import SD1
+from library.families.sdxl import SDXL
 from library.messages import UserError
 from library.optim.averages import Average
 from library.optim.optimizers import parameter_groups
@@ -50,7 +52,8 @@ LAYERS_IN_BLOCKS = {  # sd-scripts' index of a block -> its layers
 def test_every_layer_lies_in_the_block_where_sd_scripts_counts_it(model):
     with gzip.open(DATA / f"lora_keys_{model}.txt.gz", "rt") as file:
         names = [line.split()[0] for line in file]
-    counts = Counter(map(block_index, names))
+    layout = SDXL.blocks if "sdxl" in model else SD1.blocks
+    counts = Counter(map(layout.index, names))
     assert counts.pop(None) == sum(name.startswith("lora_te") for name in names)
     assert counts == LAYERS_IN_BLOCKS[model]
 
@@ -71,7 +74,8 @@ def test_every_layer_lies_in_the_block_where_sd_scripts_counts_it(model):
     ],
 )
 def test_blocks_of_single_layers(name, index):
-    assert block_index(name) == index
+    layout = SDXL.blocks if any(word in name for word in ("input", "middle", "output")) else SD1.blocks
+    assert layout.index(name) == index
 
 
 def test_presets_of_rates_over_the_blocks_are_the_curves_of_their_names():
@@ -86,18 +90,18 @@ def test_presets_of_rates_over_the_blocks_are_the_curves_of_their_names():
 
 
 def test_lists_of_blocks_are_checked_against_the_base_model():
-    assert read_blocks(Config(), "sd1") == ((None,) * 5, [])
+    assert read_blocks(Config(), SD1.blocks) == ((None,) * 5, [])
     blocks, notes = read_blocks(
-        Config(down_lr_weight="0.1,0.3", mid_lr_weight="1,2", block_lr_zero_threshold=0.1), "sd1"
+        Config(down_lr_weight="0.1,0.3", mid_lr_weight="1,2", block_lr_zero_threshold=0.1), SD1.blocks
     )
     assert blocks.factors == [0, 0.3, *[1.0] * 23]
     assert notes == [
         "down_lr_weight has 2 values for 12 blocks: 1 for the others",
-        "mid_lr_weight has 2 values for 1 blocks: the last are ignored",
+        "mid_lr_weight has 2 values for 1 blocks: the last are left out",
     ]
-    assert read_blocks(Config(up_lr_weight="zeros"), "sdxl")[0].factors == [*[1.0] * 13, *[0.0] * 9, 1.0]
+    assert read_blocks(Config(up_lr_weight="zeros"), SDXL.blocks)[0].factors == [*[1.0] * 13, *[0.0] * 9, 1.0]
     with pytest.raises(UserError) as caught:
-        read_blocks(Config(block_dims=[4] * 25, conv_block_alphas=[1.0] * 3), "sdxl")
+        read_blocks(Config(block_dims=[4] * 25, conv_block_alphas=[1.0] * 3), SDXL.blocks)
     assert caught.value.problems == [
         "block_dims has 25 values; this base model has 23 blocks: the embeddings, 9 down, 3 middle, 9 up, the output",
         "conv_block_alphas has 3 values; this base model has 23 blocks: the embeddings, 9 down, 3 middle, 9 up, "
@@ -132,7 +136,7 @@ def targets(dtype=torch.float32) -> list[Target]:
     return made
 
 
-def attached(family="sd1", dtype=torch.float32, faster=(), **options):
+def attached(family=SD1, dtype=torch.float32, faster=(), **options):
     config = Config(**(dict(network_dim=4, network_alpha=2.0) | options))
     made = targets(dtype)
     return config, attach(
@@ -142,7 +146,7 @@ def attached(family="sd1", dtype=torch.float32, faster=(), **options):
         alpha=config.network_alpha,
         conv_rank=config.conv_dim,
         conv_alpha=config.conv_alpha,
-        sizes=sizes.choose(made, config, family),
+        sizes=sizes.choose(made, config, family.blocks),
         faster=faster,
     )
 
@@ -157,7 +161,7 @@ def with_values(count: int, **values) -> list:
 
 
 def test_nothing_asked_for_is_nothing_of_its_own():
-    assert sizes.choose(targets(), Config(), "sd1") == {}
+    assert sizes.choose(targets(), Config(), SD1.blocks) == {}
 
 
 def test_ranks_and_alphas_of_blocks():
@@ -206,7 +210,7 @@ def test_a_files_ranks_are_taken(kind):
     _, first = attached(block_dims=with_values(2, at12=0, at17=8), conv_dim=3, **options)
     config = Config(network_dim=16, dim_from_weights=True, **options)
     made = targets()
-    own = sizes.choose(made, config, "sd1", sizes.of_file(first.state_dict()))
+    own = sizes.choose(made, config, SD1.blocks, sizes.of_file(first.state_dict()))
     second = attach(made, module=kind, rank=16, rank_stabilized=False, sizes=own)
     assert {name: layer.rank for name, layer in second.layers.items()} == {
         name: layer.rank for name, layer in first.layers.items()
@@ -217,7 +221,7 @@ def test_a_files_alphas_are_taken_whatever_scaled_them():
     made = targets()
     tensors = attach(made, rank=4, alpha=3, rank_stabilized=True).state_dict()
     config = Config(rs_lora=True, dim_from_weights=True)
-    own = sizes.choose(made, config, "sd1", sizes.of_file(tensors))
+    own = sizes.choose(made, config, SD1.blocks, sizes.of_file(tensors))
     again = attach(targets(), rank=32, alpha=32, rank_stabilized=True, sizes=own)
     again.load_state_dict(tensors)
     assert {layer.alpha for layer in again.layers.values()} == {6.0}
@@ -371,7 +375,7 @@ def test_the_text_encoder_ends_as_it_was_when_it_was_stopped(run, capsys):
     by_steps = run(output="steps", stop_text_encoder_training=6, **options)
     by_share = run(output="share", stop_text_encoder_training="50%", **options)
     said = capsys.readouterr()
-    assert (said.out + said.err).count("the text encoder is no longer trained") == 2
+    assert (said.out + said.err).count("the text encoder is not trained any more") == 2
     run(output="late", stop_text_encoder_training=20, max_train_steps=2)
     assert "stop_text_encoder_training = 20 has no effect: the run has 2 steps" in capsys.readouterr().out
     then = weights_of(plain, "it-step00000006.safetensors")
@@ -507,18 +511,18 @@ def test_values_are_read_in_the_ways_people_write_them():
     [
         (
             dict(down_lr_weight="cosin"),
-            'down_lr_weight = "cosin" is not a list of numbers such as 0.5,1,1, nor one of cosine, sine, linear, '
+            'down_lr_weight = "cosin" is no list of numbers such as 0.5,1,1, nor one of cosine, sine, linear, '
             "reverse_linear, zeros, which may be followed by +0.25",
         ),
-        (dict(mid_lr_weight="sine"), 'mid_lr_weight = "sine" is not a list of numbers such as 0.5,1,1'),
+        (dict(mid_lr_weight="sine"), 'mid_lr_weight = "sine" is no list of numbers such as 0.5,1,1'),
         (
             dict(network_reg_dims="a=b"),
             'network_reg_dims = "a=b" holds "a=b", which is not pattern=whole number',
         ),
         (
             dict(exclude_patterns=["("]),
-            "exclude_patterns = ['('] contains \"(\", which is not a valid regular expression (missing ), "
-            "unterminated subpattern at position 0)",
+            "exclude_patterns = ['('] holds \"(\", which is no regular expression "
+            "(missing ), unterminated subpattern at position 0)",
         ),
         (
             dict(dim_from_weights=True),
@@ -526,18 +530,18 @@ def test_values_are_read_in_the_ways_people_write_them():
         ),
         (
             dict(loraplus_lr_ratio=4, optimizer_type="Prodigy", learning_rate=1),
-            "loraplus_lr_ratio = 4.0 is not possible with Prodigy, which finds one learning rate for all layers: "
-            'use another, such as "AdamW", or leave this out',
+            "loraplus_lr_ratio = 4.0 is not possible with Prodigy, which finds one learning rate for all layers: take "
+            'another, such as "AdamW", or leave this out',
         ),
         (
             dict(network_reg_lrs=["a=1"], optimizer_type="Adafactor"),
-            "network_reg_lrs = ['a=1'] is not possible with Adafactor, which finds one learning rate for all "
-            'layers: set optimizer_args = ["relative_step=False"], or leave this out',
+            "network_reg_lrs = ['a=1'] is not possible with Adafactor, which finds one learning rate for all layers: "
+            'give optimizer_args = ["relative_step=False"], or leave this out',
         ),
         (
             dict(ema_decay=0.9, optimizer_type="AdamWScheduleFree"),
-            "ema_decay = 0.9 is not possible with AdamWScheduleFree, which saves an average of its own. Remove one "
-            "of them",
+            "ema_decay = 0.9 is not possible with AdamWScheduleFree, which saves an average of its own. Leave one of "
+            "them out",
         ),
         (
             dict(text_encoder_lr=[1e-5, 2e-5, 3e-5]),

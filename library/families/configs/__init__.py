@@ -1,0 +1,9 @@
+"""The configurations of the networks of Stable Diffusion, as single files of it need them."""
+
+import json
+from pathlib import Path
+
+
+def read_configs(name: str) -> dict[str, dict]:
+    """By the folder that a network has in a diffusers model: "unet", "vae", "text_encoder" (and "text_encoder_2")."""
+    return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
