@@ -374,6 +374,7 @@ def examine_memory(seen: Examination, run: Run) -> None:
     """Whether the run fits into memory and onto the disk."""
     from library import families
     from library.hardware import attention, memory
+    from library.hardware.blocks import Blocks
     from library.storage import disk
     from library.training.attach import attach
     from library.training.memory_plan import plan_memory, ways_to_fit
@@ -392,7 +393,7 @@ def examine_memory(seen: Examination, run: Run) -> None:
         text += say(f", {there} are free", f"，可用 {there}") if there else ""
         seen.findings.append(Finding("green", "machine", text))
     blueprint = families.blueprint(run.model, config.max_token_length)
-    attached, _ = attach(config, blueprint, attend, 0, (), run.start)
+    attached, _ = attach(config, blueprint, attend, 0, Blocks(), run.start)
     pixels = sum(width * height for width, height in (plan.fit(one).bucket for one in plan.samples_used))
     needs = disk.needed(
         config,
