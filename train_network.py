@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.contracts import Batch, Family
-from library.messages import Stopped, UserError, say, set_language
+from library.messages import Stopped, UserError, let_every_letter_pass, say, set_language
 from library.options import command_line, sd_scripts
 from library.options.checks import check
 from library.options.derived import trains_text_encoder
@@ -49,8 +49,7 @@ def main(argv: list[str]) -> int:
     Returns:
         0: trained, or stopped and saved. 1: crashed. 2: the user has something to put right. 130: a second Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal without Chinese letters must not end the run
+    let_every_letter_pass()
     try:
         argv, output = command_line.output_of(argv)
         values, where, notices, problems = sd_scripts.translate(*command_line.parse(argv))
@@ -188,9 +187,9 @@ def train_from(
             if training.begin_step(step):
                 recovery.say(say("the text encoder is not trained any more", "文本编码器从此不再训练"))
             rates = training.rates()
-            for attempt in recovery.attempts(step):
-                with tuning(batches), attempt:
-                    loss = forward_backward(run, training, batches, generator, step)
+            with tuning(batches):
+                passes = partial(forward_backward, run, training, batches, generator, step)
+                loss = recovery.with_room_for(passes, step)
             if not recovery.leaves_out(step, batches, loss):
                 if settings.max_grad_norm:
                     training.scaler.unscale_(training.optimizer)
@@ -251,7 +250,7 @@ def draw(run: Run, training: Training, batch: Batch, generator: torch.Generator)
     from library.diffusion.noise import draw_noise, draw_perturbation
 
     settings, process, family, place = run.settings, training.process, training.family, run.machine.place
-    latents = batch.latents if batch.latents is not None else family.encode_images(batch.pixels)  # (B, C, h, w)
+    latents = batch.encoded(family.encode_images)  # (B, C, h, w)
     t = process.draw_timesteps(latents.shape, generator, settings.min_timestep, settings.max_timestep)  # (B,)
     noise = draw_noise(
         latents,
@@ -302,7 +301,8 @@ def backward(run: Run, training: Training, inputs: Inputs, share: float) -> Tens
     pairs = zip(embeddings.values(), gradients, strict=True)
     wanted = [(tensor, gradient) for tensor, gradient in pairs if gradient is not None and tensor.requires_grad]
     if wanted:  # on into the text encoders
-        torch.autograd.backward(*zip(*wanted, strict=True))
+        torch.autograd.backward([tensor for tensor, _ in wanted], [gradient for _, gradient in wanted])
+    assert loss is not None
     return loss
 
 

@@ -8,7 +8,7 @@ Letters of shapes, everywhere in the project:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -76,6 +76,13 @@ class Batch:
     pixels: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
     text_embeddings: Conditioning | None = None  # of the captions, from the cache; None: encode them
     masks: Tensor | None = None  # (B, 1, h, w) in [0, 1], how much each place is learnt; None: all of every picture
+
+    def encoded(self, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, C, h, w) latents: those of the cache, or what `encode` makes of the pixels."""
+        if self.latents is not None:
+            return self.latents
+        assert self.pixels is not None, "one of the two is there"
+        return encode(self.pixels)
 
 
 @dataclass(frozen=True)

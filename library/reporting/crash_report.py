@@ -123,7 +123,7 @@ def cause_line(error: BaseException) -> str:
 
 
 def write(
-    folder: Path, error: BaseException, *, config: Config, facts: dict[str, object], last_lines: list[str]
+    folder: Path, error: BaseException, *, config: Config, facts: Mapping[str, object], last_lines: list[str]
 ) -> Path:
     """Write crash_report.txt; an older one is replaced. Raises nothing: the crash is what the user must see.
 
@@ -150,7 +150,7 @@ def write(
     return folder / "crash_report.txt"
 
 
-def _report(error: BaseException, config: Config, facts: dict[str, object], last_lines: list[str]) -> str:
+def _report(error: BaseException, config: Config, facts: Mapping[str, object], last_lines: list[str]) -> str:
     sections = [
         (say("What happened", "发生了什么"), [cause_line(error)]),
         (say("Facts", "情况"), _listed(facts)),

@@ -1,7 +1,7 @@
 """Adapter files: written whole or not at all, read back, and loaded. To add a format: add a row to FORMATS."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def read_back(path: Path, expected: dict[str, torch.Size | tuple[int, ...]]) -> dict[str, float]:
+def read_back(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
     """Read a file just written, and make sure that it holds what was learned.
 
     Args:

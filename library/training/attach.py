@@ -71,6 +71,7 @@ def part_rates(config: Config, parts: Collection[str]) -> dict[str, float]:
     from library.optim import optimizers
 
     names = [name for name in parts if name != "vae" and is_trained(name, config)]
+    assert config.learning_rate is not None, "decided before a model is loaded"
     return optimizers.learning_rates(names, config.unet_lr, config.text_encoder_lr, config.learning_rate)
 
 

@@ -180,7 +180,7 @@ def text_stops(config: Config, step_count: int) -> int | None:
     stop = config.stop_text_encoder_training
     if not stop or not trains_text_encoder(config):
         return None
-    return round(stop * step_count) if stop < 1 else stop
+    return round(stop * step_count) if stop < 1 else int(stop)
 
 
 def record_steps(run: Run, training: Training) -> None:

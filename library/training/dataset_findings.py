@@ -84,7 +84,7 @@ def of_set(
         return [*findings, Finding("green", "regularization", text)]
     rows = {is_reg: [(folder.name, folder.repeats, folder.picture_count) for folder in used
                      if folder.is_regularization == is_reg] for is_reg in (False, True)}  # fmt: skip
-    reg_buckets: Counter = Counter()
+    reg_buckets: Counter[tuple[int, int]] = Counter()
     for sample, count in uses:
         if sample.is_regularization:
             reg_buckets[plan.fit(sample).bucket] += count
@@ -138,7 +138,7 @@ def of_tags(
 
 def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
     """Pictures whose files are the same byte by byte. Only those of equal length and size are read."""
-    alike: dict[tuple, list[Sample]] = {}
+    alike: dict[tuple[int, int, int], list[Sample]] = {}
     for sample in {sample.image_path: sample for sample in samples}.values():  # one may be in several data sets
         with suppress(OSError):
             size = sample.image_path.stat().st_size

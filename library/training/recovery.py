@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -99,21 +99,22 @@ class Recovery:
 
     # ---- Round the passes of a step ----
 
-    def attempts(self, step: int) -> Iterator[Attempt]:
-        """Contexts to do a step's passes in: another one, with less memory, until they go through."""
+    def with_room_for(self, passes: Callable[[], Tensor], step: int) -> Tensor:
+        """What a step's passes give; where memory runs out they are done again with less, the same arithmetic."""
         import torch
 
         while True:
-            attempt = Attempt()
-            yield attempt
-            if attempt.problem is None:
-                return
+            try:
+                return passes()
+            except torch.OutOfMemoryError as error:
+                reason = str(error)
+            # outside of `except`: its traceback would hold the tensors of the failed pass
             self.training.adapters.refresh()  # forgets what was gathered
             measure = use_less_memory(self.run, self.training)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if measure is None:
-                raise memory_full(attempt.problem)
+                raise memory_full(reason)
             self.say(say(f"memory ran out at step {step + 1}: {measure}", f"第 {step + 1} 步显存不足：{measure}"))
             if self.outputs:
                 self.outputs.log.event("out of memory", step=step, done=measure)
@@ -162,25 +163,6 @@ class Recovery:
             causes.append(_nan_first_in(nan.first_bad(named, passes), step, batch, inputs.t))
         training.adapters.gather()
         return "; ".join(causes)
-
-
-class Attempt:
-    """Passes of a step, of which only the reason stays where memory ran out: a traceback would hold their tensors."""
-
-    problem: str | None = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        import torch
-
-        if isinstance(error, torch.OutOfMemoryError):
-            self.problem = str(error)
-            return True
-        return False
 
 
 def use_less_memory(run: Run, training: Training) -> str | None:

@@ -109,17 +109,17 @@ class Saver:
         from library.storage import saves
 
         settings, name, folder = self.run.settings, self.run.name, self.run.output_dir
-        if by == "epoch":
-            expired, every = partial(saves.expired_epoch, epoch), settings.save_every_n_epochs
+        if by == "epoch" and settings.save_every_n_epochs:
+            expired = partial(saves.expired_epoch, epoch, settings.save_every_n_epochs)
             last_file, last_state = settings.save_last_n_epochs, settings.save_last_n_epochs_state
         elif by == "step" and settings.save_every_n_steps:
-            expired, every = partial(saves.expired_step, step), settings.save_every_n_steps
+            expired = partial(saves.expired_step, step, settings.save_every_n_steps)
             last_file, last_state = settings.save_last_n_steps, settings.save_last_n_steps_state
         else:
             return
-        if old := expired(every, last_file):
+        if old := expired(last_file):
             saves.remove_save(folder / saves.file_name(name, settings.save_model_as, **{by: old}))
-        if old := expired(every, last_state or last_file):
+        if old := expired(last_state or last_file):
             saves.remove_save(folder / saves.state_name(name, **{by: old}))
 
     # ---- States ----

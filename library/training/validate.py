@@ -162,10 +162,10 @@ def losses_of(
 
     def show(places: list[int]) -> Shown:
         batch = training.dataset.batch_of([samples[at] for at in places])
-        latents = batch.latents if batch.latents is not None else family.encode_images(batch.pixels)
         conditioning = (batch.text_embeddings or family.encode_captions(batch.captions)) | batch.size_conditioning
         conditioning = {name: place(tensor) for name, tensor in conditioning.items()}
         mask = None if batch.masks is None else place(batch.masks)
-        return Shown(place(latents), mask, lambda noisy, t: family.predict(noisy, place(t), conditioning))
+        latents = place(batch.encoded(family.encode_images))
+        return Shown(latents, mask, lambda noisy, t: family.predict(noisy, place(t), conditioning))
 
     return validation.losses(batches, show, training.process.corrupt, plain_loss, timesteps, seed_of(run))
