@@ -8,6 +8,7 @@ measured after it in outputs.py. A run's randomness follows from (seed, step, pl
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.contracts import Batch, Family
-from library.messages import Stopped, UserError, let_every_letter_pass, say, set_language
+from library.messages import Stopped, UserError, let_every_letter_pass, log, say, set_language
 from library.options import command_line, sd_scripts
 from library.options.checks import check
 from library.options.derived import trains_text_encoder
@@ -56,11 +57,11 @@ def main(argv: list[str]) -> int:
         config, warnings = check(values, where, problems)
         if output:
             command_line.write_config(config, output)
-            print(say(f"written: {output}", f"已写入 {output}"))
+            log.info(say(f"written: {output}", f"已写入 {output}"))
             return 0
         return run(config, notices + warnings)
     except UserError as error:
-        print(error, file=sys.stderr)
+        log.error(error)
         return 2
     except Stopped:
         return 0
@@ -76,12 +77,12 @@ def run(config: Config, warnings: list[str]) -> int:
     set_language(config.language)
     if config.wandb_api_key:
         os.environ["WANDB_API_KEY"] = config.wandb_api_key  # where wandb looks, in the processes we start, too
-    with console.told(config):
+    with console.as_asked(config):
         lines = [] if config.device in ("cpu", "mps") else rocm.prepare_environment()  # before torch is imported
         if config.device_plan == "print only" and not lines:
             lines = [say("nothing needs to be set on this machine", "这台机器不需要任何设置")]
         for line in lines:
-            print(say(f"device plan: {line}", f"设备设置：{line}"))
+            log.info(say(f"device plan: {line}", f"设备设置：{line}"))
         if config.device_plan == "print only":
             return 0
         if distributed.is_wanted(config):
@@ -109,7 +110,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
 
     world = World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
     if not world.is_first:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the first talks for all
+        log.setLevel(logging.ERROR)  # the first talks for all
     run = prepare(config, warnings, world)
     outputs = None
     try:
@@ -134,15 +135,15 @@ def train_one(config: Config, warnings: list[str]) -> int:
         raise
     except Exception as error:
         facts = dict(device=run.machine.description, name=run.name)
-        last_steps = outputs.log.last_steps(20) if outputs else []
+        last_steps = outputs.run_log.last_steps(20) if outputs else []
         path = crash_report.write(run.output_dir, error, config=run.settings, facts=facts, last_lines=last_steps)
-        print(crash_report.cause_line(error), file=sys.stderr)
-        print(say(f"all that is known about it: {path}", f"详细情况见 {path}"), file=sys.stderr)
+        log.error(crash_report.cause_line(error))
+        log.error(say(f"details: {path}", f"详细情况见 {path}"))
         return 1
     finally:
         if outputs:
             with contextlib.suppress(FloatingPointError, RuntimeError):  # of a broken device: told above
-                outputs.log.close()
+                outputs.run_log.close()
         if run.lock:
             run.lock.release()
         world.leave()
@@ -176,7 +177,7 @@ def train_from(
     import torch
 
     settings, plan, world, adapters = run.settings, run.plan, run.world, training.adapters
-    generator, tuning = torch.Generator(), Tuning(run, recovery.say)
+    generator, tuning = torch.Generator(), Tuning(run)
     epoch_at, batches_done, step = position
     adapters.train()
     for epoch in range(epoch_at, plan.epoch_count + 1):
@@ -185,7 +186,7 @@ def train_from(
             if step == plan.step_count:
                 break
             if training.begin_step(step):
-                recovery.say(say("the text encoder is not trained any more", "文本编码器从此不再训练"))
+                recovery.say(say("the text encoder is no longer trained", "文本编码器从此不再训练"))
             rates = training.rates()
             with tuning(batches):
                 passes = partial(forward_backward, run, training, batches, generator, step)

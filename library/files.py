@@ -92,7 +92,7 @@ def write_verified(path: Path, data: bytes | memoryview) -> bytes:
         os.fsync(file.fileno())
     written = sha256(data)
     if sha256_of_file(path) != written:
-        raise OSError(errno.EIO, say("the disk gives back something else than was written", "读回的内容与写入的不同"))
+        raise OSError(errno.EIO, say("what was read back differs from what was written", "读回的内容与写入的不同"))
     return written
 
 

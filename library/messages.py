@@ -1,6 +1,6 @@
 """What the program says to a person: in one language, the user's, and all problems at once.
 
-Both texts stand at the place of use, `say("no picture found", "没有找到图片")`, so whoever changes one sees the other.
+Both texts stand at the place of use, `say("no image found", "没有找到图片")`, so whoever changes one sees the other.
 Everything goes through `log`: `log.info` is a line; `log.warning` a note, which is marked as one; `log.error` what went
 wrong. It is shown on the terminal from the start; `reporting.console` narrows it, or copies it into a file.
 """

@@ -170,7 +170,7 @@ def _pictures() -> Iterator[Made]:
     yield "archive 45.tiff", "tiff", lambda: _saved(_drawn(45, 700, 500), "TIFF")
     yield "broken/half.jpg", "truncated", lambda: _saved(_drawn(46, 640, 640), "JPEG")[:9000]
     yield "broken/empty.png", "empty", lambda: b""
-    yield "broken/网页.png", "not a picture", lambda: "<html>404 未找到</html>".encode()
+    yield "broken/网页.png", "not an image", lambda: "<html>404 未找到</html>".encode()
     yield "broken/strip.png", "elongated", lambda: _saved(Image.new("RGB", (4000, 40), "red"), "PNG")
     yield "😀 smile.png", "good", lambda: _saved(_drawn(47, 640, 512), "PNG")
     yield "UPPER.PNG", "good", lambda: _saved(_drawn(48, 512, 640), "PNG")

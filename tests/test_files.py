@@ -129,7 +129,7 @@ def test_a_disk_that_gives_back_something_else_is_noticed(path, monkeypatch):
         path.write_bytes(b"nex")
 
     monkeypatch.setattr(files.os, "fsync", lose)
-    with pytest.raises(OSError, match="gives back something else"):
+    with pytest.raises(OSError, match="read back differs"):
         files.write_verified(path, b"new")
 
 

@@ -95,9 +95,7 @@ def pictures(folder: Path) -> list[Path]:
 def test_what_cannot_be_used_is_named_and_the_rest_is_prepared(person):
     said = person.said["tools/prepare_images.py"]
     counts = Counter(person.made.values())
-    broken = [
-        name for name, kind in person.made.items() if kind in ("truncated", "empty", "not a picture", "elongated")
-    ]
+    broken = [name for name, kind in person.made.items() if kind in ("truncated", "empty", "not an image", "elongated")]
     assert all(Path(name).name in said for name in broken)
     unique = len(person.made) - counts["duplicate"] - len(broken)
     assert len(pictures(person.home / "prepared")) == unique

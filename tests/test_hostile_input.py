@@ -391,7 +391,7 @@ CASES: dict[str, Case] = {
     # ---- pictures ----
     "picture: zero bytes": warned(pictures(a_png=b""), "a.png: skipped", "0 bytes", "delete it", holds=only_good),
     "picture: truncated JPEG": warned(
-        pictures(a_jpg=half(noise("JPEG"))), "a.jpg: skipped", "truncated", "save it anew", holds=only_good
+        pictures(a_jpg=half(noise("JPEG"))), "a.jpg: skipped", "truncated", "save it again", holds=only_good
     ),
     "picture: truncated progressive JPEG": warned(
         pictures(a_jpg=half(noise("JPEG", progressive=True))), "a.jpg: skipped", "truncated", holds=only_good
@@ -416,13 +416,13 @@ CASES: dict[str, Case] = {
     "picture: PostScript, which Pillow would run": warned(
         pictures(a_png=red(kind="EPS")), "a.png: skipped: not a picture", holds=only_good
     ),
-    "picture: a folder": warned(pictures(a_png=Path.mkdir), "a.png: is a folder, not a picture", holds=only_good),
-    "picture: a link to itself": warned(pictures(a_png=link("a.png")), "a.png: the link leads", holds=only_good),
+    "picture: a folder": warned(pictures(a_png=Path.mkdir), "a.png: is a folder, not an image", holds=only_good),
+    "picture: a link to itself": warned(pictures(a_png=link("a.png")), "a.png: broken link", holds=only_good),
     "picture: links in a circle": warned(
         pictures(a_png=link("b.png"), b_png=link("a.png")), "a.png: the link", "b.png: the link", holds=only_good
     ),
-    "picture: a link to nothing": warned(pictures(a_png=link("x.png")), "a.png: the link leads", holds=only_good),
-    "picture: a pipe": warned(pictures(a_png=os.mkfifo), "a.png: the link leads nowhere, or it is", holds=only_good),
+    "picture: a link to nothing": warned(pictures(a_png=link("x.png")), "a.png: broken link", holds=only_good),
+    "picture: a pipe": warned(pictures(a_png=os.mkfifo), "a.png: broken link, or it is", holds=only_good),
     "picture: may not be read": warned(
         unreadable("1_tag/a.png", {"1_tag/a.png": red()}), "a.png: skipped: no permission", holds=only_good
     ),
@@ -439,7 +439,7 @@ CASES: dict[str, Case] = {
         pictures(a_bmp=lying_bitmap()), "a.bmp: skipped: 13000 x 13000 pixels in a file of", holds=only_good
     ),
     "picture: 200 MB of text within": warned(
-        pictures(a_png=bomb(with_text_bomb)), "a.png: skipped", "too large", "save it anew", holds=only_good
+        pictures(a_png=bomb(with_text_bomb)), "a.png: skipped", "too large", "save it again", holds=only_good
     ),
     "picture: 1 x 100000": warned(
         pictures(a_png=black(1, 100_000)), "a.png: skipped: 1 x 100000 pixels", "cut", holds=only_good
@@ -461,7 +461,7 @@ CASES: dict[str, Case] = {
         pictures(a_png=encoded(Image.new("RGBA", (16, 16), (0, 0, 255, 0)))), colour(255, 255, 255)
     ),
     "picture: animated GIF": warned(
-        pictures(a_gif=frames("GIF")), "kinds that are not read: a.gif", "Convert them to .png", holds=only_good
+        pictures(a_gif=frames("GIF")), "unsupported formats: a.gif", "Convert them to .png", holds=only_good
     ),
     "picture: animated GIF named .png": warned(
         pictures(a_png=frames("GIF")), "only the first frame is used: a.png", holds=colour(255, 0, 0)
@@ -495,7 +495,7 @@ CASES: dict[str, Case] = {
     ),
     "mask: of a picture on its side": refused(
         folders({"1_tag/masks/wide.png": red((20, 30)), "1_tag/wide.png": red((30, 20))}),
-        "1 mask is of another shape than their picture: wide.png (20x30, wide.png: 30x20)", "upright",
+        "1 mask is of another shape than their image: wide.png (20x30, wide.png: 30x20)", "upright",
     ),
     "mask: may not be read": refused(
         unreadable("1_tag/masks/good.png", {"1_tag/masks/good.png": red()}), "cannot be read: good.png (no permission"
@@ -551,7 +551,7 @@ CASES: dict[str, Case] = {
         holds=lambda seen: captions.first_line(seen["1_tag/good.png"][0]) == "a, b",
     ),
     "caption: in another case beside its own": warned(
-        pictures(GOOD_txt="wrong", good_txt="right"), "belong to no picture: GOOD.txt", holds=caption("right")
+        pictures(GOOD_txt="wrong", good_txt="right"), "belong to no image: GOOD.txt", holds=caption("right")
     ),
     "caption: quotes, backslashes, braces, flags": works(
         pictures(good_txt='"it\'s" \\n {0} %s --n <lora:x:1> $(x)'), caption('"it\'s" \\n {0} %s --n <lora:x:1> $(x)')
@@ -572,20 +572,20 @@ CASES: dict[str, Case] = {
         holds=lambda seen: ("衣服", (255, 0, 0), 3) in seen.values(),
     ),
     "folder: invisible characters in its name": warned(
-        folders({"3_my\u200btag\u202e/x.png": red()}), 'its caption is "mytag" without them', "Rename it",
+        folders({"3_my\u200btag\u202e/x.png": red()}), 'without them the caption is "mytag"', "Rename it",
         holds=lambda seen: ("mytag", (255, 0, 0), 3) in seen.values(),
     ),
-    "folder: a link to itself": warned(folders({"2_b": link("2_b")}), "2_b: the link leads nowhere", holds=only_good),
+    "folder: a link to itself": warned(folders({"2_b": link("2_b")}), "2_b: broken link", holds=only_good),
     "folder: a link to the one above": warned(
-        folders({"2_b": link("..")}), "2_b: holds no picture", holds=only_good
+        folders({"2_b": link("..")}), "2_b: contains no image", holds=only_good
     ),
     "folder: may not be read": refused(
-        unreadable("2_b", {"2_b/x.png": red()}), "2_b: this folder cannot be read", "Allow yourself"
+        unreadable("2_b", {"2_b/x.png": red()}), "2_b: this folder cannot be read", "hange its permissions"
     ),
     "folder: one without number may not be read": warned(
         unreadable("other", {"other/x.png": red()}), "other: this folder cannot be read", holds=only_good
     ),
-    "folder: the chosen one may not be read": refused(unreadable("", {}), "cannot be read", "Allow yourself"),
+    "folder: the chosen one may not be read": refused(unreadable("", {}), "cannot be read", "hange its permissions"),
     "folder: the chosen one is a link to itself": refused(
         lambda folder, _model: (samples.find(put(folder / "loop", link("loop"))), []), "there is no folder", "loop"
     ),
@@ -647,13 +647,13 @@ CASES |= {
     "model: half a .ckpt": refused(base_model("m.ckpt", half(EVIL)), "m.ckpt: this checkpoint cannot be", "again"),
     "model: a .ckpt that unpacks to 400 MB": refused(
         base_model("m.ckpt", bomb(deflated, torch_file({"a": torch.ones(1)}))),
-        "m.ckpt: this checkpoint was packed", "orig",
+        "m.ckpt: this checkpoint was repacked", "orig",
     ),
     "model: a zip archive": refused(base_model("m.safetensors", archive()), "m.safetensors: this is a pack", "Unpack"),
     "model: a .ckpt that holds a number": refused(base_model("m.ckpt", torch_file(3)), "m.ckpt: this is not", "choose"),
     "model: a saved web page": refused(base_model("m.ckpt", "<!DOCTYPE html>"), "m.ckpt: this is a saved web page"),
     "model: an empty folder named .safetensors": refused(
-        base_model("m.safetensors", Path.mkdir), "m.safetensors: this folder holds no model", "Give the path"
+        base_model("m.safetensors", Path.mkdir), "m.safetensors: this folder contains no model", "Give the path"
     ),
     "model: a link to itself": refused(base_model("m.ckpt", link("m.ckpt")), "m.ckpt: there is no such file", "Check"),
     "model: a pipe": refused(base_model("m.ckpt", os.mkfifo), "m.ckpt: this is not a file", "Give the path"),
@@ -724,11 +724,11 @@ CASES |= {
         prompts("p.json", '{"prompt": "a", "seed": null}'), lambda found: found == [sampling.Prompt("a")]
     ),
     "prompts: a number": refused(prompts("p.json", "5"), "p.json [1]", '"prompt" = "text"'),
-    "prompts: half a letter": refused(prompts("p.json", '["\\ud800"]'), "p.json [1]: holds half a letter", "anew"),
+    "prompts: half a letter": refused(prompts("p.json", '["\\ud800"]'), "p.json [1]: contains half a letter", "anew"),
     "prompts: a text": works(prompts("p.json", '"abc"'), lambda found: found == [sampling.Prompt("abc")]),
     "prompts: brackets without end": refused(prompts("p.json", "[" * 100_000), "p.json: cannot be read"),
     "prompts: a number of 5,000 digits": refused(prompts("p.json", "9" * 5000), "p.json: cannot be read"),
-    "prompts: .toml without table": refused(prompts("p.toml", 'prompt = "a"'), "p.toml: holds no list", "Write [["),
+    "prompts: .toml without table": refused(prompts("p.toml", 'prompt = "a"'), "p.toml: contains no list", "Write [["),
     "prompts: .toml with numbers": refused(prompts("p.toml", "[prompt]\nsubset = [3]"), "p.toml: holds no", "Write"),
     "prompts: .toml of brackets": refused(prompts("p.toml", "a=" + "[" * 5000), "p.toml: cannot be read"),
     "prompts: impossible numbers": refused(
@@ -749,13 +749,13 @@ CASES |= {
         flags(*FINE_FLAGS, "--output_dir", "a\0b", "--output_name", 'a"b\n', "--network_dim", "3\u200b"),
         "--output_dir", "--output_name", "--network_dim",
     ),
-    "toml: brackets without end": refused(flags("--config_file", "c", c="a=" + "[" * 5000), "c.toml holds no param"),
+    "toml: brackets without end": refused(flags("--config_file", "c", c="a=" + "[" * 5000), "c.toml contains no param"),
     "toml: a number of 5,000 digits": refused(flags("--config_file", "c", c="a=" + "9" * 5000), "c.toml holds no par"),
     "flags: bytes that are no UTF-8": refused(flags("--training_comment", "\udcff"), "--training_comment", "no UTF-8"),
     "preset: lists within lists": refused(preset('{"text_encoder_lr": [[], []]}'), "text_encoder_lr"),
-    "preset: brackets without end": refused(preset("[" * 100_000), "p.json holds no parameters"),
-    "preset: a number of 5,000 digits": refused(preset("9" * 5000), "p.json holds no parameters"),
-    "preset: no UTF-8": refused(preset(b"\xff\xff"), "p.json is not a UTF-8 text"),
+    "preset: brackets without end": refused(preset("[" * 100_000), "p.json contains no parameters"),
+    "preset: a number of 5,000 digits": refused(preset("9" * 5000), "p.json contains no parameters"),
+    "preset: no UTF-8": refused(preset(b"\xff\xff"), "p.json is not UTF-8 text"),
     "preset: a folder": refused(preset(Path.mkdir), "p.json cannot be read"),
     "preset: values of all wrong kinds": refused(
         preset('{"network_dim": {}, "seed": [[]], "output_name": 1e999, "train_data_dir": "C:\\new"}'),
@@ -786,7 +786,7 @@ CASES |= {
     ),
     "program: no whole picture": refused(
         training({"reg/1_a/a.jpg": half(noise("JPEG")), "reg/1_a/b.png": b""}, "--reg_data_dir", "reg"),
-        "no usable picture in 1_a", "a.jpg: skipped", "b.png: skipped",
+        "no usable image in 1_a", "a.jpg: skipped", "b.png: skipped",
     ),
     "program: several things at once": refused(
         training(

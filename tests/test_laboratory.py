@@ -126,11 +126,11 @@ def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
         title="Learning changes pictures",
         sentence="机器会学习。",
         method="Two steps.",
-        trainings={"learnt": Training(make_set, dict(learning_rate=1e-2))},
+        trainings={"learned": Training(make_set, dict(learning_rate=1e-2))},
         questions={"one": ["mytag, person"], "two": ["red circle", "blue circle"]},
         measure=lambda drawn: {"brightness": float(np.mean(drawn["one"][0]))},
         comparisons=[Comparison("it is brighter", ("half", "brightness"), "more", (BASE, "brightness"))],
-        conditions={BASE: (), "half": (Lora("learnt", 0.5),), "whole": (Lora("learnt"),)},
+        conditions={BASE: (), "half": (Lora("learned", 0.5),), "whole": (Lora("learned"),)},
         shown=[("one", 0), ("two", 1)],
     )
     monkeypatch.setattr(experiment, "claim_of", lambda name: claim)
@@ -164,7 +164,7 @@ def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
 
 def test_names_of_conditions_are_not_cut_off():
     rows = [[Image.new("RGB", (64, 64), "red")]]
-    for name in ("short", "beside regularization pictures, the best epoch"):
+    for name in ("short", "beside regularization images, the best epoch"):
         sheet = np.asarray(written.labelled([name], rows))
         before = sheet[:, : np.flatnonzero((sheet == (255, 0, 0)).all(axis=2).any(axis=0))[0]]
         assert (before < 128).any()  # the name

@@ -78,7 +78,7 @@ def test_a_crash_is_told_with_a_cause_and_the_run_goes_on_to_the_same_bits(start
     assert "per_sample" in report
     assert '"step": 7' in report
     assert start() == 0
-    assert "going on with it after step 7" in capsys.readouterr().out
+    assert "continuing it after step 7" in capsys.readouterr().out
     assert same_weights(tmp_path / "out" / "it.safetensors", whole / "it.safetensors")
 
 

@@ -128,7 +128,7 @@ def _child(run: Run, words: list[str], sabotage: tuple[Callable[[Run], None], ..
 
 def _every_third_step(self: saver.Saver) -> bool:
     """Instead of by the clock, which would save one or two states in so short a run."""
-    return self.log.step % 3 == 0
+    return self.run_log.step % 3 == 0
 
 
 def ended(process: multiprocessing.Process) -> int:
@@ -409,14 +409,14 @@ def full_disk(what: str, times: float, run: Run) -> None:
 
     files.write_verified = write_verified
     if what == "run.jsonl":
-        plain_write = run_log.Report._write
+        plain_write = run_log.RunLog._write
 
         def write(self):
             if _Now.step >= 4:
                 fault.raise_full()
             plain_write(self)
 
-        run_log.Report._write = write
+        run_log.RunLog._write = write
     if what == "previews":
         from PIL import Image
 
@@ -606,7 +606,7 @@ ROUNDING = 1e-4
 def _memory_case(place: str, times: int, bound: float, options: dict, series: Series) -> None:
     reference = series.reference(**options)
     run = series.survives(partial(out_of_memory, place, times), **options)
-    assert "memory ran out" in run.said or "not enough memory" in run.said, "nothing was said"
+    assert "out of memory" in run.said or "not enough memory" in run.said, "nothing was said"
     must_be_same(run, reference, bound=bound)
 
 
@@ -640,7 +640,7 @@ def _(series: Series) -> None:
         must_be_same(run, series.reference(**options))
 
 
-@case("oom", "nothing is left to save: said, with a cure")
+@case("oom", "nothing left to reduce: said, with a cure")
 def _(series: Series) -> None:
     run = series.survives(partial(out_of_memory, "forward", 99), code=2)
     assert "Lower resolution" in run.said
@@ -655,10 +655,10 @@ def _(series: Series) -> None:
 def _(series: Series) -> None:
     run = series.survives(partial(broken_vae, _only_half), mixed_precision="bf16")
     assert "trying in float32" in run.said
-    assert ".png" in run.said.split("trying in float32")[0].rpartition("NaN")[2], "the picture is not named"
+    assert ".png" in run.said.split("trying in float32")[0].rpartition("NaN")[2], "the image is not named"
 
 
-@case("nan", "a VAE that fails in float32 is told with the pictures")
+@case("nan", "a VAE that fails in float32 is told with the images")
 def _(series: Series) -> None:
     run = series.survives(partial(broken_vae, _always), code=2)
     assert "the VAE gives NaN or infinity for" in run.said
@@ -673,7 +673,7 @@ def _(series: Series) -> None:
 
 def _passing(place: str, step: int, series: Series) -> None:
     run = series.survives(partial(poison, place, (step,), 1))
-    assert "Going back to the state of step" in run.said
+    assert "Returning to the state of step" in run.said
     must_be_same(run, series.reference())
 
 
@@ -686,10 +686,10 @@ for place, step in (("loss", 5), ("gradient", 8), ("weights", 8), ("gradient", 3
 def _lasting(place: str, step: int, series: Series) -> None:
     run = series.survives(partial(poison, place, (step,), math.inf))
     assert [event["step"] for event in run.events("skipped")] == [step], run.said
-    named = next(line for line in run.said.splitlines() if "This batch is left out" in line)
+    named = next(line for line in run.said.splitlines() if "Skipping this batch" in line)
     for part in (f"step {step}: NaN or infinity, first in", ".png", "timesteps: "):
         assert part in named, named
-    assert "did not come again" not in named, named
+    assert "did not happen again" not in named, named
     told = [event["step"] for event in run.events("step")]
     assert told == [number for number in range(1, 34) if number != step], told
 
@@ -711,7 +711,7 @@ def _(series: Series) -> None:
 @case("nan", "fp16 overflow lowers the scale and costs a step, no more", is_short=True)
 def _(series: Series) -> None:
     run = series.survives(partial(overflow, (5, 9)), mixed_precision="fp16", save_state=True)
-    assert "Going back" not in run.said
+    assert "Returning" not in run.said
     assert training_state.load_state(run.out / f"{NAME}-state").scaler["scale"] == 65536 / 4
 
 
@@ -809,12 +809,12 @@ def _stop_case(how: Callable[[Run, multiprocessing.Process], None], codes: tuple
     code = ended(process)
     assert code in codes, f"ended with {code}: {run.said[-600:]}"
     if code == 0:
-        assert "To go on" in run.said, run.said[-600:]
+        assert "To continue" in run.said, run.said[-600:]
         assert "train_network.py --" in run.said.splitlines()[-1], "no command to go on with"
         assert list(run.out.glob(f"{NAME}-step*.safetensors")), "no LoRA was saved"
     assert run.events("step")[-1]["step"] < 33, "it did not stop"
     assert run.go() == 0, run.said
-    assert "going on with" in run.said
+    assert "continuing" in run.said
     must_be_same(run, reference)
 
 
@@ -838,7 +838,7 @@ def _(series: Series) -> None:
     words = shlex.split(run.said.splitlines()[-1])
     code = ended(run.start_words(words[2:]))
     assert code == 0, run.said
-    assert "going on with" in run.said
+    assert "continuing" in run.said
     must_be_same(run, reference)
 
 
@@ -935,7 +935,7 @@ def _(series: Series) -> None:
 
     ImageOps.invert(Image.open(picture).convert("RGB")).save(picture)
     assert run.go() == 2, run.said
-    assert "the pictures, masks or captions have changed" in run.said, run.said
+    assert "the images, masks or captions have changed" in run.said, run.said
     picture.write_bytes(before)
     assert run.go(resume="new", max_train_steps=2, max_train_epochs=None) == 0, run.said
     assert (run.out / f"{NAME}-2.safetensors").exists()

@@ -16,11 +16,11 @@ cure it. It reads lora_train_command_line.py and trains nothing. Run this file; 
 # fmt: off
 
 # ---- Often changed | 经常修改 ----
-script = "lora_train_command_line.py"  # the file whose parameters are looked at: a copy of lora_train_command_line.py, or a .toml of train_network.py | 要检查的参数文件：lora_train_command_line.py 或它的副本，也可以是 train_network.py 的 .toml
+script = "lora_train_command_line.py"  # the file whose parameters are checked: a copy of lora_train_command_line.py, or a .toml of train_network.py | 要检查的参数文件：lora_train_command_line.py 或它的副本，也可以是 train_network.py 的 .toml
 
 # ---- Seldom changed | 较少修改 ----
-similarity = 6        # how many of 64 hash bits may differ in the same picture, usually 4~10 | 判为同一张图时 64 位哈希允许不同的位数，常用 4~10
-check_machine = True  # also look at the device; imports torch, which takes some seconds | 同时检查设备；需要导入 torch，耗时数秒
+similarity = 6        # how many of 64 hash bits may differ in the same image, usually 4~10 | 判为同一张图时 64 位哈希允许不同的位数，常用 4~10
+check_machine = True  # also check the device; imports torch, which takes a few seconds | 同时检查设备；需要导入 torch，耗时数秒
 
 # ---- Output | 输出 ----
 language = "auto"             # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
@@ -64,12 +64,12 @@ def examine(settings: Doctor) -> int:
         Path(settings.script),
         similarity=settings.similarity,
         with_machine=settings.check_machine,
-        progress=partial(tqdm, disable=None, desc=say("pictures", "图片")),
+        progress=partial(tqdm, disable=None, desc=say("images", "图片")),
     )
     path = pages.write(Path(settings.output_dir) / "doctor.html", pages.render("doctor.html", page_of(settings, seen)))
     counts = findings.count(seen.findings)
     for finding in seen.findings:
-        if finding.level != "green":  # what is red with its cure, the rest in short
+        if finding.level != "green":  # what is red says how to fix it, the rest in short
             text = finding.line if finding.level == "red" else finding.text
             log.info(f"{findings.level_name(finding.level)}{say(': ', '：')}{text}")
     log.info(
@@ -78,7 +78,7 @@ def examine(settings: Doctor) -> int:
             f"{settings.script}：红色 {counts['red']} 项，黄色 {counts['amber']} 项，绿色 {counts['green']} 项",
         )
     )
-    log.info(say(f"all with pictures: {path}", f"全部结果（附图片）：{path}"))
+    log.info(say(f"full report with images: {path}", f"全部结果（附图片）：{path}"))
     return 0
 
 
@@ -138,7 +138,7 @@ def page_of(settings: Doctor, seen: "Examination") -> DoctorPage:
     if seen.plan:
         found = seen.plan.found
         numbers |= {
-            say("pictures", "图片"): len(found.train),
+            say("images", "图片"): len(found.train),
             say("regularization", "正则化"): len(found.regularization),
             say("epochs", "轮数"): seen.plan.epoch_count,
             say("steps", "步数"): f"{seen.plan.step_count:,}",

@@ -16,20 +16,20 @@ changed, only shown. Edit the values below, then run this file; it takes no argu
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "output/prepared"  # the folder of pictures with caption files beside them, its sub-folders too | 带标签文件的图片目录，含子目录
-trigger_word = "mytag"          # your own word, put first in every caption; None: none (a [repeats]_[concept] folder's own word is used in its place) | 自己的触发词，放在每条标签的最前面；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）
+images_dir = "output/prepared"  # folder of images with caption files beside them, including sub-folders | 带标注文件的图片目录，含子目录
+trigger_word = "mytag"          # trigger word, put first in every caption; None: none (the word of a [repeats]_[concept] folder is used instead) | 自己的触发词，放在每条标注的最前面；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）
 action = "show"                 # "show" what would change, "apply" it, or "undo" the last change that was applied | "show" 只显示将要做的改动，"apply" 执行，"undo" 撤销上一次执行的改动
 
 # ---- Often changed | 经常修改 ----
-delete_tags = None   # tags whose features shall move to your own word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none | 要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有
-replace_tags = None  # tags to write otherwise, such as ["serafuku -> sailor suit"]; * is possible on the left; None: none | 要替换的标签，如 ["serafuku -> sailor suit"]；左边可用 *；None 表示没有
-add_tags = None      # tags to add to every caption, behind your own word; None: none | 给每条标签添加的标签，放在触发词之后；None 表示没有
-imply_tags = None    # where the first tag is, the second is added, such as ["* skirt -> skirt"]; None: none | 出现前一个标签时补上后一个，如 ["* skirt -> skirt"]；None 表示没有
+delete_tags = None   # tags to delete, so that their features move to the trigger word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none | 要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有
+replace_tags = None  # tags to rename, such as ["serafuku -> sailor suit"]; * is allowed on the left; None: none | 要替换的标签，如 ["serafuku -> sailor suit"]；左边可用 *；None 表示没有
+add_tags = None      # tags to add to every caption, after the trigger word; None: none | 给每条标注添加的标签，放在触发词之后；None 表示没有
+imply_tags = None    # wherever the first tag is present, add the second, such as ["* skirt -> skirt"]; None: none | 出现前一个标签时补上后一个，如 ["* skirt -> skirt"]；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----
-remove_duplicates = True    # a tag that stands twice in a caption, in whatever spelling (long_hair, Long Hair), stands once | 同一条里重复的标签（包括 long_hair、Long Hair 等不同写法）只留一个
-order = "keep"              # order of the tags behind your own word: "keep", "frequent first" or "alphabetical" | 触发词之后的标签顺序："keep" 不变，"frequent first" 常见的在前，"alphabetical" 按字母
-caption_extension = ".txt"  # ending of the caption files, .txt or .caption | 标签文件的扩展名，.txt 或 .caption
+remove_duplicates = True    # remove repeated tags in a caption, whatever their spelling (long_hair, Long Hair) | 同一条标注里重复的标签（包括 long_hair、Long Hair 等不同写法）只留一个
+order = "keep"              # order of the tags after the trigger word: "keep", "frequent first" or "alphabetical" | 触发词之后的标签顺序："keep" 不变，"frequent first" 常见的在前，"alphabetical" 按字母
+caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
 language = "auto"           # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
@@ -113,7 +113,7 @@ def run(settings: EditTags) -> int:
     for one in [one for one in advice if one.level != "green"][:ADVICE_IN_TERMINAL]:
         log.info(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
     path = write_page(settings, changes, statistics, advice, notes, lines)
-    log.info(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"summary: {path}", f"结果页：{path}"))
     return 0
 
 
@@ -129,7 +129,7 @@ def read(settings: EditTags) -> tag_edits.Edits:
     for name in ("add_tags", "trigger_word"):
         for text in lists.get(name, [settings.trigger_word or ""]):
             if "*" in text:
-                problems.append(say(f'{name}: "{text}" holds *', f'{name}："{text}" 含有 *'))
+                problems.append(say(f'{name}: "{text}" contains *', f'{name}："{text}" 含有 *'))
     edits = tag_edits.Edits(
         replace=tag_edits.read_rules("replace_tags", lists["replace_tags"], problems),
         delete=[text.strip() for text in lists["delete_tags"] if text.strip()],
@@ -155,8 +155,8 @@ def planned(settings: EditTags, edits: tag_edits.Edits, found: image_folder.Heap
         notes.append(
             say(
                 f"{found.folder / 'reg'}: "
-                f"{plural(left_out, 'regularization picture is', 'regularization pictures are')} left as they are, "
-                "they must not get the trigger word. To edit their tags choose that folder as images_dir",
+                f"{plural(left_out, 'regularization image is', 'regularization images are')} left unchanged: they "
+                "must not get the trigger word. To edit their tags, set images_dir to that folder",
                 f"{found.folder / 'reg'}：{left_out} 张正则化图片保持原样，它们不能有触发词。"
                 "要修改它们的标签，请把 images_dir 设为该目录",
             )
@@ -168,10 +168,10 @@ def planned(settings: EditTags, edits: tag_edits.Edits, found: image_folder.Heap
         if others:
             notes.append(
                 say(
-                    f'trigger_word = "{settings.trigger_word}" goes into the captions of {folders.some(others)} too. '
-                    "If each folder shall have its own word, set trigger_word = None",
-                    f'trigger_word = "{settings.trigger_word}" 也会写进 {folders.some(others)} 的标签。'
-                    "如果各目录要用自己的词，请设 trigger_word = None",
+                    f'trigger_word = "{settings.trigger_word}" is also added to the captions of '
+                    f"{folders.some(others)}. If each folder should keep its own word, set trigger_word = None",
+                    f'trigger_word = "{settings.trigger_word}" 也会写进 {folders.some(others)} 的标注。如果各目录要'
+                    "用自己的词，请设 trigger_word = None",
                 )
             )
     lines = [None if picture.caption is None else captions.first_line(picture.caption) for picture in pictures]
@@ -213,16 +213,14 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
     for option, pattern in tag_edits.unused(edits, [*tags, *words]):
         meant = nearest(pattern, tags)
         hint = say(f"; the nearest is `{meant}`", f"；最接近的是 `{meant}`") if meant and "*" not in pattern else ""
-        notes.append(
-            say(f"{option}: `{pattern}` stands in no caption{hint}", f"{option}：没有标签是 `{pattern}`{hint}")
-        )
+        notes.append(say(f"{option}: `{pattern}` is in no caption{hint}", f"{option}：没有标签是 `{pattern}`{hint}"))
     chinese = [one.name for one in changes if tag_edits.CHINESE_COMMA in (one.before or "")]
     if chinese:
         notes.append(
             say(
-                f"{plural(len(chinese), 'caption has', 'captions have')} Chinese commas, which separate no tags; "
+                f"{plural(len(chinese), 'caption has', 'captions have')} Chinese commas, which don't separate tags; "
                 f"they become plain commas: {folders.some(chinese)}",
-                f"{len(chinese)} 条标签含中文逗号，不能分隔标签，会改成英文逗号：{folders.some(chinese)}",
+                f"{len(chinese)} 个标注文件含中文逗号，不能分隔标签，会改成英文逗号：{folders.some(chinese)}",
             )
         )
     by_encoding: dict[str, list[Change]] = {}
@@ -233,7 +231,7 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
         first, line = those[0].name, (those[0].before or "")[:40]
         kind = samples.GUESSED_ENCODINGS.get(encoding, encoding.upper())
         doubt = (
-            say(". If that is not its text, save it as UTF-8 yourself first", "。如果文字不对，请先自行另存为 UTF-8")
+            say(". If the text is wrong, save it as UTF-8 yourself first", "。如果文字不对，请先自行另存为 UTF-8")
             if encoding in samples.GUESSED_ENCODINGS
             else ""
         )
@@ -241,7 +239,7 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
             say(
                 f"{plural(len(those), 'caption is', 'captions are')} read as {kind} and become UTF-8, e.g. {first}: "
                 f'"{line}"{doubt}',
-                f"{len(those)} 个标签文件按 {kind} 读取，会改存为 UTF-8，如 {first}：“{line}”{doubt}",
+                f"{len(those)} 个标注文件按 {kind} 读取，会改存为 UTF-8，如 {first}：“{line}”{doubt}",
             )
         )
     emptied = [one.name for one in changes if one.before and not one.after]
@@ -249,7 +247,7 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
         notes.append(
             say(
                 f"{plural(len(emptied), 'caption becomes', 'captions become')} empty: {folders.some(emptied)}",
-                f"{len(emptied)} 条标签会变成空的：{folders.some(emptied)}",
+                f"{len(emptied)} 个标注文件会变成空的：{folders.some(emptied)}",
             )
         )
 
@@ -271,7 +269,7 @@ def applied(settings: EditTags, changes: list[Change]) -> None:
             count = f"{kept.count:,} / {len(to_write):,}"
             log.info(
                 say(
-                    f'stopped: {count} files are written. Run it again to go on, or set action = "undo"',
+                    f'stopped: {count} files written. Run it again to continue, or set action = "undo"',
                     f'已停止：写入了 {count} 个文件。再次运行会接着做，要撤销请设 action = "undo"',
                 )
             )
@@ -284,14 +282,13 @@ def taken_back(folder: Path) -> list[str]:
     if not undone.name:
         return [
             say(
-                f"nothing to undo: no change is kept in {folder / undo.FOLDER}. Choose the images_dir that it was "
-                "made with",
+                f"nothing to undo: {folder / undo.FOLDER} contains no changes. Use the images_dir of that run",
                 f"没有可撤销的：{folder / undo.FOLDER} 里没有改动记录。请选择当时的 images_dir",
             )
         ]
     lines = [
         say(
-            f"undone: {undone.name}, {plural(len(undone.restored), 'file is', 'files are')} as they were",
+            f"undone: {undone.name}, {plural(len(undone.restored), 'file')} restored",
             f"已撤销：{undone.name}，{len(undone.restored)} 个文件已恢复原样",
         )
     ]
@@ -300,8 +297,8 @@ def taken_back(folder: Path) -> list[str]:
         kept = folder / undo.FOLDER / f"{undone.name}{undo.UNDONE}"
         lines.append(
             say(
-                f"{plural(len(undone.left), 'file was', 'files were')} changed since, and are left as they are now: "
-                f"{names}. What they were lies in {kept}",
+                f"{plural(len(undone.left), 'file was', 'files were')} changed since and left as they are: {names}. "
+                f"The earlier versions are in {kept}",
                 f"{len(undone.left)} 个文件在那之后又改过，保持现状：{names}。原来的内容在 {kept}",
             )
         )
@@ -316,8 +313,8 @@ def totals(changes: list[Change]) -> list[str]:
     captioned = sum(one.before is not None for one in changes)
     lines = [
         say(
-            f"{len(changes):,} pictures, {captioned:,} with a caption",
-            f"{len(changes):,} 张图片，{captioned:,} 张有标签",
+            f"{len(changes):,} images, {captioned:,} with a caption",
+            f"{len(changes):,} 张图片，{captioned:,} 张有标注",
         )
     ]
     changed = [one for one in changes if one.is_text_changed]
@@ -327,8 +324,10 @@ def totals(changes: list[Change]) -> list[str]:
         new = say(f", {made} of them new", f"，其中 {made} 条是新建的") if made else ""
         lines.append(
             say(
-                f"{len(changed):,} captions change{new}: {sum(removed.values()):,} tags go, {sum(added.values()):,} come",
-                f"{len(changed):,} 条标签有改动{new}：去掉 {sum(removed.values()):,} 个，加上 {sum(added.values()):,} 个",
+                f"{plural(len(changed), 'caption')} would change{new}: {plural(sum(added.values()), 'tag')} added, "
+                f"{sum(removed.values()):,} removed",
+                f"{len(changed):,} 个标注文件有改动{new}：删除 {sum(removed.values()):,} 个标签，新增 "
+                f"{sum(added.values()):,} 个",
             )
         )
     for english, chinese, counts in (("go", "去掉", removed), ("come", "加上", added)):
@@ -361,13 +360,13 @@ def next_lines(settings: EditTags, changes: list[Change]) -> list[str]:
     if settings.action == "apply":
         return [
             say(
-                f'applied to {plural(count, "file")}. To take it back: action = "undo"',
+                f'applied to {plural(count, "file")}. To revert: action = "undo"',
                 f'已写入 {count:,} 个文件。要撤销请设 action = "undo"',
             )
         ]
     return [
         say(
-            'nothing is changed yet. Look at the summary, then set action = "apply"',
+            'nothing has been changed yet. Check the summary, then set action = "apply"',
             '还没有改动任何文件。请先看结果页，再设 action = "apply"',
         )
     ]

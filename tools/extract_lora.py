@@ -16,16 +16,16 @@ below, then run this file; it takes no arguments.
 
 # ---- Must edit | 必须修改 ----
 model_org = "models/base.safetensors"  # the original model: .safetensors, .ckpt or diffusers folder | 原始模型：.safetensors、.ckpt 文件或 diffusers 文件夹
-model_tuned = "models/tuned.safetensors"  # the model that was made from it, of the same line (SD 1.x, SD 2.x, SDXL); both are read tensor by tensor | 在它基础上微调的模型，须是同一系列（SD 1.x、SD 2.x、SDXL）；两者都逐个张量读取
+model_tuned = "models/tuned.safetensors"  # the model that was made from it, of the same family (SD 1.x, SD 2.x, SDXL); both are read tensor by tensor | 在它基础上微调的模型，须是同一系列（SD 1.x、SD 2.x、SDXL）；两者都逐个张量读取
 
 # ---- Often changed | 经常修改 ----
-network_dim = 32  # rank, usually 16~128; larger holds more of the difference, larger file | 秩，常用 16~128；越大包含的差异越多，文件越大
+network_dim = 32  # rank, usually 16~128; larger contains more of the difference, larger file | 秩，常用 16~128；越大包含的差异越多，文件越大
 conv_dim = None   # rank of 3x3 convolutions, usually 8~32; None: without | 3x3 卷积层的秩，常用 8~32；None 表示不含
 
 # ---- Seldom changed | 较少修改 ----
 min_diff = 0.01        # a text encoder whose weights all differ by less is left out, usually 0.001~0.01 | 文本编码器的权重差都小于此值时不提取它，常用 0.001~0.01
 clamp_quantile = 0.99  # values beyond this quantile are cut off, as sd-scripts does; 1: none, the nearest to the difference | 截断超出此分位数的值，与 sd-scripts 相同；1 表示不截断，最接近原差异
-device = "auto"        # where it is worked out: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores | 计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在两核 CPU 上最长约一小时
+device = "auto"        # device for the computation: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores | 计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在两核 CPU 上最长约一小时
 
 # ---- Output | 输出 ----
 language = "auto"                # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
@@ -65,7 +65,8 @@ def run(settings: ExtractLora) -> int:
         told = " / ".join(families.facts_of(info.family).title for info in infos)
         raise UserError(
             say(
-                f"the models are of different lines ({told}): there is no difference to take. Give two of one line",
+                f"the models are of different families ({told}), so there is no difference to extract. Use two of "
+                "the same family",
                 f"两个模型属于不同系列（{told}），无法求差。请选同一系列的两个模型",
             )
         )
@@ -130,8 +131,8 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
     least = min(kept, key=kept.get)
     log.info(
         say(
-            f"{len(ranks)} layers of {', '.join(parts)}; held of their difference (Frobenius norm): "
-            f"{mean(kept.values()):.1%} on average, least {kept[least]:.1%} ({least})",
+            f"{len(ranks)} layers of {', '.join(parts)}; share of the difference kept (Frobenius norm): "
+            f"{mean(kept.values()):.1%} on average, lowest {kept[least]:.1%} ({least})",
             f"{'、'.join(parts)} 共 {len(ranks)} 层；包含的差异（Frobenius 范数）："
             f"平均 {mean(kept.values()):.1%}，最少 {kept[least]:.1%}（{least}）",
         )
@@ -165,7 +166,7 @@ def difference(pair: list, name: str):
     if not difference.isfinite().all():
         raise UserError(
             say(
-                f"{name} holds NaN or infinities in one of the models: it is damaged, take another copy",
+                f"{name} contains NaN or infinities in one of the models: it is damaged, use another copy",
                 f"{name} 在其中一个模型里含有 NaN 或无穷大，该模型已损坏，请换一份",
             )
         )

@@ -15,37 +15,37 @@ arguments. Stop it at any time: started again, it goes on.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-pretrained_model_name_or_path = "library/miniature/model"  # the base model that you will train on: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature | 将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
-train_data_dir = "output/train"       # the folder that HOLDS the folders named [repeats]_[concept], as in lora_train_command_line.py | 训练集目录，里面放 [重复次数]_[概念] 形式的文件夹，与 lora_train_command_line.py 中相同
+pretrained_model_name_or_path = "library/miniature/model"  # the base model that you will train on: .safetensors, .ckpt or diffusers folder; default: the built-in miniature | 将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
+train_data_dir = "output/train"       # the folder that CONTAINS the folders named [repeats]_[concept], as in lora_train_command_line.py | 训练集目录，里面放 [重复次数]_[概念] 形式的文件夹，与 lora_train_command_line.py 中相同
 output_dir = "output/reg"             # where the regularization folders are made; it is then your reg_data_dir | 正则化图片的输出目录；之后把它填入 reg_data_dir
 
 # ---- Often changed | 经常修改 ----
-prompts = "captions"    # what is drawn: the training pictures' own "captions" without your word, one picture for each, or only the "class words" below | 画什么："captions" 按每张训练图的标签（去掉触发词）各画一张，"class words" 只用下面的类别词
-class_words = "1girl"   # what your subject is, such as "1girl" or "a photo of a woman"; also takes the place of a caption that is empty without your word | 主体的类别，如 "1girl" 或 "a photo of a woman"；去掉触发词后为空的标签也用它
-remove_words = None     # further words to leave out of the captions; the folders' own words always are; None: none | 另外要从标签中去掉的词；目录名里的词总会去掉；None 表示没有
-images_per_caption = 1  # pictures drawn for each training picture, usually 1 | 每张训练图对应生成的张数，常用 1
-negative_prompt = ""    # what shall not be seen, such as "lowres, bad anatomy"; empty: nothing is said | 反向提示词，如 "lowres, bad anatomy"；留空表示不用
-resolution = "auto"     # as in lora_train_command_line.py: "auto", 512, 768, 1024; each picture gets the size of its training picture's bucket | 与 lora_train_command_line.py 中相同："auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同
+prompts = "captions"    # what to generate: from the training images' "captions" without the trigger word, one image each, or from the "class words" below | 画什么："captions" 按每张训练图的标注（去掉触发词）各画一张，"class words" 只用下面的类别词
+class_words = "1girl"   # what your subject is, such as "1girl" or "a photo of a woman"; also used for a caption that is empty without the trigger word | 主体的类别，如 "1girl" 或 "a photo of a woman"；去掉触发词后为空的标注也用它
+remove_words = None     # more words to remove from the captions; the folders' trigger words always are; None: none | 另外要从标注中去掉的词；目录名里的词总会去掉；None 表示没有
+images_per_caption = 1  # images to generate per training image, usually 1 | 每张训练图对应生成的张数，常用 1
+negative_prompt = ""    # negative prompt, such as "lowres, bad anatomy"; empty: none | 反向提示词，如 "lowres, bad anatomy"；留空表示不用
+resolution = "auto"     # as in lora_train_command_line.py: "auto", 512, 768, 1024; each image gets the size of its training image's bucket | 与 lora_train_command_line.py 中相同："auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同
 
 # ---- Seldom changed | 较少修改 ----
 sampler = "euler_a"         # sampler: euler_a, euler, ddim, dpmsolver++, heun, ... | 采样器：euler_a、euler、ddim、dpmsolver++、heun 等
-steps = 25                  # steps of the sampler, usually 20~30 | 采样步数，常用 20~30
-guidance_scale = 7.0        # how closely the prompt is followed, usually 5~8 | 提示词引导强度（CFG），常用 5~8
-seed = 1                    # same seed, same pictures | 随机种子，相同则图片相同
+steps = 25                  # sampling steps, usually 20~30 | 采样步数，常用 20~30
+guidance_scale = 7.0        # CFG scale: how closely the prompt is followed, usually 5~8 | 提示词引导强度（CFG），常用 5~8
+seed = 1                    # same seed, same images | 随机种子，相同则图片相同
 clip_skip = None            # as in lora_train_command_line.py: 2 for anime models of SD 1.x | 与 lora_train_command_line.py 中相同：SD 1.x 二次元模型用 2
 vae = None                  # another VAE: file or folder; None: the base model's own | 外置 VAE：文件或文件夹；None 表示用底模自带的
 mixed_precision = "auto"    # arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device | 计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择
 device = "auto"             # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"
-enable_bucket = True        # these five as in lora_train_command_line.py, so that each picture gets its bucket's size | 这五项与 lora_train_command_line.py 中相同，使每张图的尺寸与桶一致
+enable_bucket = True        # these five as in lora_train_command_line.py, so that each image gets its bucket's size | 这五项与 lora_train_command_line.py 中相同，使每张图的尺寸与桶一致
 min_bucket_reso = None      # shortest side of a bucket; None: half of the resolution | 桶的最短边，None 表示分辨率的一半
 max_bucket_reso = None      # longest side of a bucket; None: twice the resolution | 桶的最长边，None 表示分辨率的两倍
 bucket_reso_steps = None    # sides of buckets are multiples of this, a multiple of 8; None: 64 (the miniature: 16) | 桶的边长是它的整数倍，须为 8 的倍数，None 表示 64（微型模型为 16）
-bucket_no_upscale = False   # smaller pictures get buckets of their own size | 不放大小图，按其自身大小分桶
-caption_extension = ".txt"  # ending of the caption files, .txt or .caption | 标签文件的扩展名，.txt 或 .caption
+bucket_no_upscale = False   # smaller images get buckets of their own size | 不放大小图，按其自身大小分桶
+caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-overwrite = False  # draw anew what is there with other settings or from a caption that was changed since; False: it is named, and nothing is drawn | 设置或标签改过之后，重画已有的图；False：只指出哪些不符，不画任何图
+overwrite = False  # regenerate images whose settings or captions changed; False: list them and generate nothing | 设置或标注改过之后，重画已有的图；False：只指出哪些不符，不画任何图
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -106,7 +106,7 @@ def run(settings: MakeRegImages) -> int:
     if before:
         log.info(
             say(
-                f"{before} of {len(job.pictures)} pictures are there already",
+                f"{before} of {plural(len(job.pictures), 'image')} already exist",
                 f"{len(job.pictures)} 张中已有 {before} 张",
             )
         )
@@ -114,12 +114,12 @@ def run(settings: MakeRegImages) -> int:
         if job.missing:
             draw(job)
         else:
-            log.info(say("nothing is left to draw", "没有需要画的图"))
+            log.info(say("nothing left to generate", "没有需要画的图"))
     except KeyboardInterrupt:
         count = sum(one.path.exists() for one in job.pictures)
         log.info(
             say(
-                f"stopped: {count} of {len(job.pictures)} pictures are there. Run it again to go on",
+                f"stopped: {count} of {plural(len(job.pictures), 'image')} done. Run it again to continue",
                 f"已停止：{len(job.pictures)} 张中已有 {count} 张。再次运行会接着画",
             )
         )
@@ -134,7 +134,7 @@ def run(settings: MakeRegImages) -> int:
             f"接下来在 lora_train_command_line.py 中设置：{reg_data_dir(settings)}",
         )
     )
-    log.info(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"summary: {path}", f"结果页：{path}"))
     return 0
 
 
@@ -245,10 +245,10 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
                 notes.append(
                     Note(
                         say(
-                            f'{folder.path}: "{word}" stands in none of its captions, so nothing is taken out of '
-                            f"them. If another word calls what you train, set {cure}",
-                            f"{folder.path}：所有标签里都没有“{word}”，因此没有去掉任何词。"
-                            f"如果触发词是别的词，请设 {cure}",
+                            f'{folder.path}: "{word}" is in none of its captions, so nothing is removed from them. '
+                            f"If your trigger word is another one, set {cure}",
+                            f"{folder.path}：所有标注里都没有“{word}”，因此没有去掉任何词。如果触发词是别的词，请设 "
+                            f"{cure}",
                         )
                     )
                 )
@@ -256,8 +256,8 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
             notes.append(
                 Note(
                     say(
-                        f'class_words = "{class_words}" holds your own word "{word}": the pictures would teach that it '
-                        "is nothing new. Take it out",
+                        f'class_words = "{class_words}" contains the trigger word "{word}": the images would teach '
+                        "the model that it is nothing new. Remove it",
                         f'class_words = "{class_words}" 含有触发词“{word}”：这样的图会让模型学到它并不新。请去掉它',
                     ),
                     "red",
@@ -269,8 +269,8 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
             notes.append(
                 Note(
                     say(
-                        f"remove_words: in no caption stand {some(unused)}",
-                        f"remove_words：所有标签里都没有 {some(unused)}",
+                        f"remove_words: in no caption: {some(unused)}",
+                        f"remove_words：所有标注里都没有 {some(unused)}",
                     )
                 )
             )
@@ -280,11 +280,11 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
             notes.append(
                 Note(
                     say(
-                        f"{len(bare)} of {len(found.train)} captions hold nothing but your word: for them "
-                        f'"{class_words}" is drawn. Pictures after full captions are of more use: tag the training set '
-                        "first",
-                        f"{len(found.train)} 条标签中有 {len(bare)} 条除触发词外没有内容，按“{class_words}”画。"
-                        "按完整标签画的图更有用，建议先给训练集打标签",
+                        f"{len(bare)} of {plural(len(found.train), 'caption')} contain only the trigger word, so "
+                        f'"{class_words}" is used for them. Full captions give more useful images: tag the training '
+                        "set first",
+                        f"{len(found.train)} 个标注文件中有 {len(bare)} 个除触发词外没有内容，按“{class_words}”生成。"
+                        "按完整标注生成的图更有用，建议先给训练集打标签",
                     )
                 )
             )
@@ -292,10 +292,11 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
             notes.append(
                 Note(
                     say(
-                        f'"{class_words}" stands in none of the captions: where no tag says what the subject is, '
-                        "anything may be drawn. Add such a word to the training captions if you want it seen",
-                        f"所有标签里都没有“{class_words}”：如果标签没有说明主体是什么，可能画出任意的东西。"
-                        "需要的话，请在训练集的标签里加上这样的词",
+                        f'"{class_words}" is in none of the captions: where no tag says what the subject is, '
+                        "anything may come out. If you want it in the images, add such a word to the training "
+                        "captions",
+                        f"所有标注里都没有“{class_words}”：如果标签没有说明主体是什么，出图可能是任意的东西。需要的"
+                        "话，请在训练集的标注里加上这样的词",
                     )
                 )
             )
@@ -308,7 +309,7 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
                 say(
                     f"{plural(len(long), 'caption is', 'captions are')} longer than the 225 tokens that are read; "
                     f"the rest is cut: {names}",
-                    f"{len(long)} 条标签超过可读取的 225 个 token，超出部分会被截掉：{names}",
+                    f"{len(long)} 个标注文件超过可读取的 225 个 token，超出部分会被截掉：{names}",
                 )
             )
         )
@@ -319,9 +320,9 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
         notes.append(
             Note(
                 say(
-                    f"{plural(len(chinese_only), 'caption has', 'captions have')} no word in Latin letters, which "
-                    f"is all that Stable Diffusion understands: {some([one.path.name for one in chinese_only])}",
-                    f"{len(chinese_only)} 条标签里没有英文，而 Stable Diffusion 只懂英文："
+                    f"{plural(len(chinese_only), 'caption has', 'captions have')} no English words, and Stable "
+                    f"Diffusion understands only English: {some([one.path.name for one in chinese_only])}",
+                    f"{len(chinese_only)} 个标注文件里没有英文，而 Stable Diffusion 只懂英文："
                     f"{some([one.path.name for one in chinese_only])}",
                 )
             )
@@ -379,9 +380,8 @@ def sort_out(job: Job) -> None:
     if foreign:
         raise UserError(
             say(
-                f"{plural(len(foreign), 'file is', 'files are')} in the place of pictures to be drawn and are not "
-                f"whole pictures by this tool: {some([str(path) for path in foreign])}. Move them away, or choose "
-                "another output_dir",
+                f"{plural(len(foreign), 'file')} with names needed for the results, but not made by this tool or "
+                f"incomplete: {some([str(path) for path in foreign])}. Move them away, or choose another output_dir",
                 f"{len(foreign)} 个文件占了要画的图的位置，但不是本工具画的完整图片："
                 f"{some([str(path) for path in foreign])}。请移走，或换一个 output_dir",
             )
@@ -403,9 +403,9 @@ def sort_out(job: Job) -> None:
         job.notes.append(
             Note(
                 say(
-                    f"{output} holds {plural(len(strays), 'more picture')} that belong to no training picture: "
-                    f"{some([path.name for path in strays])}. The training would use them too; delete them if that "
-                    "is not meant",
+                    f"{output} contains {plural(len(strays), 'more image')} without a training image: "
+                    f"{some([path.name for path in strays])}. Training would use them too; delete them if you don't "
+                    "want that",
                     f"{output} 中另有 {len(strays)} 张图不属于任何训练图片：{some([path.name for path in strays])}。"
                     "训练时也会用到；如果不需要请删除",
                 )
@@ -429,7 +429,7 @@ def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list
     told = []
     for name, pairs in changes.items():
         (then, now), count = pairs[0], len(pairs)
-        several = f" ({count} pictures; one of them)" if len(set(pairs)) > 1 else ""
+        several = f" ({count} images; one of them)" if len(set(pairs)) > 1 else ""
         several_zh = f"（共 {count} 张，如其中一张）" if len(set(pairs)) > 1 else ""
         told.append(
             say(f"{name}{several} was {then!r} and is {now!r} now", f"{name}{several_zh}原为 {then!r}，现为 {now!r}")
@@ -437,9 +437,9 @@ def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list
     listed = say("; ", "；").join(told)
     return [
         say(
-            f"{job.settings.output_dir} holds {plural(len(before), 'picture')} that were drawn otherwise: {listed}. "
-            f"Pictures: {some([path.name for path in paths])}. Set overwrite = True to draw them anew, or choose "
-            "another output_dir, or set the old values again",
+            f"{job.settings.output_dir} contains {plural(len(before), 'image')} made with other settings: {listed}. "
+            f"Images: {some([path.name for path in paths])}. Set overwrite = True to generate them again, or choose "
+            "another output_dir, or restore the old values",
             f"{job.settings.output_dir} 中有 {len(before)} 张图是按另外的设置画的：{listed}。图片："
             f"{some([path.name for path in paths])}。请设 overwrite = True 重画，或换一个 output_dir，或改回原来的值",
         )
@@ -467,7 +467,7 @@ def draw(job: Job) -> None:
     sizes = len({one.size for one in job.missing})
     drawn, seconds = dict.fromkeys((share.folder.path for share in job.shares), 0), 0.0
     all_pixels = sum(one.size[0] * one.size[1] for one in job.missing)
-    with tqdm(total=len(job.missing), disable=None, unit=say(" pictures", "张"), smoothing=0.05) as bar:
+    with tqdm(total=len(job.missing), disable=None, unit=say(" images", "张"), smoothing=0.05) as bar:
         for number, one in enumerate(job.missing, 1):
             recipe = job.recipes[one.path]
             prompt = sampling.Prompt(
@@ -503,18 +503,18 @@ def draw(job: Job) -> None:
                 others, long = len(job.missing) - 1, generate.spoken(left)
                 log.info(
                     say(
-                        f"the first picture took {taken:.1f} s: about {long} for the {others} others. "
-                        "Ctrl-C stops it; run again, it goes on",
+                        f"the first image took {taken:.1f} s: about {long} for the other {others}. Ctrl-C stops; "
+                        "run it again to continue",
                         f"第一张用了 {taken:.1f} 秒，其余 {others} 张约需 {long}。可按 Ctrl-C 停止，再次运行会接着画",
                     )
                 )
             if number == len(job.missing) or job.missing[number].sample.folder != one.sample.folder:
                 count = drawn[one.sample.image_path.parent]
-                log.info(say(f"{one.sample.folder}: {count} drawn", f"{one.sample.folder}：画了 {count} 张"))
+                log.info(say(f"{one.sample.folder}: {count} generated", f"{one.sample.folder}：画了 {count} 张"))
     count = len(job.missing)
     log.info(
         say(
-            f"{count} pictures drawn in {generate.spoken(seconds)}, {seconds / count:.2f} s each",
+            f"{plural(count, 'image')} generated in {generate.spoken(seconds)}, {seconds / count:.2f} s each",
             f"共画 {count} 张，用时 {generate.spoken(seconds)}，每张 {seconds / count:.2f} 秒",
         )
     )
@@ -576,16 +576,16 @@ def rule_lines(job: Job) -> list[Note]:
         folder = share.folder
         sign = ">=" if share.holds else "<"
         verdict = (
-            say("the rule holds", "符合规则")
+            say("balanced", "数量合适")
             if share.holds
             else say(
-                f"more than the training samples: lower images_per_caption to {folder.repeats}, or repeat the training "
-                "pictures more often",
+                f"more than the training samples: lower images_per_caption to {folder.repeats}, or raise the "
+                "training repeats",
                 f"多于训练样本：请把 images_per_caption 降到 {folder.repeats}，或增加训练图片的重复次数",
             )
         )
-        ours = f"{_counted(folder.picture_count, 'picture')} x {_counted(folder.repeats, 'repeat')}"
-        theirs = f"{_counted(share.reg_pictures, 'picture')} x {_counted(share.reg_repeats, 'repeat')}"
+        ours = f"{_counted(folder.picture_count, 'image')} x {_counted(folder.repeats, 'repeat')}"
+        theirs = f"{_counted(share.reg_pictures, 'image')} x {_counted(share.reg_repeats, 'repeat')}"
         lines.append(
             Note(
                 say(
@@ -607,8 +607,8 @@ def rule_lines(job: Job) -> list[Note]:
         Note(
             say(
                 f"in all: {train} training samples, {reg} of regularization; an epoch uses {len(uses)} of "
-                f"{len(job.pictures)} regularization pictures, {often} times each, {samples} samples"
-                + ("; the others take turns in the next epochs" if len(uses) < len(job.pictures) else ""),
+                f"{len(job.pictures)} regularization images, {often} times each, {samples} samples"
+                + ("; the others rotate in over the next epochs" if len(uses) < len(job.pictures) else ""),
                 f"合计：训练样本 {train} 个，正则化样本 {reg} 个；每轮使用 {len(job.pictures)} 张正则化图片中的 "
                 f"{len(uses)} 张，每张 {often} 次，共 {samples} 个样本"
                 + ("；其余的在后面各轮轮流使用" if len(uses) < len(job.pictures) else ""),

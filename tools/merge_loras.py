@@ -16,8 +16,8 @@ it takes no arguments.
 
 # ---- Must edit | 必须修改 ----
 loras = ["output/first.safetensors", "output/second.safetensors"]  # the LoRA files, of one kind of base model | 要合并的 LoRA 文件，须对应同一类底模
-ratios = [0.6, 0.4]                   # weight of each, in the same order, usually 0.3~1; as a strength in the prompt | 各自的权重，顺序与上面相同，常用 0.3~1，与提示词里的强度同义
-method = "concat"                     # "concat": one LoRA, exact, its rank is the sum of theirs; "svd": one LoRA of new_rank, as near as that rank allows; "checkpoint": a copy of the base model with them inside | "concat"：合成一个 LoRA，结果精确，秩为各秩之和；"svd"：合成一个秩为 new_rank 的 LoRA，尽量接近；"checkpoint"：合并进底模的副本
+ratios = [0.6, 0.4]                   # weight of each, in the same order, usually 0.3~1; like a strength in the prompt | 各自的权重，顺序与上面相同，常用 0.3~1，与提示词里的强度同义
+method = "concat"                     # "concat": one LoRA, exact, its rank is the sum of theirs; "svd": one LoRA of new_rank, as close as that rank allows; "checkpoint": a copy of the base model with them inside | "concat"：合成一个 LoRA，结果精确，秩为各秩之和；"svd"：合成一个秩为 new_rank 的 LoRA，尽量接近；"checkpoint"：合并进底模的副本
 
 # ---- Often changed | 经常修改 ----
 new_rank = 32                         # rank with "svd", usually 16~128 | "svd" 的秩，常用 16~128
@@ -142,7 +142,7 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
         mean = torch.tensor(list(kept.values())).mean()
         log.info(
             say(
-                f"kept of the Frobenius norm: {mean:.2%} on average, least {kept[least]:.2%} ({least})",
+                f"Frobenius norm kept: {mean:.2%} on average, least {kept[least]:.2%} ({least})",
                 f"保留的 Frobenius 范数：平均 {mean:.2%}，最少 {kept[least]:.2%}（{least}）",
             )
         )

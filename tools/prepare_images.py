@@ -14,30 +14,30 @@
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "pictures"         # the folder of raw pictures, its sub-folders too; nothing in it is ever changed | 原始图片目录，含子目录；其中的文件绝不会被改动
-output_dir = "output/prepared"  # where the clean pictures, their masks and the summary go; made if missing | 整理后的图片、蒙版和结果页的输出目录，没有会自动建立
-resolution = 512                # the training resolution the pictures are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL) | 这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024
+images_dir = "pictures"         # folder of raw images, including sub-folders; nothing in it is ever changed | 原始图片目录，含子目录；其中的文件绝不会被改动
+output_dir = "output/prepared"  # where the clean images, their masks and the summary go; made if missing | 整理后的图片、蒙版和结果页的输出目录，没有会自动建立
+resolution = 512                # training resolution the images are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL) | 这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024
 
 # ---- Often changed | 经常修改 ----
-duplicates = "leave out"     # the same picture again, at any size: "leave out" all but the best of each group, or "keep" them; both are shown | 重复的图片（包括大小不同的）："leave out" 每组只留最好的一张，"keep" 全部保留；两种都会列出
+duplicates = "leave out"     # duplicates, at any size: "leave out" all but the best of each group, or "keep" them; both are shown | 重复的图片（包括大小不同的）："leave out" 每组只留最好的一张，"keep" 全部保留；两种都会列出
 trim_borders = True          # cut off plain borders and letterboxes | 裁掉单色边框和黑边
-text = "show"                # text and watermarks: "show" what is proposed in the summary, "erase" it too (look at what was shown first), "off": do not look for it | 文字与水印："show" 只在结果页标出，"erase" 同时擦除（请先看标出的对不对），"off" 不查找
-background = "keep"          # what is behind the subject: "keep" it, a plain "colour", or "transparent"; by a local rembg model if there is one, else OpenCV's GrabCut, which wants looking at | 主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则用 OpenCV 的 GrabCut，结果需要过目
+text = "show"                # text and watermarks: "show" suggestions in the summary, "erase" them too (check the suggestions first), "off": don't look for any | 文字与水印："show" 只在结果页标出，"erase" 同时擦除（请先看标出的对不对），"off" 不查找
+background = "keep"          # what is behind the subject: "keep" it, a plain "colour", or "transparent"; by a local rembg model if there is one, else OpenCV's GrabCut, whose results need checking | 主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则用 OpenCV 的 GrabCut，结果需要过目
 background_colour = "white"  # the colour of a plain background: a name such as "white" or "#rrggbb" | 纯色背景的颜色：名称如 "white"，或 "#rrggbb"
-faces = "keep"               # "erase" them (a garment without its model's face), "cut out" only them, or the "recipe": cut-out faces as training set and the full pictures as regularization | 人脸："erase" 擦除（训练衣服时不要模特的脸），"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化
-regions = None               # a text file of further regions to erase, one a line: "photo 1.jpg: left, top, width, height" in pixels of the upright picture or in %; None: none | 另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有
+faces = "keep"               # faces: "erase" them (for clothes without the wearer's face), "cut out" only them, or "recipe": cropped faces as training set and the full images as regularization | 人脸："erase" 擦除（训练衣服时不要模特的脸），"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化
+regions = None               # text file of more regions to erase, one per line: "photo 1.jpg: left, top, width, height" in pixels of the upright image or in %; None: none | 另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----
-face_margin = 0.5   # room around a face that is cut out, in sides of the face, usually 0.3~1 | 截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1
-upscale = "auto"    # pictures that are too small: "auto" by a local super-resolution model (web UI folders are searched), else Lanczos, which adds nothing; "lanczos"; "off"; or a model file | 太小的图片："auto" 优先用本地超分辨率模型（会查找 web UI 目录），没有则用 Lanczos（不会增加细节）；"lanczos"；"off"；或填模型文件
-denoise = 0.0       # strength of noise removal, usually 3~10; blurs a little, so only for noisy pictures; 0: none | 去噪强度，常用 3~10；会略微变糊，只用于噪点多的图；0 表示不去噪
-similarity = 6      # how many of 64 hash bits may differ in the same picture, usually 4~10; more finds more and errs more | 判为同一张图时 64 位哈希允许不同的位数，常用 4~10；越大找得越多，也越容易误判
+face_margin = 0.5   # margin around a cropped face, as a multiple of the face's side, usually 0.3~1 | 截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1
+upscale = "auto"    # images that are too small: "auto" uses a local upscaler (web UI folders are searched), else Lanczos, which adds no detail; "lanczos"; "off"; or a model file | 太小的图片："auto" 优先用本地超分辨率模型（会查找 web UI 目录），没有则用 Lanczos（不会增加细节）；"lanczos"；"off"；或填模型文件
+denoise = 0.0       # strength of noise removal, usually 3~10; blurs a little, so only for noisy images; 0: none | 去噪强度，常用 3~10；会略微变糊，只用于噪点多的图；0 表示不去噪
+similarity = 6      # how many of 64 hash bits may differ between duplicates, usually 4~10; higher finds more, with more errors | 判为同一张图时 64 位哈希允许不同的位数，常用 4~10；越大找得越多，也越容易误判
 models_dirs = None  # further folders with models, such as a web UI's ["D:/stable-diffusion-webui"]; None: the usual places | 另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置
 device = "auto"     # where models run: "auto", "cpu", "cuda" (AMD too) | 模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）
 
 # ---- Output | 输出 ----
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-overwrite = False  # make pictures anew that are already there; False: those made from the same picture in the same way stay, anything else in their place is an error | 已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错
+overwrite = False  # remake images that already exist; False: keep those made from the same image with the same settings, anything else in their place is an error | 已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -104,7 +104,7 @@ def prepare(settings: PrepareImages) -> int:
                 )  # fmt: skip
             if not survey.pictures:
                 reasons = [f"{name}: {why}" for name, why in survey.skipped.items()]
-                raise UserError([*reasons, *survey.notes], say("no usable picture:", "没有可用的图片："))
+                raise UserError([*reasons, *survey.notes], say("no usable images:", "没有可用的图片："))
             groups = raw_images.groups(survey, settings.similarity, book)
             left_out = _left_out(groups) if settings.duplicates == "leave out" else {}
             wanted = [raw for raw in survey.pictures if raw.name not in left_out]
@@ -117,7 +117,7 @@ def prepare(settings: PrepareImages) -> int:
             records = {name: book.records[name] for name in sorted(worked)}
             stale = _stale(book, worked, output)
     except KeyboardInterrupt:
-        log.error(say("stopped; run it again to go on", "已停止；再次运行会接着做"))
+        log.error(say("stopped; run it again to continue", "已停止；再次运行会接着做"))
         raise
     outcome = cleaning_findings.Outcome(
         survey=survey,
@@ -140,18 +140,21 @@ def prepare(settings: PrepareImages) -> int:
         unchanged = len(plan.jobs) - made
         log.info(
             say(
-                f"{count} clean pictures in {output}; raw pictures worked on: {made}, as before: {unchanged}",
+                f"{plural(count, 'clean image')} in {output}; {made} processed now, {unchanged} unchanged",
                 f"{output} 里现有整理好的图片 {count} 张；本次处理原图 {made} 张，未变 {unchanged} 张",
             )
         )
     else:
         log.info(
-            say(f"nothing was to do: {count} clean pictures as before", f"无事可做：整理好的 {count} 张图片与上次相同")
+            say(
+                f"nothing to do: {plural(count, 'clean image is', 'clean images are')} up to date",
+                f"无需处理：整理好的 {count} 张图片都已是最新",
+            )
         )
     for line in outcome.next_steps:
         log.info(line)
     summary = pages.write(output / PAGE, cleaning_page.build(outcome, findings, settings, output))
-    log.info(say(f"look at {summary}", f"请查看 {summary}"))
+    log.info(say(f"summary: {summary}", f"请查看 {summary}"))
     return 0
 
 
@@ -191,7 +194,7 @@ def _left_out(groups: "list[Group]") -> dict[str, str]:
 def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> str:
     total, skipped = len(survey.pictures) + len(survey.skipped), len(survey.skipped)
     return say(
-        f"{total} raw pictures: {skipped} skipped, {len(left_out)} left out as duplicates, {len(wanted)} used",
+        f"{total} raw images: {skipped} skipped, {len(left_out)} left out as duplicates, {len(wanted)} used",
         f"原始图片 {total} 张：略过 {skipped} 张，去掉重复 {len(left_out)} 张，使用 {len(wanted)} 张",
     )
 
@@ -220,8 +223,8 @@ def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list
         else:
             lines.append(
                 say(
-                    "background: OpenCV's GrabCut, which guesses; look at every picture. A rembg model such as "
-                    "isnet-general-use.onnx in a folder of models_dirs does it better",
+                    "background: OpenCV's GrabCut, which guesses; check every image. A rembg model such as "
+                    "isnet-general-use.onnx in a folder of models_dirs works better",
                     "背景：OpenCV 的 GrabCut，靠猜测，请逐张检查。把 isnet-general-use.onnx 等 rembg 模型放进 models_dirs "
                     "所列目录，效果好得多",
                 )
@@ -238,7 +241,7 @@ def _first(files: list[Path], opened: Callable[[Path], Any], lines: list[str]) -
         try:
             return opened(file)
         except UserError as error:
-            lines.append(say(f"passed over: {error}", f"跳过：{error}"))
+            lines.append(say(f"skipped: {error}", f"跳过：{error}"))
     return None
 
 
@@ -295,8 +298,8 @@ def _plan(
         raise UserError(
             [*in_the_way[:50], *(["..."] if in_the_way[50:] else [])],
             say(
-                f"{plural(len(in_the_way), 'file')} in output_dir were not made by this tool, or were changed "
-                "since. Move them away, choose another output_dir, or set overwrite = True to have them replaced:",
+                f"{plural(len(in_the_way), 'file')} in output_dir not made by this tool, or changed since. Move "
+                "them away, choose another output_dir, or set overwrite = True to replace them:",
                 f"output_dir 里有 {len(in_the_way)} 个文件不是本工具生成的，或之后被改动过。请把它们移走，"
                 "或换一个 output_dir，或设 overwrite = True 将其替换：",
             ),
@@ -306,8 +309,8 @@ def _plan(
     if need > room:
         raise UserError(
             say(
-                f"{book.folder}: about {disk.mib(need)} will be written, and {disk.mib(room)} are free. Make room, or "
-                "choose an output_dir on another disk",
+                f"{book.folder}: about {disk.mib(need)} will be written, but only {disk.mib(room)} is free. Free "
+                "some space, or choose an output_dir on another disk",
                 f"{book.folder}：大约要写入 {disk.mib(need)}，只剩 {disk.mib(room)}。请腾出空间，或把 output_dir 设到其他磁盘",
             )
         )
@@ -385,9 +388,9 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
             reason = error.strerror or error
             raise UserError(
                 say(
-                    f"{output} cannot be written ({reason}). Make room, or allow yourself to write there, and run it "
-                    "again: what is done stays",
-                    f"{output} 无法写入（{reason}）。请腾出空间或取得写入权限后再次运行；已完成的都在",
+                    f"{output} cannot be written ({reason}). Free some space or change its permissions, then run it "
+                    "again: finished work is kept",
+                    f"{output} 无法写入（{reason}）。请腾出空间或修改权限后再次运行；已完成的都在",
                 )
             ) from error
         digests = {file: manifest.digest(data) for file, data in made.files.items()}
@@ -423,8 +426,8 @@ def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: P
         reg_repeats = max(1, min(repeats // 2, repeats * face_count // max(1, body_count)))
         lines = [
             say(
-                f"the face recipe: {face_count} cut-out faces in {output / 'train'} are the training set, {body_count} "
-                f"full pictures in {output / 'reg'} the regularization, which gives the faces their body",
+                f'faces = "recipe": {face_count} cropped faces in {output / "train"} are the training set, '
+                f"{body_count} full images in {output / 'reg'} the regularization, which gives the faces their body",
                 f"人脸配方：{output / 'train'} 里的 {face_count} 张脸作训练集，{output / 'reg'} 里的 {body_count} "
                 "张完整图片作正则化，让脸带上自己的身体",
             ),
@@ -456,8 +459,8 @@ def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: P
     if masked:
         lines.append(
             say(
-                f"{masked} pictures have a mask: what was erased is not learnt, unless masked_loss of the training is "
-                'False. Keep the folders "masks" beside the pictures',
+                f"{plural(masked, 'image has', 'images have')} a mask: erased areas are not trained, unless "
+                'masked_loss = False. Keep the "masks" folders beside the images',
                 f"{masked} 张图片带有蒙版：只要训练参数 masked_loss 不是 False，擦除的部分就不会被学习。"
                 "请让 masks 目录留在图片旁边",
             )

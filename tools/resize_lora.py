@@ -15,11 +15,11 @@ file; it takes no arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, its sub-folders too; they are never changed | LoRA 文件，或一个目录（处理其中所有 LoRA，含子目录）；原文件不会被改动
-new_rank = 16                      # the new rank, usually 4~64; with dynamic_method the most that a layer gets | 新的秩，常用 4~64；使用 dynamic_method 时是每层的上限
+lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, including sub-folders; they are never changed | LoRA 文件，或一个目录（处理其中所有 LoRA，含子目录）；原文件不会被改动
+new_rank = 16                      # the new rank, usually 4~64; with dynamic_method, the maximum per layer | 新的秩，常用 4~64；使用 dynamic_method 时是每层的上限
 
 # ---- Often changed | 经常修改 ----
-dynamic_method = None  # each layer's own rank by its singular values: "sv_ratio" (those above the largest / dynamic_param), "sv_fro" (as many as hold this share of the Frobenius norm), "sv_cumulative" (... of their sum); None: new_rank for all | 按奇异值给每层选秩："sv_ratio"（保留大于 最大值/dynamic_param 的）、"sv_fro"（保留到 Frobenius 范数的这一比例）、"sv_cumulative"（保留到奇异值总和的这一比例）；None 表示全部用 new_rank
+dynamic_method = None  # choose each layer's rank by its singular values: "sv_ratio" (those above the largest / dynamic_param), "sv_fro" (as many as hold this share of the Frobenius norm), "sv_cumulative" (... of their sum); None: new_rank for all | 按奇异值给每层选秩："sv_ratio"（保留大于 最大值/dynamic_param 的）、"sv_fro"（保留到 Frobenius 范数的这一比例）、"sv_cumulative"（保留到奇异值总和的这一比例）；None 表示全部用 new_rank
 dynamic_param = None   # for dynamic_method: sv_ratio 2~20, sv_fro 0.9~0.99, sv_cumulative 0.7~0.95; larger keeps more | dynamic_method 的参数：sv_ratio 用 2~20，sv_fro 用 0.9~0.99，sv_cumulative 用 0.7~0.95；越大保留越多
 new_conv_rank = None   # the same as new_rank for 3x3 convolutions; None: new_rank | 3x3 卷积层的 new_rank；None 表示与 new_rank 相同
 
@@ -104,10 +104,10 @@ def run(settings: ResizeLora) -> int:
     for line in left_out:
         log.info(say(f"left out: {line}", f"跳过：{line}"))
     if done:
-        log.info(say(f"nothing to do for {plural(done, 'file')}: made before", f"{done} 个文件无需处理：之前已生成"))
+        log.info(say(f"nothing to do for {plural(done, 'file')}: already made", f"{done} 个文件无需处理：之前已生成"))
     if results:
         path = write_page(settings, results, left_out)
-        log.info(say(f"to look at: {path}", f"结果页：{path}"))
+        log.info(say(f"summary: {path}", f"结果页：{path}"))
     return 0 if results or done else 2
 
 
@@ -178,7 +178,7 @@ def told(result: Result) -> str:
     old, ranks, kept = result.old_ranks, result.ranks, result.kept
     sizes = f"{lora_files.size(result.source)} -> {lora_files.size(result.target)}"
     return say(
-        f"{result.target}: rank {span(old)} -> {span(ranks)} (mean {mean(ranks):.1f}), kept of the Frobenius norm: "
+        f"{result.target}: rank {span(old)} -> {span(ranks)} (mean {mean(ranks):.1f}), Frobenius norm kept: "
         f"{mean(kept):.2%} on average, least {min(kept):.2%}; {sizes}",
         f"{result.target}：秩 {span(old)} -> {span(ranks)}（平均 {mean(ranks):.1f}），保留的 Frobenius 范数："
         f"平均 {mean(kept):.2%}，最少 {min(kept):.2%}；{sizes}",

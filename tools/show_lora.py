@@ -16,10 +16,10 @@ read them. Edit the values below, then run this file; it takes no arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, its sub-folders too; nothing is changed | LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件
+lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, including sub-folders; nothing is changed | LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件
 
 # ---- Seldom changed | 较少修改 ----
-pretrained_model_name_or_path = None  # base model whose layers the files are compared with; None: a model of the line they were made for | 用来核对各层的底模；None 表示按文件对应的系列核对
+pretrained_model_name_or_path = None  # base model whose layers the files are compared with; None: a model of the family they were made for | 用来核对各层的底模；None 表示按文件对应的系列核对
 
 # ---- Output | 输出 ----
 language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
@@ -46,7 +46,7 @@ PAGE = "summary.html"
 TOLD = {  # in the metadata -> what it is called
     "ss_output_name": ("name", "名称"),
     "ss_sd_model_name": ("trained on", "训练底模"),
-    "ss_base_model_version": ("line", "底模系列"),
+    "ss_base_model_version": ("family", "底模系列"),
     "ss_steps": ("steps", "步数"),
     "ss_epoch": ("epochs", "轮数"),
     "ss_num_train_images": ("training samples per epoch", "每轮训练样本"),
@@ -122,7 +122,7 @@ def run(settings: ShowLora) -> int:
     if not shown:
         return 2
     path = write_page(settings, shown, left_out)
-    log.info(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"summary: {path}", f"结果页：{path}"))
     return 0
 
 
@@ -212,10 +212,10 @@ def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list,
         find((
             "red",
             say(
-                f"{len(broken)} of {len(tensors)} tensors hold NaN or infinities, the first is {broken[0]}",
+                f"{len(broken)} of {len(tensors)} tensors contain NaN or infinities, the first is {broken[0]}",
                 f"{len(tensors)} 个张量中有 {len(broken)} 个含有 NaN 或无穷大，第一个是 {broken[0]}",
             ),
-            say("Its training failed: take an earlier file of it.", "训练当时已失败：请换用它较早的文件。"),
+            say("Its training failed: use an earlier file of it.", "训练当时已失败：请换用它较早的文件。"),
         ))  # fmt: skip
     zero = [name for name, found in factors.items() if not (found.up.any() and found.down.any() and found.scale)]
     if factors and len(zero) == len(factors):
@@ -239,8 +239,8 @@ def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list,
         find((
             "amber",
             say(
-                f"it is a {' / '.join(shown.kinds)}: ranks and norms are told of LoRA and LoCon only; merge_loras.py "
-                "and resize_lora.py do not take it",
+                f"it is a {' / '.join(shown.kinds)}: ranks and norms are shown only for LoRA and LoCon; "
+                "merge_loras.py and resize_lora.py don't support it",
                 f"这是 {' / '.join(shown.kinds)}：秩与范数只对 LoRA、LoCon 显示；merge_loras.py、resize_lora.py 不支持它",
             ),
             "",
@@ -254,13 +254,13 @@ def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list,
                 f"{len(names)} 层中有 {len(strange)} 层不存在于 {shown.line or '该'} 模型，如 {strange[0]}",
             ),
             say(
-                "Programs leave them out or refuse the file.", "各软件会忽略这些层，或拒绝读取该文件。"
+                "Programs ignore them or refuse the file.", "各软件会忽略这些层，或拒绝读取该文件。"
             ),
         ))  # fmt: skip
     if not shown.metadata:
         find((
             "amber",
-            say("it carries no metadata: nothing tells its trigger word or its base model",
+            say("no metadata: its trigger word and base model are unknown",
                 "没有元数据：无从得知触发词和底模"),
             "",
         ))  # fmt: skip
@@ -287,7 +287,7 @@ def read_by(shown: Shown) -> list[str]:
     for program, reading in shown.readings.items():
         if reading.kinds:
             kinds = " / ".join(reading.kinds)
-            lines.append(say(f"{program}: no, it reads no {kinds}", f"{program}：不能，不支持 {kinds}"))
+            lines.append(say(f"{program}: no, {kinds} is not supported", f"{program}：不能，不支持 {kinds}"))
         elif reading.names:
             count = len(reading.names)
             lines.append(
@@ -331,7 +331,7 @@ def lines_of(shown: Shown) -> list[str]:
         norms = "  ".join(f"{name} {norm}" for name, _, norm, _ in norm_rows(shown))
         lines.append("  " + say(f"norm of each block: {norms}", f"各分块的范数：{norms}"))
     if not shown.is_compared:
-        lines.append("  " + say("nothing tells its base model: names were not compared", "底模未知：未核对层的名称"))
+        lines.append("  " + say("unknown base model: layer names were not compared", "底模未知：未核对层的名称"))
     lines.append("  " + say("read by ", "能否读取：") + say("; ", "；").join(read_by(shown)))
     lines += [f"  {findings.level_name(level)}{say(': ', '：')}{text}" for level, text, _ in shown.findings]
     return lines

@@ -15,25 +15,25 @@ below, then run this file; it takes no arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "output/prepared"  # the folder of pictures with their captions and masks | 图片及其标签、蒙版所在的目录
+images_dir = "output/prepared"  # folder of images with their captions and masks | 图片及其标注、蒙版所在的目录
 output_dir = "output/train"     # where the [repeats]_[concept] folders are made; it is then your train_data_dir | 在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir
-concept = "mytag"               # the word that will call it up: a made-up one, the trigger_word of the captions | 触发词，请用自造的词，与标签里的 trigger_word 相同
+concept = "mytag"               # the trigger word: a made-up one, the same as trigger_word in the captions | 触发词，请用自造的词，与标注里的 trigger_word 相同
 
 # ---- Often changed | 经常修改 ----
-repeats = None         # how often each picture is seen in an epoch; None: proposed from the next three | 每轮中每张图的重复次数；None 表示按下面三项推算
-target_steps = 1500    # steps that the training shall have, usually 1000~3000; with regularization images it has about twice as many | 希望的训练步数，常用 1000~3000；使用正则化图片时约加倍
+repeats = None         # how often each image is used in an epoch; None: computed from the next three | 每轮中每张图的重复次数；None 表示按下面三项推算
+target_steps = 1500    # target number of training steps, usually 1000~3000; with regularization images it has about twice as many | 希望的训练步数，常用 1000~3000；使用正则化图片时约加倍
 max_train_epochs = 10  # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
 train_batch_size = 2   # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
 action = "copy"        # "show" the plan only, "copy", "move", or "link" (no further disk space) | "show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）
-sub_folders = "auto"   # sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept | images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里都有 concept 这个词的才合并
+sub_folders = "auto"   # sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept | images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标注里都有 concept 这个词的才合并
 
 # ---- Seldom changed | 较少修改 ----
-pretrained_model_name_or_path = None  # base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL | 底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器
-caption_extension = ".txt"            # ending of the caption files, .txt or .caption | 标签文件的扩展名，.txt 或 .caption
+pretrained_model_name_or_path = None  # base model whose tokenizer is used to check the trigger word; None: that of SD 1.x and SDXL | 底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器
+caption_extension = ".txt"            # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-overwrite = False  # replace what is there with other content, such as captions that were edited since; the old files go to .backup; False: they are named, and nothing is done | 替换内容不同的文件，如之后又改过的标签，旧的存入 .backup；False：只指出哪些不同，不做任何改动
+overwrite = False  # replace files whose content differs, such as captions edited since; the old files go to .backup; False: list them and do nothing | 替换内容不同的文件，如之后又改过的标注，旧的存入 .backup；False：只指出哪些不同，不做任何改动
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -100,7 +100,7 @@ def run(settings: SortIntoFolders) -> int:
     for line in block_lines(settings):
         log.info(f"  {line}")
     page = write_page(settings, jobs, findings, notes)
-    log.info(say(f"to look at: {page}", f"结果页：{page}"))
+    log.info(say(f"summary: {page}", f"结果页：{page}"))
     return 0
 
 
@@ -121,10 +121,10 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
         if one.joined:
             notes.append(
                 say(
-                    f"{folders.some(one.joined)}: put together as `{one.word}`"
-                    + (", which their captions hold" if settings.sub_folders == "auto" else ""),
+                    f"{folders.some(one.joined)}: merged into `{one.word}`"
+                    + (", which is in their captions" if settings.sub_folders == "auto" else ""),
                     f"{folders.some(one.joined)}：合并到 `{one.word}`"
-                    + ("，因为它们的标签里有这个词" if settings.sub_folders == "auto" else ""),
+                    + ("，因为它们的标注里有这个词" if settings.sub_folders == "auto" else ""),
                 )
             )
         jobs.append(_job(one, there, problems))
@@ -155,8 +155,8 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
         if job.others and job.files:
             notes.append(
                 say(
-                    f"{job.path(output)}: {plural(len(job.others), 'picture')} there are not in images_dir, and are "
-                    f"trained too: {folders.some(job.others)}. Delete those you do not want",
+                    f"{job.path(output)}: {plural(len(job.others), 'image is', 'images are')} not in images_dir, "
+                    f"but will be trained too: {folders.some(job.others)}. Delete what you don't want",
                     f"{job.path(output)}：其中 {len(job.others)} 张图片不在 images_dir 里，也会参加训练："
                     f"{folders.some(job.others)}。不需要的请删除",
                 )
@@ -172,8 +172,8 @@ def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], 
         listed = folders.some([numbered.path.name for numbered in own])
         problems.append(
             say(
-                f"{own[0].path.parent}: {listed} are folders of the same word, so its pictures would be trained "
-                "twice. Delete or merge them until one is left",
+                f"{own[0].path.parent}: {listed} are folders of the same word, so its images would be trained "
+                "twice. Delete or merge them so that one remains",
                 f"{own[0].path.parent}：{listed} 是同一个词的目录，其中的图片会重复训练。请删除或合并，只留一个",
             )
         )
@@ -190,7 +190,7 @@ def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], 
     if "," in word or "，" in word:
         problems.append(
             say(
-                f'"{word}": a folder\'s word cannot hold a comma, which separates tags. Rename the sub-folder',
+                f"\"{word}\": a folder's word can't contain a comma, which separates tags. Rename the sub-folder",
                 f'"{word}"：目录名里的词不能含逗号，因为逗号分隔标签。请给子目录改名',
             )
         )
@@ -206,10 +206,10 @@ def refuse_recipe(images: Path, found: image_folder.Heap) -> None:
     if firsts == {"train", REG}:
         raise UserError(
             say(
-                f"{images} holds a training set and its regularization pictures (the face recipe of "
-                f"prepare_images.py). Sort them one after the other, with the same concept: images_dir = "
-                f'"{(images / "train").as_posix()}" first, then images_dir = "{(images / REG).as_posix()}" with another '
-                "output_dir, which is your reg_data_dir",
+                f'{images} contains a training set and its regularization images (faces = "recipe" of '
+                "prepare_images.py). Sort them one after the other, with the same concept: images_dir = "
+                f'"{(images / "train").as_posix()}" first, then images_dir = "{(images / REG).as_posix()}" with '
+                "another output_dir, which is your reg_data_dir",
                 f"{images} 里是训练集和它的正则化图片（prepare_images.py 的人脸配方）。请用同一个 concept 分两次整理："
                 f'先 images_dir = "{(images / "train").as_posix()}"，再 images_dir = "{(images / REG).as_posix()}" '
                 "并换一个 output_dir，后者就是 reg_data_dir",
@@ -226,7 +226,7 @@ def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
             names = folders.some([file.name for file in job.differing])
             problems.append(
                 say(
-                    f"{job.there.path}: {plural(len(job.differing), 'file')} there have other content than in "
+                    f"{job.there.path}: {plural(len(job.differing), 'file differs', 'files differ')} from "
                     f"images_dir: {names}. Set overwrite = True to replace them (the old ones are kept in .backup), "
                     "or choose another output_dir",
                     f"{job.there.path}：其中 {len(job.differing)} 个文件与 images_dir 里的内容不同：{names}。"
@@ -244,8 +244,8 @@ def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
     if settings.action == "link" and is_other_disk:
         problems.append(
             say(
-                'action = "link": images_dir and output_dir are on different disks. Choose an output_dir on the same, or '
-                'action = "copy"',
+                'action = "link": images_dir and output_dir are on different disks. Choose an output_dir on the '
+                'same disk, or action = "copy"',
                 'action = "link"：images_dir 与 output_dir 不在同一个磁盘。请换到同一磁盘，或用 action = "copy"',
             )
         )
@@ -257,8 +257,8 @@ def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
         if needed > free:
             problems.append(
                 say(
-                    f"{output}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free. Make room, or use action = "
-                    '"link"',
+                    f"{output}: {needed / 1e9:.1f} GB needed, but only {free / 1e9:.1f} GB free. Free some space, "
+                    'or use action = "link"',
                     f'{output}：需要 {needed / 1e9:.1f} GB，只剩 {free / 1e9:.1f} GB。请腾出空间，或用 action = "link"',
                 )
             )
@@ -275,7 +275,7 @@ def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
     renamed = [(job.there.path, job.path(output)) for job in jobs if job.there and job.there.path != job.path(output)]
     lines = [
         say(
-            f"{old.name} is there already, with other repeats: renamed to {new.name}",
+            f"{old.name} already exists with other repeats: renamed to {new.name}",
             f"{old.name} 已经存在，只是重复次数不同：改名为 {new.name}",
         )
         for old, new in renamed
@@ -285,7 +285,7 @@ def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         return [
             *lines,
             say(
-                'nothing is done yet: set action = "copy", "move" or "link"',
+                'nothing has been done yet: set action = "copy", "move" or "link"',
                 '还没有做任何改动：请设 action = "copy"、"move" 或 "link"',
             ),
         ]
@@ -297,18 +297,18 @@ def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         reason = error.strerror or error
         raise UserError(
             say(
-                f"{error.filename or output}: {reason}. Make room, or allow yourself to write there, and run it again: it "
-                "goes on",
-                f"{error.filename or output}：{reason}。请腾出空间或取得写入权限，再次运行会接着做",
+                f"{error.filename or output}: {reason}. Free some space or change its permissions, then run it "
+                "again to continue",
+                f"{error.filename or output}：{reason}。请腾出空间或修改权限，再次运行会接着做",
             )
         ) from error
     except KeyboardInterrupt:
-        log.info(say("stopped; run it again to go on", "已停止；再次运行会接着做"))
+        log.info(say("stopped; run it again to continue", "已停止；再次运行会接着做"))
         raise Stopped from None
     words = {"copy": ("copied", "复制"), "move": ("moved", "移动"), "link": ("linked", "链接")}[settings.action]
     if count:
         lines.append(say(f"{count:,} files {words[0]} to {output}", f"{words[1]}了 {count:,} 个文件到 {output}"))
-    return lines or [say("nothing was to do: all is there", "没有需要做的：都已就位")]
+    return lines or [say("Nothing to do: everything is up to date.", "无需处理：都已是最新")]
 
 
 def _placed(settings: SortIntoFolders, jobs: list[Job]) -> int:
@@ -368,11 +368,11 @@ def checked(settings: SortIntoFolders, jobs: list[Job]) -> list[tag_statistics.A
                 tag_statistics.Advice(
                     "amber",
                     say(
-                        f"`{job.word}` is the beginning of {folders.some(longer)}: they share tokens, so one calls up a "
-                        "little of the other",
+                        f"`{job.word}` is the beginning of {folders.some(longer)}: they share tokens, so each "
+                        "triggers a little of the other",
                         f"`{job.word}` 是 {folders.some(longer)} 的开头：它们有共同的 token，会互相带出一点",
                     ),
-                    say("Take words that begin otherwise", "请换用开头不同的词"),
+                    say("Use words that begin differently", "请换用开头不同的词"),
                     (job.word,),
                 )
             )
@@ -415,8 +415,8 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         steps = folder_sorting.step_count(samples, epochs, batch)
         lines.append(
             say(
-                f"{job.repeats}_{job.word}: {len(job.names):,} pictures x {job.repeats} repeats x {epochs} epochs / batch "
-                f"of {batch} = about {steps:,} steps",
+                f"{job.repeats}_{job.word}: {len(job.names):,} images x {job.repeats} repeats x {epochs} epochs / "
+                f"batch of {batch} = about {steps:,} steps",
                 f"{job.repeats}_{job.word}：{len(job.names):,} 张 x 重复 {job.repeats} 次 x {epochs} 轮 / 每批 {batch} 张 "
                 f"= 约 {steps:,} 步",
             )
@@ -426,15 +426,16 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
     if Path(settings.images_dir).name == REG:
         lines.append(
             say(
-                f"regularization: {samples:,} samples an epoch; keep training repeats x training pictures at that or more",
+                f"regularization: {samples:,} samples an epoch; keep training repeats x training images at least "
+                "that high",
                 f"正则化：每轮 {samples:,} 个样本；请让 训练重复次数 x 训练图片数 不小于它",
             )
         )
         return lines
     lines.append(
         say(
-            f"in all about {steps:,} steps, wanted {settings.target_steps:,}; the training counts them by bucket, which "
-            "makes a few more, and says the exact number before it begins",
+            f"about {steps:,} steps in total, target {settings.target_steps:,}; training batches by bucket, which "
+            "adds a few, and prints the exact number at the start",
             f"合计约 {steps:,} 步，目标 {settings.target_steps:,} 步；训练按桶分批，会略多一些，开始前会给出准确数字",
         )
     )
@@ -443,14 +444,14 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         if fewer < epochs:
             lines.append(
                 say(
-                    f"1 repeat is more than enough: max_train_epochs = {fewer} comes near the steps wanted",
+                    f"1 repeat is already more than the target: max_train_epochs = {fewer} comes close to it",
                     f"重复 1 次已经超过目标：max_train_epochs = {fewer} 时接近目标步数",
                 )
             )
     lines.append(
         say(
-            f"regularization, if you use it: reg repeats x reg pictures should be at most {samples:,} (training repeats x "
-            "pictures); more are not seen in an epoch",
+            f"regularization, if you use it: reg repeats x reg images should be at most {samples:,} (training "
+            "repeats x images); any more are not used in an epoch",
             f"如果使用正则化：正则化重复次数 x 图片数 不要超过 {samples:,}（训练重复次数 x 图片数），多出的一轮里用不到",
         )
     )

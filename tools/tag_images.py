@@ -14,25 +14,25 @@
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "output/prepared"  # the folder of pictures, its sub-folders too; a .txt is written beside each | 图片目录，含子目录；每张图旁边会写一个 .txt
-trigger_word = "mytag"          # your own word, put before all tags; None: none (a [repeats]_[concept] folder's own word is used in its place) | 自己的触发词，放在所有标签之前；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）
+images_dir = "output/prepared"  # folder of images, including sub-folders; a .txt is written beside each | 图片目录，含子目录；每张图旁边会写一个 .txt
+trigger_word = "mytag"          # trigger word, put before all tags; None: none (the word of a [repeats]_[concept] folder is used instead) | 自己的触发词，放在所有标签之前；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）
 
 # ---- Often changed | 经常修改 ----
-tagger = "auto"             # a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the picture only | WD 系标签模型：含 model.onnx 和 selected_tags.csv 的目录，或模型库名称如 "SmilingWolf/wd-swinv2-tagger-v3"；"auto"：有本地的就用；None：只用目录名和图片本身的信息
-general_threshold = 0.35    # how sure the tagger must be of a general tag, usually 0.25~0.5; lower gives more tags and more wrong ones | 一般标签的置信度下限，常用 0.25~0.5；越低标签越多，错的也越多
-character_threshold = 0.85  # the same for names of known characters, usually 0.7~0.9; 1: none of them | 已知角色名的置信度下限，常用 0.7~0.9；1 表示不要角色名
-existing = "keep"           # pictures that have tags already: "keep" theirs as they are, "add" what is missing, or "replace" them (the old ones go to .backup) | 已有标签的图片："keep" 不动，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）
+tagger = "auto"             # a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the image only | WD 系标签模型：含 model.onnx 和 selected_tags.csv 的目录，或模型库名称如 "SmilingWolf/wd-swinv2-tagger-v3"；"auto"：有本地的就用；None：只用目录名和图片本身的信息
+general_threshold = 0.35    # confidence threshold for general tags, usually 0.25~0.5; lower gives more tags and more wrong ones | 一般标签的置信度下限，常用 0.25~0.5；越低标签越多，错的也越多
+character_threshold = 0.85  # confidence threshold for character names, usually 0.7~0.9; 1: none | 已知角色名的置信度下限，常用 0.7~0.9；1 表示不要角色名
+existing = "keep"           # images that already have tags: "keep" them, "add" what is missing, or "replace" them (the old ones go to .backup) | 已有标签的图片："keep" 不动，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）
 exclude_tags = None         # tags that are never written, such as ["signature", "watermark"]; None: none | 不写入的标签，如 ["signature", "watermark"]；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----
 rating_tags = False         # also write the rating (general, sensitive, ...) | 同时写入分级标签（general、sensitive 等）
 underscores = False         # write long_hair instead of long hair; emoticons such as ^_^ keep theirs | 写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变
-escape_brackets = False     # write \( and \) for brackets, as in a web UI's prompt; in a caption the \ would be learnt with the tag | 标签里的括号写成 \( 和 \)，与 web UI 提示词一致；但写进标签文件时，\ 会跟着标签一起被学进去
-picture_facts = True        # where there is no tagger: also the picture's format, plain background and prevailing colour | 没有标签模型时，也写入画面方向、纯色背景和主色调
-batch_size = 4              # pictures tagged at once, 1~8 on a CPU, 8~32 on a GPU | 每批处理的图片数，CPU 用 1~8，显卡用 8~32
+escape_brackets = False     # write \( and \) for brackets, as in a web UI's prompt; in a caption the \ would be learned with the tag | 标签里的括号写成 \( 和 \)，与 web UI 提示词一致；但写进标注文件时，\ 会跟着标签一起被学进去
+picture_facts = True        # without a tagger: also add orientation, plain background and dominant color | 没有标签模型时，也写入画面方向、纯色背景和主色调
+batch_size = 4              # images tagged at once, 1~8 on a CPU, 8~32 on a GPU | 每批处理的图片数，CPU 用 1~8，显卡用 8~32
 models_dirs = None          # further folders with models, such as a web UI's ["D:/stable-diffusion-webui"]; None: the usual places | 另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置
 device = "auto"             # where the tagger runs: "auto", "cpu", "cuda" (AMD too) | 标签模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）
-caption_extension = ".txt"  # ending of the caption files, .txt or .caption | 标签文件的扩展名，.txt 或 .caption
+caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
 language = "auto"           # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
@@ -106,7 +106,7 @@ def run(settings: TagImages) -> int:
     had = sum(bool(captions.first_line(picture.caption or "")) for picture in found.pictures)
     log.info(
         say(
-            f"{plural(len(found.pictures), 'picture')}, {had:,} with tags already ({stays(settings)})",
+            f"{plural(len(found.pictures), 'image')}, {had:,} with tags already ({stays(settings)})",
             f"{len(found.pictures):,} 张图片，其中 {had:,} 张已有标签（{stays(settings)}）",
         )
     )
@@ -123,9 +123,9 @@ def run(settings: TagImages) -> int:
                 results.stopped = True
             except UserError as error:
                 done = say(
-                    f"{plural(results.changed, 'caption was', 'captions were')} written before that and stay; run "
-                    "it again to go on",
-                    f"此前已写好 {results.changed:,} 个标签文件，予以保留；再次运行会接着做",
+                    f"{plural(results.changed, 'caption was', 'captions were')} written before that and kept; run "
+                    "it again to continue",
+                    f"此前已写好 {results.changed:,} 个标注文件，予以保留；再次运行会接着做",
                 )
                 raise UserError([*error.problems, *([done] if results.changed else [])]) from error
         seconds = time.monotonic() - begun
@@ -134,7 +134,7 @@ def run(settings: TagImages) -> int:
     for line in told(found, results, pictures, seconds):
         log.info(line)
     path = write_summary(found, settings, results, name, notes)
-    log.info(say(f"to look at: {path}", f"结果页：{path}"))
+    log.info(say(f"summary: {path}", f"结果页：{path}"))
     if results.stopped:
         raise Stopped
     return 0
@@ -143,9 +143,9 @@ def run(settings: TagImages) -> int:
 def stays(settings: TagImages) -> str:
     """What happens to tags that are there."""
     return {
-        "keep": say("they stay as they are", "保持不动"),
-        "add": say("what is missing is added", "补上缺少的"),
-        "replace": say("they are replaced", "将被替换"),
+        "keep": say("kept as they are", "保持不动"),
+        "add": say("missing tags are added", "补上缺少的"),
+        "replace": say("replaced", "将被替换"),
     }[settings.existing]
 
 
@@ -176,17 +176,17 @@ def to_do(found: image_folder.Heap, settings: TagImages, notes: list[str]) -> li
     if shared:
         notes.append(
             say(
-                f"{plural(len(shared), 'picture has', 'pictures have')} the same caption file as another one of the "
-                f"same name, and only the first is tagged: {folders.some(shared)}. Rename one of each two",
-                f"{len(shared)} 张图片与另一张同名、共用一个标签文件，只给第一张打标签：{folders.some(shared)}。"
-                "请把两张中的一张改名",
+                f"{plural(len(shared), 'image shares', 'images share')} a caption file with another image of the "
+                f"same name, and only the first is tagged: {folders.some(shared)}. Rename one of each pair",
+                f"{len(shared)} 张图片与另一张同名、共用一个标注文件，只给第一张打标签：{folders.some(shared)}。请把"
+                "两张中的一张改名",
             )
         )
     if without_word:
         notes.append(
             say(
-                f"{plural(len(without_word), 'picture keeps', 'pictures keep')} tags without your own word: "
-                f"{folders.some(without_word)}. tools/edit_tags.py puts it in front of all",
+                f"{plural(len(without_word), 'image keeps', 'images keep')} tags without the trigger word: "
+                f"{folders.some(without_word)}. tools/edit_tags.py can put it first everywhere",
                 f"{len(without_word)} 张图片保持原有标签，其中没有触发词：{folders.some(without_word)}。"
                 "tools/edit_tags.py 可给全部图片加在最前面",
             )
@@ -206,7 +206,8 @@ def find_model(settings: TagImages) -> Path | None:
         if not _is_hub_name(wanted):
             raise UserError(
                 say(
-                    f'tagger = "{wanted}": there is no such file or folder, and it is no hub name like "{wd.ADVISED}"',
+                    f'tagger = "{wanted}": there is no such file or folder, and it is not a hub name like '
+                    f'"{wd.ADVISED}"',
                     f'tagger = "{wanted}"：没有这个文件或文件夹，它也不是 "{wd.ADVISED}" 这样的模型库名称',
                 )
             )
@@ -219,8 +220,8 @@ def find_model(settings: TagImages) -> Path | None:
     there = [wd.name_of(model) for model in models]
     raise UserError(
         say(
-            f'tagger = "{wanted}": is not on this machine, and nothing is downloaded. {where_to_get(wanted)}'
-            + (f" Here is: {folders.some(there)}" if there else ""),
+            f'tagger = "{wanted}": not on this machine, and nothing is downloaded. {where_to_get(wanted)}'
+            + (f" Available here: {folders.some(there)}" if there else ""),
             f'tagger = "{wanted}"：本机没有，程序也不会下载。{where_to_get(wanted)}'
             + (f"本机已有：{folders.some(there)}" if there else ""),
         )
@@ -243,7 +244,8 @@ def _chosen_model(path: Path) -> Path:
         return models[0]
     if files and (files[0].parent / wd.OTHER_INPUT).exists():
         what = say(
-            f"this model prepares pictures otherwise ({wd.OTHER_INPUT} beside it); only WD-style taggers are run",
+            f"this model preprocesses images differently ({wd.OTHER_INPUT} beside it); only WD-style taggers are "
+            "supported",
             f"该模型的图片预处理方式不同（旁边有 {wd.OTHER_INPUT}），这里只支持 WD 系标签模型",
         )
     elif files:
@@ -410,8 +412,8 @@ def tag(
         if len(unseen) < len(pictures):
             log.info(
                 say(
-                    f"{plural(len(pictures) - len(unseen), 'picture was', 'pictures were')} looked at by this "
-                    "tagger before",
+                    f"{plural(len(pictures) - len(unseen), 'image was', 'images were')} already processed by this "
+                    "tagger",
                     f"{len(pictures) - len(unseen):,} 张图片此前已由该模型看过，不再重看",
                 )
             )
@@ -422,7 +424,7 @@ def tag(
             opened = local_models.open_onnx(path, settings.device)
             model = wd.read(opened, table)
         except UserError as error:
-            without = say("to go on without a tagger: tagger = None", "不用标签模型也可以：设 tagger = None")
+            without = say("to continue without a tagger: tagger = None", "不用标签模型也可以：设 tagger = None")
             raise UserError([*error.problems, without]) from error
         log.info(
             say(
@@ -430,7 +432,7 @@ def tag(
                 f"标签模型 {wd.name_of(path)}（{path}），运行于 {opened.device}：{len(table.names):,} 种标签",
             )
         )
-        with tqdm(total=len(unseen), disable=None, unit=say(" pictures", " 张")) as bar:
+        with tqdm(total=len(unseen), disable=None, unit=say(" images", " 张")) as bar:
             group: list[Looked] = []
 
             def finish() -> None:
@@ -469,7 +471,7 @@ def describe(
     def look(picture: Image.Image) -> list[str]:
         return facts_of(picture) if settings.picture_facts else []
 
-    with tqdm(total=len(pictures), disable=None, unit=say(" pictures", " 张")) as bar:
+    with tqdm(total=len(pictures), disable=None, unit=say(" images", " 张")) as bar:
         for looked in decoded(pictures, FACTS_SIDE**2, look, results):
             bar.update()
             if looked.content is None:
@@ -489,9 +491,9 @@ def advice_without() -> tuple[str, str]:
     """What is missing where no tagger was found, and what to do."""
     return (
         say(
-            "no tagger was found: captions hold folder words and facts of the picture only. A tagger would also name "
-            "hair, eyes, clothes, pose, expression and surroundings",
-            "没有找到标签模型：标签只有目录名和图片本身的信息。有模型就能写出发色、眼睛、服装、姿势、表情、场景等",
+            "no tagger was found: captions contain only folder words and basic image facts. A tagger would also "
+            "describe hair, eyes, clothes, pose, expression and background",
+            "没有找到标签模型：标注里只有目录名和图片本身的信息。有模型就能写出发色、眼睛、服装、姿势、表情、场景等",
         ),
         where_to_get(),
     )
@@ -503,27 +505,26 @@ def told(found: image_folder.Heap, results: Results, todo: list[image_folder.Pic
     if results.stopped:
         lines.append(
             say(
-                f"stopped: {plural(results.changed, 'caption is', 'captions are')} written and stay. Run it again "
-                "to go on",
-                f"已停止：已写好 {results.changed:,} 个标签文件，予以保留。再次运行会接着做",
+                f"stopped: {plural(results.changed, 'caption')} written and kept. Run it again to continue",
+                f"已停止：已写好 {results.changed:,} 个标注文件，予以保留。再次运行会接着做",
             )
         )
     elif not todo:
-        lines.append(say("nothing is left to tag", "没有需要打标签的图片"))
+        lines.append(say("nothing left to tag", "没有需要打标签的图片"))
     elif not results.changed:
-        lines.append(say("no caption had to be changed", "没有需要改动的标签文件"))
+        lines.append(say("no caption needed to change", "没有需要改动的标注文件"))
     if results.changed and not results.stopped:
         speed = len(todo) / max(seconds, 1e-3)
         lines.append(
             say(
-                f"{plural(results.changed, 'caption')} written in {seconds:.1f} s ({speed:.1f} pictures a second)",
-                f"已写好 {results.changed:,} 个标签文件，用时 {seconds:.1f} 秒（每秒 {speed:.1f} 张）",
+                f"{plural(results.changed, 'caption')} written in {seconds:.1f} s ({speed:.1f} images a second)",
+                f"已写好 {results.changed:,} 个标注文件，用时 {seconds:.1f} 秒（每秒 {speed:.1f} 张）",
             )
         )
     if results.broken:
         lines.append(
             say(
-                f"{plural(len(results.broken), 'picture')} skipped: they cannot be read",
+                f"{plural(len(results.broken), 'image')} skipped: they cannot be read",
                 f"已跳过 {len(results.broken)} 张无法读取的图片",
             )
         )
@@ -581,10 +582,10 @@ def write_summary(
     counted = tag_statistics.count(tag_statistics.Captioned("", short(path), line) for path, line in lines.items())
     tag_count = sum(counted.count(one) for one in counted.tags.values())
     numbers: dict[str, object] = {
-        say("pictures", "图片"): f"{len(found.pictures):,}",
+        say("images", "图片"): f"{len(found.pictures):,}",
         say("captions written now", "本次写入"): f"{results.changed:,}",
         say("different tags", "不同标签"): f"{len(counted.tags):,}",
-        say("tags per picture", "平均每张标签数"): f"{tag_count / max(1, len(lines)):.1f}",
+        say("tags per image", "平均每张标签数"): f"{tag_count / max(1, len(lines)):.1f}",
     }
     without = [picture.path for picture in found.pictures if picture.path not in lines]
     if without:

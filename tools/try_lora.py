@@ -15,31 +15,31 @@ arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-pretrained_model_name_or_path = "library/miniature/model"  # base model: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature | 底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
-loras = ["output/mytag.safetensors"]  # the LoRA files to try, or names in lora_dir: one row of pictures for each and each strength; None: only what the prompts name | 要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的
-prompts = ["mytag, standing, large, center, white background", "red circle, large, center, white background"]  # one column for each, as in the web UI: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for further LoRAs of lora_dir | 每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA
+pretrained_model_name_or_path = "library/miniature/model"  # base model: .safetensors, .ckpt or diffusers folder; default: the built-in miniature | 底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
+loras = ["output/mytag.safetensors"]  # LoRA files to test, or names in lora_dir: one row of images per file and strength; None: only what the prompts name | 要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的
+prompts = ["mytag, standing, large, center, white background", "red circle, large, center, white background"]  # one column per prompt, with web UI syntax: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for more LoRAs from lora_dir | 每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA
 
 # ---- Often changed | 经常修改 ----
 strengths = [0.0, 0.6, 1.0]  # strengths of each LoRA, usually 0.5~1; 0 shows the base model | 每个 LoRA 的强度，常用 0.5~1；0 表示只用底模
-negative_prompt = ""         # what shall not be seen, in the same writing | 反向提示词，写法相同
-resolution = "auto"          # size of the pictures: "auto" (the base model's own), 512, or "width,height" | 图片尺寸："auto" 按底模，也可填 512 或 "宽,高"
-seeds = [1]                  # seeds; each draws a grid of its own | 随机种子，每个种子画一张对比图
+negative_prompt = ""         # negative prompt, in the same syntax | 反向提示词，写法相同
+resolution = "auto"          # size of the images: "auto" (the base model's own), 512, or "width,height" | 图片尺寸："auto" 按底模，也可填 512 或 "宽,高"
+seeds = [1]                  # seeds; each makes its own grid | 随机种子，每个种子画一张对比图
 lora_dir = None              # where <lora:name:0.6> is looked for, such as the web UI's models/Lora; None: beside the files of loras | <lora:名称:0.6> 从哪里找，如 web UI 的 models/Lora；None 表示 loras 所在的目录
 
 # ---- Seldom changed | 较少修改 ----
 sampler = "euler_a"       # sampler: euler_a, euler, ddim, dpmsolver++, heun, ... | 采样器：euler_a、euler、ddim、dpmsolver++、heun 等
-steps = 25                # steps of the sampler, usually 20~30 | 采样步数，常用 20~30
-guidance_scale = 7.0      # how closely the prompt is followed, usually 5~8 | 提示词引导强度（CFG），常用 5~8
-clip_skip = None          # 1 or None: real-life models; 2: anime models (NovelAI line); SDXL ignores it | 1 或 None 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项
-hires_scale = 1.0         # draw a second time at this many times the size, usually 1.5~2; 1: not | 按此倍数放大后再画一遍（高清修复），常用 1.5~2；1 表示不用
-hires_strength = 0.5      # how much the second time may change, usually 0.3~0.6 | 高清修复的重绘幅度，常用 0.3~0.6
+steps = 25                # sampling steps, usually 20~30 | 采样步数，常用 20~30
+guidance_scale = 7.0      # CFG scale: how closely the prompt is followed, usually 5~8 | 提示词引导强度（CFG），常用 5~8
+clip_skip = None          # 1 or None: realistic models; 2: anime models (NovelAI and its descendants); SDXL ignores it | 1 或 None 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项
+hires_scale = 1.0         # hires fix: generate again at this many times the size, usually 1.5~2; 1: off | 按此倍数放大后再画一遍（高清修复），常用 1.5~2；1 表示不用
+hires_strength = 0.5      # denoising strength of the hires fix, usually 0.3~0.6 | 高清修复的重绘幅度，常用 0.3~0.6
 vae = None                # another VAE: file or folder; None: the base model's own | 外置 VAE：文件或文件夹；None 表示用底模自带的
 mixed_precision = "auto"  # arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device | 计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择
 device = "auto"           # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"
 
 # ---- Output | 输出 ----
 language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = "output/tried"  # where the grids, the single pictures and the summary go; no picture in it is overwritten | 对比图、单张图和结果页的输出目录；不会覆盖已有的图
+output_dir = "output/tried"  # where the grids, single images and the summary go; no existing image is overwritten | 对比图、单张图和结果页的输出目录；不会覆盖已有的图
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -60,7 +60,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.contracts import FamilyFacts
 from library.files import replacing
-from library.messages import Stopped, UserError, log, say
+from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TryLora
@@ -161,7 +161,7 @@ def run(settings: TryLora) -> int:
     if there := len(job.cells) - len(missing):
         log.info(
             say(
-                f"{there} of {len(job.cells)} pictures are there already",
+                f"{there} of {plural(len(job.cells), 'image')} already exist",
                 f"{len(job.cells)} 张中已有 {there} 张",
             )
         )
@@ -169,12 +169,12 @@ def run(settings: TryLora) -> int:
         if missing:
             draw(job, missing)
         else:
-            log.info(say("nothing is left to draw", "没有需要画的图"))
+            log.info(say("nothing left to generate", "没有需要画的图"))
     except KeyboardInterrupt:
         count = sum(cell.path is not None for cell in job.cells)
         log.info(
             say(
-                f"stopped: {count} of {len(job.cells)} pictures are there. Run it again to go on",
+                f"stopped: {count} of {plural(len(job.cells), 'image')} done. Run it again to continue",
                 f"已停止：{len(job.cells)} 张中已有 {count} 张。再次运行会接着画",
             )
         )
@@ -183,7 +183,7 @@ def run(settings: TryLora) -> int:
     for path in grids.values():
         log.info(say(f"grid: {path}", f"对比图：{path}"))
     summary = write_summary(job, grids)
-    log.info(say(f"to look at: {summary}", f"结果页：{summary}"))
+    log.info(say(f"summary: {summary}", f"结果页：{summary}"))
     return 0
 
 
@@ -246,7 +246,7 @@ def look(settings: TryLora) -> Job:
 
 def _told_twice(name: str) -> str:
     return say(
-        f'"{name}" stands in loras too, so it would act twice. Take it out of the prompt, or out of loras',
+        f'"{name}" is also in loras, so it would be applied twice. Remove it from the prompt or from loras',
         f"“{name}”也写在 loras 里，会重复作用。请从提示词或 loras 中去掉一处",
     )
 
@@ -274,7 +274,7 @@ class LoraFolder:
         near = self._near(path.stem)
         raise UserError(
             say(
-                f"loras: {path}: there is no such file.{near}" + ("" if near else " Train it first, or give another"),
+                f"loras: {path}: there is no such file.{near}" + ("" if near else " Train it first, or choose another"),
                 f"loras：{path}：没有这个文件。{near}" + ("" if near else "请先训练，或换一个"),
             )
         )
@@ -301,7 +301,7 @@ class LoraFolder:
             )
         raise UserError(
             say(
-                f'LoRA "{name}": there is none of this name in {folders}.{self._near(name)}',
+                f'LoRA "{name}": not found in {folders}.{self._near(name)}',
                 f"LoRA“{name}”：{folders} 里没有这个名称的文件。{self._near(name)}",
             )
         )
@@ -371,7 +371,7 @@ def notes(job: Job, blueprint) -> list[str]:
             listed = say(" or ", " 或 ").join(f'"{word}"' for word in words[:3])
             lines.append(
                 say(
-                    f"{file.name} was trained with the word {listed}, which stands in no prompt: it may show little",
+                    f"{file.name} was trained with the word {listed}, which is in no prompt: it may have little effect",
                     f"{file.name} 训练时的触发词是 {listed}，提示词里都没有写，可能看不出效果",
                 )
             )
@@ -395,7 +395,7 @@ def notes(job: Job, blueprint) -> list[str]:
     if width % 8 or height % 8:
         lines.append(
             say(
-                f"resolution {width} x {height}: sides are whole multiples of 8 pixels; the rest is cut",
+                f"resolution {width} x {height}: sides must be multiples of 8; the remainder is cut",
                 f"resolution {width} x {height}：边长须为 8 的倍数，余数舍去",
             )
         )
@@ -403,7 +403,7 @@ def notes(job: Job, blueprint) -> list[str]:
     if chinese:
         lines.append(
             say(
-                f'Stable Diffusion understands English words; of "{chinese[0]}" it may understand little',
+                f'Stable Diffusion understands English words; it may not understand "{chinese[0]}"',
                 f"Stable Diffusion 只懂英文；“{chinese[0]}”里的中文它可能看不懂",
             )
         )
@@ -502,7 +502,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
     with ExitStack() as around:
         around.enter_context(generate.told_if_memory_is_full())
         model = around.enter_context(merging.Merging(layers))
-        bar = around.enter_context(tqdm(total=len(missing), disable=None, unit=say(" pictures", "张"), smoothing=0.05))
+        bar = around.enter_context(tqdm(total=len(missing), disable=None, unit=say(" images", "张"), smoothing=0.05))
         for count, (cell, told) in enumerate(conditioned(job, missing, family, layers, model, sizes)):
             prompt = sampling.Prompt(
                 "",
@@ -524,8 +524,8 @@ def draw(job: Job, missing: list[Cell]) -> None:
             if count == 0 and taken * (len(missing) - 1) > SAY_ESTIMATE:
                 log.info(
                     say(
-                        f"the first picture took {taken:.1f} s: about {_spoken(taken * (len(missing) - 1))} for the "
-                        f"{len(missing) - 1} others. Ctrl-C stops it; run again, it goes on",
+                        f"the first image took {taken:.1f} s: about {_spoken(taken * (len(missing) - 1))} for the "
+                        f"other {len(missing) - 1}. Ctrl-C stops; run it again to continue",
                         f"第一张用了 {taken:.1f} 秒，其余 {len(missing) - 1} 张约需 "
                         f"{_spoken(taken * (len(missing) - 1))}。可按 Ctrl-C 停止，再次运行会接着画",
                     )
@@ -533,7 +533,7 @@ def draw(job: Job, missing: list[Cell]) -> None:
     seconds = time.perf_counter() - began
     log.info(
         say(
-            f"{len(missing)} pictures drawn in {_spoken(seconds)}, {seconds / len(missing):.2f} s each",
+            f"{plural(len(missing), 'image')} generated in {_spoken(seconds)}, {seconds / len(missing):.2f} s each",
             f"共画 {len(missing)} 张，用时 {_spoken(seconds)}，每张 {seconds / len(missing):.2f} 秒",
         )
     )
@@ -586,21 +586,21 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         generation_parameters.write(path, picture, cell.recipe)
 
-    _write(path, do, 3 * picture.width * picture.height, log.info)
+    _write(path, do, 3 * picture.width * picture.height)
     return path
 
 
-def _write(path: Path, do, size: int, say_line=print) -> None:
+def _write(path: Path, do, size: int) -> None:
     from library.storage import disk
 
     try:
-        disk.writing(path, do, size=size, may_free=lambda: False, say_line=say_line)
+        disk.writing(path, do, size=size, may_free=lambda: False)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             say(
-                f"{path} cannot be written ({reason}). Allow it, or choose another output_dir",
-                f"{path} 无法写入（{reason}）。请取得写入权限，或换一个 output_dir",
+                f"{path} cannot be written ({reason}). Change its permissions, or choose another output_dir",
+                f"{path} 无法写入（{reason}）。请修改权限，或换一个 output_dir",
             )
         ) from error
 

@@ -110,7 +110,7 @@ def read_blocks(config: Config, layout: BlockLayout) -> tuple[Blocks, list[str]]
         if weights is not None and len(given) != count:
             is_long = len(given) > count
             what_en, what_zh = (
-                ("the last are left out", "多出的不用") if is_long else ("1 for the others", "其余按 1 计")
+                ("the last are ignored", "多出的不用") if is_long else ("1 for the others", "其余按 1 计")
             )
             notes.append(
                 say(

@@ -159,7 +159,7 @@ class LatentCache:
             path = uses[lost.at][0].image_path
             raise UserError(
                 say(
-                    f"the cached latents of {path} vanished or were damaged during the run. Start again",
+                    f"the cached latents of {path} were deleted or damaged during the run. Start again",
                     f"{path} 的缓存在训练途中消失或损坏，请重新开始",
                 )
             ) from None
@@ -257,8 +257,8 @@ class TextCache:
                 caption = captions[places[lost.at]]
                 raise UserError(
                     say(
-                        f'the cached caption "{caption}" vanished or was damaged during the run. Start again',
-                        f"标签“{caption}”的缓存在训练途中消失或损坏，请重新开始",
+                        f'the cached caption "{caption}" was deleted or damaged during the run. Start again',
+                        f"标注“{caption}”的缓存在训练途中消失或损坏，请重新开始",
                     )
                 ) from None
         return _from_rows(read, self._names)

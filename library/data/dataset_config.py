@@ -44,23 +44,23 @@ class Subset:
     """What only a subset has."""
 
     image_dir: str | None = option("data", None, path="folder",
-        english="the folder with the pictures directly in it", chinese="直接放着图片的目录")  # fmt: skip
+        english="the folder with the images directly in it", chinese="直接放着图片的目录")  # fmt: skip
     metadata_file: str | None = option("data", None, path="file",
-        english="captions of its pictures, as in_json", chinese="图片的标签文件，同 in_json")  # fmt: skip
+        english="captions of its images, as in_json", chinese="图片的标注文件，同 in_json")  # fmt: skip
     class_tokens: str | None = option("data", None,
-        english="caption of pictures without caption file", chinese="没有标签文件的图片所用的标签")  # fmt: skip
+        english="caption of images without a caption file", chinese="没有标注文件的图片所用的标注")  # fmt: skip
     is_reg: bool = option("data", False,
         english="whether they are regularization images", chinese="是否为正则化图片")  # fmt: skip
     num_repeats: int = option("data", 1, minimum=0,
-        english="how often each is seen in an epoch", chinese="每张图每轮使用的次数")  # fmt: skip
+        english="how often each is used in an epoch", chinese="每张图每轮使用的次数")  # fmt: skip
 
 
 SUBSET = declared(Subset, "", {})
 ANYWHERE = {"num_repeats"}  # of Subset, what a data set or [general] may say for all its subsets
 
 HARMLESS = {  # taken, and said to have no effect
-    "cache_info": ("what is known of pictures is remembered in any case", "图片信息总会自动记住"),
-    "custom_attributes": ("nothing reads it", "没有程序读取它"),
+    "cache_info": ("image information is always cached", "图片信息总会自动记住"),
+    "custom_attributes": ("nothing uses it", "没有程序读取它"),
 }
 REFUSED = {
     "network_multiplier": ("a LoRA is trained at its full strength", "LoRA 以完整强度训练"),
@@ -147,7 +147,7 @@ class _Reader:
         for key in self.tables:
             if key not in ("general", "datasets"):
                 known, here = "[general], [[datasets]]", self.lines.get((id(self.tables), key), 1)
-                line = say(f"{key}: only {known} may stand here", f"{key}：这里只能有 {known}")
+                line = say(f"{key}: only {known} is allowed here", f"{key}：这里只能有 {known}")
                 self.problems.append(f"{self.file.name}:{here}: {line}")
         general = self.tables.get("general", {})
         if not isinstance(general, dict):
@@ -184,7 +184,7 @@ class _Reader:
     def _tell_form(self, key: str, header: str) -> None:
         self.problems.append(
             say(
-                f"{self.file.name}: {key} is not written as tables with the heading {header}, or missing",
+                f"{self.file.name}: {key} is missing, or not written as tables headed {header}",
                 f"{self.file.name}：缺少 {key}，或没有写成以 {header} 开头的表",
             )
         )
@@ -224,7 +224,9 @@ class _Reader:
         if key in REFUSED:
             english, chinese = REFUSED[key]
             if value != NEUTRAL.get(key):
-                self.problems.append(say(f"{at}: {key} is not taken: {english}", f"{at}: {key} 不能使用：{chinese}"))
+                self.problems.append(
+                    say(f"{at}: {key} is not supported: {english}", f"{at}: {key} 不能使用：{chinese}")
+                )
             return
         if key in SUBSET.options:
             cure = say("it belongs to [[datasets.subsets]]", "应写在 [[datasets.subsets]] 里")
@@ -235,7 +237,7 @@ class _Reader:
             )
         elif key in OPTIONS and key not in EXCHANGED:
             cure = say(
-                "it is an option of the whole run; give it outside of this file", "它对整个训练有效，请在此文件之外设定"
+                "it applies to the whole run; set it outside of this file", "它对整个训练有效，请在此文件之外设定"
             )
         else:
             names = [EXCHANGED.get(name, name) for name in OF_SETS + OF_SUBSETS] + list(SUBSET.options)
@@ -253,7 +255,7 @@ class _Reader:
             if not {"image_dir", "metadata_file"} & entry.keys():  # else it is told what is wrong with them
                 self.problems.append(
                     say(
-                        f"{self.file.name}: {which}: image_dir is missing: the folder with its pictures",
+                        f"{self.file.name}: {which}: image_dir is missing: the folder with its images",
                         f"{self.file.name}：{which}：缺少 image_dir（图片所在目录）",
                     )
                 )

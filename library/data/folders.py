@@ -57,8 +57,9 @@ def entries(folder: Path) -> list[os.DirEntry]:
         reason = error.strerror or error
         raise UserError(
             say(
-                f"{folder}: this folder cannot be read ({reason}). Allow yourself to read it, or move it away",
-                f"{folder}：无法读取此目录（{reason}）。请取得读取权限，或把它移走",
+                f"{folder}: this folder cannot be read ({reason}). You don't have permission to read it: change its "
+                "permissions, or move it away",
+                f"{folder}：无法读取此目录（{reason}）。请修改权限，或把它移走",
             )
         ) from error
     return sorted(shown, key=lambda entry: entry.name)
@@ -160,8 +161,8 @@ def numbered_folders(
         elif meaning and meaning[0] > MOST_REPEATS:
             endless.append(
                 say(
-                    f"{path}: this name means {meaning[0]} repeats of every picture, for ever. Rename it, e.g. "
-                    f"10_{path.name}",
+                    f"{path}: this name means {meaning[0]} repeats of every image, which would never finish. Rename "
+                    f"it, e.g. 10_{path.name}",
                     f"{path}：这个名称表示每张图重复 {meaning[0]} 次，永远训练不完。请改名，如 10_{path.name}",
                 )
             )
@@ -170,8 +171,8 @@ def numbered_folders(
             if meaning[0] > MANY_REPEATS:
                 notes.append(
                     say(
-                        f"{path}: this name means {meaning[0]} repeats of every picture. If that is not meant, rename "
-                        f"it, e.g. 10_{path.name}",
+                        f"{path}: this name means {meaning[0]} repeats of every image. If you didn't mean that, "
+                        f"rename it, e.g. 10_{path.name}",
                         f"{path}：这个名称表示每张图重复 {meaning[0]} 次。如果不是这个意思，请改名，如 10_{path.name}",
                     )
                 )
@@ -185,8 +186,8 @@ def numbered_folders(
         elif folded(path.name) == MASKS:
             notes.append(
                 say(
-                    f"{path}: not used: masks lie beside their pictures, in {parent / '[repeats]_[concept]' / MASKS}. "
-                    "Move them there",
+                    f"{path}: not used: masks belong beside their images, in "
+                    f"{parent / '[repeats]_[concept]' / MASKS}. Move them there",
                     f"{path}：未使用：蒙版要放在图片旁边，即 {parent / '[重复次数]_[概念]' / MASKS}，请移过去",
                 )
             )
@@ -202,13 +203,13 @@ def numbered_folders(
         else:
             notes.append(
                 say(
-                    f"{path}: skipped: its name does not begin with [repeats]_, and no picture lies directly in it",
+                    f"{path}: skipped: its name does not begin with [repeats]_, and it contains no images directly",
                     f"{path}：已跳过：名称不是 [重复次数]_[概念] 的形式，里面也没有直接放图片",
                 )
             )
     for entry in entries(parent):
         if not is_folder(entry) and not is_file(entry):
-            notes.append(say(f"{entry.path}: the link leads nowhere", f"{entry.path}：链接失效"))
+            notes.append(say(f"{entry.path}: broken link", f"{entry.path}：链接失效"))
     direct = pictures_in(parent)
     problems += endless
     if not numbered and not endless:
@@ -220,7 +221,7 @@ def numbered_folders(
     if direct:
         warnings.append(
             say(
-                f"{parent}: {plural(len(direct), 'picture')} beside the folders are not used: {some(direct)}. Move "
+                f"{parent}: {plural(len(direct), 'image')} beside the folders are not used: {some(direct)}. Move "
                 "them into a [repeats]_[concept] folder",
                 f"{parent}：子目录之外的 {len(direct)} 张图片不会使用：{some(direct)}。请移入 [重复次数]_[概念] 目录",
             )
@@ -247,7 +248,7 @@ def _concept(path: Path, text: str, notes: list[str]) -> str:
             text = data.decode(errors="replace")
         notes.append(
             say(
-                f'{path}: the name of this folder is not UTF-8 and read as "{text}". If that is not it, rename it',
+                f'{path}: the name of this folder is not UTF-8; it was read as "{text}". If that is wrong, rename it',
                 f"{path}：目录名不是 UTF-8，按“{text}”读取。如果不对，请改名",
             )
         )
@@ -255,9 +256,9 @@ def _concept(path: Path, text: str, notes: list[str]) -> str:
     if shown != text:
         notes.append(
             say(
-                f'{path}: the name of this folder holds invisible characters; its caption is "{shown}" without them. '
-                "Rename it",
-                f"{path}：目录名含不可见字符，已去除，作为标签的是“{shown}”。请改名",
+                f"{path}: the name of this folder contains invisible characters; without them the caption is "
+                f'"{shown}". Rename it',
+                f"{path}：目录名含不可见字符，已去除，作为标注的是“{shown}”。请改名",
             )
         )
     return shown
@@ -270,20 +271,20 @@ def _what_was_meant(parent: Path, option: str, direct: list[str], unnamed: list[
     example = parent / "10_mytag"
     if direct and repeats_and_text(absolute.name):
         return say(
-            f"{where} is itself a [repeats]_[concept] folder: one level too deep. Choose the folder that holds it: "
-            f"{absolute.parent}",
+            f"{where} is itself a [repeats]_[concept] folder: one level too deep. Choose the folder that contains "
+            f"it: {absolute.parent}",
             f"{where} 本身就是 [重复次数]_[概念] 目录，选深了一级。请选它的上一级：{absolute.parent}",
         )
     if direct:
         return say(
-            f"{where}: {plural(len(direct), 'picture lies', 'pictures lie')} directly in it. Move them into a "
-            f"sub-folder named [repeats]_[concept], such as {example}",
+            f"{where}: {plural(len(direct), 'image is', 'images are')} directly in it. Move them into a sub-folder "
+            f"named [repeats]_[concept], such as {example}",
             f"{where}：{len(direct)} 张图片直接放在里面。请移入 [重复次数]_[概念] 形式的子目录，如 {example}",
         )
     if unnamed:
         cures = "; ".join(f"{path.name} -> {offered_name(path.name)}" for path in unnamed)
         return say(
-            f"{where}: no sub-folder's name has the form [repeats]_[concept]. Rename: {cures}",
+            f"{where}: no sub-folder is named [repeats]_[concept]. Rename: {cures}",
             f"{where}：没有子目录的名称是 [重复次数]_[概念] 的形式。请改名：{cures}",
         )
     below = [path for path in subfolders(parent) if any(repeats_and_text(child.name) for child in subfolders(path))]
@@ -291,6 +292,6 @@ def _what_was_meant(parent: Path, option: str, direct: list[str], unnamed: list[
         choices = say(" or ", " 或 ").join(str(path) for path in below)
         return say(f"{where} is one level too high. Choose {choices}", f"{where} 选高了一级。请选 {choices}")
     return say(
-        f"{where}: no [repeats]_[concept] folder with pictures in it, such as {example}",
+        f"{where}: no [repeats]_[concept] folder with images in it, such as {example}",
         f"{where}：里面没有装着图片的 [重复次数]_[概念] 目录，如 {example}",
     )

@@ -151,8 +151,8 @@ def _too_few(share: float, total: int, can_be_more: bool) -> Note:
     english = f"Set it to at least {least:.2f}, or give" if can_be_more else "Add pictures, or give"
     chinese = f"请至少设为 {least:.2f}，或" if can_be_more else "请增加图片，或"
     line = say(
-        f"validation_split = {share:g} holds out none of {plural(total, 'picture')} (each folder keeps at least "
-        f"one), so nothing is validated. {english} a folder of other pictures as validation_data_dir",
+        f"validation_split = {share:g} holds out none of {plural(total, 'image')} (each folder keeps at least one), "
+        f"so there is no validation. {english} a folder of other images as validation_data_dir",
         f"validation_split = {share:g}：训练图片只有 {total} 张（每个目录至少留一张），分不出验证图片，因此不做验证。"
         f"{chinese}用 validation_data_dir 另给一个图片目录",
     )
@@ -190,8 +190,8 @@ def find(folder: str, found: Found, config: Config, memory: Path | None) -> Foun
     if twins := [f"{path.name} = {names[same[path]]}" for path in own if same[path] in names]:
         raise UserError(
             say(
-                f"{option} = {parent}: {len(twins)} of its pictures are learnt in this run, so they tell nothing: "
-                f"{some(twins)}. Choose others, or set validation_split in its place",
+                f"{option} = {parent}: {len(twins)} of its images are also trained on, so they can't be used for "
+                f"validation: {some(twins)}. Choose others, or use validation_split instead",
                 f"{option} = {parent}：其中 {len(twins)} 张图片也在本次训练中，不能用来验证：{some(twins)}。"
                 "请换成其他图片，或改用 validation_split",
             )

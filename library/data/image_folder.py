@@ -55,8 +55,9 @@ def find(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: b
     if not re.fullmatch(r"(\.[\w-]+)+", extension) or is_picture(f"x{extension}"):  # a picture would be overwritten
         raise UserError(
             say(
-                f'caption_extension = "{caption_extension}" cannot end a caption file. Take ".txt" or ".caption"',
-                f'caption_extension = "{caption_extension}" 不能作标签文件的扩展名。请用 ".txt" 或 ".caption"',
+                f'caption_extension = "{caption_extension}" is not an extension of caption files. Use ".txt" or '
+                '".caption"',
+                f'caption_extension = "{caption_extension}" 不能作标注文件的扩展名。请用 ".txt" 或 ".caption"',
             )
         )
     pictures: list[Picture] = []
@@ -64,7 +65,7 @@ def find(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: b
     problems: list[str] = []
     _collect(folder, extension, pictures, notes, problems)
     if not pictures and not problems and not may_be_empty:
-        problems.append(say(f"{folder}: no picture in it", f"{folder}：里面没有图片"))
+        problems.append(say(f"{folder}: contains no images", f"{folder}：里面没有图片"))
     if problems:
         raise UserError(problems + notes)
     return Heap(folder, pictures, notes)
@@ -82,8 +83,8 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
     if unreadable:
         notes.append(
             say(
-                f"{folder}: {plural(len(unreadable), 'file')} of kinds that are not read: {some(unreadable)}. "
-                "Convert them to .png",
+                f"{folder}: {plural(len(unreadable), 'file')} in unsupported formats: {some(unreadable)}. Convert "
+                "them to .png",
                 f"{folder}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png",
             )
         )
@@ -97,8 +98,8 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
         except OSError as error:
             problems.append(
                 say(
-                    f"{caption_path}: cannot be read ({error.strerror or error}). Allow yourself to read it",
-                    f"{caption_path}：无法读取（{error.strerror or error}）。请取得读取权限",
+                    f"{caption_path}: cannot be read ({error.strerror or error}). Change its permissions",
+                    f"{caption_path}：无法读取（{error.strerror or error}）。请修改文件权限",
                 )
             )
             continue
@@ -115,10 +116,10 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
         if others:
             notes.append(
                 say(
-                    f"{folder}: {plural(len(others), 'picture has', 'pictures have')} captions ending in {ending}, "
+                    f"{folder}: {plural(len(others), 'image has', 'images have')} captions ending in {ending}, "
                     f'which are not read: {some(others)}. To read them, set caption_extension = "{ending}"',
-                    f"{folder}：{len(others)} 张图片的标签文件扩展名是 {ending}，没有读取：{some(others)}。"
-                    f'要读取请设 caption_extension = "{ending}"',
+                    f"{folder}：{len(others)} 张图片的标注文件扩展名是 {ending}，没有读取：{some(others)}。要读取请"
+                    f'设 caption_extension = "{ending}"',
                 )
             )
     for entry in listed:

@@ -49,12 +49,12 @@ def read(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[Path, str
     if not found:
         raise UserError(
             say(
-                f"{file}: none of its pictures is in {folder.path}: {some(missing)}. Its keys are paths below that "
+                f"{file}: none of its images is in {folder.path}: {some(missing)}. Its keys are paths below that "
                 "folder: choose the folder that fits them",
                 f"{file}：里面的图片都不在 {folder.path} 中：{some(missing)}。键是相对该目录的路径，请选对目录",
             )
             if missing
-            else say(f"{file}: names no picture", f"{file}：里面没有图片")
+            else say(f"{file}: lists no images", f"{file}：里面没有图片")
         )
     for names, english, chinese in (
         (missing, ("listed image does not exist", "listed images do not exist"), "张图片不存在，未使用"),

@@ -170,15 +170,15 @@ def _decoded(
             if max(width, height) > MOST_ELONGATED * min(width, height):
                 raise BrokenPicture(
                     say(
-                        f"{width} x {height} pixels are too elongated to learn from; cut a part out, or cut it up",
+                        f"{width} x {height} pixels are too elongated to train on; crop it, or cut it into pieces",
                         f"{width} x {height} 像素过于狭长，无法用于训练，请裁剪或切成几张",
                     )
                 )
             if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * byte_count):
                 raise BrokenPicture(
                     say(
-                        f"{width} x {height} pixels in a file of {byte_count:,} bytes: empty, but enough to fill the "
-                        "memory; delete it, or make it smaller",
+                        f"{width} x {height} pixels in a file of {byte_count:,} bytes: blank, but large enough to "
+                        "fill the memory; delete it, or make it smaller",
                         f"{width} x {height} 像素，而文件只有 {byte_count:,} 字节："
                         "内容空白却足以占满内存，请删除或缩小",
                     )
@@ -190,8 +190,7 @@ def _decoded(
             if image.format in ("JPEG", "MPO", "WEBP") and _ends_in_zeros(path):
                 raise BrokenPicture(
                     say(
-                        "its end is missing and zeros stand in its place, as after a download that broke off; get it "
-                        "anew",
+                        "its end is missing (all zeros), as after an interrupted download; download it again",
                         "结尾缺失，只有一片零字节，多半是下载中断所致，请重新获取",
                     )
                 )
@@ -205,17 +204,21 @@ def _decoded(
     except Image.UnidentifiedImageError as error:
         raise BrokenPicture(
             say(
-                "not a picture of a kind that is read, or damaged at its beginning; save it anew as .png",
+                "not a supported image format, or its header is damaged; open it in an editor and save it again as "
+                ".png",
                 "不是可读取的图片格式，或文件头已损坏，请另存为 .png",
             )
         ) from error
     except PermissionError as error:
         raise BrokenPicture(
-            say("no permission to read it; change that in its properties", "没有读取权限，请修改文件权限")
+            say("no permission to read it; change its permissions", "没有读取权限，请修改文件权限")
         ) from error
     except Exception as error:  # a decoder that meets a broken file may raise anything
         raise BrokenPicture(
-            say(f"damaged or truncated ({error}); save it anew", f"已损坏或不完整（{error}），请重新保存")
+            say(
+                f"damaged or truncated ({error}); open it in an editor and save it again",
+                f"已损坏或不完整（{error}），请重新保存",
+            )
         ) from error
     return Inspection(width, height, is_animated), used
 
@@ -304,7 +307,7 @@ def load(
     except Exception as error:  # whole when it was inspected; a decoder that meets a broken file may raise anything
         raise UserError(
             say(
-                f"{path}: cannot be read: {error}. It was changed or moved since the start; start again",
+                f"{path}: cannot be read: {error}. It was changed or moved during the run; start again",
                 f"{path}：无法读取：{error}。它在训练开始后被改动或移走了，请重新开始训练",
             )
         ) from error

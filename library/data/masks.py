@@ -101,7 +101,7 @@ def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
     except images.BrokenPicture as error:
         raise UserError(
             say(
-                f"{path}: cannot be read: {error}. It was changed or moved since the start; start again",
+                f"{path}: cannot be read: {error}. It was changed or moved during the run; start again",
                 f"{path}：无法读取：{error}。它在训练开始后被改动或移走了，请重新开始训练",
             )
         ) from error
@@ -158,8 +158,8 @@ def given(
     if black:
         names = some([path.name for path in black])
         line = say(
-            f"{folder}: {plural(len(black), 'picture teaches', 'pictures teach')} nothing, their masks are black "
-            f"all over: {names}. Make the masks anew, or delete the pictures",
+            f"{folder}: {plural(len(black), 'image teaches', 'images teach')} nothing: completely black mask: "
+            f"{names}. Make the masks again, or delete the images",
             f"{folder}：{len(black)} 张图片的蒙版全黑，什么也学不到：{names}。请重做蒙版，或删除这些图片",
         )
         warnings.append(Note(line, "red", topic="pictures", pictures=black))
@@ -216,17 +216,17 @@ def _files(
     if broken:
         problems.append(
             say(
-                f"{place}: {plural(len(broken), 'mask')} cannot be read: {some(broken)}. Make them anew, or delete "
-                "them: their pictures are then learnt as a whole",
+                f"{place}: {plural(len(broken), 'mask')} cannot be read: {some(broken)}. Make them again, or delete "
+                "them to train on the whole images",
                 f"{place}：{len(broken)} 个蒙版无法读取：{some(broken)}。请重做，或删除（相应图片就会整张学习）",
             )
         )
     if other_shape:
         problems.append(
             say(
-                f"{place}: {plural(len(other_shape), 'mask is', 'masks are')} of another shape than their picture: "
-                f"{some(other_shape)}. A mask belongs to the picture as it is seen upright. Make them anew, or set "
-                "masked_loss = False",
+                f"{place}: {plural(len(other_shape), 'mask is', 'masks are')} of another shape than their image: "
+                f"{some(other_shape)}. A mask must match the image as displayed, after EXIF rotation. Make them "
+                "again, or set masked_loss = False",
                 f"{place}：{len(other_shape)} 个蒙版与图片的长宽比不同：{some(other_shape)}。"
                 "蒙版应与摆正后的图片一致。请重做，或设 masked_loss = False",
             )
@@ -246,8 +246,8 @@ def _tell_orphans(place: Path, names: list[str], warnings: list[str]) -> None:
         right = f"{os.path.splitext(os.path.splitext(wrong)[0])[0]}.png"
         cure = say(f", such as {right} instead of {wrong}", f"，如 {wrong} 应为 {right}")
     line = say(
-        f"{place}: {plural(len(orphans), 'mask belongs', 'masks belong')} to no picture that is used: "
-        f"{some(orphans)}. A mask has its picture's name and ends in .png{cure}",
+        f"{place}: {plural(len(orphans), 'mask has', 'masks have')} no matching image: {some(orphans)}. A mask has "
+        f"its image's name and ends in .png{cure}",
         f"{place}：{len(orphans)} 个蒙版没有对应的可用图片：{some(orphans)}。蒙版与图片同名，扩展名为 .png{cure}",
     )
     warnings.append(Note(line, topic="pictures", pictures=[place / name for name in orphans]))

@@ -115,7 +115,7 @@ def make_plan(
     if config.max_train_steps is None and config.max_train_epochs is None:
         raise UserError(
             say(
-                "max_train_epochs and max_train_steps are both None: give one of them, e.g. max_train_epochs = 10",
+                "max_train_epochs and max_train_steps are both None: set one of them, e.g. max_train_epochs = 10",
                 "max_train_epochs 和 max_train_steps 都是 None：请给出其中之一，如 max_train_epochs = 10",
             )
         )
@@ -307,7 +307,7 @@ def check(
     token_counts: Callable[[list[str]], list[tuple[int, int]]] | None = None,
     is_everyday_word: Callable[[str], bool] | None = None,
 ) -> list[str]:
-    """Everything about the data that the user should know, what `find` noticed first; each with its cure.
+    """Everything about the data that the user should know, what `find` noticed first; each says how to fix it.
 
     Args:
         token_counts: of each caption, its tokens and how many of them the text encoder sees.
@@ -323,7 +323,7 @@ def check(
         cure = (
             say("More epochs would reach them", "增加轮数才会用到")
             if plan.reg_rotate
-            else say("reg_rotate = True lets them take turns", "设 reg_rotate = True 可轮流使用")
+            else say("reg_rotate = True rotates them", "设 reg_rotate = True 可轮流使用")
         )
         line = say(
             f"{unused} of {len(plan.found.regularization)} regularization images are never used. {cure}",
@@ -349,8 +349,8 @@ def _check_sizes(plan: Plan) -> list[str]:
         enlarged.sort(reverse=True)
         names = some([f"{path.parent.name}/{path.name} (x{factor:.1f})" for factor, path in enlarged])
         line = say(
-            f"{plural(len(enlarged), 'picture is', 'pictures are')} smaller than their bucket and get enlarged, "
-            f"which teaches blur: {names}. Use larger ones, a lower resolution, or bucket_no_upscale = True",
+            f"{plural(len(enlarged), 'image is', 'images are')} smaller than their bucket and get enlarged, which "
+            f"teaches blur: {names}. Use larger images, a lower resolution, or bucket_no_upscale = True",
             f"{len(enlarged)} 张图片小于所在的桶，会被放大，容易学到模糊：{names}。"
             "请换更大的图、降低 resolution，或设 bucket_no_upscale = True",
         )
@@ -359,8 +359,8 @@ def _check_sizes(plan: Plan) -> list[str]:
         cut.sort(reverse=True)
         names = some([f"{path.parent.name}/{path.name} ({lost:.0%})" for lost, path in cut])
         line = say(
-            f"{plural(len(cut), 'picture loses', 'pictures lose')} more than a third by cropping: {names}. Crop "
-            "them yourself, or let buckets be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
+            f"{plural(len(cut), 'image loses', 'images lose')} more than a third by cropping: {names}. Crop them "
+            "yourself, or let buckets be more elongated (enable_bucket, min_bucket_reso, max_bucket_reso)",
             f"{len(cut)} 张图片裁掉的部分超过三分之一：{names}。请自行裁剪，"
             "或允许更狭长的桶（enable_bucket、min_bucket_reso、max_bucket_reso）",
         )
@@ -378,19 +378,19 @@ def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str]
         texts = [captions.whole_of(sample, config) for sample in plan.found.train if sample.subset == place]
         if not any(_plain(word) in _plain(text) for text in texts):
             line = say(
-                f'{folder.path}: "{word}" stands in none of its captions, so nothing is learnt under that word '
-                f"({folder.source} counts only for pictures without caption file). Add it to the captions, or "
-                f'set caption_prefix = "{word},"',
-                f"{folder.path}：所有标签里都没有“{word}”，因此不会学到这个词（{folder.source}只用于没有标签文件的图片）。"
-                f'请把它加入标签，或设 caption_prefix = "{word},"',
+                f'{folder.path}: "{word}" is in none of its captions, so nothing is learned for that word '
+                f"({folder.source} is used only for images without a caption file). Add it to the captions, or set "
+                f'caption_prefix = "{word},"',
+                f"{folder.path}：所有标注里都没有“{word}”，因此不会学到这个词（{folder.source}只用于没有标注文件的图"
+                f'片）。请把它加入标注，或设 caption_prefix = "{word},"',
             )
             warnings.append(Note(line, "red", topic="captions"))
         elif is_everyday_word and is_everyday_word(word):
             line = say(
-                f'{folder.path}: "{word}" is an everyday word that the base model already knows, so what is learnt '
-                f"mixes with its meaning. Choose a made-up word, in {folder.source} and in the captions",
-                f"{folder.path}：“{word}”是底模已经认识的常用词，学到的内容会与原意混在一起。"
-                f"请在{folder.source}和标签里改用自造的词",
+                f'{folder.path}: "{word}" is a common word that the base model already knows, so what is learned '
+                f"mixes with its meaning. Use a made-up word in {folder.source} and in the captions",
+                f"{folder.path}：“{word}”是底模已经认识的常用词，学到的内容会与原意混在一起。请在{folder.source}和标"
+                "注里改用自造的词",
             )
             warnings.append(Note(line, topic="captions"))
     return warnings
@@ -415,8 +415,8 @@ def _check_lengths(plan: Plan, config: Config, token_counts: Callable[[list[str]
     line = say(
         f"{plural(len(cut), 'caption is', 'captions are')} longer than the {cut[0][1]} tokens that are read; the "
         f"rest is cut: {names}. Shorten them, put what matters first, or raise max_token_length",
-        f"{len(cut)} 条标签超过可读取的 {cut[0][1]} 个 token，超出部分会被截掉：{names}。"
-        "请缩短、把重要的放前面，或调大 max_token_length",
+        f"{len(cut)} 个标注文件超过可读取的 {cut[0][1]} 个 token，超出部分会被截掉：{names}。请缩短、把重要的放前面，"
+        "或调大 max_token_length",
     )
     return [Note(line, topic="captions")]
 
@@ -456,10 +456,10 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
     rows = [
         [
             say("folder", "目录"),
-            say("pictures", "图片"),
+            say("images", "图片"),
             say("repeats", "重复"),
             say("samples per epoch", "每轮样本"),
-            say("captions", "标签"),
+            say("captions", "标注"),
         ]
     ]
     for place, folder in enumerate(plan.found.folders):
@@ -485,7 +485,7 @@ def _bucket_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
         key = sample.dataset, plan.fit(sample).bucket
         pictures[key] += 1
         samples[key] += count
-    rows = [[say("bucket", "桶"), say("pictures", "图片"), say("samples", "样本"), say("batches", "批次")]]
+    rows = [[say("bucket", "桶"), say("images", "图片"), say("samples", "样本"), say("batches", "批次")]]
     for dataset, bucket in sorted(samples):
         key = dataset, bucket
         batches = -(-samples[key] // plan.sets[dataset].batch_size)
@@ -505,13 +505,13 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
     used_count = len(plan.samples_used) - len(found.train)
     if used_count > len(reg_uses):
         turns = say(
-            f"; they take turns, {used_count} of {total} over all epochs (reg_rotate)",
+            f"; they rotate, {used_count} of {total} over all epochs (reg_rotate)",
             f"；各轮轮流使用，全部轮次共用到 {used_count} 张（reg_rotate）",
         )
     captions_used = (
-        say("captions are read from their files", "读取其标签文件")
+        say("captions are read from their files", "读取其标注文件")
         if found.reg_captions
-        else say("caption files are not read, the folder's name is the caption", "不读标签文件，以目录名为标签")
+        else say("caption files are not read, the folder's name is the caption", "不读标注文件，以目录名作标注")
     )
     return [
         say(
@@ -531,7 +531,7 @@ def _mask_lines(found: Found) -> list[str]:
     mean = sum(shares) / len(shares)
     return [
         say(
-            f"masks: {len(shares)} of {len(pictures)} pictures have one; on average {mean:.0%} of their area is learnt",
+            f"masks: {len(shares)} of {len(pictures)} images have one; on average {mean:.0%} of their area is trained",
             f"蒙版：{len(pictures)} 张图片中有 {len(shares)} 张带蒙版，平均学习其面积的 {mean:.0%}",
         )
     ]
@@ -543,8 +543,8 @@ def _validation_lines(found: Found, config: Config) -> list[str]:
             return []
         return [
             say(
-                f"validation: none, as there are fewer than {AUTO_LEAST} pictures; validation_data_dir takes others of "
-                "the same subject",
+                f"validation: none, with fewer than {AUTO_LEAST} images; put other images of the same subject in "
+                "validation_data_dir",
                 f"验证：训练图片不足 {AUTO_LEAST} 张，不做验证；可用 validation_data_dir 另给同一主题的图片",
             )
         ]
@@ -554,10 +554,10 @@ def _validation_lines(found: Found, config: Config) -> list[str]:
     count, source = len(found.validation), "validation_data_dir" if config.validation_data_dir else "validation_split"
     return [
         say(
-            f"validation: {count} pictures are not learnt but measured ({source}), {' and '.join(when_en)}, beside as "
-            "many that are learnt",
-            f"验证：{count} 张图片不参加训练，只用来测量（{source}），{'、'.join(when_zh)}一次，"
-            "并与同样数量的训练图片对照",
+            f"validation: {plural(count, 'image is', 'images are')} held out for validation ({source}), measured "
+            f"{' and '.join(when_en)}, along with as many training images",
+            f"验证：{count} 张图片留作验证，不参加训练（{source}），{'、'.join(when_zh)}一次，并与同样数量的训练图片"
+            "对照",
         )
     ]
 
@@ -590,7 +590,7 @@ def _step_lines(plan: Plan, config: Config, sample_count: int) -> list[str]:
     limit = say(", ended by max_train_steps", "，由 max_train_steps 截止") if config.max_train_steps else ""
     sentences.append(
         say(
-            f"run: {plan.epoch_count} epochs, {plan.step_count} steps in all{limit}",
+            f"run: {plural(plan.epoch_count, 'epoch')}, {plural(plan.step_count, 'step')} in total{limit}",
             f"全程：{plan.epoch_count} 轮，共 {plan.step_count} 步{limit}",
         )
     )

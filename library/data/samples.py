@@ -132,7 +132,7 @@ def find(
             names = some([folder.name for folder in numbered])
             problems.append(
                 say(
-                    f"{option} = {parent}: no usable picture in {names}",
+                    f"{option} = {parent}: no usable image in {names}",
                     f"{option} = {parent}：{names} 中没有可用的图片",
                 )
             )
@@ -171,12 +171,12 @@ def read_subsets(
     regularization = [sample for sample in samples if sample.is_regularization]
     if not train and not problems:
         names = some([str(subset.metadata_file or subset.path) for subset in subsets])
-        problems.append(say(f"there is no usable picture in {names}", f"{names} 中没有可用的图片"))
+        problems.append(say(f"there is no usable image in {names}", f"{names} 中没有可用的图片"))
     for dataset in sorted({one.dataset for one in regularization} - {one.dataset for one in train}):
         warnings.append(
             say(
-                f"data set {dataset + 1} holds regularization images only: they join the training pictures of their "
-                "own data set, and are never used",
+                f"data set {dataset + 1} contains regularization images only: they join the training images of "
+                "their own data set, and are never used",
                 f"第 {dataset + 1} 个数据集只有正则化图片：它们只与同一数据集的训练图片一起使用，因此不会用到",
             )
         )
@@ -225,7 +225,7 @@ def _without_small(folder: Folder, samples: list[Sample], least: int, warnings: 
         return samples
     names = some([path.name for path in small])
     line = say(
-        f"{folder.path}: {plural(len(small), 'picture')} left out, as skip_image_resolution asks: {names}",
+        f"{folder.path}: {plural(len(small), 'image')} left out by skip_image_resolution: {names}",
         f"{folder.path}：按 skip_image_resolution 跳过 {len(small)} 张图片：{names}",
     )
     warnings.append(Note(line, topic="pictures", pictures=small))
@@ -312,8 +312,8 @@ def _tell_missing_masks(
         mask = picture.parent / MASKS / f"{picture.stem}.png"
         problems.append(
             say(
-                f"masked_loss = True: no picture has a mask. That of {picture} would be {mask}. Make masks, or set "
-                'masked_loss = "auto" to learn the whole of pictures without one',
+                f"masked_loss = True: no image has a mask. For {picture} it would be {mask}. Make masks, or set "
+                'masked_loss = "auto" to train on the whole of images without one',
                 f"masked_loss = True：没有一张图片有蒙版。{picture} 的蒙版应为 {mask}。"
                 '请制作蒙版；没有蒙版的图片要整张学习，请设 masked_loss = "auto"',
             )
@@ -321,7 +321,7 @@ def _tell_missing_masks(
     if alpha_mask and not any(mask.is_alpha for mask in found):
         warnings.append(
             say(
-                "alpha_mask = True has no effect: no picture has transparent parts",
+                "alpha_mask = True has no effect: no image has transparent parts",
                 "alpha_mask = True 不起作用：没有一张图片有透明部分",
             )
         )
@@ -339,18 +339,16 @@ def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Pat
             if inside:
                 warnings.append(
                     say(
-                        f"{path}: {plural(len(inside), 'picture')} in a folder within a [repeats]_[concept] folder "
+                        f"{path}: {plural(len(inside), 'image')} in a folder within a [repeats]_[concept] folder "
                         "are not used. Move them one level up",
                         f"{path}：[重复次数]_[概念] 目录里的子目录不会读取，其中 {len(inside)} 张图片未使用。"
                         "请移到上一级",
                     )
                 )
             elif ending in images.EXTENSIONS:
-                warnings.append(say(f"{path}: is a folder, not a picture", f"{path}：是目录，不是图片"))
+                warnings.append(say(f"{path}: is a folder, not an image", f"{path}：是目录，不是图片"))
         elif not is_file(entry):
-            warnings.append(
-                say(f"{path}: the link leads nowhere, or it is no file", f"{path}：链接失效，或不是普通文件")
-            )
+            warnings.append(say(f"{path}: broken link, or it is no file", f"{path}：链接失效，或不是普通文件"))
         elif ending in images.UNREADABLE_EXTENSIONS:
             unreadable.append(entry.name)
         elif ending in images.EXTENSIONS:
@@ -358,14 +356,14 @@ def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Pat
     if unreadable:
         warnings.append(
             say(
-                f"{folder.path}: {plural(len(unreadable), 'file')} of kinds that are not read: {some(unreadable)}. "
+                f"{folder.path}: {plural(len(unreadable), 'file')} in unsupported formats: {some(unreadable)}. "
                 "Convert them to .png (for .jxl also: pip install pillow-jxl-plugin)",
                 f"{folder.path}：{len(unreadable)} 个文件的格式不支持：{some(unreadable)}。请转换为 .png"
                 "（.jxl 也可 pip install pillow-jxl-plugin）",
             )
         )
     if not pictures:
-        warnings.append(say(f"{folder.path}: holds no picture", f"{folder.path}：里面没有图片"))
+        warnings.append(say(f"{folder.path}: contains no images", f"{folder.path}：里面没有图片"))
     return pictures
 
 
@@ -391,7 +389,7 @@ def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -
     if animated:
         warnings.append(
             say(
-                f"{pictures[0].parent}: of animated pictures only the first frame is used: {some(animated)}",
+                f"{pictures[0].parent}: of animated images only the first frame is used: {some(animated)}",
                 f"{pictures[0].parent}：动图只使用第一帧：{some(animated)}",
             )
         )
@@ -434,8 +432,9 @@ def _captions_of(
             reason = error.strerror or error
             problems.append(
                 say(
-                    f"{path}: cannot be read ({reason}). Allow yourself to read it, or delete it",
-                    f"{path}：无法读取（{reason}）。请取得读取权限，或删除它",
+                    f"{path}: cannot be read ({reason}). You don't have permission to read this file. Change its "
+                    "permissions, or delete it",
+                    f"{path}：无法读取（{reason}）。请修改文件权限，或删除它",
                 )
             )
             continue
@@ -465,16 +464,16 @@ def _captions_of(
         warnings.append(
             say(
                 f"{folder.path}: {plural(len(read), 'caption is', 'captions are')} not UTF-8 and read as {kind}, "
-                f'e.g. {name}: "{line[:40]}". If that is not its text, save them as UTF-8',
-                f"{folder.path}：{len(read)} 个标签文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。"
-                "如果文字不对，请另存为 UTF-8",
+                f'e.g. {name}: "{line[:40]}". If the text is wrong, save them as UTF-8',
+                f"{folder.path}：{len(read)} 个标注文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。如果文"
+                "字不对，请另存为 UTF-8",
             )
         )
     for names, english, chinese in (
         (
             empty,
             ("caption file is empty: trained without a caption", "caption files are empty: trained without a caption"),
-            "个标注文件是空的，按无标签训练",
+            "个标注文件是空的，按空标注训练",
         ),
         (
             chinese_commas,
@@ -535,28 +534,28 @@ def _tell_missing_captions(
         names = [path.name for path in missing if caption_file(path, files, ending)]
         if names and ending != extension.lower():
             line = say(
-                f"{folder.path}: {plural(len(names), 'picture has', 'pictures have')} captions ending in {ending}, "
+                f"{folder.path}: {plural(len(names), 'image has', 'images have')} captions ending in {ending}, "
                 f'which are not read: caption_extension is "{extension}". Set caption_extension = "{ending}"',
-                f"{folder.path}：{len(names)} 张图片的标签文件扩展名是 {ending}，"
-                f'而 caption_extension 为 "{extension}"，因此没有读取。请设 caption_extension = "{ending}"',
+                f"{folder.path}：{len(names)} 张图片的标注文件扩展名是 {ending}，而 caption_extension 为 "
+                f'"{extension}"，因此没有读取。请设 caption_extension = "{ending}"',
             )
             warnings.append(Note(line, "red", topic="captions"))
     names = some([path.name for path in missing])
     if missing and not folder.text:
         warnings.append(
             say(
-                f"{folder.path}: {plural(len(missing), 'picture has', 'pictures have')} neither a caption file nor "
-                f"a concept in {folder.source}, trained with an empty caption: {names}",
-                f"{folder.path}：{len(missing)} 张图片没有标签文件，{folder.source}里也没有概念，按空标签训练：{names}",
+                f"{folder.path}: {plural(len(missing), 'image has', 'images have')} neither a caption file nor a "
+                f"concept in {folder.source}: trained with an empty caption: {names}",
+                f"{folder.path}：{len(missing)} 张图片没有标注文件，{folder.source}里也没有概念，按空标注训练：{names}",
             )
         )
     elif texts and missing:  # where all are missing it is a way of working, and stands in the table
         warnings.append(
             say(
-                f"{folder.path}: {len(missing)} of {plural(len(pictures), 'picture')} without a caption file; "
-                f'the caption is "{folder.text}": {names}',
-                f"{folder.path}：{len(pictures)} 张图片中有 {len(missing)} 张没有标签文件，"
-                f"以{folder.source}“{folder.text}”为标签：{names}",
+                f"{folder.path}: {len(missing)} of {plural(len(pictures), 'image')} without a caption file; the "
+                f'caption is "{folder.text}": {names}',
+                f"{folder.path}：{len(pictures)} 张图片中有 {len(missing)} 张没有标注文件，以"
+                f"{folder.source}“{folder.text}”作标注：{names}",
             )
         )
 
@@ -573,9 +572,9 @@ def _tell_orphans(names: list[str], used: set[str], folder: Folder, extension: s
             cure = say(f". Rename {old} to {new}", f"。请把 {old} 改名为 {new}")
         warnings.append(
             say(
-                f"{folder.path}: {plural(len(orphans), 'caption file belongs', 'caption files belong')} to no "
-                f"picture: {some(orphans)}{cure}",
-                f"{folder.path}：{len(orphans)} 个标签文件没有对应的图片：{some(orphans)}{cure}",
+                f"{folder.path}: {plural(len(orphans), 'caption file has', 'caption files have')} no image: "
+                f"{some(orphans)}{cure}",
+                f"{folder.path}：{len(orphans)} 个标注文件没有对应的图片：{some(orphans)}{cure}",
             )
         )
 

@@ -60,17 +60,13 @@ def read_rules(option: str, texts: Iterable[str], problems: list[str]) -> list[R
                 )
             )
         elif not parts[0] or not parts[1]:
-            cure = (
-                say(". To remove a tag, write it into delete_tags", "。要删掉标签请写进 delete_tags")
-                if parts[0]
-                else ""
-            )
+            cure = say(". To remove a tag, put it in delete_tags", "。要删掉标签请写进 delete_tags") if parts[0] else ""
             problems.append(
                 say(f'{option}: "{text}" has nothing on one side{cure}', f'{option}："{text}" 有一边是空的{cure}')
             )
         elif "*" in parts[1]:
             problems.append(
-                say(f'{option}: "{text}": * is possible left of -> only', f'{option}："{text}"：* 只能写在 -> 左边')
+                say(f'{option}: "{text}": * is allowed only left of ->', f'{option}："{text}"：* 只能写在 -> 左边')
             )
         else:
             rules.append(Rule(*parts))
@@ -89,7 +85,10 @@ def refuse_commas(option: str, texts: Iterable[str], problems: list[str]) -> Non
             listed = ", ".join(f'"{part}"' for part in several)
             cure = say(f"write {listed}", f"请写成 {listed}")
         problems.append(
-            say(f'{option}: "{text}" holds a comma, which separates tags: {cure}', f'{option}："{text}" 含逗号，{cure}')
+            say(
+                f'{option}: "{text}" contains a comma, which separates tags: {cure}',
+                f'{option}："{text}" 含逗号，{cure}',
+            )
         )
 
 
@@ -107,7 +106,7 @@ def check(edits: Edits, words: Iterable[str]) -> list[str]:
     for told, tag in trigger + written + replaced:
         problems += [
             say(
-                f'delete_tags "{pattern}" would take away what {told} writes. Remove one of them',
+                f'delete_tags "{pattern}" would remove what {told} adds. Delete one of them',
                 f'delete_tags "{pattern}" 会删掉 {told} 写入的标签，请去掉其中一个',
             )
             for pattern in edits.delete
@@ -116,7 +115,7 @@ def check(edits: Edits, words: Iterable[str]) -> list[str]:
     for told, tag in trigger + written:
         problems += [
             say(
-                f'replace_tags "{rule}" would take away what {told} writes. Remove one of them',
+                f'replace_tags "{rule}" would remove what {told} adds. Delete one of them',
                 f'replace_tags "{rule}" 会换掉 {told} 写入的标签，请去掉其中一个',
             )
             for rule in edits.replace
@@ -126,7 +125,7 @@ def check(edits: Edits, words: Iterable[str]) -> list[str]:
         if _replaced(rule.new, edits.replace) is None:
             problems.append(
                 say(
-                    f'replace_tags "{rule}" goes round in a circle with the others. Remove one of them',
+                    f'replace_tags "{rule}" is circular with the others. Delete one of them',
                     f'replace_tags "{rule}" 与其他规则互相循环，请去掉其中一条',
                 )
             )

@@ -235,24 +235,24 @@ def fate(statistics: TagStatistics, tag: Tag, word: str | None, folder: str | No
         folder: only its pictures count.
     """
     share, number = statistics.share(tag, folder), statistics.count(tag, folder)
-    own = f"`{word}`" if word else say("your own word", "触发词")
+    own = f"`{word}`" if word else say("the trigger word", "触发词")
     if word and spelled(word) == spelled(tag.text):
-        return say("your own word", "触发词")
+        return say("the trigger word", "触发词")
     if share >= ALWAYS and is_scene(tag.text):
         return say(
-            "scene, pose or view: stays on this word, so leave it; deleted it would belong to the subject",
+            "scene, pose or view: stays on this word, so keep it; if deleted, it becomes part of the subject",
             "画面、姿势或视角：留在这个词上，请保留；删掉就会变成主体的一部分",
         )
     if share >= ALWAYS:
         return say(
-            f"the feature stays on this word; delete it to move the feature to {own}",
+            f"the feature stays on this tag; delete it to move the feature to {own}",
             f"特征留在这个词上；删除它，特征才会转移到 {own} 上",
         )
     if number <= FEW and share < SOMETIMES:
-        return say("teaches little: on too few pictures", "作用很小：出现的图太少")
+        return say("little effect: on too few images", "作用很小：带它的图太少")
     if share < SOMETIMES:
-        return say("stays changeable, weakly learnt: on few pictures", "可自由控制，但图少，学得较弱")
-    return say("stays changeable: write it, or leave it out", "可自由控制：写上就有，不写就没有")
+        return say("stays controllable, but weak: on few images", "可自由控制，但图少，学得较弱")
+    return say("stays controllable: include it or leave it out", "可自由控制：写上就有，不写就没有")
 
 
 def advice(
@@ -295,11 +295,11 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
             Advice(
                 "amber",
                 say(
-                    f"{len(bare)} of {total} pictures have no tags but the trigger word, if that: {names}",
+                    f"{len(bare)} of {total} images have no tags besides the trigger word: {names}",
                     f"{total} 张图片中有 {len(bare)} 张除触发词外没有标签：{names}",
                 ),
                 say(
-                    "Tag them with tag_images.py: all that such a picture shows is learnt under the trigger word",
+                    "Tag them with tag_images.py: everything in an untagged image is learned under the trigger word",
                     "请用 tag_images.py 打标签：没有标签的图，画面里的一切都会被学到触发词上",
                 ),
             )
@@ -310,10 +310,13 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
             Advice(
                 "amber",
                 say(
-                    f"{len(chinese)} captions have Chinese commas, which separate no tags: {some(chinese)}",
-                    f"{len(chinese)} 条标签含中文逗号，不能分隔标签：{some(chinese)}",
+                    f"{len(chinese)} captions contain Chinese commas, which don't separate tags: {some(chinese)}",
+                    f"{len(chinese)} 个标注文件含中文逗号，不能分隔标签：{some(chinese)}",
                 ),
-                say("edit_tags.py turns ， into , when it applies", "用 edit_tags.py 执行一次，会把 ， 换成英文 ,"),
+                say(
+                    "edit_tags.py replaces ， with , when it applies changes",
+                    "用 edit_tags.py 执行一次，会把 ， 换成英文 ,",
+                ),
             )
         )
     sentences = [picture.name for picture in statistics.pictures if is_sentence(picture.caption or "")]
@@ -322,9 +325,9 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
             Advice(
                 "green",
                 say(
-                    f"{len(sentences)} captions look like sentences: {some(sentences)}. Only what stands between "
-                    "commas is counted here",
-                    f"{len(sentences)} 条标签像是句子：{some(sentences)}。这里只统计逗号之间的部分",
+                    f"{len(sentences)} captions look like sentences: {some(sentences)}. Only comma-separated tags "
+                    "are counted here",
+                    f"{len(sentences)} 个标注文件像是句子：{some(sentences)}。这里只统计逗号分隔的部分",
                 ),
             )
         )
@@ -348,14 +351,14 @@ def about_words(
         )
         if without and len(without) == total:
             text = say(
-                f"`{word}` stands in none of the {total} captions: nothing would be learnt under it",
-                f"{total} 条标签里都没有 `{word}`：什么都不会学到这个词上",
+                f"`{word}` is in none of the {total} captions: nothing would be learned for it",
+                f"{total} 个标注文件里都没有 `{word}`：什么都不会学到这个词上",
             )
             found.append(Advice("red", text, cure, (word,)))
         elif without:
             text = say(
                 f"`{word}` is missing in {len(without)} of {total} captions: {some(without)}",
-                f"{total} 条标签中有 {len(without)} 条缺少 `{word}`：{some(without)}",
+                f"{total} 个标注文件中有 {len(without)} 个缺少 `{word}`：{some(without)}",
             )
             found.append(Advice("red", text, cure, (word,)))
         others = [
@@ -368,11 +371,11 @@ def about_words(
                 Advice(
                     "amber",
                     say(
-                        f"`{word}` also stands on {len(others)} pictures of other concepts: {some(others)}",
+                        f"`{word}` is also on {plural(len(others), 'image')} of other concepts: {some(others)}",
                         f"`{word}` 还出现在其他概念的 {len(others)} 张图上：{some(others)}",
                     ),
                     say(
-                        "Right if both are to be seen there. Else take another word, or delete it there",
+                        "Fine if both are visible there. Otherwise use another word, or delete it there",
                         "如果画面里确实都有则没问题；否则请换一个词，或在那里删掉它",
                     ),
                     (word,),
@@ -384,16 +387,16 @@ def about_words(
             reason = (
                 say(f"it is part of other tags: {some(longer)}", f"它是其他标签的一部分：{some(longer)}")
                 if longer
-                else say("the base model knows this everyday word", "底模已经认识这个常用词")
+                else say("the base model already knows this common word", "底模已经认识这个常用词")
             )
             found.append(
                 Advice(
                     "amber",
                     say(
-                        f"`{word}` has a meaning already, which mixes with what is learnt: {reason}",
+                        f"`{word}` already has a meaning, which mixes with what is learned: {reason}",
                         f"`{word}` 本来就有含义，会与学到的内容混在一起：{reason}",
                     ),
-                    say("Take a made-up word that is no tag", "请换用自造的、不与已有标签重复的词"),
+                    say("Use a made-up word that is not a tag", "请换用自造的、不与已有标签重复的词"),
                     (word,),
                 )
             )
@@ -405,7 +408,7 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
     total = statistics.total(folder)
     start = f"{folder}: " if len(statistics.folders) > 1 and folder else ""
     start_zh = start.replace(": ", "：")
-    own = f"`{word}`" if word else say("your own word", "触发词")
+    own = f"`{word}`" if word else say("the trigger word", "触发词")
     tags = [tag for tag in statistics.tags.values() if statistics.count(tag, folder)]
     tags = [tag for tag in tags if not word or spelled(tag.text) != spelled(word)]
     tags = [tag for tag in tags if not is_sentence(tag.text)]
@@ -418,10 +421,10 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
             Advice(
                 "amber",
                 say(
-                    f"{start}{plural(total, 'picture')} with a caption: too few for shares to say much",
-                    f"{start_zh}有标签的图片只有 {total} 张，比例说明不了多少问题",
+                    f"{start}{plural(total, 'image')} with a caption: too few for meaningful percentages",
+                    f"{start_zh}有标注的图片只有 {total} 张，比例没有太大参考价值",
                 ),
-                say("Collect more, usually 20 to 30 of a subject", "请多收集一些，一个主体通常需要 20~30 张"),
+                say("Collect more, usually 20 to 30 per subject", "请多收集一些，一个主体通常需要 20~30 张"),
             )
         )
     if subject:
@@ -430,15 +433,15 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
             Advice(
                 "amber",
                 say(
-                    f"{start}on nearly every picture: {_shares(statistics, subject, folder)}. These features stay on "
-                    f"these words, and {own} alone will not call them up",
+                    f"{start}on nearly every image: {_shares(statistics, subject, folder)}. These features stay on "
+                    f"these tags, and {own} alone will not produce them",
                     f"{start_zh}几乎每张图都有：{_shares(statistics, subject, folder)}。这些特征会留在这些词上，"
                     f"只写 {own} 出不来",
                 ),
                 say(
                     f"To move them to {own}: delete_tags = [{listed}] in edit_tags.py; all of them, or the one left "
-                    "over will come out wrong. To keep them changeable (another hair colour): leave them, and write "
-                    "them in your prompts",
+                    "over will come out wrong. To keep them controllable (another hair color), keep the tags and "
+                    "write them in your prompts",
                     f"要转移到 {own} 上：在 edit_tags.py 里设 delete_tags = [{listed}]；漏删哪个，哪个出图就不对。"
                     "想保留变化的余地（如换发色）：不要删，出图时把这些词也写上",
                 ),
@@ -454,11 +457,11 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
             Advice(
                 "amber",
                 say(
-                    f"{start}on nearly all pictures, and missing in a few, probably forgotten. {listed}",
+                    f"{start}on nearly all images but missing on a few, probably forgotten. {listed}",
                     f"{start_zh}几乎每张图都有、只有个别图没有的标签，可能是漏打。{listed}",
                 ),
                 say(
-                    "Look at these pictures: add the tag where the feature is to be seen",
+                    "Check these images: add the tag where the feature is visible",
                     "请看一下这些图：画面里有该特征就补上标签",
                 ),
                 tuple(tag.text for tag in forgotten),
@@ -471,7 +474,7 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
     together = [group for group in groups.values() if len(group) > 1]
     if together:
         listed = say("; ", "；").join(
-            f"{_listed(group)}{say(f' ({len_of} pictures)', f'（{len_of} 张）')}"
+            f"{_listed(group)}{say(f' ({len_of} images)', f'（{len_of} 张）')}"
             for group in together[:SHOWN]
             for len_of in [statistics.count(group[0], folder)]
         )
@@ -479,11 +482,11 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
             Advice(
                 "amber",
                 say(
-                    f"{start}tags that always stand together cannot be told apart: {listed}",
+                    f"{start}tags that always appear together can't be told apart: {listed}",
                     f"{start_zh}总是同时出现的标签，模型无法区分：{listed}",
                 ),
                 say(
-                    "Fine if they mean one thing. Else add a picture that has only one of them",
+                    "Fine if they mean the same thing. Otherwise add an image that has only one of them",
                     "如果本来就是一回事则没问题；否则请补充只含其中一个的图片",
                 ),
                 tuple(tag.text for group in together for tag in group),
@@ -494,12 +497,12 @@ def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> l
     for group, english, chinese in (
         (
             scene,
-            "are of scene, pose, view or the like and on nearly every picture: they stay on their words. Leave them, "
-            "else they would belong to the subject",
+            "about scene, pose or view are on nearly every image: they stay on their own words. Keep them, or they "
+            "become part of the subject",
             "属于画面、姿势、视角之类，几乎每张图都有：会留在这些词上。请保留，否则会变成主体的一部分",
         ),
-        (changeable, "stay changeable", "可自由控制"),
-        (rare, f"are on {FEW} pictures at most and teach little", f"最多出现在 {FEW} 张图上，作用很小"),
+        (changeable, "stay controllable", "可自由控制"),
+        (rare, f"are on at most {FEW} images and have little effect", f"最多出现在 {FEW} 张图上，作用很小"),
     ):
         if group:
             text = say(
@@ -532,7 +535,7 @@ def _about_spellings(statistics: TagStatistics) -> list[Advice]:
         Advice(
             "amber",
             say(
-                f"the same tag in different spellings, which are different words to the text encoder: {listed}",
+                f"the same tag spelled differently, which the text encoder sees as different words: {listed}",
                 f"同一个标签有不同写法，对文本编码器来说是不同的词：{listed}",
             ),
             say(f"replace_tags = [{rules}] in edit_tags.py", f"在 edit_tags.py 里设 replace_tags = [{rules}]"),
@@ -569,7 +572,7 @@ def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]]
             "amber",
             say(
                 f"{len(long):,} captions have more than the {TOKEN_LIMITS[0]} tokens that are read by default: {names}",
-                f"{len(long):,} 条标签超过默认读取的 {TOKEN_LIMITS[0]} 个 token：{names}",
+                f"{len(long):,} 个标注文件超过默认读取的 {TOKEN_LIMITS[0]} 个 token：{names}",
             ),
             cure,
         )

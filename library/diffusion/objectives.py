@@ -110,7 +110,7 @@ def check_options(config: Config, objective: str) -> None:
     problems = [
         say(
             f"{option} is for models that predict {' or '.join(owners[option])}, and the base model predicts "
-            f"{objective}. Leave it out",
+            f"{objective}. Remove it",
             f"{option} 只用于预测 {' 或 '.join(owners[option])} 的底模，而此底模预测 {objective}。请去掉此项",
         )
         for option in owners

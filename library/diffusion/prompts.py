@@ -56,7 +56,7 @@ def parse(text: str, *, is_negative: bool = False) -> Prompt:
             loras.append(lora)
     if twice := sorted({lora.name for lora in loras if [other.name for other in loras].count(lora.name) > 1}):
         names = ", ".join(twice)
-        problems.append(say(f"{names} is named more than once; once is enough", f"{names} 写了多次，写一次即可"))
+        problems.append(say(f"{names} is given more than once", f"{names} 写了多次，写一次即可"))
     text = EXTRA.sub("", text)
     problems += _refused(text, is_negative)
     weighted = [] if problems else _weighted(text, problems)
@@ -79,21 +79,21 @@ def _lora(found: re.Match, is_negative: bool, problems: list[str]) -> Lora | Non
     if kind not in ("lora", "lyco"):
         problems.append(
             say(
-                f"{whole}: this is no LoRA but a {kind}, which is not drawn here. Take it out",
+                f"{whole}: this is a {kind}, not a LoRA, and is not supported here. Remove it",
                 f"{whole}：这不是 LoRA，而是 {kind}，这里不支持。请去掉",
             )
         )
     elif is_negative:
         problems.append(
             say(
-                f"{whole}: a LoRA does nothing in the negative prompt, in the web UI too. Write it into the prompt",
+                f"{whole}: a LoRA has no effect in the negative prompt (in the web UI too). Put it in the prompt",
                 f"{whole}：LoRA 写在反向提示词里不起作用（web UI 也一样）。请写到提示词里",
             )
         )
     elif len(plain) > 2 or set(named) - {"te", "unet"}:
         problems.append(
             say(
-                f"{whole}: only its strengths can be given, as in <{kind}:{name}:0.6> or <{kind}:{name}:0.6:0.8>",
+                f"{whole}: only its strengths can be set, as in <{kind}:{name}:0.6> or <{kind}:{name}:0.6:0.8>",
                 f"{whole}：只能填强度，如 <{kind}:{name}:0.6> 或 <{kind}:{name}:0.6:0.8>",
             )
         )
@@ -117,15 +117,15 @@ def _refused(text: str, is_negative: bool) -> list[str]:
     if not is_negative and re.search(r"\bAND\b", text):
         problems.append(
             say(
-                "AND mixes several prompts, which is not done here. Write a comma, or and in small letters",
+                "AND combines several prompts, which is not supported here. Use a comma, or a lowercase and",
                 "AND 表示混合多条提示词，这里不支持。请改用逗号或小写 and",
             )
         )
     if not is_negative and (whole := re.search(rf":\s*{NUMBER}\s*$", text)):
         problems.append(
             say(
-                f'"{whole[0].strip()}" at the end weighs the whole prompt, which is not done here. Take it out, or '
-                "close the bracket behind it",
+                f'"{whole[0].strip()}" at the end weights the whole prompt, which is not supported here. Remove it, '
+                "or close the bracket after it",
                 f"末尾的“{whole[0].strip()}”表示整条提示词的权重，这里不支持。请去掉，或补上后括号",
             )
         )
@@ -139,8 +139,7 @@ def _refused(text: str, is_negative: bool) -> list[str]:
             shown = text[opened[-1] : end + 1 if end >= 0 else None]
             problems.append(
                 say(
-                    f"{shown}: words that take turns are not drawn here. Decide for one; for a plain | take the "
-                    "brackets out",
+                    f"{shown}: alternating words are not supported here. Choose one; for a plain | remove the brackets",
                     f"{shown}：这里不支持交替词。请选定一个；若只是普通的 |，请去掉方括号",
                 )
             )
@@ -149,7 +148,7 @@ def _refused(text: str, is_negative: bool) -> list[str]:
             if mark == "]" and re.search(rf":\s*{NUMBER}\s*$", inner):
                 problems.append(
                     say(
-                        f"[{inner}]: words that change on the way are not drawn here. For less of a word: (word:0.8)",
+                        f"[{inner}]: prompt scheduling is not supported here. To weaken a word: (word:0.8)",
                         f"[{inner}]：这里不支持中途换词。要减弱某个词请写 (词:0.8)",
                     )
                 )
@@ -190,7 +189,8 @@ def _weighted(text: str, problems: list[str]) -> WeightedPrompt:
                 if round_ones or square_ones:
                     problems.append(
                         say(
-                            "BREAK within brackets would be drawn as a word, in the web UI too. Close them before it",
+                            "BREAK inside brackets is read as a plain word (in the web UI too). Close the brackets "
+                            "before it",
                             "括号里的 BREAK 会被当成普通单词（web UI 也一样）。请在 BREAK 之前闭合括号",
                         )
                     )

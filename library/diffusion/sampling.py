@@ -104,7 +104,7 @@ def read_prompts(path: Path, text: str | None = None) -> list[Prompt]:
     if not prompts and not problems:
         problems.append(
             say(
-                f"{path}: there is no prompt in it. Write one per line, or set sample_prompts = None.",
+                f"{path}: it contains no prompts. Write one per line, or set sample_prompts = None.",
                 f"{path}：里面没有提示词。请每行写一条，或设 sample_prompts = None。",
             )
         )
@@ -127,9 +127,7 @@ def _decoded(path: Path) -> str:
                 return text
     except OSError as error:
         raise UserError(say(f"{path}: cannot be read: {error}", f"{path}：无法读取：{error}")) from None
-    raise UserError(
-        say(f"{path}: is not a text in UTF-8. Save it as UTF-8.", f"{path}：不是 UTF-8 文本，请另存为 UTF-8。")
-    )
+    raise UserError(say(f"{path}: is not UTF-8 text. Save it as UTF-8.", f"{path}：不是 UTF-8 文本，请另存为 UTF-8。"))
 
 
 def _entries(path: Path, text: str) -> list[tuple[str, str | dict]]:
@@ -150,7 +148,7 @@ def _entries(path: Path, text: str) -> list[tuple[str, str | dict]]:
     except (TypeError, AttributeError):  # valid, but built otherwise
         raise UserError(
             say(
-                f"{path}: holds no list of prompts. Write [[prompt.subset]], and below it prompt = 'text'.",
+                f"{path}: contains no list of prompts. Write [[prompt.subset]], and below it prompt = 'text'.",
                 f"{path}：里面没有提示词列表。请写 [[prompt.subset]]，下一行写 prompt = '提示词'。",
             )
         ) from None
@@ -199,7 +197,9 @@ def _number(name: str, value: str, kind: type) -> object:
 
 def _checked(prompt: Prompt) -> Prompt:
     if re.search("[\ud800-\udfff]", prompt.text + prompt.negative):  # no tokenizer takes it
-        raise ValueError(say("holds half a letter (\\ud8..); write it anew.", "含有半个字符（\\ud8..），请重新填写。"))
+        raise ValueError(
+            say("contains a broken character (\\ud8..); type it again.", "含有半个字符（\\ud8..），请重新填写。")
+        )
     for letter, side in (("w", prompt.width), ("h", prompt.height)):
         if side is not None and not 1 <= side <= LARGEST_SIDE:
             raise ValueError(
@@ -300,7 +300,7 @@ def _discrete_sampler(name: str, noise: NoiseSpec, step_count: int, device: torc
     except ImportError:  # diffusers puts a class that only raises this where scipy is missing
         raise UserError(
             say(
-                f'sampler "{name}" needs scipy: pip install scipy, or take "euler".',
+                f'sampler "{name}" needs scipy: pip install scipy, or use "euler".',
                 f'采样器 "{name}" 需要 scipy：请 pip install scipy，或改用 "euler"。',
             )
         ) from None

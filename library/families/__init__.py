@@ -175,8 +175,8 @@ def refuse_other_family(info: ModelInfo, family: str | None) -> None:
     found, asked = facts_of(info.family).title, facts_of(family).title if family in FAMILIES else family
     raise UserError(
         say(
-            f"{info.path}: this is {found}, but the parameters say {asked}. Leave `v2` (or `sdxl`) unset: the line is "
-            "recognised by itself.",
+            f"{info.path}: this is {found}, but the parameters say {asked}. Leave `v2` (or `sdxl`) unset: the family "
+            "is detected automatically.",
             f"{info.path}：这是 {found} 模型，而参数写的是 {asked}。请不要设置 v2（或 sdxl），程序会自动识别。",
         )
     )
@@ -198,7 +198,7 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
         warnings.append(
             say(
                 f"{info.path.name}: training for {objective} as you asked, although the model looks like "
-                f"{info.objective} ({info.objective_source}). If pictures turn to noise, leave v_parameterization "
+                f"{info.objective} ({info.objective_source}). If the images turn to noise, leave v_parameterization "
                 "unset.",
                 f"{info.path.name}：按您的要求以 {objective} 训练，但该模型看起来是 {info.objective}"
                 f"（{info.objective_source}）。如果出图变成噪点，请不要设置 v_parameterization。",
@@ -241,7 +241,7 @@ def vae_warnings(vae: str | Path | None, config: dict) -> list[str]:
     return [
         say(
             f"{vae}: this VAE's latents are scaled by {scale}, the base model's by {needed}: it belongs to another "
-            "line of models, and pictures will be wrong. Choose a VAE of the base model's line.",
+            "model family, and images will be wrong. Choose a VAE of the base model's family.",
             f"{vae}：这个 VAE 的缩放系数是 {scale}，而底模是 {needed}，二者不属于同一系列，"
             "出图会不正常。请换用与底模配套的 VAE。",
         )

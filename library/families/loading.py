@@ -142,12 +142,12 @@ def refuse_misfit(path: Path, part: str, missing: list[str], other_shape: list[s
     )
     if any(name.endswith((".scale_weight", ".weight_scale", ".comfy_quant", ".quant_state")) for name in unknown):
         cure = say(
-            "The file is quantized for generating pictures; use its fp16, bf16 or fp32 version.",
+            "The file is quantized for generating images; use its fp16, bf16 or fp32 version.",
             "这是为出图而量化的文件，请改用 fp16、bf16 或 fp32 版本。",
         )
     elif part == "VAE" and missing:
         cure = say(
-            "Give a file that holds a whole VAE: under `vae` if the base model comes without one.",
+            "Give a file that contains a whole VAE: under `vae` if the base model comes without one.",
             "请提供完整的 VAE；底模不带 VAE 时，请在 vae 里另外指定。",
         )
     else:
@@ -181,8 +181,8 @@ def refuse_not_finite(path: Path, part: str, names: list[str], dtype: torch.dtyp
     kind = str(dtype).removeprefix("torch.")
     raise UserError(
         say(
-            f"{path}: {len(names)} tensors of its {part} hold NaN or infinities (in {kind}): {listed}. The file is "
-            "damaged or was merged wrongly; use another copy or another base model"
+            f"{path}: {len(names)} tensors of its {part} contain NaN or infinities (in {kind}): {listed}. The file "
+            "is damaged or was merged wrongly; use another copy or another base model"
             + (', or mixed_precision = "bf16" or "no".' if dtype == torch.float16 else "."),
             f"{path}：{part} 中有 {len(names)} 个张量含有 NaN 或无穷大（{kind} 精度下）：{listed}。"
             "文件已损坏，或合并模型时出了错，请换一份文件或换一个底模"

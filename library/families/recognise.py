@@ -65,7 +65,7 @@ FOREIGN = (
         (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", "lora_linear_layer", ".hada_w1", ".lokr_w")
         + (".oft_blocks", ".oft_diag"),
         (
-            "Give the base model here; to go on training a LoRA, name the LoRA under `network_weights`.",
+            "Set the base model here; to continue training a LoRA, set it as `network_weights`.",
             "这里要填底模；若想在已有 LoRA 的基础上继续训练，请把它填在 network_weights。",
         ),
     ),
@@ -102,7 +102,7 @@ FOREIGN = (
 )
 
 WHOLE_MODEL = (
-    "Give the whole model: a checkpoint that holds U-Net, VAE and text encoder, or the diffusers folder with "
+    "Use the whole model: a checkpoint with U-Net, VAE and text encoder, or the diffusers folder with "
     "model_index.json.",
     "请填写完整的模型：包含 U-Net、VAE 和文本编码器的单个文件，或含 model_index.json 的 diffusers 文件夹。",
 )
@@ -113,7 +113,7 @@ PARTS = (
         "VAE",
         ("encoder.down", "decoder.up", "decoder.conv_in", "first_stage_model.", "encoder.mid", "decoder.mid"),
         (
-            "Name it under `vae`, and give a base model here.",
+            "Set it as `vae`, and a base model here.",
             "请把它填在 vae，这里填底模。",
         ),
     ),
@@ -213,7 +213,7 @@ def family_of_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 SDXL_BASE = (
-    "Train on the SDXL base model instead; the refiner only finishes its pictures.",
+    "Train on the SDXL base model instead; the refiner only finishes images.",
     "请改用 SDXL base 模型；refiner 只用于精修出图，不作底模。",
 )
 
@@ -229,7 +229,7 @@ def refuse_other_inputs(path: Path, in_channels: object) -> None:
         "7": ("the x4 upscaler", "x4 放大模型"),
     }.get(str(in_channels), ("a model of another kind", "其他种类的模型"))
     cure = (
-        "A LoRA is trained on the plain text-to-image model of the same line, and works here too.",
+        "Train the LoRA on the plain text-to-image model of the same family; it works here too.",
         "请用同系列的普通文生图底模训练，得到的 LoRA 也能用在这个模型上。",
     )
     detail = (f" (its U-Net takes {in_channels} channels, not 4)", f"（U-Net 输入 {in_channels} 通道，而不是 4）")
@@ -261,7 +261,7 @@ def folder_cure(path: Path, cure: tuple[str, str]) -> tuple[str, str]:
     """If a part of a diffusers folder was given: name that folder."""
     for parent in list(path.absolute().parents)[:2]:
         if (parent / "model_index.json").is_file():
-            return f"Give the folder of the whole model: {parent}", f"请填写整个模型的文件夹：{parent}"
+            return f"Use the folder of the whole model: {parent}", f"请填写整个模型的文件夹：{parent}"
     return cure
 
 
@@ -484,8 +484,8 @@ def not_a_whole_folder(folder: Path) -> UserError:
         )
     return UserError(
         say(
-            f"{folder}: this folder holds no model: neither model_index.json (a diffusers folder) nor a .safetensors "
-            "or .ckpt file. Give the path of the model.",
+            f"{folder}: this folder contains no model: neither model_index.json (a diffusers folder) nor a "
+            ".safetensors or .ckpt file. Give the path of the model.",
             f"{folder}：这个文件夹里没有模型：既没有 model_index.json（diffusers 文件夹的标志），"
             "也没有 .safetensors 或 .ckpt 文件。请填写模型的路径。",
         )

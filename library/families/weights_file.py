@@ -242,7 +242,7 @@ def refuse_what_is_no_weights_file(path: Path, start: bytes, size: int) -> None:
     if start.startswith(b"GGUF"):
         raise UserError(
             say(
-                f"{path}: this is a GGUF file: quantized for generating pictures, it cannot be trained on. Use the "
+                f"{path}: this is a GGUF file: quantized for generating images, it cannot be trained on. Use the "
                 "original .safetensors of the model.",
                 f"{path}：这是 GGUF 量化文件，只能用来出图，不能用来训练。请使用该模型的 .safetensors 原版。",
             )
@@ -272,7 +272,7 @@ def refuse_other_archives(path: Path) -> None:
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(
             say(
-                f"{path}: this checkpoint was packed anew by another program (torch does not compress). Get the "
+                f"{path}: this checkpoint was repacked by another program (torch does not compress). Get the "
                 "original, better the .safetensors version of the model.",
                 f"{path}：这个 ckpt 被其他程序重新压缩过（torch 保存的文件不压缩）。"
                 "请使用原始文件，最好是该模型的 .safetensors 版本。",

@@ -47,7 +47,7 @@ def reason_unavailable(device: torch.device, *, is_random: bool) -> str | None:
     if torch.version.hip:  # capture has crashed, and replays have silently trained worse: pytorch #155720, #187715
         return say("they are not reliable on AMD GPUs", "在 AMD 显卡上不可靠")
     if is_random:
-        return say("dropout draws new numbers at each step", "dropout 每步都要取新的随机数")
+        return say("dropout uses new random numbers at each step", "dropout 每步都要取新的随机数")
     return None
 
 

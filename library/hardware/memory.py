@@ -332,16 +332,14 @@ def table(plan: Plan, device: torch.device, title: str) -> str:
         freed = (plan.unlimited.peak - plan.cost.peak) / MIB
         lines.append(
             say(
-                f"  {len(plan.recomputed)} of {block_count} blocks are computed twice: {freed:,.0f} MiB less, "
-                f"{plan.extra:.0%} more arithmetic",
-                f"  {block_count} 个模块中有 {len(plan.recomputed)} 个算两遍：省 {freed:,.0f} MiB，"
-                f"计算量多 {plan.extra:.0%}",
+                f"  {len(plan.recomputed)} of {block_count} blocks are checkpointed: {freed:,.0f} MiB less, "
+                f"{plan.extra:.0%} more compute",
+                f"  {block_count} 个模块中有 {len(plan.recomputed)} 个启用梯度检查点：省 {freed:,.0f} MiB，计算量多 "
+                f"{plan.extra:.0%}",
             )
         )
     else:
-        lines.append(
-            say(f"  none of the {block_count} blocks is computed twice", f"  {block_count} 个模块都不需要算两遍")
-        )
+        lines.append(say("  enough memory: no gradient checkpointing is needed", "  显存充足，未启用梯度检查点"))
     return "\n".join(lines)
 
 

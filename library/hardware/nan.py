@@ -24,7 +24,7 @@ def first_bad(inputs: dict[str, Tensor | None], run: Callable[["Hunt"], Any]) ->
             return name
     with Hunt() as hunt:
         run(hunt)
-    return hunt.found or say("it did not come again in a second try", "重算时没有再出现")
+    return hunt.found or say("it did not happen again on a second try", "重算时没有再出现")
 
 
 class Hunt(TorchDispatchMode):

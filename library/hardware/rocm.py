@@ -87,7 +87,7 @@ SETTINGS = [
         "MIOPEN_USER_DB_PATH",
         "{cache}",
         ANY,
-        "convolutions that were tuned are kept, for this version of torch",
+        "tuned convolutions are kept, for this version of torch",
         "保存卷积的调优结果，每个 torch 版本各用一份",
     ),
     Row(
@@ -137,14 +137,14 @@ SETTINGS = [
         "PYTORCH_TUNABLEOP_FILENAME",
         "{cache}/matrices-{architecture}-%d.csv",
         RDNA,
-        "what was found is kept, for this torch and card",
+        "the tuning results are kept, for this torch and card",
         "保存调优结果，按 torch 版本和显卡区分",
     ),
     Row(
         "PYTORCH_TUNABLEOP_MAX_TUNING_DURATION_MS",
         "5",
         RDNA,
-        "time for each kernel that is tried (torch's own: 30)",
+        "time for each candidate kernel (torch's default: 30)",
         "每个候选内核的试用时间（torch 默认 30）",
     ),
 ]
@@ -385,8 +385,8 @@ def advice(cards: list[Card], torch: Torch | None, vendors: frozenset[str], may_
     if torch.hip and cards and not may_open:
         lines.append(
             say(
-                f"{GATE} may not be opened by you, so torch sees no AMD card: sudo usermod -aG render,video $USER, and "
-                "log in again",
+                f"{GATE} is not accessible to your user, so torch can't see the AMD card: sudo usermod -aG "
+                "render,video $USER, and log in again",
                 f"当前用户无权打开 {GATE}，torch 会看不到 AMD 显卡：请运行 sudo usermod -aG render,video $USER "
                 "后重新登录",
             )

@@ -83,8 +83,8 @@ def _by_model(picture: np.ndarray, model: Any) -> np.ndarray:
     if kind is None:
         raise UserError(
             say(
-                f"{model.path}: what this model wants is not known. Known are {', '.join(MODEL_PATTERNS)}; give it the "
-                "name under which rembg has it",
+                f"{model.path}: unknown model. Supported: {', '.join(MODEL_PATTERNS)}; rename it to the name rembg "
+                "uses",
                 f"{model.path}：不认识这个模型，不知道它需要怎样的输入。支持 {'、'.join(MODEL_PATTERNS)}；"
                 "请改回 rembg 使用的文件名",
             )
@@ -100,8 +100,8 @@ def _by_model(picture: np.ndarray, model: Any) -> np.ndarray:
     if mask.ndim != 4 or mask.shape[1] != 1:
         raise UserError(
             say(
-                f"{model.path}: gives {mask.shape} where a mask (1, 1, height, width) was expected; it is another "
-                "model under that name",
+                f"{model.path}: gives {mask.shape} where a mask (1, 1, height, width) was expected; it is a "
+                "different model under that name",
                 f"{model.path}：输出形状为 {mask.shape}，而不是蒙版 (1, 1, 高, 宽)；文件名对应的不是这个模型",
             )
         )

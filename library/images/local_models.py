@@ -166,7 +166,7 @@ def open_onnx(path: Path, device: str = "auto") -> Onnx:
     if name == "cuda" and not wanted:
         raise UserError(
             say(
-                f'device = "{device}": this onnxruntime knows the CPU only. Take device = "auto", or pip install '
+                f'device = "{device}": this onnxruntime supports only the CPU. Use device = "auto", or pip install '
                 "onnxruntime-gpu (AMD: onnxruntime-migraphx) in place of onnxruntime",
                 f'device = "{device}"：安装的 onnxruntime 只支持 CPU。请设 device = "auto"，或改装 onnxruntime-gpu'
                 "（AMD：onnxruntime-migraphx）",
@@ -184,7 +184,7 @@ def open_onnx(path: Path, device: str = "auto") -> Onnx:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             say(
-                f"{path}: this model cannot be opened ({reason}). It is damaged or of another kind: get it anew",
+                f"{path}: this model cannot be opened ({reason}). It is damaged or of another kind: download it again",
                 f"{path}：无法打开该模型（{reason}）。文件已损坏或类型不对，请重新获取",
             )
         ) from error
@@ -193,7 +193,7 @@ def open_onnx(path: Path, device: str = "auto") -> Onnx:
         raise UserError(
             say(
                 f'device = "{device}": onnxruntime cannot start the GPU here; its version must fit the CUDA (AMD: '
-                'ROCm) that is installed. Take device = "auto", which then uses the CPU',
+                'ROCm) that is installed. Use device = "auto", which then uses the CPU',
                 f'device = "{device}"：onnxruntime 无法启用显卡，它的版本须与安装的 CUDA（AMD：ROCm）相符。'
                 '请设 device = "auto"，届时改用 CPU',
             )
@@ -213,8 +213,9 @@ def _look(path: Path) -> None:
     if not begins or begins.startswith((b"version https://git-lfs", b"<!doctype html", b"<html")):
         raise UserError(
             say(
-                f"{path}: holds no model but {'nothing' if not begins else 'a pointer or web page in its place'}: the "
-                "download did not fetch the file itself. Download it anew, by the arrow beside its name",
+                f"{path}: contains no model but "
+                f"{'nothing' if not begins else 'a pointer or web page in its place'}: the download did not fetch "
+                "the file itself. Download it anew, by the arrow beside its name",
                 f"{path}：{'是空文件' if not begins else '只是指针或网页，不是模型'}：下载时没有取到文件本身。"
                 "请在其页面点文件名旁的下载按钮重新下载",
             )

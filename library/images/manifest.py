@@ -119,7 +119,7 @@ def _line(event: dict[str, Any]) -> str:
 def _unusable(path: Path, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or error
     return say(
-        f"{path} cannot be used ({reason}). It says what was made of which picture. Choose another output_dir, or move "
-        "the whole folder away",
+        f"{path} cannot be used ({reason}). It says what was made of which image. Choose another output_dir, or "
+        "move the whole folder away",
         f"{path} 无法使用（{reason}）。它记录每张图片由什么生成。请换一个 output_dir，或把整个目录移走",
     )

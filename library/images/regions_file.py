@@ -48,7 +48,7 @@ def read(
                     width, height = size_of(picture)
                     raise ValueError(
                         say(
-                            f"this lies outside the picture, which is {width} x {height}",
+                            f"this lies outside the image, which is {width} x {height}",
                             f"该区域在图片之外，图片为 {width} x {height}",
                         )
                     )
@@ -70,11 +70,11 @@ def _parts(line: str) -> tuple[str, list[tuple[float, bool]]]:
     values = [(float(value.replace("．", ".")), unit in ("%", "％")) for value, unit in NUMBER.findall(rest)]
     left_over = re.sub(r"[\s,，、;；]+", "", NUMBER.sub("", rest))
     if left_over:
-        raise ValueError(say(f'"{left_over}" is no number; {form}', f"“{left_over}”不是数字；{form}"))
+        raise ValueError(say(f'"{left_over}" is not a number; {form}', f"“{left_over}”不是数字；{form}"))
     if len(values) != 4:
         count = len(values)
         raise ValueError(
-            say(f"{plural(count, 'number')} in place of 4; {form}", f"有 {count} 个数字，应为 4 个；{form}")
+            say(f"{plural(count, 'number')} instead of 4; {form}", f"有 {count} 个数字，应为 4 个；{form}")
         )
     if min(values[2][0], values[3][0]) <= 0:
         raise ValueError(say("width and height must be above 0", "宽和高必须大于 0"))
@@ -123,19 +123,19 @@ class _Names:
                 if fnmatchcase(_folded(one), pattern) or fnmatchcase(_folded(PurePosixPath(one).name), pattern)
             ]
             if not found:
-                raise ValueError(say(f'no picture is named like "{name}"', f"没有名称符合“{name}”的图片"))
+                raise ValueError(say(f'no image matches "{name}"', f"没有名称符合“{name}”的图片"))
             return found
         if not found:
             near = difflib.get_close_matches(written, self.by_spelling, n=1, cutoff=0.6)
             meant = self.by_spelling[near[0]][0] if near else ""
             english = f' Did you mean "{meant}"?' if meant else ""
             chinese = f"是不是“{meant}”？" if meant else ""
-            raise ValueError(say(f'there is no picture "{name}".{english}', f"没有图片“{name}”。{chinese}"))
+            raise ValueError(say(f'no image is named "{name}".{english}', f"没有图片“{name}”。{chinese}"))
         if len(found) > 1:
             listed = say(", ", "、").join(found[:5])
             raise ValueError(
                 say(
-                    f'several pictures are named "{name}": {listed}. Write the folder too',
+                    f'several images are named "{name}": {listed}. Include the folder',
                     f"有多张图片叫“{name}”：{listed}。请连目录一起写",
                 )
             )

@@ -98,11 +98,11 @@ def open_model(path: Path, device: str) -> Enlarger:
     try:
         model = spandrel.ModelLoader(device).load_from_file(path)
         if not isinstance(model, spandrel.ImageModelDescriptor) or (model.input_channels, model.scale) < (3, 2):
-            raise ValueError(say("it is no model that enlarges colour pictures", "它不是放大彩色图片的模型"))
+            raise ValueError(say("it is not a model that upscales color images", "它不是放大彩色图片的模型"))
     except Exception as error:  # spandrel and torch's loading may raise anything on a strange file
         raise UserError(
             say(
-                f"{path}: this model cannot be used ({error}). Choose another file as upscale",
+                f"{path}: this model cannot be used ({error}). Choose another file for upscale",
                 f"{path}：无法使用该模型（{error}）。请为 upscale 另选一个文件",
             )
         ) from error

@@ -130,7 +130,8 @@ def read_table(path: Path) -> Table:
     if problem:
         raise UserError(
             say(
-                f"{path}: cannot be read as a table of tags ({problem}). Get it anew from where the model is from",
+                f"{path}: cannot be read as a table of tags ({problem}). Download it again from where the model is "
+                "from",
                 f"{path}：无法作为标签表读取（{problem}）。请从模型的来源处重新获取",
             )
         )
@@ -169,7 +170,7 @@ class Tagger:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 say(
-                    f'the tagger failed ({reason}). If the memory is full, lower batch_size; else take device = "cpu"',
+                    f'the tagger failed ({reason}). If memory is full, lower batch_size; otherwise use device = "cpu"',
                     f'标签模型运行出错（{reason}）。内存或显存不足请减小 batch_size，否则请设 device = "cpu"',
                 )
             ) from error
@@ -182,7 +183,7 @@ class Tagger:
         if not np.isfinite(found).all():
             raise UserError(
                 say(
-                    'the tagger gives no numbers (NaN): this device computes it wrongly. Take device = "cpu"',
+                    'the tagger gives no numbers (NaN): this device computes it wrongly. Use device = "cpu"',
                     '标签模型的输出不是数（NaN）：此设备计算有误。请设 device = "cpu"',
                 )
             )
@@ -206,8 +207,8 @@ def read(model: Any, table: Table) -> Tagger:
     if len(shape) != 4 or not (is_channels_first or shape[3] == 3) or inputs[0].type not in KINDS:
         raise UserError(
             say(
-                f"{model.path}: is no WD-style tagger: it does not take one picture of three colours (its input: "
-                f"{shape}). Get model.onnx and {TABLE} of {ADVISED}",
+                f"{model.path}: is not a WD-style tagger: its input is not one RGB image (its input: {shape}). Get "
+                f"model.onnx and {TABLE} of {ADVISED}",
                 f"{model.path}：不是 WD 系标签模型：它的输入不是三通道图片（输入形状 {shape}）。"
                 f"请获取 {ADVISED} 的 model.onnx 和 {TABLE}",
             )
@@ -230,8 +231,8 @@ def read(model: Any, table: Table) -> Tagger:
 def _other_table(table: Table, outputs: int) -> UserError:
     return UserError(
         say(
-            f"{table.path} has {len(table.names):,} tags, but the model beside it gives {outputs:,}: they are not of "
-            "the same model. Get both files from the same place",
+            f"{table.path} has {len(table.names):,} tags, but the model beside it gives {outputs:,}: they belong to "
+            "different models. Get both files from the same place",
             f"{table.path} 有 {len(table.names):,} 个标签，旁边的模型却输出 {outputs:,} 个：两个文件不属于同一个模型。"
             "请从同一处获取这两个文件",
         )
@@ -351,8 +352,8 @@ class Sightings:
         except OSError as error:
             raise UserError(
                 say(
-                    f"{path} cannot be written ({error.strerror or error}). Allow yourself to write there",
-                    f"{path} 无法写入（{error.strerror or error}）。请取得写入权限",
+                    f"{path} cannot be written ({error.strerror or error}). Change its permissions",
+                    f"{path} 无法写入（{error.strerror or error}）。请修改权限",
                 )
             ) from error
         self._places: dict[str, int] = {}

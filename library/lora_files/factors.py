@@ -64,8 +64,8 @@ def read_factors(
     if kinds := other_kinds(tensors):
         raise UserError(
             say(
-                f"{name}: is a {' / '.join(kinds)}: what it adds to a layer is no product of two thin matrices, as in "
-                "LoRA and LoCon. Such files cannot be drawn with, merged or resized here yet",
+                f"{name}: is a {' / '.join(kinds)}: its update is not a product of two thin matrices, as in LoRA "
+                "and LoCon. Such files can't be used for generation, merged or resized here yet",
                 f"{name}：这是 {' / '.join(kinds)}，它的更新量不像 LoRA、LoCon 那样是两个小矩阵的乘积，"
                 "暂不支持用它画图、合并或改秩",
             )
@@ -87,8 +87,8 @@ def read_factors(
     if damaged:
         raise UserError(
             say(
-                f"{name}: {some(damaged)} lack a part, have an impossible shape or hold NaN. The file is damaged, or "
-                "its training failed; take another one",
+                f"{name}: {some(damaged)} lack a part, have an impossible shape or contain NaN. The file is "
+                "damaged, or its training failed; use another one",
                 f"{name}：{some(damaged)} 缺少一部分、形状不对或含有 NaN。文件已损坏或训练失败，请换一个",
             )
         )
@@ -103,7 +103,7 @@ def refuse_strangers(name: str, keys: Collection[str]) -> None:
     if strange is not None:
         raise UserError(
             say(
-                f'{name}: is no LoRA: it holds {len(keys)} tensors such as "{strange}". A base model, an embedding?',
+                f'{name}: is no LoRA: it contains {len(keys)} tensors such as "{strange}". A base model, an embedding?',
                 f"{name}：不是 LoRA：其中有 {len(keys)} 个张量，如“{strange}”。是否误选了底模或嵌入模型？",
             )
         )

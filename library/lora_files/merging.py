@@ -82,17 +82,17 @@ def _misfit(
         )
     if made_for and base and made_for != base:
         cure = say(
-            f"It was made for {made_for.title}, this is {base.title}: take a base model or a LoRA of the other kind",
+            f"It was made for {made_for.title}, this is {base.title}: use a matching base model or LoRA",
             f"它是为 {made_for.title} 训练的，而底模是 {base.title}：请换用同一系列的底模或 LoRA",
         )
     elif made_for:
         cure = say(
-            f"It was made for {made_for.title}: take a base model of that kind",
+            f"It was made for {made_for.title}: use a base model of that kind",
             f"它是为 {made_for.title} 训练的，请换用该系列的底模",
         )
     else:
         cure = say(
-            "It was made for another kind of base model; take one that it was trained on",
+            "It was made for another kind of base model; use the one it was trained on",
             "它是为另一类底模训练的，请换用训练时所用的底模",
         )
     return say(f"{name}: {'; '.join(told)}. {cure}", f"{name}：{'；'.join(told)}。{cure}")

@@ -240,7 +240,8 @@ def _finds_its_rate(path: str, package: str) -> Callable[..., Built]:
         if rate < 0.1:
             built.notices.append(
                 say(
-                    f"{name} multiplies the learning rate it finds by {rate:g}: that is very little. Usual is 1.",
+                    f"{name} multiplies the learning rate it finds by {rate:g}: that is very little. The usual "
+                    "value is 1.",
                     f"{name} 会把自己找到的学习率乘以 {rate:g}，这太小了，通常为 1。",
                 )
             )
@@ -322,8 +323,8 @@ def _bitsandbytes(name: str, instead: str, **defaults) -> Callable[..., Built]:
             built = OPTIMIZERS[instead](groups, learning_rate, args)
             built.notices.append(
                 say(
-                    f"{name} cannot run here ({reason}): {instead} is used. It learns alike and needs a little more "
-                    "memory.",
+                    f"{name} cannot run here ({reason}): {instead} is used. It learns equally well and needs a "
+                    "little more memory.",
                     f"此处无法使用 {name}（{reason}），改用 {instead}：学习效果相近，只是多占一点显存。",
                 )
             )

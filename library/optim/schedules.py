@@ -123,8 +123,8 @@ def build(
     if name == "adafactor":
         raise UserError(
             say(
-                "lr_scheduler = adafactor shows the learning rate that Adafactor sets itself, and this optimizer does "
-                "not. Take optimizer_type = Adafactor (without relative_step=False), or another schedule.",
+                "lr_scheduler = adafactor shows the learning rate that Adafactor sets itself, and this optimizer "
+                "does not. Use optimizer_type = Adafactor (without relative_step=False), or another schedule.",
                 "lr_scheduler = adafactor 只用于显示 Adafactor 自行决定的学习率，当前优化器并不如此。请使用 "
                 "optimizer_type = Adafactor（不加 relative_step=False），或换一种调度。",
             )
@@ -154,8 +154,8 @@ def build(
     if name == "constant" and warmup_steps:
         raise UserError(
             say(
-                f"lr_scheduler = constant has no warmup, but lr_warmup_steps = {warmup}. Take "
-                "lr_scheduler = constant_with_warmup, or lr_warmup_steps = 0.",
+                f"lr_scheduler = constant has no warmup, but lr_warmup_steps = {warmup}. Use lr_scheduler = "
+                "constant_with_warmup, or lr_warmup_steps = 0.",
                 f"lr_scheduler = constant 没有预热，但 lr_warmup_steps = {warmup}。请用 lr_scheduler = "
                 "constant_with_warmup，或设 lr_warmup_steps = 0。",
             )
@@ -193,7 +193,7 @@ def step_count_of(option: str, value: int | float | str, step_count: int) -> int
     if not is_understood:
         raise UserError(
             say(
-                f'{option} = {value} is not understood. Give steps (100), a share of all steps (0.05) or "5%".',
+                f'{option} = {value} is not understood. Use steps (100), a share of all steps (0.05) or "5%".',
                 f'{option} = {value} 无法识别。请填步数（100）、占总步数的比例（0.05）或 "5%"。',
             )
         )

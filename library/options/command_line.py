@@ -64,7 +64,7 @@ def _flags(argv: list[str]) -> Iterator[tuple[str, list[str]]]:
             name, equals, value = word[2:].partition("=")
             name, words = name.replace("-", "_"), [value] if equals else []
         elif name is None:
-            raise ConfigError([say(f'"{word}" stands before the first --flag', f'"{word}" 前面没有 --参数名')])
+            raise ConfigError([say(f'"{word}" comes before the first --flag', f'"{word}" 前面没有 --参数名')])
         else:
             words.append(word)
     if name is not None:
@@ -104,7 +104,7 @@ def output_of(argv: list[str]) -> tuple[list[str], Path | None]:
             rest += [f"--{name}={words[0]}", *words[1:]] if words else [f"--{name}"]
     if file is None:
         problem = say(
-            "--output_config needs --config_file x.toml: the file that it shall write",
+            "--output_config needs --config_file x.toml: the file to write",
             "--output_config 需要 --config_file x.toml：要写入的文件",
         )
         raise ConfigError([problem])

@@ -48,9 +48,9 @@ def tables_of(path: Path) -> tuple[Values, str]:
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")]) from error
+        raise ConfigError([say(f"{path.name} contains no parameters", f"{path.name} 里没有参数")]) from error
     if not isinstance(tables, dict):
-        raise ConfigError([say(f"{path.name} holds no parameters", f"{path.name} 里没有参数")])
+        raise ConfigError([say(f"{path.name} contains no parameters", f"{path.name} 里没有参数")])
     return tables, text
 
 
@@ -66,7 +66,7 @@ def _toml(name: str, raw: bytes) -> tuple[Values, str]:
         line, column = found.groups() if found else (text.count("\n") + 1, 1)  # "at end of document"
         at = f"{name}:{line}"
         problem = say(
-            f"{at}: not valid TOML at column {column}: write name = value, texts in 'single quotes'",
+            f"{at}: not valid TOML at column {column}: write name = value, with text in 'single quotes'",
             f"{at}：第 {column} 列不合 TOML 写法：应为 名称 = 值，文字放在 '单引号' 里",
         )
         raise ConfigError([problem]) from error
@@ -77,7 +77,7 @@ def _json(name: str, raw: bytes) -> tuple[Values, str]:
         text = raw.decode("utf-8-sig")
         return json.loads(text), text
     except UnicodeDecodeError as error:
-        raise ConfigError([say(f"{name} is not a UTF-8 text", f"{name} 不是 UTF-8 文本")]) from error
+        raise ConfigError([say(f"{name} is not UTF-8 text", f"{name} 不是 UTF-8 文本")]) from error
     except json.JSONDecodeError as error:
         at = f"{name}:{error.lineno}"
         raise ConfigError(

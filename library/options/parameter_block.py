@@ -111,7 +111,10 @@ def read_block(script: str | Path, variables: Values) -> tuple[Values, Where, li
             if name in where and is_plain:
                 first = f"{where[name]}: {name}"
                 warnings.append(
-                    say(f"{first} is set again at {at}; that counts", f"{first} 在 {at} 处又设了一次，以后者为准")
+                    say(
+                        f"{first} is set again at {at}; the later value counts",
+                        f"{first} 在 {at} 处又设了一次，以后者为准",
+                    )
                 )
             where[name] = at
     return {name: variables[name] for name in where}, where, warnings
@@ -125,7 +128,7 @@ def variables_of(script: str | Path) -> Values:
             source, mark, _ = file.read().partition(MARK)
         if not mark:
             problem = say(
-                f"{script}: is no copy of lora_train_command_line.py: the line that ends the parameters is missing",
+                f"{script}: not a copy of lora_train_command_line.py: the line that ends the parameters is missing",
                 f"{script}：不是 lora_train_command_line.py 的副本：缺少参数区的结束行",
             )
             raise ConfigError([problem])
@@ -136,21 +139,22 @@ def variables_of(script: str | Path) -> Values:
     except SyntaxError as error:  # also an encoding that is none
         at = f"{script.name}:{error.lineno or 1}"
         problem = say(
-            f"{at}: no valid Python ({error.msg}). Look there, and in the line before, for a missing quote, or for "
-            "quotes or a comma in their Chinese form",
+            f"{at}: not valid Python ({error.msg}). Check that line and the one before for a missing quote, or for "
+            "Chinese quotes or commas",
             f"{at}：不合 Python 写法（{error.msg}）。请看这一行和上一行，是否漏了引号，或用了中文标点 “ ” ，",
         )
         raise ConfigError([problem]) from error
     except UnicodeDecodeError as error:
         problem = say(
-            f"{script.name} is not a UTF-8 text. Save it as UTF-8", f"{script.name} 不是 UTF-8 文本，请另存为 UTF-8"
+            f"{script.name} is not UTF-8 text. Save it as UTF-8", f"{script.name} 不是 UTF-8 文本，请另存为 UTF-8"
         )
         raise ConfigError([problem]) from error
     except Exception as error:  # whatever the user's own lines bring up
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(script)), 1)
         problem = say(
-            f"{script.name}:{line}: {type(error).__name__}: {error}. Texts need quotes, names must be spelt as above",
+            f"{script.name}:{line}: {type(error).__name__}: {error}. Text needs quotes, and names must be spelled "
+            "as above",
             f"{script.name}:{line}：{type(error).__name__}：{error}。文字要加引号，名称要与原来一致",
         )
         raise ConfigError([problem]) from error
@@ -300,7 +304,7 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
     queue = Path(given.values["multi_run_folder"])
     presets = sorted(queue.glob("*.json"))
     if not presets:
-        raise ConfigError([say(f'"{queue}" holds no .json preset', f'"{queue}" 里没有 .json 预设')])
+        raise ConfigError([say(f'"{queue}" contains no .json presets', f'"{queue}" 里没有 .json 预设')])
     ready, failed = [], []
     for preset in presets:
         try:

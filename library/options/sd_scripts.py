@@ -173,11 +173,11 @@ IDLE_ARGUMENTS = {"verbose", "train_t5xxl", "wd_on_output", "block_size"}  # not
 # ---- what is not here ----
 
 ATTENTION = ("torch's own memory-efficient attention is used in any case", "一律使用 torch 自带的省显存注意力实现")
-WORKERS = ("pictures are read ahead by threads, which stay", "预读图片用的是线程，会一直保留")
+WORKERS = ("images are prefetched by threads, which persist", "预读图片用的是线程，会一直保留")
 OFFLINE = ("the tokenizer is part of the project; nothing is downloaded", "分词器已包含在项目中，不会下载任何文件")
 LAUNCHER = ("it belongs to another program's window or launcher", "它属于其他程序的界面或启动器")
-CACHE = ("the cache looks after itself", "缓存由程序自行管理")
-RECOGNISED = ("the base model is recognised by itself", "底模会自动识别")
+CACHE = ("the cache manages itself", "缓存由程序自行管理")
+RECOGNISED = ("the base model is detected automatically", "底模会自动识别")
 GRADIENTS = (
     "the LoRA's gradients lie in one tensor, are summed once a step, and take little memory",
     "LoRA 的梯度放在一个张量里，每步只汇总一次，占用很少",
@@ -196,7 +196,7 @@ WITHOUT_EFFECT: dict[str, Reason] = {
         ("cache_info", "skip_cache_check", "cache_text_encoder_outputs_to_disk", "text_encoder_batch_size"), CACHE
     ),
     "disable_mmap_load_safetensors": ("files are read in the way that suits the system", "按系统选择读取文件的方式"),
-    "highvram": ("memory is managed by what there is", "显存按实际情况管理"),
+    "highvram": ("memory is managed automatically", "显存按实际情况管理"),
     "cpu_offload_checkpointing": (
         "what gradient_checkpointing keeps stays on the device; if that is too much, the run says what to change",
         "gradient_checkpointing 保留的数据留在显存中；如果放不下，启动时会提示如何调整",
@@ -280,13 +280,13 @@ WITHOUT_EFFECT: dict[str, Reason] = {
     ),
 }
 
-NOT_OFFERED = ("it is not offered here", "这里没有此功能")
+NOT_OFFERED = ("it is not supported here", "这里没有此功能")
 NO_UPLOAD = (
     "nothing is uploaded. When the run has ended: hf upload NAME/REPOSITORY output/mytag.safetensors",
     "不会上传任何文件。训练结束后可手动运行：“hf upload 用户名/仓库名 output/mytag.safetensors”",
 )
 OWN_CODE = (
-    "it runs a Python class of your own; describe the pictures in dataset_config instead",
+    "it runs a Python class of your own; describe the images in dataset_config instead",
     "它会运行用户自己的 Python 类；请改用 dataset_config 描述数据集",
 )
 NO_DEEPSPEED = (
@@ -294,7 +294,7 @@ NO_DEEPSPEED = (
     "num_processes takes several GPUs",
     "DeepSpeed 用于单卡放不下的模型；这里请用 int8_base 和 gradient_checkpointing 省显存，用 num_processes 使用多卡",
 )
-NETWORK_ARGUMENT = ("this argument of networks is not offered here", "这里没有这一网络参数")
+NETWORK_ARGUMENT = ("this network argument is not supported here", "这里没有这一网络参数")
 
 # Refused with a reason, unless the value is what the other trainer does without it (listed first).
 REFUSED: dict[str, tuple[tuple, Reason]] = {
@@ -359,7 +359,7 @@ REFUSED: dict[str, tuple[tuple, Reason]] = {
 IDLE_WHEN_OFF = {*SWITCHES, *WITHOUT_EFFECT}  # --no-xformers is taken and asks for nothing
 
 REFUSED_VALUES: dict[tuple[str, str], Reason] = {
-    ("save_model_as", "diffusers"): ('a LoRA is one file; take "safetensors"', 'LoRA 是单个文件；请填 "safetensors"'),
+    ("save_model_as", "diffusers"): ('a LoRA is one file; use "safetensors"', 'LoRA 是单个文件；请填 "safetensors"'),
 }
 
 
@@ -397,7 +397,7 @@ def translate(values: Values, where: Where) -> Given:
             harmless, (english, chinese) = REFUSED[name]
             if value and value not in harmless:
                 at = place(name, given.where)
-                given.problems.append(say(f"{at} is not taken: {english}", f"{at} 不能使用：{chinese}"))
+                given.problems.append(say(f"{at} is not supported: {english}", f"{at} 不能使用：{chinese}"))
         elif name.removeprefix("no_") not in IDLE_WHEN_OFF:
             present[name] = value
     given.notices.extend(no_effect(names, reason, given.where) for reason, names in without_effect.items())
@@ -469,7 +469,7 @@ def _network_args(value: object, at: str, problems: list[str], full: Values) -> 
         elif name not in IDLE_ARGUMENTS and text.lower() not in ("", "false", "none", "0"):
             problems.append(
                 say(
-                    f"{at}: {quoted(item)} is not taken; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
+                    f"{at}: {quoted(item)} is not supported; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
                     f"{', '.join(ALGORITHMS)}; preset: {', '.join(PRESETS)})",
                     f"{at}：不能使用 {quoted(item)}；可用的只有 {'、'.join(KNOWN_ARGUMENTS)}（algo："
                     f"{'、'.join(ALGORITHMS)}；preset：{'、'.join(PRESETS)}）",
@@ -480,7 +480,7 @@ def _network_args(value: object, at: str, problems: list[str], full: Values) -> 
         if kind != "lora":
             problems.append(
                 say(
-                    f"{at}: dora_wd with algo={kind} is not offered; with algo=lora it is",
+                    f"{at}: dora_wd with algo={kind} is not supported; with algo=lora it is",
                     f"{at}：不支持 algo={kind} 加 dora_wd；algo=lora 可以",
                 )
             )
@@ -509,7 +509,7 @@ def _spelling(name: str, value: object, given: Given) -> Any:
         english, chinese = REFUSED_VALUES[name, value.lower()]
         at = place(name, given.where)
         given.problems.append(
-            say(f"{at}: {quoted(value)} is not taken: {english}", f"{at}：不能使用 {quoted(value)}：{chinese}")
+            say(f"{at}: {quoted(value)} is not supported: {english}", f"{at}：不能使用 {quoted(value)}：{chinese}")
         )
         return OPTIONS[name].default
     return SPELLINGS.get(name, {}).get(value.lower(), value)

@@ -44,48 +44,48 @@ class PrepareImages(Tool):
     """
 
     images_dir: str = option("must", "pictures", path="folder",
-        english="the folder of raw pictures, its sub-folders too; nothing in it is ever changed",
+        english="folder of raw images, including sub-folders; nothing in it is ever changed",
         chinese="原始图片目录，含子目录；其中的文件绝不会被改动")
     output_dir: str = option("must", "output/prepared", path="output",
-        english="where the clean pictures, their masks and the summary go; made if missing",
+        english="where the clean images, their masks and the summary go; made if missing",
         chinese="整理后的图片、蒙版和结果页的输出目录，没有会自动建立")
     resolution: int = option("must", 512, minimum=16, maximum=8192,
-        english="the training resolution the pictures are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL)",
+        english="training resolution the images are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL)",
         chinese="这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024")
 
     duplicates: str = option("often", "leave out", choices=("leave out", "keep"),
-        english='the same picture again, at any size: "leave out" all but the best of each group, or "keep" them; both are shown',
+        english='duplicates, at any size: "leave out" all but the best of each group, or "keep" them; both are shown',
         chinese='重复的图片（包括大小不同的）："leave out" 每组只留最好的一张，"keep" 全部保留；两种都会列出')
     trim_borders: bool = option("often", True,
         english="cut off plain borders and letterboxes",
         chinese="裁掉单色边框和黑边")
     text: str = option("often", "show", choices=("off", "show", "erase"),
-        english='text and watermarks: "show" what is proposed in the summary, "erase" it too (look at what was shown first), "off": do not look for it',
+        english="text and watermarks: \"show\" suggestions in the summary, \"erase\" them too (check the suggestions first), \"off\": don't look for any",
         chinese='文字与水印："show" 只在结果页标出，"erase" 同时擦除（请先看标出的对不对），"off" 不查找')
     background: str = option("often", "keep", choices=("keep", "colour", "transparent"),
-        english='what is behind the subject: "keep" it, a plain "colour", or "transparent"; by a local rembg model if there is one, else OpenCV\'s GrabCut, which wants looking at',
+        english="what is behind the subject: \"keep\" it, a plain \"colour\", or \"transparent\"; by a local rembg model if there is one, else OpenCV's GrabCut, whose results need checking",
         chinese='主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则用 OpenCV 的 GrabCut，结果需要过目')
     background_colour: str = option("often", "white",
         english='the colour of a plain background: a name such as "white" or "#rrggbb"',
         chinese='纯色背景的颜色：名称如 "white"，或 "#rrggbb"')
     faces: str = option("often", "keep", choices=("keep", "erase", "cut out", "recipe"),
-        english='"erase" them (a garment without its model\'s face), "cut out" only them, or the "recipe": cut-out faces as training set and the full pictures as regularization',
+        english="faces: \"erase\" them (for clothes without the wearer's face), \"cut out\" only them, or \"recipe\": cropped faces as training set and the full images as regularization",
         chinese='人脸："erase" 擦除（训练衣服时不要模特的脸），"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化')
     regions: str | None = option("often", None, path="file",
-        english='a text file of further regions to erase, one a line: "photo 1.jpg: left, top, width, height" in pixels of the upright picture or in %; None: none',
+        english='text file of more regions to erase, one per line: "photo 1.jpg: left, top, width, height" in pixels of the upright image or in %; None: none',
         chinese='另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有')
 
     face_margin: float = option("seldom", 0.5, minimum=0, maximum=3,
-        english="room around a face that is cut out, in sides of the face, usually 0.3~1",
+        english="margin around a cropped face, as a multiple of the face's side, usually 0.3~1",
         chinese="截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1")
     upscale: str = option("seldom", "auto",
-        english='pictures that are too small: "auto" by a local super-resolution model (web UI folders are searched), else Lanczos, which adds nothing; "lanczos"; "off"; or a model file',
+        english='images that are too small: "auto" uses a local upscaler (web UI folders are searched), else Lanczos, which adds no detail; "lanczos"; "off"; or a model file',
         chinese='太小的图片："auto" 优先用本地超分辨率模型（会查找 web UI 目录），没有则用 Lanczos（不会增加细节）；"lanczos"；"off"；或填模型文件')
     denoise: float = option("seldom", 0.0, minimum=0, maximum=30,
-        english="strength of noise removal, usually 3~10; blurs a little, so only for noisy pictures; 0: none",
+        english="strength of noise removal, usually 3~10; blurs a little, so only for noisy images; 0: none",
         chinese="去噪强度，常用 3~10；会略微变糊，只用于噪点多的图；0 表示不去噪")
     similarity: int = option("seldom", 6, minimum=0, maximum=20,
-        english="how many of 64 hash bits may differ in the same picture, usually 4~10; more finds more and errs more",
+        english="how many of 64 hash bits may differ between duplicates, usually 4~10; higher finds more, with more errors",
         chinese="判为同一张图时 64 位哈希允许不同的位数，常用 4~10；越大找得越多，也越容易误判")
     models_dirs: list[str] | None = option("seldom", None,
         english='further folders with models, such as a web UI\'s ["D:/stable-diffusion-webui"]; None: the usual places',
@@ -94,7 +94,7 @@ class PrepareImages(Tool):
         english='where models run: "auto", "cpu", "cuda" (AMD too)',
         chinese='模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）')
     overwrite: bool = option("output", False,
-        english="make pictures anew that are already there; False: those made from the same picture in the same way stay, anything else in their place is an error",
+        english="remake images that already exist; False: keep those made from the same image with the same settings, anything else in their place is an error",
         chinese="已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错")
 
     def chosen_model(self) -> Path | None:
@@ -109,11 +109,11 @@ class PrepareImages(Tool):
         raw, clean = (Path(os.path.realpath(folder)) for folder in (self.images_dir, self.output_dir))
         if raw == clean or raw in clean.parents:
             yield ("output_dir", "images_dir"), say(
-                "lies in images_dir: the clean pictures would be taken for raw ones next time. Choose a folder beside it",
+                "is inside images_dir: the clean images would be treated as raw ones next time. Choose a folder beside it",
                 "在 images_dir 里面：下次整理后的图片会被当成原始图片。请选它旁边的目录")
         elif clean in raw.parents:
             yield ("images_dir", "output_dir"), say(
-                "lies in output_dir: the next tools would take raw pictures for clean ones. Choose another output_dir",
+                "is inside output_dir: later tools would treat raw images as clean ones. Choose another output_dir",
                 "在 output_dir 里面：后面的工具会把原始图片当成整理好的。请换一个 output_dir")
         try:
             colour = ImageColor.getrgb(self.background_colour)
@@ -121,14 +121,14 @@ class PrepareImages(Tool):
             colour = None
         if colour is None or len(colour) != 3:
             yield ("background_colour",), say(
-                'is no colour: take a name such as "white" or "lightgray", or "#rrggbb"',
+                'is not a color: use a name such as "white" or "lightgray", or "#rrggbb"',
                 '不是颜色：请写颜色名称，如 "white"、"lightgray"，或 "#rrggbb"')
         if self.upscale not in ("auto", "lanczos", "off") and self.chosen_model() is None:
             yield ("upscale",), say(
                 'is neither "auto", "lanczos", "off" nor a file that exists',
                 '不是 "auto"、"lanczos"、"off"，也不是存在的文件')
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            yield ("device",), say('is none of "auto", "cpu", "cuda", "mps"', '应为 "auto"、"cpu"、"cuda" 或 "mps"')
+            yield ("device",), say('is not one of "auto", "cpu", "cuda", "mps"', '应为 "auto"、"cpu"、"cuda" 或 "mps"')
 
 
 @dataclass(frozen=True)
@@ -139,23 +139,23 @@ class TagImages(Tool):
     """
 
     images_dir: str = option("must", "output/prepared", path="folder",
-        english="the folder of pictures, its sub-folders too; a .txt is written beside each",
+        english="folder of images, including sub-folders; a .txt is written beside each",
         chinese="图片目录，含子目录；每张图旁边会写一个 .txt")
     trigger_word: str | None = option("must", "mytag",
-        english="your own word, put before all tags; None: none (a [repeats]_[concept] folder's own word is used in its place)",
+        english="trigger word, put before all tags; None: none (the word of a [repeats]_[concept] folder is used instead)",
         chinese="自己的触发词，放在所有标签之前；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）")
 
     tagger: str | None = option("often", "auto",
-        english='a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the picture only',
+        english='a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the image only',
         chinese='WD 系标签模型：含 model.onnx 和 selected_tags.csv 的目录，或模型库名称如 "SmilingWolf/wd-swinv2-tagger-v3"；"auto"：有本地的就用；None：只用目录名和图片本身的信息')
     general_threshold: float = option("often", 0.35, minimum=0, maximum=1,
-        english="how sure the tagger must be of a general tag, usually 0.25~0.5; lower gives more tags and more wrong ones",
+        english="confidence threshold for general tags, usually 0.25~0.5; lower gives more tags and more wrong ones",
         chinese="一般标签的置信度下限，常用 0.25~0.5；越低标签越多，错的也越多")
     character_threshold: float = option("often", 0.85, minimum=0, maximum=1,
-        english="the same for names of known characters, usually 0.7~0.9; 1: none of them",
+        english="confidence threshold for character names, usually 0.7~0.9; 1: none",
         chinese="已知角色名的置信度下限，常用 0.7~0.9；1 表示不要角色名")
     existing: str = option("often", "keep", choices=("keep", "add", "replace"),
-        english='pictures that have tags already: "keep" theirs as they are, "add" what is missing, or "replace" them (the old ones go to .backup)',
+        english='images that already have tags: "keep" them, "add" what is missing, or "replace" them (the old ones go to .backup)',
         chinese='已有标签的图片："keep" 不动，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）')
     exclude_tags: list[str] | None = option("often", None,
         english='tags that are never written, such as ["signature", "watermark"]; None: none',
@@ -168,13 +168,13 @@ class TagImages(Tool):
         english="write long_hair instead of long hair; emoticons such as ^_^ keep theirs",
         chinese="写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变")
     escape_brackets: bool = option("seldom", False,
-        english="write \\( and \\) for brackets, as in a web UI's prompt; in a caption the \\ would be learnt with the tag",
-        chinese="标签里的括号写成 \\( 和 \\)，与 web UI 提示词一致；但写进标签文件时，\\ 会跟着标签一起被学进去")
+        english="write \\( and \\) for brackets, as in a web UI's prompt; in a caption the \\ would be learned with the tag",
+        chinese="标签里的括号写成 \\( 和 \\)，与 web UI 提示词一致；但写进标注文件时，\\ 会跟着标签一起被学进去")
     picture_facts: bool = option("seldom", True,
-        english="where there is no tagger: also the picture's format, plain background and prevailing colour",
+        english="without a tagger: also add orientation, plain background and dominant color",
         chinese="没有标签模型时，也写入画面方向、纯色背景和主色调")
     batch_size: int = option("seldom", 4, minimum=1, maximum=256,
-        english="pictures tagged at once, 1~8 on a CPU, 8~32 on a GPU",
+        english="images tagged at once, 1~8 on a CPU, 8~32 on a GPU",
         chinese="每批处理的图片数，CPU 用 1~8，显卡用 8~32")
     models_dirs: list[str] | None = option("seldom", None,
         english='further folders with models, such as a web UI\'s ["D:/stable-diffusion-webui"]; None: the usual places',
@@ -183,8 +183,8 @@ class TagImages(Tool):
         english='where the tagger runs: "auto", "cpu", "cuda" (AMD too)',
         chinese='标签模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）')
     caption_extension: str = option("seldom", ".txt",
-        english="ending of the caption files, .txt or .caption",
-        chinese="标签文件的扩展名，.txt 或 .caption")
+        english="extension of the caption files, .txt or .caption",
+        chinese="标注文件的扩展名，.txt 或 .caption")
     output_dir: str = option("output", "output/tags", path="output",
         english="where the summary goes",
         chinese="结果页的输出目录")
@@ -200,37 +200,37 @@ class EditTags(Tool):
     """
 
     images_dir: str = option("must", "output/prepared", path="folder",
-        english="the folder of pictures with caption files beside them, its sub-folders too",
-        chinese="带标签文件的图片目录，含子目录")
+        english="folder of images with caption files beside them, including sub-folders",
+        chinese="带标注文件的图片目录，含子目录")
     trigger_word: str | None = option("must", "mytag",
-        english="your own word, put first in every caption; None: none (a [repeats]_[concept] folder's own word is used in its place)",
-        chinese="自己的触发词，放在每条标签的最前面；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）")
+        english="trigger word, put first in every caption; None: none (the word of a [repeats]_[concept] folder is used instead)",
+        chinese="自己的触发词，放在每条标注的最前面；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）")
     action: str = option("must", "show", choices=("show", "apply", "undo"),
         english='"show" what would change, "apply" it, or "undo" the last change that was applied',
         chinese='"show" 只显示将要做的改动，"apply" 执行，"undo" 撤销上一次执行的改动')
 
     delete_tags: list[str] | None = option("often", None,
-        english='tags whose features shall move to your own word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none',
+        english='tags to delete, so that their features move to the trigger word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none',
         chinese='要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有')
     replace_tags: list[str] | None = option("often", None,
-        english='tags to write otherwise, such as ["serafuku -> sailor suit"]; * is possible on the left; None: none',
+        english='tags to rename, such as ["serafuku -> sailor suit"]; * is allowed on the left; None: none',
         chinese='要替换的标签，如 ["serafuku -> sailor suit"]；左边可用 *；None 表示没有')
     add_tags: list[str] | None = option("often", None,
-        english="tags to add to every caption, behind your own word; None: none",
-        chinese="给每条标签添加的标签，放在触发词之后；None 表示没有")
+        english="tags to add to every caption, after the trigger word; None: none",
+        chinese="给每条标注添加的标签，放在触发词之后；None 表示没有")
     imply_tags: list[str] | None = option("often", None,
-        english='where the first tag is, the second is added, such as ["* skirt -> skirt"]; None: none',
+        english='wherever the first tag is present, add the second, such as ["* skirt -> skirt"]; None: none',
         chinese='出现前一个标签时补上后一个，如 ["* skirt -> skirt"]；None 表示没有')
 
     remove_duplicates: bool = option("seldom", True,
-        english="a tag that stands twice in a caption, in whatever spelling (long_hair, Long Hair), stands once",
-        chinese="同一条里重复的标签（包括 long_hair、Long Hair 等不同写法）只留一个")
+        english="remove repeated tags in a caption, whatever their spelling (long_hair, Long Hair)",
+        chinese="同一条标注里重复的标签（包括 long_hair、Long Hair 等不同写法）只留一个")
     order: str = option("seldom", "keep", choices=("keep", "frequent first", "alphabetical"),
-        english='order of the tags behind your own word: "keep", "frequent first" or "alphabetical"',
+        english='order of the tags after the trigger word: "keep", "frequent first" or "alphabetical"',
         chinese='触发词之后的标签顺序："keep" 不变，"frequent first" 常见的在前，"alphabetical" 按字母')
     caption_extension: str = option("seldom", ".txt",
-        english="ending of the caption files, .txt or .caption",
-        chinese="标签文件的扩展名，.txt 或 .caption")
+        english="extension of the caption files, .txt or .caption",
+        chinese="标注文件的扩展名，.txt 或 .caption")
     output_dir: str = option("output", "output/tags", path="output",
         english="where the summary goes",
         chinese="结果页的输出目录")
@@ -245,20 +245,20 @@ class SortIntoFolders(Tool):
     """
 
     images_dir: str = option("must", "output/prepared", path="folder",
-        english="the folder of pictures with their captions and masks",
-        chinese="图片及其标签、蒙版所在的目录")
+        english="folder of images with their captions and masks",
+        chinese="图片及其标注、蒙版所在的目录")
     output_dir: str = option("must", "output/train", path="output",
         english="where the [repeats]_[concept] folders are made; it is then your train_data_dir",
         chinese="在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir")
     concept: str = option("must", "mytag",
-        english="the word that will call it up: a made-up one, the trigger_word of the captions",
-        chinese="触发词，请用自造的词，与标签里的 trigger_word 相同")
+        english="the trigger word: a made-up one, the same as trigger_word in the captions",
+        chinese="触发词，请用自造的词，与标注里的 trigger_word 相同")
 
     repeats: int | None = option("often", None, minimum=1, maximum=1000,
-        english="how often each picture is seen in an epoch; None: proposed from the next three",
+        english="how often each image is used in an epoch; None: computed from the next three",
         chinese="每轮中每张图的重复次数；None 表示按下面三项推算")
     target_steps: int = option("often", 1500, minimum=1,
-        english="steps that the training shall have, usually 1000~3000; with regularization images it has about twice as many",
+        english="target number of training steps, usually 1000~3000; with regularization images it has about twice as many",
         chinese="希望的训练步数，常用 1000~3000；使用正则化图片时约加倍")
     max_train_epochs: int = option("often", 10, minimum=1,
         english="as in lora_train_command_line.py",
@@ -271,22 +271,22 @@ class SortIntoFolders(Tool):
         chinese='"show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）')
     sub_folders: str = option("often", "auto", choices=("auto", "concepts", "together"),
         english='sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept',
-        chinese='images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标签里都有 concept 这个词的才合并')
+        chinese='images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标注里都有 concept 这个词的才合并')
 
     pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
-        english="base model, whose tokenizer is asked what your word means to it; None: that of SD 1.x and SDXL",
+        english="base model whose tokenizer is used to check the trigger word; None: that of SD 1.x and SDXL",
         chinese="底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器")
     caption_extension: str = option("seldom", ".txt",
-        english="ending of the caption files, .txt or .caption",
-        chinese="标签文件的扩展名，.txt 或 .caption")
+        english="extension of the caption files, .txt or .caption",
+        chinese="标注文件的扩展名，.txt 或 .caption")
     overwrite: bool = option("output", False,
-        english="replace what is there with other content, such as captions that were edited since; the old files go to .backup; False: they are named, and nothing is done",
-        chinese="替换内容不同的文件，如之后又改过的标签，旧的存入 .backup；False：只指出哪些不同，不做任何改动")
+        english="replace files whose content differs, such as captions edited since; the old files go to .backup; False: list them and do nothing",
+        chinese="替换内容不同的文件，如之后又改过的标注，旧的存入 .backup；False：只指出哪些不同，不做任何改动")
 
     def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What cannot be done: (the options concerned, what is said behind the first one's value)."""
         if re.search("[,，]", self.concept):
-            yield ("concept",), say("holds a comma, which separates tags. Take one word", "含逗号，而逗号分隔标签。请只用一个词")
+            yield ("concept",), say("contains a comma, which separates tags. Use one word", "含逗号，而逗号分隔标签。请只用一个词")
         number, _, word = self.concept.partition("_")
         if number.isdecimal() and word:
             yield ("concept",), say(
@@ -295,7 +295,7 @@ class SortIntoFolders(Tool):
         images, output = (Path(os.path.realpath(folder)) for folder in (self.images_dir, self.output_dir))
         if images == output or images in output.parents:
             yield ("output_dir", "images_dir"), say(
-                "lies in images_dir: its pictures would be sorted again next time. Choose a folder beside it",
+                "is inside images_dir: its images would be sorted again next time. Choose a folder beside it",
                 "在 images_dir 里面：下次会把里面的图片再整理一遍。请选它旁边的目录")
 
 
@@ -308,45 +308,45 @@ class MakeRegImages(Tool):
     """
 
     pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model",
-        english="the base model that you will train on: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature",
+        english="the base model that you will train on: .safetensors, .ckpt or diffusers folder; default: the built-in miniature",
         chinese="将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
     train_data_dir: str = option("must", "output/train", path="folder",
-        english="the folder that HOLDS the folders named [repeats]_[concept], as in lora_train_command_line.py",
+        english="the folder that CONTAINS the folders named [repeats]_[concept], as in lora_train_command_line.py",
         chinese="训练集目录，里面放 [重复次数]_[概念] 形式的文件夹，与 lora_train_command_line.py 中相同")
     output_dir: str = option("must", "output/reg", path="output",
         english="where the regularization folders are made; it is then your reg_data_dir",
         chinese="正则化图片的输出目录；之后把它填入 reg_data_dir")
 
     prompts: str = option("often", "captions", choices=("captions", "class words"),
-        english='what is drawn: the training pictures\' own "captions" without your word, one picture for each, or only the "class words" below',
-        chinese='画什么："captions" 按每张训练图的标签（去掉触发词）各画一张，"class words" 只用下面的类别词')
+        english="what to generate: from the training images' \"captions\" without the trigger word, one image each, or from the \"class words\" below",
+        chinese='画什么："captions" 按每张训练图的标注（去掉触发词）各画一张，"class words" 只用下面的类别词')
     class_words: str = option("often", "1girl",
-        english='what your subject is, such as "1girl" or "a photo of a woman"; also takes the place of a caption that is empty without your word',
-        chinese='主体的类别，如 "1girl" 或 "a photo of a woman"；去掉触发词后为空的标签也用它')
+        english='what your subject is, such as "1girl" or "a photo of a woman"; also used for a caption that is empty without the trigger word',
+        chinese='主体的类别，如 "1girl" 或 "a photo of a woman"；去掉触发词后为空的标注也用它')
     remove_words: list[str] | None = option("often", None,
-        english="further words to leave out of the captions; the folders' own words always are; None: none",
-        chinese="另外要从标签中去掉的词；目录名里的词总会去掉；None 表示没有")
+        english="more words to remove from the captions; the folders' trigger words always are; None: none",
+        chinese="另外要从标注中去掉的词；目录名里的词总会去掉；None 表示没有")
     images_per_caption: int = option("often", 1, minimum=1, maximum=100,
-        english="pictures drawn for each training picture, usually 1",
+        english="images to generate per training image, usually 1",
         chinese="每张训练图对应生成的张数，常用 1")
     negative_prompt: str = option("often", "",
-        english='what shall not be seen, such as "lowres, bad anatomy"; empty: nothing is said',
+        english='negative prompt, such as "lowres, bad anatomy"; empty: none',
         chinese='反向提示词，如 "lowres, bad anatomy"；留空表示不用')
     resolution: int | str = option("often", "auto",
-        english='as in lora_train_command_line.py: "auto", 512, 768, 1024; each picture gets the size of its training picture\'s bucket',
+        english="as in lora_train_command_line.py: \"auto\", 512, 768, 1024; each image gets the size of its training image's bucket",
         chinese='与 lora_train_command_line.py 中相同："auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同')
 
     sampler: str = option("seldom", "euler_a", choices=SAMPLERS,
         english="sampler: euler_a, euler, ddim, dpmsolver++, heun, ...",
         chinese="采样器：euler_a、euler、ddim、dpmsolver++、heun 等")
     steps: int = option("seldom", 25, minimum=1, maximum=1000,
-        english="steps of the sampler, usually 20~30",
+        english="sampling steps, usually 20~30",
         chinese="采样步数，常用 20~30")
     guidance_scale: float = option("seldom", 7.0, minimum=1, maximum=30,
-        english="how closely the prompt is followed, usually 5~8",
+        english="CFG scale: how closely the prompt is followed, usually 5~8",
         chinese="提示词引导强度（CFG），常用 5~8")
     seed: int = option("seldom", 1, minimum=0, maximum=2**32 - 1,
-        english="same seed, same pictures",
+        english="same seed, same images",
         chinese="随机种子，相同则图片相同")
     clip_skip: int | None = option("seldom", None, minimum=1, maximum=12,
         english="as in lora_train_command_line.py: 2 for anime models of SD 1.x",
@@ -361,7 +361,7 @@ class MakeRegImages(Tool):
         english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
     enable_bucket: bool = option("seldom", True,
-        english="these five as in lora_train_command_line.py, so that each picture gets its bucket's size",
+        english="these five as in lora_train_command_line.py, so that each image gets its bucket's size",
         chinese="这五项与 lora_train_command_line.py 中相同，使每张图的尺寸与桶一致")
     min_bucket_reso: int | None = option("seldom", None, minimum=16,
         english="shortest side of a bucket; None: half of the resolution",
@@ -373,29 +373,28 @@ class MakeRegImages(Tool):
         english="sides of buckets are multiples of this, a multiple of 8; None: 64 (the miniature: 16)",
         chinese="桶的边长是它的整数倍，须为 8 的倍数，None 表示 64（微型模型为 16）")
     bucket_no_upscale: bool = option("seldom", False,
-        english="smaller pictures get buckets of their own size",
+        english="smaller images get buckets of their own size",
         chinese="不放大小图，按其自身大小分桶")
     caption_extension: str = option("seldom", ".txt",
-        english="ending of the caption files, .txt or .caption",
-        chinese="标签文件的扩展名，.txt 或 .caption")
+        english="extension of the caption files, .txt or .caption",
+        chinese="标注文件的扩展名，.txt 或 .caption")
     overwrite: bool = option("output", False,
-        english="draw anew what is there with other settings or from a caption that was changed since; False: it is named, and nothing is drawn",
-        chinese="设置或标签改过之后，重画已有的图；False：只指出哪些不符，不画任何图")
+        english="regenerate images whose settings or captions changed; False: list them and generate nothing",
+        chinese="设置或标注改过之后，重画已有的图；False：只指出哪些不符，不画任何图")
 
     def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What cannot be done; see `checks.check_tool`."""
         if not self.class_words.strip():
             yield ("class_words",), say(
-                'is empty: write what your subject is, such as "1girl"', '是空的：请填主体的类别，如 "1girl"')
+                'is empty: describe your subject, e.g. "1girl"', '是空的：请填主体的类别，如 "1girl"')
         output, train = (Path(os.path.realpath(folder)) for folder in (self.output_dir, self.train_data_dir))
         inside = output.relative_to(train).parts[:1] if output.is_relative_to(train) else ()
         if output == train:
             yield ("output_dir", "train_data_dir"), say(
-                "is the training folder itself. Give another folder", "就是训练集目录。请填另一个目录")
+                "is the training folder itself. Choose another folder", "就是训练集目录。请填另一个目录")
         elif inside and re.match(r"\d+(_|$)", inside[0]):
             yield ("output_dir", "train_data_dir"), say(
-                f'lies in "{inside[0]}" of the training folder, whose name makes it a part of the training set. Give '
-                "another folder", f'位于训练集目录的 "{inside[0]}" 中，这个名称会被当作训练图片。请填另一个目录')
+                f'is in "{inside[0]}" of the training folder, whose name makes it part of the training set. Choose another folder', f'位于训练集目录的 "{inside[0]}" 中，这个名称会被当作训练图片。请填另一个目录')
 
 
 @dataclass(frozen=True)
@@ -407,26 +406,26 @@ class TryLora(Tool):
     """
 
     pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model",
-        english="base model: .safetensors, .ckpt or diffusers folder; as delivered: the built-in miniature",
+        english="base model: .safetensors, .ckpt or diffusers folder; default: the built-in miniature",
         chinese="底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
     loras: list[str] | None = option("must", ("output/mytag.safetensors",),
-        english="the LoRA files to try, or names in lora_dir: one row of pictures for each and each strength; None: only what the prompts name",
+        english="LoRA files to test, or names in lora_dir: one row of images per file and strength; None: only what the prompts name",
         chinese="要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的")
     prompts: list[str] = option("must", ("mytag, standing, large, center, white background", "red circle, large, center, white background"),
-        english='one column for each, as in the web UI: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for further LoRAs of lora_dir',
+        english='one column per prompt, with web UI syntax: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for more LoRAs from lora_dir',
         chinese='每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
 
     strengths: list[float] = option("often", (0.0, 0.6, 1.0),
         english="strengths of each LoRA, usually 0.5~1; 0 shows the base model",
         chinese="每个 LoRA 的强度，常用 0.5~1；0 表示只用底模")
     negative_prompt: str = option("often", "",
-        english="what shall not be seen, in the same writing",
+        english="negative prompt, in the same syntax",
         chinese="反向提示词，写法相同")
     resolution: int | str = option("often", "auto",
-        english='size of the pictures: "auto" (the base model\'s own), 512, or "width,height"',
+        english="size of the images: \"auto\" (the base model's own), 512, or \"width,height\"",
         chinese='图片尺寸："auto" 按底模，也可填 512 或 "宽,高"')
     seeds: list[int] = option("often", (1,), minimum=0, maximum=2**32 - 1,
-        english="seeds; each draws a grid of its own",
+        english="seeds; each makes its own grid",
         chinese="随机种子，每个种子画一张对比图")
     lora_dir: str | None = option("often", None, path="folder",
         english="where <lora:name:0.6> is looked for, such as the web UI's models/Lora; None: beside the files of loras",
@@ -436,19 +435,19 @@ class TryLora(Tool):
         english="sampler: euler_a, euler, ddim, dpmsolver++, heun, ...",
         chinese="采样器：euler_a、euler、ddim、dpmsolver++、heun 等")
     steps: int = option("seldom", 25, minimum=1, maximum=1000,
-        english="steps of the sampler, usually 20~30",
+        english="sampling steps, usually 20~30",
         chinese="采样步数，常用 20~30")
     guidance_scale: float = option("seldom", 7.0, minimum=1, maximum=30,
-        english="how closely the prompt is followed, usually 5~8",
+        english="CFG scale: how closely the prompt is followed, usually 5~8",
         chinese="提示词引导强度（CFG），常用 5~8")
     clip_skip: int | None = option("seldom", None, minimum=1, maximum=12,
-        english="1 or None: real-life models; 2: anime models (NovelAI line); SDXL ignores it",
+        english="1 or None: realistic models; 2: anime models (NovelAI and its descendants); SDXL ignores it",
         chinese="1 或 None 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项")
     hires_scale: float = option("seldom", 1.0, minimum=1, maximum=4,
-        english="draw a second time at this many times the size, usually 1.5~2; 1: not",
+        english="hires fix: generate again at this many times the size, usually 1.5~2; 1: off",
         chinese="按此倍数放大后再画一遍（高清修复），常用 1.5~2；1 表示不用")
     hires_strength: float = option("seldom", 0.5, minimum=0.05, maximum=1,
-        english="how much the second time may change, usually 0.3~0.6",
+        english="denoising strength of the hires fix, usually 0.3~0.6",
         chinese="高清修复的重绘幅度，常用 0.3~0.6")
     vae: str | None = option("seldom", None, path="model",
         english="another VAE: file or folder; None: the base model's own",
@@ -460,21 +459,20 @@ class TryLora(Tool):
         english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
     output_dir: str = option("output", "output/tried", path="output",
-        english="where the grids, the single pictures and the summary go; no picture in it is overwritten",
+        english="where the grids, single images and the summary go; no existing image is overwritten",
         chinese="对比图、单张图和结果页的输出目录；不会覆盖已有的图")
 
     def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What cannot be done; see `checks.check_tool`."""
         for name in ("prompts", "strengths", "seeds"):
             if not getattr(self, name):
-                yield (name,), say("is empty: nothing would be drawn", "是空的：没有可画的")
+                yield (name,), say("is empty: nothing would be generated", "是空的：没有可画的")
         if self.hires_scale > 1 and self.sampler == "pndm":
-            yield ("sampler",), say('cannot begin with a picture, as hires_scale asks. Take "euler_a"',
+            yield ("sampler",), say("can't start from an image, which hires_scale needs. Use \"euler_a\"",
                                     '不能从已有的图开始画，与 hires_scale 不能同用。请改用 "euler_a"')
         if self.hires_scale > 1 and self.steps > 1000 * self.hires_strength:
             yield ("hires_strength", "steps"), say(
-                f"asks for a schedule of {self.steps} / {self.hires_strength:g} steps, and there are 1000. Lower steps, "
-                "or raise it", f"需要 {self.steps} / {self.hires_strength:g} 步的噪声表，最多只有 1000 步。请减少 steps 或调大它")
+                f"needs a schedule of {self.steps} / {self.hires_strength:g} steps, and there are 1000. Lower steps, or raise it", f"需要 {self.steps} / {self.hires_strength:g} 步的噪声表，最多只有 1000 步。请减少 steps 或调大它")
 
 
 PRECISIONS = ("fp16", "bf16", "float")
@@ -492,10 +490,10 @@ class MergeLoras(Tool):
         english="the LoRA files, of one kind of base model",
         chinese="要合并的 LoRA 文件，须对应同一类底模")
     ratios: list[float] = option("must", (0.6, 0.4), minimum=-10, maximum=10,
-        english="weight of each, in the same order, usually 0.3~1; as a strength in the prompt",
+        english="weight of each, in the same order, usually 0.3~1; like a strength in the prompt",
         chinese="各自的权重，顺序与上面相同，常用 0.3~1，与提示词里的强度同义")
     method: str = option("must", "concat", choices=("concat", "svd", "checkpoint"),
-        english='"concat": one LoRA, exact, its rank is the sum of theirs; "svd": one LoRA of new_rank, as near as that rank allows; "checkpoint": a copy of the base model with them inside',
+        english='"concat": one LoRA, exact, its rank is the sum of theirs; "svd": one LoRA of new_rank, as close as that rank allows; "checkpoint": a copy of the base model with them inside',
         chinese='"concat"：合成一个 LoRA，结果精确，秩为各秩之和；"svd"：合成一个秩为 new_rank 的 LoRA，尽量接近；"checkpoint"：合并进底模的副本')
 
     new_rank: int = option("often", 32, minimum=1, maximum=1280,
@@ -520,10 +518,10 @@ class MergeLoras(Tool):
     def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What cannot be done; see `checks.check_tool`."""
         if not self.loras:
-            yield ("loras",), say("is empty: give at least one file", "是空的：请至少填一个文件")
+            yield ("loras",), say("is empty: list at least one file", "是空的：请至少填一个文件")
         elif len(self.loras) != len(self.ratios or []):
             yield ("ratios", "loras"), say(
-                f"holds {len(self.ratios or [])} weights, and there are {len(self.loras)} LoRAs. Give one for each",
+                f"has {len(self.ratios or [])} weights for {len(self.loras)} LoRAs. Give each LoRA one",
                 f"有 {len(self.ratios or [])} 个权重，而 LoRA 有 {len(self.loras)} 个。请一一对应")
         elif not any(self.ratios):
             yield ("ratios",), say("are all 0: nothing would be merged", "全是 0：没有可合并的")
@@ -548,14 +546,14 @@ class ResizeLora(Tool):
     """
 
     lora: str = option("must", "output/mytag.safetensors", path="model",
-        english="a LoRA file, or a folder: all LoRAs in it, its sub-folders too; they are never changed",
+        english="a LoRA file, or a folder: all LoRAs in it, including sub-folders; they are never changed",
         chinese="LoRA 文件，或一个目录（处理其中所有 LoRA，含子目录）；原文件不会被改动")
     new_rank: int = option("must", 16, minimum=1, maximum=1280,
-        english="the new rank, usually 4~64; with dynamic_method the most that a layer gets",
+        english="the new rank, usually 4~64; with dynamic_method, the maximum per layer",
         chinese="新的秩，常用 4~64；使用 dynamic_method 时是每层的上限")
 
     dynamic_method: str | None = option("often", None, choices=("sv_ratio", "sv_fro", "sv_cumulative"),
-        english='each layer\'s own rank by its singular values: "sv_ratio" (those above the largest / dynamic_param), "sv_fro" (as many as hold this share of the Frobenius norm), "sv_cumulative" (... of their sum); None: new_rank for all',
+        english="choose each layer's rank by its singular values: \"sv_ratio\" (those above the largest / dynamic_param), \"sv_fro\" (as many as hold this share of the Frobenius norm), \"sv_cumulative\" (... of their sum); None: new_rank for all",
         chinese='按奇异值给每层选秩："sv_ratio"（保留大于 最大值/dynamic_param 的）、"sv_fro"（保留到 Frobenius 范数的这一比例）、"sv_cumulative"（保留到奇异值总和的这一比例）；None 表示全部用 new_rank')
     dynamic_param: float | None = option("often", None, above=0,
         english="for dynamic_method: sv_ratio 2~20, sv_fro 0.9~0.99, sv_cumulative 0.7~0.95; larger keeps more",
@@ -580,7 +578,7 @@ class ResizeLora(Tool):
             yield ("dynamic_param", "dynamic_method"), say(
                 "has no effect without dynamic_method. Set one, or this to None", "没有 dynamic_method 就不起作用。请设置它，或把此项设为 None")
         elif self.dynamic_method == "sv_ratio" and (self.dynamic_param or 0) < 1:
-            yield ("dynamic_param", "dynamic_method"), say("is below 1, the least for sv_ratio", "小于 1，sv_ratio 至少为 1")
+            yield ("dynamic_param", "dynamic_method"), say("is below 1, the minimum for sv_ratio", "小于 1，sv_ratio 至少为 1")
         elif self.dynamic_method in ("sv_fro", "sv_cumulative") and (self.dynamic_param or 0) > 1:
             yield ("dynamic_param", "dynamic_method"), say(
                 f"is above 1: it is a share for {self.dynamic_method}, such as 0.95",
@@ -588,7 +586,7 @@ class ResizeLora(Tool):
         loras, output = Path(os.path.realpath(self.lora)), Path(os.path.realpath(self.output_dir))
         if loras.is_dir() and (loras == output or loras in output.parents):
             yield ("output_dir", "lora"), say(
-                "lies in the folder of the LoRAs: the results would be resized again next time. Choose a folder beside it",
+                "is inside the folder of the LoRAs: the results would be resized again next time. Choose a folder beside it",
                 "在 LoRA 所在的目录里面：下次会把结果再缩小一遍。请选它旁边的目录")
 
 
@@ -604,11 +602,11 @@ class ExtractLora(Tool):
         english="the original model: .safetensors, .ckpt or diffusers folder",
         chinese="原始模型：.safetensors、.ckpt 文件或 diffusers 文件夹")
     model_tuned: str = option("must", "models/tuned.safetensors", path="model",
-        english="the model that was made from it, of the same line (SD 1.x, SD 2.x, SDXL); both are read tensor by tensor",
+        english="the model that was made from it, of the same family (SD 1.x, SD 2.x, SDXL); both are read tensor by tensor",
         chinese="在它基础上微调的模型，须是同一系列（SD 1.x、SD 2.x、SDXL）；两者都逐个张量读取")
 
     network_dim: int = option("often", 32, minimum=1,
-        english="rank, usually 16~128; larger holds more of the difference, larger file",
+        english="rank, usually 16~128; larger contains more of the difference, larger file",
         chinese="秩，常用 16~128；越大包含的差异越多，文件越大")
     conv_dim: int | None = option("often", None, minimum=1,
         english="rank of 3x3 convolutions, usually 8~32; None: without",
@@ -620,7 +618,7 @@ class ExtractLora(Tool):
         english="values beyond this quantile are cut off, as sd-scripts does; 1: none, the nearest to the difference",
         chinese="截断超出此分位数的值，与 sd-scripts 相同；1 表示不截断，最接近原差异")
     device: str = option("seldom", "auto",
-        english='where it is worked out: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores',
+        english='device for the computation: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores',
         chinese='计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在两核 CPU 上最长约一小时')
     save_precision: str = option("output", "fp16", choices=PRECISIONS,
         english='number format of the file: "fp16" (half the size), "bf16", "float"',
@@ -637,7 +635,7 @@ class ExtractLora(Tool):
         if os.path.realpath(self.model_org) == os.path.realpath(self.model_tuned):
             yield ("model_tuned", "model_org"), say("is model_org itself: there is no difference", "就是 model_org 本身，没有差异")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            yield ("device",), say('is none of "auto", "cpu", "cuda"', '应为 "auto"、"cpu" 或 "cuda"')
+            yield ("device",), say('is not one of "auto", "cpu", "cuda"', '应为 "auto"、"cpu" 或 "cuda"')
 
 
 @dataclass(frozen=True)
@@ -650,10 +648,10 @@ class ShowLora(Tool):
     """
 
     lora: str = option("must", "output/mytag.safetensors", path="model",
-        english="a LoRA file, or a folder: all LoRAs in it, its sub-folders too; nothing is changed",
+        english="a LoRA file, or a folder: all LoRAs in it, including sub-folders; nothing is changed",
         chinese="LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件")
     pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
-        english="base model whose layers the files are compared with; None: a model of the line they were made for",
+        english="base model whose layers the files are compared with; None: a model of the family they were made for",
         chinese="用来核对各层的底模；None 表示按文件对应的系列核对")
     output_dir: str = option("output", "output/shown", path="output",
         english="where the page goes",
@@ -670,13 +668,13 @@ class Doctor(Tool):
     """
 
     script: str = option("often", "lora_train_command_line.py", path="file",
-        english="the file whose parameters are looked at: a copy of lora_train_command_line.py, or a .toml of train_network.py",
+        english="the file whose parameters are checked: a copy of lora_train_command_line.py, or a .toml of train_network.py",
         chinese="要检查的参数文件：lora_train_command_line.py 或它的副本，也可以是 train_network.py 的 .toml")
     similarity: int = option("seldom", 6, minimum=0, maximum=20,
-        english="how many of 64 hash bits may differ in the same picture, usually 4~10",
+        english="how many of 64 hash bits may differ in the same image, usually 4~10",
         chinese="判为同一张图时 64 位哈希允许不同的位数，常用 4~10")
     check_machine: bool = option("seldom", True,
-        english="also look at the device; imports torch, which takes some seconds",
+        english="also check the device; imports torch, which takes a few seconds",
         chinese="同时检查设备；需要导入 torch，耗时数秒")
     output_dir: str = option("output", "output/doctor", path="output",
         english="where the page goes",

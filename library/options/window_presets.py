@@ -58,7 +58,7 @@ def _read_texts_of_flags(given: Given) -> None:
             at = place(name, given.where)
             given.problems.append(
                 say(
-                    f"{at}: cannot be read ({error}). Write its values as parameters of their own",
+                    f"{at}: cannot be read ({error}). Write its values as separate parameters",
                     f"{at}：无法读取（{error}）。请把其中的值写成单独的参数",
                 )
             )
@@ -77,7 +77,7 @@ def _flags_of(text: str) -> Values:
             name = name.replace("-", "_")
             flags[name] = [value] if equals else []
         elif name is None:
-            raise ValueError(say(f'"{word}" stands before the first --flag', f'"{word}" 前面没有 --参数名'))
+            raise ValueError(say(f'"{word}" comes before the first --flag', f'"{word}" 前面没有 --参数名'))
         else:
             flags[name].append(word)
     return {name: _value_of_words(name, words) for name, words in flags.items()}

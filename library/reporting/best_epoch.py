@@ -52,21 +52,21 @@ class Recommendation(NamedTuple):
         if self.overfitted_from:
             found.append(
                 say(
-                    f"From epoch {self.overfitted_from} on it is overfitted: that loss has risen and stays up.",
+                    f"It overfits from epoch {self.overfitted_from} on: that loss has risen and does not come back "
+                    "down.",
                     f"从第 {self.overfitted_from} 轮起已过拟合：上述损失升高后没有再降下来。",
                 )
             )
         elif self.equal == self.epochs[-1:] and len(self.epochs) > 1:
             found.append(
                 say(
-                    "The loss was still falling at the end: more epochs may do better.",
+                    "The loss was still falling at the end: more epochs may help.",
                     "到结束时损失仍在下降：再多训练几轮可能更好。",
                 )
             )
         found.append(
             say(
-                f"This is measured on {plural(self.pictures, 'picture')} that were not learnt: look at the "
-                "previews, too.",
+                f"Measured on {plural(self.pictures, 'held-out image')}: look at the previews too.",
                 f"以上由 {self.pictures} 张未参加训练的图片测得，请结合预览图判断。",
             )
         )
@@ -76,25 +76,25 @@ class Recommendation(NamedTuple):
 def _which(found: Recommendation) -> str:
     if len(found.epochs) == 1:
         return say(
-            f"Only epoch {found.epoch} was measured: there is nothing to choose from yet.",
+            f"Only epoch {found.epoch} has been measured so far, so there is nothing to compare.",
             f"目前只测量了第 {found.epoch} 轮，还无从比较。",
         )
     english, chinese = spans(found.equal), spans(found.equal, "、")
     what_en, what_zh = (
-        ("held-out and regularization pictures", "留出图片与正则化图片")
+        ("held-out and regularization images", "留出图片与正则化图片")
         if found.knows_drift
-        else ("held-out pictures", "留出图片")
+        else ("held-out images", "留出图片")
     )
     if len(found.equal) == 1:
         return say(
-            f"Use epoch {found.epoch}: no other comes near its loss of {what_en}.",
-            f"建议使用第 {found.epoch} 轮：就{what_zh}的损失而言，其他各轮都不如它。",
+            f"Use epoch {found.epoch}: its loss on {what_en} is clearly the lowest.",
+            f"建议使用第 {found.epoch} 轮：它在{what_zh}上的损失明显最低。",
         )
     return say(
-        f"Use epoch {found.epoch}: no other has a lower loss of {what_en} beyond chance. Epochs {english} are equal, "
-        "as far as so few can tell; the later have learnt more, the earlier have strayed less from the base model.",
-        f"建议使用第 {found.epoch} 轮：就{what_zh}的损失而言，没有哪一轮明显更低。"
-        f"第 {chinese} 轮分不出高下，其中较晚的学得更多，较早的偏离底模较少。",
+        f"Use epoch {found.epoch}: no other epoch has a clearly lower loss on {what_en}. Epochs {english} can't be "
+        "separated by so few images. Later ones have learned more; earlier ones stay closer to the base model.",
+        f"建议使用第 {found.epoch} 轮：没有哪一轮在{what_zh}上的损失明显更低。图片太少，第 {chinese} 轮分不出高下，"
+        "其中较晚的学得更多，较早的更接近底模。",
     )
 
 

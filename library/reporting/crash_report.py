@@ -21,7 +21,7 @@ from library.options.training import Config
 CAUSES: list[tuple[str, str, str]] = [  # pattern in "TypeName: message", remedy; the first that fits counts
     (
         r"(CUDA|HIP|MPS).{0,40}out of memory|OutOfMemoryError",
-        "the device's memory is full. In this order: close other programs that use the graphics card, "
+        "the device's memory is full. Try in this order: close other programs that use the graphics card, "
         "train_batch_size = 1, gradient_checkpointing = True, text_encoder_lr = 0, a lower resolution",
         "显存不足。请依次尝试：关闭占用显卡的其他程序、train_batch_size = 1、gradient_checkpointing = True、"
         "text_encoder_lr = 0、降低 resolution",
@@ -33,31 +33,32 @@ CAUSES: list[tuple[str, str, str]] = [  # pattern in "TypeName: message", remedy
     ),
     (
         r"Errno 28\b|Errno 122\b|Errno 69\b|WinError (39|112)\b|No space left on device|quota exceeded",
-        "the disk is full: free some space, or take another output_dir or cache_dir; then go on from the last state",
+        "the disk is full: free some space, or use another output_dir or cache_dir; then continue from the last state",
         "磁盘已满：请腾出空间，或更换 output_dir、cache_dir，然后从最近的训练状态继续",
     ),
     (
         r"Errno (5|30)\b|Input/output error|Read-only file system",
-        "the disk cannot be written or read: check it, its cable and the network drive; then go on from the last state",
+        "the disk cannot be written or read: check it, its cable and the network drive; then continue from the "
+        "last state",
         "磁盘无法读写：请检查磁盘、连接线和网络盘，然后从最近的训练状态继续",
     ),
     (
         r"invalid device function|HIP error|hipError",
-        "this torch holds no code for this AMD card: for the RX 6700 start with HSA_OVERRIDE_GFX_VERSION=10.3.0, or "
+        "this torch has no code for this AMD card: for the RX 6700 start with HSA_OVERRIDE_GFX_VERSION=10.3.0, or "
         "install the ROCm build for your card (README, Installation)",
         "这个 torch 不含该 AMD 显卡的代码：RX 6700 请加环境变量 HSA_OVERRIDE_GFX_VERSION=10.3.0 启动，"
         "或安装适合该显卡的 ROCm 版（见 README 的“安装”）",
     ),
     (
         r"no kernel image",
-        "this torch holds no code for this graphics card: a new card needs a newer torch, a very old one an older "
+        "this torch has no code for this graphics card: a new card needs a newer torch, a very old one an older "
         "torch (README, Installation)",
         "这个 torch 不含该显卡的代码：新显卡请装更新的 torch，很老的显卡请装更早的版本（见 README 的“安装”）",
     ),
     (
         r"Memory access fault",
-        "the AMD driver stopped the program: HSA_OVERRIDE_GFX_VERSION may name the wrong card, or the processor's own "
-        "graphics was taken for it (ROCR_VISIBLE_DEVICES=0); otherwise update the driver and ROCm",
+        "the AMD driver stopped the program: HSA_OVERRIDE_GFX_VERSION may name the wrong card, or the integrated "
+        "graphics was used instead (ROCR_VISIBLE_DEVICES=0); otherwise update the driver and ROCm",
         "AMD 驱动终止了程序：HSA_OVERRIDE_GFX_VERSION 可能与显卡不符，或误用了处理器的核显"
         "（设 ROCR_VISIBLE_DEVICES=0）；否则请更新驱动和 ROCm",
     ),
@@ -81,13 +82,13 @@ CAUSES: list[tuple[str, str, str]] = [  # pattern in "TypeName: message", remedy
     ),
     (
         r"PermissionError|Errno 13\b|WinError (5|32)\b",
-        "a file or folder may not be written, or another program holds it: close web UIs that use it, or take another "
-        "output_dir",
+        "a file or folder may not be written, or another program is using it: close web UIs that use it, or choose "
+        "another output_dir",
         "文件或文件夹没有写入权限，或被其他程序占用：请关闭正在使用它的网页界面，或更换 output_dir",
     ),
     (
         r"SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|InvalidHeader|PytorchStreamReader|UnpicklingError",
-        "a model file is damaged or was not copied to its end: compare its size with the original and copy it again",
+        "a model file is damaged or was not copied completely: compare its size with the original and copy it again",
         "模型文件已损坏，或没有复制完整：请与原文件比较大小，并重新复制",
     ),
     (
@@ -118,7 +119,7 @@ def cause_line(error: BaseException) -> str:
         for pattern, english, chinese in CAUSES:
             if re.search(pattern, text):
                 first = _first_line(texts[0])
-                return _harmless(say(f"{first}. Probable cure: {english}", f"{first}。可能的解决办法：{chinese}"))
+                return _harmless(say(f"{first}. Likely fix: {english}", f"{first}。可能的解决办法：{chinese}"))
     return _harmless(_first_line(texts[0]))
 
 

@@ -19,13 +19,13 @@ from library.contracts import Sample
 from library.messages import Note, plural, say
 
 LEVELS = {  # the most serious first: key -> words for it
-    "red": ("must be cured", "必须解决"),
+    "red": ("fix this", "必须解决"),
     "amber": ("worth a look", "值得留意"),
     "green": ("fine", "正常"),
 }
 TOPICS = {  # in the page's order
     "parameters": ("Parameters", "参数"),
-    "pictures": ("Pictures", "图片"),
+    "pictures": ("Images", "图片"),
     "captions": ("Tags", "标签"),
     "regularization": ("Regularization", "正则化"),
     "model": ("Base model", "底模"),
@@ -112,7 +112,8 @@ def steps(step_count: int, epoch_count: int, views: int, by_epochs: bool) -> Ite
         by_epochs: whether max_train_epochs decides, and not max_train_steps.
     """
     text = say(
-        f"{step_count:,} steps in {plural(epoch_count, 'epoch')}, each picture is seen about {views} times",
+        f"{plural(step_count, 'step')} in {plural(epoch_count, 'epoch')}, each image is seen about "
+        f"{plural(views, 'time')}",
         f"{epoch_count} 轮共 {step_count:,} 步，每张图约看 {views} 次",
     )
     if FEW_STEPS <= step_count <= MANY_STEPS:
@@ -132,20 +133,19 @@ def steps(step_count: int, epoch_count: int, views: int, by_epochs: bool) -> Ite
         )
     elif epochs:
         cure = say(
-            f"Give the folders about {USUAL_STEPS / step_count:.0f} times as many repeats, the number their names "
-            "begin with",
+            f"Raise the repeats (the number the folder names begin with) about {USUAL_STEPS / step_count:.0f} times",
             f"请把目录名开头的重复次数增加到约 {USUAL_STEPS / step_count:.0f} 倍",
         )
     else:
         cure = say(
-            f"One epoch is too long already: max_train_steps = {USUAL_STEPS} ends it there; or give the folders fewer "
+            f"One epoch is already too long: max_train_steps = {USUAL_STEPS} ends it there; or lower the folders' "
             "repeats",
             f"一轮就已经太长：设 max_train_steps = {USUAL_STEPS} 可提前结束，或减少目录名中的重复次数",
         )
     reason = (
-        say("few; little will be learnt", "太少，学不到多少")
+        say("too few to learn much", "太少，学不到多少")
         if step_count < FEW_STEPS
-        else say("many; it will probably overfit", "太多，很可能过拟合")
+        else say("a lot; it will probably overfit", "太多，很可能过拟合")
     )
     yield Finding("amber", "parameters", say(f"{text}: {reason}", f"{text}：{reason}"), cure)
 
@@ -169,8 +169,8 @@ def saving(epoch_count: int, step_count: int, every_epochs: int | None, every_st
             "amber",
             "parameters",
             say(
-                "only the last file is kept: if it is overfitted, there is none to go back to",
-                "只保存最后一个文件：如果过拟合，就没有较早的可以退回",
+                "only the last file is kept: if it is overfitted, there is no earlier one to go back to",
+                "只保存最后一个文件：如果过拟合，就没有较早的文件可用",
             ),
             say(f"Set save_every_n_epochs = {wanted}", f"请设 save_every_n_epochs = {wanted}"),
         )
@@ -185,12 +185,12 @@ def resolution(width: int, height: int, usual: int) -> Iterator[Finding]:
         "amber",
         "parameters",
         say(
-            f"resolution {width} x {height}, but the base model learned pictures of {usual} x {usual}",
+            f"resolution {width} x {height}, but the base model was trained at {usual} x {usual}",
             f"训练分辨率为 {width} x {height}，而底模是按 {usual} x {usual} 训练的",
         ),
         say(
-            f'Set resolution = {usual}, or "auto": at another size the base model itself draws badly',
-            f'请设 resolution = {usual} 或 "auto"：换了尺寸，底模自己也画不好',
+            f'Set resolution = {usual}, or "auto": at other sizes the base model itself works badly',
+            f'请设 resolution = {usual} 或 "auto"：换成别的尺寸，底模自己也画不好',
         ),
     )
 
@@ -230,11 +230,11 @@ def picture_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
                 "amber",
                 "pictures",
                 say(
-                    f"{folder}: {plural(number, 'picture')}: what they have in common by chance is learnt too",
+                    f"{folder}: {plural(number, 'image')}: chance similarities between them are learned too",
                     f"{folder}：只有 {number} 张图片：图与图之间碰巧相同的地方也会被学进去",
                 ),
                 say(
-                    "Collect 20 or more, in different poses, views and surroundings",
+                    "Collect 20 or more, with different poses, views and backgrounds",
                     "请收集 20 张以上，姿势、视角、背景各不相同",
                 ),
             )
@@ -243,17 +243,17 @@ def picture_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
                 "amber",
                 "pictures",
                 say(
-                    f"{folder}: {number:,} pictures, more than one concept usually needs (20 to 100)",
+                    f"{folder}: {number:,} images, more than a concept usually needs (20 to 100)",
                     f"{folder}：{number:,} 张图片，多于一个概念通常所需（20~100 张）",
                 ),
                 say(
-                    "Fine for a style. For a person or a thing leave out the blurred and the doubtful ones, and give "
-                    "the folder few repeats",
+                    "Fine for a style. For a person or an object, leave out blurred and doubtful images, and use "
+                    "few repeats",
                     "训练画风没有问题；训练人物或物品，请去掉模糊、可疑的图，并把重复次数调小",
                 ),
             )
         else:
-            yield Finding("green", "pictures", say(f"{folder}: {number} pictures", f"{folder}：{number} 张图片"))
+            yield Finding("green", "pictures", say(f"{folder}: {number} images", f"{folder}：{number} 张图片"))
 
 
 def small_buckets(pictures: Mapping[tuple[int, int], Sequence[Path]], batch_size: int) -> Iterator[Finding]:
@@ -270,13 +270,11 @@ def small_buckets(pictures: Mapping[tuple[int, int], Sequence[Path]], batch_size
         "amber",
         "pictures",
         say(
-            f"{len(lonely)} of {len(pictures)} buckets hold a single picture: their batches show it alone, and its "
-            f"chance peculiarities pull harder: {listed}",
-            f"{len(pictures)} 个桶中有 {len(lonely)} 个只有一张图：这些批次里只有它自己，"
-            f"它的偶然特征会学得更重：{listed}",
+            f"{len(lonely)} of {len(pictures)} buckets hold a single image, so its quirks are over-learned: {listed}",
+            f"{len(pictures)} 个桶中有 {len(lonely)} 个只有一张图：这张图容易被过度学习：{listed}",
         ),
         say(
-            "Crop such pictures to the shape of others, or raise bucket_reso_steps",
+            "Crop such images to the shape of others, or raise bucket_reso_steps",
             "请把这些图裁成与其他图相同的比例，或调大 bucket_reso_steps",
         ),
         tuple(lonely.values()),
@@ -298,8 +296,7 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "green",
             "pictures",
             say(
-                f"{plural(len(turned), 'picture lies', 'pictures lie')} on their side in the file and are turned "
-                f"upright by their EXIF: {names_of(turned)}",
+                f"{plural(len(turned), 'image is', 'images are')} rotated upright by EXIF: {names_of(turned)}",
                 f"{len(turned)} 张图片在文件里是转着的，已按 EXIF 摆正：{names_of(turned)}",
             ),
         )
@@ -308,8 +305,8 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "green",
             "pictures",
             say(
-                f"{plural(len(coloured), 'picture is', 'pictures are')} converted to sRGB by their colour profile: "
-                f"{names_of(coloured)}",
+                f"{plural(len(coloured), 'image is', 'images are')} converted to sRGB from the embedded color "
+                f"profile: {names_of(coloured)}",
                 f"{len(coloured)} 张图片按其色彩配置文件转换为 sRGB：{names_of(coloured)}",
             ),
         )
@@ -318,7 +315,7 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "green",
             "pictures",
             say(
-                f"the transparent parts of {plural(len(clear), 'picture is', 'pictures are')} not learnt (alpha_mask)",
+                f"the transparent parts of {plural(len(clear), 'image')} are not trained (alpha_mask)",
                 f"{len(clear)} 张图片的透明部分不会被学习（alpha_mask）",
             ),
         )
@@ -327,13 +324,13 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
             "amber",
             "pictures",
             say(
-                f"{plural(len(clear), 'picture has', 'pictures have')} transparent parts, which become white and "
-                f"are learnt as white: {names_of(clear)}",
+                f"{plural(len(clear), 'image has', 'images have')} transparent parts, which become white and are "
+                f"learned as white: {names_of(clear)}",
                 f"{len(clear)} 张图片有透明部分，会变成白色，并作为白色被学习：{names_of(clear)}",
             ),
             say(
                 "Fine if their captions say white background. Set alpha_mask = True to leave these parts out",
-                "如果标签里写了 white background 就没问题；设 alpha_mask = True 可以不学习这些部分",
+                "如果标注里写了 white background 就没问题；设 alpha_mask = True 可以不学习这些部分",
             ),
             tuple(clear),
         )
@@ -346,11 +343,11 @@ def blurred(pictures: Sequence[Path]) -> Iterator[Finding]:
             "amber",
             "pictures",
             say(
-                f"{plural(len(pictures), 'picture is', 'pictures are')} blurred at the training size, and blur is "
-                f"learnt: {names_of(pictures)}",
+                f"{plural(len(pictures), 'image is', 'images are')} blurred at the training size, and blur is "
+                f"learned too: {names_of(pictures)}",
                 f"{len(pictures)} 张图片在训练分辨率下是模糊的，模糊也会被学进去：{names_of(pictures)}",
             ),
-            say("Look at them, and leave the bad ones out", "请看一下，去掉不好的"),
+            say("Check them, and leave the bad ones out", "请看一下，去掉不好的"),
             tuple(pictures),
         )
 
@@ -372,12 +369,12 @@ def duplicates(groups: Sequence[Sequence[Sample]]) -> Iterator[Finding]:
                 "red",
                 "pictures",
                 say(
-                    f"the same picture is in the training and in the regularization set: {listed}",
+                    f"the same image is in both the training and the regularization set: {listed}",
                     f"同一张图既在训练集又在正则化集里：{listed}",
                 ),
                 say(
-                    "Delete it from the regularization set: what one teaches, the other unteaches",
-                    "请从正则化集删除：一边教，另一边又教成相反的",
+                    "Delete it from the regularization set: the two would cancel out",
+                    "请从正则化集删除，否则两边互相抵消",
                 ),
                 paths,
             )
@@ -385,9 +382,9 @@ def duplicates(groups: Sequence[Sequence[Sample]]) -> Iterator[Finding]:
             yield Finding(
                 "red",
                 "pictures",
-                say(f"the same picture is in two concepts: {listed}", f"同一张图在两个概念里：{listed}"),
+                say(f"the same image is in two concepts: {listed}", f"同一张图在两个概念里：{listed}"),
                 say(
-                    "Leave it in one of them: the two words cannot be told apart by it",
+                    "Keep it in one of them: the model can't use it to tell the two words apart",
                     "请只留在其中一个：模型无法凭它区分这两个词",
                 ),
                 paths,
@@ -402,12 +399,12 @@ def duplicates(groups: Sequence[Sequence[Sample]]) -> Iterator[Finding]:
             "amber",
             "pictures" if is_train else "regularization",
             say(
-                f"{plural(len(alike), 'picture is', 'pictures are')} there more than once, or nearly the same, and "
-                f"count so many times as much: {listed}",
-                f"{len(alike)} 张图重复或几乎相同，学习时会成倍偏重：{listed}",
+                f"{plural(len(alike), 'image is', 'images are')} duplicates or near-duplicates, and count that many "
+                f"times as much: {listed}",
+                f"{len(alike)} 张图重复或几乎相同，会被成倍学习：{listed}",
             ),
             say(
-                "Keep the best of each. tools/prepare_images.py does so",
+                "Keep the best of each group. tools/prepare_images.py does this",
                 "每组只留最好的一张，可用 tools/prepare_images.py 处理",
             ),
             paths,
@@ -434,8 +431,8 @@ def trigger_word(
         return  # `data.plan` says so
     if len(there) == len(places):
         text = say(
-            f'{folder}: "{word}" stands in all {len(places)} captions',
-            f"{folder}：{len(places)} 条标签里都有“{word}”",
+            f'{folder}: "{word}" is in all {plural(len(places), "caption")}',
+            f"{folder}：全部 {len(places)} 个标注文件里都有“{word}”",
         )
         yield Finding("green", "captions", text)
     if not shuffles and not drops:
@@ -443,7 +440,7 @@ def trigger_word(
     if not keep_tokens:
         what = say("shuffled", "打乱顺序") if shuffles else ""
         what += say(" and ", "、") if shuffles and drops else ""
-        what += say("left out at times", "随机去掉") if drops else ""
+        what += say("dropped at times", "随机去掉") if drops else ""
         yield Finding(
             "amber",
             "captions",
@@ -453,7 +450,7 @@ def trigger_word(
             ),
             say(
                 "Put it first in every caption and set keep_tokens = 1",
-                "请把它放在每条标签的最前面，并设 keep_tokens = 1",
+                "请把它放在每条标注的最前面，并设 keep_tokens = 1",
             ),
         )
         return
@@ -463,13 +460,13 @@ def trigger_word(
             "amber",
             "captions",
             say(
-                f'{folder}: "{word}" does not stand among the first keep_tokens = {keep_tokens} tags of '
-                f"{plural(len(late), 'caption')}, so something else is kept in its place: {names_of(late)}",
-                f"{folder}：有 {len(late)} 条标签的前 keep_tokens = {keep_tokens} 个里没有“{word}”，"
-                f"固定下来的是别的标签：{names_of(late)}",
+                f'{folder}: "{word}" is not among the first keep_tokens = {keep_tokens} tags of '
+                f"{plural(len(late), 'caption')}, so another tag is kept fixed instead: {names_of(late)}",
+                f"{folder}：有 {len(late)} 个标注文件的前 keep_tokens = {keep_tokens} 个里没有“{word}”，固定下来的是"
+                f"别的标签：{names_of(late)}",
             ),
             say(
-                f'Put "{word}" first: tools/edit_tags.py with trigger_word does so',
+                f'Put "{word}" first: tools/edit_tags.py does this with trigger_word',
                 f"请把“{word}”放到最前面，可用 tools/edit_tags.py 的 trigger_word 处理",
             ),
             tuple(late),
@@ -505,7 +502,7 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
         )
         if reg_count > left:
             cure = say(
-                f"{left} of them would do; more epochs or higher training repeats use the others too",
+                f"{left} of them are enough; more epochs or higher training repeats would use the others too",
                 f"有 {left} 张就够了；增加轮数或调大训练目录的重复次数，才会用到其余的",
             )
         elif all(repeats > 1 for _, repeats, _ in reg) and len(reg) == 1:
@@ -517,7 +514,7 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
             "amber",
             "regularization",
             say(
-                f"{numbers}: the rule is that training is at least as much, so that all are used",
+                f"{numbers}: training should have at least as many samples, so that all are used",
                 f"{numbers}：规则是训练集不少于正则化，这样才会全部用到",
             ),
             cure,
@@ -527,12 +524,12 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
             "amber",
             "regularization",
             say(
-                f"{numbers}: there are fewer regularization pictures than training pictures, so each is seen "
-                f"{max(uses)} times an epoch and is itself overfitted",
+                f"{numbers}: there are fewer regularization images than training images, so each is seen "
+                f"{plural(max(uses), 'time')} per epoch and overfits itself",
                 f"{numbers}：正则化图片比训练图片少，每张每轮要用 {max(uses)} 次，自身也会过拟合",
             ),
             say(
-                "Have at least as many: tools/make_reg_images.py draws one for each training picture",
+                "Use at least as many: tools/make_reg_images.py generates one for each training image",
                 "数量应不少于训练图片：tools/make_reg_images.py 可按每张训练图各画一张",
             ),
         )
@@ -542,7 +539,7 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
             "green",
             "regularization",
             say(
-                f"{numbers}: an epoch uses {len(uses)} of {reg_count} pictures, {each} times each",
+                f"{numbers}: an epoch uses {len(uses)} of {plural(reg_count, 'image')}, {each} times each",
                 f"{numbers}：每轮使用 {reg_count} 张中的 {len(uses)} 张，每张 {each} 次",
             ),
         )
@@ -571,13 +568,13 @@ def words_in_regularization(
                 "red",
                 "regularization",
                 say(
-                    f'"{word}" calls {plural(len(called), "regularization picture")} too, so the word learns to '
+                    f'"{word}" is also on {plural(len(called), "regularization image")}, so the word learns to '
                     f"look like them: {names_of(paths)}",
                     f"“{word}”也对应着 {len(called)} 张正则化图片，这个词会学成它们的样子：{names_of(paths)}",
                 ),
                 say(
-                    "Take the word out of their captions, and out of their folder's name where they have none",
-                    "请从它们的标签里去掉这个词；没有标签文件的，请改目录名",
+                    "Remove the word from their captions, or from the folder's name where they have none",
+                    "请从它们的标注里去掉这个词；没有标注文件的，请改目录名",
                 ),
                 paths,
             )
@@ -587,13 +584,13 @@ def words_in_regularization(
                 "amber",
                 "regularization",
                 say(
-                    f"{folders}: these regularization pictures have no caption files, so their caption is the folder's "
-                    f'own "{word}", as for training',
-                    f"{folders}：这些正则化图片没有标签文件，以目录名中的“{word}”为标签，与训练集相同",
+                    f"{folders}: these regularization images have no caption files, so their caption is the "
+                    f'folder\'s "{word}", the same as for training',
+                    f"{folders}：这些正则化图片没有标注文件，以目录名中的“{word}”作标注，与训练集相同",
                 ),
                 say(
-                    "Right if they show the same person (cut-out faces as training set, the full pictures here). Drawn "
-                    "by the base model, they need a folder named after the kind, such as 1_woman",
+                    "Fine if they show the same person (faces as the training set, full images here). If the base "
+                    "model generated them, name the folder after the class, e.g. 1_woman",
                     "如果拍的就是同一个人（脸部作训练集、完整图片放这里）则正确；如果是底模画的，"
                     "目录请以类别命名，如 1_woman",
                 ),
@@ -618,18 +615,21 @@ def drawn_by_another(drawn_by: Mapping[Path, str], model: str) -> Iterator[Findi
             "amber",
             "regularization",
             say(
-                f"{plural(len(others), 'regularization picture was', 'regularization pictures were')} drawn by "
-                f"another model ({names}) than the base model ({model}): they hold it to a look that is not its own",
-                f"{len(others)} 张正则化图片是其他模型（{names}）画的，不是底模（{model}）画的：会把底模拉向别的画风",
+                f"{plural(len(others), 'regularization image was', 'regularization images were')} generated by "
+                f"another model ({names}) than the base model ({model}): they pull it toward a different look",
+                f"{len(others)} 张正则化图片是其他模型（{names}）画的，不是底模（{model}）画的：会把画风带偏",
             ),
-            say("Draw them anew: tools/make_reg_images.py", "请用 tools/make_reg_images.py 重新生成"),
+            say("Generate them again with tools/make_reg_images.py", "请用 tools/make_reg_images.py 重新生成"),
             tuple(others),
         )
     elif drawn_by:
         yield Finding(
             "green",
             "regularization",
-            say(f"{len(drawn_by)} pictures were drawn by the base model", f"{len(drawn_by)} 张图片由底模自己画成"),
+            say(
+                f"{plural(len(drawn_by), 'image was', 'images were')} generated by the base model",
+                f"{len(drawn_by)} 张图片由底模自己画成",
+            ),
         )
 
 
@@ -648,13 +648,13 @@ def other_buckets(train: set[tuple[int, int]], reg: Mapping[tuple[int, int], int
         "amber",
         "regularization",
         say(
-            f"{sum(other.values())} of {total} regularization samples of an epoch have shapes that no training picture "
-            f"has ({listed}): they keep the base model's look only there",
+            f"{sum(other.values())} of {total} regularization samples of an epoch have shapes that no training "
+            f"image has ({listed}): they help only at those sizes",
             f"每轮 {total} 个正则化样本中有 {sum(other.values())} 个的尺寸在训练集里没有（{listed}）："
             "只在这些尺寸上起作用",
         ),
         say(
-            "Draw them in the training pictures' sizes: tools/make_reg_images.py does so",
+            "Generate them in the training images' sizes: tools/make_reg_images.py does this",
             "请按训练图的尺寸生成：tools/make_reg_images.py 会这样做",
         ),
     )

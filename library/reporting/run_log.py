@@ -7,7 +7,6 @@ again; lines that a full disk does not take wait in memory.
 
 import json
 import os
-import sys
 import time
 from collections import deque
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 from torch import Tensor
 from tqdm import tqdm
 
-from library.messages import plural, say
+from library.messages import log, plural, say
 from library.reporting.trackers import Tracker
 
 Event = dict[str, Any]  # a line of run.jsonl: JSON
@@ -35,7 +34,7 @@ class NotFinite(FloatingPointError):
         self.step = step
 
 
-class Report:
+class RunLog:
     """Progress of one run.
 
     Args:
@@ -43,7 +42,7 @@ class Report:
         step_count: optimizer steps of the whole run.
         first_step: steps already done, when a run is continued; what the file tells of later ones is cut.
         writer: draws curves, if they are wanted.
-        stream: where lines go; a progress bar only where it is a terminal.
+        bar: where a progress bar is drawn, see `console.progress_stream`; None: a line is said now and then instead.
     """
 
     def __init__(
@@ -53,10 +52,9 @@ class Report:
         *,
         first_step: int = 0,
         writer: Tracker | None = None,
-        stream: TextIO | None = None,
+        bar: TextIO | None = None,
     ):
         self.step_count, self.step = step_count, first_step
-        self.stream = stream or sys.stdout
         self.epoch_losses: list[float] = []
         self.epochs_told = 0  # the last one whose mean stands in the file
         self.news = 0  # events other than steps
@@ -67,10 +65,7 @@ class Report:
         self.events = path.open("ab", buffering=0)
         self.unwritten = bytearray()
         self.writer = writer
-        on_terminal = self.stream.isatty()
-        self.bar = tqdm(
-            total=step_count, initial=first_step, file=self.stream, disable=not on_terminal, dynamic_ncols=True
-        )
+        self.bar = tqdm(total=step_count, initial=first_step, file=bar, disable=bar is None, dynamic_ncols=True)
         self.waiting: list[tuple[int, int, Tensor, dict[str, float]]] = []
         self.started = self.last_read = self.last_line = time.monotonic()
         self.first_step = first_step
@@ -92,12 +87,6 @@ class Report:
                 elif event.get("event") == "validation":
                     self.validations.append(event)
             file.truncate(whole)
-
-    def say(self, text: str) -> None:
-        """One line for the person, above the progress bar."""
-        self.bar.clear()
-        print(text, file=self.stream, flush=True)
-        self.bar.refresh()
 
     def event(self, kind: str, **values: object) -> None:
         """One line of run.jsonl: {"event": kind, "time": seconds since 1970, ...}."""
@@ -169,7 +158,7 @@ class Report:
         self.bar.set_postfix_str(f"loss {self.average():.4f}")
         if self.bar.disable and (self.last_read - self.last_line > LINE_SECONDS or step in (1, self.step_count)):
             self.last_line = self.last_read
-            self.say(self._line(epoch, step))
+            log.info(self._line(epoch, step))
 
     def _line(self, epoch: int, step: int) -> str:
         pace = (time.monotonic() - self.started) / max(1, step - self.first_step)
@@ -211,10 +200,10 @@ class Report:
             self.event("validation", epoch=epoch, step=step, **values)
             self.validations.append(dict(epoch=epoch, step=step, **values))
             loss, beside, gap = (values[name] for name in ("loss", "training_loss", "gap"))
-            self.say(
+            log.info(
                 say(
                     f"validation {f'after step {step}' if step else 'of the unchanged model'}: loss {loss:.4f}, of "
-                    f"training pictures {beside:.4f}, gap {gap:+.4f}",
+                    f"training images {beside:.4f}, gap {gap:+.4f}",
                     f"{f'第 {step} 步后的验证' if step else '训练前底模的验证'}：损失 {loss:.4f}，"
                     f"训练图片的损失 {beside:.4f}，差距 {gap:+.4f}",
                 )
@@ -235,9 +224,9 @@ class Report:
             self.events.close()
             if self.unwritten:
                 lost = self.unwritten.count(b"\n")
-                self.say(
+                log.info(
                     say(
-                        f"{self.events.name} lacks its last {plural(lost, 'line')}: the disk did not take them",
+                        f"{self.events.name} lacks its last {plural(lost, 'line')}: the disk could not be written",
                         f"{self.events.name} 缺少最后 {lost} 行：磁盘无法写入",
                     )
                 )

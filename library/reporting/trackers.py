@@ -97,8 +97,8 @@ class WandB:
         except Exception as error:  # its own classes, and those of what it stands on
             raise UserError(
                 say(
-                    f"wandb cannot start ({error}). Log in once with `wandb login`, or give wandb_api_key; without a "
-                    "network set WANDB_MODE=offline; or leave log_with out.",
+                    f"wandb cannot start ({error}). Log in once with `wandb login`, or set wandb_api_key; offline, "
+                    "set WANDB_MODE=offline; or remove log_with.",
                     f"wandb 无法启动（{error}）。请先运行 wandb login 登录一次，或填写 wandb_api_key；"
                     "没有网络请设 WANDB_MODE=offline；也可以不填 log_with。",
                 )
@@ -182,7 +182,7 @@ def read_settings(path: str) -> dict[str, Values]:
     known = ", ".join(f"[{name}]" for name in KINDS)
     problems = [
         say(
-            f"log_tracker_config = {path}: {name} is none of {known}; write its lines below one of them",
+            f"log_tracker_config = {path}: {name} is not one of {known}; put its lines under one of them",
             f"log_tracker_config = {path}：{name} 不是 {known} 之一；请把它写在其中一个之下",
         )
         for name, table in tables.items()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options.derived import last_strengths
 from library.options.training import Config
 
@@ -78,7 +78,7 @@ def needed(
         Need(output_dir, say("previews", "预览图"), draws * preview_count * preview_pixels * 3),  # .png, hard to pack
     ]
     if cache_folder:
-        needs.append(Need(cache_folder, say("encoded pictures and captions", "图片与标签的编码缓存"), cache_bytes))
+        needs.append(Need(cache_folder, say("encoded images and captions", "图片与标注的编码缓存"), cache_bytes))
     return [need for need in needs if need.size]
 
 
@@ -135,8 +135,8 @@ def check(needs: list[Need]) -> list[str]:
         elif room - total < MARGIN:
             warnings.append(
                 say(
-                    f"{folder}: this run will write up to {mib(total)} ({listed}), and {mib(room)} are free: the disk "
-                    "will be nearly full. A full disk ends no run: it waits for room",
+                    f"{folder}: this run will write up to {mib(total)} ({listed}), and {mib(room)} are free: the "
+                    "disk will be nearly full. A full disk doesn't end the run: it waits for free space",
                     f"{folder}：本次训练最多会写入 {mib(total)}（{listed}），现有 {mib(room)} 可用，磁盘将接近写满。"
                     "写满时训练不会中断，会等待腾出空间",
                 )
@@ -157,7 +157,6 @@ def writing(
     *,
     size: int,
     may_free: Callable[[], bool],
-    say_line: Callable[[str], None],
     is_stopped: Callable[[], bool] = lambda: False,
     wait_seconds: float = 10.0,
 ) -> Any:
@@ -188,13 +187,13 @@ def writing(
                 continue
             if waited_since is None:
                 waited_since = time.monotonic()
-                say_line(_waiting_line(path, reason, size, wait_seconds))
+                log.info(_waiting_line(path, reason, size, wait_seconds))
             if not _wait(wait_seconds, is_stopped):
                 raise
             continue
         if waited_since is not None:
             seconds = round(time.monotonic() - waited_since)
-            say_line(say(f"{path} is written after {seconds} s", f"等待 {seconds} 秒后已写入 {path}"))
+            log.info(say(f"{path} was written after {seconds} s", f"等待 {seconds} 秒后已写入 {path}"))
         return result
 
 
@@ -219,7 +218,7 @@ def _waiting_line(path: Path, reason: OSError, size: int, wait_seconds: float) -
         english = f"disk full: {path} cannot be written; free {lacking} on {place}"
         chinese = f"磁盘已满：{path} 无法写入；请在 {place} 腾出 {lacking}"
     return say(
-        f"{english}. What was saved before is untouched. Trying again every {wait_seconds:g} s; Ctrl-C to stop",
+        f"{english}. Earlier saves are intact. Retrying every {wait_seconds:g} s; Ctrl-C to stop",
         f"{chinese}。此前保存的文件未受影响。每 {wait_seconds:g} 秒重试一次；按 Ctrl-C 停止",
     )
 

@@ -48,7 +48,7 @@ def save_adapter(
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     refuse_non_finite(path, (name for name, tensor in tensors.items() if not tensor.isfinite().all()))
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    reason = say(' in this save_precision: take "bf16"', '，因为超出了 save_precision 的范围：请改用 "bf16"')
+    reason = say(' in this save_precision: use "bf16"', '，因为超出了 save_precision 的范围：请改用 "bf16"')
     refuse_non_finite(path, (name for name, tensor in tensors.items() if not tensor.isfinite().all()), reason)
     data = FORMATS[path.suffix](tensors, metadata or {})
     with explain_write_errors(path):
@@ -109,8 +109,9 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
         example = (foreign or list(tensors) or ["-"])[0]
         raise UserError(
             say(
-                f"{path}: not a LoRA in the format of web interfaces (names such as lora_unet_... .lora_down.weight): "
-                f"it holds {len(tensors)} tensors such as {example}. A base model, or a LoRA of another program?",
+                f"{path}: not a LoRA in the format of web interfaces (names such as lora_unet_... "
+                f".lora_down.weight): it contains {len(tensors)} tensors such as {example}. A base model, or a LoRA "
+                "of another program?",
                 f"{path}：不是网页界面通用格式的 LoRA（其中的名称应形如 lora_unet_… .lora_down.weight），"
                 f"文件里有 {len(tensors)} 个张量，例如 {example}。是否误选了底模，或其他程序的 LoRA？",
             )
@@ -121,8 +122,8 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
     if odd:
         raise UserError(
             say(
-                f"{path}: {odd[0]} has an impossible shape, or holds NaN or infinities. The file is damaged, or its "
-                "training failed; use another one.",
+                f"{path}: {odd[0]} has an impossible shape, or contains NaN or infinities. The file is damaged, or "
+                "its training failed; use another one.",
                 f"{path}：{odd[0]} 的形状不对，或含有 NaN 或无穷大。文件已损坏或训练失败，请换一个文件。",
             )
         )
@@ -231,5 +232,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             )
         ) from error
     if not (isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
-        raise UserError(say(f"{path}: holds more than tensors.", f"{path}：除张量外还有其他内容。"))
+        raise UserError(say(f"{path}: contains more than tensors.", f"{path}：除张量外还有其他内容。"))
     return tensors

@@ -20,7 +20,7 @@ def refuse_non_finite(path: Path, names: Iterator[str], reason: str = "") -> Non
     if name := next(names, None):
         raise FloatingPointError(
             say(
-                f"{path} was not written: {name} holds infinities or NaN{reason}",
+                f"{path} was not written: {name} contains infinities or NaN{reason}",
                 f"{path} 没有写入：{name} 含有无穷大或 NaN{reason}",
             )
         )
@@ -35,7 +35,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         raise UserError(
             say(
                 f"{path}: cannot be written ({error.strerror or error}). Is the disk full, or the folder protected? "
-                "What was there before is untouched.",
+                "What was there before is intact.",
                 f"{path}：无法写入（{error.strerror or error}）。"
                 "磁盘是否已满，或文件夹没有写入权限？原有文件未受影响。",
             )
@@ -45,5 +45,5 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 def one_line(error: Exception) -> str:
     """One line of what another library says at length."""
     if foreign := re.search(r"GLOBAL (\S+)", str(error)):  # torch refuses to unpickle anything but tensors and numbers
-        return say(f"it holds a {foreign[1]}", f"含有 {foreign[1]}")
+        return say(f"it contains a {foreign[1]}", f"含有 {foreign[1]}")
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -34,8 +34,8 @@ def lock_name(output_dir: Path, name: str) -> RunLock:
         holder = files.lock_holder(path)
         raise UserError(
             say(
-                f"{name} in {output_dir} is being trained at this moment, by {holder}. Wait for it or stop it; "
-                "or choose another output_name and leave resume empty.",
+                f"{name} in {output_dir} is being trained right now by {holder}. Wait for it or stop it; or choose "
+                "another output_name and leave resume empty.",
                 f"{output_dir} 中的 {name} 正在训练（{holder}）。请等它结束或先停止它；"
                 "也可以换一个 output_name，并把 resume 留空。",
             )

@@ -137,8 +137,8 @@ def load_state(folder: Path) -> State:
         raise UserError(
             say(
                 f"resume = {folder}: there is no training state of this program ({state_files(SLOTS[0])[0]} is "
-                "missing). Give a folder named ...-state that this program wrote. From a LoRA file, or from a state of "
-                "sd-scripts, take the LoRA as network_weights.",
+                "missing). Give a folder named ...-state that this program wrote. For a LoRA file, or a state of "
+                "sd-scripts, set the LoRA as network_weights.",
                 f"resume = {folder}：这里没有本程序的训练状态（缺少 {state_files(SLOTS[0])[0]}）。"
                 "请填本程序写出的、名为 …-state 的文件夹。"
                 "如果只有 LoRA 文件，或是 sd-scripts 的状态，请把其中的 LoRA 填到 network_weights。",
@@ -177,8 +177,8 @@ def _read_state(folder: Path, generation: _Generation) -> State:
 def _damaged(folder: Path, reason: str) -> UserError:
     return UserError(
         say(
-            f"resume = {folder}: the training state is damaged ({reason}). Take an older one, or the newest LoRA file "
-            "as network_weights; remove this folder to begin anew.",
+            f"resume = {folder}: the training state is damaged ({reason}). Use an older one, or set the newest LoRA "
+            "file as network_weights; delete this folder to start over.",
             f"resume = {folder}：训练状态已损坏（{reason}）。"
             "请换用更早的状态，或把最新的 LoRA 文件填到 network_weights；若要从头开始，请删除该文件夹。",
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from library import files
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 
 FOLDER = ".backup"
 JOURNAL = "journal.jsonl"
@@ -89,9 +89,9 @@ class Backup:
             reason = error.strerror or error
             raise UserError(
                 say(
-                    f"{path} cannot be changed ({reason}). Make room, or allow yourself to write there; what was "
-                    "changed before can be undone",
-                    f"{path} 无法修改（{reason}）。请腾出空间或取得写入权限；此前的改动可以撤销",
+                    f"{path} cannot be changed ({reason}). Free some space, or change its permissions; earlier "
+                    "changes can be undone",
+                    f"{path} 无法修改（{reason}）。请腾出空间或修改权限；此前的改动可以撤销",
                 )
             ) from error
         self.count += 1
@@ -134,8 +134,8 @@ def undo(folder: Path) -> Undone:
         raise UserError(
             problems,
             say(
-                f"Not all could be undone ({len(restored)} files are restored). Put this right and undo again; the "
-                f"files as they were lie in {own}:",
+                f"Not everything could be undone ({plural(len(restored), 'file')} restored). Fix this and undo "
+                f"again; the original files are in {own}:",
                 f"没有全部撤销（已恢复 {len(restored)} 个文件）。请解决后再撤销一次；原来的文件都在 {own}：",
             ),
         )

@@ -236,6 +236,6 @@ def caption(path: Path) -> bytes:
         raise UserError(
             say(
                 f"{path}: this caption cannot be read ({error}); save it as UTF-8",
-                f"{path}：无法读取该标签文件（{error}），请另存为 UTF-8",
+                f"{path}：无法读取该标注文件（{error}），请另存为 UTF-8",
             )
         ) from error

@@ -81,7 +81,7 @@ def unusable(outcome: Outcome, settings: PrepareImages) -> Remark:
         outcome.survey.skipped,
         say("could not be used", "无法使用"),
         say(
-            "The summary lists the reasons; nothing was changed in images_dir",
+            "The summary lists the reasons; nothing in images_dir was changed",
             "原因见结果页；images_dir 里没有任何改动",
         ),
     )
@@ -91,7 +91,7 @@ def all_erased(outcome: Outcome, settings: PrepareImages) -> Remark:
     return Remark(
         outcome.reporting("gone"),
         say("nothing left after erasing", "擦除后什么也不剩"),
-        say("Erase less of them, or leave them out", "请少擦一些，或不要用它们"),
+        say("Erase less, or leave them out", "请少擦一些，或不要用它们"),
     )
 
 
@@ -100,7 +100,7 @@ def blurred(outcome: Outcome, settings: PrepareImages) -> Remark:
         [raw.name for raw in outcome.blurred],
         say("blurred", "模糊"),
         say(
-            "A LoRA learns the blur too; look at them in the summary and move poor ones out of images_dir",
+            "A LoRA learns the blur too; check them in the summary and move poor ones out of images_dir",
             "LoRA 会连模糊一起学；请在结果页查看，把不好的移出 images_dir",
         ),
     )
@@ -108,7 +108,7 @@ def blurred(outcome: Outcome, settings: PrepareImages) -> Remark:
 
 def noisy(outcome: Outcome, settings: PrepareImages) -> Remark:
     if settings.denoise:
-        cure = say("If noise is left, raise denoise", "如仍有噪点，请调高 denoise")
+        cure = say("If noise remains, raise denoise", "如仍有噪点，请调高 denoise")
     else:
         cure = say(
             "denoise = 5 smooths them, and all others a little; or move them out of images_dir",
@@ -126,7 +126,7 @@ def much_enlarged(outcome: Outcome, settings: PrepareImages) -> Remark:
         [name for name in outcome.reporting("enlarged") if is_much_enlarged(outcome.records[name])],
         say("enlarged more than twice in each direction", "边长放大到两倍以上"),
         say(
-            "Most of what is seen is made up; get them larger, or leave them out",
+            "Most of the detail is invented; find larger versions, or leave them out",
             "画面大半是凭空补出来的，请换大图或不用",
         ),
         "red",
@@ -139,8 +139,7 @@ def enlarged_without_model(outcome: Outcome, settings: PrepareImages) -> Remark:
         [name for name, record in records.items() if not is_much_enlarged(record) and not record.report.get("by")],
         say("enlarged by Lanczos, which adds no detail", "用 Lanczos 放大，没有增加细节"),
         say(
-            "Get them larger; or put a super-resolution model such as RealESRGAN_x4plus.pth into a folder of "
-            "models_dirs",
+            "Find larger versions, or put an upscaler such as RealESRGAN_x4plus.pth into a folder of models_dirs",
             "最好换大图；也可把 RealESRGAN_x4plus.pth 等超分辨率模型放进 models_dirs 所列目录",
         ),
     )
@@ -150,9 +149,9 @@ def small(outcome: Outcome, settings: PrepareImages) -> Remark:
     size = f"{settings.resolution} x {settings.resolution}"
     return Remark(
         [file for record in outcome.records.values() for file in record.report.get("small", ())],
-        say(f"below {size} pixels and left so", f"小于 {size} 像素，未放大"),
+        say(f"below {size} pixels, not enlarged", f"小于 {size} 像素，未放大"),
         say(
-            'The trainer will enlarge them; get them larger, or set upscale = "auto"',
+            'The trainer will enlarge them; find larger versions, or set upscale = "auto"',
             '训练时会被放大；请换大图，或设 upscale = "auto"',
         ),
     )
@@ -164,11 +163,11 @@ def text(outcome: Outcome, settings: PrepareImages) -> Remark:
         return Remark(
             names,
             say("text or watermarks erased", "擦除了文字或水印"),
-            say("Look in the summary whether the boxes were right", "请在结果页查看框得是否都对"),
+            say("Check in the summary that the boxes were right", "请在结果页查看框得是否都对"),
         )
     return Remark(
         names,
-        say("may bear text or a watermark", "可能有文字或水印"),
+        say("may contain text or a watermark", "可能有文字或水印"),
         say(
             'If the boxes in the summary are right: text = "erase". If only some are: write those into a regions file',
             '如果结果页上的框都对，设 text = "erase"；只有部分对，请把它们写进 regions 文件',
@@ -179,7 +178,7 @@ def text(outcome: Outcome, settings: PrepareImages) -> Remark:
 def no_subject(outcome: Outcome, settings: PrepareImages) -> Remark:
     return Remark(
         outcome.reporting("doubtful"),
-        say("background kept, as no subject was found", "没有找到主体，背景保留"),
+        say("no subject found, background kept", "没有找到主体，背景保留"),
         say("Cut them out by hand, or leave them out", "请手动抠图，或不要用"),
     )
 
@@ -189,15 +188,15 @@ def no_face(outcome: Outcome, settings: PrepareImages) -> Remark:
     if settings.faces == "keep":
         return Remark([], "")
     without = [name for name, record in records.items() if not record.report.get("faces")]
-    cure = say("Where there is one, treat it by hand", "有脸的请手动处理")
+    cure = say("Where there is one, handle it manually", "有脸的请手动处理")
     if not any(record.report.get("face_model") for record in records.values()):
         cure += say(
-            "; drawn faces need lbpcascade_animeface.xml or a YOLO face model in a folder of models_dirs",
+            "; anime faces need lbpcascade_animeface.xml or a YOLO face model in a folder of models_dirs",
             "；二次元脸需要在 models_dirs 所列目录放 lbpcascade_animeface.xml 或 YOLO 人脸模型",
         )
     if settings.faces in ("cut out", "recipe") and len(without) == len(records):
         what = say(
-            "no face found in any picture, so there is nothing to learn", "所有图片都没有找到人脸，没有可训练的内容"
+            "no face found in any image, so there is nothing to learn", "所有图片都没有找到人脸，没有可训练的内容"
         )
         return Remark(without, what, cure, "red")
     return Remark(without, say("no face found", "没有找到人脸"), cure)
@@ -209,7 +208,7 @@ def not_for_regularization(outcome: Outcome, settings: PrepareImages) -> Remark:
         for name, record in outcome.records.items()
         if settings.faces == "recipe" and not any(file.startswith("reg/") for file in record.files)
     ]
-    what = say("too blurred or too small for reg, only their faces are used", "太糊或太小，不放入 reg，只用其中的脸")
+    what = say("too blurred or too small for reg; only their faces are used", "太糊或太小，不放入 reg，只用其中的脸")
     return Remark(names, what)
 
 
@@ -222,7 +221,7 @@ def deleted(outcome: Outcome, settings: PrepareImages) -> Remark:
     return Remark(
         [file for files in outcome.deleted.values() for file in files],
         say("deleted or moved since an earlier run, and not made again", "之前生成后被删除或移走，不再生成"),
-        say("overwrite = True makes them anew", "需要时设 overwrite = True 重新生成"),
+        say("overwrite = True makes them again", "需要时设 overwrite = True 重新生成"),
         "green",
     )
 
@@ -231,10 +230,10 @@ def stale(outcome: Outcome, settings: PrepareImages) -> Remark:
     return Remark(
         [file for files in outcome.stale.values() for file in files],
         say(
-            "left from earlier runs, their raw pictures gone, left out or skipped now",
+            "left over from earlier runs; their raw images are gone, or skipped now",
             "以前生成的，其原图现已不在、被略过或判为重复",
         ),
-        say("Delete them if they are not wanted", "不需要的请自行删除"),
+        say("Delete them if you don't need them", "不需要的请自行删除"),
     )
 
 

@@ -115,8 +115,8 @@ def numbers(outcome: Outcome) -> dict[str, object]:
     """The few that matter most."""
     survey = outcome.survey
     return {
-        say("raw pictures", "原始图片"): len(survey.pictures) + len(survey.skipped),
-        say("clean pictures", "整理后的图片"): len(outcome.files),
+        say("raw images", "原始图片"): len(survey.pictures) + len(survey.skipped),
+        say("clean images", "整理后的图片"): len(outcome.files),
         say("duplicates left out", "去掉的重复图片"): len(outcome.left_out),
         say("skipped", "略过"): len(survey.skipped),
         say("with a mask", "带蒙版"): sum(len(record.report.get("erased", {})) for record in outcome.records.values()),
@@ -208,7 +208,7 @@ def pairs(outcome: Outcome, output: Path) -> list[Figure]:
         note = f"{width} × {height}"
         if file in report.get("erased", {}):
             erased = report["erased"][file]
-            note += say(f" · {erased:.0%} not learnt", f" · {erased:.0%} 不学习")
+            note += say(f" · {erased:.0%} not trained", f" · {erased:.0%} 不学习")
         figures += [
             raw_figure(raw, say(f"before: {size_of(raw)}", f"整理前：{size_of(raw)}"), boxes),
             pages.figure_of(output / file, file, say(f"after: {note}", f"整理后：{note}")),

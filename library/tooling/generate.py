@@ -107,9 +107,9 @@ class DrawingFamily:
             numbers = str(self.family.modules()["unet"].conv_in.weight.dtype).removeprefix("torch.")
             raise UserError(
                 say(
-                    f'the U-Net gives NaN in {numbers}: the picture would be black. Set mixed_precision = "no"'
+                    f'the U-Net gives NaN in {numbers}: the image would be black. Set mixed_precision = "no"'
                     + (', or "bf16"' if numbers == "float16" else "")
-                    + "; if that is no cure, the base model is damaged",
+                    + "; if that doesn't help, the base model is damaged",
                     f'U-Net 在 {numbers} 精度下算出 NaN，会画成全黑。请设 mixed_precision = "no"'
                     + (' 或 "bf16"' if numbers == "float16" else "")
                     + "；仍不行则说明底模已损坏",
@@ -129,7 +129,7 @@ class DrawingFamily:
         if not pixels.isfinite().all():
             raise UserError(
                 say(
-                    "the VAE gives NaN: the picture would be black. It is damaged; name another one under vae",
+                    "the VAE gives NaN: the image would be black. It is damaged; set another one as vae",
                     "VAE 算出 NaN，会画成全黑。它已损坏，请在 vae 里另填一个",
                 )
             )
@@ -145,7 +145,7 @@ class DrawingFamily:
                 self.is_tight = True
             log.warning(
                 say(
-                    "memory is short: the U-Net makes room for the VAE at each picture, somewhat slower",
+                    "memory is short: the U-Net makes room for the VAE at each image, somewhat slower",
                     "显存紧张，每次解码时 U-Net 先移出显存，略慢",
                 )
             )
@@ -176,12 +176,13 @@ def keep(path: Path, write: Callable[[], Any], size: int) -> None:
     from library.storage import disk
 
     try:
-        disk.writing(path, write, size=size, may_free=lambda: False, say_line=log.info)
+        disk.writing(path, write, size=size, may_free=lambda: False)
     except OSError as error:
         raise UserError(
             say(
-                f"{path} cannot be written ({error.strerror or error}). Allow it, or choose another output_dir",
-                f"{path} 无法写入（{error.strerror or error}）。请取得写入权限，或换一个 output_dir",
+                f"{path} cannot be written ({error.strerror or error}). Change its permissions, or choose another "
+                "output_dir",
+                f"{path} 无法写入（{error.strerror or error}）。请修改权限，或换一个 output_dir",
             )
         ) from error
 
@@ -227,8 +228,9 @@ def told_if_memory_is_full() -> Iterator[None]:
         first = str(error).partition("\n")[0]
         raise UserError(
             say(
-                f"the device's memory is full ({first}). Lower the size of the pictures, set mixed_precision = "
-                '"fp16" or "bf16" if it is "no", close other programs that use the card, or set device = "cpu" (slow)',
+                f"the device's memory is full ({first}). Lower the size of the images, set mixed_precision = "
+                '"fp16" or "bf16" if it is "no", close other programs that use the card, or set device = "cpu" '
+                "(slow)",
                 f'显存不足（{first}）。请减小图片尺寸；mixed_precision 若为 "no" 请改为 "fp16" 或 "bf16"；'
                 '关闭占用显卡的其他程序；或设 device = "cpu"（很慢）',
             )

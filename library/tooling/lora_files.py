@@ -137,7 +137,7 @@ def same_family(files: Sequence[LoraFile]) -> FamilyFacts | None:
         told = ", ".join(f"{file.path.name}: {file.family.title}" for file in found.values() if file.family)
         raise UserError(
             say(
-                f"the LoRAs are made for different lines of base models ({told}) and cannot be merged",
+                f"the LoRAs are for different families of base models ({told}) and cannot be merged",
                 f"这些 LoRA 对应不同系列的底模（{told}），不能合并",
             )
         )

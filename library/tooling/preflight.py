@@ -78,9 +78,9 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
             examine_machine(seen, memory)
         except (ImportError, OSError, RuntimeError) as error:  # torch or its driver; that is what one wants to know
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            text = say(f"the machine could not be tried to the end: {reason}", f"机器没能检查完：{reason}")
+            text = say(f"the machine check did not finish: {reason}", f"机器没能检查完：{reason}")
             cure = say(
-                "Install torch for this machine anew (README, Installation), and update the driver",
+                "Reinstall torch for this machine (README, Installation), and update the driver",
                 "请按 README 的“安装”重新安装适合本机的 torch，并更新驱动",
             )
             seen.findings.append(Finding("red", "machine", text, cure))
@@ -138,8 +138,8 @@ def examine_queue(seen: Examination, values: dict, where: dict, script: Path) ->
             lines = [line if line.startswith(preset.name) else f"{preset.name}: {line}" for line in result.problems]
             seen.note(lines, "parameters", "red")
     text = say(
-        f"multi_run_folder: {len(presets)} presets are trained one after another; pictures and machine are looked at "
-        "for the values of this file",
+        f"multi_run_folder: {len(presets)} presets are trained one after another; images and machine are checked "
+        "with the values of this file",
         f"multi_run_folder：依次训练 {len(presets)} 个预设；图片与机器按本文件的参数检查",
     )
     seen.findings.append(Finding("green" if presets else "red", "parameters", text))
@@ -291,7 +291,7 @@ def examine_output(seen: Examination) -> None:
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not os.access(existing, os.W_OK):
         text = say(f"output_dir = {folder} cannot be written", f"output_dir = {folder} 无法写入")
-        cure = say("Choose another folder, or allow yourself to write there", "请换一个目录，或取得写入权限")
+        cure = say("Choose another folder, or change its permissions", "请换一个目录，或修改权限")
         seen.findings.append(Finding("red", "parameters", text, cure))
     wanted = {}
     if config.optimizer_type.lower() == "prodigy":
@@ -338,7 +338,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     if machine.device.type == "cpu" and width >= FULL_WIDTH:
         text = say(f"{machine.description}: no graphics card is used", f"{machine.description}：没有使用显卡")
         cure = say(
-            "A full-size Stable Diffusion takes many seconds for each step on a processor: hours for a LoRA",
+            "On a CPU a full-size Stable Diffusion takes many seconds per step: hours for a LoRA",
             "用处理器训练完整的 Stable Diffusion，每步要很多秒，一个 LoRA 要几个小时以上",
         )
         seen.findings.append(Finding("amber", "machine", text, cure))
@@ -348,7 +348,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     seen.attempt("machine", device.self_test, machine)
     if machine.device.type != "cpu" and len(seen.findings) == errors:
         seen.findings.append(
-            Finding("green", "machine", say("its arithmetic was tried and is right", "已试算，运算结果正确"))
+            Finding("green", "machine", say("its arithmetic was tested and is correct", "已试算，运算结果正确"))
         )
     if not (seen.plan and seen.model):
         return
@@ -435,7 +435,8 @@ def examine_state(seen: Examination, run: Run) -> None:
             seen.findings.append(Finding("red", "parameters", text, cure.strip()))
             return
         text = say(
-            f"{state.facts['name']} was stopped after step {state.position.global_step}: the next start goes on there",
+            f"{state.facts['name']} was stopped after step {state.position.global_step}: the next start continues "
+            "there",
             f"{state.facts['name']} 在第 {state.position.global_step} 步后中断：下次启动会接着训练",
         )
         seen.findings.append(Finding("green", "parameters", text))
@@ -443,7 +444,7 @@ def examine_state(seen: Examination, run: Run) -> None:
     elif saves.is_taken(folder, name):
         new = saves.free_name(folder, name)
         text = say(
-            f"{folder} holds {name} already; the next run is named {new}, nothing is overwritten",
+            f"{folder} already contains {name}; the next run will be named {new}, and nothing is overwritten",
             f"{folder} 中已有 {name}；下次训练会命名为 {new}，不会覆盖",
         )
         seen.findings.append(Finding("green", "parameters", text))

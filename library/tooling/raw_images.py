@@ -84,11 +84,9 @@ def find(folder: Path) -> tuple[list[str], Survey]:
     _collect(folder, "", names, survey, passed)
     if passed:
         listed = ", ".join(f"{ending or '-'} ({count})" for ending, count in sorted(passed.items()))
-        survey.notes.append(
-            say(f"passed over, as they are no pictures: {listed}", f"以下文件不是图片，未处理：{listed}")
-        )
+        survey.notes.append(say(f"skipped, not images: {listed}", f"以下文件不是图片，未处理：{listed}"))
     if not names:
-        raise UserError([say(f"images_dir: no picture in {folder}", f"images_dir：{folder} 里没有图片"), *survey.notes])
+        raise UserError([say(f"images_dir: no images in {folder}", f"images_dir：{folder} 里没有图片"), *survey.notes])
     return names, survey
 
 
@@ -123,7 +121,7 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
         if is_folder(entry) and entry.name == MASKS:
             survey.notes.append(
                 say(
-                    f"{below}{MASKS}: passed over: masks belong to clean pictures and are made anew",
+                    f"{below}{MASKS}: skipped: masks belong to clean images and are made again",
                     f"{below}{MASKS}：未处理：蒙版属于整理后的图片，会重新生成",
                 )
             )
@@ -175,7 +173,7 @@ def look(
             unknown[ending] = unknown.get(ending, 0) + 1
     if unknown:
         listed = ", ".join(f"{ending or name} ({count})" for ending, count in sorted(unknown.items()))
-        survey.notes.append(say(f"passed over, as they hold no picture: {listed}", f"以下文件里没有图片：{listed}"))
+        survey.notes.append(say(f"skipped, no image inside: {listed}", f"以下文件里没有图片：{listed}"))
 
 
 def _facts(path: Path, resolution: int, trims: bool) -> bytes:

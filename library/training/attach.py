@@ -101,7 +101,7 @@ def refuse_odd_unet(unet: Any) -> None:
     raise UserError(
         say(
             "the base model's unet/config.json asks for parts that no Stable Diffusion 1.x, 2.x or XL has: it "
-            "cannot be trained. Take the original model, or put its config.json back.",
+            "cannot be trained. Use the original model, or restore its config.json.",
             "底模的 unet/config.json 含有 Stable Diffusion 1.x、2.x、XL 都没有的部件，不支持训练。"
             "请换用原版模型，或恢复原来的 config.json。",
         )

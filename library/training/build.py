@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from library.contracts import Family
-from library.messages import say
+from library.messages import log, say
 from library.options.derived import has_dropout, trains_text_encoder
 from library.options.training import Config
 from library.training.attach import attach, pack_base, param_group_rates
@@ -44,13 +43,12 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
 
     settings, machine = run.settings, run.machine
     attend = attention.choose(machine.device, machine.dtype, settings.attention)
-    print(attend.description)
+    log.info(attend.description)
     plan = plan_memory(run, attend)
     is_gpu = machine.device.type != "cpu"
-    print(memory.table(plan, machine.device, say("memory:", "显存：" if is_gpu else "内存：")))
+    log.info(memory.table(plan, machine.device, say("memory:", "显存：" if is_gpu else "内存：")))
     for line in ways_to_fit(run, attend, plan):
         run.note(line)
-    sys.stdout.flush()
 
     family = open_family(run, attend)
     latents, texts = fill_caches(run, family)
@@ -193,7 +191,7 @@ def record_steps(run: Run, training: Training) -> None:
         buffers = [flat.gradient for flat in training.adapters.flat_parameters.values()]
         recorder = cuda_graphs.CudaRecorder(device)
         graphs = cuda_graphs.Graphs(training.step.plain, buffers, recorder, partial(print, flush=True))
-        print(graphs.description)
+        log.info(graphs.description)
         training.step = graphs
     else:
         run.note(say(f"no CUDA graphs: {reason}", f"不使用 CUDA graphs：{reason}"))
@@ -208,7 +206,7 @@ def compile_blocks(run: Run, training: Training) -> None:
     if has_dropout(run.settings):
         run.note(
             say(
-                "torch_compile is off: dropout would draw other numbers",
+                "torch_compile is off: dropout would use other random numbers",
                 "不使用 torch_compile：dropout 取到的随机数会不同",
             )
         )

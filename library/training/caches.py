@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from library.contracts import Family
-from library.messages import say
+from library.messages import log, say
 from library.options.derived import trains_text_encoder
 from library.training.run import Run
 
@@ -53,9 +53,9 @@ def fill_latents(run: Run, family: Family) -> LatentCache:
             if batch_size == 1:
                 raise
             batch_size = 1
-            run.note(say("not enough memory: pictures are encoded one by one", "显存不足，改为逐张编码"))
+            run.note(say("not enough memory: encoding images one by one", "显存不足，改为逐张编码"))
         else:
-            print(_latents_filled(filled), flush=True)
+            log.info(_latents_filled(filled))
             return latents
 
 
@@ -82,9 +82,9 @@ def fill_texts(run: Run, family: Family) -> TextCache | None:
             if batch_size == 1:
                 raise
             batch_size = 1
-            run.note(say("not enough memory: captions are encoded one by one", "显存不足，改为逐条编码标签"))
+            run.note(say("not enough memory: encoding captions one by one", "显存不足，改为逐条编码标注"))
         else:
-            print(_captions_filled(filled), flush=True)
+            log.info(_captions_filled(filled))
             return texts
 
 
@@ -93,7 +93,7 @@ def fill_texts(run: Run, family: Family) -> TextCache | None:
 
 def _latents_filled(filled: Filled) -> str:
     return say(
-        f"latents: {filled.made} pictures encoded, {filled.reused} from the cache",
+        f"latents: {filled.made} images encoded, {filled.reused} from the cache",
         f"图片编码：新编码 {filled.made} 张，取自缓存 {filled.reused} 张",
     )
 
@@ -101,5 +101,5 @@ def _latents_filled(filled: Filled) -> str:
 def _captions_filled(filled: Filled) -> str:
     return say(
         f"captions: {filled.made} encoded, {filled.reused} from the cache",
-        f"标签编码：新编码 {filled.made} 条，取自缓存 {filled.reused} 条",
+        f"标注编码：新编码 {filled.made} 条，取自缓存 {filled.reused} 条",
     )

@@ -14,12 +14,12 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from library.contracts import Sample
-from library.messages import say
+from library.messages import log, say
 from library.training.run import Run, Training
 from library.training.validate import in_batches, losses_of, seed_of
 
 if TYPE_CHECKING:
-    from library.reporting.run_log import Report
+    from library.reporting.run_log import RunLog
 
 TIME_SHARE = 0.03  # of the run's that may be spent
 LEAST = 4  # pictures among which one can stand out
@@ -28,7 +28,7 @@ CAPTIONS = ("with", "without")
 ODD = 1.5  # deviations from the others beyond which a picture is worth a look
 
 
-def tell_pictures(run: Run, training: Training, log: Report) -> None:
+def tell_pictures(run: Run, training: Training, run_log: RunLog) -> None:
     """Measure all pictures of the subject, or as many as there is time for, and write them down as "pictures"."""
     import torch
 
@@ -47,10 +47,10 @@ def tell_pictures(run: Run, training: Training, log: Report) -> None:
     try:
         rows = _measured(run, training, samples, timesteps, scope.models)
     except torch.OutOfMemoryError:
-        log.say(say("the training pictures are not ranked: not enough memory", "显存不足，未对训练图片排序"))
+        log.info(say("the training images are not ranked: not enough memory", "显存不足，未对训练图片排序"))
         return
     names = [f"{sample.folder}/{sample.image_path.name}" for sample in samples]
-    log.event("pictures", step=log.step, timesteps=timesteps, pictures=names, rows=rows, of=len(unique))
+    run_log.event("pictures", step=run_log.step, timesteps=timesteps, pictures=names, rows=rows, of=len(unique))
 
 
 class Extent(NamedTuple):

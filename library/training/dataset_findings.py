@@ -80,7 +80,7 @@ def of_set(
     if statistics:
         findings += of_tags(statistics, words, subject, texts)
     if not reg:
-        text = say("no regularization pictures: quicker, overfits sooner", "没有正则化图片：更快，但更容易过拟合")
+        text = say("no regularization images: faster, but overfits sooner", "没有正则化图片：更快，但更容易过拟合")
         return [*findings, Finding("green", "regularization", text)]
     rows = {is_reg: [(folder.name, folder.repeats, folder.picture_count) for folder in used
                      if folder.is_regularization == is_reg] for is_reg in (False, True)}  # fmt: skip
@@ -163,6 +163,6 @@ def short(plan: Plan, config: Config, notes: Sequence[str]) -> tuple[list[str], 
     if not counts["red"] + counts["amber"]:
         return [], ""
     return [finding.line for finding in new[:MOST_LINES]], say(
-        f"doctor: {counts['red']} red, {counts['amber']} amber; python tools/doctor.py shows all, with pictures",
+        f"doctor: {counts['red']} red, {counts['amber']} amber; python tools/doctor.py shows all, with images",
         f"体检：红色 {counts['red']} 项，黄色 {counts['amber']} 项；运行 python tools/doctor.py 查看全部（附图片）",
     )

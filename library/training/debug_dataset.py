@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from library.messages import say
+from library.messages import log, say
 from library.reporting import pages
 from library.reporting.pages import Figure
 from library.training.resolve import settings_of
@@ -52,10 +52,10 @@ def show_dataset(run: Run) -> Path:
     path = Path(run.settings.output_dir) / f"{run.name}.dataset.html"
     pages.write(path, pages.render("debug_dataset.html", content))
     count = sum(len(batch.figures) for batch in batches)
-    print(
+    log.info(
         say(
-            f"debug_dataset: {count} pictures with their captions: {path}. Nothing was trained",
-            f"debug_dataset：{count} 张图片及其标签见 {path}。没有进行训练",
+            f"debug_dataset: {count} images with their captions: {path}. Nothing was trained",
+            f"debug_dataset：{count} 张图片及其标注见 {path}。没有进行训练",
         )
     )
     return path
@@ -85,6 +85,6 @@ def _figure(batch: "Batch", at: int) -> Figure:
         pixels = pixels * (0.2 + 0.8 * learnt.repeat_interleave(pixels.shape[2] // batch.masks.shape[3], 2))
     image = Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
     weight = float(batch.weights[at])
-    notes = [batch.captions[at] or say("(empty caption)", "（空标签）")]
+    notes = [batch.captions[at] or say("(empty caption)", "（空标注）")]
     notes += [say(f"weight {weight:g}", f"权重 {weight:g}")] if weight != 1 else []
     return pages.figure_of(image, f"{sample.folder}/{sample.image_path.name}", " · ".join(notes))

@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from library.messages import UserError, plural, say
+from library.messages import UserError, log, plural, say
 from library.training.caption_mismatch import tell_pictures
 from library.training.previews import last_previews, preview
 from library.training.report_page import ReportPage, facts_of
@@ -55,33 +55,35 @@ class Outputs:
         self.page_problem = ""  # the last that was said
         self.open_log(run.position.global_step)
         settings = dataclasses.asdict(run.settings)
-        self.log.event("start", name=run.name, config=settings, steps=run.plan.step_count)
+        self.run_log.event("start", name=run.name, config=settings, steps=run.plan.step_count)
         self.write_page(is_due=True)
         if run.settings.tag_occurrence_txt_file:
             self.write_tags()
 
     def open_log(self, step: int) -> None:
         """Tell of the steps after `step`; what was told of them before is forgotten."""
-        from library.reporting import trackers
-        from library.reporting.run_log import Report
+        from library.reporting import console, trackers
+        from library.reporting.run_log import RunLog
 
         run, saver = self.run, self.saver
-        if saver.log:
-            saver.log.waiting = []
-            saver.log.close()
+        if saver.run_log:
+            saver.run_log.waiting = []
+            saver.run_log.close()
         writer = trackers.open_trackers(
             run.settings, session_id=saver.session_id, started_at=saver.started_at, first_step=step
         )
         events = saver.path(".run.jsonl")
-        self.log = saver.log = Report(events, run.plan.step_count, first_step=step, writer=writer)
+        self.run_log = saver.run_log = RunLog(
+            events, run.plan.step_count, first_step=step, writer=writer, bar=console.progress_stream(run.settings)
+        )
         self.page = ReportPage(saver.path(".report.html"), events, self.page_facts, run.machine.device)
 
     # ---- When what is due ----
 
     def before_first_step(self) -> None:
         """Measure the unchanged model, once; and draw with it, if it is wanted."""
-        if not self.log.validations:
-            validate(self.run, self.training, self.log, epoch=0, step=0, by="epoch")
+        if not self.run_log.validations:
+            validate(self.run, self.training, self.run_log, epoch=0, step=0, by="epoch")
         if self.run.position.global_step == 0 and self.run.settings.sample_at_first:
             self.preview("e000000")
 
@@ -91,12 +93,12 @@ class Outputs:
         """Tell of a step, and save what is due after it."""
         settings, step = self.run.settings, position.global_step
         if step in skipped:
-            self.log.skipped(position.epoch, step)
+            self.run_log.skipped(position.epoch, step)
         else:
-            self.log.losses(position.epoch, step, loss, rates)
+            self.run_log.losses(position.epoch, step, loss, rates)
         self.write_page()
         if is_due(step, settings.validate_every_n_steps):
-            validate(self.run, self.training, self.log, epoch=position.epoch, step=step, by="step")
+            validate(self.run, self.training, self.run_log, epoch=position.epoch, step=step, by="step")
         if step == self.run.plan.step_count:
             return Verdict.GO_ON
         if is_due(step, settings.save_every_n_steps) or self.stop.save_requested():
@@ -117,7 +119,7 @@ class Outputs:
         epoch, step = position.epoch - 1, position.global_step
         self.end_epoch(epoch)
         if epoch in measured_epochs(settings, run.plan):
-            validate(run, self.training, self.log, epoch=epoch, step=step, by="epoch")
+            validate(run, self.training, self.run_log, epoch=epoch, step=step, by="epoch")
             self.keep_best(position)
         if epoch == run.plan.epoch_count:
             return Verdict.GO_ON
@@ -142,29 +144,31 @@ class Outputs:
             raise not_finite(str(error)) from None
         shapes = {name: tensor.shape for name, tensor in self.training.adapters.state_dict().items()}
         norms = lora_file.read_back(path, shapes)
-        last_previews(self.run, self.training, self.log, self.saver.write)
-        tell_pictures(self.run, self.training, self.log)
-        self.log.event("end", step=self.log.step, file=path.name)
+        last_previews(self.run, self.training, self.run_log, self.saver.write)
+        tell_pictures(self.run, self.training, self.run_log)
+        self.run_log.event("end", step=self.run_log.step, file=path.name)
         self.write_page(is_due=True)
         self.saver.end_states(position)
-        print(closing_words(self.run, path, norms, self.best, best_epoch.recommend(self.log.validations)))
+        log.info(closing_words(self.run, path, norms, self.best, best_epoch.recommend(self.run_log.validations)))
 
     def stopped(self, position: Position) -> None:
         """Say how to go on with a run that the user stopped."""
-        print(how_to_go_on(self.run, position))
-        self.log.event("stopped", step=position.global_step)
+        log.info(how_to_go_on(self.run, position))
+        self.run_log.event("stopped", step=position.global_step)
         self.write_page(is_due=True)
 
     # ---- What is made ----
 
     def end_epoch(self, epoch: int) -> None:
         """Tell the mean loss of an epoch, and what each block has learnt by its end."""
-        self.log.epoch_end(epoch)
+        self.run_log.epoch_end(epoch)
         with self.training.averaged():
-            self.log.event("norms", epoch=epoch, step=self.log.step, blocks=self.training.adapters.block_norms())
+            self.run_log.event(
+                "norms", epoch=epoch, step=self.run_log.step, blocks=self.training.adapters.block_norms()
+            )
 
     def preview(self, when: str) -> None:
-        preview(self.run, self.training, self.log, self.saver.write, when=when)
+        preview(self.run, self.training, self.run_log, self.saver.write, when=when)
 
     @property
     def best(self) -> Path:
@@ -175,7 +179,7 @@ class Outputs:
         """Keep the epoch that has just been measured, if it is the one recommended so far."""
         from library.reporting import best_epoch
 
-        advice = best_epoch.recommend(self.log.validations)
+        advice = best_epoch.recommend(self.run_log.validations)
         if self.run.settings.keep_best and advice and advice.epoch == position.epoch - 1:
             self.saver.write_lora(self.best, position)
 
@@ -183,10 +187,10 @@ class Outputs:
         """Whether early_stop wants the training to end here; that is said."""
         from library.reporting import best_epoch
 
-        patience, measured = self.run.settings.early_stop, self.log.validations
+        patience, measured = self.run.settings.early_stop, self.run_log.validations
         if patience and best_epoch.waited(measured) >= patience:
             self.ended_early = True
-            self.log.say(_ends_early(patience))
+            log.info(_ends_early(patience))
         return self.ended_early
 
     def write_tags(self) -> None:
@@ -201,11 +205,11 @@ class Outputs:
     def write_page(self, *, is_due: bool = False) -> None:
         """Bring the report page up to date, if it is time; see `report_page`."""
         try:
-            self.page.write(self.log.news, is_due=is_due)
+            self.page.write(self.run_log.news, is_due=is_due)
         except Exception as error:  # a full disk, a fault of the page: neither must cost a training
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if reason != self.page_problem:
-                self.log.say(say(f"the report page is not written: {reason}", f"未能写入报告页：{reason}"))
+                log.info(say(f"the report page is not written: {reason}", f"未能写入报告页：{reason}"))
             self.page_problem = reason
 
 
@@ -219,8 +223,8 @@ def is_due(count: int, every: int | None) -> bool:
 
 def _ends_early(patience: int) -> str:
     return say(
-        "the training ends here: the loss of the held-out pictures has not fallen for "
-        f"{plural(patience, 'measurement')} (early_stop)",
+        f"stopping early: the loss of the held-out images has not fallen for {plural(patience, 'measurement')} "
+        "(early_stop)",
         f"训练到此结束：留出图片的损失已连续 {patience} 次测量没有下降（early_stop）",
     )
 
@@ -256,12 +260,12 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
     size = f"{path.stat().st_size / 2**20:.1f} MiB"
     lines = [
         say(
-            f"saved {path} ({size}; norm of what was learned: {learned})",
-            f"已保存 {path}（{size}；学到的量（范数）：{learned}）",
+            f"saved {path} ({size}; norm of the update: {learned})",
+            f"已保存 {path}（{size}；更新量（范数）：{learned}）",
         ),
         say(
-            f"To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and begin the prompt "
-            f"with: {invoked}",
+            "To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and start the "
+            f"prompt with: {invoked}",
             f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），"
             f"提示词以此开头：{invoked}",
         ),
@@ -273,10 +277,10 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
     if comparison.exists():
         lines.append(
             say(
-                f"Pictures without it (above) and with it (below): {comparison}",
+                f"Without it (top) and with it (bottom): {comparison}",
                 f"未使用（上）与使用（下）该 LoRA 的对比图：{comparison}",
             )
         )
     if report.exists():
-        lines.append(say(f"All of it on one page: {report}", f"完整报告：{report}"))
+        lines.append(say(f"Full report: {report}", f"完整报告：{report}"))
     return "\n".join(lines)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options.training import Config
 from library.training.dataset_findings import short
 from library.training.resolve import Decided, first_position, plan_data, settings_of
@@ -225,15 +224,14 @@ def announce(run: Run, notes: list[str]) -> None:
     from library.data import plan
 
     lines, counted = short(run.plan, run.settings, notes)
-    print(plan.plan_table(run.plan, run.settings))
-    print(_in_one_line(run))
+    log.info(plan.plan_table(run.plan, run.settings))
+    log.info(_in_one_line(run))
     for line in notes + lines:
         run.note(line)
     if counted:
-        print(counted)
+        log.info(counted)
     if run.state:
-        print(_goes_on(run))
-    sys.stdout.flush()
+        log.info(_goes_on(run))
 
 
 def find_set(asked: Config, memory: Path | None) -> Found:
@@ -272,7 +270,7 @@ def check_blocks(asked: Config, family: FamilyFacts) -> list[str]:
     if isinstance(asked.text_encoder_lr, list) and "text_encoder_2" not in family.parts:
         raise UserError(
             say(
-                f"text_encoder_lr = {asked.text_encoder_lr}: this base model has one text encoder; give one value",
+                f"text_encoder_lr = {asked.text_encoder_lr}: this base model has one text encoder; use one value",
                 f"text_encoder_lr = {asked.text_encoder_lr}：此底模只有一个文本编码器；请只填一个值",
             )
         )
@@ -325,8 +323,8 @@ def _in_one_line(run: Run) -> str:
     return say(
         f"model: {model}; {run.machine.description}; {settings.optimizer_type}, learning rate "
         f"{settings.learning_rate:g}; seed {run.seed}; {settings.max_token_length} caption tokens",
-        f"底模：{model}；{run.machine.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；"
-        f"随机种子 {run.seed}；标签 {settings.max_token_length} 个 token",
+        f"底模：{model}；{run.machine.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；随"
+        f"机种子 {run.seed}；标注 {settings.max_token_length} 个 token",
     )
 
 
@@ -358,6 +356,6 @@ def _begins_later(position: tuple[int, int, int]) -> str:
 
 def _name_is_taken(settings: Config, name: str) -> str:
     return say(
-        f"{settings.output_dir} already holds {settings.output_name}: this run is named {name}",
+        f"{settings.output_dir} already contains {settings.output_name}: this run is named {name}",
         f"{settings.output_dir} 中已有 {settings.output_name}，本次的文件名为 {name}",
     )

@@ -8,48 +8,48 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.messages import say
+from library.messages import log, say
 from library.options.derived import last_strengths
 from library.training.run import Run, Training
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from library.reporting.run_log import Report
+    from library.reporting.run_log import RunLog
 
 Write = Callable[[Path, int, Callable[[], Any]], None]  # see `Saver.write`
 PNG_BYTES = 2**20  # of an image, about
 
 
-def preview(run: Run, training: Training, log: Report, write: Write, *, when: str) -> None:
+def preview(run: Run, training: Training, run_log: RunLog, write: Write, *, when: str) -> None:
     """Previews in the middle of a run.
 
     Args:
         when: of their names: "e000004" after an epoch, "000500" after a step.
     """
     if run.settings.sample_every_n_epochs != 0:
-        rows = sample_images(run, training, log)
-        keep(run, log, write, rows, (1.0,), when)
+        rows = sample_images(run, training, run_log)
+        keep(run, run_log, write, rows, (1.0,), when)
 
 
-def last_previews(run: Run, training: Training, log: Report, write: Write) -> None:
+def last_previews(run: Run, training: Training, run_log: RunLog, write: Write) -> None:
     """Previews of the finished LoRA at several strengths, and two of them as images to compare."""
     from library.diffusion import sampling
 
     if run.settings.sample_every_n_epochs == 0 or not run.prompts:
         return
     strengths = tuple(last_strengths(run.settings))
-    rows = sample_images(run, training, log, strengths)
+    rows = sample_images(run, training, run_log, strengths)
     if rows:
         without, with_lora = (rows[strengths.index(strength)] for strength in (0.0, 1.0))
         comparison, beside = (run.output_dir / f"{run.name}{end}" for end in (".comparison.png", ".preview.png"))
         write(comparison, PNG_BYTES, partial(sampling.grid([without, with_lora]).save, comparison))
         write(beside, PNG_BYTES, partial(with_lora[0].save, beside))  # web UIs show it beside the LoRA's name
-        keep(run, log, write, rows, strengths, "end")
+        keep(run, run_log, write, rows, strengths, "end")
 
 
 def sample_images(
-    run: Run, training: Training, log: Report, strengths: tuple[float, ...] = (1.0,)
+    run: Run, training: Training, run_log: RunLog, strengths: tuple[float, ...] = (1.0,)
 ) -> list[list[Image]]:
     """A row of images for each strength of the LoRA, one for each prompt; none where memory is too small."""
     import torch
@@ -69,7 +69,7 @@ def sample_images(
             with training.averaged():
                 rows.append([sampling.draw(training.family, prompt, device) for prompt in run.prompts])
     except torch.OutOfMemoryError:
-        log.say(say("no previews: not enough memory for them", "显存不足，这次没有画预览图"))
+        log.info(say("no previews: not enough memory", "显存不足，这次没有画预览图"))
         return []
     finally:
         training.adapters.multiplier = 1.0
@@ -79,7 +79,9 @@ def sample_images(
     return rows
 
 
-def keep(run: Run, log: Report, write: Write, rows: list[list[Image]], strengths: tuple[float, ...], when: str) -> None:
+def keep(
+    run: Run, run_log: RunLog, write: Write, rows: list[list[Image]], strengths: tuple[float, ...], when: str
+) -> None:
     """Write previews down: a row for each strength, an image for each prompt."""
     folder, clock = run.output_dir / "sample", time.strftime("%Y%m%d%H%M%S")
     write(folder, 2**12, lambda: folder.mkdir(exist_ok=True))
@@ -91,4 +93,4 @@ def keep(run: Run, log: Report, write: Write, rows: list[list[Image]], strengths
             write(folder / name, PNG_BYTES, partial(image.save, folder / name))
         files.append([f"sample/{name}" for name in names])
     if files:
-        log.event("preview", epoch=log.epochs_told, step=log.step, strengths=list(strengths), files=files)
+        run_log.event("preview", epoch=run_log.epochs_told, step=run_log.step, strengths=list(strengths), files=files)

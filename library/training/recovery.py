@@ -7,13 +7,12 @@ memory full   the same arithmetic again with less memory, the cheapest measure f
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from library.contracts import Batch
-from library.messages import UserError, say
+from library.messages import UserError, log, say
 from library.options.derived import trains_text_encoder
 from library.training.inputs import Inputs, seed_step
 from library.training.run import Run, Training
@@ -51,11 +50,8 @@ class Recovery:
         self.until = 0  # steps up to this one are looked at closely, each on its own
 
     def say(self, line: str) -> None:
-        """Say something in the middle of the run: the first process above its progress bar, others as an error."""
-        if self.outputs:
-            self.outputs.log.say(line)
-        else:
-            print(line, file=sys.stderr)
+        """Say something in the middle of the run; processes that do not talk, as an error."""
+        (log.info if self.outputs else log.error)(line)
 
     # ---- Round the loop ----
 
@@ -83,7 +79,7 @@ class Recovery:
     def _state_before(self, error: FloatingPointError) -> State:
         """The last state, from which each step up to the bad one is to be looked at."""
         world, outputs = self.run.world, self.outputs
-        bad_step = world.told(outputs and getattr(error, "step", outputs.log.step))
+        bad_step = world.told(outputs and getattr(error, "step", outputs.run_log.step))
         if self.until >= bad_step:  # it was looked at, and nothing helped
             raise not_finite(str(error)) from None
         self.until = bad_step
@@ -117,7 +113,7 @@ class Recovery:
                 raise memory_full(reason)
             self.say(say(f"memory ran out at step {step + 1}: {measure}", f"第 {step + 1} 步显存不足：{measure}"))
             if self.outputs:
-                self.outputs.log.event("out of memory", step=step, done=measure)
+                self.outputs.run_log.event("out of memory", step=step, done=measure)
 
     def leaves_out(self, step: int, batches: list[Batch | None], loss: Tensor) -> bool:
         """Whether the step's batches gave NaN, now that it is looked for, or when it was.
@@ -132,7 +128,7 @@ class Recovery:
         cause = self.cause_of_nan(step, batches)
         if self.skipped:
             raise not_finite(cause)
-        self.say(say(f"{cause}. This batch is left out", f"{cause}。跳过这个批次"))
+        self.say(say(f"{cause}. Skipping this batch", f"{cause}。跳过这个批次"))
         self.skipped.add(step + 1)
         return True
 
@@ -159,7 +155,7 @@ class Recovery:
                 say("the noisy latents", "加噪后的图片编码"): inputs.noisy,
             }
             for name, tensor in (inputs.text_embeddings or {}).items():
-                named[say(f"the captions' {name}", f"标签编码（{name}）")] = tensor
+                named[say(f"the captions' {name}", f"标注编码（{name}）")] = tensor
             causes.append(_nan_first_in(nan.first_bad(named, passes), step, batch, inputs.t))
         training.adapters.gather()
         return "; ".join(causes)
@@ -169,7 +165,7 @@ def use_less_memory(run: Run, training: Training) -> str | None:
     """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
     forward, plan = training.unet_forward, training.memory
     if training.step.disable():
-        return say("no CUDA graphs any more, somewhat slower", "不再使用 CUDA graphs，略慢")
+        return say("CUDA graphs are off now, somewhat slower", "不再使用 CUDA graphs，略慢")
     attend = forward.attend
     if attend.kind == "chunked" and attend.chunk_bytes > SMALLEST_CHUNK:
         forward.attend = dataclasses.replace(attend, chunk_bytes=attend.chunk_bytes // 2)
@@ -189,13 +185,13 @@ def use_less_memory(run: Run, training: Training) -> str | None:
         extra = sum(costs[name].flops for name in more) / plan.unlimited.flops
         count, of = len(blocks.recomputed), len(costs)
         return say(
-            f"{count} of {of} blocks are computed twice now, {extra:.0%} more arithmetic",
-            f"现在 {of} 个模块中有 {count} 个算两遍，计算量增加 {extra:.0%}",
+            f"{count} of {of} blocks are now checkpointed, {extra:.0%} more compute",
+            f"现在 {of} 个模块中有 {count} 个启用了梯度检查点，计算量增加 {extra:.0%}",
         )
     if training.batch_parts < run.plan.batch_size:
         training.batch_parts *= 2
         return say(
-            f"each batch goes through in {training.batch_parts} parts, with the same result; slower",
+            f"each batch is processed in {training.batch_parts} parts, with the same result; slower",
             f"每个批次分 {training.batch_parts} 次计算，结果不变，较慢",
         )
     return None
@@ -216,7 +212,7 @@ def _nan_first_in(cause: str, step: int, batch: Batch, t: Tensor) -> str:
     images = ", ".join(str(sample.image_path) for sample in batch.samples)
     times = ", ".join(f"{float(one):g}" for one in t)
     return say(
-        f"step {step + 1}: NaN or infinity, first in {cause}; pictures: {images}; timesteps: {times}",
+        f"step {step + 1}: NaN or infinity, first in {cause}; images: {images}; timesteps: {times}",
         f"第 {step + 1} 步出现 NaN 或无穷大，最先出现在：{cause}；图片：{images}；时间步：{times}",
     )
 
@@ -226,8 +222,8 @@ def memory_full(reason: str) -> UserError:
     first = reason.splitlines()[0] if reason else "out of memory"
     return UserError(
         say(
-            f"the device's memory is full, and nothing is left to save ({first}). Lower resolution or network_dim, set "
-            "text_encoder_lr = 0 or int8_base = True, or close other programs.",
+            f"the device's memory is full, and there is nothing left to reduce ({first}). Lower resolution or "
+            "network_dim, set text_encoder_lr = 0 or int8_base = True, or close other programs.",
             f"显存不足，已没有可再节省的部分（{first}）。请降低 resolution 或 network_dim，设 text_encoder_lr = 0 或 "
             "int8_base = True，或关闭其他程序。",
         )

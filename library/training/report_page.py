@@ -197,12 +197,12 @@ class Told:
             self.state, self.file = "finished", event["file"]
         elif kind == "skipped":
             self.mishaps.append(
-                say(f"step {event['step']} was left out: NaN or infinity", f"跳过第 {event['step']} 步：NaN 或无穷大")
+                say(f"step {event['step']} was skipped: NaN or infinity", f"跳过第 {event['step']} 步：NaN 或无穷大")
             )
         elif kind == "out of memory":
             self.mishaps.append(
                 say(
-                    f"memory ran out after step {event['step']}: {event['done']}",
+                    f"out of memory after step {event['step']}: {event['done']}",
                     f"第 {event['step']} 步后显存不足：{event['done']}",
                 )
             )
@@ -309,7 +309,7 @@ def which_epoch(facts: Facts, told: Told, advice: Any) -> pages.Html:
     total, epochs = sum(facts.step_counts), len(facts.step_counts)
     state = {
         "running": say("training", "训练中"),
-        "stopped": say("stopped, can go on", "已停止，可续训"),
+        "stopped": say("stopped, can be resumed", "已停止，可续训"),
         "finished": say("finished", "已完成"),
     }[told.state]
     tiles = {
@@ -337,7 +337,9 @@ def verdict(facts: Facts, told: Told, advice: Any) -> pages.Html:
     heading = say(f"Epoch {advice.epoch}", f"第 {advice.epoch} 轮")
     if told.state == "running":
         heading = say(f"{heading} so far", f"目前是{heading}")
-        lines.append(pages.paragraph(say("The training goes on; this may change.", "训练尚未结束，结论可能改变。")))
+        lines.append(
+            pages.paragraph(say("Training is still running; this may change.", "训练尚未结束，结论可能改变。"))
+        )
     if file:
         heading += say(": ", "：") + file.name
         lines.append(pages.paragraph(str(file), faint=True))
@@ -352,29 +354,29 @@ def no_verdict(facts: Facts, told: Told) -> pages.Html:
         heading = say("Which epoch to use is not known yet", "还不知道该用哪一轮")
         return pages.answer("green", heading, pages.paragraph(why))
     pick = say(
-        "Compare the previews, and take the earliest epoch in which the subject is right.",
+        "Compare the previews and use the earliest epoch in which the subject is right.",
         "请对比预览图，选用主体已经画对的最早一轮。",
     )
     file = facts.folder / (told.file or f"{facts.name}.{facts.suffix}")
     last = say(f"File of the last epoch: {file}", f"最后一轮的文件：{file}")
     texts = [pages.paragraph(why_not_measured(facts)), pages.paragraph(pick), pages.paragraph(last, faint=True)]
-    return pages.answer("amber", say("Choose the epoch by eye", "请凭预览图选择"), *texts)
+    return pages.answer("amber", say("Choose the epoch from the previews", "请凭预览图选择"), *texts)
 
 
 def why_not_measured(facts: Facts) -> str:
     """Why there is no validation."""
     if facts.measured:
-        return say("No measurement came to its end in this run.", "本次训练没有完成任何一次验证。")
+        return say("No measurement was completed in this run.", "本次训练没有完成任何一次验证。")
     if facts.config.validation_split == "auto":
         count = len(facts.pictures)
         return say(
-            f"No pictures were held out: of {count} each one is missed (from 10 on it is done by itself). Other "
-            "pictures of the same subject in validation_data_dir would tell which epoch is best.",
-            f"没有留出图片做验证：只有 {count} 张，一张也少不得（10 张起自动留出）。"
-            "可在 validation_data_dir 中另放几张同一主题的图片，就能测出哪一轮最好。",
+            f"No images were held out: with only {count}, none can be spared (from 10 on this is automatic). Put "
+            "other images of the same subject in validation_data_dir to find the best epoch.",
+            f"没有留出图片做验证：总共只有 {count} 张（10 张起自动留出）。可在 validation_data_dir 中另放几张同一主"
+            "题的图片，就能测出哪一轮最好。",
         )
     return say(
-        "No pictures were held out (validation_split), so nothing was measured.",
+        "No images were held out (validation_split), so nothing was measured.",
         "没有留出图片（validation_split），因此没有测量。",
     )
 
@@ -396,12 +398,12 @@ def how_to_use(facts: Facts, told: Told, advice: Any) -> pages.Html:
     words = ", ".join(facts.words)
     prompt = ", ".join(filter(None, [f"<lora:{file.stem}:0.8>", words]))
     by_prompt = say(
-        f"Copy {file.name} to models/Lora. Begin the prompt with:",
+        f"Copy {file.name} to models/Lora. Start the prompt with:",
         f"把 {file.name} 复制到 models/Lora，提示词以此开头：",
     )
     by_node = say(
-        f"Copy {file.name} to models/loras. Put a node Load LoRA behind the one that loads the checkpoint, with 0.8 as "
-        "both strengths. Begin the prompt with:",
+        f"Copy {file.name} to models/loras. Add a Load LoRA node after the checkpoint loader, with both strengths "
+        "at 0.8. Start the prompt with:",
         f"把 {file.name} 复制到 models/loras。在加载底模的节点后接一个“加载 LoRA”（Load LoRA）节点，"
         "两个强度都填 0.8，提示词以此开头：",
     )
@@ -411,12 +413,14 @@ def how_to_use(facts: Facts, told: Told, advice: Any) -> pages.Html:
     }
     shown = {name: pages.join([pages.paragraph(text), pages.code(typed)]) for name, (text, typed) in cards.items()}
     notes = say(
-        "0.8 is a strength to begin with: lower it where pictures get stiff or the prompt is not followed. It fits "
-        f"{facts.line} models, {facts.model} and its relatives best.",
+        "Start with a strength of 0.8: lower it if images get stiff or the prompt is not followed. It works with "
+        f"{facts.line} models, best with {facts.model} and its relatives.",
         f"强度可从 0.8 开始，画面僵硬或不听提示词时调低。适用于 {facts.line} 模型，与 {facts.model} 同源的效果最好。",
     )
     if len(facts.words) > 1:
-        notes += say(" Each word calls up its own folder: take what you want.", "每个词对应一个训练目录，按需选用。")
+        notes += say(
+            " Each word triggers its own concept: use the ones you want.", "每个词对应一个训练目录，按需选用。"
+        )
     heading = say("How to use the file", "如何使用")
     return pages.section(heading, pages.cards(shown), pages.paragraph(notes, faint=True))
 
@@ -426,16 +430,14 @@ def previews(facts: Facts, told: Told, advice: Any, thumbnail: Thumbnail) -> pag
     heading = say("Previews", "预览图")
     if not told.previews:
         never = facts.config.sample_every_n_epochs == 0
-        text = (
-            say("None are drawn yet.", "还没有画。") if told.state == "running" else say("None were drawn.", "没有画。")
-        )
-        asked = say("None were asked for: sample_every_n_epochs = 0.", "未要求画预览图：sample_every_n_epochs = 0。")
+        text = say("None yet.", "还没有画。") if told.state == "running" else say("None were generated.", "没有画。")
+        asked = say("Previews are off: sample_every_n_epochs = 0.", "未要求画预览图：sample_every_n_epochs = 0。")
         return pages.section(heading, pages.paragraph(asked if never else text, faint=True))
     moments = list({event["step"]: (event, row) for event in told.previews if (row := row_at(event, 1.0))}.values())
     chosen = advice.epoch if advice else None
     shown = evenly(moments, MOST_MOMENTS, lambda one: is_end_of(facts, one[0], chosen))
     about = say(
-        "The same prompt on the same noise each time: what differs is what was learnt.",
+        "Same prompt, same noise each time: what differs is what was learned.",
         "每次用同一提示词、同一噪声：不同之处就是学到的东西。",
     )
     if len(shown) < len(moments):
@@ -520,11 +522,11 @@ def curves(facts: Facts, told: Told, advice: Any) -> pages.Html:
     shown += [rate_chart(facts, told, draw), pace_chart(facts, told, draw)]
     notes = []
     if mark:
-        notes.append(say("Green: the epoch to use and its equals.", "绿色：推荐的一轮及与它相当的各轮。"))
+        notes.append(say("Green: the epoch to use, and those just as good.", "绿色：推荐的一轮及与它相当的各轮。"))
     if worse:
         notes.append(say("Amber: overfitted.", "黄色：已过拟合。"))
     if any(shown):
-        notes.append(say("Point at a curve, or touch it, for its values.", "指向或轻触曲线可读数值。"))
+        notes.append(say("Hover over or tap a curve for its values.", "指向或轻触曲线可读数值。"))
     else:
         notes.append(say("Nothing was measured yet.", "还没有数据。"))
     if not facts.measured:
@@ -548,8 +550,8 @@ def loss_chart(facts: Facts, told: Told, draw: Draw) -> str:
     return draw(
         say("Training loss", "训练损失"),
         lines,
-        y_name=say("of the noise that was drawn", "取决于抽到的噪声"),
-        below=say("That it falls does not yet tell a good epoch.", "仅凭它下降还不能判断哪一轮好。"),
+        y_name=say("noisy by nature; follow the smoothed curve", "噪声随机，单点会波动，请看平滑线"),
+        below=say("A falling training loss alone doesn't mean a good epoch.", "损失下降不代表这一轮就好。"),
     )
 
 
@@ -560,13 +562,15 @@ def over_epochs(facts: Facts, told: Told, value: str) -> list[tuple[float, float
 def held_out_chart(facts: Facts, told: Told, draw: Draw) -> str:
     lines = [
         charts.Line(say("held out", "留出"), over_epochs(facts, told, "loss"), 0),
-        charts.Line(say("learnt", "训练"), over_epochs(facts, told, "training_loss"), 1),
+        charts.Line(say("learned", "训练"), over_epochs(facts, told, "training_loss"), 1),
     ]
     return draw(
-        say("Held-out pictures", "留出的图片"),
+        say("Held-out images", "留出的图片"),
         lines,
         y_name=say("loss, on the same noise each time", "损失，每次用相同噪声"),
-        below=say("Both fall: it learns. The held out rise: it overfits.", "都下降：在学习；留出的上升：过拟合。"),
+        below=say(
+            "Both falling: it is learning. Held-out rising: it is overfitting.", "都下降：在学习；留出的上升：过拟合。"
+        ),
     )
 
 
@@ -575,8 +579,8 @@ def gap_chart(facts: Facts, told: Told, draw: Draw) -> str:
         say("Gap", "差距"),
         [charts.Line(say("gap", "差距"), over_epochs(facts, told, "gap"), 3)],
         with_zero=True,
-        y_name=say("loss of the held out minus that of the learnt", "留出的损失减训练的损失"),
-        below=say("The more it rises, the more is learnt by heart.", "升得越多，死记的成分越多。"),
+        y_name=say("held-out loss minus training loss", "留出的损失减训练的损失"),
+        below=say("The wider the gap, the more it overfits.", "差距越大，过拟合越严重。"),
     )
 
 
@@ -586,7 +590,7 @@ def timestep_chart(facts: Facts, told: Told, draw: Draw) -> str:
         timestep_lines(told.validations, [facts.epoch_at(event["step"]) for event in told.validations]),
         tell=charts.percent,
         with_zero=True,
-        y_name=say("against the unchanged model", "与原底模相比"),
+        y_name=say("relative to the unchanged model", "与原底模相比"),
         below=say("High timesteps: composition. Low ones: fine detail.", "高时间步：构图；低时间步：细节。"),
     )
 
@@ -594,12 +598,12 @@ def timestep_chart(facts: Facts, told: Told, draw: Draw) -> str:
 def drift_chart(facts: Facts, told: Told, draw: Draw) -> str:
     points = drift(told.validations, [facts.epoch_at(event["step"]) for event in told.validations])
     return draw(
-        say("Drift of old knowledge", "旧知识的偏移"),
+        say("Drift from the base model", "与底模的偏离"),
         [charts.Line(say("drift", "偏移"), points, 2)],
         tell=charts.percent,
         with_zero=True,
-        y_name=say("loss of regularization pictures, against the unchanged model", "正则化图片的损失，与原底模相比"),
-        below=say("Above zero it forgets; below, it learns these, too.", "高于零：在遗忘；低于零：连它们也学了。"),
+        y_name=say("loss on regularization images, relative to the unchanged model", "正则化图片的损失，与原底模相比"),
+        below=say("Above zero: forgetting. Below: learning these too.", "高于零：在遗忘；低于零：连它们也学进去了。"),
     )
 
 
@@ -670,13 +674,13 @@ def norm_chart(told: Told) -> str:
     blocks = list(told.norms[epochs[-1]])
     rows = [(names.get(block, block), [told.norms[epoch].get(block, 0.0) for epoch in epochs]) for block in blocks]
     return charts.cells_chart(
-        say("Learnt in each block", "各块学到的量"),
+        say("Update per block", "各块的更新量"),
         rows,
         [str(epoch) for epoch in epochs],
         x_name=say("epoch", "轮"),
         below=say(
-            "The norm of what the LoRA adds; at the right, the last. IN, MID, OUT are the U-Net's blocks, as block "
-            "weights call them.",
+            "Norm of the LoRA's update; the rightmost column is the last epoch. IN, MID, OUT are the U-Net's "
+            "blocks, as in block weights.",
             "LoRA 更新量的范数，右侧为最后一轮。IN、MID、OUT 为 U-Net 各块，与分层权重的叫法相同。",
         ),
     )
@@ -687,38 +691,36 @@ def norm_chart(told: Told) -> str:
 
 def odd_ones(facts: Facts, told: Told, thumbnail: Thumbnail) -> pages.Html:
     """The training pictures, those first whose captions help least."""
-    title = say("Training pictures, the odd ones first", "训练图片，可疑的在前")
+    title = say("Training images, possible mismatches first", "训练图片，可疑的在前")
     if not told.pictures:
-        later = say("They are ranked when the training has ended.", "训练结束后排序。")
-        never = say(
-            "They were not ranked: the run was too short to spare the time.", "未排序：训练太短，不值得花这个时间。"
-        )
+        later = say("They are ranked after training ends.", "训练结束后排序。")
+        never = say("Not ranked: the run was too short to be worth the time.", "未排序：训练太短，不值得花这个时间。")
         return pages.section(title, pages.paragraph(never if told.state == "finished" else later, faint=True))
     found = ranked(told.pictures)
     count, total, odd = len(found), told.pictures["of"], sum(one.is_odd for one in found)
     about = say(
-        "By how much its caption lowers a picture's loss. Where it hardly does, the picture may show something else, "
-        "or the caption may belong to another.",
-        "数值是标签使该图损失降低的比例。几乎没有降低的，可能图不对题，或标签张冠李戴。",
+        "How much the caption lowers the image's loss. If it hardly does, the image may show something else, or "
+        "the caption may belong to another image.",
+        "数值是标注使该图损失降低的比例。几乎没有降低的，可能图不对题，或标注写成了别的图的。",
     )
     if count < total:
         about += say(
-            f" {count} of {total} were measured: all would have taken too long.",
+            f" {count} of {total} were measured, to save time.",
             f"为省时间，{total} 张中抽测了 {count} 张。",
         )
     if odd:
-        text = say(f"{plural(odd, 'picture')} worth a look", f"{odd} 张值得检查")
+        text = say(f"{plural(odd, 'image')} worth a look", f"{odd} 张值得检查")
         cure = say(
-            "Do picture and caption agree? Correct the caption, or leave the picture out, and train again.",
-            "图与标签一致吗？改正标签，或去掉该图，然后重新训练。",
+            "Do image and caption match? Fix the caption or remove the image, and train again.",
+            "图与标注一致吗？请改正标注，或去掉该图，然后重新训练。",
         )
         finding = pages.finding("amber", text, cure)
     else:
-        finding = pages.finding("green", say("None stands out from the others.", "没有特别突出的。"))
+        finding = pages.finding("green", say("No image stands out.", "没有特别突出的。"))
     figures = [odd_figure(facts, one, thumbnail) for one in found[:FIRST_PICTURES]]
     blocks = [pages.paragraph(about, faint=True), finding, pages.pictures(figures, even=True)]
     if rest := found[FIRST_PICTURES:]:
-        head = [say("picture", "图片"), say("its caption", "标签作用"), say("caption", "标签")]
+        head = [say("image", "图片"), say("its caption", "标注作用"), say("caption", "标注")]
         rows = [[one.picture, helps(one), facts.pictures.get(one.picture, (None, ""))[1]] for one in rest]
         blocks.append(pages.folded(say(f"The other {len(rest)}", f"其余 {len(rest)} 张"), pages.table(head, rows)))
     return pages.section(title, *blocks)
@@ -737,7 +739,7 @@ def helps(one: Ranked) -> str:
 def odd_figure(facts: Facts, one: Ranked, thumbnail: Thumbnail) -> pages.Html:
     path, caption = facts.pictures.get(one.picture, (None, ""))  # it may be another set by now
     image = thumbnail(path, one.picture) if path else pages.Html("")
-    name = say(f"caption {helps(one)}", f"标签{helps(one)}")
+    name = say(f"caption {helps(one)}", f"标注{helps(one)}")
     if one.is_odd:
         name = pages.Html(f'<span class="amber" style="color:var(--tone)">{pages.html(name)}</span>')
     file = pages.Html(f'<span class="faint">{pages.html(one.picture.rpartition("/")[2])}</span>')
@@ -750,12 +752,12 @@ def tags(facts: Facts) -> pages.Html:
         return pages.Html("")
     head = [
         say("tag", "标签"),
-        say("pictures", "图片"),
+        say("images", "图片"),
         say("share", "占比"),
         say("where its feature goes", "特征的去向"),
     ]
     about = say(
-        "What a tag describes stays on that tag; what no tag describes goes to your own word.",
+        "What a tag describes stays on that tag; what no tag describes goes to the trigger word.",
         "标签描述的特征留在该标签上；没有标签描述的归到触发词上。",
     )
     more = facts.tag_count - len(facts.tags)
@@ -776,12 +778,12 @@ def speed(facts: Facts, told: Told, peak: int | None) -> pages.Html:
     if told.pace:
         tiles[say("s/step", "秒/步")] = f"{told.pace:.3g}"
     if peak:
-        tiles[say("memory at most", "内存峰值")] = f"{peak / 2**30:.2f} GiB"
+        tiles[say("peak memory", "内存峰值")] = f"{peak / 2**30:.2f} GiB"
     return pages.section(
         say("Speed and memory", "速度与内存"),
         pages.facts(tiles) if tiles else "",
         pages.paragraph(facts.machine),
-        pages.folded(say("What it was planned to hold", "内存计划"), pages.code(facts.memory)),
+        pages.folded(say("Memory plan", "内存计划"), pages.code(facts.memory)),
     )
 
 
@@ -794,7 +796,7 @@ def plan_and_warnings(facts: Facts, told: Told) -> pages.Html:
 
     notes = [pages.finding(getattr(line, "level", "amber"), line) for line in [*told.mishaps, *facts.notes]]
     if not notes:
-        notes = [pages.finding("green", say("Nothing was found amiss.", "没有发现问题。"))]
+        notes = [pages.finding("green", say("No problems found.", "没有发现问题。"))]
     count = len(facts.plan.buckets) - 1
     buckets = pages.folded(say(f"{plural(count, 'bucket')}", f"{count} 个桶"), table(facts.plan.buckets))
     lines = map(pages.paragraph, facts.plan.lines)
@@ -804,10 +806,10 @@ def plan_and_warnings(facts: Facts, told: Told) -> pages.Html:
 def again(facts: Facts) -> pages.Html:
     """The command that trains the same."""
     about = say(
-        "The same pictures and this command give the same LoRA. Keys and passwords are not in it.",
+        "The same images and this command give the same LoRA. It contains no keys or passwords.",
         "图片不变，用这条命令得到同样的 LoRA；其中不含密钥和密码。",
     )
-    heading = say("To train the same again", "重复这次训练")
+    heading = say("Reproduce this run", "重复这次训练")
     return pages.section(heading, pages.paragraph(about, faint=True), pages.code(facts.command))
 
 

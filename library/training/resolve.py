@@ -149,7 +149,7 @@ def first_position(config: Config, plan: Plan) -> tuple[int, int, int]:
 def _subset_changes_images() -> str:
     return say(
         "cache_latents is off, because color_aug, random_crop or face_crop_aug_range of a subset changes the "
-        "pictures at every use",
+        "images at every use",
         "已关闭 cache_latents，因为某个子集的 color_aug、random_crop 或 face_crop_aug_range 每次都会改变图片",
     )
 
@@ -157,7 +157,7 @@ def _subset_changes_images() -> str:
 def _fewer_buckets(steps: list[int], bucket_count: int) -> str:
     listed = ", ".join(map(str, steps))
     return say(
-        f"bucket_reso_steps = {listed} leaves {bucket_count} buckets: each costs minutes of tuning on this card",
+        f"bucket_reso_steps = {listed} leaves {bucket_count} buckets: each takes minutes of tuning on this card",
         f"bucket_reso_steps 改为 {listed}，桶减为 {bucket_count} 个：此显卡每个桶都要调优几分钟",
     )
 
@@ -166,7 +166,7 @@ def _nothing_left(config: Config, plan: Plan) -> str:
     name = "initial_step" if config.initial_step else "initial_epoch"
     return say(
         f"{name} = {getattr(config, name)}: the whole run has {plan.epoch_count} epochs and {plan.step_count} "
-        "steps, so nothing is left to train. Give more max_train_epochs or max_train_steps, or less here",
+        "steps, so nothing is left to train. Raise max_train_epochs or max_train_steps, or lower this",
         f"{name} = {getattr(config, name)}：全程只有 {plan.epoch_count} 轮、{plan.step_count} 步，"
         "没有可训练的部分。请增大 max_train_epochs 或 max_train_steps，或减小此项",
     )

@@ -91,7 +91,7 @@ def changes_since(state: State, settings: Config, data: str, dtype: torch.dtype)
     before, numbers = state.facts["config"], str(dtype).removeprefix("torch.")
     changes = differences(before, settings)
     if state.facts.get("data", data) != data:
-        changes.append(say("the pictures, masks or captions have changed", "图片、蒙版或标签有改动"))
+        changes.append(say("the images, masks or captions have changed", "图片、蒙版或标注有改动"))
     then = state.facts.get("dtype", numbers)
     if numbers != then and before["mixed_precision"] == settings.mixed_precision:  # another device
         changes.append(_computed_otherwise(then, numbers))
@@ -114,7 +114,7 @@ def _computed_otherwise(then: str, now: str) -> str:
 
 def _ways_to_go_on(folder: Path) -> str:
     return say(
-        f'set these back to go on, or resume = "new" to begin anew, or resume = "{folder}" to go on all the same',
+        f'restore these to continue, or set resume = "new" to start over, or resume = "{folder}" to continue anyway',
         f'请改回原值以接着训练；或设 resume = "new" 重新开始；或设 resume = "{folder}" 仍然接着训练',
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from library.contracts import Family, Step
-from library.messages import say
+from library.messages import log
 from library.options.training import Config
 
 if TYPE_CHECKING:  # torch is imported when the parameters have been checked
@@ -68,7 +68,7 @@ class Run:
     def note(self, line: str) -> None:
         """Say what the user should know of, and keep it."""
         self.notes.append(line)
-        print(say(f"note: {line}", f"注意：{line}"), flush=True)
+        log.warning(line)
 
 
 @dataclass

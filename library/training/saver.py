@@ -16,7 +16,7 @@ from library.training.soundness import what_is_lost
 from library.training.stop import Stop
 
 if TYPE_CHECKING:
-    from library.reporting.run_log import Report
+    from library.reporting.run_log import RunLog
     from library.storage.metadata import ModelHashes
     from library.storage.training_state import Position, State
 
@@ -50,7 +50,7 @@ class Saver:
         self.data_facts = plan.metadata(run.plan)
         self.model, self.vae = hashes
         self.dtype = lora_file.PRECISIONS[run.settings.save_precision]
-        self.log: Report | None = None  # of the run, once it is open
+        self.run_log: RunLog | None = None  # of the run, once it is open
         self.state_wait = STATE_SECONDS
         self.state_saved_at = time.monotonic()
 
@@ -149,8 +149,8 @@ class Saver:
         run, training = self.run, self.training
         if problem := what_is_lost(training):
             raise FloatingPointError(problem)
-        if self.log:  # no state knows of a step that run.jsonl does not
-            self.write(self.path(".run.jsonl"), 2**16, self.log.flush)
+        if self.run_log:  # no state knows of a step that run.jsonl does not
+            self.write(self.path(".run.jsonl"), 2**16, self.run_log.flush)
         state = training_state.State(
             position,
             training.adapters.state_dict(),
@@ -216,7 +216,6 @@ class Saver:
             write,
             size=size,
             may_free=may_free,
-            say_line=self.log.say if self.log else partial(print, flush=True),
             is_stopped=lambda: self.stop.requested() == "signal",
         )
 

@@ -41,9 +41,8 @@ def not_finite(reason: str) -> UserError:
     """The error that ends a run whose numbers cannot be saved."""
     return UserError(
         say(
-            f"{reason}. What was saved before is whole. The cause is usually a learning rate that is too high, a "
-            "broken picture or fp16: lower learning_rate, look at the pictures named, or set mixed_precision = "
-            '"bf16" or "no".',
+            f"{reason}. Earlier saves are intact. The cause is usually a learning rate that is too high, a broken "
+            'image or fp16: lower learning_rate, check the images named, or set mixed_precision = "bf16" or "no".',
             f"{reason}。此前保存的文件完好。原因通常是学习率过高、图片有问题或 fp16 溢出：请降低 learning_rate，"
             '检查上面列出的图片，或设 mixed_precision = "bf16" 或 "no"。',
         )

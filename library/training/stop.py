@@ -65,7 +65,7 @@ class Stop:
             self._stop = "signal"
             _write_line(
                 say(
-                    "stopping after this step, then saving; Ctrl-C once more stops at once",
+                    "stopping after this step, then saving; press Ctrl-C again to stop immediately",
                     "将在这一步结束后保存并停止；再按一次 Ctrl-C 则立即停止",
                 )
             )

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from library.contracts import Batch
-from library.messages import say
+from library.messages import log, say
 from library.training.run import Run
 
 
 class Tuning:
-    """Called with a step's batches: a context in which kernels for new sizes are tuned.
+    """Called with a step's batches: a context in which kernels for new sizes are tuned."""
 
-    Args:
-        say_line: says something above the progress bar.
-    """
-
-    def __init__(self, run: Run, say_line: Callable[[str], None]):
-        self.device, self.say_line = run.machine, say_line
+    def __init__(self, run: Run):
+        self.device = run.machine
         self.bucket_count = len(run.plan.sizes)
         self.met: set[tuple[int, ...]] = set()  # shapes of batches
 
@@ -31,6 +27,6 @@ class Tuning:
             return
         self.met |= new
         done, count = len({shape[-2:] for shape in self.met}), self.bucket_count
-        self.say_line(say(f"tuning bucket {done} of {count}", f"正在调优第 {done} 个桶，共 {count} 个"))
+        log.info(say(f"tuning bucket {done} of {count}", f"正在调优第 {done} 个桶，共 {count} 个"))
         with self.device.tuning():
             yield

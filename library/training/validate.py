@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from library.contracts import Sample
-from library.messages import say
+from library.messages import log, say
 from library.options.training import Config
 from library.training.resolve import validation_scope
 from library.training.run import Run, Training
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from library.data.plan import Plan
     from library.diffusion.validation import Measured, Shown
-    from library.reporting.run_log import Report
+    from library.reporting.run_log import RunLog
 
 
 def measured_epochs(settings: Config, plan: Plan) -> list[int]:
@@ -26,7 +26,9 @@ def measured_epochs(settings: Config, plan: Plan) -> list[int]:
     return sorted({*range(every, count + 1, every), count}) if plan.found.validation else []
 
 
-def validate(run: Run, training: Training, log: Report, *, epoch: int, step: int, by: Literal["epoch", "step"]) -> None:
+def validate(
+    run: Run, training: Training, run_log: RunLog, *, epoch: int, step: int, by: Literal["epoch", "step"]
+) -> None:
     """Measure the model as it would be saved now, and tell it; nothing where no images are held out.
 
     Args:
@@ -35,25 +37,25 @@ def validate(run: Run, training: Training, log: Report, *, epoch: int, step: int
     """
     if not run.plan.found.validation:
         return
-    log.read()  # of losses that are not finite nothing is measured
-    if log.is_validated(step):  # as steps were due, or before the run was interrupted: nothing has changed since
-        log.validation(epoch, step, by)
+    run_log.read()  # of losses that are not finite nothing is measured
+    if run_log.is_validated(step):  # as steps were due, or before the run was interrupted: nothing has changed since
+        run_log.validation(epoch, step, by)
         return
-    if not log.validations:
-        log.event("held out", step=step, **measured_samples(run).names())
+    if not run_log.validations:
+        run_log.event("held out", step=step, **measured_samples(run).names())
     began = time.monotonic()
     measured = _measure_with_room(run, training, is_unchanged=step == 0)
     if measured is None:
-        log.say(say("no validation: not enough memory for it", "显存不足，这次没有做验证"))
+        log.info(say("no validation: not enough memory", "显存不足，这次没有做验证"))
     elif measured.is_finite:
         values = dict(
             ends_epoch=step == sum(run.plan.step_counts[:epoch]),
             seconds=round(time.monotonic() - began, 3),
             **measured.values(),
         )
-        log.validation(epoch, step, by, values)
+        run_log.validation(epoch, step, by, values)
     else:  # of the weights the next step tells
-        log.say(say(f"validation after step {step}: NaN or infinity", f"第 {step} 步后的验证：出现 NaN 或无穷大"))
+        log.info(say(f"validation after step {step}: NaN or infinity", f"第 {step} 步后的验证：出现 NaN 或无穷大"))
 
 
 def _measure_with_room(run: Run, training: Training, *, is_unchanged: bool) -> Measured | None:

@@ -201,7 +201,7 @@ def test_latents_that_are_not_finite_name_their_picture_and_are_not_kept(tmp_pat
     assert refill(place, good)[0] == refill(place, bad)[0] == 1
 
 
-@pytest.mark.parametrize("damage", ["vanished", "cut", "flipped bit"])
+@pytest.mark.parametrize("damage", ["was deleted", "cut", "flipped bit"])
 def test_what_happens_to_latents_during_the_run_is_told_and_mended_by_the_next(tmp_path, damage):
     one, two, cache = sample(tmp_path), sample(tmp_path, "b.png", (1, 2, 3)), LatentCache(tmp_path / "cache", "vae")
     cache.fill([(one, FIT, False), (two, FIT, False)], Encoder())
@@ -211,7 +211,7 @@ def test_what_happens_to_latents_during_the_run_is_told_and_mended_by_the_next(t
     (index,) = (tmp_path / "cache" / "latents").glob("*.index")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
-    if damage == "vanished":
+    if damage == "was deleted":
         file.unlink()
         index.unlink()
     else:

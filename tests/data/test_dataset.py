@@ -302,16 +302,16 @@ def test_the_table_in_english(found):
     assert lines[5] == "bucket  pictures  samples  batches"
     assert sum(int(line.split()[2]) for line in lines[6 : lines.index("", 6)]) == 35
     assert lines[-5].startswith(
-        "regularization: 9 of 20 images per epoch, 2 times each, 18 samples; they take turns, 20 of 20 over all epochs"
+        "regularization: 9 of 20 images per epoch, 2 times each, 18 samples; they rotate, 20 of 20 over all epochs"
     )
     assert lines[-5].endswith("captions are read from their files (reg_captions = True)")
-    assert lines[-4].startswith("validation: none, as there are fewer than 10 pictures")
+    assert lines[-4].startswith("validation: none, with fewer than 10 images")
     batches = plan.batch_counts[0]
     steps = (
         f"35 samples in batches of 4, each from one bucket: {batches} batches / 2 accumulated = {plan.step_counts[0]}"
     )
     assert any(steps in line for line in lines)
-    assert lines[-1] == f"run: 3 epochs, {plan.step_count} steps in all"
+    assert lines[-1] == f"run: 3 epochs, {plan.step_count} steps in total"
 
 
 def test_the_table_in_chinese_is_aligned_by_columns_of_the_screen(found):
@@ -347,7 +347,7 @@ def test_much_cropping_is_named(found):
 def test_regularization_images_that_are_never_used_are_counted(found):
     plan, config = make(found, reg_rotate=False)
     assert planning.check(plan, config)[-1] == (
-        "11 of 20 regularization images are never used. reg_rotate = True lets them take turns"
+        "11 of 20 regularization images are never used. reg_rotate = True rotates them"
     )
     plan, config = make(found, max_train_epochs=1)
     assert "More epochs would reach them" in planning.check(plan, config)[-1]
@@ -365,7 +365,7 @@ def test_captions_that_are_cut_are_named_with_their_length(found):
 def test_everyday_words_are_warned_of_but_only_where_they_are_learnt(found):
     plan, config = make(found)
     (line,) = planning.check(plan, config, is_everyday_word=lambda word: word in ("other", "thing"))
-    assert '1_other: "other" is an everyday word that the base model already knows' in line
+    assert '1_other: "other" is a common word that the base model already knows' in line
 
 
 def test_a_concept_that_no_caption_names_is_told(found):

@@ -134,9 +134,9 @@ PROBLEMS = {
         "[[datasets]]\nimage_dir = '<one>'\n[[datasets.subsets]]\nimage_dir = '<one>'\n",
         "sets.toml:2: image_dir: it belongs to [[datasets.subsets]]",
     ),
-    "option of the run": (
+    "applies to the whole run": (
         "[general]\nlearning_rate = 1e-4\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\n",
-        "sets.toml:2: learning_rate: it is an option of the whole run; give it outside of this file",
+        "sets.toml:2: learning_rate: it applies to the whole run; set it outside of this file",
     ),
     "wrong type, of the second of two": (
         "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\nkeep_tokens = 1\nshuffle_caption = true\n"
@@ -149,23 +149,23 @@ PROBLEMS = {
     ),
     "range": (
         "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\nface_crop_aug_range = [3.0, 1.0]\n",
-        'sets.toml:4: face_crop_aug_range = [3.0, 1.0] is no range such as "2.0,4.0"',
+        'sets.toml:4: face_crop_aug_range = [3.0, 1.0] is not a range such as "2.0,4.0"',
     ),
     "no folder": (
         "[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 2\n",
-        "sets.toml: data set 1, subset 1: image_dir is missing: the folder with its pictures",
+        "sets.toml: data set 1, subset 1: image_dir is missing: the folder with its images",
     ),
     "no subsets": (
         "[[datasets]]\nresolution = 64\n",
-        "sets.toml: subsets is not written as tables with the heading [[datasets.subsets]], or missing",
+        "sets.toml: subsets is missing, or not written as tables headed [[datasets.subsets]]",
     ),
     "no data sets": (
         "[general]\nkeep_tokens = 1\n",
-        "sets.toml: datasets is not written as tables with the heading [[datasets]], or missing",
+        "sets.toml: datasets is missing, or not written as tables headed [[datasets]]",
     ),
     "one table only": (
         "[datasets]\nresolution = 64\n",
-        "sets.toml: datasets is not written as tables with the heading [[datasets]], or missing",
+        "sets.toml: datasets is missing, or not written as tables headed [[datasets]]",
     ),
     "other table": (
         "[dataset]\nresolution = 64\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\n",
@@ -182,7 +182,7 @@ PROBLEMS = {
     "contradiction with the run": (
         "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\nshuffle_caption = true\n",
         "sets.toml:4: cache_text_encoder_outputs = True is not possible with shuffle_caption, which changes the "
-        "captions. Set one of them off",
+        "captions. Turn one of them off",
     ),
     "all left out": (
         "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\nnum_repeats = 0\n",
@@ -233,7 +233,7 @@ network_multiplier = 1.0
     found = described(pictures, text.replace("{more}", ""))
     assert [subset.path.name for subset in found.subsets] == ["one", "two"]
     assert found.notes == [
-        "sets.toml:4: cache_info has no effect: what is known of pictures is remembered in any case",
+        "sets.toml:4: cache_info has no effect: image information is always cached",
         f"data set 1, subset 2 ({pictures / 'one'}) is left out: an earlier one of the same data set is the same",
         "sets.toml:3: keep_tokens = 2 has no effect without shuffle_caption / caption_tag_dropout_rate / "
         "token_warmup_step",
@@ -331,10 +331,10 @@ def test_a_set_of_regularization_images_alone_is_told(pictures):
     text = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\n"
     found = described(pictures, text + text.replace("one", "reg") + "is_reg = true\n")
     read = samples.read_subsets(found.subsets, found.overrides)
-    assert "data set 2 holds regularization images only" in read.warnings[0]
+    assert "data set 2 contains regularization images only" in read.warnings[0]
     assert planned(read, 64, 16).batch_counts == [2, 2]  # of the two pictures, of two buckets
     alone = described(pictures, text.replace("one", "reg") + "is_reg = true\n")
-    with pytest.raises(UserError, match="no usable picture in .*reg"):
+    with pytest.raises(UserError, match="no usable image in .*reg"):
         samples.read_subsets(alone.subsets, alone.overrides)
 
 
@@ -545,8 +545,8 @@ def test_pictures_of_a_metadata_file_are_found_by_path_name_or_stem(pictures):
         ("meta.json", '{\n"0": }', "meta.json:2: not valid JSON"),
         ("meta.jsonl", '{"image_path": "0"}\n{', "meta.jsonl:2: not valid JSON"),
         ("meta.jsonl", '{"caption": "x"}', "meta.jsonl:1: not of the form"),
-        ("meta.json", '{"9": {}}', "none of its pictures is in"),
-        ("meta.json", "{}", "names no picture"),
+        ("meta.json", '{"9": {}}', "none of its images is in"),
+        ("meta.json", "{}", "lists no images"),
     ],
 )
 def test_a_wrong_metadata_file_is_told(pictures, name, text, problem):
@@ -678,7 +678,7 @@ def test_pictures_with_no_more_pixels_are_left_out(tmp_path):
     assert [sample.image_path.name for sample in found.train] == ["1.png"]
     assert [(folder.picture_count, folder.caption_count) for folder in found.folders] == [(1, 1)]
     (line,) = found.warnings
-    assert "2 pictures left out, as skip_image_resolution asks: 0.png, 2.png" in line
+    assert "2 images left out by skip_image_resolution: 0.png, 2.png" in line
 
 
 def test_options_that_change_pictures_switch_the_cache_off(pictures, run, capsys):

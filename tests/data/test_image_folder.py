@@ -88,8 +88,8 @@ def test_a_folder_named_like_a_picture_is_none(tmp_path):
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path):
     whole = image_folder.find(fill(tmp_path, {"a.png": "", "b.gif": "", "d/c.HEIC": ""}))
     assert [note.partition(":")[2] for note in whole.notes] == [
-        " 1 file of kinds that are not read: b.gif. Convert them to .png",
-        " 1 file of kinds that are not read: c.HEIC. Convert them to .png",
+        " 1 file in unsupported formats: b.gif. Convert them to .png",
+        " 1 file in unsupported formats: c.HEIC. Convert them to .png",
     ]
 
 
@@ -145,13 +145,13 @@ def test_no_picture_is_told_with_what_was_passed_over(tmp_path):
     fill(tmp_path, {"a.gif": "", "a.txt": "a"})
     with pytest.raises(UserError) as caught:
         image_folder.find(tmp_path)
-    assert caught.value.problems[0] == f"{tmp_path}: no picture in it"
+    assert caught.value.problems[0] == f"{tmp_path}: contains no images"
     assert "a.gif" in caught.value.problems[1]
 
 
 @pytest.mark.parametrize("extension", ["", ".", ".png", "WEBP", ".txt/x", "../a"])
 def test_an_ending_that_would_overwrite_something_else_is_refused(tmp_path, extension):
-    with pytest.raises(UserError, match="cannot end a caption file"):
+    with pytest.raises(UserError, match="is not an extension of caption files"):
         image_folder.find(fill(tmp_path, {"a.png": ""}), caption_extension=extension)
 
 

@@ -309,7 +309,7 @@ def test_other_masks_are_said_when_a_run_goes_on(run, half_masked, capsys):
         capsys.readouterr()
         run(train_data_dir=folder, save_state=True, resume=str(state), max_train_epochs=epoch_count)
         said = capsys.readouterr().out
-        assert ("the pictures, masks or captions have changed" in said) == (epoch_count == 4)
+        assert ("the images, masks or captions have changed" in said) == (epoch_count == 4)
         for path in Path(folder).rglob("masks/*.png"):
             grey(path, np.asarray(Image.open(path))[:, ::-1])  # as white as before
 
@@ -318,7 +318,7 @@ def test_the_table_and_the_file_tell_of_masks(run, half_masked, capsys):
     from safetensors import safe_open
 
     out = run(train_data_dir=half_masked("left"))
-    assert "masks: 3 of 11 pictures have one; on average 35% of their area is learnt" in capsys.readouterr().out
+    assert "masks: 3 of 11 images have one; on average 35% of their area is trained" in capsys.readouterr().out
     with safe_open(out / "it.safetensors", "pt") as file:
         assert file.metadata()["ss_masked_loss"] == "True"
     with safe_open(run(output="plain") / "it.safetensors", "pt") as file:
@@ -370,8 +370,8 @@ def test_a_mask_is_for_the_upright_picture(tmp_path):
     with pytest.raises(UserError) as error:
         find(tmp_path)
     (problem,) = error.value.problems
-    assert "1 mask is of another shape than their picture: phone.png (40x30, phone.jpg: 30x40)" in problem
-    assert "Make them anew" in problem
+    assert "1 mask is of another shape than their image: phone.png (40x30, phone.jpg: 30x40)" in problem
+    assert "Make them again" in problem
 
 
 @pytest.mark.parametrize("size", [(1000, 667), (501, 333), (250, 167), (90, 60)])
@@ -400,7 +400,7 @@ def test_masks_of_no_picture_are_told_with_their_right_name(tmp_path):
     mask(tmp_path / "1_a/masks/gone.png")
     (tmp_path / "1_a/masks/notes.txt").write_text("mine")
     (line,) = find(tmp_path).warnings
-    assert "2 masks belong to no picture that is used: a.jpg.png, gone.png" in line
+    assert "2 masks have no matching image: a.jpg.png, gone.png" in line
     assert line.endswith("such as a.png instead of a.jpg.png")
 
 
@@ -408,14 +408,14 @@ def test_a_black_mask_is_told_by_name(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.png", white=0)
     (line,) = find(tmp_path).warnings
-    assert "1 picture teaches nothing, their masks are black all over: a.jpg" in line
+    assert "1 image teaches nothing, x a.jpg" in line
 
 
 def test_a_folder_of_masks_at_the_wrong_place_is_told(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "masks/a.png")
     (line,) = find(tmp_path).warnings
-    assert f"masks lie beside their pictures, in {tmp_path / '[repeats]_[concept]' / 'masks'}. Move them there" in line
+    assert f"masks lie beside their images, in {tmp_path / '[repeats]_[concept]' / 'masks'}. Move them there" in line
 
 
 def test_masks_that_are_insisted_on_must_be_there(tmp_path):
@@ -443,7 +443,7 @@ def test_transparency_is_a_mask_where_it_is_asked_for(tmp_path):
     (tmp_path / "1_a/half.png").unlink()
     (tmp_path / "1_a/masks/half.png").unlink()
     assert find(tmp_path, alpha_mask=True).warnings == [
-        "alpha_mask = True has no effect: no picture has transparent parts"
+        "alpha_mask = True has no effect: no image has transparent parts"
     ]
 
 

@@ -52,7 +52,7 @@ def test_several_folders_repeats_and_captions_in_sorted_order(tmp_path):
     assert [(f.name, f.picture_count, f.caption_count) for f in found.folders] == [
         ("10_my tag", 2, 0), ("2_b", 2, 1), ("3_", 1, 1), ("5_my tag", 1, 0)]  # fmt: skip
     assert found.warnings == [
-        f'{tmp_path / "train/2_b"}: 1 of 2 pictures without a caption file; the caption is "b": 2.png'
+        f'{tmp_path / "train/2_b"}: 1 of 2 images without a caption file; the caption is "b": 2.png'
     ]
 
 
@@ -90,7 +90,7 @@ def test_chinese_users_files(tmp_path):
     assert '1 caption is not UTF-8 and read as GB18030 (GBK), e.g. 正面.txt: "连衣裙, 红色"' in told(found)
     assert "Chinese commas, which don't separate tags. Replace ， with ,: 侧面.txt" in told(found)
     messages.set_language("zh")
-    assert "个标签文件不是 UTF-8，按 GB18030 (GBK) 读取，如 正面.txt：“连衣裙, 红色”" in told(find(tmp_path / "训练集"))
+    assert "个标注文件不是 UTF-8，按 GB18030 (GBK) 读取，如 正面.txt：“连衣裙, 红色”" in told(find(tmp_path / "训练集"))
 
 
 def test_an_empty_caption_file_is_an_empty_caption(tmp_path):
@@ -114,7 +114,7 @@ def test_captions_with_another_ending_are_told_with_the_option_to_set(tmp_path):
 def test_captions_of_no_picture_are_told(tmp_path):
     picture(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.png.txt").write_text("smile")
-    assert "1 caption file belongs to no picture: x.png.txt. Rename x.png.txt to x.txt" in told(find(tmp_path))
+    assert "1 caption file has no image: x.png.txt. Rename x.png.txt to x.txt" in told(find(tmp_path))
 
 
 def test_neither_caption_nor_concept(tmp_path):
@@ -174,7 +174,7 @@ def test_no_usable_picture_is_an_error_that_names_the_broken_ones(tmp_path):
     (tmp_path / "1_a/x.png").write_bytes(b"")
     with pytest.raises(UserError) as error:
         find(tmp_path)
-    assert "no usable picture in 1_a" in str(error.value)
+    assert "no usable image in 1_a" in str(error.value)
     assert "x.png: skipped: the file is empty" in str(error.value)
 
 
@@ -192,8 +192,8 @@ def test_files_that_are_no_pictures_of_ours(tmp_path):
     assert [s.image_path.name for s in found.train] == ["good.png"]
     assert len(found.warnings) == 4
     assert "dir.png: is a folder" in told(found)
-    assert "1 file of kinds that are not read: moving.gif. Convert them to .png" in told(found)
-    assert "gone.png: the link leads nowhere" in told(found)
+    assert "1 file in unsupported formats: moving.gif. Convert them to .png" in told(found)
+    assert "gone.png: broken link" in told(found)
     assert "more: 1 picture in a folder within a [repeats]_[concept] folder are not used" in told(found)
 
 
@@ -201,7 +201,7 @@ def test_animations_give_their_first_frame_and_a_note(tmp_path):
     (tmp_path / "1_a").mkdir()
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "1_a/moving.webp", save_all=True, append_images=frames[1:])
-    assert "of animated pictures only the first frame is used: moving.webp" in told(find(tmp_path))
+    assert "of animated images only the first frame is used: moving.webp" in told(find(tmp_path))
 
 
 def test_regularization_folder_within_the_training_folder(tmp_path):
@@ -238,7 +238,7 @@ def problem(*arguments):
 def test_one_level_too_deep(tmp_path):
     picture(tmp_path / "10_mytag/a.png")
     told = problem(tmp_path / "10_mytag")
-    assert f"one level too deep. Choose the folder that holds it: {tmp_path}" in told
+    assert f"one level too deep. Choose the folder that contains it: {tmp_path}" in told
 
 
 def test_one_level_too_high(tmp_path):
@@ -284,7 +284,7 @@ def test_numbers_that_are_no_repeats(tmp_path):
     assert [s.repeats for s in found.train] == [2023]
     assert "0_a: skipped: 0 repeats" in told(found)
     assert (
-        "2023_b: this name means 2023 repeats of every picture. If that is not meant, rename it, e.g. 10_2023_b"
+        "2023_b: this name means 2023 repeats of every picture. If you didn't mean that, rename it, e.g. 10_2023_b"
         in told(found)
     )
 

@@ -125,12 +125,12 @@ def test_rules_that_contradict_each_other_are_refused():
     )
     problems = check(edits, ["mytag"])
     assert problems == [
-        'delete_tags "my*" would take away what trigger_word "mytag" writes. Remove one of them',
-        'delete_tags "ca*" would take away what add_tags "cap" writes. Remove one of them',
-        'delete_tags "ca*" would take away what replace_tags "hat -> cap" writes. Remove one of them',
-        'replace_tags "hat -> cap" would take away what imply_tags "skirt -> hat" writes. Remove one of them',
-        'replace_tags "red -> blue" goes round in a circle with the others. Remove one of them',
-        'replace_tags "blue -> red" goes round in a circle with the others. Remove one of them',
+        'delete_tags "my*" would remove what trigger_word "mytag" adds. Delete one of them',
+        'delete_tags "ca*" would remove what add_tags "cap" adds. Delete one of them',
+        'delete_tags "ca*" would remove what replace_tags "hat -> cap" adds. Delete one of them',
+        'replace_tags "hat -> cap" would remove what imply_tags "skirt -> hat" adds. Delete one of them',
+        'replace_tags "red -> blue" is circular with the others. Delete one of them',
+        'replace_tags "blue -> red" is circular with the others. Delete one of them',
     ]
 
 
@@ -140,9 +140,9 @@ def test_rules_that_cannot_be_read_are_all_named():
     assert rules == [("a", "b"), ("c", "d")]
     assert problems == [
         'replace_tags: "serafuku sailor" is not of the form "old tag -> new tag"',
-        'replace_tags: "hat ->" has nothing on one side. To remove a tag, write it into delete_tags',
+        'replace_tags: "hat ->" has nothing on one side. To remove a tag, put it in delete_tags',
         'replace_tags: "-> x" has nothing on one side',
-        'replace_tags: "a -> *": * is possible left of -> only',
+        'replace_tags: "a -> *": * is allowed only left of ->',
     ]
 
 
@@ -150,8 +150,8 @@ def test_a_tag_with_a_comma_is_refused_with_what_was_meant():
     problems = []
     refuse_commas("delete_tags", ["hat, shoes", "帽子，鞋", "fine"], problems)
     assert problems == [
-        'delete_tags: "hat, shoes" holds a comma, which separates tags: write "hat", "shoes"',
-        'delete_tags: "帽子，鞋" holds a comma, which separates tags: write "帽子", "鞋"',
+        'delete_tags: "hat, shoes" contains a comma, which separates tags: write "hat", "shoes"',
+        'delete_tags: "帽子，鞋" contains a comma, which separates tags: write "帽子", "鞋"',
     ]
 
 

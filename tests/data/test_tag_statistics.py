@@ -140,10 +140,10 @@ def test_deleting_what_is_no_feature_of_the_subject_is_not_advised():
     ("tag", "words"),
     [
         ("school uniform", "delete it to move the feature to `mytag`"),
-        ("1girl", "so leave it"),
-        ("hat", "stays changeable: write it"),
-        ("scarf", "teaches little"),
-        ("mytag", "your own word"),
+        ("1girl", "so keep it"),
+        ("hat", "stays controllable: include it"),
+        ("scarf", "little effect"),
+        ("mytag", "the trigger word"),
     ],
 )
 def test_the_fate_of_each_tag_is_told(tag, words):
@@ -153,7 +153,7 @@ def test_the_fate_of_each_tag_is_told(tag, words):
 
 def test_a_trigger_word_that_stands_nowhere_is_red():
     (one,) = told(advice(statistics(["hat", "hat, x", "y", "z"]), {"10_mytag": "mytag"}), "red")
-    assert one.text == "`mytag` stands in none of the 4 captions: nothing would be learnt under it"
+    assert one.text == "`mytag` is in none of the 4 captions: nothing would be learned for it"
     assert 'trigger_word = "mytag"' in one.cure
 
 
@@ -168,7 +168,7 @@ def test_a_trigger_word_with_a_meaning_of_its_own_is_told():
     assert "school uniform" in one.text
     for word in ("standing", "girl"):
         found = advice(statistics([word] * 4), {"10_mytag": word}, is_everyday_word=lambda text: text == "girl")
-        assert any("has a meaning already" in one.text for one in about(found, word))
+        assert any("already has a meaning" in one.text for one in about(found, word))
     assert not any("meaning" in one.text for one in advice(the_garment(), {"10_mytag": "mytag"}))
 
 
@@ -180,15 +180,15 @@ def test_a_word_on_another_concepts_pictures_is_told():
         ]
     )
     found = advice(whole, {"a": "aaa", "b": "bbb"})
-    assert any("`aaa` also stands on 4 pictures of other concepts: b0" in one.text for one in found)
+    assert any("`aaa` is also on 4 images of other concepts: b0" in one.text for one in found)
 
 
 def test_each_folder_is_judged_by_itself():
     captions = [("a", "aaa, hat")] * 5 + [("b", "bbb, shoes")] * 5
     whole = count([Captioned(folder, str(n), caption) for n, (folder, caption) in enumerate(captions)])
     found = advice(whole, {"a": "aaa", "b": "bbb"})
-    assert about(found, "hat")[0].text.startswith("a: on nearly every picture: `hat` 100 %")
-    assert about(found, "shoes")[0].text.startswith("b: on nearly every picture: `shoes` 100 %")
+    assert about(found, "hat")[0].text.startswith("a: on nearly every image: `hat` 100 %")
+    assert about(found, "shoes")[0].text.startswith("b: on nearly every image: `shoes` 100 %")
 
 
 def test_spellings_are_told_with_the_line_that_unites_them():
@@ -222,9 +222,7 @@ def test_long_captions_are_told_with_the_length_that_holds_them():
 
 def test_pictures_without_tags_and_chinese_commas_are_named():
     found = advice(statistics(["mytag, hat", "mytag", "", None, "红发，帽子"]), {"10_mytag": "mytag"})
-    assert any(
-        "3 of 5 pictures have no tags but the trigger word, if that: 1.png, 2.png, 3.png" in o.text for o in found
-    )
+    assert any("3 of 5 images have no tags besides the trigger word: 1.png, 2.png, 3.png" in o.text for o in found)
     assert any("Chinese commas" in one.text and "4.png" in one.text for one in found)
 
 

@@ -82,18 +82,18 @@ def test_loras_are_taken_out_with_their_strengths():
     [
         ("a [cat:dog:0.4]", r"\[cat:dog:0.4\]: words that change on the way"),
         ("[(a:2):3]", r"\[\(a:2\):3\]: words that change"),
-        ("[ in front::0.6]", "words that change"),
-        ("a [b:.5]", "words that change"),
+        ("[ in front::0.6]", "prompt scheduling"),
+        ("a [b:.5]", "prompt scheduling"),
         ("[cow|horse] in a field", r"\[cow\|horse\]: words that take turns"),
-        ("a cat AND a dog", "AND mixes several prompts"),
-        ("a cat :1.2", '":1.2" at the end weighs the whole prompt'),
-        ("a <hypernet:agm:1.1>", "this is no LoRA but a hypernet"),
+        ("a cat AND a dog", "AND combines several prompts"),
+        ("a cat :1.2", '":1.2" at the end weights the whole prompt'),
+        ("a <hypernet:agm:1.1>", "this a hypernet, not a LoRA"),
         ("<lora:x:0,6>", '"0,6" is not a number. Write 0.6'),
-        ("<lora:x:0.6:0.5:32>", "only its strengths can be given"),
-        ("<lora:x:1:dyn=8>", "only its strengths can be given"),
-        ("<lora:x:1> a <lora:x:0.5>", "x is named more than once"),
+        ("<lora:x:0.6:0.5:32>", "only its strengths can be set"),
+        ("<lora:x:1:dyn=8>", "only its strengths can be set"),
+        ("<lora:x:1> a <lora:x:0.5>", "x is given more than once"),
         ("(a:1.2.3) b", 'the weight "1.2.3" is not a number'),
-        ("(a BREAK b:1.2), c", "BREAK within brackets"),
+        ("(a BREAK b:1.2), c", "BREAK inside brackets"),
     ],
 )
 def test_what_would_be_drawn_otherwise_is_refused_by_name(text, told):
@@ -117,5 +117,5 @@ def test_all_problems_are_told_at_once_in_the_users_language():
 def test_a_negative_prompt_may_say_and_but_name_no_lora():
     """There the web UI reads neither."""
     assert prompts.parse("bad AND ugly, low:1", is_negative=True).weighted == [[("bad AND ugly, low:1", 1.0)]]
-    with pytest.raises(UserError, match="does nothing in the negative prompt"):
+    with pytest.raises(UserError, match="has no effect in the negative prompt"):
         prompts.parse("bad <lora:x:1>", is_negative=True)

@@ -395,7 +395,7 @@ def test_a_vae_of_another_line_is_refused_or_warned_of(tmp_path):
     with pytest.raises(UserError, match="16 channels"):
         open_with_tiny_vocabulary(path, family, vae=tmp_path / "flux_vae.safetensors")
     write_header(tmp_path / "lora.safetensors", {"lora_unet_x.lora_down.weight": (4, 8)})
-    with pytest.raises(UserError, match="holds no VAE"):
+    with pytest.raises(UserError, match="contains no VAE"):
         open_with_tiny_vocabulary(path, family, vae=tmp_path / "lora.safetensors")
     tiny("sdxl").vae.save_pretrained(tmp_path / "vae")
     assert "0.13025" in open_with_tiny_vocabulary(path, family, vae=tmp_path / "vae").warnings[0]
@@ -638,7 +638,7 @@ def test_parts_of_a_folder_point_to_the_whole(tmp_path):
     for part in (folder / "unet", folder / "vae" / "diffusion_pytorch_model.safetensors", folder / "text_encoder"):
         with pytest.raises(UserError) as caught:
             inspect(part)
-        assert f"Give the folder of the whole model: {folder}" in str(caught.value)
+        assert f"Use the folder of the whole model: {folder}" in str(caught.value)
     shutil.copy(folder / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"Give the path of one of its files: a\.safetensors"):
         inspect(tmp_path)

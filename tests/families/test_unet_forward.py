@@ -16,7 +16,7 @@ from library.families.unet.forward import UNetForward, block_names, is_supported
 from library.families.unet.targets import unet_targets
 from library.hardware import attention, memory
 from library.hardware.blocks import Blocks
-from library.reporting.run_log import Report
+from library.reporting.run_log import RunLog
 from tests.conftest import events
 
 FAMILIES = ["sd1", "sd2", "sdxl"]
@@ -256,7 +256,7 @@ def test_a_step_waits_for_nothing_and_casts_no_activations(run, monkeypatch, fam
         if step == 3:
             watch.__exit__(None, None, None)
 
-    monkeypatch.setattr(Report, "losses", losses)
+    monkeypatch.setattr(RunLog, "losses", losses)
     run(family, mixed_precision=precision, max_train_steps=4)
     assert steps == [1, 2, 3, 4]
     assert watch.operators["convolution_backward"] > 0

@@ -85,7 +85,7 @@ def test_stopped_by_a_file_they_save_together_and_go_on_exactly(train, tiny_mode
     assert not (folder / "it.safetensors").exists()
     _, code, said = train("cut", num_processes=2, max_train_epochs=40)
     assert code == 0, said
-    assert "going on with it" in said
+    assert "continuing it" in said
     assert losses(folder) == losses(whole)
     ours, theirs = load_file(folder / "it.safetensors"), load_file(whole / "it.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -232,7 +232,7 @@ def test_the_table_says_what_is_needed_and_what_is_done_about_it():
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines == [
         "memory:", "weights 100 MiB", "one step at most 800 MiB", "in all 900 MiB", "free on cpu 900 MiB",
-        "1 of 5 blocks are computed twice: 200 MiB less, 2% more arithmetic",
+        "1 of 5 blocks are checkpointed: 200 MiB less, 2% more compute",
     ]  # fmt: skip
     text = memory.table(plan(measure, parts, None), torch.device("cpu"), "memory:")
     assert "free on" not in text
@@ -247,9 +247,9 @@ def test_the_table_in_chinese_is_aligned_for_wide_letters():
     assert len(widths) == 1
     assert "单步峰值" in text
     assert "cpu 可用" in text
-    assert "5 个模块中有 4 个算两遍" in text
+    assert "5 个模块中有 4 个启用梯度检查点" in text
     text = memory.table(plan(Measure(), {}, None), torch.device("cpu"), "内存：")
-    assert "5 个模块都不需要算两遍" in text
+    assert "显存充足，未启用梯度检查点" in text
 
 
 def test_what_is_free_is_less_than_what_there_is():

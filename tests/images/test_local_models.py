@@ -233,7 +233,7 @@ def test_without_onnxruntime_it_is_said_what_to_install(tmp_path, monkeypatch):
             "a pointer or web page in its place",
         ),
         (b"\n<!DOCTYPE html><html>", "a pointer or web page in its place"),
-        (b"", "holds no model but nothing"),
+        (b"", "contains no model but nothing"),
         (b"no model at all" * 300, "cannot be opened"),
     ],
 )

@@ -419,7 +419,7 @@ def test_a_file_that_fixes_the_size_is_fed_that_size():
 @pytest.mark.parametrize(
     ("name", "output", "what"),
     [
-        ("my_model.onnx", None, "my_model.onnx: what this model wants is not known. Known are birefnet"),
+        ("my_model.onnx", None, "my_model.onnx: unknown model. Supported: birefnet"),
         ("u2net.onnx", np.zeros((1, 4, 8, 8), np.float32), r"u2net.onnx: gives \(1, 4, 8, 8\) where a mask"),
     ],
 )

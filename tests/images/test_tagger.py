@@ -73,8 +73,8 @@ def test_another_number_of_tags_than_outputs_is_told_with_both(tmp_path):
     with pytest.raises(UserError) as caught:
         opened(path)
     assert str(caught.value) == (
-        f"{tmp_path / 'selected_tags.csv'} has 7 tags, but the model beside it gives 10: they are not of the same "
-        "model. Get both files from the same place"
+        f"{tmp_path / 'selected_tags.csv'} has 7 tags, but the model beside it gives 10: they belong to different "
+        "models. Get both files from the same place"
     )
 
 
@@ -85,13 +85,13 @@ def test_a_model_that_takes_no_picture_is_no_tagger(tmp_path):
     graph = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "none", value[:1], value[1:])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "model.onnx")
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n1,hat,0,1\n")
-    with pytest.raises(UserError, match="is no WD-style tagger"):
+    with pytest.raises(UserError, match="is not a WD-style tagger"):
         opened(tmp_path / "model.onnx")
 
 
 def test_a_device_that_computes_nonsense_is_told(tmp_path):
     model = opened(small_tagger.colours(tmp_path, broken=True))
-    with pytest.raises(UserError, match='Take device = "cpu"'):
+    with pytest.raises(UserError, match='use device = "cpu"'):
         model.probabilities([model.prepare(noise(8, 8))])
 
 

@@ -197,19 +197,19 @@ def test_sdxl_files_with_diffusers_names_and_underscores_fit():
 )
 def test_other_kinds_are_refused_by_name(key, kind):
     with pytest.raises(
-        UserError, match=f"my.safetensors: is a {kind}: .* cannot be drawn with, merged or resized here yet"
+        UserError, match=f"my.safetensors: is a {kind}: .* can't be used for generation, merged or resized here yet"
     ):
         read({key: torch.ones(1), "lora_unet_x.alpha": torch.ones(())})
 
 
 def test_what_is_no_lora_or_is_damaged_is_told():
-    with pytest.raises(UserError, match='is no LoRA: it holds 1 tensors such as "model.diffusion_model.out.2.bias"'):
+    with pytest.raises(UserError, match='is no LoRA: it contains 1 tensors such as "model.diffusion_model.out.2.bias"'):
         read({"model.diffusion_model.out.2.bias": torch.ones(4)})
     with pytest.raises(UserError, match="is empty"):
         read({})
     down, up = torch.ones(2, 3), torch.ones(4, 2)
     for broken in ({"lora_down.weight": down}, {"lora_down.weight": down * torch.nan, "lora_up.weight": up}):
-        with pytest.raises(UserError, match="lora_unet_a lack a part, have an impossible shape or hold NaN"):
+        with pytest.raises(UserError, match="lora_unet_a lack a part, have an impossible shape or contain NaN"):
             read({f"lora_unet_a.{key}": tensor for key, tensor in broken.items()})
     with pytest.raises(UserError, match="impossible shape"):
         read({"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": up.T})

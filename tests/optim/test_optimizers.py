@@ -107,7 +107,7 @@ def test_prodigy_refuses_what_it_cannot_do_and_warns_of_small_rates():
     two = [dict(params=parameters([1.0]), lr=1.0), dict(params=parameters([1.0]), lr=0.5)]
     with pytest.raises(UserError, match="given 0.5, 1"):
         build("Prodigy", two, learning_rate=1)
-    assert "Usual is 1" in build("Prodigy", groups(1e-4), learning_rate=1).notices[0]
+    assert "The usual value is 1" in build("Prodigy", groups(1e-4), learning_rate=1).notices[0]
     assert build("Prodigy", groups(1.0), learning_rate=1).notices == []
 
 

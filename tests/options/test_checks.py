@@ -52,7 +52,7 @@ WRONG = [
     ({"network_dim": "large"}, 'network_dim = "large" is not a number'),
     ({"network_dim": 4.5}, "network_dim = 4.5 is not a whole number"),
     ({"network_dim": True}, "network_dim = True is not a number"),
-    ({"network_dim": None}, "network_dim = None is not possible here; as delivered: 32"),
+    ({"network_dim": None}, "network_dim = None is not allowed here; the default is 32"),
     ({"network_dim": 0}, "network_dim = 0 is below 1, the least possible"),
     (
         {"network_dim": [4, 8]},
@@ -64,54 +64,55 @@ WRONG = [
     ({"seed": -1}, "seed = -1 is not between 0 and 4294967295"),
     ({"cache_latents": "False"}, 'cache_latents = "False" is text; remove the quotes: False'),
     ({"cache_latents": "off"}, 'cache_latents = "off" is neither True nor False'),
-    ({"save_precision": "fp61"}, 'save_precision = "fp61" is none of "fp16", "bf16", "float". Did you mean "fp16"?'),
+    ({"save_precision": "fp61"}, 'save_precision = "fp61" is not one of "fp16", "bf16", "float". Did you mean "fp16"?'),
     ({"output_name": 7}, 'output_name = 7 is not text; put it in quotes: "7"'),
-    ({"output_name": "a.safetensors"}, 'output_name = "a.safetensors" has an ending; leave it out: "a"'),
+    ({"output_name": "a.safetensors"}, 'output_name = "a.safetensors" has an extension; remove it: "a"'),
     (
         {"output_name": "my:tag"},
-        'output_name = "my:tag" holds ":", which a file name cannot; a folder goes into output_dir',
+        'output_name = "my:tag" contains ":", which is not allowed in a file name; a folder goes into output_dir',
     ),
-    ({"output_name": "con"}, 'output_name = "con" cannot be a file name on every system; take another'),
-    ({"output_name": ""}, 'output_name = "" cannot be a file name on every system; take another'),
-    ({"resolution": "big"}, 'resolution = "big" is no size: 512, "512,768" (width,height) or "auto"'),
+    ({"output_name": "con"}, 'output_name = "con" is not a valid file name on every system; use another'),
+    ({"output_name": ""}, 'output_name = "" is not a valid file name on every system; use another'),
+    ({"resolution": "big"}, 'resolution = "big" is not a size: 512, "512,768" (width,height) or "auto"'),
     ({"lr_warmup_steps": 1.5}, 'lr_warmup_steps = 1.5 is neither steps (100) nor a share (0.05, "5%")'),
     ({"lr_warmup_steps": "120%"}, 'lr_warmup_steps = "120%" is neither steps (100) nor a share (0.05, "5%")'),
-    ({"optimizer_args": ["fast"]}, "optimizer_args = ['fast'] holds \"fast\", which is not name=value"),
+    ({"optimizer_args": ["fast"]}, "optimizer_args = ['fast'] contains \"fast\", which is not name=value"),
     ({"optimizer_args": 3}, 'optimizer_args = 3 is not a list of texts such as ["a", "b"]'),
     (
         {"vae": "stabilityai/sd-vae-ft-mse"},
-        'vae = "stabilityai/sd-vae-ft-mse" is not here, and models are not downloaded: '
-        "give a .safetensors file or a diffusers folder",
+        'vae = "stabilityai/sd-vae-ft-mse" is not on this machine, and nothing is downloaded: use a .safetensors file '
+        "or a diffusers folder",
     ),
-    ({"output_dir": ""}, 'output_dir = "" is empty; give a path'),
+    ({"output_dir": ""}, 'output_dir = "" is empty; set a path'),
     ({"output_dir": __file__}, f'output_dir = "{__file__}" is a file; a folder is needed'),
     # contradictions
     (
         {"color_aug": True, "cache_latents": True},
-        "color_aug = True changes the pictures at every use, so they cannot be cached. "
-        "Set cache_latents to False, or this",
+        "color_aug = True changes the images at every use, so they cannot be cached. Set cache_latents to False, "
+        "or this",
     ),
     (
         {"random_crop": True, "cache_latents": True},
-        "random_crop = True changes the pictures at every use, so they cannot be cached. "
-        "Set cache_latents to False, or this",
+        "random_crop = True changes the images at every use, so they cannot be cached. Set cache_latents to False, "
+        "or this",
     ),
     (
         {"network_train_unet_only": True, "network_train_text_encoder_only": True},
-        "network_train_unet_only = True excludes network_train_text_encoder_only. Set one of them to False",
+        "network_train_unet_only = True can't be combined with network_train_text_encoder_only. Set one of them to "
+        "False",
     ),
     (
         {"unet_lr": 0, "text_encoder_lr": 0},
-        "unet_lr = 0.0 leaves nothing to train, because the other part is not trained either. Give it a learning rate",
+        "unet_lr = 0.0 leaves nothing to train, because the other part is not trained either. Set a learning rate",
     ),
     (
         {"network_train_text_encoder_only": True, "text_encoder_lr": 0},
-        "text_encoder_lr = 0.0 leaves nothing to train, because the other part is not trained either. "
-        "Give it a learning rate",
+        "text_encoder_lr = 0.0 leaves nothing to train, because the other part is not trained either. Set a "
+        "learning rate",
     ),
     (
         {"network_train_unet_only": True, "unet_lr": 0},
-        "unet_lr = 0.0 leaves nothing to train, because the other part is not trained either. Give it a learning rate",
+        "unet_lr = 0.0 leaves nothing to train, because the other part is not trained either. Set a learning rate",
     ),
     (
         {"cache_text_encoder_outputs": True},
@@ -120,17 +121,17 @@ WRONG = [
     ),
     (
         {"cache_text_encoder_outputs": True, "text_encoder_lr": 0, "shuffle_caption": True},
-        "cache_text_encoder_outputs = True is not possible with shuffle_caption, which changes the captions. "
-        "Set one of them off",
+        "cache_text_encoder_outputs = True is not possible with shuffle_caption, which changes the captions. Turn "
+        "one of them off",
     ),
     (
         {"max_train_epochs": None},
-        "max_train_epochs = None and max_train_steps = None: how long shall it train? Give one of them",
+        "max_train_epochs = None and max_train_steps = None: how long should it train? Set one of them",
     ),
     (
         {"lr_warmup_steps": 100, "lr_scheduler": "constant"},
-        'lr_warmup_steps = 100 does not go with lr_scheduler = "constant", which has no warmup. '
-        'Take "constant_with_warmup", or set it to 0',
+        'lr_warmup_steps = 100 has no effect with lr_scheduler = "constant", which has no warmup. Use '
+        '"constant_with_warmup", or set it to 0',
     ),
     (
         {"lr_warmup_steps": 200, "max_train_steps": 100},
@@ -139,7 +140,7 @@ WRONG = [
     ),
     (
         {"lr_scheduler": "adafactor", "optimizer_type": "Lion"},
-        'lr_scheduler = "adafactor" needs optimizer_type = "Adafactor", not "Lion". Take "constant" or another',
+        'lr_scheduler = "adafactor" needs optimizer_type = "Adafactor", not "Lion". Use "constant" or another schedule',
     ),
     (
         {"resolution": 512, "min_bucket_reso": 576},
@@ -180,7 +181,7 @@ DOUBTFUL = [
         {"optimizer_type": "Prodigy", "text_encoder_lr": None, "learning_rate": 1e-4},
         "learning_rate = 0.0001 is far below the usual for Prodigy: 0.1 to 10",
     ),
-    ({"max_train_steps": 50, "max_train_epochs": 3}, "max_train_steps = 50 goes before max_train_epochs = 3"),
+    ({"max_train_steps": 50, "max_train_epochs": 3}, "max_train_steps = 50 overrides max_train_epochs = 3"),
     (
         {"keep_tokens": 1},
         "keep_tokens = 1 has no effect without shuffle_caption / caption_tag_dropout_rate / token_warmup_step",
@@ -201,7 +202,7 @@ DOUBTFUL = [
         "prior_loss_weight = 0.0 leaves the regularization images without effect, they only take time; "
         "set reg_data_dir to None instead",
     ),
-    ({"color_aug": True}, "cache_latents is off, because color_aug changes the pictures at every use"),
+    ({"color_aug": True}, "cache_latents is off, because color_aug changes the images at every use"),
     (
         {"optimizer_type": "AdamW8bit", "device": "cpu"},
         'optimizer_type = "AdamW8bit" cannot work here (device cpu): the same without 8 bits is used instead',
@@ -305,7 +306,7 @@ def test_a_missing_path_is_told_with_what_is_there(places, tmp_path):
 
 def test_the_training_folder_cannot_be_the_regularization_folder(places):
     (line,) = problems_of(places | {"reg_data_dir": places["train_data_dir"]})
-    assert line.endswith("is the training folder itself. Give another folder, or None")
+    assert line.endswith("is the training folder itself. Choose another folder, or None")
 
 
 def test_everything_wrong_is_told_at_once_each_with_its_place(places):
@@ -340,7 +341,7 @@ def test_what_is_left_of_the_miniature_is_told(places, tmp_path, monkeypatch):
     (tmp_path / OPTIONS["reg_data_dir"].default).mkdir(parents=True)
     left = str(tmp_path / OPTIONS["reg_data_dir"].default)
     (line,) = check(places | {"reg_data_dir": left}, {})[1]
-    assert line.endswith("is still the built-in miniature's, which does not go with your training set")
+    assert line.endswith("is still the built-in miniature's: set your own")
 
 
 def test_presets_are_not_flags(places):

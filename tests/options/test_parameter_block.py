@@ -99,7 +99,7 @@ def test_names_are_read_with_their_lines_and_double_ones_told(tmp_path):
     values, where, warnings = parameter_block.read_block(script, variables)
     assert values == {"train_data_dir": "D:/x/a", "a": 3, "b": 2}
     assert where == {"train_data_dir": "s.py:3", "a": "s.py:5", "b": "s.py:4"}
-    assert warnings == ["s.py:4: a is set again at s.py:5; that counts"]
+    assert warnings == ["s.py:4: a is set again at s.py:5; the later value counts"]
 
 
 def test_values_set_within_an_if_count_too_whatever_the_files_encoding(tmp_path):
@@ -312,7 +312,7 @@ def test_the_queue_goes_on_after_a_failure_and_says_so_at_the_end(project):
 def test_an_empty_queue_is_told(project):
     (project / "queue").mkdir()
     edit(project, multi_run_folder="queue")
-    assert "holds no .json preset" in start(project).stderr
+    assert "contains no .json preset" in start(project).stderr
 
 
 def test_a_saved_preset_gives_the_same_configuration(tmp_path):

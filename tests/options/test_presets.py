@@ -200,7 +200,7 @@ def test_values_that_say_something_about_others_are_understood(read, change, und
             {"flux1_checkbox": True},
             "flux1_checkbox is not taken: only Stable Diffusion 1.x, 2.x and XL are trained here",
         ),
-        ({"use_scalar": True}, "use_scalar is not taken: this argument of networks is not offered here"),
+        ({"use_scalar": True}, "use_scalar is not supported: this network argument is not supported here"),
         ({"a_key_of_tomorrow": 0}, "a_key_of_tomorrow: there is no such parameter."),
         ({"additional_parameters": "fast"}, "additional_parameters: cannot be read"),
         ({"sample_prompts": "prompt.txt"}, 'sample_prompts = "prompt.txt" does not exist'),
@@ -223,7 +223,7 @@ def test_a_preset_of_lora_scripts_is_taken(read):
         save_last_n_epochs=499, log_prefix="output_name", shuffle_caption=True, reg_data_dir=None,
     )  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
-    assert "model_train_type has no effect: the base model is recognised by itself" in lines
+    assert "model_train_type has no effect: the base model is detected automatically" in lines
 
 
 def test_a_template_of_lora_scripts_is_taken_and_its_description_told(read):

@@ -196,17 +196,17 @@ def test_values_are_understood(given, understood):
         ),
         (
             {"dataset_class": "mine.Set"},
-            "dataset_class is not taken: it runs a Python class of your own; describe the pictures in dataset_config "
+            "dataset_class is not taken: it runs a Python class of your own; describe the images in dataset_config "
             "instead",
         ),
         (
             {"network_args": ["algo=boft"]},
-            f'network_args: "algo=boft" is not taken; only {", ".join(sd_scripts.KNOWN_ARGUMENTS)} are '
-            "(algo: lora, locon, loha, lokr; preset: full, attn-mlp, attn-only, unet-transformer-only)",
+            f'network_args: "algo=boft" is not supported; only {", ".join(sd_scripts.KNOWN_ARGUMENTS)} are (algo: '
+            "lora, locon, loha, lokr; preset: full, attn-mlp, attn-only, unet-transformer-only)",
         ),
         (
             {"network_args": ["algo=lokr", "dora_wd=True"]},
-            "network_args: dora_wd with algo=lokr is not offered; with algo=lora it is",
+            "network_args: dora_wd with algo=lokr is not supported; with algo=lora it is",
         ),
         (
             {"net_dim": 8, "network_dim": 16},
@@ -246,19 +246,19 @@ def test_a_wrong_value_under_an_earlier_name_is_told_at_its_place(tmp_path):
 IMPOSSIBLE = [  # what sd-scripts refuses or cannot do, and how that is put right here
     (
         "--cache_latents --color_aug",
-        "--color_aug True changes the pictures at every use, so they cannot be cached. Set cache_latents to False, "
+        "--color_aug True changes the images at every use, so they cannot be cached. Set cache_latents to False, "
         "or this",
     ),
-    ("--adaptive_noise_scale 0.01", "--adaptive_noise_scale 0.01 needs noise_offset; give it, such as 0.05"),
+    ("--adaptive_noise_scale 0.01", "--adaptive_noise_scale 0.01 needs noise_offset; set it, e.g. 0.05"),
     (
         "--v_pred_like_loss 0.5 --v_parameterization",
-        "--v_pred_like_loss 0.5 is for epsilon models, and v_parameterization says that this is a v model. Leave one "
-        "of them out",
+        "--v_pred_like_loss 0.5 is for epsilon models, and v_parameterization says that this a v model. Remove one "
+        "of them",
     ),
     (
         "--scale_v_pred_loss_like_noise_pred --v_pred_like_loss 0.5",
-        "--scale_v_pred_loss_like_noise_pred True is for v models, v_pred_like_loss for epsilon models. Leave one of "
-        "them out",
+        "--scale_v_pred_loss_like_noise_pred True is for v models, v_pred_like_loss for epsilon models. Remove one "
+        "of them",
     ),
     (
         "--full_fp16 --mixed_precision bf16",
@@ -283,17 +283,18 @@ IMPOSSIBLE = [  # what sd-scripts refuses or cannot do, and how that is put righ
     ),
     (
         "--network_train_unet_only --network_train_text_encoder_only",
-        "--network_train_unet_only True excludes network_train_text_encoder_only. Set one of them to False",
+        "--network_train_unet_only True can't be combined with network_train_text_encoder_only. Set one of them to "
+        "False",
     ),
     (
         "--lr_scheduler constant --lr_warmup_steps 10",
-        '--lr_warmup_steps 10 does not go with lr_scheduler = "constant", which has no warmup. Take '
+        '--lr_warmup_steps 10 has no effect with lr_scheduler = "constant", which has no warmup. Use '
         '"constant_with_warmup", or set it to 0',
     ),
     (
         "--log_with tensorboard",
-        '--log_with "tensorboard" needs logging_dir: the folder for TensorBoard. Give one, such as "logs", or leave '
-        "log_with out",
+        '--log_with "tensorboard" needs logging_dir: the folder for TensorBoard. Set it, e.g. "logs", or remove '
+        "log_with",
     ),
 ]
 
@@ -328,7 +329,7 @@ def test_flags_without_effect_are_told_in_one_line_for_each_reason():
     given = {"sdpa": True, "mem_eff_attn": True, "highvram": True, "fused_backward_pass": False}
     assert translate(given, dict.fromkeys(given, "--x"))[2] == [
         "--sdpa, --mem_eff_attn have no effect: torch's own memory-efficient attention is used in any case",
-        "--highvram has no effect: memory is managed by what there is",
+        "--highvram has no effect: memory is managed automatically",
     ]
 
 

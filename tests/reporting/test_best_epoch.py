@@ -75,7 +75,7 @@ def test_old_knowledge_counts_as_much():
     assert (kept.epoch, kept.equal) == (4, [2, 3, 4])
     lost = recommend(validations(curve, old=[0.5, 0.6, 0.8, 1.0]))
     assert (lost.epoch, lost.equal, lost.overfitted_from) == (2, [2], 3)
-    assert "held-out and regularization pictures" in kept.lines()[0]
+    assert "held-out and regularization images" in kept.lines()[0]
 
 
 def test_a_model_that_learnt_nothing_has_no_margin():
@@ -120,11 +120,11 @@ def test_the_words():
     assert best_epoch.spans([1, 3, 4, 5, 8]) == "1, 3-5, 8"
     lines = recommend(validations([0.8, 0.51, 0.5, 0.7])).lines()
     assert lines[0].startswith(
-        "Use epoch 3: no other has a lower loss of held-out pictures beyond chance. Epochs 2-3 are"
+        "Use epoch 3: no other has a lower loss of held-out images beyond chance. Epochs 2-3 are"
     )
-    assert "From epoch 4 on it is overfitted" in lines[1]
+    assert "It overfits from epoch 4 on" in lines[1]
     assert "4 pictures" in lines[-1]
-    assert "more epochs may do better" in recommend(validations([0.8, 0.5])).lines()[1]
-    assert "nothing to choose" in recommend(validations([0.5])).lines()[0]
+    assert "more epochs may help" in recommend(validations([0.8, 0.5])).lines()[1]
+    assert "nothing to compare" in recommend(validations([0.5])).lines()[0]
     set_language("zh")
     assert recommend(validations([0.8, 0.51, 0.5, 0.7])).lines()[0].startswith("建议使用第 3 轮")

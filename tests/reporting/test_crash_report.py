@@ -38,7 +38,7 @@ KNOWN = [
     (AcceleratorError("CUDA error: an illegal memory access was encountered"), "update the driver"),
     (ImportError("DLL load failed while importing _C: The specified module could not be found."), "Redistributable"),
     (ModuleNotFoundError("No module named 'diffusers'"), "pip install -r requirements.txt"),
-    (PermissionError(13, "Permission denied"), "another program holds it"),
+    (PermissionError(13, "Permission denied"), "another program contains it"),
     (SafetensorError("Error while deserializing header: HeaderTooLarge"), "copy it again"),
     (FloatingPointError("the loss of step 7 is nan"), "lower learning_rate"),
 ]
@@ -87,7 +87,7 @@ def test_the_report_holds_what_a_helper_needs_and_begins_with_the_cause(tmp_path
     path, text = written(tmp_path)
     assert path == tmp_path / "crash_report.txt"
     assert os.listdir(tmp_path) == ["crash_report.txt"]
-    assert text.splitlines()[1].startswith("RuntimeError: HIP error: x. Probable cure:")
+    assert text.splitlines()[1].startswith("RuntimeError: HIP error: x. Likely fix:")
     for part in (
         "network_dim = 16", "output_name = 'mytag'", "api_key = None", "device = 'cuda (A card)'", "step = 41",
         f"torch = '{torch.__version__.split('+')[0]}", "python = '3.", "step 40\nstep 41", "raise error from",

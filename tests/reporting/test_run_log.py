@@ -1,21 +1,19 @@
 """What a run writes down is what happened, and a loss that is not a number does not pass."""
 
-import io
 import json
 
 import pytest
 import torch
 
-from library.reporting.run_log import Report
+from library.reporting.run_log import RunLog
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_step_stands_in_the_file_with_its_loss(tmp_path):
-    out = io.StringIO()
-    report = Report(tmp_path / "run.jsonl", 4, stream=out)
+def test_every_step_stands_in_the_file_with_its_loss(tmp_path, capsys):
+    report = RunLog(tmp_path / "run.jsonl", 4)
     for step, loss in enumerate((1.0, 2.0, 3.0, 6.0), 1):
         report.losses(1 + step // 3, step, torch.tensor(loss), {"unet": 1e-4})
         if step == 2:
@@ -25,8 +23,9 @@ def test_every_step_stands_in_the_file_with_its_loss(tmp_path):
     assert [(e["step"], e["loss"], e["lr/unet"]) for e in events if e["event"] == "step"] == [
         (1, 1.0, 1e-4), (2, 2.0, 1e-4), (3, 3.0, 1e-4), (4, 6.0, 1e-4)]  # fmt: skip
     assert [e["loss"] for e in events if e["event"] == "epoch"] == [1.5]
-    assert "step 4/4" in out.getvalue()
-    assert "loss 4.5000" in out.getvalue()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("step 4/4")
+    assert "loss 4.5000" in line
 
 
 def test_losses_are_not_read_at_every_step(tmp_path):
@@ -38,7 +37,7 @@ def test_losses_are_not_read_at_every_step(tmp_path):
             reads.append(1)
             return 1.0
 
-    report = Report(tmp_path / "run.jsonl", 1000, stream=io.StringIO())
+    report = RunLog(tmp_path / "run.jsonl", 1000)
     for step in range(1, 100):
         report.losses(1, step, Loss(), {})
     assert not reads
@@ -48,7 +47,7 @@ def test_losses_are_not_read_at_every_step(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, bad):
-    report = Report(tmp_path / "run.jsonl", 10, stream=io.StringIO())
+    report = RunLog(tmp_path / "run.jsonl", 10)
     report.losses(1, 1, torch.tensor(1.0), {})
     report.losses(1, 2, torch.tensor(bad), {})
     with pytest.raises(FloatingPointError, match="step 2"):
@@ -56,10 +55,10 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, bad):
 
 
 def test_a_continued_run_is_appended_and_counts_on(tmp_path):
-    first = Report(tmp_path / "run.jsonl", 4, stream=io.StringIO())
+    first = RunLog(tmp_path / "run.jsonl", 4)
     first.losses(1, 1, torch.tensor(1.0), {})
     first.close()
-    second = Report(tmp_path / "run.jsonl", 4, first_step=1, stream=io.StringIO())
+    second = RunLog(tmp_path / "run.jsonl", 4, first_step=1)
     second.losses(1, 2, torch.tensor(1.0), {})
     second.close()
     assert [e["step"] for e in lines(tmp_path / "run.jsonl")] == [1, 2]
@@ -67,7 +66,7 @@ def test_a_continued_run_is_appended_and_counts_on(tmp_path):
 
 def told(path, steps, first_step=0, epoch_length=4, closed=True):
     """A report of some steps, whose losses are their numbers."""
-    report = Report(path, 100, first_step=first_step, stream=io.StringIO())
+    report = RunLog(path, 100, first_step=first_step)
     for step in steps:
         report.losses(1 + (step - 1) // epoch_length, step, torch.tensor(float(step)), {})
         if step % epoch_length == 0:
@@ -104,7 +103,7 @@ def test_an_epoch_that_was_told_is_not_told_again(tmp_path):
 
 def test_a_loss_is_written_with_all_its_digits(tmp_path):
     loss = torch.tensor(1 / 3)
-    report = Report(tmp_path / "run.jsonl", 2, stream=io.StringIO())
+    report = RunLog(tmp_path / "run.jsonl", 2)
     report.losses(1, 1, loss, {})
     report.close()
     written = lines(tmp_path / "run.jsonl")[0]["loss"]
@@ -149,12 +148,12 @@ def test_lines_that_a_full_disk_does_not_take_wait(tmp_path):
     assert [event["step"] for event in lines(tmp_path / "run.jsonl")] == [1, 2]
 
 
-def test_what_could_not_be_written_is_told_at_the_end(tmp_path):
+def test_what_could_not_be_written_is_told_at_the_end(tmp_path, capsys):
     report = told(tmp_path / "run.jsonl", [], closed=False)
     report.events = FullFile(report.events, room=0)
     report.losses(1, 1, torch.tensor(1.0), {})
     report.close()
-    assert "run.jsonl lacks its last 1 line" in report.stream.getvalue()
+    assert "run.jsonl lacks its last 1 line" in capsys.readouterr().out
 
 
 def test_what_draws_curves_gets_the_same_numbers(tmp_path):
@@ -169,7 +168,7 @@ def test_what_draws_curves_gets_the_same_numbers(tmp_path):
             self.is_closed = True
 
     writer = Writer()
-    report = Report(tmp_path / "run.jsonl", 2, writer=writer, stream=io.StringIO())
+    report = RunLog(tmp_path / "run.jsonl", 2, writer=writer)
     for step in (1, 2):
         report.losses(1, step, torch.tensor(float(step)), {"unet": 1e-4})
     report.epoch_end(1)

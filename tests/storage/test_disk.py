@@ -43,7 +43,7 @@ def test_what_a_run_writes_is_counted():
     assert sizes(disk.needed(fewer, **counts, cache_folder=Path("c"), cache_bytes=5)) == {
         "LoRA files": 4000 * (2 + 2),
         "training states": 12000 * (2 + 2),
-        "encoded pictures and captions": 5,
+        "encoded images and captions": 5,
     }
     assert sizes(disk.needed(config, **counts, keeps_best=True))["LoRA files"] == 2000 * (9 + 2 + 1)
     assert "previews" not in sizes(disk.needed(config, **counts, preview_count=2, preview_pixels=100))
@@ -97,8 +97,10 @@ class Disk:
         return "written"
 
     def writing(self, path, **options):
-        given = dict(size=MIB, may_free=lambda: False, say_line=self.lines.append, wait_seconds=0.0) | options
-        return disk.writing(path, self.write, **given)
+        given = dict(size=MIB, may_free=lambda: False, wait_seconds=0.0) | options
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(disk.log, "info", self.lines.append)
+            return disk.writing(path, self.write, **given)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
@@ -109,7 +111,7 @@ def test_a_write_is_tried_again_until_it_works_and_told_once(tmp_path, number):
     assert "a.safetensors" in first
     assert "Ctrl-C to stop" in first
     assert ("disk full" in first) == (number in disk.FULL)
-    assert "a.safetensors is written after 0 s" in last
+    assert "a.safetensors was written after 0 s" in last
 
 
 def test_room_is_made_before_anybody_is_asked(tmp_path):
@@ -133,7 +135,7 @@ def test_another_error_is_not_waited_for(tmp_path):
     with pytest.raises(UserError):
         Disk(PermissionError(errno.EACCES, "protected")).writing(tmp_path / "a")
     with pytest.raises(ZeroDivisionError):
-        disk.writing(tmp_path, lambda: 1 / 0, size=1, may_free=lambda: False, say_line=print)
+        disk.writing(tmp_path, lambda: 1 / 0, size=1, may_free=lambda: False)
 
 
 def test_the_user_can_stop_the_waiting(tmp_path):
@@ -159,7 +161,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_there_is_room(small_disk):
+def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_there_is_room(small_disk, monkeypatch):
     """With the writer of LoRA files and states, whose errors must be known here."""
     import torch
 
@@ -188,7 +190,8 @@ def test_a_true_disk_that_is_full_keeps_the_old_files_and_takes_the_new_when_the
             assert training_state.load_state(folder).position.global_step == 1
             threading.Timer(0.2, (small_disk / "other.bin").unlink).start()
 
-    disk.writing(path, write, size=400_000, may_free=lambda: False, say_line=told, wait_seconds=0.05)
+    monkeypatch.setattr(disk.log, "info", told)
+    disk.writing(path, write, size=400_000, may_free=lambda: False, wait_seconds=0.05)
     assert "disk full" in lines[0]
     assert len(lines) == 2
     assert training_state.load_state(folder).position.global_step == 2

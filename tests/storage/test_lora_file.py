@@ -101,7 +101,7 @@ def test_no_file_with_nan_is_ever_written(tmp_path, bad):
 
 def test_a_value_too_large_for_fp16_is_told_with_its_cure(tmp_path):
     large = lora() | {"lora_unet_conv1.lora_up.weight": torch.full((7, 3, 1, 1), 1e6)}
-    with pytest.raises(FloatingPointError, match='lora_up.weight holds .* in this save_precision: take "bf16"'):
+    with pytest.raises(FloatingPointError, match='lora_up.weight contains .* in this save_precision: use "bf16"'):
         save_adapter(tmp_path / "a.safetensors", large, dtype=torch.float16)
     save_adapter(tmp_path / "a.safetensors", large, dtype=torch.bfloat16)
 
@@ -116,7 +116,7 @@ def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch)
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", lose)
-    with pytest.raises(UserError, match="gives back something else"):
+    with pytest.raises(UserError, match="read back differs"):
         save_adapter(tmp_path / "a.safetensors", lora(1))
     assert (tmp_path / "a.safetensors").read_bytes() == before
 

@@ -14,7 +14,7 @@ def test_a_name_that_a_run_holds_is_taken_by_no_other(tmp_path):
     folder = tmp_path / "not made yet"
     first, second = run_lock.lock_free_name(folder, "girl"), run_lock.lock_free_name(folder, "girl")
     assert (first.name, second.name) == ("girl", "girl-2")
-    with pytest.raises(UserError, match=f"girl in .* is being trained at this moment, by process {os.getpid()} on"):
+    with pytest.raises(UserError, match=f"girl in .* is being trained right now by process {os.getpid()} on"):
         run_lock.lock_name(folder, "girl")
     first.release()
     going_on = run_lock.lock_name(folder, "girl")

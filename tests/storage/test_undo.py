@@ -250,7 +250,7 @@ def test_a_copy_that_is_gone_is_named_and_the_others_are_restored(folder):
     copy = next(made.glob("*.txt"))
     data = copy.read_bytes()
     copy.unlink()
-    with pytest.raises(UserError, match="Not all could be undone") as caught:
+    with pytest.raises(UserError, match="Not everything could be undone") as caught:
         undo(folder)
     assert len(caught.value.problems) == 1
     copy.write_bytes(data)

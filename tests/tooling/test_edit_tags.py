@@ -81,7 +81,7 @@ def test_the_clothing_recipe_over_the_whole_set(folder, capsys):
     }
     assert "1 caption is read as GB18030 (GBK) and become UTF-8, e.g. 照片 3.png" in said
     assert "1 caption has Chinese commas" in said
-    assert "1 of 7 pictures have no tags but the trigger word, if that: none.png" in said
+    assert "1 of 7 images have no tags besides the trigger word: none.png" in said
 
 
 def test_applying_twice_changes_nothing_the_second_time(folder, capsys):
@@ -100,7 +100,7 @@ def test_undo_restores_every_byte_also_encodings_and_missing_captions(folder, ca
     run(folder, action="apply", delete_tags="standing")
     run(folder, action="undo")
     said = run(folder, capsys, action="undo")
-    assert "7 files are as they were" in said
+    assert "7 files restored" in said
     assert files(folder) == before
     assert "nothing to undo" in run(folder, capsys, action="undo")
 
@@ -109,16 +109,16 @@ def test_undo_leaves_and_names_what_was_changed_since(folder, capsys):
     run(folder, action="apply", **RECIPE)
     (folder / "a.txt").write_text("by hand", encoding="utf-8")
     said = run(folder, capsys, action="undo")
-    assert "1 file was changed since, and are left as they are now: a.txt" in said
-    assert "6 files are as they were" in said
+    assert "1 file was changed since and left as they are: a.txt" in said
+    assert "6 files restored" in said
     assert (folder / "a.txt").read_text(encoding="utf-8") == "by hand"
 
 
 def test_a_tag_that_stands_nowhere_is_told_with_the_nearest(folder, capsys):
     said = run(folder, capsys, delete_tags=["schol uniform", "xyz*"], replace_tags=["hut -> cap"])
-    assert "delete_tags: `schol uniform` stands in no caption; the nearest is `school uniform`" in said
-    assert "delete_tags: `xyz*` stands in no caption\n" in said
-    assert "replace_tags: `hut` stands in no caption; the nearest is `hat`" in said
+    assert "delete_tags: `schol uniform` is in no caption; the nearest is `school uniform`" in said
+    assert "delete_tags: `xyz*` is in no caption\n" in said
+    assert "replace_tags: `hut` is in no caption; the nearest is `hat`" in said
 
 
 def test_all_that_is_wrong_with_the_rules_is_told_and_nothing_is_done(folder):
@@ -128,7 +128,7 @@ def test_all_that_is_wrong_with_the_rules_is_told_and_nothing_is_done(folder):
             folder, action="apply", delete_tags=["a, b"], replace_tags=["x", "y ->"], add_tags=["*"], trigger_word="a,b"
         )
     assert len(caught.value.problems) == 5
-    with pytest.raises(UserError, match="would take away what trigger_word"):
+    with pytest.raises(UserError, match="would remove what trigger_word"):
         run(folder, action="apply", delete_tags=["my*"])
     assert files(folder) == before
 
@@ -138,9 +138,9 @@ def test_a_numbered_folder_has_its_own_word(folder, capsys):
     run(folder, capsys, action="apply", trigger_word=None)
     assert (folder / "10_mikuwear" / "ミク.txt").read_text(encoding="utf-8").startswith("mikuwear, 红发")
     assert not (folder / "none.txt").exists()  # nothing to write
-    with pytest.raises(UserError, match='would take away what trigger_word "mikuwear"'):
+    with pytest.raises(UserError, match='would remove what trigger_word "mikuwear"'):
         run(folder, trigger_word=None, delete_tags=["miku*"])
-    assert "goes into the captions of 10_mikuwear too" in run(folder, capsys)
+    assert "is also added to the captions of 10_mikuwear" in run(folder, capsys)
 
 
 def test_regularization_pictures_beside_the_training_set_get_no_trigger_word(folder, capsys):
@@ -148,7 +148,7 @@ def test_regularization_pictures_beside_the_training_set_get_no_trigger_word(fol
     before = (folder / "reg" / "ミク.txt").read_bytes()
     said = run(folder, capsys, action="apply")
     assert (folder / "reg" / "ミク.txt").read_bytes() == before
-    assert "1 regularization picture is left as they are" in said
+    assert "1 regularization image is left unchanged" in said
     run(folder / "reg", action="apply", trigger_word=None, delete_tags="1girl")
     assert (folder / "reg" / "ミク.txt").read_text(encoding="utf-8") == "红发, school uniform"
 
@@ -173,7 +173,7 @@ def test_the_page_speaks_chinese(folder):
     set_language("zh")
     run(folder, action="apply", **RECIPE)
     page = (folder.parent / "page" / "summary.html").read_text(encoding="utf-8")
-    assert "已改动的标签文件" in page
+    assert "已改动的标注文件" in page
     assert "captions" not in page
 
 
@@ -198,7 +198,7 @@ def test_a_run_that_was_stopped_can_be_continued_and_undone(folder, capsys, monk
     monkeypatch.setattr(undo.Backup, "write", write)
     with pytest.raises(Stopped):
         run(folder, capsys, action="apply", **RECIPE)
-    assert "stopped: 3 / 7 files are written" in capsys.readouterr().out
+    assert "stopped: 3 / 7 files written" in capsys.readouterr().out
     monkeypatch.undo()
     assert "applied to 4 files" in run(folder, capsys, action="apply", **RECIPE)
     run(folder, action="undo")
@@ -222,7 +222,7 @@ def test_the_script_itself_shows_and_a_missing_folder_is_told(folder, tmp_path):
     edit_block(script, images_dir=str(folder), output_dir=str(tmp_path / "page"), delete_tags=["school uniform"])
     done = start()
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith(f"to look at: {tmp_path / 'page' / 'summary.html'}\n")
+    assert done.stdout.endswith(f"summary: {tmp_path / 'page' / 'summary.html'}\n")
     edit_block(script, images_dir=str(folder / "gone"))
     done = start()
     assert done.returncode == 2

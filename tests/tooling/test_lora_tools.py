@@ -416,13 +416,13 @@ def test_models_that_cannot_be_compared_are_told(run, tmp_path, tiny_model):
     copy.write_bytes(base.read_bytes())
     with pytest.raises(UserError, match="the two models are the same: nothing to extract"):
         run(extract_lora, model_org=str(base), model_tuned=str(copy), device="cpu")
-    with pytest.raises(UserError, match="different lines .SD 1.x / SDXL."):
+    with pytest.raises(UserError, match="different families .SD 1.x / SDXL."):
         run(extract_lora, model_org=str(base), model_tuned=str(tiny_model("sdxl")), device="cpu")
     with pytest.raises(ConfigError, match="is model_org itself"):
         run(extract_lora, model_org=str(base), model_tuned=str(base))
     broken = {name: t * torch.nan if "attn2.to_k" in name else t for name, t in load_file(base).items()}
     save_file(broken, copy)
-    with pytest.raises(UserError, match="holds NaN or infinities in one of the models"):
+    with pytest.raises(UserError, match="contains NaN or infinities in one of the models"):
         run(extract_lora, model_org=str(base), model_tuned=str(copy), device="cpu")
 
 
@@ -526,11 +526,11 @@ def test_nan_and_zeros_are_found(lora, tmp_path):
     name = next(name for name in tensors if name.endswith("lora_up.weight"))
     save_file(tensors | {name: tensors[name] * torch.nan}, tmp_path / "nan.safetensors", {"ss_base_model_version": "x"})
     levels = [(level, text) for level, text, _ in look(tmp_path / "nan.safetensors").findings]
-    assert levels == [("red", f"1 of {len(tensors)} tensors hold NaN or infinities, the first is {name}")]
+    assert levels == [("red", f"1 of {len(tensors)} tensors contain NaN or infinities, the first is {name}")]
     save_file({n: t * ("up" not in n) for n, t in tensors.items()}, tmp_path / "zero.safetensors")
     findings = look(tmp_path / "zero.safetensors").findings
     assert findings[0][:2] == ("red", "every layer adds zero: nothing was learned")
-    assert "it carries no metadata" in findings[-1][1]
+    assert "no metadata" in findings[-1][1]
     save_file(tensors | {name: tensors[name] * 0}, tmp_path / "some.safetensors")
     assert look(tmp_path / "some.safetensors").findings[0][:2] == (
         "amber", f"1 of {len(tensors) // 3} layers add zero, such as {name.removesuffix('.lora_up.weight')}",
@@ -543,7 +543,7 @@ def test_nan_and_zeros_are_found(lora, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (dict(ratios=[1.0]), "holds 1 weights, and there are 2 LoRAs"),
+        (dict(ratios=[1.0]), "has 1 weights for 2 LoRAs"),
         (dict(ratios=[0, 0]), "are all 0: nothing would be merged"),
         (dict(method="checkpoint"), "needs a base model: set pretrained_model_name_or_path"),
         (dict(new_conv_rank=4), 'has no effect without method = "svd"'),
@@ -569,13 +569,15 @@ def test_settings_of_resizing_that_cannot_be_are_told(options, told):
 
 
 def test_results_do_not_go_among_the_originals(tmp_path):
-    with pytest.raises(ConfigError, match="lies in the folder of the LoRAs"):
+    with pytest.raises(ConfigError, match="is inside the folder of the LoRAs"):
         check_tool(TOOLS["resize_lora.py"], {"lora": str(tmp_path), "output_dir": str(tmp_path / "out")}, {})
 
 
 def test_files_that_cannot_be_merged_are_all_told(lora, run, tmp_path):
     first, sdxl = lora("a"), lora("b", "sdxl")
-    with pytest.raises(UserError, match="different lines of base models .a.safetensors: SD 1.x, b.safetensors: SDXL."):
+    with pytest.raises(
+        UserError, match="different families of base models .a.safetensors: SD 1.x, b.safetensors: SDXL."
+    ):
         run(merge_loras, loras=[str(first), str(sdxl)])
     loha = tmp_path / "loha.safetensors"
     save_file({"lora_unet_x.hada_w1_a": torch.ones(2, 2)}, loha)
@@ -599,5 +601,5 @@ def test_a_lora_of_another_line_is_not_merged_into_a_checkpoint(lora, run, tiny_
 
 
 def test_values_beyond_half_precision_are_told(lora, run):
-    with pytest.raises(UserError, match='not written: .* holds infinities or NaN. Set save_precision to "bf16"'):
+    with pytest.raises(UserError, match='not written: .* contains infinities or NaN. Set save_precision to "bf16"'):
         run(merge_loras, loras=[str(lora("a", size=1e6))], ratios=[1.0], save_precision="fp16")

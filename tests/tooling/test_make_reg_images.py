@@ -219,7 +219,7 @@ def test_the_rule_is_kept_wherever_it_can_be(train, per_caption, repeats, holds)
 def test_the_rule_is_told_with_its_numbers(make, capsys):
     make(images_per_caption=3)
     lines = capsys.readouterr().out.splitlines()
-    assert "4_mytag: 3 pictures x 4 repeats = 12 >= 9 = 9 pictures x 1 repeat in 1_a person: the rule holds" in lines
+    assert "4_mytag: 3 images x 4 repeats = 12 >= 9 = 9 images x 1 repeat in 1_a person: balanced" in lines
     assert (
         "2_other one: 1 picture x 2 repeats = 2 < 3 = 3 pictures x 1 repeat in 1_a person: more than the training "
         "samples: lower images_per_caption to 2, or repeat the training pictures more often" in lines
@@ -263,7 +263,7 @@ def test_the_second_run_has_nothing_to_do(make, monkeypatch, capsys):
     before = drawn(make())
     monkeypatch.setattr(generate, "open_for_drawing", None)
     assert drawn(make()) == before
-    assert "nothing is left to draw" in capsys.readouterr().out
+    assert "nothing left to generate" in capsys.readouterr().out
 
 
 def test_a_stopped_run_goes_on_with_what_is_missing(make, tmp_path, monkeypatch, capsys):
@@ -279,7 +279,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(make, tmp_path, monkeypatch,
     monkeypatch.setattr(sampling, "draw", stopping)
     with pytest.raises(Stopped):
         make()
-    assert "stopped: 2 of 4 pictures are there. Run it again to go on" in capsys.readouterr().out
+    assert "stopped: 2 of 4 images done. Run it again to continue" in capsys.readouterr().out
     assert len(drawn(tmp_path / "reg")) == 2
     assert not list((tmp_path / "reg").rglob("*.tmp"))
     assert drawn(make()) == whole
@@ -301,9 +301,9 @@ def test_other_settings_are_never_mixed_in(make, train, monkeypatch):
     monkeypatch.setattr(generate, "open_for_drawing", None)
     with pytest.raises(UserError) as caught:
         make(steps=3, negative_prompt="bad")
-    assert "holds 4 pictures that were drawn otherwise: " in str(caught.value)
+    assert "contains 4 images made with other settings: " in str(caught.value)
     assert "negative_prompt was '' and is 'bad' now; steps was 2 and is 3 now" in str(caught.value)
-    assert "Set overwrite = True to draw them anew, or choose another output_dir" in str(caught.value)
+    assert "Set overwrite = True to generate them again, or choose another output_dir" in str(caught.value)
     (train / "4_mytag" / "0.txt").write_text("mytag, green hair", encoding="utf-8")
     with pytest.raises(UserError, match="holds 1 picture.* prompt was 'red hair, smile' and is 'green hair' now"):
         make()
@@ -350,11 +350,11 @@ def test_what_is_not_ours_is_never_overwritten(make, tmp_path, capsys):
     folder = tmp_path / "reg" / "4_a person"
     folder.mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(folder / "mytag 0.png")
-    with pytest.raises(UserError, match="1 file.s. are in the place of pictures to be drawn .* Move them away"):
+    with pytest.raises(UserError, match="1 file with names needed for the results, .* Move them away"):
         make(overwrite=True)
     (folder / "mytag 0.png").rename(folder / "my own.png")
     make()
-    assert "holds 1 more picture that belong to no training picture: my own.png" in capsys.readouterr().out
+    assert "contains 1 more image without a training image: my own.png" in capsys.readouterr().out
 
 
 def test_a_picture_that_is_not_whole_is_no_finished_one(make):
@@ -363,7 +363,7 @@ def test_a_picture_that_is_not_whole_is_no_finished_one(make):
     assert generation_parameters.read(path)
     path.write_bytes(path.read_bytes()[:-20])
     assert generation_parameters.read(path) is None
-    with pytest.raises(UserError, match="not whole pictures by this tool"):
+    with pytest.raises(UserError, match="not made by this tool or incomplete"):
         make()
 
 
@@ -372,7 +372,7 @@ def test_the_summary_shows_pairs_and_the_next_step(make):
     assert page.count("<figure>") == 4
     assert "reg_data_dir = " in page
     assert "a photo of outside" in page
-    assert "the rule holds" in page
+    assert "balanced" in page
 
 
 def test_the_recipe_is_read_back_and_is_the_web_uis_text(make):
@@ -391,7 +391,7 @@ def test_messages_are_chinese_too(make, capsys):
     set_language("zh")
     make()
     said = capsys.readouterr().out
-    assert "4_mytag：3 张 x 重复 4 = 12 >= 12 = 4_a person 的 3 张 x 重复 4：符合规则" in said
+    assert "4_mytag：3 张 x 重复 4 = 12 >= 12 = 4_a person 的 3 张 x 重复 4：数量合适" in said
     assert "reg_data_dir = " in said
 
 
@@ -410,7 +410,7 @@ def test_wrong_folders_are_told_together_with_a_wrong_model(make, train, tmp_pat
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (dict(class_words=" "), 'class_words = " " is empty: write what your subject is'),
+        (dict(class_words=" "), 'class_words = " " is empty: describe your subject'),
         (dict(output_dir="{train}"), "is the training folder itself"),
         (dict(output_dir="{train}/5_reg"), 'lies in "5_reg" of the training folder'),
         (dict(output_dir="{train}/4_mytag/reg"), 'lies in "4_mytag" of the training folder'),
@@ -435,13 +435,13 @@ def test_a_trigger_that_stands_in_no_caption_is_told_with_what_may_be_meant(make
     (train / "4_mytag").rename(train / "4_mytag girl")
     make()
     said = capsys.readouterr().out
-    assert '"mytag girl" stands in none of its captions, so nothing is taken out of them' in said
+    assert '"mytag girl" is in none of its captions, so nothing is removed from them' in said
     assert 'set remove_words = ["mytag"]' in said
     make("other", remove_words=["mytag", "nowhere"], class_words="mytag girl")
     said = capsys.readouterr().out
-    assert "stands in none of its captions" not in said
-    assert "remove_words: in no caption stand nowhere" in said
-    assert 'class_words = "mytag girl" holds your own word "mytag girl"' in said
+    assert "is in none of its captions" not in said
+    assert "remove_words: in no caption: nowhere" in said
+    assert 'class_words = "mytag girl" contains the trigger word "mytag girl"' in said
 
 
 def test_a_broken_picture_is_named_and_left_out(make, train, capsys):
@@ -467,7 +467,7 @@ def test_a_file_that_cannot_be_written_is_told_and_what_is_drawn_stays(make, tmp
 
     monkeypatch.setattr(generation_parameters, "write", failing)
     with pytest.raises(
-        UserError, match="cannot be written .Permission denied.. Allow it, or choose another output_dir"
+        UserError, match="cannot be written .Permission denied.. Change its permissions, or choose another output_dir"
     ):
         make()
     assert len(drawn(tmp_path / "reg")) == 1
@@ -531,7 +531,7 @@ def test_the_unet_makes_room_for_the_vae_where_memory_is_short(tiny_model, monke
     first = family.decode_latents(torch.zeros(1, 4, 4, 4))
     assert torch.equal(first, family.decode_latents(torch.zeros(1, 4, 4, 4)))
     assert moves == ["cpu", "cpu", "cpu", "cpu"]
-    assert capsys.readouterr().out.count("makes room") == 1
+    assert capsys.readouterr().out.count("is moved out") == 1
 
 
 def test_full_memory_is_told_with_what_to_do():

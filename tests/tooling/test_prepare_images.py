@@ -153,7 +153,7 @@ def test_transparent_backgrounds_stay_so_and_hide_nothing(raw, prepare, tmp_path
 def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(text_regions, "find", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
     said = prepare()
-    assert "may bear text or a watermark: 7 (" in said
+    assert "may contain text or a watermark: 7 (" in said
     assert 'class="box"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
     assert np.array_equal(Image.open(tmp_path / "out" / "角色 1.png"), photo(1))
     assert not (tmp_path / "out" / "masks" / "角色 1.png").exists()
@@ -211,10 +211,10 @@ def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepar
 @pytest.mark.parametrize("kind", ["recipe", "cut out"])
 def test_a_face_recipe_without_a_face_is_red(raw, prepare, tmp_path, kind):
     said = prepare(faces=kind)
-    assert "no face found in any picture, so there is nothing to learn: 7 (" in said
-    assert "drawn faces need" in said
+    assert "no face found in any image, so there is nothing to learn: 7 (" in said
+    assert "anime faces need" in said
     page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
-    assert "no face found in any picture" in page[page.index("red") :]
+    assert "no face found in any image" in page[page.index("red") :]
 
 
 def test_whoever_has_a_face_model_is_not_told_to_get_one(raw, prepare, tmp_path, monkeypatch):
@@ -224,7 +224,7 @@ def test_whoever_has_a_face_model_is_not_told_to_get_one(raw, prepare, tmp_path,
     )
     said = prepare(faces="recipe")
     assert "no face found: " in said
-    assert "drawn faces need" not in said
+    assert "anime faces need" not in said
 
 
 def test_backgrounds_removed_by_a_guess_are_shown_first(raw, prepare, tmp_path, monkeypatch):
@@ -264,7 +264,7 @@ def test_two_raw_pictures_of_one_name_do_not_collide(prepare, tmp_path):
 def test_the_small_are_left_where_nothing_shall_be_enlarged(raw, prepare, tmp_path):
     said = prepare(upscale="off")
     assert Image.open(tmp_path / "out" / "small.png").size == (40, 30)
-    assert "below 64 x 64 pixels and left so: 1 (small.png)" in said
+    assert "below 64 x 64 pixels, not enlarged: 1 (small.png)" in said
 
 
 def test_a_missing_spandrel_is_told_and_lanczos_helps(raw, prepare, tmp_path, monkeypatch):
@@ -302,11 +302,11 @@ def test_a_second_run_makes_nothing_anew(raw, prepare, tmp_path, monkeypatch):
     before = states(tmp_path / "out")
 
     def never(*given, **more):
-        raise AssertionError("made anew")
+        raise AssertionError("made again")
 
     monkeypatch.setattr(cleaning.Cleaner, "clean", never)
     said = prepare()
-    assert "nothing was to do: 7 clean pictures as before" in said
+    assert "nothing to do: 7 clean images are up to date" in said
     after = states(tmp_path / "out")
     changed = {path for path in before | after if before.get(path) != after.get(path)}
     assert {Path(path).name for path in changed} <= {"summary.html"}
@@ -319,7 +319,7 @@ def test_only_what_is_new_is_made_and_what_was_deleted_stays_away(raw, prepare, 
     before = states(tmp_path / "out")
     save(photo(20), raw / "new.png")
     said = prepare()
-    assert "raw pictures worked on: 1, as before: 7" in said
+    assert "1 processed now, 7 unchanged" in said
     assert "deleted or moved since an earlier run, and not made again: 1 (large.png)" in said
     assert not (tmp_path / "out" / "large.png").exists()
     assert (tmp_path / "out" / "角色 1.txt").read_text(encoding="utf-8") == "mytag, tagged since"
@@ -432,14 +432,14 @@ def test_contradictions_are_told_all_at_once(tmp_path):
     for colour in ("#ffffff80", "transparent", ""):
         with pytest.raises(ConfigError, match="background_colour"):
             check_tool(DECLARED, {"images_dir": str(tmp_path), "background_colour": colour}, {})
-    with pytest.raises(ConfigError, match="lies in output_dir"):
+    with pytest.raises(ConfigError, match="is inside output_dir"):
         check_tool(DECLARED, {"images_dir": str(tmp_path), "output_dir": str(tmp_path.parent)}, {})
 
 
 def test_a_folder_without_pictures_is_told(prepare, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match="no picture in"):
+    with pytest.raises(UserError, match="no image in"):
         prepare()
     assert not (tmp_path / "out").exists()
     (tmp_path / "raw" / "a.png").write_bytes(b"")

@@ -113,9 +113,9 @@ def test_a_second_run_has_nothing_to_do_and_opens_no_model(run, pictures, model,
     run(tagger=model)
     before = {path: path.stat().st_mtime_ns for path in pictures.rglob("*.txt")}
     monkeypatch.setattr(local_models, "open_onnx", None)
-    assert "nothing is left to tag" in run(tagger=model)
+    assert "nothing left to tag" in run(tagger=model)
     for existing in ("add", "replace"):
-        assert "no caption had to be changed" in run(tagger=model, existing=existing)
+        assert "no caption needed to change" in run(tagger=model, existing=existing)
     assert {path: path.stat().st_mtime_ns for path in pictures.rglob("*.txt")} == before
 
 
@@ -123,7 +123,7 @@ def test_another_threshold_needs_no_second_look(run, pictures, model, monkeypatc
     run(tagger=model)
     monkeypatch.setattr(local_models, "open_onnx", None)
     said = run(tagger=model, existing="replace", general_threshold=0.6)
-    assert "4 pictures were looked at by this tagger before" in said
+    assert "4 images were already processed by this tagger" in said
     assert caption(pictures / "red.png") == expected(pictures / "red.png", 0.6)
 
 
@@ -136,8 +136,8 @@ def test_kept_captions_stay_to_the_byte(run, pictures, model):
         (pictures / name).write_bytes(data)
     (pictures / "深 蓝.txt").write_bytes(b" \n")  # holds nothing
     said = run(tagger=model)
-    assert "2 with tags already (they stay as they are)" in said
-    assert "2 pictures keep tags without your own word: red.png, teal.jpg." in said
+    assert "2 with tags already (kept as they are)" in said
+    assert "2 images keep tags without the trigger word: red.png, teal.jpg." in said
     assert {name: (pictures / name).read_bytes() for name in written} == written
     assert caption(pictures / "深 蓝.webp") == expected(pictures / "深 蓝.webp")
 
@@ -187,7 +187,7 @@ def test_pictures_of_one_name_do_not_write_one_caption_twice(run, tmp_path, mode
     for name, colour in (("a.jpg", "red"), ("a.png", "blue"), ("b.png", "blue")):
         Image.new("RGB", (40, 30), colour).save(tmp_path / "set" / name)
     said = run(tagger=model)
-    assert "1 picture has the same caption file as another one" in said
+    assert "1 image shares a caption file with another image" in said
     assert "a.png = a.jpg" in said
     assert caption(tmp_path / "set" / "a.jpg") == expected(tmp_path / "set" / "a.jpg")
 
@@ -244,7 +244,7 @@ def test_broken_pictures_are_named_and_the_others_tagged(run, pictures, model, m
         assert name in (tmp_path / "page" / "tagged.html").read_text(encoding="utf-8")
         assert not (pictures / name).with_suffix(".txt").exists()
     monkeypatch.setattr(local_models, "open_onnx", None)  # for broken pictures alone no model is opened
-    assert "no caption had to be changed" in run(tagger=model)
+    assert "no caption needed to change" in run(tagger=model)
 
 
 # ---- without a tagger ----
@@ -290,10 +290,10 @@ def test_taggers_that_are_not_there_are_told_with_where_to_put_them(run, picture
     with pytest.raises(UserError) as caught:
         run(tagger="SmilingWolf/wd-eva02-large-tagger-v3", models_dirs=[str(tmp_path / "models")])
     told = str(caught.value)
-    assert told.startswith('tagger = "SmilingWolf/wd-eva02-large-tagger-v3": is not on this machine')
+    assert told.startswith('tagger = "SmilingWolf/wd-eva02-large-tagger-v3": not on this machine')
     assert "of SmilingWolf/wd-eva02-large-tagger-v3 into models/wd-eva02-large-tagger-v3/" in told
     assert told.endswith("Here is: wd-vit-tagger-v3")
-    with pytest.raises(UserError, match="there is no such file or folder, and it is no hub name"):
+    with pytest.raises(UserError, match="there is no such file or folder, and it is not a hub name"):
         run(tagger="D:/models/model.onnx")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match=r"there is no \.onnx file in it"):
@@ -303,7 +303,7 @@ def test_taggers_that_are_not_there_are_told_with_where_to_put_them(run, picture
         run(tagger=model)
     (Path(model) / "selected_tags.csv").touch()
     (Path(model) / "preprocess.json").touch()
-    with pytest.raises(UserError, match="only WD-style taggers are run"):
+    with pytest.raises(UserError, match="only WD-style taggers are supported"):
         run(tagger=model)
 
 
@@ -312,7 +312,7 @@ def test_without_onnxruntime_it_is_said_what_to_install_and_how_to_go_on(run, pi
     with pytest.raises(UserError) as caught:
         run(tagger=model)
     assert "needs onnxruntime: pip install onnxruntime" in caught.value.problems[0]
-    assert caught.value.problems[1:] == ["to go on without a tagger: tagger = None"]
+    assert caught.value.problems[1:] == ["to continue without a tagger: tagger = None"]
     assert not list(pictures.rglob("*.txt"))
 
 
@@ -333,8 +333,8 @@ def test_an_interruption_keeps_what_is_done_and_the_next_run_goes_on(tool, run, 
     with pytest.raises(Stopped):
         run(tagger=model, batch_size=1)
     said = capsys.readouterr().out
-    assert "stopped: 2 captions are written and stay" in said
-    page = Path(said.split("to look at: ")[1].strip()).read_text(encoding="utf-8")
+    assert "stopped: 2 captions written and kept" in said
+    page = Path(said.split("summary: ")[1].strip()).read_text(encoding="utf-8")
     assert "Tags by wd-vit-tagger-v3." in page
     assert "no tagger was found" not in page
     assert len(list(pictures.rglob("*.txt"))) == 2
@@ -359,7 +359,7 @@ def test_a_tagger_that_fails_in_the_middle_loses_nothing(run, pictures, model, m
         run(tagger=model, batch_size=2)
     assert caught.value.problems == [
         "out of memory",
-        "2 captions were written before that and stay; run it again to go on",
+        "2 captions were written before that and kept; run it again to continue",
     ]
     assert len(list(pictures.rglob("*.txt"))) == 2
 
@@ -396,7 +396,7 @@ def test_ctrl_c_ends_the_script_without_a_traceback(tmp_path):
     said, errors = process.communicate(timeout=60)
     written = list(pictures.glob("*.txt"))
     assert (process.returncode, errors) == (0, "")
-    assert f"已停止：已写好 {len(written):,} 个标签文件" in said
+    assert f"已停止：已写好 {len(written):,} 个标注文件" in said
     assert 0 < len(written) < 2000
     assert all(path.read_text(encoding="utf-8").startswith("词, square format") for path in written)
     assert not list(pictures.glob(".*.tmp"))
@@ -409,7 +409,7 @@ def test_the_page_tells_what_was_done(run, pictures, model, tmp_path):
     (pictures / "red.txt").write_text("<b>smile</b>")
     said = run(tagger=model)
     path = tmp_path / "page" / "tagged.html"
-    assert f"to look at: {path}" in said
+    assert f"summary: {path}" in said
     page = path.read_text(encoding="utf-8")
     for text in (
         "&lt;b&gt;smile&lt;/b&gt;",
@@ -438,5 +438,5 @@ def test_the_record_is_one_line_for_each_picture(run, pictures, model):
 
 def test_an_empty_folder_is_told(run, tmp_path):
     (tmp_path / "set").mkdir()
-    with pytest.raises(UserError, match="no picture in it"):
+    with pytest.raises(UserError, match="contains no images"):
         run()

@@ -146,11 +146,11 @@ def test_the_second_run_draws_nothing_and_a_new_prompt_only_itself(tried, capsys
     assert "2 pictures drawn" in capsys.readouterr().out
     assert files(tried()) == before
     said = capsys.readouterr().out
-    assert "2 of 2 pictures are there already\nnothing is left to draw" in said
+    assert "2 of 2 images already exist\nnothing left to generate" in said
     after = files(tried(prompts=["mytag, (red:1.2) hat", "new"]))
     assert before.items() <= after.items()
     assert len(after) == len(before) + 3  # two pictures and a grid
-    assert "2 of 4 pictures are there already" in capsys.readouterr().out
+    assert "2 of 4 images already exist" in capsys.readouterr().out
 
 
 def test_a_lora_that_was_trained_anew_is_drawn_anew(tried, loras, tmp_path):
@@ -174,11 +174,11 @@ def test_ctrl_c_keeps_what_was_drawn(tried, settings, monkeypatch, capsys, tmp_p
     monkeypatch.setattr(try_lora, "write", stopped)
     with pytest.raises(Stopped):
         try_lora.run(settings())
-    assert "stopped: 1 of 2 pictures are there. Run it again to go on" in capsys.readouterr().out
+    assert "stopped: 1 of 2 images done. Run it again to continue" in capsys.readouterr().out
     monkeypatch.undo()
     first = files(tmp_path / "tried")
     assert first.items() <= files(tried()).items()
-    assert "1 of 2 pictures are there already" in capsys.readouterr().out
+    assert "1 of 2 images already exist" in capsys.readouterr().out
 
 
 def test_a_picture_says_how_it_was_made_as_the_web_ui_does(tried, loras):
@@ -207,7 +207,7 @@ def test_the_hash_is_that_of_the_web_ui(loras):
 def test_no_guidance_and_unusual_sizes(tried, capsys):
     folder = tried(guidance_scale=1, resolution="76,64", strengths=[0])
     assert Image.open(folder / "pictures" / "00001-1.png").size == (72, 64)
-    assert "sides are whole multiples of 8 pixels; the rest is cut" in capsys.readouterr().out
+    assert "sides must be multiples of 8; the remainder is cut" in capsys.readouterr().out
 
 
 # ---- what is told ----
@@ -232,18 +232,18 @@ def test_all_problems_are_told_at_once(settings, loras, monkeypatch):
     assert len(problems) == 5
     for line in (
         "mytg.safetensors: there is no such file. Did you mean mytag?",
-        "here.safetensors: there is no such file. Train it first, or give another",
-        "prompt 1: [b:c:3]: words that change",
-        'prompt 3: LoRA "liyu": there is none of this name in',
+        "here.safetensors: there is no such file. Train it first, or choose another",
+        "prompt 1: [b:c:3]: prompt scheduling",
+        'prompt 3: LoRA "liyu": not found in',
         "Did you mean liyuu?",
-        "negative_prompt: <lora:x:1>: a LoRA does nothing",
+        "negative_prompt: <lora:x:1>: a LoRA has no effect",
     ):
         assert line in text
 
 
 def test_a_lora_that_would_act_twice_is_told(settings, loras):
     (problem,) = told(settings, prompts=["a <lora:mytag:0.5>"])
-    assert problem.startswith('prompt 1: "mytag" stands in loras too, so it would act twice')
+    assert problem.startswith('prompt 1: "mytag" is also in loras, so it would be applied twice')
 
 
 def test_a_lora_of_another_line_is_told(settings, loras):
@@ -276,9 +276,9 @@ def test_loras_are_found_by_name_title_and_in_subfolders(settings, loras, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": []}, "prompts = .* is empty: nothing would be drawn"),
-        ({"hires_scale": 2, "hires_strength": 0.1, "steps": 200}, "asks for a schedule of 200 / 0.1 steps"),
-        ({"hires_scale": 2, "sampler": "pndm"}, "cannot begin with a picture"),
+        ({"prompts": []}, "prompts = .* is empty: nothing would be generated"),
+        ({"hires_scale": 2, "hires_strength": 0.1, "steps": 200}, "needs a schedule of 200 / 0.1 steps"),
+        ({"hires_scale": 2, "sampler": "pndm"}, "can't start from an image"),
     ],
 )
 def test_settings_that_cannot_be_are_told(settings, options, message):

@@ -97,7 +97,7 @@ def test_lists_of_blocks_are_checked_against_the_base_model():
     assert blocks.factors == [0, 0.3, *[1.0] * 23]
     assert notes == [
         "down_lr_weight has 2 values for 12 blocks: 1 for the others",
-        "mid_lr_weight has 2 values for 1 blocks: the last are left out",
+        "mid_lr_weight has 2 values for 1 blocks: the last are ignored",
     ]
     assert read_blocks(Config(up_lr_weight="zeros"), SDXL.blocks)[0].factors == [*[1.0] * 13, *[0.0] * 9, 1.0]
     with pytest.raises(UserError) as caught:
@@ -375,7 +375,7 @@ def test_the_text_encoder_ends_as_it_was_when_it_was_stopped(run, capsys):
     by_steps = run(output="steps", stop_text_encoder_training=6, **options)
     by_share = run(output="share", stop_text_encoder_training="50%", **options)
     said = capsys.readouterr()
-    assert (said.out + said.err).count("the text encoder is not trained any more") == 2
+    assert (said.out + said.err).count("the text encoder is no longer trained") == 2
     run(output="late", stop_text_encoder_training=20, max_train_steps=2)
     assert "stop_text_encoder_training = 20 has no effect: the run has 2 steps" in capsys.readouterr().out
     then = weights_of(plain, "it-step00000006.safetensors")
@@ -511,18 +511,18 @@ def test_values_are_read_in_the_ways_people_write_them():
     [
         (
             dict(down_lr_weight="cosin"),
-            'down_lr_weight = "cosin" is no list of numbers such as 0.5,1,1, nor one of cosine, sine, linear, '
+            'down_lr_weight = "cosin" is not a list of numbers such as 0.5,1,1, nor one of cosine, sine, linear, '
             "reverse_linear, zeros, which may be followed by +0.25",
         ),
-        (dict(mid_lr_weight="sine"), 'mid_lr_weight = "sine" is no list of numbers such as 0.5,1,1'),
+        (dict(mid_lr_weight="sine"), 'mid_lr_weight = "sine" is not a list of numbers such as 0.5,1,1'),
         (
             dict(network_reg_dims="a=b"),
             'network_reg_dims = "a=b" holds "a=b", which is not pattern=whole number',
         ),
         (
             dict(exclude_patterns=["("]),
-            "exclude_patterns = ['('] holds \"(\", which is no regular expression "
-            "(missing ), unterminated subpattern at position 0)",
+            "exclude_patterns = ['('] contains \"(\", which is not a valid regular expression (missing ), "
+            "unterminated subpattern at position 0)",
         ),
         (
             dict(dim_from_weights=True),
@@ -530,18 +530,18 @@ def test_values_are_read_in_the_ways_people_write_them():
         ),
         (
             dict(loraplus_lr_ratio=4, optimizer_type="Prodigy", learning_rate=1),
-            "loraplus_lr_ratio = 4.0 is not possible with Prodigy, which finds one learning rate for all layers: take "
-            'another, such as "AdamW", or leave this out',
+            "loraplus_lr_ratio = 4.0 is not possible with Prodigy, which finds one learning rate for all layers: "
+            'use another, such as "AdamW", or leave this out',
         ),
         (
             dict(network_reg_lrs=["a=1"], optimizer_type="Adafactor"),
-            "network_reg_lrs = ['a=1'] is not possible with Adafactor, which finds one learning rate for all layers: "
-            'give optimizer_args = ["relative_step=False"], or leave this out',
+            "network_reg_lrs = ['a=1'] is not possible with Adafactor, which finds one learning rate for all "
+            'layers: set optimizer_args = ["relative_step=False"], or leave this out',
         ),
         (
             dict(ema_decay=0.9, optimizer_type="AdamWScheduleFree"),
-            "ema_decay = 0.9 is not possible with AdamWScheduleFree, which saves an average of its own. Leave one of "
-            "them out",
+            "ema_decay = 0.9 is not possible with AdamWScheduleFree, which saves an average of its own. Remove one "
+            "of them",
         ),
         (
             dict(text_encoder_lr=[1e-5, 2e-5, 3e-5]),

@@ -40,7 +40,7 @@ def facts(folder: Path, **changes) -> Facts:
         plan=Overview([["folder", "pictures"], ["10_mytag", "12"]], [["bucket"], ["64x64"]], ["run: 4 epochs"]),
         words=["mytag"],
         prompts=["mytag, smile", "a house"],
-        tags=[["mytag", 12, "100%", "your own word"], ["hat", 3, "25%", "stays changeable"]],
+        tags=[["mytag", 12, "100%", "the trigger word"], ["hat", 3, "25%", "stays controllable"]],
         tag_count=2,
         pictures={f"10_mytag/{at}.png": (folder / f"{at}.png", f"mytag, caption {at}") for at in range(5)},
         notes=[Note("keep an eye on it", "red")],
@@ -119,13 +119,20 @@ def test_the_page_says_which_epoch_to_use_with_its_file_and_how(tmp_path):
     (tmp_path / "it-best.safetensors").touch()
     text = text_of(page_of(tmp_path, told))
     assert "Epoch 2: it-best.safetensors" in text
-    assert "From epoch 3 on it is overfitted" in text
+    assert "It overfits from epoch 3 on" in text
     assert "<lora:it-best:0.8>, mytag" in text
     assert "models/Lora" in text  # AUTOMATIC1111, Forge
     assert "models/loras" in text  # ComfyUI
     assert "40 / 40" in text
-    sections = ["Epoch 2:", "How to use", "Previews", "Curves", "the odd ones first", "Where did this feature go?"]
-    sections += ["Speed and memory", "Plan and warnings", "To train the same again"]
+    sections = [
+        "Epoch 2:",
+        "How to use",
+        "Previews",
+        "Curves",
+        "possible mismatches first",
+        "Where did this feature go?",
+    ]
+    sections += ["Speed and memory", "Plan and warnings", "Reproduce this run"]
     places = [text.index(words) for words in sections]
     assert places == sorted(places)
 
@@ -136,26 +143,26 @@ def test_while_training_it_says_what_is_known_and_the_time_that_is_left(tmp_path
     assert "this may change" in text
     assert "20 / 40" in text
     assert "40 sleft, about" in text  # 20 steps of 2 s
-    assert "They are ranked when the training has ended" in text
+    assert "They are ranked after training ends" in text
     first = text_of(page_of(tmp_path, told_events(tmp_path, until=0)))
     assert "not known yet" in first
-    assert "None are drawn yet" in first
+    assert "None yet" in first
 
 
 def test_everything_told_is_there(tmp_path):
     page = page_of(tmp_path, told_events(tmp_path, is_finished=True), peak=3 * 2**30)
     read = Reader(re.sub("(?s)<script>.*</script>", "", page))
     headings = re.findall("<figcaption><b>(.*?)</b>", page)
-    assert {"Training loss", "Held-out pictures", "Gap", "Held-out loss by timestep", "Drift of old knowledge"} <= {
+    assert {"Training loss", "Held-out images", "Gap", "Held-out loss by timestep", "Drift from the base model"} <= {
         *headings
     }
-    assert {"Learning rate", "Seconds per step", "Learnt in each block"} <= {*headings}
+    assert {"Learning rate", "Seconds per step", "Update per block"} <= {*headings}
     assert "epoch 4: drift +20.0 %" in page or "epoch 4: drift +20 %" in page
     assert "epoch 2: gap 0.0400" in page
     for words in ("3.00 GiB", "planned: 34 MiB", "2s/step", "keep an eye on it", "10_mytag", "64x64", "run: 4 epochs"):
         assert words in read.text, words
     assert "python train_network.py --seed 23" in read.text
-    assert "hat325%stays changeable" in read.text
+    assert "hat325%stays controllable" in read.text
     assert len([image for image in read.all("img") if "mytag, smile" in image["alt"]]) == EPOCHS + 3  # and strengths
 
 
@@ -201,11 +208,11 @@ def test_the_unchanged_model_alone_ranks_too():
 def test_without_validation_it_says_why(tmp_path):
     told = [event for event in told_events(tmp_path) if event["event"] != "validation"]
     few = text_of(page_of(tmp_path, [*told, end()], facts(tmp_path, measured=0)))
-    assert "Choose the epoch by eye" in few
-    assert "of 5 each one is missed" in few
+    assert "Choose the epoch from the previews" in few
+    assert "with only 5, none can be spared" in few
     config, _ = checks.check(dict(validation_split=0.0), {})
     off = text_of(page_of(tmp_path, [*told, end()], facts(tmp_path, measured=0, config=config)))
-    assert "No pictures were held out (validation_split)" in off
+    assert "No images were held out (validation_split)" in off
 
 
 def test_a_run_that_went_on_has_its_whole_history(tmp_path):
@@ -384,7 +391,7 @@ def test_telling_more_changes_no_bit_of_the_training(run, monkeypatch):
     options = dict(max_train_epochs=2, save_every_n_epochs=1, shuffle_caption=True, network_dropout=0.1)
     run("sd1", output="with", **options)
     monkeypatch.setattr(Outputs, "write_page", lambda *rest, **more: None)
-    monkeypatch.setattr(Outputs, "end_epoch", lambda self, epoch: self.log.epoch_end(epoch))
+    monkeypatch.setattr(Outputs, "end_epoch", lambda self, epoch: self.run_log.epoch_end(epoch))
     folder = run("sd1", output="without", **options)
     for name in ("it-000001.safetensors", "it.safetensors"):
         ours, theirs = (load(folder.parent / kind / name) for kind in ("with", "without"))

@@ -317,7 +317,7 @@ def test_held_out_pictures_are_in_no_batch(run, ten, monkeypatch, capsys):
     folder = run(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.3, **FEW)
     assert len(seen) == 7
     said = capsys.readouterr().out
-    assert "validation: 3 pictures are not learnt but measured (validation_split), every epoch" in said
+    assert "validation: 3 images are held out for validation (validation_split), measured every epoch" in said
     metadata = Result(folder, "").metadata
     assert metadata["ss_num_train_images"] == "7"
     assert metadata["ss_num_validation_images"] == "3"
@@ -364,7 +364,7 @@ def test_what_is_told(run, ten, capsys, monkeypatch):
         ("loss/validation/epoch_average", last["loss"], 1),
         ("loss/validation/epoch_divergence", last["gap"], 1),
     ]
-    line = f"validation after step 5: loss {last['loss']:.4f}, of training pictures {last['training_loss']:.4f}, gap "
+    line = f"validation after step 5: loss {last['loss']:.4f}, of training images {last['training_loss']:.4f}, gap "
     assert line in capsys.readouterr().out
 
 
@@ -469,7 +469,7 @@ def test_a_folder_of_learnt_pictures_is_refused(run, ten, tmp_path):
     shutil.copy(ten[0] / "1_mytag" / "3.png", copied / "new name.png")
     with pytest.raises(UserError, match=r"1 of its pictures are learnt in this run.*: new name.png = 1_mytag/3.png"):
         run(train_data_dir=str(ten[0]), validation_data_dir=str(copied))
-    with pytest.raises(UserError, match="excludes validation_data_dir"):
+    with pytest.raises(UserError, match="can't be combined with validation_data_dir"):
         run(train_data_dir=str(ten[0]), validation_data_dir=str(ten[1]), validation_split=0.1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"validation_data_dir = .*empty: no \[repeats\]_\[concept\] folder"):
@@ -534,7 +534,9 @@ def test_the_recommended_epoch_is_left_as_a_copy(best_run, monkeypatch, capsys):
     assert same(folder / "it-best.safetensors", folder / "it-000002.safetensors")
     assert not same(folder / "it-best.safetensors", folder / "it-000003.safetensors")
     said = capsys.readouterr().out
-    assert "Use epoch 2: no other has a lower loss of held-out pictures beyond chance. Epochs 1-2 are equal" in said
+    assert (
+        "Use epoch 2: no other epoch has a clearly lower loss on held-out images. Epochs 1-2 can't be separated" in said
+    )
     assert f"that epoch's file: {folder / 'it-best.safetensors'}" in said
     assert not list(best_run(output="without", keep_best=False).glob("*-best*"))
 

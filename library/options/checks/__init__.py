@@ -84,7 +84,7 @@ def check_all(values: Values, where: Where, problems: list[str] | None = None) -
             good["cache_latents"] = False
             warnings.append(
                 say(
-                    f"cache_latents is off, because {name} changes the pictures at every use",
+                    f"cache_latents is off, because {name} changes the images at every use",
                     f"已关闭 cache_latents，因为 {name} 每次都会改变图片",
                 )
             )
@@ -115,7 +115,7 @@ def _without_replaced(values: Values, where: Where) -> tuple[Values, list[str]]:
     given = [name for name in REPLACED[first] if values.get(name)] if first else []
     lines = [
         say(
-            f"{assignment(name, values[name], where)} has no effect: {first} goes before it",
+            f"{assignment(name, values[name], where)} has no effect: {first} overrides it",
             f"{assignment(name, values[name], where)} 不起作用：{first} 优先于它",
         )
         for name in given

@@ -181,7 +181,7 @@ def precedence(c: Config) -> Iterator[Rule]:
         yield (
             ("max_train_steps", "max_train_epochs"),
             say(
-                f"goes before max_train_epochs = {c.max_train_epochs}",
+                f"overrides max_train_epochs = {c.max_train_epochs}",
                 f"优先于 max_train_epochs = {c.max_train_epochs}",
             ),
         )
@@ -189,7 +189,7 @@ def precedence(c: Config) -> Iterator[Rule]:
         yield (
             ("initial_step", "initial_epoch"),
             say(
-                f"goes before initial_epoch = {c.initial_epoch}",
+                f"overrides initial_epoch = {c.initial_epoch}",
                 f"优先于 initial_epoch = {c.initial_epoch}",
             ),
         )
@@ -203,7 +203,7 @@ def precedence(c: Config) -> Iterator[Rule]:
         yield (
             ("save_n_epoch_ratio", "save_every_n_epochs"),
             say(
-                f"goes before save_every_n_epochs = {c.save_every_n_epochs}",
+                f"overrides save_every_n_epochs = {c.save_every_n_epochs}",
                 f"优先于 save_every_n_epochs = {c.save_every_n_epochs}",
             ),
         )
@@ -247,8 +247,8 @@ def captions_and_pictures(c: Config) -> Iterator[Rule]:
                 (name, "train_data_dir"),
                 Note(
                     say(
-                        "is still the built-in miniature's, which does not go with your training set",
-                        "仍是自带的微型模型所用的，与你的训练集不相配",
+                        "is still the built-in miniature's: set your own",
+                        "还是自带微型模型的，请换成您自己的",
                     ),
                     "red",
                 ),

@@ -28,7 +28,7 @@ def pictures(c: Config) -> Iterator[Rule]:
             yield (
                 (name, "cache_latents"),
                 say(
-                    "changes the pictures at every use, so they cannot be cached. Set cache_latents to False, or this",
+                    "changes the images at every use, so they cannot be cached. Set cache_latents to False, or this",
                     "每次都会改变图片，因此不能缓存。请把 cache_latents 或此项设为 False",
                 ),
             )
@@ -36,7 +36,7 @@ def pictures(c: Config) -> Iterator[Rule]:
         yield (
             ("validation_split", "validation_data_dir"),
             say(
-                "excludes validation_data_dir. Set validation_split to 0, or validation_data_dir to None",
+                "can't be combined with validation_data_dir. Set validation_split to 0, or validation_data_dir to None",
                 "与 validation_data_dir 互相排斥。请把 validation_split 设为 0，或把 validation_data_dir 设为 None",
             ),
         )
@@ -44,7 +44,7 @@ def pictures(c: Config) -> Iterator[Rule]:
         yield (
             ("reg_data_dir", "train_data_dir"),
             say(
-                "is the training folder itself. Give another folder, or None",
+                "is the training folder itself. Choose another folder, or None",
                 "就是训练集目录。请填另一个目录，或 None",
             ),
         )
@@ -56,7 +56,7 @@ def trained_parts(c: Config) -> Iterator[Rule]:
         yield (
             ("network_train_unet_only", "network_train_text_encoder_only"),
             say(
-                "excludes network_train_text_encoder_only. Set one of them to False",
+                "can't be combined with network_train_text_encoder_only. Set one of them to False",
                 "与 network_train_text_encoder_only 互相排斥。请把其中一个设为 False",
             ),
         )
@@ -65,7 +65,7 @@ def trained_parts(c: Config) -> Iterator[Rule]:
         yield (
             (rate, "unet_lr", "text_encoder_lr"),
             say(
-                "leaves nothing to train, because the other part is not trained either. Give it a learning rate",
+                "leaves nothing to train, because the other part is not trained either. Set a learning rate",
                 "使得没有可训练的部分，因为另一部分也不训练。请填一个学习率",
             ),
         )
@@ -86,8 +86,8 @@ def cached_captions(c: Config) -> Iterator[Rule]:
             yield (
                 ("cache_text_encoder_outputs", name),
                 say(
-                    f"is not possible with {name}, which changes the captions. Set one of them off",
-                    f"不能与 {name} 同用，因为它会改变标签。请关闭其中一个",
+                    f"is not possible with {name}, which changes the captions. Turn one of them off",
+                    f"不能与 {name} 同用，因为它会改变标注。请关闭其中一个",
                 ),
             )
         if trains_text_encoder(c):
@@ -121,9 +121,9 @@ def learning_rates(c: Config) -> Iterator[Rule]:
     )
     for name in sorted(own_paces) if kind.startswith(("prodigy", "dadapt")) or is_relative else ():
         cure_en, cure_zh = (
-            ('give optimizer_args = ["relative_step=False"]', '请填 optimizer_args = ["relative_step=False"]')
+            ('set optimizer_args = ["relative_step=False"]', '请填 optimizer_args = ["relative_step=False"]')
             if is_relative
-            else ('take another, such as "AdamW"', '请换用其他优化器，如 "AdamW"')
+            else ('use another, such as "AdamW"', '请换用其他优化器，如 "AdamW"')
         )
         yield (
             (name, "optimizer_type"),
@@ -155,7 +155,7 @@ def network(c: Config) -> Iterator[Rule]:
         yield (
             (name, "dim_from_weights"),
             say(
-                "and dim_from_weights both say the ranks. Leave one of them out",
+                "and dim_from_weights both set the ranks. Remove one of them",
                 "与 dim_from_weights 都规定秩。请去掉其中一个",
             ),
         )
@@ -171,7 +171,7 @@ def network(c: Config) -> Iterator[Rule]:
         yield (
             ("ema_decay", "optimizer_type"),
             say(
-                f"is not possible with {c.optimizer_type}, which saves an average of its own. Leave one of them out",
+                f"is not possible with {c.optimizer_type}, which saves an average of its own. Remove one of them",
                 f"不能与 {c.optimizer_type} 同用，它本来就保存自己的平均值。请去掉其中一个",
             ),
         )
@@ -180,7 +180,7 @@ def network(c: Config) -> Iterator[Rule]:
             ("network_dropout", "network_module"),
             say(
                 f'is not possible with network_module = "{c.network_module}", which has no inner values to drop. '
-                'Set it to None, or take "lora"',
+                'Set it to None, or use "lora"',
                 f'不能与 network_module = "{c.network_module}" 同用，它没有可丢弃的内部值。请设为 None，或改用 "lora"',
             ),
         )
@@ -192,7 +192,7 @@ def logs(c: Config) -> Iterator[Rule]:
         yield (
             ("log_with", "logging_dir"),
             say(
-                'needs logging_dir: the folder for TensorBoard. Give one, such as "logs", or leave log_with out',
+                'needs logging_dir: the folder for TensorBoard. Set it, e.g. "logs", or remove log_with',
                 '需要 logging_dir（TensorBoard 的目录）。请填写，如 "logs"，或不要填 log_with',
             ),
         )
@@ -200,7 +200,7 @@ def logs(c: Config) -> Iterator[Rule]:
         yield (
             ("log_with",),
             say(
-                "needs the package wandb: pip install wandb. Or take TensorBoard: only logging_dir",
+                "needs the package wandb: pip install wandb. Or use TensorBoard: set only logging_dir",
                 '需要 wandb：请运行 "pip install wandb"；或改用 TensorBoard：只填 logging_dir',
             ),
         )
@@ -212,7 +212,7 @@ def length_and_schedule(c: Config) -> Iterator[Rule]:
         yield (
             ("max_train_epochs", "max_train_steps"),
             say(
-                "and max_train_steps = None: how long shall it train? Give one of them",
+                "and max_train_steps = None: how long should it train? Set one of them",
                 "并且 max_train_steps = None：要训练多久？请填其中一个",
             ),
         )
@@ -220,8 +220,8 @@ def length_and_schedule(c: Config) -> Iterator[Rule]:
         yield (
             ("lr_warmup_steps", "lr_scheduler"),
             say(
-                f'does not go with lr_scheduler = "{c.lr_scheduler}", which has no warmup. '
-                'Take "constant_with_warmup", or set it to 0',
+                f'has no effect with lr_scheduler = "{c.lr_scheduler}", which has no warmup. Use '
+                '"constant_with_warmup", or set it to 0',
                 f'不能与 lr_scheduler = "{c.lr_scheduler}" 同用，它没有预热。'
                 '请改用 "constant_with_warmup"，或把此项设为 0',
             ),
@@ -239,7 +239,7 @@ def length_and_schedule(c: Config) -> Iterator[Rule]:
         yield (
             ("lr_scheduler", "optimizer_type"),
             say(
-                f'needs optimizer_type = "Adafactor", not "{c.optimizer_type}". Take "constant" or another',
+                f'needs optimizer_type = "Adafactor", not "{c.optimizer_type}". Use "constant" or another schedule',
                 f'需要 optimizer_type = "Adafactor"，而不是 "{c.optimizer_type}"。请改用 "constant" 或其他方式',
             ),
         )
@@ -259,7 +259,7 @@ def noise_and_loss(c: Config) -> Iterator[Rule]:
         yield (
             ("scale_v_pred_loss_like_noise_pred", "v_pred_like_loss"),
             say(
-                "is for v models, v_pred_like_loss for epsilon models. Leave one of them out",
+                "is for v models, v_pred_like_loss for epsilon models. Remove one of them",
                 "用于 v 预测模型，而 v_pred_like_loss 用于 epsilon 模型。请去掉其中一个",
             ),
         )
@@ -267,7 +267,7 @@ def noise_and_loss(c: Config) -> Iterator[Rule]:
         yield (
             ("v_pred_like_loss", "v_parameterization"),
             say(
-                "is for epsilon models, and v_parameterization says that this is a v model. Leave one of them out",
+                "is for epsilon models, and v_parameterization says that this is a v model. Remove one of them",
                 "用于 epsilon 模型，而 v_parameterization 表示这是 v 预测模型。请去掉其中一个",
             ),
         )
@@ -282,7 +282,7 @@ def noise_and_loss(c: Config) -> Iterator[Rule]:
     if c.adaptive_noise_scale and not c.noise_offset:
         yield (
             ("adaptive_noise_scale", "noise_offset"),
-            say("needs noise_offset; give it, such as 0.05", "需要 noise_offset，请填写，如 0.05"),
+            say("needs noise_offset; set it, e.g. 0.05", "需要 noise_offset，请填写，如 0.05"),
         )
 
 

@@ -124,7 +124,7 @@ def checked(name: str, value: object, where: Where, declared: Declared) -> Value
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if re.search("[\ud800-\udfff]", str(value)):  # no file of ours could hold it
-        _refuse("holds bytes that are no UTF-8; write or name it anew", "含有不是 UTF-8 的字节，请重新填写或改名")
+        _refuse("contains bytes that are not UTF-8; type or name it again", "含有不是 UTF-8 的字节，请重新填写或改名")
     if NoneType in kinds and isinstance(value, str) and value.strip().lower() in ("", "none"):
         value = None  # None in quotes
     if value is None:
@@ -151,13 +151,13 @@ def checked(name: str, value: object, where: Where, declared: Declared) -> Value
     if option.path:
         return _path(value, option.path)
     if value == "" and option.default and name != "output_name":
-        _refuse(f"is empty; as delivered: {quoted(option.default)}", f"是空的；默认值是 {quoted(option.default)}")
+        _refuse(f"is empty; the default is {quoted(option.default)}", f"是空的；默认值是 {quoted(option.default)}")
     return _file_name(value) if name in ("output_name", "concept") else value
 
 
 def _refuse_none(option: Option) -> NoReturn:
     usual = quoted(option.default)
-    _refuse(f"is not possible here; as delivered: {usual}", f"不能用于此参数；默认值是 {usual}")
+    _refuse(f"is not allowed here; the default is {usual}", f"不能用于此参数；默认值是 {usual}")
 
 
 def _number(value: object, option: Option, *, in_list: bool = False) -> int | float | None:
@@ -203,7 +203,7 @@ def _choice(value: object, choices: tuple[Scalar, ...]) -> Scalar:
     meant = nearest(str(value), choices)
     hint = say(f" Did you mean {quoted(meant)}?", f"是不是 {quoted(meant)}？") if meant else ""
     listed = ", ".join(quoted(choice) for choice in choices)
-    _refuse(f"is none of {listed}.{hint}", f"不在可选值之内：{listed}。{hint}")
+    _refuse(f"is not one of {listed}.{hint}", f"不在可选值之内：{listed}。{hint}")
 
 
 def _one_value(value: list | tuple) -> NoReturn:
@@ -235,7 +235,7 @@ def _list(value: object, option: Option, *, splits: bool) -> list:
         return [_pattern(one) for one in texts]
     for one in texts if option.name in ("optimizer_args", "lr_scheduler_args") else ():
         if not re.fullmatch(r"[A-Za-z_]\w*=.*", one, re.DOTALL):
-            _refuse(f'holds "{one}", which is not name=value', f'中的 "{one}" 不是 名称=值 的形式')
+            _refuse(f'contains "{one}", which is not name=value', f'中的 "{one}" 不是 名称=值 的形式')
     return texts
 
 
@@ -248,7 +248,7 @@ def _pairs(text: str, whole: bool) -> list[str]:
         if found is None or isinstance(number, str) or (whole and number != int(number)):
             kind, kind_zh = ("whole number", "整数") if whole else ("number", "数字")
             rest = text[at:]
-            _refuse(f'holds "{rest}", which is not pattern={kind}', f'中的 "{rest}" 不是 模式={kind_zh} 的形式')
+            _refuse(f'contains "{rest}", which is not pattern={kind}', f'中的 "{rest}" 不是 模式={kind_zh} 的形式')
         pairs.append(f"{_pattern(found[1])}={found[2]}")
         at = found.end()
     return pairs
@@ -258,7 +258,10 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        _refuse(f'holds "{text}", which is no regular expression ({error})', f'中的 "{text}" 不是正则表达式（{error}）')
+        _refuse(
+            f'contains "{text}", which is not a valid regular expression ({error})',
+            f'中的 "{text}" 不是正则表达式（{error}）',
+        )
     return text
 
 
@@ -273,7 +276,7 @@ def _block_weights(value: object, *, takes_preset: bool) -> str:
         return text
     or_en = "" if not takes_preset else f", nor one of {', '.join(presets)}, which may be followed by +0.25"
     or_zh = "" if not takes_preset else f"，也不是 {'、'.join(presets)}（后面可加 +0.25）"
-    _refuse(f"is no list of numbers such as 0.5,1,1{or_en}", f"不是 0.5,1,1 这样的数字列表{or_zh}")
+    _refuse(f"is not a list of numbers such as 0.5,1,1{or_en}", f"不是 0.5,1,1 这样的数字列表{or_zh}")
 
 
 def _face_range(value: object) -> str:
@@ -284,7 +287,7 @@ def _face_range(value: object) -> str:
     except (TypeError, ValueError):
         fewest, most = 0.0, 0.0
     if not 0 < fewest <= most:
-        _refuse('is no range such as "2.0,4.0"', '不是 "2.0,4.0" 这样的范围')
+        _refuse('is not a range such as "2.0,4.0"', '不是 "2.0,4.0" 这样的范围')
     return f"{fewest:g},{most:g}"
 
 
@@ -300,7 +303,9 @@ def _resolution(value: object, *, takes_auto: bool) -> int | str:
         sides = []
     if len(sides) not in (1, 2) or not all(16 <= side <= 16384 for side in sides):
         auto, auto_zh = (' or "auto"', ' 或 "auto"') if takes_auto else ("", "")
-        _refuse(f'is no size: 512, "512,768" (width,height){auto}', f'不是尺寸：可填 512、"512,768"（宽,高）{auto_zh}')
+        _refuse(
+            f'is not a size: 512, "512,768" (width,height){auto}', f'不是尺寸：可填 512、"512,768"（宽,高）{auto_zh}'
+        )
     return sides[0] if len(set(sides)) == 1 else f"{sides[0]},{sides[1]}"
 
 
@@ -334,16 +339,16 @@ def _file_name(value: str) -> str:
     """A name that every system takes, Windows included."""
     stem, ending = os.path.splitext(value)
     if ending.lower() in (".safetensors", ".ckpt", ".pt"):
-        _refuse(f'has an ending; leave it out: "{stem}"', f'带有扩展名；请去掉："{stem}"')
+        _refuse(f'has an extension; remove it: "{stem}"', f'带有扩展名；请去掉："{stem}"')
     bad = " ".join(sorted({quoted(letter) for letter in value if letter in '/\\:*?"<>|' or ord(letter) < 32}))
     if bad:
         _refuse(
-            f"holds {bad}, which a file name cannot; a folder goes into output_dir",
+            f"contains {bad}, which is not allowed in a file name; a folder goes into output_dir",
             f"含有文件名不能用的字符 {bad}；文件夹请写在 output_dir",
         )
     reserved = value.split(".")[0].strip().lower() in _RESERVED
     if reserved or not value.strip() or value != value.strip(" ").rstrip(".") or len(value.encode()) > 200:
-        _refuse("cannot be a file name on every system; take another", "不能在所有系统上作文件名；请换一个")
+        _refuse("is not a valid file name on every system; use another", "不能在所有系统上作文件名；请换一个")
     return value
 
 
@@ -372,7 +377,7 @@ def _path(value: str, kind: str) -> str:
         return value
     path = os.path.expanduser(value)
     if not path.strip():
-        _refuse("is empty; give a path", "是空的；请填路径")
+        _refuse("is empty; set a path", "是空的；请填路径")
     is_file, is_folder = os.path.isfile(path), os.path.isdir(path)
     if is_file and kind in ("folder", "output"):
         _refuse("is a file; a folder is needed", "是文件；需要的是文件夹")
@@ -388,7 +393,7 @@ def _path(value: str, kind: str) -> str:
 def _thumbnail(path: str) -> None:
     """Refuse what browsers would not show, and what would fill the header of a file."""
     if os.path.splitext(path)[1].lower() not in (".png", ".jpg", ".jpeg", ".webp", ".gif"):
-        _refuse("is no .png, .jpg, .webp or .gif", "不是 .png、.jpg、.webp 或 .gif 图片")
+        _refuse("is not a .png, .jpg, .webp or .gif", "不是 .png、.jpg、.webp 或 .gif 图片")
     if os.path.getsize(path) > 2**24:
         _refuse("is larger than 16 MiB; make it smaller, 512 pixels are enough", "超过 16 MiB；请缩小，512 像素足够")
 
@@ -413,7 +418,7 @@ def _missing(path: str, is_hub_name: bool) -> NoReturn:
         _refuse(f'{english} Did you mean "{there}"?', f'{chinese}是不是 "{there}"？')
     if is_hub_name:
         _refuse(
-            "is not here, and models are not downloaded: give a .safetensors file or a diffusers folder",
+            "is not on this machine, and nothing is downloaded: use a .safetensors file or a diffusers folder",
             "不在本机，程序不会下载模型：请填 .safetensors 文件或 diffusers 文件夹的路径",
         )
     _refuse(english, chinese)
