@@ -57,7 +57,7 @@ from library.options import parameter_block
 from library.options.tools import TOOLS, PrepareImages
 
 if TYPE_CHECKING:  # what decodes and cleans is imported when the parameters are found right
-    from library.images.manifest import Ledger, Record
+    from library.images.manifest import Manifest, Record
     from library.images.region import Region
     from library.tooling.cleaning import Cleaner, Models
     from library.tooling.raw_images import Group, Raw, Survey
@@ -87,7 +87,7 @@ def prepare(settings: PrepareImages) -> int:
     """Look at all raw pictures, decide, clean, and write the summary. Gives the exit code."""
     import cv2
 
-    from library.images.manifest import Ledger
+    from library.images.manifest import Manifest
     from library.reporting import pages
     from library.tooling import cleaning_findings, cleaning_page, raw_images
 
@@ -96,7 +96,7 @@ def prepare(settings: PrepareImages) -> int:
     names, survey = raw_images.find(Path(settings.images_dir))
     regions = _regions(settings, names)
     try:
-        with Ledger(output) as book:
+        with Manifest(output) as manifest:
             with _bar(len(names), say("looking", "查看")) as bar:
                 raw_images.look(
                     names, survey, resolution=settings.resolution, trims=settings.trim_borders,
@@ -105,17 +105,17 @@ def prepare(settings: PrepareImages) -> int:
             if not survey.pictures:
                 reasons = [f"{name}: {why}" for name, why in survey.skipped.items()]
                 raise UserError([*reasons, *survey.notes], say("no usable images:", "没有可用的图片："))
-            groups = raw_images.groups(survey, settings.similarity, book)
+            groups = raw_images.groups(survey, settings.similarity, manifest)
             left_out = _left_out(groups) if settings.duplicates == "leave out" else {}
             wanted = [raw for raw in survey.pictures if raw.name not in left_out]
             models, lines = _models(settings, wanted)
             for line in (_counts(survey, left_out, wanted), *lines):
                 log.info(line)
-            plan = _plan(settings, wanted, book, models, regions)
-            _work(plan, survey, book, output, thread_count)
+            plan = _plan(settings, wanted, manifest, models, regions)
+            _work(plan, survey, manifest, output, thread_count)
             worked = {job.raw.name for job in plan.jobs} - survey.skipped.keys()
-            records = {name: book.records[name] for name in sorted(worked)}
-            stale = _stale(book, worked, output)
+            records = {name: manifest.records[name] for name in sorted(worked)}
+            stale = _stale(manifest, worked, output)
     except KeyboardInterrupt:
         log.error(say("stopped; run it again to continue", "已停止；再次运行会接着做"))
         raise
@@ -274,26 +274,30 @@ def _enlarger(settings: PrepareImages, lines: list[str]) -> Any:
 
 
 def _plan(
-    settings: PrepareImages, wanted: "list[Raw]", book: "Ledger", models: "Models", regions: "dict[str, list[Region]]"
+    settings: PrepareImages,
+    wanted: "list[Raw]",
+    manifest: "Manifest",
+    models: "Models",
+    regions: "dict[str, list[Region]]",
 ) -> Plan:
     """What is to be made, and what is there. Raises UserError: files in the way, all named; too little disk space."""
     from library.storage import disk
     from library.tooling.cleaning import Cleaner
 
     cleaner = Cleaner(settings, models, regions)
-    stems = _stems(wanted, book)
+    stems = _stems(wanted, manifest)
     plan = Plan(cleaner, [Job(raw, stems[raw.name], cleaner.settings_of(raw)) for raw in wanted], [], {})
     in_the_way: list[str] = []
     for job in plan.jobs:
-        record = book.records.get(job.raw.name)
+        record = manifest.records.get(job.raw.name)
         if record and not settings.overwrite and (record.digest, record.settings) == (job.raw.digest, job.settings):
-            gone = [file for file in record.report.get("size", {}) if not (book.folder / file).exists()]
+            gone = [file for file in record.report.get("size", {}) if not (manifest.folder / file).exists()]
             if gone:
                 plan.deleted[job.raw.name] = gone
             continue
         plan.todo.append(job)
         if not settings.overwrite:
-            in_the_way += _in_the_way(job, plan.cleaner, book)
+            in_the_way += _in_the_way(job, plan.cleaner, manifest)
     if in_the_way:
         raise UserError(
             [*in_the_way[:50], *(["..."] if in_the_way[50:] else [])],
@@ -305,24 +309,24 @@ def _plan(
             ),
         )
     need = sum(BYTES_PER_PIXEL * cleaner.area_of(job.raw) for job in plan.todo)
-    room = disk.free(book.folder)
+    room = disk.free(manifest.folder)
     if need > room:
         raise UserError(
             say(
-                f"{book.folder}: about {disk.mib(need)} will be written, but only {disk.mib(room)} is free. Free "
+                f"{manifest.folder}: about {disk.mib(need)} will be written, but only {disk.mib(room)} is free. Free "
                 "some space, or choose an output_dir on another disk",
-                f"{book.folder}：大约要写入 {disk.mib(need)}，只剩 {disk.mib(room)}。请腾出空间，或把 output_dir 设到其他磁盘",
+                f"{manifest.folder}：大约要写入 {disk.mib(need)}，只剩 {disk.mib(room)}。请腾出空间，或把 output_dir 设到其他磁盘",
             )
         )
     return plan
 
 
-def _stems(wanted: "list[Raw]", book: "Ledger") -> dict[str, str]:
+def _stems(wanted: "list[Raw]", manifest: "Manifest") -> dict[str, str]:
     """The name of what each picture becomes; no two alike on any system, and those given before stay."""
     from library.data.samples import folded
 
-    stems = {raw.name: book.records[raw.name].stem for raw in wanted if raw.name in book.records}
-    taken = {folded(record.stem) for record in book.records.values()}
+    stems = {raw.name: manifest.records[raw.name].stem for raw in wanted if raw.name in manifest.records}
+    taken = {folded(record.stem) for record in manifest.records.values()}
     for raw in wanted:
         if raw.name in stems:
             continue
@@ -333,28 +337,28 @@ def _stems(wanted: "list[Raw]", book: "Ledger") -> dict[str, str]:
     return stems
 
 
-def _in_the_way(job: Job, cleaner: "Cleaner", book: "Ledger") -> list[str]:
+def _in_the_way(job: Job, cleaner: "Cleaner", manifest: "Manifest") -> list[str]:
     """Files that writing would replace though they are not ours."""
     full = cleaner.full_file(job.stem)
     places = [full, cleaner.mask_file(full)] if full else []
     if cleaner.cuts_faces:
-        folder = (book.folder / cleaner.face_file(job.stem, 1)).parent
+        folder = (manifest.folder / cleaner.face_file(job.stem, 1)).parent
         start = Path(cleaner.face_file(job.stem, "")).stem
         listed = os.listdir(folder) if folder.is_dir() else []
-        below = folder.relative_to(book.folder).as_posix()
+        below = folder.relative_to(manifest.folder).as_posix()
         places += [f"{below}/{name}".removeprefix("./") for name in listed if name.startswith(start)]
     return [
-        str(book.folder / place)
+        str(manifest.folder / place)
         for place in places
-        if (book.folder / place).exists() and not book.is_ours(job.raw.name, place)
+        if (manifest.folder / place).exists() and not manifest.is_ours(job.raw.name, place)
     ]
 
 
-def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_count: int) -> None:
+def _work(plan: Plan, survey: "Survey", manifest: "Manifest", output: Path, thread_count: int) -> None:
     """Make what is to be made; what fails is told among the skipped, and the rest goes on."""
     from library.data.images import BrokenPicture
     from library.data.threads import in_order
-    from library.images import manifest
+    from library.images.manifest import Record, digest_of
     from library.tooling import cleaning
 
     def work(job: Job) -> str:
@@ -370,14 +374,14 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
             return say("too large for this machine's memory; make it smaller", "内存不足，请先缩小")
         except Exception as error:  # one strange picture must not end the work on ten thousand
             return say(f"failed: {type(error).__name__}: {error}", f"处理失败：{type(error).__name__}：{error}")
-        before = book.records.get(name)
-        book.begin(name, list(made.files))
+        before = manifest.records.get(name)
+        manifest.begin(name, list(made.files))
         try:
             for file, data in made.files.items():
                 files.write(output / file, data)
             for file, digest in before.files.items() if before else ():  # made otherwise before: a face less, no mask
                 old = output / file
-                if file not in made.files and old.exists() and manifest.digest(old.read_bytes()) == digest:
+                if file not in made.files and old.exists() and digest_of(old.read_bytes()) == digest:
                     old.unlink()
             caption = survey.captions.get(name)
             if caption and made.files and not plan.cleaner.cuts_faces:
@@ -393,8 +397,8 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
                     f"{output} 无法写入（{reason}）。请腾出空间或修改权限后再次运行；已完成的都在",
                 )
             ) from error
-        digests = {file: manifest.digest(data) for file, data in made.files.items()}
-        book.done(name, manifest.Record(job.raw.digest, job.settings, job.stem, digests, made.report))
+        digests = {file: digest_of(data) for file, data in made.files.items()}
+        manifest.done(name, Record(job.raw.digest, job.settings, job.stem, digests, made.report))
         return ""
 
     with _bar(len(plan.todo), say("cleaning", "整理")) as bar:
@@ -404,11 +408,11 @@ def _work(plan: Plan, survey: "Survey", book: "Ledger", output: Path, thread_cou
             bar.update()
 
 
-def _stale(book: "Ledger", worked: Iterable[str], output: Path) -> dict[str, list[str]]:
+def _stale(manifest: "Manifest", worked: Iterable[str], output: Path) -> dict[str, list[str]]:
     """What earlier runs made of pictures that are not used any more, and is still there."""
     stale = {
         name: [file for file in record.report.get("size", {}) if (output / file).exists()]
-        for name, record in book.records.items()
+        for name, record in manifest.records.items()
         if name not in worked
     }
     return {name: files for name, files in stale.items() if files}

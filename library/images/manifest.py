@@ -25,12 +25,12 @@ class Record(NamedTuple):
     report: dict[str, Any]  # what the summary says of it
 
 
-def digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
     """A short name for bytes; two that differ have different ones."""
     return files.sha256(data).hex()[:32]
 
 
-class Ledger:
+class Manifest:
     """The records of a folder; a context manager. Threads may add to it at the same time.
 
     Raises:
@@ -91,7 +91,7 @@ class Ledger:
         if file in self.begun.get(raw, ()):
             return True
         known = self.records[raw].files.get(file) if raw in self.records else None
-        return known is not None and known == digest((self.folder / file).read_bytes())
+        return known is not None and known == digest_of((self.folder / file).read_bytes())
 
     def begin(self, raw: str, files: list[str]) -> None:
         """To be called before files are written."""

@@ -39,7 +39,7 @@ class Models:
     enlarger: resizing.Enlarger | None = None
 
     def names(self) -> dict[str, str]:
-        """What each is called, for the ledger."""
+        """What each is called, for the manifest."""
         paths = {"face": getattr(self.face, "path", self.face), "background": getattr(self.background, "path", None)}
         return {kind: Path(path).name if path else "" for kind, path in paths.items()} | {
             "enlarger": self.enlarger.name if self.enlarger else ""
@@ -79,7 +79,7 @@ class Cleaner:
             decides += [s.upscale != "off", names["enlarger"]]
         if s.faces == "recipe":
             decides += [self.is_poor(raw)]
-        return manifest.digest(repr(decides).encode())[:16]
+        return manifest.digest_of(repr(decides).encode())[:16]
 
     def is_poor(self, raw: Raw) -> bool:
         """Whether a picture is too blurred or too small for learning a body by; its face may still be of use."""

@@ -17,7 +17,8 @@ from library.data import images
 from library.data.file_index import facts_of
 from library.data.folders import MASKS, entries, is_file, is_folder
 from library.data.samples import CAPTION_EXTENSIONS, folded
-from library.images import borders, duplicates, manifest, quality
+from library.images import borders, duplicates, quality
+from library.images.manifest import Manifest, digest_of
 from library.messages import UserError, say
 
 FACTS = struct.Struct("<32s2I?4f2fQQ192sx")
@@ -180,7 +181,7 @@ def _facts(path: Path, resolution: int, trims: bool) -> bytes:
     import cv2
 
     with open(path, "rb") as file:
-        digest = manifest.digest(file.read())
+        digest = digest_of(file.read())
     area = resolution**2
     seen, image = images.raw(path, area=area)
     picture = on_colour(image, (255, 255, 255))
@@ -219,20 +220,20 @@ def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.n
     return np.asarray(image)
 
 
-def groups(survey: Survey, similarity: int, book: manifest.Ledger) -> list[Group]:
+def groups(survey: Survey, similarity: int, manifest: Manifest) -> list[Group]:
     """The pictures that are the same, the best of each group first.
 
     Better is what has more pixels, unless they were only blown up; then what was compressed less, and lies higher
     up. A best one without caption gets that of the next.
 
     Args:
-        book: remembers which pictures were found to be blown up.
+        manifest: remembers which pictures were found to be blown up.
     """
     pictures = survey.pictures
     looks = duplicates.Looks([raw.look for raw in pictures])
     found = []
     for numbers in duplicates.groups(looks, similarity):
-        best_first = _best_first([pictures[number] for number in numbers], book)
+        best_first = _best_first([pictures[number] for number in numbers], manifest)
         of = {raw.name: number for raw, number in zip([pictures[n] for n in numbers], numbers, strict=True)}
         kept = duplicates.kept(looks, [of[raw.name] for raw in best_first], similarity)
         caption = next((survey.captions[raw.name] for raw in best_first if raw.name in survey.captions), None)
@@ -242,28 +243,28 @@ def groups(survey: Survey, similarity: int, book: manifest.Ledger) -> list[Group
     return found
 
 
-def _best_first(members: list[Raw], book: manifest.Ledger) -> list[Raw]:
+def _best_first(members: list[Raw], manifest: Manifest) -> list[Raw]:
     def rank(raw: Raw) -> tuple:
         return -round(raw.area, -3), -raw.path.stat().st_size, raw.name.count("/"), raw.name
 
     members = sorted(members, key=rank)
     blown_up = []
-    while len(members) > 1 and _was_enlarged(members[0], members[1:], book):
+    while len(members) > 1 and _was_enlarged(members[0], members[1:], manifest):
         blown_up.append(members.pop(0))
     return members + blown_up
 
 
-def _was_enlarged(larger: Raw, others: Iterable[Raw], book: manifest.Ledger) -> bool:
+def _was_enlarged(larger: Raw, others: Iterable[Raw], manifest: Manifest) -> bool:
     smaller = next((raw for raw in others if raw.area * quality.LEAST_ENLARGEMENT**2 <= 1.02 * larger.area), None)
     if smaller is None:
         return False
     question = f"enlarged {larger.digest} {smaller.digest}"
-    if question not in book.answers:
+    if question not in manifest.answers:
         try:
-            book.remember(question, quality.was_enlarged(*(_inside(raw) for raw in (larger, smaller))))
+            manifest.remember(question, quality.was_enlarged(*(_inside(raw) for raw in (larger, smaller))))
         except images.BrokenPicture:  # changed since it was looked at; it will be told when it is worked on
             return False
-    return book.answers[question]
+    return manifest.answers[question]
 
 
 def _inside(raw: Raw) -> np.ndarray:

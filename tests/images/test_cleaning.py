@@ -295,12 +295,12 @@ def test_every_line_that_cannot_be_followed_is_told():
         assert words in problem
 
 
-# ---- the ledger ----
+# ---- the manifest ----
 
 
 def test_what_was_made_is_known_again_also_after_a_kill(tmp_path):
-    record = manifest.Record("d", "s", "图", {"图.png": manifest.digest(b"1")}, {"size": {}})
-    with manifest.Ledger(tmp_path) as book:
+    record = manifest.Record("d", "s", "图", {"图.png": manifest.digest_of(b"1")}, {"size": {}})
+    with manifest.Manifest(tmp_path) as book:
         book.begin("图.jpg", ["图.png"])
         (tmp_path / "图.png").write_bytes(b"1")
         book.done("图.jpg", record)
@@ -309,7 +309,7 @@ def test_what_was_made_is_known_again_also_after_a_kill(tmp_path):
         (tmp_path / "b.png").write_bytes(b"half")
     with open(tmp_path / manifest.FILE, "a", encoding="utf-8") as file:
         file.write('{"raw": "c.jp')  # the line at which it was killed
-    again = manifest.Ledger(tmp_path)
+    again = manifest.Manifest(tmp_path)
     assert again.records == {"图.jpg": record}
     assert again.answers == {"q": True}
     assert again.is_ours("图.jpg", "图.png")
@@ -320,18 +320,18 @@ def test_what_was_made_is_known_again_also_after_a_kill(tmp_path):
     assert not again.is_ours("图.jpg", "x.png")
 
 
-def test_a_ledger_that_is_something_else_is_told_and_left(tmp_path):
+def test_a_manifest_that_is_something_else_is_told_and_left(tmp_path):
     (tmp_path / manifest.FILE).write_text("my own notes\nsecond line\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"prepared\.jsonl"):
-        manifest.Ledger(tmp_path)
+        manifest.Manifest(tmp_path)
     assert (tmp_path / manifest.FILE).read_text(encoding="utf-8") == "my own notes\nsecond line\n"
 
 
-def test_a_ledger_does_not_grow_with_every_run(tmp_path):
+def test_a_manifest_does_not_grow_with_every_run(tmp_path):
     record = manifest.Record("d", "s", "a", {}, {})
     for _ in range(6):
-        with manifest.Ledger(tmp_path) as book:
+        with manifest.Manifest(tmp_path) as book:
             for _ in range(60):
                 book.done("a.jpg", record)
     assert len((tmp_path / manifest.FILE).read_text().splitlines()) < 200
-    assert manifest.Ledger(tmp_path).records == {"a.jpg": record}
+    assert manifest.Manifest(tmp_path).records == {"a.jpg": record}
