@@ -67,7 +67,7 @@ def main() -> int:
 class Change:
     """One caption: its first line, and what becomes of it."""
 
-    picture: image_folder.Picture
+    picture: image_folder.CaptionedImage
     name: str
     word: str | None  # its trigger word
     before: str | None  # None: there is no caption
@@ -94,7 +94,7 @@ def run(settings: EditTags) -> int:
     if settings.action == "undo":
         notes += taken_back(Path(settings.images_dir))
         edits = tag_edits.Edits(remove_duplicates=False)
-    found = image_folder.find(settings.images_dir, caption_extension=settings.caption_extension)
+    found = image_folder.find_images(settings.images_dir, caption_extension=settings.caption_extension)
     notes += found.notes
     changes = planned(settings, edits, found, notes)
     if settings.action == "undo":
@@ -147,7 +147,9 @@ def read(settings: EditTags) -> tag_edits.Edits:
     return edits
 
 
-def planned(settings: EditTags, edits: tag_edits.Edits, found: image_folder.Heap, notes: list[str]) -> list[Change]:
+def planned(
+    settings: EditTags, edits: tag_edits.Edits, found: image_folder.ImageFolder, notes: list[str]
+) -> list[Change]:
     """What becomes of every caption. Raises UserError."""
     pictures = [picture for picture in found.pictures if not is_regularization(picture, found)]
     left_out = len(found.pictures) - len(pictures)
@@ -182,19 +184,19 @@ def planned(settings: EditTags, edits: tag_edits.Edits, found: image_folder.Heap
     ]
 
 
-def is_regularization(picture: image_folder.Picture, found: image_folder.Heap) -> bool:
+def is_regularization(picture: image_folder.CaptionedImage, found: image_folder.ImageFolder) -> bool:
     """Whether it lies in a folder `reg` beside the training pictures, as the face recipe leaves them."""
     first = picture.path.relative_to(found.folder).parts[0]
     return first == "reg" and any(other.path.relative_to(found.folder).parts[0] != "reg" for other in found.pictures)
 
 
-def concept_of(picture: image_folder.Picture) -> str | None:
+def concept_of(picture: image_folder.CaptionedImage) -> str | None:
     """The word of a [repeats]_[concept] folder; None where the folder is no such."""
     meaning = folders.repeats_and_text(picture.path.parent.name)
     return meaning[1].strip() or None if meaning and meaning[0] >= 1 else None
 
 
-def word_of(settings: EditTags, picture: image_folder.Picture) -> str | None:
+def word_of(settings: EditTags, picture: image_folder.CaptionedImage) -> str | None:
     return (settings.trigger_word or "").strip() or concept_of(picture)
 
 

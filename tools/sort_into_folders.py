@@ -69,7 +69,7 @@ class Job:
     """One folder that shall be there."""
 
     word: str
-    pictures: list[image_folder.Picture]  # of images_dir that belong into it
+    pictures: list[image_folder.CaptionedImage]  # of images_dir that belong into it
     files: list[folder_sorting.File]  # these, their captions and masks
     names: list[str]  # its pictures once all is done, those that are there already too
     others: list[str]  # of these, what does not come from images_dir
@@ -111,7 +111,7 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
     """Every folder that shall be there, with its repeats. Raises UserError."""
     images, output = Path(settings.images_dir), Path(settings.output_dir)
     there = folder_sorting.numbered(output)
-    found = image_folder.find(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
+    found = image_folder.find_images(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
     refuse_recipe(images, found)
     notes += found.notes
     concepts = folder_sorting.concepts(found, settings.concept, settings.sub_folders)
@@ -200,7 +200,7 @@ def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], 
     return Job(word, concept.pictures, files, concept.names + others, others, there_already, concept.repeats)
 
 
-def refuse_recipe(images: Path, found: image_folder.Heap) -> None:
+def refuse_recipe(images: Path, found: image_folder.ImageFolder) -> None:
     """The face recipe's two folders are a training set and its regularization, not two concepts. Raises UserError."""
     firsts = {picture.path.relative_to(found.folder).parts[0] for picture in found.pictures}
     if firsts == {"train", REG}:
@@ -350,7 +350,7 @@ def checked(settings: SortIntoFolders, jobs: list[Job]) -> list[tag_statistics.A
     for job in jobs:
         those = job.pictures
         if not those and job.there:  # all was moved there before
-            those = image_folder.find(
+            those = image_folder.find_images(
                 job.there.path, caption_extension=settings.caption_extension, may_be_empty=True
             ).pictures
         for picture in those:

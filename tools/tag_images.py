@@ -97,7 +97,7 @@ class Results:
 def run(settings: TagImages) -> int:
     """Write the captions that are missing; the exit code is 0."""
     begun = time.monotonic()
-    found = image_folder.find(settings.images_dir, caption_extension=settings.caption_extension)
+    found = image_folder.find_images(settings.images_dir, caption_extension=settings.caption_extension)
     notes = list(found.notes)
     pictures = to_do(found, settings, notes)
     model = find_model(settings) if pictures else None
@@ -152,9 +152,9 @@ def stays(settings: TagImages) -> str:
 # ---- which pictures, which model ----
 
 
-def to_do(found: image_folder.Heap, settings: TagImages, notes: list[str]) -> list[image_folder.Picture]:
+def to_do(found: image_folder.ImageFolder, settings: TagImages, notes: list[str]) -> list[image_folder.CaptionedImage]:
     """The pictures whose captions are to be written, each with a caption file of its own."""
-    chosen: list[image_folder.Picture] = []
+    chosen: list[image_folder.CaptionedImage] = []
     owners: dict[str, str] = {}  # caption file -> the picture whose it is
     shared: list[str] = []
     without_word: list[str] = []  # stay as they are, and lack what stands first in all others
@@ -304,7 +304,7 @@ def excluded(patterns: Iterable[str] | None) -> Callable[[str], bool]:
     return lambda word: shape is not None and bool(shape.fullmatch(tag_statistics.spelled(word)))
 
 
-def new_caption(picture: image_folder.Picture, front: list[str], words: list[str], settings: TagImages) -> str:
+def new_caption(picture: image_folder.CaptionedImage, front: list[str], words: list[str], settings: TagImages) -> str:
     """The caption that a picture gets."""
     now = captions.first_line(picture.caption or "")
     if settings.existing == "replace" or not now:
@@ -313,7 +313,7 @@ def new_caption(picture: image_folder.Picture, front: list[str], words: list[str
     return wd.extended(picture.caption, ", ".join(missing) or None, words, tag_statistics.spelled)
 
 
-def write_caption(picture: image_folder.Picture, text: str, backup: Backup, results: Results) -> None:
+def write_caption(picture: image_folder.CaptionedImage, text: str, backup: Backup, results: Results) -> None:
     """Write a caption where it is another than the one that is there."""
     results.tagged.add(picture.path)
     results.captions[picture.path] = text
@@ -330,17 +330,17 @@ def write_caption(picture: image_folder.Picture, text: str, backup: Backup, resu
 class Looked(NamedTuple):
     """A picture, decoded ahead."""
 
-    picture: image_folder.Picture
+    picture: image_folder.CaptionedImage
     content: object  # what the work wants of it; None: it is broken
     problem: str = ""
 
 
 def decoded(
-    pictures: Iterable[image_folder.Picture], area: int, use: Callable[[Image.Image], object], results: Results
+    pictures: Iterable[image_folder.CaptionedImage], area: int, use: Callable[[Image.Image], object], results: Results
 ) -> Iterator[Looked]:
     """The pictures that can be read, upright, in sRGB and on white, some of them ahead of the reader."""
 
-    def look(picture: image_folder.Picture) -> Looked:
+    def look(picture: image_folder.CaptionedImage) -> Looked:
         try:
             return Looked(picture, use(on_white(images.raw(picture.path, area)[1])))
         except images.BrokenPicture as error:
@@ -352,7 +352,7 @@ def decoded(
         yield looked
 
 
-def first_whole(pictures: list[image_folder.Picture], results: Results) -> int:
+def first_whole(pictures: list[image_folder.CaptionedImage], results: Results) -> int:
     """How many broken pictures stand before the first one that can be read."""
     for at, picture in enumerate(pictures):
         try:
@@ -372,8 +372,8 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def tag(
-    pictures: list[image_folder.Picture],
-    found: image_folder.Heap,
+    pictures: list[image_folder.CaptionedImage],
+    found: image_folder.ImageFolder,
     settings: TagImages,
     path: Path,
     backup: Backup,
@@ -385,7 +385,7 @@ def tag(
     floor = min(wd.Sightings.FLOOR, settings.general_threshold, settings.character_threshold)
     is_excluded = excluded(settings.exclude_tags)
 
-    def write(picture: image_folder.Picture, seen: list[wd.Tag]) -> None:
+    def write(picture: image_folder.CaptionedImage, seen: list[wd.Tag]) -> None:
         tags = wd.chosen(
             seen, settings.general_threshold, settings.character_threshold, with_rating=settings.rating_tags
         )
@@ -459,8 +459,8 @@ def tag(
 
 
 def describe(
-    pictures: list[image_folder.Picture],
-    found: image_folder.Heap,
+    pictures: list[image_folder.CaptionedImage],
+    found: image_folder.ImageFolder,
     settings: TagImages,
     backup: Backup,
     results: Results,
@@ -499,7 +499,9 @@ def advice_without() -> tuple[str, str]:
     )
 
 
-def told(found: image_folder.Heap, results: Results, todo: list[image_folder.Picture], seconds: float) -> list[str]:
+def told(
+    found: image_folder.ImageFolder, results: Results, todo: list[image_folder.CaptionedImage], seconds: float
+) -> list[str]:
     """What the user reads in the terminal."""
     lines = []
     if results.stopped:
@@ -566,7 +568,7 @@ class TagImagesPage(NamedTuple):
 
 
 def write_summary(
-    found: image_folder.Heap, settings: TagImages, results: Results, name: str | None, notes: list[str]
+    found: image_folder.ImageFolder, settings: TagImages, results: Results, name: str | None, notes: list[str]
 ) -> Path:
     """The page that a person looks at.
 

@@ -42,7 +42,7 @@ class Concept:
     """The pictures that one word stands for."""
 
     word: str
-    pictures: list[image_folder.Picture] = field(default_factory=list)
+    pictures: list[image_folder.CaptionedImage] = field(default_factory=list)
     names: list[str] = field(default_factory=list)  # of the pictures, in the new folder
     repeats: int | None = None  # that of a [repeats]_[concept] folder they come from
     joined: list[str] = field(default_factory=list)  # sub-folders that are no concepts, as their captions say
@@ -60,16 +60,16 @@ class Numbered(NamedTuple):
 # ---- what belongs where ----
 
 
-def concepts(found: image_folder.Heap, concept: str, sub_folders: str) -> list[Concept]:
-    """The concepts of a heap, sorted by the way their folders come.
+def concepts(found: image_folder.ImageFolder, concept: str, sub_folders: str) -> list[Concept]:
+    """The concepts of a folder of images, sorted by the way their folders come.
 
     Args:
-        concept: the word of pictures that lie directly in the heap.
+        concept: the word of pictures that lie directly in it.
         sub_folders: "concepts": each first sub-folder is one of its own; "together": all belong to `concept`; "auto": a
             sub-folder belongs to `concept` where all its captions hold that word: it says where the pictures came from,
             such as a phone. One that is named [repeats]_[concept] is always a concept.
     """
-    by_folder: dict[str, list[image_folder.Picture]] = {}
+    by_folder: dict[str, list[image_folder.CaptionedImage]] = {}
     for picture in found.pictures:
         parts = picture.path.relative_to(found.folder).parts
         by_folder.setdefault(parts[0] if len(parts) > 1 else "", []).append(picture)
@@ -88,14 +88,14 @@ def concepts(found: image_folder.Heap, concept: str, sub_folders: str) -> list[C
     return list(made.values())
 
 
-def _joins(pictures: list[image_folder.Picture], concept: str, sub_folders: str) -> bool:
+def _joins(pictures: list[image_folder.CaptionedImage], concept: str, sub_folders: str) -> bool:
     if sub_folders != "auto":
         return sub_folders == "together"
     texts = [picture.caption for picture in pictures if (picture.caption or "").strip()]
     return bool(texts) and all(has_word(text, concept) for text in texts)
 
 
-def _names(folder: Path, pictures: list[image_folder.Picture]) -> list[str]:
+def _names(folder: Path, pictures: list[image_folder.CaptionedImage]) -> list[str]:
     """The pictures' new names: those from a folder within another begin with its name, as they could be the same."""
     places = {picture.path: picture.path.relative_to(folder).parent for picture in pictures}
     first = min(places.values(), key=lambda place: (len(place.parts), place))
@@ -195,21 +195,21 @@ def put(file: File, folder: Path, *, is_link: bool) -> bool:
     return True
 
 
-def take_away(files: list[tuple[Path, File]], heap_folder: Path) -> int:
+def take_away(files: list[tuple[Path, File]], images_dir: Path) -> int:
     """Delete what was put into its folder from where it was, and sub-folders that are empty then; how many files.
 
     A picture goes before what belongs to it: one that is left by a kill is left whole.
 
     Args:
         files: with the folder that each was put into.
-        heap_folder: where they were, below it or in it; it stays.
+        images_dir: where they were, below it or in it; it stays.
     """
     count = 0
     for folder, file in sorted(files, key=lambda pair: not pair[1].is_picture):
         if file.source.exists() and same(file.source, folder / file.name):
             file.source.unlink()
             count += 1
-    emptied = {file.source.parent for _, file in files} - {heap_folder}
+    emptied = {file.source.parent for _, file in files} - {images_dir}
     for place in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # it has something else in it
             place.rmdir()

@@ -16,7 +16,7 @@ from library.data.samples import CAPTION_EXTENSIONS, caption_file, folded
 from library.messages import UserError, plural, say
 
 
-class Picture(NamedTuple):
+class CaptionedImage(NamedTuple):
     """A picture file and its caption, which may be missing."""
 
     path: Path
@@ -31,19 +31,19 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Heap:
+class ImageFolder:
     """What a folder holds."""
 
     folder: Path
-    pictures: list[Picture]  # sorted by path
+    pictures: list[CaptionedImage]  # sorted by path
     notes: list[str] = field(default_factory=list)  # what was passed over, and why
 
-    def name(self, picture: Picture) -> str:
+    def name(self, picture: CaptionedImage) -> str:
         """A picture's path below the folder, as a person would write it."""
         return picture.path.relative_to(self.folder).as_posix()
 
 
-def find(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: bool = False) -> Heap:
+def find_images(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: bool = False) -> ImageFolder:
     """All pictures below a folder; hidden folders and those of masks are left out, links to folders not followed.
 
     Raises:
@@ -60,7 +60,7 @@ def find(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: b
                 f'caption_extension = "{caption_extension}" 不能作标注文件的扩展名。请用 ".txt" 或 ".caption"',
             )
         )
-    pictures: list[Picture] = []
+    pictures: list[CaptionedImage] = []
     notes: list[str] = []
     problems: list[str] = []
     _collect(folder, extension, pictures, notes, problems)
@@ -68,10 +68,12 @@ def find(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: b
         problems.append(say(f"{folder}: contains no images", f"{folder}：里面没有图片"))
     if problems:
         raise UserError(problems + notes)
-    return Heap(folder, pictures, notes)
+    return ImageFolder(folder, pictures, notes)
 
 
-def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[str], problems: list[str]) -> None:
+def _collect(
+    folder: Path, extension: str, pictures: list[CaptionedImage], notes: list[str], problems: list[str]
+) -> None:
     try:
         listed = entries(folder)
     except UserError as error:  # of one sub-folder; the others are still of use
@@ -108,7 +110,7 @@ def _collect(folder: Path, extension: str, pictures: list[Picture], notes: list[
                 say(f"{caption_path}: {error}. Save it as UTF-8", f"{caption_path}：无法识别文字编码，请另存为 UTF-8")
             )
             continue
-        pictures.append(Picture(path, caption_path, text, encoding))
+        pictures.append(CaptionedImage(path, caption_path, text, encoding))
         if not written:
             without.append(path)
     for ending in CAPTION_EXTENSIONS:

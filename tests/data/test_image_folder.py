@@ -19,7 +19,7 @@ def fill(folder, files):
 
 def found(folder, **options):
     """Name of each picture -> its caption."""
-    whole = image_folder.find(folder, **options)
+    whole = image_folder.find_images(folder, **options)
     return {whole.name(picture): picture.caption for picture in whole.pictures}
 
 
@@ -41,20 +41,20 @@ def test_pictures_of_all_folders_are_found_with_their_captions(tmp_path):
 
 def test_a_missing_caption_has_a_place_where_it_would_be(tmp_path):
     fill(tmp_path, {"x.y.png": ""})
-    (picture,) = image_folder.find(tmp_path, caption_extension="caption").pictures
+    (picture,) = image_folder.find_images(tmp_path, caption_extension="caption").pictures
     assert (picture.caption, picture.caption_path) == (None, tmp_path / "x.y.caption")
     assert picture.tags == []
 
 
 def test_only_the_first_line_holds_tags(tmp_path):
     fill(tmp_path, {"a.png": "", "a.txt": "\n  red hair ,, 1girl,\nsecond, line"})
-    assert image_folder.find(tmp_path).pictures[0].tags == ["red hair", "1girl"]
+    assert image_folder.find_images(tmp_path).pictures[0].tags == ["red hair", "1girl"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
 def test_captions_are_read_in_whatever_encoding_and_it_is_known(tmp_path, encoding):
     fill(tmp_path, {"a.png": "", "a.txt": "红色头发, 1girl".encode(encoding)})
-    (picture,) = image_folder.find(tmp_path).pictures
+    (picture,) = image_folder.find_images(tmp_path).pictures
     assert picture.tags == ["红色头发", "1girl"]
     assert picture.encoding == {"utf-8": "utf-8-sig"}.get(encoding, encoding)
 
@@ -86,7 +86,7 @@ def test_a_folder_named_like_a_picture_is_none(tmp_path):
 
 
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path):
-    whole = image_folder.find(fill(tmp_path, {"a.png": "", "b.gif": "", "d/c.HEIC": ""}))
+    whole = image_folder.find_images(fill(tmp_path, {"a.png": "", "b.gif": "", "d/c.HEIC": ""}))
     assert [note.partition(":")[2] for note in whole.notes] == [
         " 1 file in unsupported formats: b.gif. Convert them to .png",
         " 1 file in unsupported formats: c.HEIC. Convert them to .png",
@@ -95,20 +95,20 @@ def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path):
 
 def test_captions_of_another_ending_are_named(tmp_path):
     fill(tmp_path, {"a.png": "", "a.caption": "a", "b.png": "", "b.txt": "b", "b.caption": "b"})
-    (note,) = image_folder.find(tmp_path).notes
+    (note,) = image_folder.find_images(tmp_path).notes
     assert note.endswith(
         "1 picture has captions ending in .caption, which are not read: a.png. To read them, set "
         'caption_extension = ".caption"'
     )
     assert found(tmp_path, caption_extension=".caption") == {"a.png": "a", "b.png": "b"}
-    assert image_folder.find(tmp_path, caption_extension=".CAPTION").notes == []
+    assert image_folder.find_images(tmp_path, caption_extension=".CAPTION").notes == []
 
 
 def test_all_captions_that_cannot_be_read_are_named_at_once(tmp_path):
     """They would be lost if they were written."""
     fill(tmp_path, {"a.png": "", "a.txt": b"\xff\xfe\x00", "b.png": "", "b.txt": b"\x81", "c.png": "", "c.txt": "c"})
     with pytest.raises(UserError) as caught:
-        image_folder.find(tmp_path)
+        image_folder.find_images(tmp_path)
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
         str(tmp_path / "a.txt"),
         str(tmp_path / "b.txt"),
@@ -123,7 +123,7 @@ def test_a_caption_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         image_folder.Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "denied"))
     )
     with pytest.raises(UserError, match=r"a\.txt: cannot be read \(denied\)"):
-        image_folder.find(tmp_path)
+        image_folder.find_images(tmp_path)
 
 
 def test_a_sub_folder_that_may_not_be_read_is_named_and_the_rest_is_found(tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def test_a_sub_folder_that_may_not_be_read_is_named_and_the_rest_is_found(tmp_pa
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    whole = image_folder.find(tmp_path)
+    whole = image_folder.find_images(tmp_path)
     assert [picture.path.name for picture in whole.pictures] == ["a.png"]
     assert "locked: this folder cannot be read (denied)" in whole.notes[0]
 
@@ -144,7 +144,7 @@ def test_a_sub_folder_that_may_not_be_read_is_named_and_the_rest_is_found(tmp_pa
 def test_no_picture_is_told_with_what_was_passed_over(tmp_path):
     fill(tmp_path, {"a.gif": "", "a.txt": "a"})
     with pytest.raises(UserError) as caught:
-        image_folder.find(tmp_path)
+        image_folder.find_images(tmp_path)
     assert caught.value.problems[0] == f"{tmp_path}: contains no images"
     assert "a.gif" in caught.value.problems[1]
 
@@ -152,7 +152,7 @@ def test_no_picture_is_told_with_what_was_passed_over(tmp_path):
 @pytest.mark.parametrize("extension", ["", ".", ".png", "WEBP", ".txt/x", "../a"])
 def test_an_ending_that_would_overwrite_something_else_is_refused(tmp_path, extension):
     with pytest.raises(UserError, match="is not an extension of caption files"):
-        image_folder.find(fill(tmp_path, {"a.png": ""}), caption_extension=extension)
+        image_folder.find_images(fill(tmp_path, {"a.png": ""}), caption_extension=extension)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names there are Unicode")

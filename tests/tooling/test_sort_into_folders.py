@@ -34,14 +34,14 @@ def draw(folder, names, caption="mytag, hat", masks=()):
 
 
 @pytest.fixture
-def heap(tmp_path):
+def image_folder(tmp_path):
     """Six pictures of one concept, one in a sub-folder by source, one mask."""
     names = ["a.png", "b.png", "照片（1）.png", "naïve café.png", "x.y.png", "手机/IMG 1.png"]
-    return draw(tmp_path / "heap", names, masks=["masks/a.png", "手机/Masks/IMG 1.png"])
+    return draw(tmp_path / "image_folder", names, masks=["masks/a.png", "手机/Masks/IMG 1.png"])
 
 
-def run(heap, capsys=None, **values):
-    values = {"images_dir": str(heap), "output_dir": str(heap.parent / "train")} | values
+def run(image_folder, capsys=None, **values):
+    values = {"images_dir": str(image_folder), "output_dir": str(image_folder.parent / "train")} | values
     assert sort_into_folders.run(check_tool(TOOLS["sort_into_folders.py"], values, {})) == 0
     return capsys.readouterr().out if capsys else ""
 
@@ -61,94 +61,94 @@ ALL = {
 
 
 @pytest.mark.parametrize("action", ["copy", "link", "move"])
-def test_pictures_captions_and_masks_go_into_one_folder(heap, capsys, action):
-    before = files(heap)
-    said = run(heap, capsys, action=action, repeats=6)
-    after = files(heap.parent / "train")
+def test_pictures_captions_and_masks_go_into_one_folder(image_folder, capsys, action):
+    before = files(image_folder)
+    said = run(image_folder, capsys, action=action, repeats=6)
+    after = files(image_folder.parent / "train")
     assert set(after) == {f"6_mytag/{name}" for name in ALL}
     assert after["6_mytag/手机 IMG 1.txt"] == before["手机/IMG 1.txt"]
     assert after["6_mytag/masks/手机 IMG 1.png"] == before["手机/Masks/IMG 1.png"]
-    assert files(heap) == ({} if action == "move" else before)
+    assert files(image_folder) == ({} if action == "move" else before)
     assert "手机: merged into `mytag`, which is in their captions" in said
-    assert 'train_data_dir = "' + (heap.parent / "train").as_posix() in said
+    assert 'train_data_dir = "' + (image_folder.parent / "train").as_posix() in said
 
 
-def test_the_training_reads_what_was_made(heap):
-    run(heap)
-    found = samples.find(heap.parent / "train")
+def test_the_training_reads_what_was_made(image_folder):
+    run(image_folder)
+    found = samples.find(image_folder.parent / "train")
     assert len(found.train) == 6
     assert all(sample.caption.startswith("mytag") for sample in found.train)
     assert found.warnings == []
 
 
 @pytest.mark.parametrize("action", ["copy", "link", "move"])
-def test_a_second_run_has_nothing_to_do(heap, capsys, action):
-    run(heap, action=action)
-    before = files(heap.parent)
-    assert "Nothing to do" in run(heap, capsys, action=action)
-    assert files(heap.parent) == before
+def test_a_second_run_has_nothing_to_do(image_folder, capsys, action):
+    run(image_folder, action=action)
+    before = files(image_folder.parent)
+    assert "Nothing to do" in run(image_folder, capsys, action=action)
+    assert files(image_folder.parent) == before
 
 
-def test_showing_makes_the_plan_and_nothing_else(heap, capsys):
-    before = files(heap)
-    said = run(heap, capsys, action="show")
-    assert files(heap) == before
-    assert [path.name for path in (heap.parent / "train").iterdir()] == ["folders.html"]
+def test_showing_makes_the_plan_and_nothing_else(image_folder, capsys):
+    before = files(image_folder)
+    said = run(image_folder, capsys, action="show")
+    assert files(image_folder) == before
+    assert [path.name for path in (image_folder.parent / "train").iterdir()] == ["folders.html"]
     assert "nothing has been done yet" in said
 
 
-def test_linked_pictures_take_no_room_and_captions_are_copies(heap):
-    run(heap, action="link", repeats=1)
-    made = heap.parent / "train" / "1_mytag"
-    assert os.path.samefile(made / "a.png", heap / "a.png")
-    assert os.path.samefile(made / "masks" / "a.png", heap / "masks" / "a.png")
-    assert not os.path.samefile(made / "a.txt", heap / "a.txt")
+def test_linked_pictures_take_no_room_and_captions_are_copies(image_folder):
+    run(image_folder, action="link", repeats=1)
+    made = image_folder.parent / "train" / "1_mytag"
+    assert os.path.samefile(made / "a.png", image_folder / "a.png")
+    assert os.path.samefile(made / "masks" / "a.png", image_folder / "masks" / "a.png")
+    assert not os.path.samefile(made / "a.txt", image_folder / "a.txt")
 
 
-def test_other_repeats_rename_the_folder_in_place_of_a_second_one(heap, capsys):
+def test_other_repeats_rename_the_folder_in_place_of_a_second_one(image_folder, capsys):
     """Two folders of one concept would be trained twice."""
-    run(heap, repeats=10)
-    said = run(heap, capsys, repeats=6)
+    run(image_folder, repeats=10)
+    said = run(image_folder, capsys, repeats=6)
     assert "10_mytag already exists with other repeats: renamed to 6_mytag" in said
-    assert [path.name for path in (heap.parent / "train").iterdir() if path.is_dir()] == ["6_mytag"]
-    assert "would be renamed to 3_mytag" in run(heap, capsys, repeats=3, action="show")
-    assert (heap.parent / "train" / "6_mytag").is_dir()
+    assert [path.name for path in (image_folder.parent / "train").iterdir() if path.is_dir()] == ["6_mytag"]
+    assert "would be renamed to 3_mytag" in run(image_folder, capsys, repeats=3, action="show")
+    assert (image_folder.parent / "train" / "6_mytag").is_dir()
 
 
-def test_repeats_can_change_after_everything_was_moved(heap, capsys):
-    run(heap, repeats=10, action="move")
-    assert "renamed to 6_mytag" in run(heap, capsys, repeats=6, action="move")
-    assert len(files(heap.parent / "train" / "6_mytag")) == len(ALL)
+def test_repeats_can_change_after_everything_was_moved(image_folder, capsys):
+    run(image_folder, repeats=10, action="move")
+    assert "renamed to 6_mytag" in run(image_folder, capsys, repeats=6, action="move")
+    assert len(files(image_folder.parent / "train" / "6_mytag")) == len(ALL)
 
 
-def test_two_folders_of_one_concept_are_refused(heap):
-    run(heap, repeats=10)
-    draw(heap.parent / "train" / "6_MyTag", ["z.png"])
+def test_two_folders_of_one_concept_are_refused(image_folder):
+    run(image_folder, repeats=10)
+    draw(image_folder.parent / "train" / "6_MyTag", ["z.png"])
     with pytest.raises(UserError, match="10_mytag, 6_MyTag are folders of the same word"):
-        run(heap)
+        run(image_folder)
 
 
-def test_what_is_there_with_other_content_is_never_written_over_unasked(heap, capsys):
-    run(heap, repeats=6)
-    made = heap.parent / "train" / "6_mytag"
+def test_what_is_there_with_other_content_is_never_written_over_unasked(image_folder, capsys):
+    run(image_folder, repeats=6)
+    made = image_folder.parent / "train" / "6_mytag"
     (made / "a.txt").write_text("edited there", encoding="utf-8")
-    (heap / "b.txt").write_text("mytag, edited here", encoding="utf-8")
-    before = files(heap.parent)
+    (image_folder / "b.txt").write_text("mytag, edited here", encoding="utf-8")
+    before = files(image_folder.parent)
     with pytest.raises(UserError) as caught:
-        run(heap, repeats=8)
+        run(image_folder, repeats=8)
     assert "2 files differ from images_dir: a.txt, b.txt. Set overwrite = True" in str(caught.value)
-    assert files(heap.parent) == before
-    assert "2 files copied" in run(heap, capsys, repeats=6, overwrite=True)
+    assert files(image_folder.parent) == before
+    assert "2 files copied" in run(image_folder, capsys, repeats=6, overwrite=True)
     assert (made / "b.txt").read_text(encoding="utf-8") == "mytag, edited here"
-    kept = {path.read_text(encoding="utf-8") for path in (heap.parent / "train" / ".backup").rglob("*.txt")}
+    kept = {path.read_text(encoding="utf-8") for path in (image_folder.parent / "train" / ".backup").rglob("*.txt")}
     assert "edited there" in kept
-    assert "Nothing to do" in run(heap, capsys, repeats=6, overwrite=True)
+    assert "Nothing to do" in run(image_folder, capsys, repeats=6, overwrite=True)
 
 
-def test_pictures_there_that_come_from_elsewhere_are_named_and_counted(heap, capsys):
-    run(heap, repeats=6)
-    draw(heap.parent / "train" / "6_mytag", ["old.png"])
-    said = run(heap, capsys, repeats=6)
+def test_pictures_there_that_come_from_elsewhere_are_named_and_counted(image_folder, capsys):
+    run(image_folder, repeats=6)
+    draw(image_folder.parent / "train" / "6_mytag", ["old.png"])
+    said = run(image_folder, capsys, repeats=6)
     assert "1 image is not in images_dir, but will be trained too: old.png" in said
     assert "6_mytag: 7 pictures x 6 repeats" in said
 
@@ -157,7 +157,7 @@ def test_pictures_there_that_come_from_elsewhere_are_named_and_counted(heap, cap
 
 
 def test_sub_folders_become_concepts_or_not(tmp_path, capsys):
-    folder = tmp_path / "heap"
+    folder = tmp_path / "image_folder"
     draw(folder / "catty", ["1.png"], "catty, sitting")
     draw(folder / "8_doggo", ["1.png"], "doggo, sitting")
     draw(folder / "手机", ["1.png"], "mytag, sitting")
@@ -175,7 +175,7 @@ def test_sub_folders_become_concepts_or_not(tmp_path, capsys):
 
 
 def test_a_sub_folder_within_a_concept_keeps_its_pictures_apart(tmp_path):
-    folder = draw(tmp_path / "heap", ["catty/1.png", "catty/more/1.png", "catty/more/still/1.png"], "catty")
+    folder = draw(tmp_path / "image_folder", ["catty/1.png", "catty/more/1.png", "catty/more/still/1.png"], "catty")
     run(folder, repeats=2)
     assert {name for name in files(tmp_path / "train") if name.endswith(".png")} == {
         "2_catty/1.png", "2_catty/catty more 1.png", "2_catty/catty more still 1.png",
@@ -219,11 +219,11 @@ def test_the_readmes_example():
     assert folder_sorting.step_count(180, 10, 1) == 1800
 
 
-def test_the_arithmetic_is_told(heap, capsys):
-    said = run(heap, capsys, target_steps=300)
+def test_the_arithmetic_is_told(image_folder, capsys):
+    said = run(image_folder, capsys, target_steps=300)
     assert "10_mytag: 6 pictures x 10 repeats x 10 epochs / batch of 2 = about 300 steps" in said
     assert "reg repeats x reg images should be at most 60 " in said
-    assert "max_train_epochs = 3 comes close to it" in run(heap, capsys, target_steps=10, action="show")
+    assert "max_train_epochs = 3 comes close to it" in run(image_folder, capsys, target_steps=10, action="show")
 
 
 # ---- the word ----
@@ -242,25 +242,25 @@ def test_the_arithmetic_is_told(heap, capsys):
         ("", "is empty"),
     ],
 )
-def test_a_word_that_cannot_be_a_folders_is_refused(heap, concept, message):
+def test_a_word_that_cannot_be_a_folders_is_refused(image_folder, concept, message):
     with pytest.raises(ConfigError, match=message):
-        run(heap, concept=concept)
+        run(image_folder, concept=concept)
 
 
-def test_folders_within_each_other_are_refused(heap):
+def test_folders_within_each_other_are_refused(image_folder):
     with pytest.raises(ConfigError, match="is inside images_dir"):
-        run(heap, output_dir=str(heap / "train"))
+        run(image_folder, output_dir=str(image_folder / "train"))
     with pytest.raises(ConfigError, match="is inside images_dir"):
-        run(heap, output_dir=str(heap))
+        run(image_folder, output_dir=str(image_folder))
 
 
 def test_a_comma_in_a_sub_folders_name_is_refused(tmp_path):
     with pytest.raises(UserError, match="\"a, b\": a folder's word can't contain a comma"):
-        run(draw(tmp_path / "heap", ["a, b/1.png"]), sub_folders="concepts")
+        run(draw(tmp_path / "image_folder", ["a, b/1.png"]), sub_folders="concepts")
 
 
 def test_words_are_checked_against_captions_and_vocabulary(tmp_path, capsys):
-    folder = draw(tmp_path / "heap", ["girl/1.png"], "girl, hat")
+    folder = draw(tmp_path / "image_folder", ["girl/1.png"], "girl, hat")
     draw(folder, ["mytagger/1.png"], "mytagger")
     draw(folder, ["1.png"], "hat, mytag hat")
     draw(folder, ["2.png"], "shoes")
@@ -273,10 +273,10 @@ def test_words_are_checked_against_captions_and_vocabulary(tmp_path, capsys):
     assert "`mytag` is the beginning of mytagger" in said
 
 
-def test_the_base_models_own_tokenizer_is_asked(heap):
+def test_the_base_models_own_tokenizer_is_asked(image_folder):
     """The miniature's has few merges: the word is spelt out to it."""
-    run(heap, pretrained_model_name_or_path=str(PROJECT / "library" / "miniature" / "model"), concept="zxqvj")
-    page = (heap.parent / "train" / "folders.html").read_text(encoding="utf-8")
+    run(image_folder, pretrained_model_name_or_path=str(PROJECT / "library" / "miniature" / "model"), concept="zxqvj")
+    page = (image_folder.parent / "train" / "folders.html").read_text(encoding="utf-8")
     assert " tokens to model" in page
 
 
@@ -284,31 +284,31 @@ def test_the_base_models_own_tokenizer_is_asked(heap):
 
 
 def test_names_that_are_one_on_other_systems_are_refused(tmp_path):
-    folder = draw(tmp_path / "heap", ["a.png", "A.png"])
+    folder = draw(tmp_path / "image_folder", ["a.png", "A.png"])
     if len(list(folder.glob("*.png"))) < 2:
         pytest.skip("this disk makes no difference of capital letters")
     with pytest.raises(UserError, match="same name on Windows"):
         run(folder)
 
 
-def test_a_full_disk_is_told_before_anything_is_copied(heap, monkeypatch):
+def test_a_full_disk_is_told_before_anything_is_copied(image_folder, monkeypatch):
     monkeypatch.setattr(sort_into_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(UserError, match=r"GB are needed and 0\.0 GB free"):
-        run(heap)
-    assert not (heap.parent / "train").exists()
+        run(image_folder)
+    assert not (image_folder.parent / "train").exists()
 
 
-def test_a_file_in_a_folders_place_is_told(heap):
-    (heap.parent / "train").mkdir()
-    (heap.parent / "train" / "6_mytag").write_bytes(b"")
+def test_a_file_in_a_folders_place_is_told(image_folder):
+    (image_folder.parent / "train").mkdir()
+    (image_folder.parent / "train" / "6_mytag").write_bytes(b"")
     with pytest.raises(UserError, match="6_mytag is a file"):
-        run(heap, repeats=6)
+        run(image_folder, repeats=6)
 
 
 @pytest.mark.parametrize("at", range(1, 34, 2))
-def test_a_move_that_is_stopped_anywhere_goes_on_to_the_same_end(heap, monkeypatch, at):
+def test_a_move_that_is_stopped_anywhere_goes_on_to_the_same_end(image_folder, monkeypatch, at):
     """At its n-th step on the disk; both folders together hold everything at any moment."""
-    before = set(files(heap).values())
+    before = set(files(image_folder).values())
     calls = []
 
     def stopping(real):
@@ -323,19 +323,19 @@ def test_a_move_that_is_stopped_anywhere_goes_on_to_the_same_end(heap, monkeypat
     monkeypatch.setattr(folder_sorting.os, "link", stopping(os.link))
     monkeypatch.setattr(folder_sorting.Path, "unlink", stopping(folder_sorting.Path.unlink))
     with suppress(Stopped, KeyboardInterrupt):
-        run(heap, action="move", repeats=6)
-    assert before <= set(files(heap.parent).values())
+        run(image_folder, action="move", repeats=6)
+    assert before <= set(files(image_folder.parent).values())
     monkeypatch.undo()
-    run(heap, action="move", repeats=6)
-    made = files(heap.parent / "train")
+    run(image_folder, action="move", repeats=6)
+    made = files(image_folder.parent / "train")
     assert set(made) == {f"6_mytag/{name}" for name in ALL}
     assert set(made.values()) == before
-    assert not any(name.endswith(".png") and "masks" not in name.lower() for name in files(heap))
+    assert not any(name.endswith(".png") and "masks" not in name.lower() for name in files(image_folder))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_copy_that_is_killed_goes_on(tmp_path, capsys):
-    folder = tmp_path / "heap"
+    folder = tmp_path / "image_folder"
     folder.mkdir()
     for number in range(1500):
         (folder / f"{number}.png").write_bytes(os.urandom(20_000))
@@ -359,19 +359,19 @@ def test_a_copy_that_is_killed_goes_on(tmp_path, capsys):
     assert {path.name for path in made.glob("*.png")} == {path.name for path in folder.iterdir()}
 
 
-def test_the_page_shows_the_pictures_in_the_users_language(heap):
+def test_the_page_shows_the_pictures_in_the_users_language(image_folder):
     set_language("zh")
-    run(heap)
-    page = (heap.parent / "train" / "folders.html").read_text(encoding="utf-8")
+    run(image_folder)
+    page = (image_folder.parent / "train" / "folders.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == 6
     assert page.count("data:image/webp") == 6
     assert "每轮样本" in page
     assert "images x" not in page
 
 
-def test_nothing_is_taken_away_that_is_not_the_same_in_its_new_place(heap):
-    made = draw(heap.parent / "made", ["b.png"], None)
+def test_nothing_is_taken_away_that_is_not_the_same_in_its_new_place(image_folder):
+    made = draw(image_folder.parent / "made", ["b.png"], None)
     (made / "a.png").write_bytes(b"half of it")
-    pairs = [(made, folder_sorting.File(heap / name, name, True)) for name in ("a.png", "b.png", "x.y.png")]
-    assert folder_sorting.take_away(pairs, heap) == 1
-    assert [(heap / file.name).exists() for _, file in pairs] == [True, False, True]
+    pairs = [(made, folder_sorting.File(image_folder / name, name, True)) for name in ("a.png", "b.png", "x.y.png")]
+    assert folder_sorting.take_away(pairs, image_folder) == 1
+    assert [(image_folder / file.name).exists() for _, file in pairs] == [True, False, True]
