@@ -415,8 +415,8 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         steps = folder_sorting.step_count(samples, epochs, batch)
         lines.append(
             say(
-                f"{job.repeats}_{job.word}: {len(job.names):,} images x {job.repeats} repeats x {epochs} epochs / "
-                f"batch of {batch} = about {steps:,} steps",
+                f"{job.repeats}_{job.word}: {plural(len(job.names), 'image')} x {plural(job.repeats, 'repeat')} x "
+                f"{plural(epochs, 'epoch')} / batch of {batch} = about {steps:,} steps",
                 f"{job.repeats}_{job.word}：{len(job.names):,} 张 x 重复 {job.repeats} 次 x {epochs} 轮 / 每批 {batch} 张 "
                 f"= 约 {steps:,} 步",
             )

@@ -97,7 +97,7 @@ def test_captions_of_another_ending_are_named(tmp_path):
     fill(tmp_path, {"a.png": "", "a.caption": "a", "b.png": "", "b.txt": "b", "b.caption": "b"})
     (note,) = image_folder.find_images(tmp_path).notes
     assert note.endswith(
-        "1 picture has captions ending in .caption, which are not read: a.png. To read them, set "
+        "1 image has captions ending in .caption, which are not read: a.png. To read them, set "
         'caption_extension = ".caption"'
     )
     assert found(tmp_path, caption_extension=".caption") == {"a.png": "a", "b.png": "b"}

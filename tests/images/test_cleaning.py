@@ -290,7 +290,7 @@ def test_every_line_that_cannot_be_followed_is_told():
     problems = caught.value.problems
     assert [problem.split(":")[1] for problem in problems] == [str(line) for line in range(1, 9)]
     expected = ['Did you mean "照片 1.jpg"?', "sub/a.png, other/a.png", "3 numbers instead of 4", "colon", '"x"',
-                "above 0", "200 x 100", 'like "*.gif"']  # fmt: skip
+                "above 0", "200 x 100", 'no image matches "*.gif"']  # fmt: skip
     for problem, words in zip(problems, expected, strict=True):
         assert words in problem
 

@@ -61,7 +61,7 @@ def test_showing_changes_nothing(folder, capsys):
     said = run(folder, capsys, **RECIPE)
     assert files(folder) == before
     assert not (folder / undo.FOLDER).exists()
-    assert "7 captions change, 1 of them new" in said
+    assert "7 captions would change, 1 of them new" in said
     assert "school uniform (4)" in said
     assert 'set action = "apply"' in said
 

@@ -116,7 +116,7 @@ def test_a_messy_folder_becomes_a_clean_set(raw, prepare, tmp_path):
     assert np.array_equal(Image.open(out / "角色 1.png"), photo(1))  # within the range: its pixels as they were
     assert np.abs(np.asarray(Image.open(out / "sub" / "turned.png")).astype(int) - photo(2)).mean() < 4
     assert np.array_equal(Image.open(out / "sub" / "film.png"), photo(3))
-    assert "10 raw pictures: 1 skipped, 2 left out as duplicates, 7 used" in said
+    assert "10 raw images: 1 skipped, 2 left out as duplicates, 7 used" in said
     assert "could not be used: 1 (broken.jpg)" in said
     assert "enlarged by Lanczos, which adds no detail: 1 (small.gif)" in said
     page = (out / "summary.html").read_text(encoding="utf-8")
@@ -425,8 +425,8 @@ def test_contradictions_are_told_all_at_once(tmp_path):
               "upscale": "4x.pth", "device": "gpu"}  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         check_tool(DECLARED, values, {"background_colour": "prepare_images.py:30"})
-    starts = ["output_dir = ", 'prepare_images.py:30: background_colour = "whit" is no colour', 'upscale = "4x.pth" is',
-              'device = "gpu" is none of']  # fmt: skip
+    starts = ["output_dir = ", 'prepare_images.py:30: background_colour = "whit" is not a color', 'upscale = "4x.pth" is',
+              'device = "gpu" is not one of']  # fmt: skip
     assert all(map(str.startswith, caught.value.problems, starts))
     assert len(caught.value.problems) == 4
     for colour in ("#ffffff80", "transparent", ""):
@@ -439,7 +439,7 @@ def test_contradictions_are_told_all_at_once(tmp_path):
 def test_a_folder_without_pictures_is_told(prepare, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match="no image in"):
+    with pytest.raises(UserError, match="no images in"):
         prepare()
     assert not (tmp_path / "out").exists()
     (tmp_path / "raw" / "a.png").write_bytes(b"")

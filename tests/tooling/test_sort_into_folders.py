@@ -150,7 +150,7 @@ def test_pictures_there_that_come_from_elsewhere_are_named_and_counted(image_fol
     draw(image_folder.parent / "train" / "6_mytag", ["old.png"])
     said = run(image_folder, capsys, repeats=6)
     assert "1 image is not in images_dir, but will be trained too: old.png" in said
-    assert "6_mytag: 7 pictures x 6 repeats" in said
+    assert "6_mytag: 7 images x 6 repeats" in said
 
 
 # ---- concepts ----
@@ -221,7 +221,7 @@ def test_the_readmes_example():
 
 def test_the_arithmetic_is_told(image_folder, capsys):
     said = run(image_folder, capsys, target_steps=300)
-    assert "10_mytag: 6 pictures x 10 repeats x 10 epochs / batch of 2 = about 300 steps" in said
+    assert "10_mytag: 6 images x 10 repeats x 10 epochs / batch of 2 = about 300 steps" in said
     assert "reg repeats x reg images should be at most 60 " in said
     assert "max_train_epochs = 3 comes close to it" in run(image_folder, capsys, target_steps=10, action="show")
 
@@ -265,7 +265,7 @@ def test_words_are_checked_against_captions_and_vocabulary(tmp_path, capsys):
     draw(folder, ["1.png"], "hat, mytag hat")
     draw(folder, ["2.png"], "shoes")
     said = run(folder, capsys, sub_folders="concepts")
-    assert "`girl` already has a meaning, which mixes with what is learned: the base model knows" in said
+    assert "`girl` already has a meaning, which mixes with what is learned: the base model already knows" in said
     assert (
         "`mytag` already has a meaning, which mixes with what is learned: it is part of other tags: mytag hat" in said
     )
@@ -293,7 +293,7 @@ def test_names_that_are_one_on_other_systems_are_refused(tmp_path):
 
 def test_a_full_disk_is_told_before_anything_is_copied(image_folder, monkeypatch):
     monkeypatch.setattr(sort_into_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
-    with pytest.raises(UserError, match=r"GB are needed and 0\.0 GB free"):
+    with pytest.raises(UserError, match=r"GB needed, but only 0\.0 GB free"):
         run(image_folder)
     assert not (image_folder.parent / "train").exists()
 

@@ -238,7 +238,7 @@ def test_broken_pictures_are_named_and_the_others_tagged(run, pictures, model, m
         (pictures / name).write_bytes(whole[: len(whole) // 2] if data is None else data)
     said = run(tagger=model)
     assert "4 captions written" in said
-    assert "3 pictures skipped" in said
+    assert "3 images skipped" in said
     for name in BROKEN:
         assert f"  {name}: " in said
         assert name in (tmp_path / "page" / "tagged.html").read_text(encoding="utf-8")
@@ -292,7 +292,7 @@ def test_taggers_that_are_not_there_are_told_with_where_to_put_them(run, picture
     told = str(caught.value)
     assert told.startswith('tagger = "SmilingWolf/wd-eva02-large-tagger-v3": not on this machine')
     assert "of SmilingWolf/wd-eva02-large-tagger-v3 into models/wd-eva02-large-tagger-v3/" in told
-    assert told.endswith("Here is: wd-vit-tagger-v3")
+    assert told.endswith("Available here: wd-vit-tagger-v3")
     with pytest.raises(UserError, match="there is no such file or folder, and it is not a hub name"):
         run(tagger="D:/models/model.onnx")
     (tmp_path / "nothing").mkdir()
@@ -414,7 +414,7 @@ def test_the_page_tells_what_was_done(run, pictures, model, tmp_path):
     for text in (
         "&lt;b&gt;smile&lt;/b&gt;",
         "深 蓝.webp",
-        "Tags by wd-vit-tagger-v3 on the CPU. 1 picture had tags",
+        "Tags by wd-vit-tagger-v3 on the CPU. 1 image already had tags",
     ):
         assert text in page
     assert page.count("<img") >= 3
