@@ -425,7 +425,8 @@ def test_contradictions_are_told_all_at_once(tmp_path):
               "upscale": "4x.pth", "device": "gpu"}  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         check_tool(DECLARED, values, {"background_colour": "prepare_images.py:30"})
-    starts = ["output_dir = ", 'prepare_images.py:30: background_colour = "whit" is not a color', 'upscale = "4x.pth" is',
+    starts = ["output_dir = ", 'prepare_images.py:30: background_colour = "whit" is not a color',
+              'upscale = "4x.pth" is',
               'device = "gpu" is not one of']  # fmt: skip
     assert all(map(str.startswith, caught.value.problems, starts))
     assert len(caught.value.problems) == 4
