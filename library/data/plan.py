@@ -349,7 +349,7 @@ def _check_sizes(plan: Plan) -> list[str]:
         enlarged.sort(reverse=True)
         names = some([f"{path.parent.name}/{path.name} (x{factor:.1f})" for factor, path in enlarged])
         line = say(
-            f"{plural(len(enlarged), 'image is', 'images are')} smaller than their bucket and get enlarged, which "
+            f"{plural(len(enlarged), 'image is', 'images are')} smaller than the bucket and enlarged, which "
             f"teaches blur: {names}. Use larger images, a lower resolution, or bucket_no_upscale = True",
             f"{len(enlarged)} 张图片小于所在的桶，会被放大，容易学到模糊：{names}。"
             "请换更大的图、降低 resolution，或设 bucket_no_upscale = True",

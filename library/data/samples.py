@@ -339,8 +339,8 @@ def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Pat
             if inside:
                 warnings.append(
                     say(
-                        f"{path}: {plural(len(inside), 'image')} in a folder within a [repeats]_[concept] folder "
-                        "are not used. Move them one level up",
+                        f"{path}: {plural(len(inside), 'image is', 'images are')} not used, in a folder within a "
+                        "[repeats]_[concept] folder. Move them one level up",
                         f"{path}：[重复次数]_[概念] 目录里的子目录不会读取，其中 {len(inside)} 张图片未使用。"
                         "请移到上一级",
                     )

@@ -399,7 +399,7 @@ def duplicates(groups: Sequence[Sequence[Sample]]) -> Iterator[Finding]:
             "amber",
             "pictures" if is_train else "regularization",
             say(
-                f"{plural(len(alike), 'image is', 'images are')} duplicates or near-duplicates, and count that many "
+                f"{plural(len(alike), 'image has', 'images have')} duplicates or near-duplicates, and count that many "
                 f"times as much: {listed}",
                 f"{len(alike)} 张图重复或几乎相同，会被成倍学习：{listed}",
             ),

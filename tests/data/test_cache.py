@@ -201,7 +201,7 @@ def test_latents_that_are_not_finite_name_their_picture_and_are_not_kept(tmp_pat
     assert refill(place, good)[0] == refill(place, bad)[0] == 1
 
 
-@pytest.mark.parametrize("damage", ["was deleted", "cut", "flipped bit"])
+@pytest.mark.parametrize("damage", ["vanished", "cut", "flipped bit"])
 def test_what_happens_to_latents_during_the_run_is_told_and_mended_by_the_next(tmp_path, damage):
     one, two, cache = sample(tmp_path), sample(tmp_path, "b.png", (1, 2, 3)), LatentCache(tmp_path / "cache", "vae")
     cache.fill([(one, FIT, False), (two, FIT, False)], Encoder())
@@ -211,7 +211,7 @@ def test_what_happens_to_latents_during_the_run_is_told_and_mended_by_the_next(t
     (index,) = (tmp_path / "cache" / "latents").glob("*.index")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
-    if damage == "was deleted":
+    if damage == "vanished":
         file.unlink()
         index.unlink()
     else:
@@ -220,9 +220,9 @@ def test_what_happens_to_latents_during_the_run_is_told_and_mended_by_the_next(t
             header.write(shards._header(file))
         again = LatentCache(tmp_path / "cache", "vae")
         assert again.fill([(two, FIT, False)], Encoder()).made == 0
-        with pytest.raises(UserError, match=r"b\.png vanished"):
+        with pytest.raises(UserError, match=r"b\.png were deleted"):
             again.get(two, FIT)
-    with pytest.raises(UserError, match=r"b\.png vanished or were damaged during the run. Start again"):
+    with pytest.raises(UserError, match=r"b\.png were deleted or damaged during the run. Start again"):
         cache.get_batch([(two, FIT, False)])
     made, _, latents = refill(tmp_path / "cache", two)
     assert made == 1

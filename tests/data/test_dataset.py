@@ -294,12 +294,12 @@ def test_the_table_in_english(found):
     plan, config = make(found, gradient_accumulation_steps=2)
     lines = planning.plan_table(plan, config).splitlines()
     assert lines[:4] == [
-        "folder                    pictures  repeats  samples per epoch  captions",
-        '1_other                          2        1                  2  2 from the folder\'s name, "other"',
-        "3_mytag                          5        3                 15  5 from files",
-        '2_thing (regularization)        20        2                 18  20 from the folder\'s name, "thing"',
+        "folder                    images  repeats  samples per epoch  captions",
+        '1_other                        2        1                  2  2 from the folder\'s name, "other"',
+        "3_mytag                        5        3                 15  5 from files",
+        '2_thing (regularization)      20        2                 18  20 from the folder\'s name, "thing"',
     ]
-    assert lines[5] == "bucket  pictures  samples  batches"
+    assert lines[5] == "bucket  images  samples  batches"
     assert sum(int(line.split()[2]) for line in lines[6 : lines.index("", 6)]) == 35
     assert lines[-5].startswith(
         "regularization: 9 of 20 images per epoch, 2 times each, 18 samples; they rotate, 20 of 20 over all epochs"
@@ -318,7 +318,7 @@ def test_the_table_in_chinese_is_aligned_by_columns_of_the_screen(found):
     messages.set_language("zh")
     plan, config = make(found)
     lines = planning.plan_table(plan, config).splitlines()
-    assert lines[0] == "目录               图片  重复  每轮样本  标签"
+    assert lines[0] == "目录               图片  重复  每轮样本  标注"
     assert lines[3] == "2_thing（正则化）    20     2        18  20 个用目录名“thing”"
     assert "各轮轮流使用，全部轮次共用到 20 张" in "\n".join(lines)
 

@@ -169,11 +169,11 @@ PROBLEMS = {
     ),
     "other table": (
         "[dataset]\nresolution = 64\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\n",
-        "dataset: only [general], [[datasets]] may stand here",
+        "dataset: only [general], [[datasets]] is allowed here",
     ),
     "refused": (
         "[[datasets]]\nnetwork_multiplier = 0.5\n[[datasets.subsets]]\nimage_dir = '<one>'\n",
-        "sets.toml:2: network_multiplier is not taken: a LoRA is trained at its full strength",
+        "sets.toml:2: network_multiplier is not supported: a LoRA is trained at its full strength",
     ),
     "contradiction": (
         "[[datasets]]\nresolution = 64\nmin_bucket_reso = 128\n[[datasets.subsets]]\nimage_dir = '<one>'\n",
@@ -248,7 +248,7 @@ def test_folders_given_beside_a_file_of_data_sets_are_said_to_have_no_effect(pic
     given = dict(dataset_config=str(file), train_data_dir=str(pictures), reg_data_dir=str(pictures / "reg"))
     config, warnings = checks.check(given, {name: f"--{name}" for name in given})
     for name in ("train_data_dir", "reg_data_dir"):
-        assert f'--{name} "{given[name]}" has no effect: dataset_config goes before it' in warnings
+        assert f'--{name} "{given[name]}" has no effect: dataset_config overrides it' in warnings
     found = find_set(config, None)
     assert {sample.image_path.parent.name for sample in found.train + found.regularization} == {"one"}
 
@@ -699,7 +699,7 @@ def test_ranges_and_sizes_are_checked():
         ("face_crop_aug_range", "0,1"),
         ("skip_image_resolution", "auto"),
     ):
-        with pytest.raises(checks.ConfigError, match="is no (range|size)"):
+        with pytest.raises(checks.ConfigError, match="is not a (range|size)"):
             checks.check({name: value}, {})
 
 

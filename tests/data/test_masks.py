@@ -408,14 +408,14 @@ def test_a_black_mask_is_told_by_name(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.png", white=0)
     (line,) = find(tmp_path).warnings
-    assert "1 image teaches nothing, x a.jpg" in line
+    assert "1 image teaches nothing: completely black mask: a.jpg" in line
 
 
 def test_a_folder_of_masks_at_the_wrong_place_is_told(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "masks/a.png")
     (line,) = find(tmp_path).warnings
-    assert f"masks lie beside their images, in {tmp_path / '[repeats]_[concept]' / 'masks'}. Move them there" in line
+    assert f"masks belong beside their images, in {tmp_path / '[repeats]_[concept]' / 'masks'}. Move them there" in line
 
 
 def test_masks_that_are_insisted_on_must_be_there(tmp_path):
@@ -423,7 +423,7 @@ def test_masks_that_are_insisted_on_must_be_there(tmp_path):
     with pytest.raises(UserError) as error:
         find(tmp_path, masked_loss=True)
     (problem,) = error.value.problems
-    assert f"That of {tmp_path / '1_a/a.jpg'} would be {tmp_path / '1_a/masks/a.png'}." in problem
+    assert f"For {tmp_path / '1_a/a.jpg'} it would be {tmp_path / '1_a/masks/a.png'}." in problem
     mask(tmp_path / "1_a/masks/a.png")
     assert by_name(tmp_path, masked_loss=True)["a.jpg"]
 

@@ -194,7 +194,7 @@ def test_files_that_are_no_pictures_of_ours(tmp_path):
     assert "dir.png: is a folder" in told(found)
     assert "1 file in unsupported formats: moving.gif. Convert them to .png" in told(found)
     assert "gone.png: broken link" in told(found)
-    assert "more: 1 picture in a folder within a [repeats]_[concept] folder are not used" in told(found)
+    assert "more: 1 image is not used, in a folder within a [repeats]_[concept] folder" in told(found)
 
 
 def test_animations_give_their_first_frame_and_a_note(tmp_path):
@@ -262,7 +262,7 @@ def test_pictures_directly_in_the_folder(tmp_path):
         tmp_path / "mine"
     )
     picture(tmp_path / "mine/2_good/a.png")
-    assert "1 picture beside the folders are not used: a.png" in told(find(tmp_path / "mine"))
+    assert "1 image is not used, beside the folders: a.png" in told(find(tmp_path / "mine"))
 
 
 def test_nothing_there_and_both_folders_are_told_at_once(tmp_path):
@@ -284,7 +284,7 @@ def test_numbers_that_are_no_repeats(tmp_path):
     assert [s.repeats for s in found.train] == [2023]
     assert "0_a: skipped: 0 repeats" in told(found)
     assert (
-        "2023_b: this name means 2023 repeats of every picture. If you didn't mean that, rename it, e.g. 10_2023_b"
+        "2023_b: this name means 2023 repeats of every image. If you didn't mean that, rename it, e.g. 10_2023_b"
         in told(found)
     )
 

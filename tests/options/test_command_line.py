@@ -129,7 +129,7 @@ def test_a_wrong_flag_is_told_with_its_cure(tmp_path, argv, line):
 
 
 def test_a_word_before_the_first_flag_is_told():
-    with pytest.raises(ConfigError, match='"images" stands before the first --flag'):
+    with pytest.raises(ConfigError, match='"pictures" comes before the first --flag'):
         parse(["pictures", "--network_dim", "8"])
 
 

@@ -114,7 +114,7 @@ def test_what_is_delivered_has_nothing_red(tmp_path):
     findings = examine(
         PROJECT / "lora_train_command_line.py", similarity=6, with_machine=False, progress=no_bar
     ).findings
-    assert [line[:30] for line in wrong(findings)] == ["amber pictures: 14 pictures ar"]  # are enlarged, as is meant
+    assert [line[:30] for line in wrong(findings)] == ["amber pictures: 14 images are "]  # are enlarged, as is meant
 
 
 def test_the_script_is_read_and_what_stands_below_its_block_is_not_run(case):
@@ -312,9 +312,9 @@ def test_broken_pictures_are_named_and_shown(case):
 def test_pictures_that_are_much_enlarged_or_cut(case):
     Image.open(case.pictures[0]).resize((30, 30)).save(case.train / "tiny.png")
     case.caption(case.train / "tiny.png").write_text("mytag", encoding="utf-8")
-    case.sees("amber", "pictures", "1 picture is smaller than their bucket", "Use larger images", pictures=1)
+    case.sees("amber", "pictures", "1 image is smaller than the bucket", "Use larger images", pictures=1)
     Image.effect_noise((500, 40), 90).save(case.train / "long.png")
-    case.sees("amber", "pictures", "1 picture loses more than a third by cropping", "Crop them yourself", pictures=1)
+    case.sees("amber", "pictures", "1 image loses more than a third by cropping", "Crop them yourself", pictures=1)
 
 
 def test_animated_pictures(case):
@@ -327,7 +327,7 @@ def test_too_few_and_very_many(case):
     for picture in case.pictures[5:]:
         picture.unlink()
         case.caption(picture).unlink()
-    case.sees("amber", "pictures", "10_mytag: 5 pictures", "Collect 20 or more")
+    case.sees("amber", "pictures", "10_mytag: 5 images", "Collect 20 or more")
     (many,) = doctor.picture_counts({"5_style": 2000})
     assert (many.level, "Fine for a style" in many.cure) == ("amber", True)
 
@@ -344,7 +344,7 @@ def test_the_same_picture_at_another_size_within_a_folder(case):
     picture = Image.open(case.pictures[0]).convert("RGB")
     picture.resize((picture.width * 2, picture.height * 2)).save(case.train / "again.jpg", quality=80)
     case.caption(case.train / "again.jpg").write_text("mytag, waving", encoding="utf-8")
-    found = case.sees("amber", "pictures", "1 image is duplicates", "prepare_images.py", pictures=2)
+    found = case.sees("amber", "pictures", "1 image has duplicates", "prepare_images.py", pictures=2)
     assert "again.jpg" in found.text
 
 
@@ -381,7 +381,7 @@ def test_transparent_pictures_become_white_unless_they_are_masked(case):
     picture.save(case.pictures[0])
     case.sees("amber", "pictures", "1 image has transparent parts", "Set alpha_mask = True", pictures=1)
     case.values["alpha_mask"] = True
-    case.sees("green", "pictures", "the transparent parts of 1 picture is not learnt")
+    case.sees("green", "pictures", "the transparent parts of 1 image are not trained")
 
 
 def test_turned_and_coloured_pictures_are_in_order(case):
@@ -504,7 +504,9 @@ def test_the_rule_with_its_numbers(case):
     case.sees("green", "regularization", "training 10 x 12 = 120, regularization 1 x 12 = 12")
     case.values["reg_rotate"] = False
     case.reg.rename(case.reg.with_name("20_world"))
-    found = case.sees("amber", "regularization", "training 10 x 12 = 120, regularization 20 x 12 = 240: the rule is")
+    found = case.sees(
+        "amber", "regularization", "training 10 x 12 = 120, regularization 20 x 12 = 240: training should have"
+    )
     assert found.cure == "Rename 20_world to 10_world"
 
 
@@ -512,7 +514,7 @@ def test_more_regularization_pictures_than_can_be_used():
     rows = [("10_a", 1, 20)], [("1_b", 1, 300)]
     (found,) = doctor.regularization_rule(*rows, uses=[1] * 20, unused=280)
     assert found.level == "amber"
-    assert "20 of them would do" in found.cure
+    assert "20 of them are enough" in found.cure
     (found,) = doctor.regularization_rule(*rows, uses=[1] * 20, unused=0)
     assert found.level == "green"  # they take turns until all were used
 
@@ -522,7 +524,7 @@ def test_fewer_regularization_pictures_than_training_pictures(case):
         (case.reg / f"{number}.png").unlink()
         (case.reg / f"{number}.txt").unlink()
     found = case.sees("amber", "regularization", "fewer regularization images than training images")
-    assert "each is seen 40 times an epoch" in found.text
+    assert "each is seen 40 times per epoch" in found.text
     assert "make_reg_images.py" in found.cure
 
 
@@ -710,7 +712,7 @@ def test_the_tool_writes_a_page_and_says_what_matters(case, tool, tmp_path):
     assert lines[1].startswith("worth a look: ")
     assert "skipped: the file is empty" in lines[1]
     assert " 1 red, 1 amber, " in lines[-2]
-    assert lines[-1] == f"all with images: {tmp_path / 'page' / 'doctor.html'}"
+    assert lines[-1] == f"full report with images: {tmp_path / 'page' / 'doctor.html'}"
     page = (tmp_path / "page" / "doctor.html").read_text(encoding="utf-8")
     assert "broken &lt;b&gt;.png" in page
     assert "broken <b>" not in page

@@ -221,8 +221,8 @@ def test_the_rule_is_told_with_its_numbers(make, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "4_mytag: 3 images x 4 repeats = 12 >= 9 = 9 images x 1 repeat in 1_a person: balanced" in lines
     assert (
-        "2_other one: 1 picture x 2 repeats = 2 < 3 = 3 pictures x 1 repeat in 1_a person: more than the training "
-        "samples: lower images_per_caption to 2, or repeat the training pictures more often" in lines
+        "2_other one: 1 image x 2 repeats = 2 < 3 = 3 images x 1 repeat in 1_a person: more than the training "
+        "samples: lower images_per_caption to 2, or raise the training repeats" in lines
     )
     assert (
         "in all: 14 training samples, 12 of regularization; an epoch uses 12 of 12 regularization pictures, 1~2 times "
@@ -242,7 +242,7 @@ def test_pictures_have_their_buckets_size_and_training_takes_them_without_a_word
     said = capsys.readouterr().out
     assert "regularization: 4 of 4 images per epoch, 2~4 times each, 14 samples; captions are read from" in said
     assert [line for line in said.splitlines() if line.startswith("note:") and str(folder) in line] == []
-    assert " 48x80         2        8" in said
+    assert " 48x80       2        8" in said
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_other_settings_are_never_mixed_in(make, train, monkeypatch):
     assert "negative_prompt was '' and is 'bad' now; steps was 2 and is 3 now" in str(caught.value)
     assert "Set overwrite = True to generate them again, or choose another output_dir" in str(caught.value)
     (train / "4_mytag" / "0.txt").write_text("mytag, green hair", encoding="utf-8")
-    with pytest.raises(UserError, match="holds 1 picture.* prompt was 'red hair, smile' and is 'green hair' now"):
+    with pytest.raises(UserError, match="contains 1 image.* prompt was 'red hair, smile' and is 'green hair' now"):
         make()
     with pytest.raises(UserError, match="holds 2 picture.* Pictures: other one 0.png, mytag 0.png"):
         make(class_words="a cat")  # whose folder has another name
@@ -412,8 +412,8 @@ def test_wrong_folders_are_told_together_with_a_wrong_model(make, train, tmp_pat
     [
         (dict(class_words=" "), 'class_words = " " is empty: describe your subject'),
         (dict(output_dir="{train}"), "is the training folder itself"),
-        (dict(output_dir="{train}/5_reg"), 'lies in "5_reg" of the training folder'),
-        (dict(output_dir="{train}/4_mytag/reg"), 'lies in "4_mytag" of the training folder'),
+        (dict(output_dir="{train}/5_reg"), 'is in "5_reg" of the training folder'),
+        (dict(output_dir="{train}/4_mytag/reg"), 'is in "4_mytag" of the training folder'),
     ],
 )
 def test_contradictions_are_told(make, train, options, told):

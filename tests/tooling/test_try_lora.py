@@ -143,7 +143,7 @@ def test_a_lora_in_the_row_is_the_lora_in_the_prompt(tried, loras, tmp_path):
 
 def test_the_second_run_draws_nothing_and_a_new_prompt_only_itself(tried, capsys):
     before = files(tried())
-    assert "2 pictures drawn" in capsys.readouterr().out
+    assert "2 images generated" in capsys.readouterr().out
     assert files(tried()) == before
     said = capsys.readouterr().out
     assert "2 of 2 images already exist\nnothing left to generate" in said
