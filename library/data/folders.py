@@ -221,8 +221,8 @@ def numbered_folders(
     if direct:
         warnings.append(
             say(
-                f"{parent}: {plural(len(direct), 'image is', 'images are')} not used, beside the folders: {some(direct)}. "
-                "Move them into a [repeats]_[concept] folder",
+                f"{parent}: {plural(len(direct), 'image is', 'images are')} not used, beside the folders: "
+                f"{some(direct)}. Move them into a [repeats]_[concept] folder",
                 f"{parent}：子目录之外的 {len(direct)} 张图片不会使用：{some(direct)}。请移入 [重复次数]_[概念] 目录",
             )
         )
