@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from library.contracts import Target
-from library.lora_files.layouts import by_name, fused_names, layer_of, other_kinds, split_name
+from library.lora_files.layouts import KOHYA_ENDINGS, by_name, fused_names, layer_of, other_kinds, split_name
 from library.messages import UserError, say
 
 
@@ -157,6 +157,34 @@ def canonical(factors: Mapping[str, Factors], targets: Iterable[Target]) -> tupl
             rows = (target.original_row or 0, len(target.layer.weight))
             known[target.saved_as] = own.rows(*rows) if is_part else own
     return known, strange
+
+
+def in_our_writing(
+    name: str, tensors: Mapping[str, Tensor], targets: Iterable[Target], metadata: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of any adapter file by `Target.saved_as` and kohya's endings, as a training writes and reads them.
+
+    What belongs to no layer of the model keeps its name. Arguments as in `read_factors`.
+
+    Raises:
+        UserError: each layer of the file has a strength of its own, in peft's writing.
+    """
+    layers, alphas = by_name(targets), _peft_alphas(name, metadata or {})
+    ours: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        layer, part = layer_of(str(key)), split_name(str(key))[1]  # a pickle may have keys of any kind
+        ending = KOHYA_ENDINGS[part] if part else str(key)[len(layer) :]
+        found = layers.get(layer, [])
+        for target in found:
+            is_part = part == "up" and layer in fused_names(target)
+            first = target.original_row or 0
+            own = tensor[first : first + len(target.layer.weight)] if is_part else tensor
+            ours[f"{target.saved_as}{ending}"] = own
+            if (alpha := alphas.get(layer.partition(".")[0])) is not None:
+                ours[f"{target.saved_as}.alpha"] = torch.tensor(alpha)
+        if not found:
+            ours[key] = tensor
+    return ours
 
 
 def some(names: Sequence[str]) -> str:

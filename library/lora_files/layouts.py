@@ -15,9 +15,12 @@ from torch import Tensor
 
 from library.contracts import Target
 
-ENDINGS = {  # behind a layer's name -> what the tensor is
-    ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid", ".alpha": "alpha",
-    ".lora_A.weight": "down", ".lora_B.weight": "up", ".lora.down.weight": "down", ".lora.up.weight": "up",
+KOHYA_ENDINGS = {  # what a tensor is -> what stands behind its layer's name
+    "down": ".lora_down.weight", "up": ".lora_up.weight", "mid": ".lora_mid.weight", "alpha": ".alpha",
+}  # fmt: skip
+ENDINGS = {ending: part for part, ending in KOHYA_ENDINGS.items()} | {
+    ".lora_A.weight": "down", ".lora_B.weight": "up",  # peft, diffusers
+    ".lora.down.weight": "down", ".lora.up.weight": "up",  # diffusers' older files
 }  # fmt: skip
 OTHER_KINDS = {  # at the end of a tensor's name -> kind of adapter
     r"\.hada_\w+": "LoHa", r"\.lokr_\w+": "LoKr", r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?": "DoRA",

@@ -23,6 +23,8 @@ PARTS = {  # beginning of a layer's name in the file -> part of the model
     "lora_te2_": "text_encoder_2",
 }
 
+Renaming = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
 RANK_TENSORS = {  # by which a kind of adapter is known in a file -> the one whose first dimension is the rank
     "lora_down.weight": "lora_down.weight",
     "hada_w1_a": "hada_w1_b",
@@ -93,16 +95,17 @@ def sshs_hashes(serialised: bytes) -> dict[str, str]:
     }
 
 
-def load_adapter(path: Path) -> dict[str, Tensor]:
+def load_adapter(path: Path, renamed: Renaming = dict) -> dict[str, Tensor]:
     """The tensors of an adapter file with kohya's names, float32 on the CPU; a missing alpha is filled in as the rank.
 
     Args:
         path: .safetensors, or .ckpt and .pt, of which only tensors are read.
+        renamed: from the file's writing to kohya's, where it may be another.
 
     Raises:
         UserError: the file is missing, damaged, holds NaN, or is not such a LoRA.
     """
-    tensors = read_tensors(path)
+    tensors = renamed(read_tensors(path))
     known = [name for name in tensors if str(name).partition(".")[2] in RANK_TENSORS]
     foreign = [name for name in tensors if not str(name).startswith(tuple(PARTS))]
     if not known or foreign:
@@ -135,12 +138,13 @@ def load_adapter(path: Path) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def read_back(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+def read_back(path: Path, expected: Mapping[str, tuple[int, ...]], renamed: Renaming = dict) -> dict[str, float]:
     """Read a file just written, and make sure that it holds what was learned.
 
     Args:
         path: the file.
         expected: name -> shape of every tensor.
+        renamed: as in `load_adapter`.
 
     Returns:
         For each part of the model the Frobenius norm of all its updates, alpha / rank * up @ down, together. Of DoRA
@@ -149,7 +153,7 @@ def read_back(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, 
     Raises:
         UserError: tensors are missing or of another shape, or a part has learned nothing at all.
     """
-    tensors = load_adapter(path)
+    tensors = load_adapter(path, renamed)
     problems = []
     if missing := [name for name in expected if name not in tensors]:
         problems.append(

@@ -21,7 +21,7 @@ from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
 from library.training.dataset_findings import of_set, statistics_of
-from library.training.prepare import find_set
+from library.training.prepare import find_set, read_start
 from library.training.resolve import plan_data, settings_of
 from library.training.resuming import changes_since, find_state, fingerprint_of_data
 from library.training.run import Run
@@ -323,7 +323,6 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     from library.hardware import device
     from library.hardware.distributed import World
     from library.optim import optimizers
-    from library.storage import lora_file
     from library.storage.training_state import Position
 
     width = seen.model.width if seen.model else FULL_WIDTH
@@ -332,7 +331,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     if config.sample_prompts:
         seen.attempt("parameters", sampling.prompts_of, config.sample_prompts)
     if config.network_weights:
-        seen.attempt("parameters", lora_file.load_adapter, Path(config.network_weights))
+        seen.attempt("parameters", read_start, config, seen.model)
     if machine is None:
         return
     if machine.device.type == "cpu" and width >= FULL_WIDTH:

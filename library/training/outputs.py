@@ -136,14 +136,12 @@ class Outputs:
             UserError: what was trained is not finite.
         """
         from library.reporting import best_epoch
-        from library.storage import lora_file
 
         try:
             path = self.saver.save(position)
         except FloatingPointError as error:
             raise not_finite(str(error)) from None
-        shapes = {name: tensor.shape for name, tensor in self.training.adapters.state_dict().items()}
-        norms = lora_file.read_back(path, shapes)
+        norms = self.saver.read_back(path)
         last_previews(self.run, self.training, self.run_log, self.saver.write)
         tell_pictures(self.run, self.training, self.run_log)
         self.run_log.event("end", step=self.run_log.step, file=path.name)

@@ -96,7 +96,6 @@ def read_sources(asked: Config, world: World) -> Sources:
     from library.hardware import device
     from library.optim import optimizers
     from library.reporting import trackers
-    from library.storage import lora_file
 
     model = attempt(families.inspect, asked.pretrained_model_name_or_path)
     machine = attempt(device.choose, world.device or asked.device, asked.mixed_precision, model.width if model else 0)
@@ -106,7 +105,7 @@ def read_sources(asked: Config, world: World) -> Sources:
     rules = [attempt(buckets.resolve_resolution, own, model.resolution, model.size_step) for own in of_sets if model]
     attempt(make_folder, Path(asked.output_dir))
     state = attempt(find_state, asked) if world.is_first else None
-    start = attempt(lora_file.load_adapter, Path(asked.network_weights)) if asked.network_weights else None
+    start = attempt(read_start, asked, model) if asked.network_weights else None
     prompts = attempt(sampling.prompts_of, asked.sample_prompts) if asked.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, asked.optimizer_args)
     attempt(optimizers.parse_args, asked.lr_scheduler_args, "lr_scheduler_args")
@@ -275,6 +274,19 @@ def check_blocks(asked: Config, family: FamilyFacts) -> list[str]:
             )
         )
     return sizes.read_blocks(asked, family.blocks)[1]
+
+
+def read_start(asked: Config, model: ModelInfo | None) -> dict[str, Tensor]:
+    """The tensors of the LoRA to begin with, whoever wrote it. Raises UserError."""
+    from library import families
+    from library.lora_files.factors import in_our_writing
+    from library.storage import lora_file, metadata
+
+    path = Path(asked.network_weights or "")
+    if model is None:  # which is told already
+        return lora_file.load_adapter(path)
+    layers = families.blueprint(model, asked.max_token_length).layers()
+    return lora_file.load_adapter(path, lambda own: in_our_writing(path.name, own, layers, metadata.of_file(path)))
 
 
 def read_base(asked: Config, model: ModelInfo) -> list[Strength]:

@@ -16,6 +16,8 @@ from library.training.soundness import what_is_lost
 from library.training.stop import Stop
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from library.reporting.run_log import RunLog
     from library.storage.metadata import ModelHashes
     from library.storage.training_state import Position, State
@@ -100,9 +102,25 @@ class Saver:
             ),
         )
         with self.training.averaged():
-            tensors = self.training.adapters.state_dict()
+            tensors = self._file_tensors()
             size = sum(tensor.nbytes for tensor in tensors.values())
             self.write(path, size, lambda: lora_file.save_adapter(path, tensors, entries, self.dtype))
+
+    def _file_tensors(self) -> dict[str, Tensor]:
+        """What is trained, as the files of this family call it."""
+        from library.lora_files import layouts
+
+        family = self.training.family
+        return layouts.write(self.training.adapters.state_dict(), family.layers(), family.facts.saved_layout)
+
+    def read_back(self, path: Path) -> dict[str, float]:
+        """Make sure that a file just written holds what was learned; gives the norm of all updates of each part."""
+        from library.lora_files.factors import in_our_writing
+        from library.storage import lora_file
+
+        ours = partial(in_our_writing, path.name, targets=self.training.family.layers())
+        shapes = {name: tuple(tensor.shape) for name, tensor in ours(self._file_tensors()).items()}
+        return lora_file.read_back(path, shapes, ours)
 
     def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
         """Remove the file and the state that a save of this epoch or step makes too many."""

@@ -7,7 +7,8 @@ from torch import nn
 from library import adapters, families
 from library.contracts import Target
 from library.lora_files import layouts, merging
-from library.lora_files.factors import read_factors
+from library.lora_files.factors import in_our_writing, read_factors
+from library.storage import lora_file
 
 
 def attached(targets, **settings):
@@ -40,6 +41,30 @@ def test_what_is_written_in_a_layout_is_read_as_it_was(name, layout):
     assert set(found) == set(expected)
     for layer, update in expected.items():
         torch.testing.assert_close(found[layer], update, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+@pytest.mark.parametrize("kind", ["lora", "loha"])
+def test_a_training_begins_with_a_file_in_any_layout(tmp_path, layout, kind):
+    family, path = families.tiny("sdxl"), tmp_path / "a.safetensors"
+    targets = [target for target in family.targets() if target.part == "unet"]
+    made = attached(targets, module=kind)
+    lora_file.save_adapter(path, layouts.write(made.state_dict(), family.layers(), layout))
+    tensors = lora_file.load_adapter(path, lambda own: in_our_writing("a", own, family.layers()))
+    again = adapters.attach(targets, module=kind, rank=4, alpha=1.5)
+    if kind == "lora" and not layouts.LAYOUTS[layout].has_alpha:
+        again = adapters.attach(targets, rank=4, alpha=4)  # the scale is in the numbers
+    again.load_state_dict(tensors)
+    for name, layer in made.layers.items():
+        torch.testing.assert_close(again.layers[name].norm(), layer.norm())
+
+
+def test_the_alpha_of_peft_is_that_of_every_layer():
+    target = Target(nn.Linear(3, 5), "lora_unet_a", "unet", module="unet.a")
+    file = {"unet.a.lora_A.weight": torch.ones(4, 3), "unet.a.lora_B.weight": torch.ones(5, 4), 3: torch.ones(1)}
+    ours = in_our_writing("a", file, [target], {"lora_adapter_metadata": '{"unet.lora_alpha": 2}'})
+    assert list(ours) == ["lora_unet_a.lora_down.weight", "lora_unet_a.alpha", "lora_unet_a.lora_up.weight", 3]
+    assert ours["lora_unet_a.alpha"] == 2
 
 
 def test_names_are_those_of_each_program():
