@@ -1,6 +1,7 @@
 """The plan of the house (docs/architecture.md): who may import whom, and how large a room may be."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,24 @@ def test_a_mistake_in_the_parameters_is_told_before_torch_is_imported():
         modules = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
         modules |= {node.module for node in tops if isinstance(node, ast.ImportFrom)}
         assert not {module for module in modules if module.split(".")[0] in ("torch", "diffusers", "transformers")}
+
+
+def test_the_page_about_the_house_names_every_package_and_nothing_that_is_not_there():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    quoted = set(re.findall(r"`([^`\s]+)`", page))
+    packages = {f"library/{folder.name}/" for folder in LIBRARY.iterdir() if (folder / "__init__.py").is_file()}
+    modules = {f"library/{file.name}" for file in LIBRARY.glob("*.py") if file.stem != "__init__"}
+    programs = {file.name for file in ROOT.glob("*.py")} | {"tools/"}
+    assert packages | modules | programs <= quoted
+    for place in quoted:
+        path, _, name = place.partition(":")
+        if not re.search(r"/|[.]py$", path) or path == "path":
+            continue
+        assert (ROOT / path).exists(), place
+        if name:
+            tops = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+            targets = [target for node in tops if isinstance(node, ast.Assign) for target in node.targets]
+            targets += [node.target for node in tops if isinstance(node, ast.AnnAssign)]
+            defined = {target.id for target in targets if isinstance(target, ast.Name)}
+            defined |= {node.name for node in tops if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            assert name in defined, place
