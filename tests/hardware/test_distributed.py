@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 from library.hardware import distributed
 from library.options.training import Config
+from tests.scripts import Script
 
 ROOT = Path(__file__).parents[2]
 FEW = {
@@ -23,30 +26,57 @@ FEW = {
 }  # fmt: skip
 
 
-def start(tiny_model, small_set, folder: Path, **options) -> subprocess.Popen:
-    train, reg = small_set
-    values = FEW | dict(
-        pretrained_model_name_or_path=tiny_model("sd1"), train_data_dir=train, reg_data_dir=reg, output_dir=folder,
-        cache_dir=folder.parent / "cache",
-    ) | options  # fmt: skip
-    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "train_network.py", *words]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+Train = Callable[..., tuple[Path, int, str]]
 
 
 @pytest.fixture
-def train(tiny_model, small_set, tmp_path):
-    """train("name", option=value, ...) -> (folder, exit code, what was said)"""
+def command(tiny_model, small_set, tmp_path) -> Callable[..., list[str]]:
+    """command("name", option=value, ...) -> the command line of a small run in that folder."""
 
-    def train(name: str, **options):
-        child = start(tiny_model, small_set, tmp_path / name, **options)
-        said, _ = child.communicate(timeout=120)
-        return tmp_path / name, child.returncode, said
+    def command(name: str, **options) -> list[str]:
+        train, reg = small_set
+        values = FEW | dict(
+            pretrained_model_name_or_path=tiny_model("sd1"), train_data_dir=train, reg_data_dir=reg,
+            output_dir=tmp_path / name, cache_dir=tmp_path / "cache",
+        ) | options  # fmt: skip
+        return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+    return command
+
+
+@pytest.fixture
+def started(command) -> Callable[..., list[Script]]:
+    """started("name", count, option=value, ...) -> so many processes of one run, as a launcher starts them."""
+
+    def started(name: str, count: int, **options) -> list[Script]:
+        words = command(name, **options)
+        group = dict(WORLD_SIZE=count, LOCAL_WORLD_SIZE=count, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+        return [
+            Script(
+                ROOT / "train_network.py", *words,
+                environment={key: str(value) for key, value in (group | dict(RANK=rank, LOCAL_RANK=rank)).items()},
+            )
+            for rank in range(count)
+        ]  # fmt: skip
+
+    return started
+
+
+@pytest.fixture
+def train(started, tmp_path) -> Train:
+    """train("name", count, option=value, ...) -> (folder, the first exit code that is not 0, what all of them said)"""
+
+    def train(name: str, count: int = 1, **options):
+        ended = [process.ended() for process in started(name, count, **options)]
+        return tmp_path / name, max(code for code, _ in ended), "".join(said for _, said in ended)
 
     return train
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def losses(folder: Path) -> list[float]:
@@ -54,36 +84,52 @@ def losses(folder: Path) -> list[float]:
     return [event["loss"] for event in lines if event["event"] == "step"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_do_what_one_does_with_as_many_batches_to_a_step(train, count):
+@pytest.mark.slow("trains in one process and in three")
+def test_processes_do_what_one_does_with_as_many_batches_to_a_step(train):
     """Also where the last step of an epoch has fewer batches than there are processes (12 to an epoch)."""
-    one, code, said = train("one", gradient_accumulation_steps=count, max_train_steps=5)
+    one, code, said = train("one", gradient_accumulation_steps=3, max_train_steps=5)
     assert code == 0, said
-    many, code, said = train("many", num_processes=count, max_train_steps=5)
+    many, code, said = train("many", 3, max_train_steps=5)
     assert code == 0, said
-    torch.testing.assert_close(losses(many), losses(one), rtol=1e-5, atol=1e-7)
-    ours, theirs = load_file(many / "it.safetensors"), load_file(one / "it.safetensors")
-    for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+    must_be_the_same(many, one)
     assert said.count("model: ") == 1  # one talks for all
     assert sorted(path.name for path in many.iterdir()) == sorted(path.name for path in one.iterdir())
 
 
-@pytest.mark.slow
-def test_stopped_by_a_file_they_save_together_and_go_on_exactly(train, tiny_model, small_set, tmp_path):
-    whole, _, _ = train("whole", num_processes=2, max_train_epochs=40)
+@pytest.mark.slow("starts two processes, which import torch")
+def test_the_option_starts_them(train, command, tmp_path):
+    words = [sys.executable, "train_network.py", *command("launched", num_processes=2, max_train_steps=3)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model: ") == 1
+    one, _, _ = train("one", gradient_accumulation_steps=2, max_train_steps=3)
+    must_be_the_same(tmp_path / "launched", one)
+
+
+def must_be_the_same(many: Path, one: Path) -> None:
+    """To rounding: the sums are worked out in another order."""
+    torch.testing.assert_close(losses(many), losses(one), rtol=1e-5, atol=1e-7)
+    ours, theirs = load_file(many / "it.safetensors"), load_file(one / "it.safetensors")
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow("trains three times in two processes")
+def test_stopped_by_a_file_they_save_together_and_go_on_exactly(train, started, tmp_path):
+    whole, _, _ = train("whole", 2, max_train_epochs=15)
     folder = tmp_path / "cut"
-    child = start(tiny_model, small_set, folder, num_processes=2, max_train_epochs=40)
+    processes = started("cut", 2, max_train_epochs=15)
     end = time.monotonic() + 60
-    while not (folder / "it-state").exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    while not (folder / "it.run.jsonl").exists() and time.monotonic() < end:
+        time.sleep(0.01)
     (folder / "STOP").touch()
-    said, _ = child.communicate(timeout=60)
-    assert child.returncode == 0, said
-    assert "stopped after step" in said
+    ended = [process.ended() for process in processes]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "stopped after step" in ended[0][1]
+    assert (folder / "it-state").exists()
     assert not (folder / "it.safetensors").exists()
-    _, code, said = train("cut", num_processes=2, max_train_epochs=40)
+    _, code, said = train("cut", 2, max_train_epochs=15)
     assert code == 0, said
     assert "continuing it" in said
     assert losses(folder) == losses(whole)
@@ -91,12 +137,12 @@ def test_stopped_by_a_file_they_save_together_and_go_on_exactly(train, tiny_mode
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.slow
-def test_a_mistake_ends_all_of_them_with_one_message(train):
-    _, code, said = train("wrong", num_processes=2, train_data_dir="/nowhere/at all")
-    assert code == 2
-    assert "nowhere" in said
-    assert "Traceback" not in said
+def test_a_mistake_ends_all_of_them_with_one_message(command):
+    words = [sys.executable, "train_network.py", *command("wrong", num_processes=2, train_data_dir="/nowhere/at all")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_alone_nothing_is_asked_of_others(monkeypatch):
