@@ -1,9 +1,6 @@
 """The whole way: sixty messy pictures through the tools into a LoRA and pictures of it, editing only the blocks."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from PIL import Image
 from library.options.declaration import PROJECT
 from tests import messy_pictures
 from tests.conftest import edit_block
+from tests.scripts import Script
 
 MODEL = str(PROJECT / "library" / "miniature" / "model")
 
@@ -37,12 +35,8 @@ class Person:
     def runs(self, file: str, /, **settings: object) -> str:
         """Edit the block of a script, start it, and give what it printed; it must not fail."""
         edit_block(self.home / file, language="en", **settings)
-        environment = os.environ | {"PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, file], cwd=self.home, env=environment, capture_output=True, encoding="utf-8", timeout=600
-        )
-        assert done.returncode == 0, f"{file}:\n{done.stdout}\n{done.stderr}"
-        self.said[file] = done.stdout + done.stderr
+        code, self.said[file] = Script(self.home / file, folder=self.home).ended(600)
+        assert code == 0, f"{file}:\n{self.said[file]}"
         return self.said[file]
 
 
