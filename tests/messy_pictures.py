@@ -85,7 +85,8 @@ def _cut_out(picture: Image.Image, number: int) -> Image.Image:
 
 def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
     data = io.BytesIO()
-    picture.save(data, kind, **options)
+    quickly = dict(compress_level=1) if kind == "PNG" else {}
+    picture.save(data, kind, **(quickly | options))
     return data.getvalue()
 
 
