@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # torch is imported below the check of the parameters: that t
     import torch
     from torch import Tensor
 
-    from library.hardware.distributed import World
+    from library.hardware.distributed import ProcessGroup
     from library.storage.training_state import Position
 
 
@@ -105,21 +105,21 @@ def train_one(config: Config, warnings: list[str]) -> int:
         UserError: something only the user can put right.
         Stopped: by the user; LoRA and state are saved.
     """
-    from library.hardware.distributed import World
+    from library.hardware.distributed import ProcessGroup
     from library.reporting import crash_report
 
-    world = World(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
-    if not world.is_first:
+    processes = ProcessGroup(is_cpu=config.device == "cpu", patience=config.ddp_timeout)
+    if not processes.is_first:
         log.setLevel(logging.ERROR)  # the first talks for all
-    run = prepare(config, warnings, world)
+    run = prepare(config, warnings, processes)
     outputs = None
     try:
         if config.debug_dataset:
-            if world.is_first:
+            if processes.is_first:
                 show_dataset(run)
             return 0
         with Stop(run.output_dir) as stop:
-            hashing = ThreadPoolExecutor(1).submit(hashes_of, run.settings) if world.is_first else None
+            hashing = ThreadPoolExecutor(1).submit(hashes_of, run.settings) if processes.is_first else None
             training = build(run, denoiser_step)
             if hashing:
                 check_disk(run, training)
@@ -146,7 +146,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
                 outputs.run_log.close()
         if run.lock:
             run.lock.release()
-        world.leave()
+        processes.leave()
 
 
 def train(run: Run, training: Training, outputs: Outputs | None) -> Position:
@@ -176,12 +176,14 @@ def train_from(
     """
     import torch
 
-    settings, plan, world, adapters = run.settings, run.plan, run.world, training.adapters
+    settings, plan, processes, adapters = run.settings, run.plan, run.processes, training.adapters
     generator, tuning = torch.Generator(), Tuning(run)
     epoch_at, batches_done, step = position
     adapters.train()
     for epoch in range(epoch_at, plan.epoch_count + 1):
-        batches_of_epoch = training.dataset.batches(epoch, start=batches_done, process=world.rank, of=world.count)
+        batches_of_epoch = training.dataset.batches(
+            epoch, start=batches_done, process=processes.rank, of=processes.count
+        )
         for batches in in_groups(batches_of_epoch, plan.batches_per_step):
             if step == plan.step_count:
                 break
@@ -207,12 +209,12 @@ def train_from(
             batches_done += len(batches)
             position = type(position)(epoch, batches_done, step)
             report = partial(outputs.after_step, position, loss, rates, recovery.skipped) if outputs else None
-            if synchronized(world, report) == Verdict.STOP:
+            if synchronized(processes, report) == Verdict.STOP:
                 return position
         batches_done = 0
         position = type(position)(epoch + 1, 0, step)
         report = partial(outputs.after_epoch, position, recovery.skipped) if outputs else None
-        if synchronized(world, report) == Verdict.STOP:
+        if synchronized(processes, report) == Verdict.STOP:
             break
     if problem := what_is_lost(training):  # after the last step no loss tells of it
         raise FloatingPointError(problem)
@@ -241,7 +243,7 @@ def forward_backward(
             training.adapters.gather()
     if not any(batches):
         training.adapters.gather()
-    run.world.sum([loss, *(parameter.grad for parameter in training.adapters.parameters())])
+    run.processes.sum([loss, *(parameter.grad for parameter in training.adapters.parameters())])
     return loss
 
 
@@ -336,7 +338,7 @@ def denoiser_step(settings: Config, family: Family) -> Callable[..., tuple[Tenso
     return step
 
 
-def synchronized(world: World, action: Callable[[], Verdict] | None) -> Verdict:
+def synchronized(processes: ProcessGroup, action: Callable[[], Verdict] | None) -> Verdict:
     """The first process acts; all get to know what follows.
 
     Raises:
@@ -347,7 +349,7 @@ def synchronized(world: World, action: Callable[[], Verdict] | None) -> Verdict:
         verdict = action() if action else Verdict.GO_ON
     except FloatingPointError as error:
         verdict, problem = Verdict.GO_BACK, error
-    verdict = Verdict(world.code(verdict))
+    verdict = Verdict(processes.broadcast_code(verdict))
     if verdict == Verdict.GO_BACK:
         raise problem or FloatingPointError
     return verdict

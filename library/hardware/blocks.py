@@ -12,11 +12,14 @@ Our own forward pass of the U-Net calls `run` itself. The transformers of diffus
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:  # the seam is all that is wanted of it
+    from diffusers.models.modeling_utils import ModelMixin
 
 Result = TypeVar("Result", bound=Tensor | tuple[Tensor, ...])
 BlockFunction = Callable[..., Result]  # (block, *arguments) -> result
@@ -40,7 +43,7 @@ class Blocks:
         self.recomputed = frozenset(recomputed)
         self.is_random = is_random
         self._observer: Observer | None = None
-        self._compiled: dict[BlockFunction, BlockFunction] = {}
+        self._compiled: dict[BlockFunction[Any], BlockFunction[Any]] = {}
 
     def run(self, name: str, function: BlockFunction[Result], *arguments: object) -> Result:
         """`function(*arguments)`, kept for the backward pass or computed again there.
@@ -78,9 +81,9 @@ class Blocks:
 
     def compile(
         self,
-        function: BlockFunction,
-        compiler: Callable[[BlockFunction, BlockFunction], BlockFunction],
-        plain: BlockFunction,
+        function: BlockFunction[Result],
+        compiler: Callable[[BlockFunction[Result], BlockFunction[Result]], BlockFunction[Result]],
+        plain: BlockFunction[Result],
     ) -> None:
         """Let a compiled function compute all blocks that `function` would compute from now on.
 
@@ -90,7 +93,7 @@ class Blocks:
         """
         self._compiled[function] = compiler(plain, function)
 
-    def install(self, transformer: nn.Module) -> None:
+    def install(self, transformer: "ModelMixin") -> None:
         """Have a transformer of diffusers pass its blocks through `run` wherever gradients are on.
 
         It does so for gradient checkpointing, and calls whatever function it is given with each block and its

@@ -10,6 +10,7 @@ it is computed as without the option, and one line says so.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,14 @@ class Compiler:
             fast: gives the same; used where the compiled one is not: previews, and blocks that were found wanting.
         """
         try:
-            how = dict(dynamic=False, fullgraph=True, recompile_limit=MOST_GRAPHS)
-            compiled = torch.compile(plain, backend=self.backend, **how)
+            compiled = torch.compile(  # pyrefly: ignore[no-matching-overload]  # its stubs lack the limit
+                plain, dynamic=False, fullgraph=True, backend=self.backend, recompile_limit=MOST_GRAPHS
+            )
         except Exception as error:  # not on this system, or not with this Python
             self._give_up(_cause(error))
             return fast
         # A verdict is never changed: a recomputed block must be computed the same way the second time.
-        verdicts: dict[tuple, bool] = {}
+        verdicts: dict[tuple[Any, ...], bool] = {}
 
         def run(module: nn.Module, *tensors: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
@@ -99,10 +101,10 @@ def _adapted(module: nn.Module) -> list[Tensor]:
     return [parameter for adapter in adapters if adapter is not None for parameter in adapter.parameters()]
 
 
-def _are_near(found: Tensor | None, expected: Tensor | None) -> bool:
-    if found is None or expected is None:  # the keys and values of the captions are computed elsewhere
-        return found is expected
-    distance = torch.linalg.vector_norm(found - expected, dtype=torch.float64)
+def _are_near(result: Tensor | None, expected: Tensor | None) -> bool:
+    if result is None or expected is None:  # the keys and values of the captions are computed elsewhere
+        return result is expected
+    distance = torch.linalg.vector_norm(result - expected, dtype=torch.float64)
     return bool(distance <= TOLERANCE[expected.dtype] * torch.linalg.vector_norm(expected, dtype=torch.float64))
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from library.messages import say
 
 Tensors = Sequence[Tensor | None]
+Key = tuple[tuple[torch.Size, torch.dtype] | None, ...]  # shapes of a step's inputs
 WARM_UP = 2  # plain passes of a shape before it is recorded: libraries choose their kernels; rare shapes never are
 MOST_SHAPES = 16  # a recording of SDXL's step takes some 10 MB beside the pool
 SPREAD = 4  # times the difference between two replays: as far as a replay may be from the plain step
@@ -133,7 +134,7 @@ class Recording:
     def __call__(self, inputs: Tensors, named: dict[str, Tensor]) -> Tensors:
         buffers, tensors = [*self.buffers, *self.named.values()], [*inputs, *named.values()]
         for buffer, tensor in zip(buffers, tensors, strict=True):
-            if buffer is not None:
+            if buffer is not None and tensor is not None:
                 buffer.copy_(tensor, non_blocking=True)
         self.replay()
         return _copies(self.outputs)
@@ -156,8 +157,8 @@ class Graphs:
     ):
         self.step, self.gradients, self.recorder, self.tell = step, list(gradients), recorder, tell
         self.is_on = True
-        self._plain_runs: dict[tuple, int] = {}
-        self._recordings: dict[tuple, Recording] = {}
+        self._plain_runs: dict[Key, int] = {}
+        self._recordings: dict[Key, Recording] = {}
 
     @property
     def description(self) -> str:
@@ -202,24 +203,24 @@ class Graphs:
     def _plainly(self, inputs: Tensors, named: dict[str, Tensor]) -> Tensors:
         return self.recorder.warm_up(lambda: self.step(*inputs, **named))
 
-    def _record(self, key: tuple, inputs: Tensors, named: dict[str, Tensor]) -> Tensors:
+    def _record(self, key: Key, inputs: Tensors, named: dict[str, Tensor]) -> Tensors:
         """The plain step's results, whatever becomes of the recording."""
-        before = _copies(self.gradients)
+        before = self._copied_gradients()
         results = self._plainly(inputs, named)
         if not _are_finite([*results, *self.gradients]):  # overflow at too large a loss scale
             return results
-        after = _copies(self.gradients)
+        after = self._copied_gradients()
+        recording: Recording | None = None
         try:
             recording = Recording(self.step, self.recorder, inputs, named)
-            replay = partial(recording, inputs, named)
-            problem = self._difference(replay, before, [*results, *after])
+            problem = self._difference(partial(recording, inputs, named), before, [*results, *after])
         except Exception as error:  # torch, its allocator and the driver each have their own kinds
             problem = _cause(error)
         self._restore(after)
-        if problem is None:
+        if problem is None and recording is not None:
             self._recordings[key] = recording
             return results
-        recording = replay = None  # they hold memory that is to be given back
+        recording = None  # it holds memory that is to be given back
         self.is_on = False
         self.clear()
         self.tell(
@@ -230,7 +231,7 @@ class Graphs:
         )
         return results
 
-    def _difference(self, replay: Callable[[], Tensors], before: Tensors, expected: Tensors) -> str | None:
+    def _difference(self, replay: Callable[[], Tensors], before: Sequence[Tensor], expected: Tensors) -> str | None:
         """How a replay differs from the plain step, for the person; None: in nothing that matters.
 
         Bit by bit. Some kernels (attention's backward pass among them) add in any order, and give other bits each time
@@ -239,7 +240,7 @@ class Graphs:
 
         def replayed() -> Tensors:
             self._restore(before)
-            return [*replay(), *_copies(self.gradients)]
+            return [*replay(), *self._copied_gradients()]
 
         first = replayed()
         if _are_same(first, expected):
@@ -248,15 +249,18 @@ class Graphs:
         if not _are_same(first[:1], expected[:1]):
             return say("a replay gave another loss", "重放得到的 loss 不同")
         for ours, again, theirs in zip(first, second, expected, strict=True):
-            if ours is None:
+            if ours is None or again is None or theirs is None:
                 continue
-            ours, again, theirs = (x.float() for x in (ours, again, theirs))
+            ours, again, theirs = ours.float(), again.float(), theirs.float()
             spread, distance = (ours - again).norm(), (ours - theirs).norm()
             if not (distance <= SPREAD * spread and spread <= NOISE * theirs.norm()):
                 return say("a replay gave other gradients", "重放得到的梯度不同")
         return None
 
-    def _restore(self, values: Tensors) -> None:
+    def _copied_gradients(self) -> list[Tensor]:
+        return [gradient.clone() for gradient in self.gradients]
+
+    def _restore(self, values: Sequence[Tensor]) -> None:
         for gradient, value in zip(self.gradients, values, strict=True):
             gradient.copy_(value)
 

@@ -86,17 +86,17 @@ def choose(device: str = "auto", mixed_precision: str = "auto", model_width: int
     Raises:
         UserError: the device asked for is not there, with the likely cause.
     """
-    chosen = _available() if device == "auto" else _asked_for(device)
-    name, architecture = _name(chosen), _architecture(chosen)
+    torch_device = _available() if device == "auto" else _asked_for(device)
+    name, architecture = _name(torch_device), _architecture(torch_device)
     if mixed_precision == "auto":
-        dtype, reason = _fast_and_safe(chosen, architecture, model_width)
+        dtype, reason = _fast_and_safe(torch_device, architecture, model_width)
     else:
         dtype, reason = DTYPES[mixed_precision], say("as asked", "按设置")
     numbers = str(dtype).removeprefix("torch.")
     description = say(
-        f"device {chosen} ({name}), {numbers} ({reason})", f"设备 {chosen}（{name}），{numbers}（{reason}）"
+        f"device {torch_device} ({name}), {numbers} ({reason})", f"设备 {torch_device}（{name}），{numbers}（{reason}）"
     )
-    return Device(chosen, dtype, description, architecture)
+    return Device(torch_device, dtype, description, architecture)
 
 
 def _available() -> torch.device:
@@ -257,7 +257,7 @@ CURES: list[tuple[str, str, str]] = [  # pattern in what the device said, cure; 
 ]
 
 
-def self_test(chosen: Device, seconds: float = 180) -> None:
+def self_test(device: Device, seconds: float = 180) -> None:
     """A second of arithmetic on the device, compared with the CPU's, so that no training runs on garbage.
 
     Under ROCm in a child process, since a wrong build there ends or hangs the process; the CPU needs no test.
@@ -268,11 +268,11 @@ def self_test(chosen: Device, seconds: float = 180) -> None:
     Raises:
         UserError: the device computes wrongly, fails or gives no answer; with the likely cause and what to try.
     """
-    if chosen.device.type == "cpu":
+    if device.device.type == "cpu":
         return
-    name, numbers = str(chosen.device), str(chosen.dtype).removeprefix("torch.")
+    name, numbers = str(device.device), str(device.dtype).removeprefix("torch.")
     try:
-        if chosen.architecture:
+        if device.architecture:
             errors = _in_child(
                 f"from library.hardware import device; answer = device.arithmetic_errors({name!r}, {numbers!r})",
                 seconds,
@@ -283,17 +283,17 @@ def self_test(chosen: Device, seconds: float = 180) -> None:
         if not wrong:
             return
         symptom = "wrong results"
-        told = say(
+        detail = say(
             f"wrong results of {', '.join(wrong)}", f"{'、'.join(ARITHMETIC[kind][0] for kind in wrong)}结果有误"
         )
     except RuntimeError as error:
-        symptom = told = str(error).strip().partition("\n")[0]
+        symptom = detail = str(error).strip().partition("\n")[0]
     english, chinese = next(cure for pattern, *cure in CURES if re.search(pattern, symptom, re.IGNORECASE))
     raise UserError(
         say(
-            f"{chosen.description}: it failed a test of its arithmetic ({told}). Try: {english}. "
+            f"{device.description}: it failed a test of its arithmetic ({detail}). Try: {english}. "
             'device = "cpu" trains without it, slowly.',
-            f"{chosen.description}：未通过运算测试（{told}）。可以尝试：{chinese}。"
+            f"{device.description}：未通过运算测试（{detail}）。可以尝试：{chinese}。"
             '设 device = "cpu" 可不用它训练，但很慢。',
         )
     )
@@ -315,6 +315,7 @@ def arithmetic_errors(device: str, numbers: str) -> dict[str, float]:
         output = compute(x)
         weights = torch.linspace(-1, 1, output.numel()).view(output.shape)
         output.backward(weights.to(output))
+        assert x.grad is not None
         return [part.detach().cpu().double() for part in (output, x.grad)]
 
     errors = {}

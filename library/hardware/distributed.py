@@ -8,18 +8,24 @@ through the host, so that no device waits for it.
 accelerate forms the group; `accelerate launch train_network.py ...` and `torchrun` work as well as `launch`.
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import subprocess
 import time
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from library.messages import UserError, say
 from library.options.training import Config
 
+if TYPE_CHECKING:  # processes are started before torch is imported
+    from torch import Tensor, distributed
+
 PATIENCE = 12 * 60  # minutes: the first process may encode 100,000 pictures while the others wait
 POLL_SECONDS = 0.2
+Value = TypeVar("Value")
 
 
 def is_launched() -> bool:
@@ -78,7 +84,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-class World:
+class ProcessGroup:
     """The processes of this run, seen from one of them; alone, nothing below costs anything.
 
     Args:
@@ -92,6 +98,7 @@ class World:
     def __init__(self, is_cpu: bool = False, patience: int | None = None):
         self.rank, self.count = 0, 1
         self.device: str | None = None  # this process's own; None: as the user says
+        self._host: distributed.ProcessGroup | None = None  # over the host; None: this process is alone
         if not is_launched():
             return
         import torch
@@ -100,7 +107,7 @@ class World:
         timeout = timedelta(minutes=patience or PATIENCE)
         try:
             state = PartialState(cpu=is_cpu or not torch.cuda.is_available(), timeout=timeout)
-            self._host = torch.distributed.new_group(backend="gloo", timeout=timeout)
+            host = torch.distributed.new_group(backend="gloo", timeout=timeout)  # int: for those outside of it
         except (RuntimeError, ValueError, OSError) as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise UserError(
@@ -112,25 +119,23 @@ class World:
                     "（填第一台机器的，并在防火墙放行），以及各机器的 machine_rank 是否从 0 起互不相同。",
                 )
             ) from None
+        self._host = cast("distributed.ProcessGroup", host)
         self.rank, self.count, self.device = state.process_index, state.num_processes, str(state.device)
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def share(self, batches: list) -> list[tuple[int, Any]]:
-        """This process's of a step's batches, each with its place among all of them."""
-        return list(enumerate(batches))[self.rank :: self.count]
-
-    def sum(self, tensors: list) -> None:
+    def sum(self, tensors: list[Tensor | None]) -> None:
         """Sum each tensor over all processes, in place, on the device."""
         if self.count > 1:
             import torch
 
             for tensor in tensors:
+                assert tensor is not None, "each process has the gradient of every parameter"
                 torch.distributed.all_reduce(tensor)
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Value) -> Value:
         """What the first process says, any object; each process calls this at the same place."""
         if self.count == 1:
             return value
@@ -140,8 +145,8 @@ class World:
         torch.distributed.broadcast_object_list(box, src=0, group=self._host)
         return box[0]
 
-    def code(self, value: int) -> int:
-        """`told` for a number, and quick enough for each step."""
+    def broadcast_code(self, value: int) -> int:
+        """`broadcast` for a number, and quick enough for each step."""
         if self.count == 1:
             return value
         import torch

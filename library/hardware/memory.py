@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -77,7 +78,7 @@ class Outcome(NamedTuple):
 
 # torch works out most operators' shapes in Python, which takes most of a trace's time. But a model repeats its blocks:
 # what an operator gave for tensors without content, it gives again for others of the same form.
-OUTCOMES: dict[tuple, Outcome] = {}
+OUTCOMES: dict[tuple[Any, ...], Outcome] = {}
 
 
 def _likeness(value: Any) -> Any:
@@ -86,16 +87,16 @@ def _likeness(value: Any) -> Any:
         return Like(tuple(value.shape), value.stride(), value.dtype, value.device)
     if isinstance(value, dict):
         return tuple((name, _likeness(each)) for name, each in value.items())
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return tuple(map(_likeness, value))
     return Value(type(value), value)
 
 
 def _tensors(result: Any) -> list[Tensor]:
-    return [each for each in (result if isinstance(result, tuple | list) else (result,)) if isinstance(each, Tensor)]
+    return [each for each in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(each, Tensor)]
 
 
-def _outcome(func: Any, args: tuple, kwargs: dict, result: Any) -> Outcome:
+def _outcome(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Outcome:
     packet, returns = func.overloadpacket.__name__, func._schema.returns
     is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
     operators, flops = int(not is_view and packet not in MOVES_NOTHING), 0
@@ -106,7 +107,7 @@ def _outcome(func: Any, args: tuple, kwargs: dict, result: Any) -> Outcome:
     return Outcome(operators, flops, is_new, _likeness(result))
 
 
-def _can_be_repeated(outcome: Outcome, args: tuple, called_with: tuple, result: Any) -> bool:
+def _can_be_repeated(outcome: Outcome, args: tuple[Any, ...], called_with: tuple[Any, ...], result: Any) -> bool:
     """Whether nothing but the form of the arguments matters, and new tensors of the same form are all it gave."""
     tensors = _tensors(result)
     if not args or not _tensors(args[0]) or not tensors or not all(tensor.is_meta for tensor in tensors):
@@ -135,13 +136,15 @@ class Trace(TorchDispatchMode):
     Only what is made inside counts; tensors that were there before are free.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.cost = Cost()
         self.live = 0
-        self._known = weakref.WeakSet()
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         call = func, _likeness(args), _likeness(kwargs)
         outcome = OUTCOMES.get(call)
@@ -348,7 +351,7 @@ def _padded(text: str, width: int) -> str:
     return text + " " * max(1, width - sum(2 if ord(letter) > 0x2E7F else 1 for letter in text))
 
 
-def to_int8(layer: nn.Module) -> None:
+def to_int8(layer: nn.Linear) -> None:
     """Hold a frozen linear layer's weight in 8 bits, with a factor for each row; `adapters.linear_ops` unpacks it.
 
     Rounding moves a weight by 0.8 % of its row's deviation (root mean square; scaled fp8 formats: 2.6 %). Half the

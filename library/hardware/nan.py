@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from library.messages import say
@@ -24,7 +25,7 @@ def first_bad(inputs: dict[str, Tensor | None], run: Callable[["Hunt"], Any]) ->
             return name
     with Hunt() as hunt:
         run(hunt)
-    return hunt.found or say("it did not happen again on a second try", "重算时没有再出现")
+    return hunt.first_bad or say("it did not happen again on a second try", "重算时没有再出现")
 
 
 class Hunt(TorchDispatchMode):
@@ -32,7 +33,7 @@ class Hunt(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.found: str | None = None
+        self.first_bad: str | None = None
         self._block = ""
 
     def block(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -42,18 +43,20 @@ class Hunt(TorchDispatchMode):
         self._block = ""
         return result
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         makes_room = func.overloadpacket.__name__.startswith(("empty", "new_empty"))
-        if self.found is None and not makes_room and not all(map(_is_finite, _tensors(result))):
+        if self.first_bad is None and not makes_room and not all(map(_is_finite, _tensors(result))):
             place = self._block or say("between the blocks, or in the backward pass", "模块之间或反向传播中")
-            self.found = f"{place} ({func.overloadpacket.__name__})"
+            self.first_bad = f"{place} ({func.overloadpacket.__name__})"
         return result
 
 
-def _tensors(result: Any) -> Iterable[Tensor]:
-    found = result if isinstance(result, tuple | list) else (result,)
-    return [tensor for tensor in found if isinstance(tensor, Tensor) and tensor.is_floating_point()]
+def _tensors(result: object) -> Iterable[Tensor]:
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return [tensor for tensor in results if isinstance(tensor, Tensor) and tensor.is_floating_point()]
 
 
 def _is_finite(tensor: Tensor) -> bool:

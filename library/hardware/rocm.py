@@ -192,10 +192,10 @@ def read_torch(cards: Iterable[Card] = (), packages: Path | None = None) -> Torc
         packages: the folder that torch lies in; None: where Python finds it.
     """
     if packages is None:
-        found = importlib.util.find_spec("torch")
-        if found is None or not found.origin:
+        spec = importlib.util.find_spec("torch")
+        if spec is None or not spec.origin:
             return None
-        packages = Path(found.origin).parent.parent
+        packages = Path(spec.origin).parent.parent
     try:
         text = (packages / "torch" / "version.py").read_text(encoding="utf-8")
     except OSError:
@@ -233,14 +233,14 @@ def _ask_torch(seconds: float = 60) -> frozenset[str]:
     return frozenset(re.findall(r"gfx[0-9a-f]{3,4}", answer))
 
 
-def chosen(cards: list[Card], environment: Mapping[str, str], torch: Torch) -> list[Card]:
+def cards_to_use(cards: list[Card], environment: Mapping[str, str], torch: Torch) -> list[Card]:
     """The cards to train on, the best first: those of the user's choice, else all that are not part of a processor."""
     for name in CHOICES:
         if name in environment:
             indices = [int(part) for part in environment[name].split(",") if part.strip().isdigit()]
             return [cards[index] for index in indices if index < len(cards)]
 
-    def rank(card: Card) -> tuple:
+    def rank(card: Card) -> tuple[bool, int, int]:
         can_run = torch.has_code_for(card.architecture) or torch.has_code_for(SAME_CODE.get(card.architecture, "none"))
         return can_run, card.memory_bytes, card.simd_count
 
@@ -262,7 +262,7 @@ def plan(cards: list[Card], environment: Mapping[str, str], torch: Torch | None,
     """
     if torch is None or torch.hip is None or not (cards or platform == "win32"):
         return []
-    used = chosen(cards, environment, torch)
+    used = cards_to_use(cards, environment, torch)
     architecture = used[0].architecture if used else "unknown"
     folder = cache_folder(environment, torch, platform)
     settings = [*_choice(cards, used), *_overrides(cards, used, torch), _allocator(torch, platform)]
@@ -324,10 +324,10 @@ def _allocator(torch: Torch, platform: str) -> Setting:
     return Setting("PYTORCH_ALLOC_CONF" if numbers(torch.version) >= (2, 12) else ALLOCATORS[1], value, reason)
 
 
-def numbers(version: str) -> tuple[int, int]:
+def numbers(version: str | None) -> tuple[int, int]:
     """(2, 13) of "2.13.0+rocm7.2"; (0, 0) where it is none."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", version or "")
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def cache_folder(environment: Mapping[str, str], torch: Torch, platform: str) -> str:
@@ -425,8 +425,8 @@ def vendors(platform: str = sys.platform, pci: Path = PCI, windows: Path | None 
     """
     if platform == "win32":
         libraries = (windows or Path(os.environ.get("SYSTEMROOT", "C:/Windows"))) / "System32"  # drivers put them there
-        found = {"nvidia": "nvcuda.dll", "amd": "amdhip64*.dll"}
-        return frozenset(vendor for vendor, name in found.items() if any(libraries.glob(name)))
+        drivers = {"nvidia": "nvcuda.dll", "amd": "amdhip64*.dll"}
+        return frozenset(vendor for vendor, name in drivers.items() if any(libraries.glob(name)))
     for device in pci.glob("*"):
         with contextlib.suppress(OSError):
             is_display = (device / "class").read_text().startswith("0x03")

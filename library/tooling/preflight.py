@@ -321,7 +321,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         rocm.prepare_environment()  # so that the device is tried as the run will use it
     from library.diffusion import sampling
     from library.hardware import device
-    from library.hardware.distributed import World
+    from library.hardware.distributed import ProcessGroup
     from library.optim import optimizers
     from library.storage.training_state import Position
 
@@ -361,7 +361,7 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         plan=seen.plan,
         prompts=[],
         machine=machine,
-        world=World(),
+        processes=ProcessGroup(),
         position=Position(),
         cache_folder=memory,
     )

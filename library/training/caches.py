@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def fill_caches(run: Run, family: Family) -> tuple[LatentCache | None, TextCache | None]:
     """Encode what is wanted and not there yet; None for what is not cached. The first process works for all."""
     is_shared = run.cache_folder is not None
-    if is_shared and not run.world.is_first:
-        run.world.told(None)  # the first has filled them
+    if is_shared and not run.processes.is_first:
+        run.processes.broadcast(None)  # the first has filled them
     latents = fill_latents(run, family) if run.settings.cache_latents else None
     texts = fill_texts(run, family)
-    if is_shared and run.world.is_first:
-        run.world.told(None)
+    if is_shared and run.processes.is_first:
+        run.processes.broadcast(None)
     return latents, texts
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from library.diffusion.sampling import Prompt
     from library.families import ModelInfo
     from library.hardware.device import Device
-    from library.hardware.distributed import World
+    from library.hardware.distributed import ProcessGroup
     from library.lora_files.merging import Strength
     from library.storage.run_lock import RunLock
     from library.storage.training_state import State
@@ -50,7 +50,7 @@ class Sources:
     notes: list[str]
 
 
-def prepare(asked: Config, notes: list[str], world: World) -> Run:
+def prepare(asked: Config, notes: list[str], processes: ProcessGroup) -> Run:
     """Do all cheap things first: read names, images, captions and prompts; then say what will happen.
 
     Args:
@@ -59,18 +59,18 @@ def prepare(asked: Config, notes: list[str], world: World) -> Run:
     Raises:
         UserError: all that is wrong with them, together.
     """
-    sources = read_sources(asked, world)
-    state, lock = lock_name(asked, sources.state) if world.is_first else (None, None)
+    sources = read_sources(asked, processes)
+    state, lock = lock_name(asked, sources.state) if processes.is_first else (None, None)
     try:
-        state, name, seed = world.told((state, lock and lock.name, seed_of(asked, state)))
-        return resolve(asked, sources, world, state=state, lock=lock, name=name, seed=seed, notes=notes)
+        state, name, seed = processes.broadcast((state, lock and lock.name, seed_of(asked, state)))
+        return resolve(asked, sources, processes, state=state, lock=lock, name=name, seed=seed, notes=notes)
     except BaseException:
         if lock:
             lock.release()
         raise
 
 
-def read_sources(asked: Config, world: World) -> Sources:
+def read_sources(asked: Config, processes: ProcessGroup) -> Sources:
     """Read and check everything that the options name.
 
     Raises:
@@ -98,13 +98,14 @@ def read_sources(asked: Config, world: World) -> Sources:
     from library.reporting import trackers
 
     model = attempt(families.inspect, asked.pretrained_model_name_or_path)
-    machine = attempt(device.choose, world.device or asked.device, asked.mixed_precision, model.width if model else 0)
+    width = model.width if model else 0
+    machine = attempt(device.choose, processes.device or asked.device, asked.mixed_precision, width)
     if machine:
         attempt(device.self_test, machine)
     of_sets = found.configs(asked) if found else [] if asked.dataset_config else [asked]
     rules = [attempt(buckets.resolve_resolution, own, model.resolution, model.size_step) for own in of_sets if model]
     attempt(make_folder, Path(asked.output_dir))
-    state = attempt(find_state, asked) if world.is_first else None
+    state = attempt(find_state, asked) if processes.is_first else None
     start = attempt(read_start, asked, model) if asked.network_weights else None
     prompts = attempt(sampling.prompts_of, asked.sample_prompts) if asked.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, asked.optimizer_args)
@@ -140,7 +141,7 @@ def read_sources(asked: Config, world: World) -> Sources:
 def resolve(
     asked: Config,
     sources: Sources,
-    world: World,
+    processes: ProcessGroup,
     *,
     state: State | None,
     lock: RunLock | None,
@@ -155,9 +156,9 @@ def resolve(
 
     model, machine = sources.model, sources.machine
     planned, of_data, lines = plan_data(
-        asked, sources.found, model, sources.rules, seed=seed, device=machine, process_count=world.count
+        asked, sources.found, model, sources.rules, seed=seed, device=machine, process_count=processes.count
     )
-    settings = settings_of(asked, of_data, decide(asked, sources, planned, seed, world.count))
+    settings = settings_of(asked, of_data, decide(asked, sources, planned, seed, processes.count))
     notes = [*notes, *sources.notes, *lines]
     if (settings.stop_text_encoder_training or 0) >= planned.step_count:
         notes.append(_text_encoder_never_stops(settings, planned))
@@ -183,7 +184,7 @@ def resolve(
         plan=planned,
         prompts=sampling.complete(prompts, size=size, seed=seed, sampler=settings.sample_sampler),
         machine=machine,
-        world=world,
+        processes=processes,
         position=position,
         data=data,
         optimizer_args=sources.optimizer_args,

@@ -68,7 +68,9 @@ class Recovery:
             self._go_back(self._state_before(error))
             return True
         if isinstance(error, torch.OutOfMemoryError):  # while the optimizer stepped: a part of it may have been done
-            measure = use_less_memory(self.run, self.training) if self.outputs and self.run.world.count == 1 else None
+            measure = (
+                use_less_memory(self.run, self.training) if self.outputs and self.run.processes.count == 1 else None
+            )
             if measure is None or self.outputs is None:
                 raise memory_full(str(error)) from None
             self.say(say(f"memory ran out: {measure}", f"显存不足：{measure}"))
@@ -78,12 +80,12 @@ class Recovery:
 
     def _state_before(self, error: FloatingPointError) -> State:
         """The last state, from which each step up to the bad one is to be looked at."""
-        world, outputs = self.run.world, self.outputs
-        bad_step = world.told(outputs and getattr(error, "step", outputs.run_log.step))
+        processes, outputs = self.run.processes, self.outputs
+        bad_step = processes.broadcast(outputs and getattr(error, "step", outputs.run_log.step))
         if self.until >= bad_step:  # it was looked at, and nothing helped
             raise not_finite(str(error)) from None
         self.until = bad_step
-        state = world.told(outputs and outputs.saver.load_state())
+        state = processes.broadcast(outputs and outputs.saver.load_state())
         self.say(_goes_back(error, state))
         return state
 

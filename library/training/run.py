@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch is imported when the parameters have been checked
     from library.families.unet.forward import UNetForward
     from library.hardware.blocks import Blocks
     from library.hardware.device import Device
-    from library.hardware.distributed import World
+    from library.hardware.distributed import ProcessGroup
     from library.hardware.memory import Plan as MemoryPlan
     from library.lora_files.merging import Strength
     from library.optim.averages import Average
@@ -50,7 +50,7 @@ class Run:
     plan: Plan
     prompts: list[Prompt]  # of the previews
     machine: Device
-    world: World
+    processes: ProcessGroup
     position: Position  # where it begins, or goes on
     data: str = ""  # changes with the images, captions and folders
     optimizer_args: dict[str, Any] = field(default_factory=dict)  # keywords of whatever optimizer the user names

@@ -98,7 +98,7 @@ class Saver:
                 optimizer=self.training.optimizer_text,
                 model=self.model,
                 vae=self.vae,
-                process_count=self.run.world.count,
+                process_count=self.run.processes.count,
             ),
         )
         with self.training.averaged():

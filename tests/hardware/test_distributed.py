@@ -147,10 +147,10 @@ def test_a_mistake_ends_all_of_them_with_one_message(command):
 
 def test_alone_nothing_is_asked_of_others(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world = distributed.World()
-    assert world.is_first
-    assert world.told("a") == "a"
-    assert world.code(3) == 3
+    processes = distributed.ProcessGroup()
+    assert processes.is_first
+    assert processes.broadcast("a") == "a"
+    assert processes.broadcast_code(3) == 3
     assert not distributed.is_wanted(Config())
     assert distributed.is_wanted(Config(num_machines=2))
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -170,7 +170,7 @@ def test_processes_wait_for_one_another_as_long_as_the_user_says(monkeypatch, pa
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("accelerate.PartialState", State)
     monkeypatch.setattr("torch.distributed.new_group", lambda backend, timeout: asked.append(timeout))
-    distributed.World(patience=patience)
+    distributed.ProcessGroup(patience=patience)
     assert asked == [timedelta(minutes=minutes)] * 2
 
 
