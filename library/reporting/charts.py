@@ -1,8 +1,10 @@
-"""Charts as SVG text for a page: lines over an axis, and a field of coloured cells. No library and no network.
+"""Charts as SVG for a page: lines over an axis, and a field of coloured cells. No library and no network.
 
 Readable by everyone: colours that the colour-blind tell apart (Okabe and Ito 2008, made lighter on a dark ground), a
 dash pattern and a name at each line's end beside the colour. What lies under the pointer is told by `<title>`s, so it
-works without a script; SCRIPT shows the same text below the chart where there is no pointer. Give STYLE to the page.
+works without a script; charts.js shows the same text below the chart where there is no pointer.
+
+The words around a drawing are charts.html's. The drawing is markup: every text in it is escaped here.
 """
 
 import math
@@ -10,56 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 WIDTH, HEIGHT = 380, 232  # units of the drawing: about pixels on a phone and in a column of a desktop
 LEFT, TOP, BOTTOM = 46, 12, 34  # margins
 LETTER = 6.4  # units of a Latin letter's width; a Chinese one has twice as much
 MOST_HITS = 120  # places of the x axis that tell their values
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "1 4")
 CELL_HEIGHT = 15
-
-STYLE = """
-:root { --c0: #0072b2; --c1: #d55e00; --c2: #00805c; --c3: #b4518f; --c4: #a87400; --c5: #3b8fc4; --grid: #ece8e2 }
-@media (prefers-color-scheme: dark) { :root { --c0: #6cb6ee; --c1: #ff9452; --c2: #3fcf9f; --c3: #ee9ccb; --c4: #f0c34e;
-  --c5: #9ad4fb; --grid: #322f2c } }
-.charts { display: grid; gap: .9rem; margin: .8rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)) }
-.chart { display: flex; flex-direction: column; padding: .7rem .8rem .5rem }
-.chart figcaption { padding: 0; font-size: .82rem; line-height: 1.45 }
-.chart figcaption > b { font-size: .98rem; display: block }
-.chart svg { width: 100%; height: auto; display: block; margin-top: .35rem; overflow: visible; touch-action: pan-y }
-.chart text { font: 11.5px system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif;
-  fill: var(--faint); font-variant-numeric: tabular-nums }
-.chart .name { font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 3px; stroke-linejoin: round }
-.chart .grid { stroke: var(--grid) } .chart .zero { stroke: var(--faint); stroke-dasharray: 2 3 }
-.chart .span { fill: var(--green); opacity: .13 } .chart .from { fill: var(--amber); opacity: .1 }
-.chart .mark { stroke: var(--green); stroke-width: 1.5 } .chart text.mark { stroke: none; fill: var(--green) }
-.chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
-.chart .ghost { opacity: .33 }
-.chart .hit rect { fill: transparent } .chart .hit line { stroke: var(--faint); opacity: 0 }
-.chart .hit:hover line { opacity: .8 }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin-top: .25rem; color: var(--faint) }
-.legend span { display: inline-flex; align-items: center; gap: .35rem }
-.legend svg { width: 22px; height: 8px; margin: 0 }
-.legend b { font-weight: 500; color: var(--ink); font-variant-numeric: tabular-nums }
-.chart output { display: none; font-size: .78rem; min-height: 1.3em; line-height: 1.3;
-  font-variant-numeric: tabular-nums }
-.scripted .chart output { display: block; margin-top: .1rem }
-.chart.tall { grid-row: span 2 }
-.chart .cell { fill: var(--c0) } .chart .ground { fill: var(--grid) }
-.chart .below { color: var(--faint); font-size: .8rem; margin-top: .25rem; line-height: 1.4 }
-"""
-SCRIPT = """
-document.documentElement.classList.add("scripted");
-for (const chart of document.querySelectorAll(".chart")) {
-  const told = chart.querySelector("output");
-  const tell = event => {
-    const hit = event.target.closest(".hit");
-    if (told && hit) told.textContent = hit.querySelector("title").textContent;
-  };
-  chart.addEventListener("pointerdown", tell);
-  chart.addEventListener("pointermove", tell);
-}
-"""
 
 
 class Line(NamedTuple):
@@ -78,6 +38,25 @@ class Mark(NamedTuple):
     text: str
     start: float
     end: float
+
+
+class LegendEntry(NamedTuple):
+    """What a line is, and its last value."""
+
+    name: str  # "" where there is but one
+    value: str
+    swatch: Markup  # a piece of the line
+
+
+class Chart(NamedTuple):
+    """A drawing with its words."""
+
+    title: str
+    unit: str
+    legend: list[LegendEntry]
+    drawing: Markup  # <svg>
+    below: str  # a sentence on how to read it
+    is_tall: bool = False  # as high as two others
 
 
 class Scale(NamedTuple):
@@ -132,19 +111,19 @@ def lines_chart(
     *,
     x_name: str,
     y_name: str = "",
-    tell: Callable[[float, float], str] = number,
+    format_value: Callable[[float, float], str] = number,
     mark: Mark | None = None,
     worse_from: float | None = None,
     with_zero: bool = False,
     x_range: tuple[float, float] | None = None,
     below: str = "",
-) -> str:
-    """Lines over an axis, as a <figure>; "" where there is nothing to draw.
+) -> Chart | None:
+    """Lines over an axis; None where there is nothing to draw.
 
     Args:
-        title: what it shows, in a few words; all texts are escaped here.
+        title: what it shows, in a few words.
         x_name, y_name: of the axes, with units.
-        tell: a value (and the distance of ticks, 0: alone) in words.
+        format_value: a value (and the distance of ticks, 0: alone) in words.
         mark: what the chart points at.
         worse_from: x from which on the ground is shaded.
         with_zero: 0 is on the y axis and drawn.
@@ -156,7 +135,7 @@ def lines_chart(
     ]
     lines = [line for line in lines if line.points]
     if not lines:
-        return ""
+        return None
     xs = [*(x_range or ()), *(x for line in lines for x, _ in line.points)]
     firm = [line for line in lines if not line.is_cloud]
     ys = [y for line in firm for _, y in line.points] + [0.0] * with_zero
@@ -186,7 +165,7 @@ def lines_chart(
     for tick in up.ticks:
         kind = "zero" if with_zero and abs(tick) < 1e-12 else "grid"
         parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{end:.1f}" y1="{y_at(tick):.1f}" y2="{y_at(tick):.1f}"/>')
-        parts.append(_text(LEFT - 6, y_at(tick) + 4, tell(tick, step), anchor="end"))
+        parts.append(_text(LEFT - 6, y_at(tick) + 4, format_value(tick, step), anchor="end"))
     wide = across.ticks[1] - across.ticks[0] if len(across.ticks) > 1 else 0.0
     for tick in across.ticks:
         parts.append(_text(x_at(tick), floor + 15, number(tick, wide), anchor="middle"))
@@ -205,25 +184,24 @@ def lines_chart(
     ends = spread([y_at(line.points[-1][1]) + 4 for line in named], 13.0, TOP + 8, floor + 2)
     for line, at in zip(named, ends, strict=True):
         parts.append(_text(x_at(line.points[-1][0]) + 8, at, line.name, kind="name", colour=line.colour, most=right))
-    parts += _hits(firm or lines, x_at, y_at, x_name, tell, floor)
-    label = f"{title}. " + "; ".join(f"{line.name}: {tell(line.points[-1][1], 0.0)}" for line in firm)
-    legend = _legend(firm, tell)
-    return _figure(title, y_name, legend, label, HEIGHT, parts, below)
+    parts += _hits(firm or lines, x_at, y_at, x_name, format_value, floor)
+    label = f"{title}. " + "; ".join(f"{line.name}: {format_value(line.points[-1][1], 0.0)}" for line in firm)
+    return Chart(title, y_name, _legend(firm, format_value), _svg(label, HEIGHT, parts), below)
 
 
 def cells_chart(
     title: str, rows: Sequence[tuple[str, Sequence[float]]], columns: Sequence[str], *, x_name: str, below: str = ""
-) -> str:
-    """Numbers >= 0 as cells that are the darker the larger they are, as a <figure>; "" where there are none.
+) -> Chart | None:
+    """Numbers >= 0 as cells that are the darker the larger they are; None where there are none.
 
     Args:
-        rows: a name, and a number for each column; all texts are escaped here.
+        rows: a name, and a number for each column.
         columns: their names.
         x_name: what the columns are.
     """
     most = max((value for _, values in rows for value in values), default=0.0)
     if most <= 0 or not math.isfinite(most):
-        return ""
+        return None
     left = min(150.0, max(text_width(name) for name, _ in rows) + 10)
     cell = max(CELL_HEIGHT, min(26, 2 * HEIGHT // len(rows)))
     height = TOP + cell * len(rows) + BOTTOM
@@ -234,12 +212,12 @@ def cells_chart(
         parts.append(_text(left - 6, y + cell / 2 + 4, name, anchor="end"))
         for column, value in enumerate(values):
             x = left + column * width
-            told = escape(f"{name}, {x_name} {columns[column]}: {value:.3g}")
+            text = escape(f"{name}, {x_name} {columns[column]}: {value:.3g}")
             box = f'x="{x:.2f}" y="{y}" width="{width - min(1, width / 8):.2f}" height="{cell - 1}"'
             parts.append(
                 f'<g class="hit"><rect class="ground" {box}/>'
                 f'<rect class="cell" {box} style="fill:var(--c0);opacity:{math.sqrt(value / most):.2f}"/>'
-                f"<title>{told}</title></g>"
+                f"<title>{text}</title></g>"
             )
         if values:
             parts.append(_text(WIDTH - 30, y + cell / 2 + 4, f"{values[-1]:.2g}"))
@@ -248,7 +226,7 @@ def cells_chart(
         x = left + (column + 0.5) * width
         parts.append(_text(x, height - BOTTOM + 14, columns[column], anchor="middle"))
     parts.append(_text((left + WIDTH - 34) / 2, height - 4, x_name, anchor="middle"))
-    return _figure(title, "", "", title, height, parts, below, kind=" tall" if len(rows) > 14 else "")
+    return Chart(title, "", [], _svg(title, height, parts), below, is_tall=len(rows) > 14)
 
 
 def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
@@ -319,7 +297,7 @@ def _hits(
     x_at: Callable[[float], float],
     y_at: Callable[[float], float],
     x_name: str,
-    tell: Callable[[float, float], str],
+    format_value: Callable[[float, float], str],
     floor: float,
 ) -> list[str]:
     """Invisible strips, one for each x, that tell its values."""
@@ -334,34 +312,25 @@ def _hits(
     for at, (x, place) in enumerate(zip(xs, places, strict=True)):
         start = (places[at - 1] + place) / 2 if at else place - 6
         end = (places[at + 1] + place) / 2 if at + 1 < len(xs) else place + 6
-        told = "; ".join(f"{line.name} {tell(y, 0.0)}" for line, y in values[x])
+        values_text = "; ".join(f"{line.name} {format_value(y, 0.0)}" for line, y in values[x])
         found.append(
             f'<g class="hit"><rect x="{start:.1f}" y="{TOP}" width="{end - start:.1f}" height="{floor - TOP}"/>'
             f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{floor}"/>'
-            f"<title>{escape(f'{x_name} {x:.4g}: {told}')}</title></g>"
+            f"<title>{escape(f'{x_name} {x:.4g}: {values_text}')}</title></g>"
         )
     return found
 
 
-def _legend(lines: Sequence[Line], tell: Callable[[float, float], str]) -> str:
-    """What each line is, and its last value."""
-    if len(lines) == 1:
-        return f"<b>{escape(tell(lines[0].points[-1][1], 0.0))}</b>"
-    return "".join(
-        f'<span><svg viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M1 4L21 4" {_stroke(line)}/></svg>'
-        f"{escape(line.name)} <b>{escape(tell(line.points[-1][1], 0.0))}</b></span>"
+def _legend(lines: Sequence[Line], format_value: Callable[[float, float], str]) -> list[LegendEntry]:
+    swatches = [
+        Markup(f'<svg viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M1 4L21 4" {_stroke(line)}/></svg>')
         for line in lines
-    )
+    ]
+    values = [format_value(line.points[-1][1], 0.0) for line in lines]
+    names = [line.name if len(lines) > 1 else "" for line in lines]
+    return [LegendEntry(*entry) for entry in zip(names, values, swatches, strict=True)]
 
 
-def _figure(
-    title: str, unit: str, legend: str, label: str, height: float, parts: list[str], below: str, *, kind: str = ""
-) -> str:
-    unit = f'<span class="faint">{escape(unit)}</span>' if unit else ""
-    legend = f'<div class="legend">{legend}</div>' if legend else ""
-    below = f'<div class="below">{escape(below)}</div>' if below else ""
-    return (
-        f'<figure class="chart{kind}"><figcaption><b>{escape(title)}</b>{unit}{legend}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-        f"<output></output>{below}</figure>"
-    )
+def _svg(label: str, height: float, parts: Iterable[str]) -> Markup:
+    """Args: label: what it shows, for those who do not see it; parts: markup."""
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from library.messages import UserError, log, plural, say
 from library.training.caption_mismatch import tell_pictures
 from library.training.previews import last_previews, preview
-from library.training.report_page import ReportPage, facts_of
+from library.training.report_facts import facts_of
+from library.training.report_page import ReportPage
 from library.training.run import Run, Training
 from library.training.saver import Saver
 from library.training.soundness import not_finite

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from library.miniature.drawings import CharacterScene, character_caption, draw, draw_character, random_scene
 from library.training.caption_mismatch import ranked
-from library.training.report_page import Told
+from library.training.report_history import History
 from tests.laboratory.character import make_set, random_character
 from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Training
 
@@ -33,9 +33,9 @@ def _put(path: Path, picture, described: CharacterScene) -> None:
 
 def read(folder: Path) -> dict[str, float]:
     """Where the two stand in the run's ranking, and in one by the loss (the trained model's, if that was measured)."""
-    told = Told(folder / "it.run.jsonl")
-    told.read()
-    event = told.pictures
+    history = History(folder / "it.run.jsonl")
+    history.read()
+    event = history.captions_compared
     found = ranked(event)
     losses = event["rows"].get("trained, with caption") or event["rows"]["unchanged, with caption"]
     by_loss = [name for _, name in sorted(zip(map(fmean, losses), event["pictures"], strict=True), reverse=True)]

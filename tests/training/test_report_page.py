@@ -17,7 +17,9 @@ from library.messages import Note, set_language
 from library.options import checks
 from library.training import caption_mismatch, report_page
 from library.training.caption_mismatch import extent, ranked
-from library.training.report_page import Facts, ReportPage, Told, compose
+from library.training.report_facts import Facts, TagRow, TrainedImage
+from library.training.report_history import History
+from library.training.report_page import ReportPage, compose
 from tests.conftest import events
 from tests.reporting.test_pages import NASTY, Reader
 
@@ -30,19 +32,19 @@ def facts(folder: Path, **changes) -> Facts:
         name="it",
         folder=folder,
         suffix="safetensors",
-        config=config,
+        settings=config,
         step_counts=[STEPS] * EPOCHS,
-        measured=2,
-        line="SD 1.x",
+        held_out_count=2,
+        family="SD 1.x",
         model="base.safetensors",
         machine="cpu, float32",
         memory="planned: 34 MiB",
         plan=Overview([["folder", "pictures"], ["10_mytag", "12"]], [["bucket"], ["64x64"]], ["run: 4 epochs"]),
-        words=["mytag"],
+        trigger_words=["mytag"],
         prompts=["mytag, smile", "a house"],
-        tags=[["mytag", 12, "100%", "the trigger word"], ["hat", 3, "25%", "stays controllable"]],
+        tags=[TagRow("mytag", 12, "100%", "the trigger word"), TagRow("hat", 3, "25%", "stays controllable")],
         tag_count=2,
-        pictures={f"10_mytag/{at}.png": (folder / f"{at}.png", f"mytag, caption {at}") for at in range(5)},
+        images={f"10_mytag/{at}.png": TrainedImage(folder / f"{at}.png", f"mytag, caption {at}") for at in range(5)},
         notes=[Note("keep an eye on it", "red")],
         command="python train_network.py --seed 23",
     )
@@ -104,7 +106,7 @@ def write(path: Path, told: list[dict]) -> Path:
 
 
 def page_of(folder: Path, told: list[dict], known: Facts | None = None, *, peak: int | None = None) -> str:
-    read = Told(write(folder / "it.run.jsonl", told))
+    read = History(write(folder / "it.run.jsonl", told))
     read.read()
     shown = ReportPage(folder / "it.report.html", read.path, known or facts(folder), None)
     return compose(shown.facts, read, shown.thumbnail, time.time(), peak)
@@ -124,15 +126,8 @@ def test_the_page_says_which_epoch_to_use_with_its_file_and_how(tmp_path):
     assert "models/Lora" in text  # AUTOMATIC1111, Forge
     assert "models/loras" in text  # ComfyUI
     assert "40 / 40" in text
-    sections = [
-        "Epoch 2:",
-        "How to use",
-        "Previews",
-        "Curves",
-        "possible mismatches first",
-        "Where did this feature go?",
-    ]
-    sections += ["Speed and memory", "Plan and warnings", "Reproduce this run"]
+    sections = ["Epoch 2:", "How to use", "Previews", "Curves", "possible mismatches first"]
+    sections += ["Where did this feature go?", "Speed and memory", "Plan and warnings", "Reproduce this run"]
     places = [text.index(words) for words in sections]
     assert places == sorted(places)
 
@@ -175,7 +170,7 @@ def test_pictures_whose_captions_do_not_help_come_first(tmp_path):
     assert found[-1].help == pytest.approx(0.52)
     text = text_of(page_of(tmp_path, [*told_events(tmp_path), event | dict(time=0, step=40), end()]))
     assert text.index("caption harms 10%") < text.index("caption helps 48%") < text.index("caption helps 52%")
-    assert "1 picture worth a look" in text
+    assert "1 image worth a look" in text
 
 
 def end() -> dict:
@@ -207,11 +202,11 @@ def test_the_unchanged_model_alone_ranks_too():
 
 def test_without_validation_it_says_why(tmp_path):
     told = [event for event in told_events(tmp_path) if event["event"] != "validation"]
-    few = text_of(page_of(tmp_path, [*told, end()], facts(tmp_path, measured=0)))
+    few = text_of(page_of(tmp_path, [*told, end()], facts(tmp_path, held_out_count=0)))
     assert "Choose the epoch from the previews" in few
     assert "with only 5, none can be spared" in few
     config, _ = checks.check(dict(validation_split=0.0), {})
-    off = text_of(page_of(tmp_path, [*told, end()], facts(tmp_path, measured=0, config=config)))
+    off = text_of(page_of(tmp_path, [*told, end()], facts(tmp_path, held_out_count=0, settings=config)))
     assert "No images were held out (validation_split)" in off
 
 
@@ -220,37 +215,37 @@ def test_a_run_that_went_on_has_its_whole_history(tmp_path):
     again = dict(event="start", time=9000.0, name="it", steps=40)
     cut = next(place for place, event in enumerate(whole) if event.get("step") == 25)
     later = [event | dict(time=event["time"] + 8000) for event in whole[cut:]]
-    told = Told(
+    told = History(
         write(tmp_path / "it.run.jsonl", [*whole[:cut], dict(event="stopped", time=1060.0, step=24), again, *later])
     )
     told.read()
     assert [step for step, _ in told.losses] == list(range(1, 41))
-    assert sorted(told.epochs) == [1, 2, 3, 4]
+    assert sorted(told.epoch_losses) == [1, 2, 3, 4]
     assert told.state == "running"
-    assert {round(seconds, 1) for _, seconds in told.paces} == {2.0}  # the hours between are no steps
-    assert told.pace == pytest.approx(2)
+    assert {round(seconds, 1) for _, seconds in told.step_seconds} == {2.0}  # the hours between are no steps
+    assert told.seconds_per_step == pytest.approx(2)
 
 
 def test_reading_on_is_reading_anew(tmp_path):
     whole = told_events(tmp_path, is_finished=True)
     path = write(tmp_path / "it.run.jsonl", whole[:30])
-    grown = Told(path)
+    grown = History(path)
     grown.read()
     text = "".join(json.dumps(event) + "\n" for event in whole)
     path.write_text(text[: len(text) // 2], encoding="utf-8")  # in the middle of a line
     grown.read()
     path.write_text(text, encoding="utf-8")
     grown.read()
-    anew = Told(path)
+    anew = History(path)
     anew.read()
     assert grown == anew
 
 
 def test_names_of_any_kind_stay_text(tmp_path):
     known = facts(
-        tmp_path, name=NASTY.replace("/", "-"), words=[NASTY], prompts=[NASTY, NASTY], model=NASTY, machine=NASTY,
-        memory=NASTY, command=NASTY,
-        notes=[NASTY], tags=[[NASTY, 1, "1%", NASTY]], pictures={"10_mytag/2.png": (tmp_path / NASTY, NASTY)},
+        tmp_path, name=NASTY.replace("/", "-"), trigger_words=[NASTY], prompts=[NASTY, NASTY], model=NASTY,
+        machine=NASTY, memory=NASTY, command=NASTY, notes=[NASTY], tags=[TagRow(NASTY, 1, "1%", NASTY)],
+        images={"10_mytag/2.png": TrainedImage(tmp_path / NASTY, NASTY)},
         plan=Overview([[NASTY], [NASTY]], [[NASTY], [NASTY]], [NASTY]),
     )  # fmt: skip
     told = told_events(tmp_path, is_finished=True)
@@ -273,7 +268,7 @@ def test_nothing_is_fetched(tmp_path):
 def test_the_page_speaks_chinese(tmp_path):
     set_language("zh")
     plan = Overview([["目录"], ["10_mytag"]], [["桶"], ["64x64"]], ["全程：4 轮"])
-    known = facts(tmp_path, plan=plan, tags=[["hat", 3, "25%", "可自由控制"]], memory="计划", command="x")
+    known = facts(tmp_path, plan=plan, tags=[TagRow("hat", 3, "25%", "可自由控制")], memory="计划", command="x")
     known.prompts, known.notes[:] = ["mytag"], []
     page = page_of(tmp_path, told_events(tmp_path, is_finished=True), known)
     text = text_of(page)
@@ -295,10 +290,8 @@ def test_many_previews_are_thinned_and_the_chosen_one_stays(tmp_path):
     known = facts(tmp_path, step_counts=[1] * 100)
     row = drawn(tmp_path, "e")
     told = [dict(event="preview", time=0, epoch=n, step=n, strengths=[1.0], files=[row]) for n in range(1, 101)]
-    shown = report_page.evenly(
-        [(event, row) for event in told], 16, lambda one: report_page.is_end_of(known, one[0], 37)
-    )
-    at = [event["step"] for event, _ in shown]
+    shown = report_page.evenly(told, 16, lambda event: report_page.is_end_of(known, event, 37))
+    at = [event["step"] for event in shown]
     assert at[0] == 1
     assert at[-1] == 100
     assert 37 in at
@@ -429,11 +422,11 @@ BEFORE = """<meta http-equiv="Content-Security-Policy"
   addEventListener("securitypolicyviolation", event => wrong.push("asked for " + event.blockedURI));
 </script>"""
 AFTER = """<script>addEventListener("load", () => setTimeout(() => {
-  const slider = document.querySelector(".choices input"), seen = [];
+  const slider = document.querySelector(".slider input"), seen = [];
   for (const value of [0, 1, 2]) {
     slider.value = value;
     slider.dispatchEvent(new Event("input"));
-    const shown = [...document.querySelectorAll(".choices figure")].filter(one => one.offsetParent);
+    const shown = [...document.querySelectorAll(".slider figure")].filter(one => one.offsetParent);
     seen.push(shown.map(one => one.querySelector("img").alt));
   }
   const hit = document.querySelector(".chart .hit rect");
