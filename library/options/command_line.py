@@ -48,7 +48,7 @@ def parse(argv: list[str]) -> tuple[Values, Where]:
     choose_language(values)
     if "config_file" in values:
         where.pop("config_file")
-        file_values, file_where = config_files.read_values(config_file(values.pop("config_file")))
+        file_values, file_where = config_files.read_values(config_file(str(values.pop("config_file"))))
         choose_language(file_values | values)
         values, where = file_values | values, file_where | where
     return values, where
@@ -113,7 +113,7 @@ def output_of(argv: list[str]) -> tuple[list[str], Path | None]:
 
 def config_file(name: str) -> Path:
     """The file of `--config_file`; ".toml" may be omitted, as in sd-scripts."""
-    file = Path(str(name))
+    file = Path(name)
     return file if file.suffix.lower() in (".toml", ".json") or file.is_file() else Path(f"{file}.toml")
 
 

@@ -58,7 +58,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Declared(Generic[Settings]):
+class Declared(Generic[Settings]):  # Declared[Any]: of whichever class
     """The options of a class whose fields are `option`s: what a block shows, and what values are checked against."""
 
     config: type[Settings]

@@ -12,6 +12,7 @@ import tokenize
 import traceback
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from library import files
 from library.messages import Stopped, UserError, let_every_letter_pass, log, say
@@ -41,7 +42,7 @@ Train = Callable[[Config, list[str]], int]  # trains, prints the warnings first;
 # ---- writing ----
 
 
-def block_text(declared: Declared = TRAINING) -> str:
+def block_text(declared: Declared[Any] = TRAINING) -> str:
     """The block as delivered, from the script's first line up to and with the line that ends it."""
     lines = [f'"""{declared.title}"""', HEADER]
     for group, (english, chinese) in declared.groups.items():
@@ -76,7 +77,7 @@ def write_blocks() -> None:
         write_block(PROJECT / "tools" / file, declared)
 
 
-def write_block(script: str | Path, declared: Declared = TRAINING) -> None:
+def write_block(script: str | Path, declared: Declared[Any] = TRAINING) -> None:
     """Write the delivered block into a script, over its own; what stands below the block stays."""
     script = Path(script)
     below = script.read_text(encoding="utf-8").partition(MARK + "\n")[2]
@@ -164,7 +165,7 @@ def variables_of(script: str | Path) -> Values:
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of a model's file: no name for downloading
 
 
-def with_absolute_paths(values: Values, folder: str | Path, declared: Declared = TRAINING) -> Values:
+def with_absolute_paths(values: Values, folder: str | Path, declared: Declared[Any] = TRAINING) -> Values:
     """The same values with relative paths taken from `folder`, so that the script runs from anywhere."""
     values, options = dict(values), declared.options
     for name, value in values.items():

@@ -13,7 +13,7 @@ from typing import Any
 from library.messages import say
 from library.options import window_presets
 from library.options.checks import asks, from_text, no_effect, place, quoted
-from library.options.declaration import Given, Value, Values, Where
+from library.options.declaration import Given, Scalar, Value, Values, Where
 from library.options.training import OPTIONS
 
 # ---- names ----
@@ -297,7 +297,7 @@ NO_DEEPSPEED = (
 NETWORK_ARGUMENT = ("this network argument is not supported here", "这里没有这一网络参数")
 
 # Refused with a reason, unless the value is what the other trainer does without it (listed first).
-REFUSED: dict[str, tuple[tuple, Reason]] = {
+REFUSED: dict[str, tuple[tuple[Scalar, ...], Reason]] = {
     "dataset_class": ((), OWN_CODE),
     **dict.fromkeys(
         (

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from library.messages import say
 from library.options.declaration import PROJECT, Declared, declared, option
@@ -687,7 +688,7 @@ def _title(doc: str) -> str:
     return "\n".join(line.strip() for line in doc.strip().splitlines()) + "\n"
 
 
-TOOLS: dict[str, Declared] = {  # file in tools/ -> what its block shows
+TOOLS: dict[str, Declared[Any]] = {  # file in tools/ -> what its block shows
     f"{name}.py": declared(config, _title(config.__doc__ or ""), GROUPS)
     for name, config in {
         "prepare_images": PrepareImages,

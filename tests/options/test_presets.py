@@ -195,10 +195,10 @@ def test_values_that_say_something_about_others_are_understood(read, change, und
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"LoRA_type": "LyCORIS/iA3"}, 'network_module = "LyCORIS/iA3" is none of'),
+        ({"LoRA_type": "LyCORIS/iA3"}, 'network_module = "LyCORIS/iA3" is not one of'),
         (
             {"flux1_checkbox": True},
-            "flux1_checkbox is not taken: only Stable Diffusion 1.x, 2.x and XL are trained here",
+            "flux1_checkbox is not supported: only Stable Diffusion 1.x, 2.x and XL are trained here",
         ),
         ({"use_scalar": True}, "use_scalar is not supported: this network argument is not supported here"),
         ({"a_key_of_tomorrow": 0}, "a_key_of_tomorrow: there is no such parameter."),

@@ -187,7 +187,7 @@ def test_values_are_understood(given, understood):
     [
         (
             {"huggingface_repo_id": "me/mine"},
-            "huggingface_repo_id is not taken: nothing is uploaded. When the run has ended: "
+            "huggingface_repo_id is not supported: nothing is uploaded. When the run has ended: "
             "hf upload NAME/REPOSITORY output/mytag.safetensors",
         ),
         (
@@ -196,7 +196,7 @@ def test_values_are_understood(given, understood):
         ),
         (
             {"dataset_class": "mine.Set"},
-            "dataset_class is not taken: it runs a Python class of your own; describe the images in dataset_config "
+            "dataset_class is not supported: it runs a Python class of your own; describe the images in dataset_config "
             "instead",
         ),
         (
@@ -252,7 +252,7 @@ IMPOSSIBLE = [  # what sd-scripts refuses or cannot do, and how that is put righ
     ("--adaptive_noise_scale 0.01", "--adaptive_noise_scale 0.01 needs noise_offset; set it, e.g. 0.05"),
     (
         "--v_pred_like_loss 0.5 --v_parameterization",
-        "--v_pred_like_loss 0.5 is for epsilon models, and v_parameterization says that this a v model. Remove one "
+        "--v_pred_like_loss 0.5 is for epsilon models, and v_parameterization says that this is a v model. Remove one "
         "of them",
     ),
     (

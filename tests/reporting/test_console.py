@@ -33,7 +33,7 @@ def config(**options):
 def speak():
     """Say LINES, and an error."""
     log.info("device cpu")
-    log.warning("3 pictures are small")
+    log.warning("3 images are small")
     set_language("zh")
     log.warning("图片太小")
     log.info("step 1/4")

@@ -38,7 +38,7 @@ KNOWN = [
     (AcceleratorError("CUDA error: an illegal memory access was encountered"), "update the driver"),
     (ImportError("DLL load failed while importing _C: The specified module could not be found."), "Redistributable"),
     (ModuleNotFoundError("No module named 'diffusers'"), "pip install -r requirements.txt"),
-    (PermissionError(13, "Permission denied"), "another program contains it"),
+    (PermissionError(13, "Permission denied"), "another program is using it"),
     (SafetensorError("Error while deserializing header: HeaderTooLarge"), "copy it again"),
     (FloatingPointError("the loss of step 7 is nan"), "lower learning_rate"),
 ]
@@ -62,7 +62,7 @@ def test_every_row_is_tried_above():
 
 def test_the_cause_behind_an_error_is_known_too():
     error = caught(UserError("it.safetensors: cannot be written"), cause=OSError(28, "full"))
-    assert "UserError: it.safetensors: cannot be written. Probable cure: the disk is full" in (
+    assert "UserError: it.safetensors: cannot be written. Likely fix: the disk is full" in (
         crash_report.cause_line(error)
     )
     assert crash_report.cause_line(ZeroDivisionError("division by zero")) == "ZeroDivisionError: division by zero"

@@ -168,7 +168,7 @@ def test_what_does_not_start_is_told_with_the_cure(wandb):
     [
         (dict(log_with="tensorboard"), 'log_with = "tensorboard" needs logging_dir'),
         (dict(log_with="all", logging_dir="logs"), 'log_with = "all" needs the package wandb: pip install wandb'),
-        (dict(log_with="mlflow"), 'log_with = "mlflow" is none of "tensorboard", "wandb", "all"'),
+        (dict(log_with="mlflow"), 'log_with = "mlflow" is not one of "tensorboard", "wandb", "all"'),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_cure(options, problem, tmp_path, monkeypatch):
@@ -182,8 +182,8 @@ def test_what_cannot_be_is_refused_with_the_cure(options, problem, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("[mlflow]\na = 1", "mlflow is none of \\[tensorboard\\], \\[wandb\\]"), ("a = = 1", "is not valid TOML"),
-     ("entity = 'me'", "entity is none of")],
+    [("[mlflow]\na = 1", "mlflow is not one of \\[tensorboard\\], \\[wandb\\]"), ("a = = 1", "is not valid TOML"),
+     ("entity = 'me'", "entity is not one of")],
 )  # fmt: skip
 def test_settings_of_nothing_are_refused(tmp_path, text, problem):
     (tmp_path / "t.toml").write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from library.messages import say, set_language
 from library.options.declaration import Declared, Option, Scalar, Value, Values, Where
@@ -93,7 +93,7 @@ def as_number(text: str) -> int | float | str:
     return text
 
 
-def unknown(name: str, where: Where, declared: Declared) -> str:
+def unknown(name: str, where: Where, declared: Declared[Any]) -> str:
     is_flag = where.get(name, "").startswith("--")
     meant = nearest(name, declared.options)
     meant = f"--{meant}" if meant and is_flag else meant
@@ -113,7 +113,7 @@ def _refuse(english: str, chinese: str) -> NoReturn:
     raise ValueError(say(english, chinese))
 
 
-def checked(name: str, value: object, where: Where, declared: Declared) -> Value:
+def checked(name: str, value: object, where: Where, declared: Declared[Any]) -> Value:
     """The value in its one spelling."""
     option = declared.options[name]
     kinds = option.kinds
@@ -189,7 +189,7 @@ def _finite(value: object, whole: bool) -> int | float:
 
 def _switch(value: object) -> bool:
     if isinstance(value, (bool, int, float)) and value in (True, False):  # 1 and 0 as well
-        return bool(value)
+        return value == 1
     if str(value).lower() in ("true", "false"):
         plain = str(value).capitalize()
         _refuse(f"is text; remove the quotes: {plain}", f"是文字；请去掉引号：{plain}")
@@ -206,7 +206,7 @@ def _choice(value: object, choices: tuple[Scalar, ...]) -> Scalar:
     _refuse(f"is not one of {listed}.{hint}", f"不在可选值之内：{listed}。{hint}")
 
 
-def _one_value(value: list | tuple) -> NoReturn:
+def _one_value(value: list[object] | tuple[object, ...]) -> NoReturn:
     if not value:
         _refuse("has no value", "没有填值")
     _refuse(
@@ -215,7 +215,7 @@ def _one_value(value: list | tuple) -> NoReturn:
     )
 
 
-def _list(value: object, option: Option, *, splits: bool) -> list:
+def _list(value: object, option: Option, *, splits: bool) -> list[Any]:
     """A list of texts or of numbers; one text alone is a list of it, or of its words where flags are written so."""
     items = value if isinstance(value, (list, tuple)) else [value]
     if isinstance(value, str) and splits and not option.path:
