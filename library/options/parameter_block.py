@@ -110,13 +110,7 @@ def read_block(script: str | Path, variables: Values) -> tuple[Values, Where, li
                 continue
             at = f"{script.name}:{line}"
             if name in where and is_plain:
-                first = f"{where[name]}: {name}"
-                warnings.append(
-                    say(
-                        f"{first} is set again at {at}; the later value counts",
-                        f"{first} 在 {at} 处又设了一次，以后者为准",
-                    )
-                )
+                warnings.append(_is_set_again(f"{where[name]}: {name}", at))
             where[name] = at
     return {name: variables[name] for name in where}, where, warnings
 
@@ -128,23 +122,13 @@ def variables_of(script: str | Path) -> Values:
         with tokenize.open(script) as file:
             source, mark, _ = file.read().partition(MARK)
         if not mark:
-            problem = say(
-                f"{script}: not a copy of lora_train_command_line.py: the line that ends the parameters is missing",
-                f"{script}：不是 lora_train_command_line.py 的副本：缺少参数区的结束行",
-            )
-            raise ConfigError([problem])
+            raise ConfigError([_has_no_block(script)])
         variables = {"__file__": str(script), "__name__": "block"}
         exec(compile(source, str(script), "exec"), variables)
     except ConfigError:
         raise
     except SyntaxError as error:  # also an encoding that is none
-        at = f"{script.name}:{error.lineno or 1}"
-        problem = say(
-            f"{at}: not valid Python ({error.msg}). Check that line and the one before for a missing quote, or for "
-            "Chinese quotes or commas",
-            f"{at}：不合 Python 写法（{error.msg}）。请看这一行和上一行，是否漏了引号，或用了中文标点 “ ” ，",
-        )
-        raise ConfigError([problem]) from error
+        raise ConfigError([_is_no_python(f"{script.name}:{error.lineno or 1}", error)]) from error
     except UnicodeDecodeError as error:
         problem = say(
             f"{script.name} is not UTF-8 text. Save it as UTF-8", f"{script.name} 不是 UTF-8 文本，请另存为 UTF-8"
@@ -153,12 +137,7 @@ def variables_of(script: str | Path) -> Values:
     except Exception as error:  # whatever the user's own lines bring up
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(script)), 1)
-        problem = say(
-            f"{script.name}:{line}: {type(error).__name__}: {error}. Text needs quotes, and names must be spelled "
-            "as above",
-            f"{script.name}:{line}：{type(error).__name__}：{error}。文字要加引号，名称要与原来一致",
-        )
-        raise ConfigError([problem]) from error
+        raise ConfigError([_does_not_run(f"{script.name}:{line}", error)]) from error
     return variables
 
 
@@ -266,15 +245,7 @@ def _run_program(work: Callable[[], int], script: str | Path, variables: Values)
     choose_language(variables)
     try:
         if len(sys.argv) > 1:
-            name = Path(script).name
-            instead = "" if Path(script).parent.name == "tools" else ", or give them to train_network.py"
-            instead_zh = "" if Path(script).parent.name == "tools" else "，或把参数交给 train_network.py"
-            raise UserError(
-                say(
-                    f"{name} takes no arguments: edit it{instead}",
-                    f"{name} 不接受命令行参数：请修改文件内容{instead_zh}",
-                )
-            )
+            raise UserError(_takes_no_arguments(Path(script)))
         return work()
     except UserError as error:
         log.error(error)
@@ -335,15 +306,57 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
             done.mkdir(exist_ok=True)
             preset.rename(files.free_path(done / preset.name))
         except OSError as error:  # it is trained all the same, and the next ones should be
-            log.error(
-                say(
-                    f"{preset.name} was trained but cannot be moved to {done} ({error.strerror or error})",
-                    f"{preset.name} 已训练完成，但无法移到 {done}（{error.strerror or error}）",
-                )
-            )
+            log.error(_stays_in_the_queue(preset, done, error))
     trained = len(presets) - len(failed)
     log.info(say(f"{trained} of {len(presets)} presets trained", f"{len(presets)} 个预设中完成了 {trained} 个"))
     if failed:
         listed = ", ".join(failed)
         log.error(say(f"not trained: {listed}", f"未完成：{listed}"))
     return 1 if failed else 0
+
+
+# ---- what is said ----
+
+
+def _is_set_again(first: str, at: str) -> str:
+    return say(f"{first} is set again at {at}; the later value counts", f"{first} 在 {at} 处又设了一次，以后者为准")
+
+
+def _has_no_block(script: Path) -> str:
+    return say(
+        f"{script}: not a copy of lora_train_command_line.py: the line that ends the parameters is missing",
+        f"{script}：不是 lora_train_command_line.py 的副本：缺少参数区的结束行",
+    )
+
+
+def _is_no_python(at: str, error: SyntaxError) -> str:
+    return say(
+        f"{at}: not valid Python ({error.msg}). Check that line and the one before for a missing quote, or for "
+        "Chinese quotes or commas",
+        f"{at}：不合 Python 写法（{error.msg}）。请看这一行和上一行，是否漏了引号，或用了中文标点 “ ” ，",
+    )
+
+
+def _does_not_run(at: str, error: Exception) -> str:
+    return say(
+        f"{at}: {type(error).__name__}: {error}. Text needs quotes, and names must be spelled as above",
+        f"{at}：{type(error).__name__}：{error}。文字要加引号，名称要与原来一致",
+    )
+
+
+def _takes_no_arguments(script: Path) -> str:
+    is_tool = script.parent.name == "tools"
+    instead, instead_zh = (
+        ("", "") if is_tool else (", or give them to train_network.py", "，或把参数交给 train_network.py")
+    )
+    return say(
+        f"{script.name} takes no arguments: edit it{instead}",
+        f"{script.name} 不接受命令行参数：请修改文件内容{instead_zh}",
+    )
+
+
+def _stays_in_the_queue(preset: Path, folder: Path, error: OSError) -> str:
+    return say(
+        f"{preset.name} was trained but cannot be moved to {folder} ({error.strerror or error})",
+        f"{preset.name} 已训练完成，但无法移到 {folder}（{error.strerror or error}）",
+    )

@@ -467,23 +467,11 @@ def _network_args(value: object, at: str, problems: list[str], full: Values) -> 
         elif name in ("exclude_patterns", "include_patterns"):
             taken[name] = _patterns(text)
         elif name not in IDLE_ARGUMENTS and text.lower() not in ("", "false", "none", "0"):
-            problems.append(
-                say(
-                    f"{at}: {quoted(item)} is not supported; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
-                    f"{', '.join(ALGORITHMS)}; preset: {', '.join(PRESETS)})",
-                    f"{at}：不能使用 {quoted(item)}；可用的只有 {'、'.join(KNOWN_ARGUMENTS)}（algo："
-                    f"{'、'.join(ALGORITHMS)}；preset：{'、'.join(PRESETS)}）",
-                )
-            )
+            problems.append(_is_no_argument(at, item))
     if is_dora:
         kind = taken.get("network_module", "lora")
         if kind != "lora":
-            problems.append(
-                say(
-                    f"{at}: dora_wd with algo={kind} is not supported; with algo=lora it is",
-                    f"{at}：不支持 algo={kind} 加 dora_wd；algo=lora 可以",
-                )
-            )
+            problems.append(_is_no_dora(at, kind))
         taken["network_module"] = "dora"
     if preset == "full" and "conv_dim" not in taken:
         taken = full | taken
@@ -513,3 +501,22 @@ def _spelling(name: str, value: object, given: Given) -> Any:
         )
         return OPTIONS[name].default
     return SPELLINGS.get(name, {}).get(value.lower(), value)
+
+
+# ---- what is said ----
+
+
+def _is_no_argument(at: str, item: object) -> str:
+    return say(
+        f"{at}: {quoted(item)} is not supported; only {', '.join(KNOWN_ARGUMENTS)} are (algo: "
+        f"{', '.join(ALGORITHMS)}; preset: {', '.join(PRESETS)})",
+        f"{at}：不能使用 {quoted(item)}；可用的只有 {'、'.join(KNOWN_ARGUMENTS)}（algo："
+        f"{'、'.join(ALGORITHMS)}；preset：{'、'.join(PRESETS)}）",
+    )
+
+
+def _is_no_dora(at: str, kind: str) -> str:
+    return say(
+        f"{at}: dora_wd with algo={kind} is not supported; with algo=lora it is",
+        f"{at}：不支持 algo={kind} 加 dora_wd；algo=lora 可以",
+    )

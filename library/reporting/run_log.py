@@ -158,18 +158,8 @@ class RunLog:
         self.bar.set_postfix_str(f"loss {self.average():.4f}")
         if self.bar.disable and (self.last_read - self.last_line > LINE_SECONDS or step in (1, self.step_count)):
             self.last_line = self.last_read
-            log.info(self._line(epoch, step))
-
-    def _line(self, epoch: int, step: int) -> str:
-        pace = (time.monotonic() - self.started) / max(1, step - self.first_step)
-        left = round(pace * (self.step_count - step))
-        width = len(str(self.step_count))
-        return say(
-            f"step {step:{width}}/{self.step_count}  epoch {epoch:2}  loss {self.average():.4f}  "
-            f"{pace:.3f} s/step  left {left // 60}:{left % 60:02}",
-            f"步 {step:{width}}/{self.step_count}  轮 {epoch:2}  损失 {self.average():.4f}  "
-            f"{pace:.3f} 秒/步  剩余 {left // 60}:{left % 60:02}",
-        )
+            seconds_per_step = (time.monotonic() - self.started) / max(1, step - self.first_step)
+            log.info(_progress_line(epoch, step, self.step_count, self.average(), seconds_per_step))
 
     def average(self) -> float:
         """Mean loss of this epoch so far: a single step's loss says little, its timesteps differ."""
@@ -199,19 +189,11 @@ class RunLog:
         if values:
             self.event("validation", epoch=epoch, step=step, **values)
             self.validations.append(dict(epoch=epoch, step=step, **values))
-            loss, beside, gap = (values[name] for name in ("loss", "training_loss", "gap"))
-            log.info(
-                say(
-                    f"validation {f'after step {step}' if step else 'of the unchanged model'}: loss {loss:.4f}, of "
-                    f"training images {beside:.4f}, gap {gap:+.4f}",
-                    f"{f'第 {step} 步后的验证' if step else '训练前底模的验证'}：损失 {loss:.4f}，"
-                    f"训练图片的损失 {beside:.4f}，差距 {gap:+.4f}",
-                )
-            )
+            log.info(_validation_line(step, values))
         if self.writer:
-            at, told = epoch if by == "epoch" else step, self.validations[-1]
-            self.writer.add_scalar(f"loss/validation/{by}_average", told["loss"], at)
-            self.writer.add_scalar(f"loss/validation/{by}_divergence", told["gap"], at)
+            at, last = epoch if by == "epoch" else step, self.validations[-1]
+            self.writer.add_scalar(f"loss/validation/{by}_average", last["loss"], at)
+            self.writer.add_scalar(f"loss/validation/{by}_divergence", last["gap"], at)
 
     def close(self) -> None:
         """Read what waits and close the files."""
@@ -223,13 +205,7 @@ class RunLog:
             self.bar.close()
             self.events.close()
             if self.unwritten:
-                lost = self.unwritten.count(b"\n")
-                log.info(
-                    say(
-                        f"{self.events.name} lacks its last {plural(lost, 'line')}: the disk could not be written",
-                        f"{self.events.name} 缺少最后 {lost} 行：磁盘无法写入",
-                    )
-                )
+                log.info(_lacks_lines(self.events.name, self.unwritten.count(b"\n")))
             if self.writer:
                 self.writer.close()
 
@@ -241,3 +217,34 @@ def _parsed(line: bytes) -> Event:
     except ValueError:
         return {}
     return event if isinstance(event, dict) else {}
+
+
+# ---- what is said ----
+
+
+def _progress_line(epoch: int, step: int, step_count: int, loss: float, seconds_per_step: float) -> str:
+    left = round(seconds_per_step * (step_count - step))
+    width = len(str(step_count))
+    return say(
+        f"step {step:{width}}/{step_count}  epoch {epoch:2}  loss {loss:.4f}  "
+        f"{seconds_per_step:.3f} s/step  left {left // 60}:{left % 60:02}",
+        f"步 {step:{width}}/{step_count}  轮 {epoch:2}  损失 {loss:.4f}  "
+        f"{seconds_per_step:.3f} 秒/步  剩余 {left // 60}:{left % 60:02}",
+    )
+
+
+def _validation_line(step: int, values: Event) -> str:
+    loss, beside, gap = (values[name] for name in ("loss", "training_loss", "gap"))
+    return say(
+        f"validation {f'after step {step}' if step else 'of the unchanged model'}: loss {loss:.4f}, of "
+        f"training images {beside:.4f}, gap {gap:+.4f}",
+        f"{f'第 {step} 步后的验证' if step else '训练前底模的验证'}：损失 {loss:.4f}，"
+        f"训练图片的损失 {beside:.4f}，差距 {gap:+.4f}",
+    )
+
+
+def _lacks_lines(name: str, count: int) -> str:
+    return say(
+        f"{name} lacks its last {plural(count, 'line')}: the disk could not be written",
+        f"{name} 缺少最后 {count} 行：磁盘无法写入",
+    )

@@ -57,14 +57,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UserError(
-                say(
-                    "logging_dir is set, but the package tensorboard is missing: pip install tensorboard, or set "
-                    "logging_dir = None (run.jsonl has the same numbers).",
-                    "设置了 logging_dir，但没有安装 tensorboard：请 pip install tensorboard，或设 logging_dir = None"
-                    "（run.jsonl 里有同样的数据）。",
-                )
-            ) from None
+            raise UserError(_tensorboard_is_missing()) from None
         folder = str(folder_of(config, started_at))
         self.writer = SummaryWriter(**{"log_dir": folder, "purge_step": first_step + 1} | settings)
         self.add_scalar, self.close = self.writer.add_scalar, self.writer.close
@@ -95,14 +88,7 @@ class WandB:
             self.run = wandb.init(**given | settings)
             self.run.define_metric("*", step_metric="step")
         except Exception as error:  # its own classes, and those of what it stands on
-            raise UserError(
-                say(
-                    f"wandb cannot start ({error}). Log in once with `wandb login`, or set wandb_api_key; offline, "
-                    "set WANDB_MODE=offline; or remove log_with.",
-                    f"wandb 无法启动（{error}）。请先运行 wandb login 登录一次，或填写 wandb_api_key；"
-                    "没有网络请设 WANDB_MODE=offline；也可以不填 log_with。",
-                )
-            ) from error
+            raise UserError(_wandb_cannot_start(error)) from error
         self.point: dict[str, float] = {}
         self.over_epochs: set[str] = set()
 
@@ -191,3 +177,24 @@ def read_settings(path: str) -> dict[str, Values]:
     if problems:
         raise UserError(problems)
     return tables
+
+
+# ---- what is said ----
+
+
+def _tensorboard_is_missing() -> str:
+    return say(
+        "logging_dir is set, but the package tensorboard is missing: pip install tensorboard, or set "
+        "logging_dir = None (run.jsonl has the same numbers).",
+        "设置了 logging_dir，但没有安装 tensorboard：请 pip install tensorboard，或设 logging_dir = None"
+        "（run.jsonl 里有同样的数据）。",
+    )
+
+
+def _wandb_cannot_start(error: Exception) -> str:
+    return say(
+        f"wandb cannot start ({error}). Log in once with `wandb login`, or set wandb_api_key; offline, "
+        "set WANDB_MODE=offline; or remove log_with.",
+        f"wandb 无法启动（{error}）。请先运行 wandb login 登录一次，或填写 wandb_api_key；"
+        "没有网络请设 WANDB_MODE=offline；也可以不填 log_with。",
+    )

@@ -362,15 +362,7 @@ def _path(value: str, kind: str) -> str:
     """The path with `~` expanded; must fit `kind` (see option)."""
     control = next((letter for letter in value if ord(letter) < 32), None)
     if control:
-        known = {"\n": ("a line break", "换行符"), "\t": ("a tab", "制表符")}
-        english, chinese = known.get(control, ("a control character", "控制字符"))
-        typed = "".join(_TYPED.get(letter, letter) for letter in value)
-        _refuse(
-            f"contains {english}, because \\ in plain quotes is special: "
-            f"""write it with / or as r"{typed}" (in .toml: '{typed}')""",
-            f"中含有{chinese}，因为普通引号里的 \\ 有特殊含义："
-            f"""请用 / 代替，或写成 r"{typed}"（.toml 里写 '{typed}'）""",
-        )
+        _refuse_escape(value, control)
     if kind == "picture" and value.startswith("data:image/"):
         return value
     if kind == "prompts" and re.search(r"\s", value.strip()) and not re.search(r"\.(txt|toml|json)$", value.strip()):
@@ -422,3 +414,16 @@ def _missing(path: str, is_hub_name: bool) -> NoReturn:
             "不在本机，程序不会下载模型：请填 .safetensors 文件或 diffusers 文件夹的路径",
         )
     _refuse(english, chinese)
+
+
+def _refuse_escape(path: str, control: str) -> NoReturn:
+    """Of "C:\\new" in plain quotes: \\n is a line break."""
+    known = {"\n": ("a line break", "换行符"), "\t": ("a tab", "制表符")}
+    english, chinese = known.get(control, ("a control character", "控制字符"))
+    typed = "".join(_TYPED.get(letter, letter) for letter in path)
+    _refuse(
+        f"contains {english}, because \\ in plain quotes is special: "
+        f"""write it with / or as r"{typed}" (in .toml: '{typed}')""",
+        f"中含有{chinese}，因为普通引号里的 \\ 有特殊含义："
+        f"""请用 / 代替，或写成 r"{typed}"（.toml 里写 '{typed}'）""",
+    )
