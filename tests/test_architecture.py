@@ -129,3 +129,16 @@ def test_the_page_about_the_house_names_every_package_and_nothing_that_is_not_th
             defined = {target.id for target in targets if isinstance(target, ast.Name)}
             defined |= {node.name for node in tops if isinstance(node, ast.FunctionDef | ast.ClassDef)}
             assert name in defined, place
+
+
+@pytest.mark.parametrize("file", [*FILES, *(ROOT / "tools").glob("*.py")], ids=lambda file: file.stem)
+def test_html_stands_in_templates_and_in_no_string(file):
+    if file.name == "charts.py":  # draws SVG
+        return
+    texts = [
+        node.value for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant)
+    ]
+    markup = (
+        "</?(a|b|body|br|code|details|div|figure|h[1-6]|html|img|p|pre|script|section|span|style|table|td|th|tr)[ >/]"
+    )
+    assert not [text for text in texts if isinstance(text, str) and re.search(markup, text)]
