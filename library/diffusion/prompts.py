@@ -51,8 +51,8 @@ def parse(text: str, *, is_negative: bool = False) -> Prompt:
     problems: list[str] = []
     text = re.sub(r"#[^\n]*(\n|$)", "\n", text)
     loras = []
-    for found in EXTRA.finditer(text):
-        if lora := _lora(found, is_negative, problems):
+    for match in EXTRA.finditer(text):
+        if lora := _lora(match, is_negative, problems):
             loras.append(lora)
     if twice := sorted({lora.name for lora in loras if [other.name for other in loras].count(lora.name) > 1}):
         names = ", ".join(twice)
@@ -70,10 +70,10 @@ def weights(caption: str) -> list[tuple[str, float]]:
     return [piece for section in _weighted(caption, []) for piece in section]
 
 
-def _lora(found: re.Match, is_negative: bool, problems: list[str]) -> Lora | None:
+def _lora(match: re.Match[str], is_negative: bool, problems: list[str]) -> Lora | None:
     """The LoRA of one <...>, or what is wrong with it added to the problems."""
-    kind, whole = found[1], found[0]
-    name, *values = found[2].split(":")
+    kind, whole = match[1], match[0]
+    name, *values = match[2].split(":")
     named = dict(value.split("=", 1) for value in values if "=" in value)
     plain = [value for value in values if "=" not in value]
     if kind not in ("lora", "lyco"):
@@ -130,17 +130,17 @@ def _refused(text: str, is_negative: bool) -> list[str]:
             )
         )
     opened: list[int] = []  # places of brackets
-    for found in re.finditer(r"\\.|[()\[\]|]", text):
-        mark, at = found[0], found.start()
+    for match in re.finditer(r"\\.|[()\[\]|]", text):
+        mark, at = match[0], match.start()
         if mark in "([":
             opened.append(at)
         elif mark == "|" and opened and text[opened[-1]] == "[":
             end = text.find("]", at)
-            shown = text[opened[-1] : end + 1 if end >= 0 else None]
+            part = text[opened[-1] : end + 1 if end >= 0 else None]
             problems.append(
                 say(
-                    f"{shown}: alternating words are not supported here. Choose one; for a plain | remove the brackets",
-                    f"{shown}：这里不支持交替词。请选定一个；若只是普通的 |，请去掉方括号",
+                    f"{part}: alternating words are not supported here. Choose one; for a plain | remove the brackets",
+                    f"{part}：这里不支持交替词。请选定一个；若只是普通的 |，请去掉方括号",
                 )
             )
         elif mark in ")]" and opened and text[opened[-1]] + mark in ("()", "[]"):
@@ -165,8 +165,8 @@ def _weighted(text: str, problems: list[str]) -> WeightedPrompt:
         for piece in pieces[begin:]:
             piece[1] *= factor
 
-    for found in TOKEN.finditer(text):
-        token, weight = found[0], found["weight"]
+    for match in TOKEN.finditer(text):
+        token, weight = match[0], match["weight"]
         if token.startswith("\\"):
             pieces.append([token[1:], 1.0])  # a single \ is left out
         elif token == "(":

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 
-class Shown(NamedTuple):
-    """A batch as the model is shown it."""
+class MeasuredBatch(NamedTuple):
+    """Images, and how the model answers to them."""
 
     latents: Tensor  # (B, C, h, w)
     mask: Tensor | None  # (B, 1, h, w) how much each place counts; None: all of every picture
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
         cls, times: list[int], held_out: dict[int, Tensor], beside: dict[int, Tensor], old: dict[int, Tensor]
     ) -> "Measured":
         """From what `losses` gives for each; the n-th training picture goes with the n-th that is held out."""
-        rows = [[found[place] for place in sorted(held_out)] for found in (held_out, beside)]
+        rows = [[of_place[place] for place in sorted(held_out)] for of_place in (held_out, beside)]
         rows.append([old[place] for place in sorted(old)])
         return cls(times, *(torch.stack(own) if own else torch.empty(0, len(times)) for own in rows))
 
@@ -111,7 +111,7 @@ def groups(kinds: list[Hashable], sizes: list[int], seed: int) -> list[list[int]
 @torch.no_grad()
 def losses(
     batches: list[list[int]],
-    show: Callable[[list[int]], Shown],
+    batch_of: Callable[[list[int]], MeasuredBatch],
     corrupt: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     times: list[int],
@@ -121,7 +121,7 @@ def losses(
 
     Args:
         batches: places of pictures.
-        show: gives a batch.
+        batch_of: gives a batch.
         corrupt: latents, noise, t (B,) -> noisy latents, and what the model should answer.
         loss: prediction, that answer, mask -> (B,).
         times: timesteps.
@@ -130,20 +130,20 @@ def losses(
     Returns:
         Of each place its losses (timesteps,) float32, on the CPU.
     """
-    found = []
+    measured = []
     for places in batches:
-        shown = show(places)
-        latents = shown.latents
+        batch = batch_of(places)
+        latents = batch.latents
         noise = torch.stack([noise_of(seed, place, (len(times), *latents.shape[1:])) for place in places], dim=1)
         rows = []
         for own, time in zip(noise.to(latents.device), times, strict=True):
             t = torch.full((len(places),), time)
             noisy, target = corrupt(latents, own, t)
-            rows.append(loss(shown.predict(noisy, t), target, shown.mask))
-        found.append(torch.stack(rows, dim=1))  # read below: reading here would stall the device
+            rows.append(loss(batch.predict(noisy, t), target, batch.mask))
+        measured.append(torch.stack(rows, dim=1))  # read below: reading here would stall the device
     return {
         place: row
-        for places, rows in zip(batches, found, strict=True)
+        for places, rows in zip(batches, measured, strict=True)
         for place, row in zip(places, rows.float().cpu(), strict=True)
     }
 

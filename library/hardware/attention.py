@@ -8,13 +8,15 @@ makes a part of the matrix at a time, in the model's own number format, and make
 Letters: B batch, H heads, T queries, S keys, d width of a head. No masks and no dropout: Stable Diffusion has neither.
 """
 
+from __future__ import annotations
+
 import math
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from library.messages import say
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention as AttentionModule
 
 aten = torch.ops.aten
 
@@ -110,7 +115,8 @@ def is_fused(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     with warnings.catch_warnings(), torch.enable_grad(), own_hooks, sdpa_kernel(FUSED):
         warnings.simplefilter("ignore")  # torch explains at length why it refuses
         try:
-            scaled_dot_product_attention(*packed.permute(2, 0, 3, 1, 4)).sum().backward()
+            q, k, v = packed.permute(2, 0, 3, 1, 4)
+            scaled_dot_product_attention(q, k, v).sum().backward()
         except RuntimeError:  # "No available kernel"
             return False
     return True
@@ -131,6 +137,7 @@ def fastest_chunk(device: torch.device, dtype: torch.dtype) -> int:
         start = time.perf_counter()
         with torch.enable_grad():
             chunked(q, k, v, chunk_bytes).sum().backward()
+        assert q.grad is not None
         q.grad[0, 0, 0, 0].item()  # wait for the device
         return time.perf_counter() - start
 
@@ -147,11 +154,11 @@ def fastest_chunk(device: torch.device, dtype: torch.dtype) -> int:
                 best[chunk_bytes] = min(best[chunk_bytes], taken)
         if round_ > 0 and time.perf_counter() - start > 0.7:
             break
-    chosen = CHUNKS[0]
+    fastest = CHUNKS[0]
     for chunk_bytes in CHUNKS:
-        if best[chunk_bytes] < 0.95 * best[chosen]:
-            chosen = chunk_bytes
-    return chosen
+        if best[chunk_bytes] < 0.95 * best[fastest]:
+            fastest = chunk_bytes
+    return fastest
 
 
 def chunked(q: Tensor, k: Tensor, v: Tensor, chunk_bytes: int) -> Tensor:
@@ -189,7 +196,7 @@ class Chunked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         q, k, v = ctx.saved_tensors
         wants_q, wants_k, wants_v, _ = ctx.needs_input_grad
         scale = q.shape[-1] ** -0.5
@@ -202,32 +209,33 @@ class Chunked(torch.autograd.Function):
             # Each chunk of queries adds to the gradients of all keys. In half precision a running sum would be rounded
             # once per chunk, so it is kept in fp32; where a head is not split there is no sum.
             is_summed = len(parts) > 1 and q.dtype in (torch.float16, torch.bfloat16)
+            part = total = None
+            to_k, to_v = (None if x is None else x[sample, heads] for x in (dk, dv))
             if is_summed:
                 part = torch.zeros(2, *keys.shape[1:], dtype=k.dtype, device=k.device)
                 total = torch.zeros_like(part, dtype=torch.float32)
-                to_k, to_v = part[:1], part[1:]
-            else:
-                to_k, to_v = (None if x is None else x[sample, heads] for x in (dk, dv))
+                to_k, to_v = (part[:1] if wants_k else None), (part[1:] if wants_v else None)
             for index, rows in enumerate(parts):
                 queries, outer = q[sample, heads, rows], gradient[sample, heads, rows]
                 beta = int(index > 0 and not is_summed)  # 0: what is there is ignored
                 share = _probabilities(queries, keys)
-                if wants_v:
+                if to_v is not None:
                     to_v.baddbmm_(share.mT, outer, beta=beta)
-                if wants_q or wants_k:
+                d_logits = None
+                if dq is not None or to_k is not None:
                     d_logits = aten._softmax_backward_data(torch.bmm(outer, values.mT), share, -1, share.dtype)
-                if wants_q:
-                    dq[sample, heads, rows].baddbmm_(d_logits, keys, beta=0, alpha=scale)
-                if wants_k:
-                    to_k.baddbmm_(d_logits.mT, queries, beta=beta, alpha=scale)
-                if is_summed:
+                    if dq is not None:
+                        dq[sample, heads, rows].baddbmm_(d_logits, keys, beta=0, alpha=scale)
+                    if to_k is not None:
+                        to_k.baddbmm_(d_logits.mT, queries, beta=beta, alpha=scale)
+                if part is not None and total is not None:
                     total += part
-                share = d_logits = None  # or they would live on while the next ones are made
-            if is_summed and wants_k:
+                del share, d_logits  # or they would live on while the next ones are made
+            if total is not None and dk is not None:
                 dk[sample, heads] = total[:1]
-            if is_summed and wants_v:
+            if total is not None and dv is not None:
                 dv[sample, heads] = total[1:]
-        if wants_q and damping is not None:
+        if dq is not None and damping is not None:
             dq /= damping
         return dq, dk, dv, None
 
@@ -292,7 +300,7 @@ class Processor:
 
     def __call__(
         self,
-        module: nn.Module,
+        module: AttentionModule,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -304,6 +312,9 @@ class Processor:
         if module.group_norm is not None:
             tokens = module.group_norm(tokens.transpose(1, 2)).transpose(1, 2)
         context = tokens if encoder_hidden_states is None else encoder_hidden_states
+        assert module.to_k is not None
+        assert module.to_v is not None
+        assert module.to_out is not None
         projected = module.to_q(tokens), module.to_k(context), module.to_v(context)
         q, k, v = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in projected)
         tokens = self.attention(q, k, v).transpose(1, 2).flatten(2)
@@ -322,4 +333,4 @@ def install(model: nn.Module, attention: Attention) -> None:
         if hasattr(module, "rescale_output_factor") and hasattr(module, "to_q"):
             unknown = (module.spatial_norm, module.norm_q, module.norm_k, module.norm_cross, module.added_kv_proj_dim)
             assert not any(unknown), "an attention that Stable Diffusion does not have"
-    model.set_attn_processor(Processor(attention))
+    model.set_attn_processor(Processor(attention))  # pyrefly: ignore[not-callable]  # each model has its own

@@ -33,7 +33,7 @@ class Average:
             value.lerp_(tensor, 1 - decay)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """The average in the tensors' place."""
         self._swap()
         try:

@@ -9,13 +9,16 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from library.messages import UserError, say
+
+Group = dict[str, Any]  # "name", "params" and "lr"
+Settings = dict[str, Any]  # an optimizer's own, by name
 
 
 class Built(NamedTuple):
@@ -26,7 +29,10 @@ class Built(NamedTuple):
     notices: list[str]  # where something else was done than was asked for
 
 
-def build(name: str, groups: list[dict], *, learning_rate: float, args: dict[str, Any] | None = None) -> Built:
+Row = Callable[[list[Group], float | None, Settings], Built]  # groups, a learning rate beside theirs, settings
+
+
+def build(name: str, groups: list[Group], *, learning_rate: float, args: Settings | None = None) -> Built:
     """The optimizer of that name.
 
     Args:
@@ -152,7 +158,7 @@ def learning_rates(
     return trained
 
 
-def parameter_groups(trained: dict[str, list[nn.Parameter]], rates: dict[str, float]) -> list[dict]:
+def parameter_groups(trained: dict[str, list[nn.Parameter]], rates: dict[str, float]) -> list[Group]:
     """A group for each name that has a rate: {"name", "params", "lr"}.
 
     Args:
@@ -173,13 +179,19 @@ class Lion(Optimizer):
     Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, algorithm 2.
     """
 
-    def __init__(self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | list[Group],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ):
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay))
 
         self._step_supports_amp_scaling = True  # GradScaler hands over `found_inf` and does not read it: no stall
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:
+    def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]  # GradScaler gives none
         """One step from the gradients at hand; none where GradScaler found an infinite one."""
         assert closure is None
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
@@ -200,10 +212,10 @@ class Lion(Optimizer):
                 momentum.lerp_(gradient, 1 - beta2)
 
 
-def _plain(path: str, package: str | None = None, **defaults) -> Callable[..., Built]:
+def _plain(path: str, package: str | None = None, **defaults: Any) -> Row:
     """A row for a class that takes (groups, lr=..., **args); `package`: what to install where it is missing."""
 
-    def row(groups: list[dict], learning_rate: float | None, args: dict) -> Built:
+    def row(groups: list[Group], learning_rate: float | None, args: Settings) -> Built:
         cls = _import(path, package)
         args = {**defaults, **args}
         _check_args(cls, args)
@@ -219,11 +231,11 @@ def _plain(path: str, package: str | None = None, **defaults) -> Callable[..., B
     return row
 
 
-def _finds_its_rate(path: str, package: str) -> Callable[..., Built]:
+def _finds_its_rate(path: str, package: str) -> Row:
     """A row for an optimizer that finds the learning rate itself; lr is a factor for what it finds, usually 1."""
     name = path.rpartition(".")[2]
 
-    def row(groups: list[dict], learning_rate: float, args: dict) -> Built:
+    def row(groups: list[Group], learning_rate: float | None, args: Settings) -> Built:
         rates = {group["lr"] for group in groups}
         if len(rates) > 1:
             raise UserError(
@@ -250,15 +262,23 @@ def _finds_its_rate(path: str, package: str) -> Callable[..., Built]:
     return row
 
 
-def _schedule_free(path: str) -> Callable[..., Built]:
+class ScheduleFree(Protocol):
+    """An optimizer whose parameters are either those that are trained or their average."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+
+def _schedule_free(path: str) -> Row:
     """A row for Defazio et al. 2024, "The Road Less Scheduled", arXiv:2405.15682: an average is the schedule.
 
     What is trained and what is saved differ: see `averaged`.
     """
 
-    def row(groups: list[dict], learning_rate: float, args: dict) -> Built:
+    def row(groups: list[Group], learning_rate: float | None, args: Settings) -> Built:
         built = _plain(path, "schedulefree")(groups, learning_rate, args)
-        built.optimizer.train()
+        cast(ScheduleFree, built.optimizer).train()
         built.notices.append(
             say(
                 f"{path.rpartition('.')[2]} needs no schedule: lr_scheduler and lr_warmup_steps are not used "
@@ -280,11 +300,12 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
-    optimizer.eval()
+    schedule_free = cast(ScheduleFree, optimizer)
+    schedule_free.eval()
     try:
         yield
     finally:
-        optimizer.train()
+        schedule_free.train()
         with torch.no_grad():  # to the bit: the way there and back rounds, and looking must not change what is learnt
             for parameter, values in zip(parameters, kept, strict=True):
                 parameter.copy_(values)
@@ -294,7 +315,7 @@ def is_schedule_free(optimizer: Optimizer) -> bool:
     return "train_mode" in optimizer.param_groups[0]
 
 
-def _adafactor(groups: list[dict], learning_rate: float, args: dict) -> Built:
+def _adafactor(groups: list[Group], learning_rate: float | None, args: Settings) -> Built:
     """Shazeer and Stern 2018, arXiv:1804.04235. Unless relative_step=False it sets the learning rate itself."""
     row = _plain("transformers.optimization.Adafactor", "transformers")
     if not args.get("relative_step", True):
@@ -311,13 +332,13 @@ def _adafactor(groups: list[dict], learning_rate: float, args: dict) -> Built:
     return built
 
 
-def _bitsandbytes(name: str, instead: str, **defaults) -> Callable[..., Built]:
+def _bitsandbytes(name: str, instead: str, **defaults: Any) -> Row:
     """A row for an optimizer with its memory in 8 bits or in pages (Dettmers et al. 2021, arXiv:2110.02861).
 
     Where bitsandbytes does not run, `instead`: the same algorithm, which learns alike.
     """
 
-    def row(groups: list[dict], learning_rate: float, args: dict) -> Built:
+    def row(groups: list[Group], learning_rate: float | None, args: Settings) -> Built:
         path = f"bitsandbytes.optim.{name}"
         if reason := _why_no_bitsandbytes(path, groups[0]["params"][0].device):
             built = OPTIMIZERS[instead](groups, learning_rate, args)
@@ -349,7 +370,7 @@ def _why_no_bitsandbytes(path: str, device: torch.device) -> str:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-OPTIMIZERS: dict[str, Callable[..., Built]] = {  # (groups, learning_rate, args) -> Built
+OPTIMIZERS: dict[str, Row] = {  # (groups, learning_rate, args) -> Built
     "AdamW": _plain("torch.optim.AdamW", fused=True),
     "AdamW8bit": _bitsandbytes("AdamW8bit", "AdamW"),
     "PagedAdamW": _bitsandbytes("PagedAdamW", "AdamW"),
@@ -379,7 +400,7 @@ OPTIMIZERS: dict[str, Callable[..., Built]] = {  # (groups, learning_rate, args)
 }
 
 
-def _import(path: str, package: str | None) -> type[Optimizer]:
+def _import(path: str, package: str | None) -> type[Any]:  # an Optimizer; each takes arguments of its own
     """The class at "package.module.Class"."""
     module, _, name = path.rpartition(".")
     try:
@@ -405,7 +426,7 @@ def _import(path: str, package: str | None) -> type[Optimizer]:
     return cls
 
 
-def _check_args(cls: type[Optimizer], args: dict) -> None:
+def _check_args(cls: type[Any], args: Settings) -> None:
     accepted = inspect.signature(cls).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         return

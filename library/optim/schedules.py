@@ -10,6 +10,7 @@ import difflib
 import importlib
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
@@ -182,14 +183,13 @@ def step_count_of(option: str, value: int | float | str, step_count: int) -> int
     Raises:
         UserError: not understood, or so long that the learning rate would never reach its value.
     """
-    try:
+    steps, is_understood = 0, False
+    with suppress(ValueError, SyntaxError, TypeError):
         text = str(value).strip()
         number = ast.literal_eval(text.removesuffix("%"))
         share = number / 100 if text.endswith("%") else number if isinstance(number, float) and number < 1 else None
         steps = int(share * step_count) if share is not None else int(number)
         is_understood = steps >= 0 and (share is not None or steps == number)
-    except (ValueError, SyntaxError, TypeError):
-        is_understood = False
     if not is_understood:
         raise UserError(
             say(

@@ -96,7 +96,7 @@ class Training:
         """The weights as they are to be saved and shown; see `optimizers.averaged`."""
         from library.optim import optimizers
 
-        with optimizers.averaged(self.optimizer), self.average.shown() if self.average else nullcontext():
+        with optimizers.averaged(self.optimizer), self.average.applied() if self.average else nullcontext():
             self.adapters.refresh()
             yield
         self.adapters.refresh()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from library.data.plan import Plan
-    from library.diffusion.validation import Measured, Shown
+    from library.diffusion.validation import Measured, MeasuredBatch
     from library.reporting.run_log import RunLog
 
 
@@ -155,19 +155,19 @@ def losses_of(
 ) -> dict[int, Tensor]:
     """The losses of samples that are `held_out.fixed`, by their places, at some timesteps; see `validation.losses`."""
     from library.diffusion import losses, validation
-    from library.diffusion.validation import Shown
+    from library.diffusion.validation import MeasuredBatch
 
     family, place = training.family, run.machine.place
 
     def plain_loss(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         return losses.per_sample(prediction, target, mask=mask)
 
-    def show(places: list[int]) -> Shown:
+    def show(places: list[int]) -> MeasuredBatch:
         batch = training.dataset.batch_of([samples[at] for at in places])
         conditioning = (batch.text_embeddings or family.encode_captions(batch.captions)) | batch.size_conditioning
         conditioning = {name: place(tensor) for name, tensor in conditioning.items()}
         mask = None if batch.masks is None else place(batch.masks)
         latents = place(batch.encoded(family.encode_images))
-        return Shown(latents, mask, lambda noisy, t: family.predict(noisy, place(t), conditioning))
+        return MeasuredBatch(latents, mask, lambda noisy, t: family.predict(noisy, place(t), conditioning))
 
     return validation.losses(batches, show, training.process.corrupt, plain_loss, timesteps, seed_of(run))

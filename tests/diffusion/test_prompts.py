@@ -80,14 +80,14 @@ def test_loras_are_taken_out_with_their_strengths():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a [cat:dog:0.4]", r"\[cat:dog:0.4\]: words that change on the way"),
-        ("[(a:2):3]", r"\[\(a:2\):3\]: words that change"),
+        ("a [cat:dog:0.4]", r"\[cat:dog:0.4\]: prompt scheduling"),
+        ("[(a:2):3]", r"\[\(a:2\):3\]: prompt scheduling"),
         ("[ in front::0.6]", "prompt scheduling"),
         ("a [b:.5]", "prompt scheduling"),
-        ("[cow|horse] in a field", r"\[cow\|horse\]: words that take turns"),
+        ("[cow|horse] in a field", r"\[cow\|horse\]: alternating words"),
         ("a cat AND a dog", "AND combines several prompts"),
         ("a cat :1.2", '":1.2" at the end weights the whole prompt'),
-        ("a <hypernet:agm:1.1>", "this a hypernet, not a LoRA"),
+        ("a <hypernet:agm:1.1>", "this is a hypernet, not a LoRA"),
         ("<lora:x:0,6>", '"0,6" is not a number. Write 0.6'),
         ("<lora:x:0.6:0.5:32>", "only its strengths can be set"),
         ("<lora:x:1:dyn=8>", "only its strengths can be set"),

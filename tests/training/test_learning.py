@@ -324,7 +324,7 @@ def test_an_average_is_the_sum_of_its_definition_and_shows_itself_for_a_while():
         expected = decay * expected + (1 - decay) * weights.detach()
     torch.testing.assert_close(average.values[0], expected)
     kept = weights.detach().clone()
-    with average.shown():
+    with average.applied():
         torch.testing.assert_close(weights.detach(), expected)
     assert torch.equal(weights.detach(), kept)
     other = Average([weights], decay=0.9)

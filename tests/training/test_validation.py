@@ -16,7 +16,7 @@ from library.data import held_out
 from library.data.folders import Folder
 from library.data.samples import Found
 from library.diffusion import losses, noise, validation
-from library.diffusion.validation import Measured, Shown
+from library.diffusion.validation import Measured, MeasuredBatch
 from library.messages import Stopped, UserError
 from library.options.training import Config
 from tests.conftest import Result, draw_set, events
@@ -32,9 +32,9 @@ def plain(prediction, target, mask):
 def pictures_of(latents: torch.Tensor, predict, mask=None):
     """What `validation.losses` is given: batches of latents and a model."""
 
-    def show(places: list[int]) -> Shown:
+    def show(places: list[int]) -> MeasuredBatch:
         own = latents[places]
-        return Shown(own, None if mask is None else mask[places], lambda noisy, t: predict(own, noisy, t))
+        return MeasuredBatch(own, None if mask is None else mask[places], lambda noisy, t: predict(own, noisy, t))
 
     return show
 
