@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from library.miniature.checker import character_score
 from library.miniature.drawings import Person, Scene, draw
 from library.tooling import lora_files
 from tests.laboratory import CLAIMS, experiment, odd_pictures, people, written
+from tests.laboratory.__main__ import DOCS
 from tests.laboratory.diffusers_script import train_as_diffusers
 from tests.laboratory.experiment import BASE, Claim, Comparison, Effect, Lora, Training, effect, verdict
 from tests.laboratory.eyes import head_share, see
@@ -244,3 +246,18 @@ def test_the_peers_lora_acts_on_our_model_as_on_diffusers_own(tmp_path):
         ours = family.predict(noisy, t, {"states": states})
     torch.testing.assert_close(ours, with_lora, rtol=1e-4, atol=1e-4)
     assert (with_lora - without).abs().max() > 0.01
+
+
+def test_the_page_says_how_the_claims_are_tried():
+    """What was found takes hours to find again; what was asked must be what the programs ask."""
+    page = (DOCS / "laboratory.md").read_text(encoding="utf-8")
+    assert page.startswith(written.HEAD)
+    parts = written._parts(page)
+    assert list(parts) == list(CLAIMS)
+    for name, part in parts.items():
+        claim = experiment.claim_of(name)
+        for text in (f"## {claim.title}\n", f"\n{claim.method}\n", claim.limits or ""):
+            assert text in part, name
+        assert re.findall(r"^\| (.*) \| \*\*(?:confirmed|contradicted|not shown)", part, re.M) == [
+            comparison.words for comparison in claim.comparisons
+        ]

@@ -41,6 +41,13 @@ def test_links_and_images_lead_somewhere(page):
         assert not anchor or anchor in anchors(there), place
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_files_of_the_project_are_called_as_they_are(page):
+    quoted = re.findall(r"`((?:library|tests|tools|docs)/[\w./-]+|[a-z_]+\.(?:py|toml))[ `:]", read(page))
+    folders = ("", "library", "tools")
+    assert [path for path in quoted if not any((ROOT / folder / path).exists() for folder in folders)] == []
+
+
 def test_every_image_is_shown_somewhere_and_small():
     shown = {(ROOT / page).parent.joinpath(place).resolve() for page in PAGES for place in places(page)}
     images = [path for path in (ROOT / "docs" / "images").rglob("*") if path.is_file()]
