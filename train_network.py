@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.contracts import Batch, Family
-from library.messages import Stopped, UserError, let_every_letter_pass, log, say, set_language
+from library.messages import Stopped, UserError, exit_code, log, say, set_language
 from library.options import command_line, sd_scripts
 from library.options.checks import check
 from library.options.derived import trains_text_encoder
@@ -45,28 +45,20 @@ if TYPE_CHECKING:  # torch is imported below the check of the parameters: that t
 
 
 def main(argv: list[str]) -> int:
-    """Flags to an exit code; what there is to say is printed.
+    """Flags to an exit code (see `messages.exit_code`); what there is to say is said."""
+    return exit_code(partial(run_flags, argv))
 
-    Returns:
-        0: trained, or stopped and saved. 1: crashed. 2: the user has something to put right. 130: a second Ctrl-C.
-    """
-    let_every_letter_pass()
-    try:
-        argv, output = command_line.output_of(argv)
-        values, where, notices, problems = sd_scripts.translate(*command_line.parse(argv))
-        config, warnings = check(values, where, problems)
-        if output:
-            command_line.write_config(config, output)
-            log.info(say(f"written: {output}", f"已写入 {output}"))
-            return 0
-        return run(config, notices + warnings)
-    except UserError as error:
-        log.error(error)
-        return 2
-    except Stopped:
+
+def run_flags(argv: list[str]) -> int:
+    """Check the flags and train, or write them into a file where that is asked."""
+    argv, output = command_line.output_of(argv)
+    values, where, notices, problems = sd_scripts.translate(*command_line.parse(argv))
+    config, warnings = check(values, where, problems)
+    if output:
+        command_line.write_config(config, output)
+        log.info(say(f"written: {output}", f"已写入 {output}"))
         return 0
-    except KeyboardInterrupt:
-        return 130
+    return run(config, notices + warnings)
 
 
 def run(config: Config, warnings: list[str]) -> int:

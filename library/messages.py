@@ -10,7 +10,7 @@ import locale
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
@@ -124,3 +124,22 @@ class UserError(ValueError):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         lines = ([heading] if heading else []) + [f"  {problem}" if heading else problem for problem in self.problems]
         super().__init__("\n".join(lines))
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Do a program's work; what only the user can put right is said, not raised.
+
+    Returns:
+        What `work` gives: 0 where it is done, 1 where it crashed. 0: stopped by the user, and saved. 2: the user has
+        something to put right. 130: a second Ctrl-C.
+    """
+    let_every_letter_pass()
+    try:
+        return work()
+    except UserError as error:
+        log.error(error)
+        return 2
+    except Stopped:
+        return 0
+    except KeyboardInterrupt:
+        return 130

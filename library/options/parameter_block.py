@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from library import files
-from library.messages import Stopped, UserError, let_every_letter_pass, log, say
+from library.messages import UserError, exit_code, log, say
 from library.options import config_files, sd_scripts
 from library.options.checks import ConfigError, check, check_tool, choose_language
 from library.options.declaration import PROJECT, Declared, Given, Scalar, Settings, Value, Values, Where
@@ -240,20 +240,25 @@ def run_tool(
 
 
 def _run_program(work: Callable[[], int], script: str | Path, variables: Values) -> int:
-    """Do the work of a script that takes no arguments; what only the user can put right is printed, not raised."""
-    let_every_letter_pass()
+    """Do the work of a script that takes no arguments; what only the user can put right is said, not raised."""
     choose_language(variables)
-    try:
+
+    def checked() -> int:
         if len(sys.argv) > 1:
             raise UserError(_takes_no_arguments(Path(script)))
         return work()
-    except UserError as error:
-        log.error(error)
-        return 2
-    except Stopped:
-        return 0
-    except KeyboardInterrupt:
-        return 130
+
+    return exit_code(checked)
+
+
+def _takes_no_arguments(script: Path) -> str:
+    is_tool = script.parent.name == "tools"
+    instead_en = "" if is_tool else ", or give them to train_network.py"
+    instead_zh = "" if is_tool else "，或把参数交给 train_network.py"
+    return say(
+        f"{script.name} takes no arguments: edit it{instead_en}",
+        f"{script.name} 不接受命令行参数：请修改文件内容{instead_zh}",
+    )
 
 
 def _is_path(value: object, exists: Callable[[str], bool]) -> bool:

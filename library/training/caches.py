@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from library.contracts import Family
 from library.messages import log, say
@@ -11,6 +12,8 @@ from library.training.run import Run
 
 if TYPE_CHECKING:
     from library.data.cache import Filled, LatentCache, TextCache
+
+Cache = TypeVar("Cache")
 
 
 def fill_caches(run: Run, family: Family) -> tuple[LatentCache | None, TextCache | None]:
@@ -33,36 +36,35 @@ def fill_latents(run: Run, family: Family) -> LatentCache:
 
     settings, plan = run.settings, run.plan
     vae = family.modules()["vae"].to(run.machine.device)
-    batch_size = settings.vae_batch_size or plan.batch_size
-    while True:
+
+    def fill(batch_size: int) -> LatentCache:
         latents = cache.LatentCache(run.cache_folder, cache.fingerprint(vae))
-        try:
-            filled = latents.fill(
-                dataset.latents_wanted(plan, settings),
-                family.encode_images,
-                apart=dataset.latents_measured(plan),
-                batch_size=batch_size,
-                thread_count=settings.max_data_loader_n_workers,
-            )
-        except cache.BadLatents as error:
-            if next(vae.parameters()).dtype == torch.float32:
-                raise
-            run.note(say(f"{error}: trying in float32", f"{error}；改用 float32 再试"))
-            vae.float()
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-            batch_size = 1
-            run.note(say("not enough memory: encoding images one by one", "显存不足，改为逐张编码"))
-        else:
-            log.info(_latents_filled(filled))
-            return latents
+        filled = latents.fill(
+            dataset.latents_wanted(plan, settings),
+            family.encode_images,
+            apart=dataset.latents_measured(plan),
+            batch_size=batch_size,
+            thread_count=settings.max_data_loader_n_workers,
+        )
+        log.info(_latents_filled(filled))
+        return latents
+
+    def fill_with_room() -> LatentCache:
+        reason = say("not enough memory: encoding images one by one", "显存不足，改为逐张编码")
+        return _with_room(run, fill, settings.vae_batch_size or plan.batch_size, reason)
+
+    try:
+        return fill_with_room()
+    except cache.BadLatents as error:
+        if next(vae.parameters()).dtype == torch.float32:
+            raise
+        run.note(say(f"{error}: trying in float32", f"{error}；改用 float32 再试"))
+    vae.float()
+    return fill_with_room()
 
 
 def fill_texts(run: Run, family: Family) -> TextCache | None:
     """The captions' conditioning; None where it is trained, not wanted, or chance makes too many captions."""
-    import torch
-
     from library.data import cache, dataset
 
     settings, plan, modules = run.settings, run.plan, family.modules()
@@ -72,20 +74,29 @@ def fill_texts(run: Run, family: Family) -> TextCache | None:
     encoders = [modules[name].to(run.machine.device) for name in modules if name.startswith("text_encoder")]
     decides = [settings.clip_skip, settings.max_token_length, *["weighted"] * settings.weighted_captions]
     fingerprint = cache.fingerprint(*encoders, settings=decides)
-    batch_size = plan.batch_size
-    while True:
+
+    def fill(batch_size: int) -> TextCache:
         texts = cache.TextCache(run.cache_folder, fingerprint, family.facts.text_embeddings)
-        try:
-            apart = dataset.captions_measured(plan)
-            filled = texts.fill(captions, family.encode_captions, apart=apart, batch_size=batch_size)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-            batch_size = 1
-            run.note(say("not enough memory: encoding captions one by one", "显存不足，改为逐条编码标注"))
-        else:
-            log.info(_captions_filled(filled))
-            return texts
+        apart = dataset.captions_measured(plan)
+        filled = texts.fill(captions, family.encode_captions, apart=apart, batch_size=batch_size)
+        log.info(_captions_filled(filled))
+        return texts
+
+    reason = say("not enough memory: encoding captions one by one", "显存不足，改为逐条编码标注")
+    return _with_room(run, fill, plan.batch_size, reason)
+
+
+def _with_room(run: Run, fill: Callable[[int], Cache], batch_size: int, reason: str) -> Cache:
+    """What `fill` gives for batches of this size, or for single ones where memory is short; then that is said."""
+    import torch
+
+    try:
+        return fill(batch_size)
+    except torch.OutOfMemoryError:
+        if batch_size == 1:
+            raise
+    run.note(reason)
+    return fill(1)
 
 
 # ---- What is said ----
