@@ -55,7 +55,7 @@ FLOOR, PEFT, OURS = "floor", "diffusers + peft", "ours"
 TECHNIQUES = {  # name -> what differs
     "- fused functions": dict(is_fused=False),
     "- own forward pass": dict(own_forward=False),
-    "- recipes": dict(keeps_all=True),
+    "- recompute": dict(keeps_all=True),
     "- flat memory": dict(is_flat=False),
     "- fused attention": dict(attention="chunked"),
     "+ all blocks twice": dict(recomputed=True),
@@ -229,16 +229,16 @@ def build(program: str, case: tuple, device: str, dtype):
 
 
 def keeping_all():
-    """The fused functions without recipes: autograd keeps each layer's input."""
+    """The fused functions without recomputation: autograd keeps each layer's input."""
     from library.adapters.linear_ops import FAST, Operations
 
-    def made(source, recipe):
-        return source if recipe is None else recipe.plain(source)
+    def made(source, recompute):
+        return source if recompute is None else recompute.plain(source)
 
     return Operations(
-        lambda source, layers, recipe=None: FAST.project(made(source, recipe), layers),
+        lambda source, layers, recompute=None: FAST.project(made(source, recompute), layers),
         FAST.project_context,
-        lambda source, layer, recipe=None, shift=None: FAST.convolve(made(source, recipe), layer, None, shift),
+        lambda source, layer, recompute=None, shift=None: FAST.convolve(made(source, recompute), layer, None, shift),
     )
 
 

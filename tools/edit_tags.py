@@ -185,7 +185,7 @@ def planned(
 
 
 def is_regularization(picture: image_folder.CaptionedImage, found: image_folder.ImageFolder) -> bool:
-    """Whether it lies in a folder `reg` beside the training pictures, as the face recipe leaves them."""
+    """Whether it lies in a folder `reg` beside the training pictures, as faces = "recipe" leaves them."""
     first = picture.path.relative_to(found.folder).parts[0]
     return first == "reg" and any(other.path.relative_to(found.folder).parts[0] != "reg" for other in found.pictures)
 

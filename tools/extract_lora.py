@@ -71,21 +71,21 @@ def run(settings: ExtractLora) -> int:
             )
         )
     target = Path(settings.output_dir) / f"{settings.output_name}.safetensors"
-    recipe = lora_files.recipe(
+    provenance = lora_files.provenance(
         "extract_lora", paths, dim=settings.network_dim, conv_dim=settings.conv_dim, min_diff=settings.min_diff,
         clamp_quantile=settings.clamp_quantile, precision=settings.save_precision,
     )  # fmt: skip
-    if made := lora_files.made_before(target, recipe):
+    if made := lora_files.made_before(target, provenance):
         log.info(say(f"nothing to do: {made} was extracted already", f"无需处理：{made} 之前已提取"))
         return 0
     machine = generate.choose_machine(settings.device, "no", infos[0].width)
     target = free_path(target)
-    extract(settings, infos, machine.device, target, recipe)
+    extract(settings, infos, machine.device, target, provenance)
     log.info(say(f"written: {target} ({lora_files.size(target)})", f"已写入：{target}（{lora_files.size(target)}）"))
     return 0
 
 
-def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: str) -> None:
+def extract(settings: ExtractLora, infos: list, device, target: Path, provenance: str) -> None:
     """Layer by layer: a pair of weights is in memory at a time."""
     from tqdm import tqdm
 
@@ -125,7 +125,7 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, recipe: st
         "ss_training_comment": f"extracted: {infos[1].path.stem} - {infos[0].path.stem}",
         "modelspec.sai_model_spec": "1.0.1",
         **lora_files.merged_modelspec([info.path for info in infos], target.stem),
-        lora_files.RECIPE: recipe,
+        lora_files.PROVENANCE: provenance,
     }
     lora_files.save(target, tensors, entries)
     least = min(kept, key=kept.get)

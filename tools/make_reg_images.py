@@ -91,7 +91,7 @@ class Job:
     fits: dict  # path -> contracts.Fit, of the training pictures
     pictures: list  # of data.regularization.Wanted
     shares: list  # of data.regularization.Share
-    recipes: dict  # path -> generation_parameters.Recipe
+    parameters: dict  # path -> generation_parameters.GenerationParameters
     notes: list[str]  # messages.Note, or plain text
     missing: list = field(default_factory=list)  # of `pictures`
     replaced: dict[Path, Path] = field(default_factory=dict)  # path of a missing one -> ours that it takes the place of
@@ -193,7 +193,7 @@ def look(settings: MakeRegImages) -> Job:
     )
     model, model_hash = generate.identity(info.path)
     vae, vae_hash = generate.identity(settings.vae, "vae") if settings.vae else (None, None)
-    recipes = {
+    parameters = {
         one.path: dict(
             # As it stands: `\\(` and (word:1.2) are plain letters to the text encoder in training, so they are here.
             prompt=one.caption,
@@ -215,7 +215,7 @@ def look(settings: MakeRegImages) -> Job:
         line for line in found.warnings if not line.startswith(f"{output}:")
     ]  # it may lie beside the numbered ones
     notes += notes_on_captions(settings, info, found, pictures)
-    job = Job(settings, info, machine, found, fits, pictures, shares, recipes, notes)
+    job = Job(settings, info, machine, found, fits, pictures, shares, parameters, notes)
     sort_out(job)
     return job
 
@@ -347,7 +347,7 @@ def sort_out(job: Job) -> None:
             continue
         for entry in entries(folder):
             if is_file(entry) and is_picture(entry.name):
-                there[folder / entry.name] = generation_parameters.read(folder / entry.name)
+                there[folder / entry.name] = generation_parameters.read_parameters(folder / entry.name)
             elif re.search(r"\.\d+\.tmp$", entry.name) and time.time() - entry.stat().st_mtime > 3600:
                 (folder / entry.name).unlink(missing_ok=True)  # of a run that was killed
 
@@ -355,14 +355,14 @@ def sort_out(job: Job) -> None:
         return folded(path.parent.name), folded(path.name)
 
     paths = {place(path): path for path in there}
-    same = {_key(recipe): path for path, recipe in there.items() if recipe}
+    same = {_key(parameters): path for path, parameters in there.items() if parameters}
     fitting = set()
     moves: list[tuple[Path, Path]] = []
     clashes: dict[Path, Path] = {}  # a wanted path -> what is there in its place
     for one in job.pictures:
         at = paths.get(place(one.path))
-        twin = same.get(_key(job.recipes[one.path]))
-        if at and there[at] == job.recipes[one.path]:
+        twin = same.get(_key(job.parameters[one.path]))
+        if at and there[at] == job.parameters[one.path]:
             fitting.add(at)
         elif at:
             clashes[one.path] = at
@@ -413,8 +413,8 @@ def sort_out(job: Job) -> None:
         )
 
 
-def _key(recipe: dict) -> tuple:
-    return tuple(sorted((name, str(value)) for name, value in recipe.items()))
+def _key(parameters: dict) -> tuple:
+    return tuple(sorted((name, str(value)) for name, value in parameters.items()))
 
 
 def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list[str]:
@@ -423,8 +423,8 @@ def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list
     from library.images import generation_parameters
 
     changes: dict[str, list[tuple]] = {}
-    for path, recipe in before.items():
-        for name, pair in generation_parameters.differences(recipe, job.recipes[path]).items():
+    for path, parameters in before.items():
+        for name, pair in generation_parameters.differences(parameters, job.parameters[path]).items():
             changes.setdefault(name, []).append(pair)
     told = []
     for name, pairs in changes.items():
@@ -469,16 +469,16 @@ def draw(job: Job) -> None:
     all_pixels = sum(one.size[0] * one.size[1] for one in job.missing)
     with tqdm(total=len(job.missing), disable=None, unit=say(" images", "张"), smoothing=0.05) as bar:
         for number, one in enumerate(job.missing, 1):
-            recipe = job.recipes[one.path]
+            parameters = job.parameters[one.path]
             prompt = sampling.Prompt(
-                recipe["prompt"],
-                negative=recipe["negative_prompt"],
-                width=recipe["width"],
-                height=recipe["height"],
-                seed=recipe["seed"],
-                step_count=recipe["steps"],
-                scale=recipe["guidance_scale"],
-                sampler=recipe["sampler"],
+                parameters["prompt"],
+                negative=parameters["negative_prompt"],
+                width=parameters["width"],
+                height=parameters["height"],
+                seed=parameters["seed"],
+                step_count=parameters["steps"],
+                scale=parameters["guidance_scale"],
+                sampler=parameters["sampler"],
             )
             began = time.perf_counter()
             with ExitStack() as around:
@@ -528,7 +528,7 @@ def write(job: Job, one: Any, picture: Any) -> None:
     def both() -> None:
         one.path.parent.mkdir(parents=True, exist_ok=True)
         write_caption(job, one)  # first: the picture is what says that it is done
-        generation_parameters.write(one.path, picture, job.recipes[one.path])
+        generation_parameters.write_image(one.path, picture, job.parameters[one.path])
 
     generate.keep(one.path, both, 3 * picture.width * picture.height)
     old = job.replaced.get(one.path)

@@ -62,11 +62,11 @@ def run(settings: MergeLoras) -> int:
     name = settings.output_name + (".safetensors" if base is None or base.is_file() else "")
     target = Path(settings.output_dir) / name
     ranks = dict(rank=settings.new_rank, conv_rank=settings.new_conv_rank) if settings.method == "svd" else {}
-    recipe = lora_files.recipe(
+    provenance = lora_files.provenance(
         "merge_loras", [*paths, *([base] if base else [])], ratios=settings.ratios, method=settings.method,
         precision=settings.save_precision, **ranks,
     )  # fmt: skip
-    if made := lora_files.made_before(target, recipe):
+    if made := lora_files.made_before(target, provenance):
         log.info(
             say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成")
         )
@@ -74,9 +74,9 @@ def run(settings: MergeLoras) -> int:
     files = read(paths)
     target = free_path(target)
     if base:
-        into_checkpoint(settings, files, base, target, recipe)
+        into_checkpoint(settings, files, base, target, provenance)
     else:
-        into_one(settings, files, target, recipe)
+        into_one(settings, files, target, provenance)
     log.info(say(f"written: {target} ({told_size(target)})", f"已写入：{target}（{told_size(target)}）"))
     return 0
 
@@ -97,7 +97,7 @@ def read(paths: list[Path]) -> list:
     return files
 
 
-def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> None:
+def into_one(settings: MergeLoras, files: list, target: Path, provenance: str) -> None:
     """One LoRA, side by side or cut to a rank."""
     import torch
     from tqdm import tqdm
@@ -129,7 +129,7 @@ def into_one(settings: MergeLoras, files: list, target: Path, recipe: str) -> No
     entries |= lora_files.describe_ranks(ranks, {name: float(rank) for name, rank in ranks.items()}, is_conv)
     weights = ", ".join(f"{file.path.stem} x {ratio:g}" for file, ratio in zip(files, settings.ratios, strict=True))
     entries["ss_training_comment"] = f"merged ({settings.method}) of {weights}"
-    lora_files.save(target, tensors, entries | {lora_files.RECIPE: recipe})
+    lora_files.save(target, tensors, entries | {lora_files.PROVENANCE: provenance})
     numbers = str(dtype).removeprefix("torch.")
     log.info(
         say(
@@ -189,7 +189,7 @@ def span(numbers) -> str:
     return f"{low}" if low == high else f"{low}~{high}"
 
 
-def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path, recipe: str) -> None:
+def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path, provenance: str) -> None:
     """A copy of the base model with the LoRAs in its weights, tensor by tensor."""
     from tqdm import tqdm
 
@@ -233,7 +233,7 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
         return (
             kept
             | lora_files.merged_modelspec([base, *(file.path for file in files)], target.stem)
-            | {lora_files.RECIPE: recipe}
+            | {lora_files.PROVENANCE: provenance}
         )
 
     with tqdm(total=size, unit="B", unit_scale=True, disable=None, desc=say("writing", "写入")) as bar:

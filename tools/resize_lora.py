@@ -126,11 +126,11 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
     from library.tooling import lora_files
 
     conv_rank = settings.new_conv_rank or settings.new_rank
-    recipe = lora_files.recipe(
+    provenance = lora_files.provenance(
         "resize_lora", [path], rank=settings.new_rank, conv_rank=conv_rank, method=settings.dynamic_method,
         target=settings.dynamic_param, precision=settings.save_precision,
     )  # fmt: skip
-    if lora_files.made_before(target, recipe):
+    if lora_files.made_before(target, provenance):
         return None
     file = lora_files.read(path)
     dtype = PRECISIONS.get(settings.save_precision) or file.dtype
@@ -146,7 +146,7 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
         layers[name] = Layer(len(down), rank, alpha, apart.kept(rank), is_conv)
         tensors |= lora_files.file_tensors(name, *apart.cut(rank), alpha, factors, dtype)
     target = free_path(target)
-    lora_files.save(target, tensors, described(settings, file.metadata, layers) | {lora_files.RECIPE: recipe})
+    lora_files.save(target, tensors, described(settings, file.metadata, layers) | {lora_files.PROVENANCE: provenance})
     return Result(path, target, layers)
 
 

@@ -112,7 +112,7 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
     images, output = Path(settings.images_dir), Path(settings.output_dir)
     there = folder_sorting.numbered(output)
     found = image_folder.find_images(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
-    refuse_recipe(images, found)
+    refuse_faces_and_bodies(images, found)
     notes += found.notes
     concepts = folder_sorting.concepts(found, settings.concept, settings.sub_folders)
     problems = []
@@ -200,8 +200,8 @@ def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], 
     return Job(word, concept.pictures, files, concept.names + others, others, there_already, concept.repeats)
 
 
-def refuse_recipe(images: Path, found: image_folder.ImageFolder) -> None:
-    """The face recipe's two folders are a training set and its regularization, not two concepts. Raises UserError."""
+def refuse_faces_and_bodies(images: Path, found: image_folder.ImageFolder) -> None:
+    """The two folders of faces = "recipe" are a training set and its regularization, not two concepts. Raises UserError."""
     firsts = {picture.path.relative_to(found.folder).parts[0] for picture in found.pictures}
     if firsts == {"train", REG}:
         raise UserError(

@@ -592,7 +592,7 @@ def write_summary(
     without = [picture.path for picture in found.pictures if picture.path not in lines]
     if without:
         numbers[say("without tags", "没有标签")] = f"{len(without):,}"
-    odd = odd_pictures(results)
+    odd = unsure_images(results)
     shown = [picture.path for picture in found.pictures if picture.path in results.tagged] or list(lines)
     content = TagImagesPage(
         folder=found.folder.name,
@@ -619,7 +619,7 @@ def write_summary(
     return pages.write(Path(settings.output_dir) / PAGE, pages.render("tag_images.html", content))
 
 
-def odd_pictures(results: Results) -> list[Path]:
+def unsure_images(results: Results) -> list[Path]:
     """Those with few tags or with tags that are unsure, the worst first."""
     few = set(results.few)
     odd = [path for path, sure in results.sureness.items() if sure < UNSURE or path in few]

@@ -1,4 +1,4 @@
-"""The recipe of the miniature base model: draws a world, trains a VAE on it, then a text encoder and a U-Net together.
+"""How the miniature base model is trained: draws a world, trains a VAE on it, then a text encoder and a U-Net together.
 
     python -m tools.train_miniature              everything: about an hour on two CPU cores
     python -m tools.train_miniature --pictures   only writes train/ and reg/ with the model that is there
@@ -10,7 +10,7 @@ diffusers folder. Captions are shuffled and lose tags at random, so that every t
 is empty, for classifier-free guidance. One caption in ten of the world is never trained on: those are the unseen ones.
 
 The same seed gives the same batches; a run that was stopped goes on from the last checkpoint in `--work_folder`. The
-model in `model/` was trained in several sittings, while this recipe was being found: docs/log.md tells how it differs.
+model in `model/` was trained in several sittings, while this script was being written: docs/log.md tells how it differs.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Cell:
     row: Row
     column: Column
     seed: int
-    recipe: dict  # generation_parameters.Recipe
+    parameters: dict  # generation_parameters.GenerationParameters
     path: Path | None = None  # None: not drawn yet
 
 
@@ -416,7 +416,7 @@ def _plain(text: str) -> str:
 
 
 def cells_of(job: Job) -> list[Cell]:
-    """All pictures of the grids, with the recipe of each."""
+    """All pictures of the grids, with the generation parameters of each."""
     from library.diffusion import sampling
     from library.tooling import generate
 
@@ -459,10 +459,10 @@ def find_drawn(job: Job) -> None:
 
     there = {}
     for path in drawn_files(job.settings):
-        if path.suffix == ".png" and (recipe := generation_parameters.read(path)):
-            there[json.dumps(recipe, sort_keys=True)] = path
+        if path.suffix == ".png" and (parameters := generation_parameters.read_parameters(path)):
+            there[json.dumps(parameters, sort_keys=True)] = path
     for cell in job.cells:
-        cell.path = there.get(json.dumps(cell.recipe, sort_keys=True))
+        cell.path = there.get(json.dumps(cell.parameters, sort_keys=True))
 
 
 def drawn_files(settings: TryLora, folder: str = "pictures") -> list[Path]:
@@ -584,7 +584,7 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
 
     def do() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        generation_parameters.write(path, picture, cell.recipe)
+        generation_parameters.write_image(path, picture, cell.parameters)
 
     _write(path, do, 3 * picture.width * picture.height)
     return path

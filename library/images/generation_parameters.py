@@ -21,43 +21,43 @@ SAMPLERS = {  # our name -> the web UI's; others have none there
     "dpm_2": "DPM2", "dpm_2_a": "DPM2 a", "dpmsolver++": "DPM++ 2M", "dpmsingle": "DPM++ 2S",
 }  # fmt: skip
 
-Recipe = dict[str, str | int | float | None]
+GenerationParameters = dict[str, str | int | float | None]
 # prompt, negative_prompt (plain text), steps, sampler, guidance_scale, seed, width, height, clip_skip, model,
 # model_hash, vae: all that decides a picture but the device's rounding. Of some: has_weights (the texts are in the web
 # UI's writing, not plain), lora_hashes ("mytag: 0123456789ab, ..."), hires_scale, hires_strength.
 
 
-def infotext(recipe: Recipe) -> str:
-    """The recipe as the web UI writes it below its pictures.
+def infotext(parameters: GenerationParameters) -> str:
+    """The parameters as the web UI writes it below its pictures.
 
     Brackets are weights there. Where they are plain text here they are escaped: pasted there, the text encoder sees the
     same.
     """
-    written = (lambda text: text) if recipe.get("has_weights") else _escaped
-    lines = [written(recipe["prompt"])]
-    if recipe["negative_prompt"]:
-        lines.append(f"Negative prompt: {written(recipe['negative_prompt'])}")
-    is_uniform = recipe["sampler"] in SAMPLERS and recipe["sampler"] not in (
+    written = (lambda text: text) if parameters.get("has_weights") else _escaped
+    lines = [written(parameters["prompt"])]
+    if parameters["negative_prompt"]:
+        lines.append(f"Negative prompt: {written(parameters['negative_prompt'])}")
+    is_uniform = parameters["sampler"] in SAMPLERS and parameters["sampler"] not in (
         "ddim",
         "pndm",
     )  # those have no such choice
-    is_hires = recipe.get("hires_scale") is not None
+    is_hires = parameters.get("hires_scale") is not None
     values = {
-        "Steps": recipe["steps"],
-        "Sampler": SAMPLERS.get(recipe["sampler"], recipe["sampler"]),
-        "CFG scale": f"{recipe['guidance_scale']:g}",
-        "Seed": recipe["seed"],
-        "Size": f"{recipe['width']}x{recipe['height']}",
-        "Model hash": recipe["model_hash"],
-        "Model": recipe["model"],
-        "VAE": recipe["vae"],
-        "Clip skip": recipe["clip_skip"],
+        "Steps": parameters["steps"],
+        "Sampler": SAMPLERS.get(parameters["sampler"], parameters["sampler"]),
+        "CFG scale": f"{parameters['guidance_scale']:g}",
+        "Seed": parameters["seed"],
+        "Size": f"{parameters['width']}x{parameters['height']}",
+        "Model hash": parameters["model_hash"],
+        "Model": parameters["model"],
+        "VAE": parameters["vae"],
+        "Clip skip": parameters["clip_skip"],
         "Schedule type": "Uniform" if is_uniform else None,
         "RNG": "CPU",  # the web UI's setting under which it draws the same noise
-        "Denoising strength": f"{recipe['hires_strength']:g}" if is_hires else None,
-        "Hires upscale": f"{recipe['hires_scale']:g}" if is_hires else None,
+        "Denoising strength": f"{parameters['hires_strength']:g}" if is_hires else None,
+        "Hires upscale": f"{parameters['hires_scale']:g}" if is_hires else None,
         "Hires upscaler": "Latent" if is_hires else None,
-        "Lora hashes": f'"{recipe["lora_hashes"]}"' if recipe.get("lora_hashes") else None,
+        "Lora hashes": f'"{parameters["lora_hashes"]}"' if parameters.get("lora_hashes") else None,
     }
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)])
 
@@ -66,30 +66,30 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\()\[\]])", r"\\\1", text)
 
 
-def write(path: Path, picture: Image.Image, recipe: Recipe) -> None:
-    """Write a picture with its recipe, at once or not at all. Raises OSError."""
+def write_image(path: Path, picture: Image.Image, parameters: GenerationParameters) -> None:
+    """Write a picture with its generation parameters, at once or not at all. Raises OSError."""
     texts = PngImagePlugin.PngInfo()
-    texts.add_text("parameters", infotext(recipe))
-    texts.add_text(KEY, json.dumps(recipe))
+    texts.add_text("parameters", infotext(parameters))
+    texts.add_text(KEY, json.dumps(parameters))
     with replacing(path, is_synced=True) as half:
         picture.save(half, "PNG", pnginfo=texts)
 
 
-def read(path: Path) -> Recipe | None:
-    """The recipe of a picture that was drawn here; None: it is another's, or not whole."""
+def read_parameters(path: Path) -> GenerationParameters | None:
+    """The generation parameters of an image made here; None: it is another's, or not whole."""
     try:
         with open(path, "rb") as file:
             with Image.open(file, formats=["PNG"]) as picture:
                 text = picture.info.get(KEY)
             file.seek(-len(END_OF_PNG), os.SEEK_END)
             is_whole = file.read() == END_OF_PNG
-        recipe = json.loads(text) if text and is_whole else None
+        parameters = json.loads(text) if text and is_whole else None
     except (OSError, ValueError, SyntaxError):  # Pillow's own for what is no PNG, or a damaged one
         return None
-    return recipe if isinstance(recipe, dict) else None
+    return parameters if isinstance(parameters, dict) else None
 
 
-def differences(before: Recipe, now: Recipe) -> dict[str, tuple]:
+def differences(before: GenerationParameters, now: GenerationParameters) -> dict[str, tuple]:
     """{name: (before, now)} of what is not the same."""
     return {name: (before.get(name), now.get(name)) for name in before | now if before.get(name) != now.get(name)}
 

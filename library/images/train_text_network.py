@@ -1,4 +1,4 @@
-"""The recipe of text_network.onnx, which tells text over a picture from all else.
+"""How text_network.onnx is trained, which tells text over a picture from all else.
 
     python -m library.images.train_text_network --photos FOLDER        about half an hour on two CPU cores
 

@@ -1,6 +1,6 @@
 """LoRA files for the scripts that make new ones of them: found, read whatever their writing, named alike, written anew.
 
-What is written carries a recipe in its metadata: of which files and with which settings it was made. By it a script
+What is written carries its provenance in the metadata: of which files and with which settings it was made. A script
 that is run again finds its own work and does nothing.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from library.lora_files.factors import Factors
 
 ENDINGS = (".safetensors", ".pt", ".ckpt")
-RECIPE = "lora_recipe"  # in the metadata
+PROVENANCE = "lora_recipe"  # in the metadata
 
 
 class LoraFile(NamedTuple):
@@ -252,20 +252,20 @@ def fingerprint(path: Path) -> str:
     return sha256(json.dumps(told).encode()).hex()[:12]
 
 
-def recipe(tool: str, files: Sequence[Path], **settings: object) -> str:
+def provenance(tool: str, files: Sequence[Path], **settings: object) -> str:
     """What decides a result, for its metadata."""
     return json.dumps({"tool": tool, "files": [[path.name, fingerprint(path)] for path in files], **settings})
 
 
 def made_before(target: Path, wanted: str) -> Path | None:
-    """The file or folder of this name, or with -2, -3, ... behind, that was made by this recipe."""
+    """The file or folder of this name, or with -2, -3, ... behind, that was made with this provenance."""
     from library.storage import metadata
 
     for path in numbered_paths(target):
         if not path.exists():
             return None
         file = path if path.is_file() else next(iter(sorted(path.glob("unet/*.safetensors"))), path)
-        if metadata.of_file(file).get(RECIPE) == wanted:
+        if metadata.of_file(file).get(PROVENANCE) == wanted:
             return path
     return None
 

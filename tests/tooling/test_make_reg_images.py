@@ -360,9 +360,9 @@ def test_what_is_not_ours_is_never_overwritten(make, tmp_path, capsys):
 def test_a_picture_that_is_not_whole_is_no_finished_one(make):
     folder = make()
     path = folder / "4_a person" / "mytag 0.png"
-    assert generation_parameters.read(path)
+    assert generation_parameters.read_parameters(path)
     path.write_bytes(path.read_bytes()[:-20])
-    assert generation_parameters.read(path) is None
+    assert generation_parameters.read_parameters(path) is None
     with pytest.raises(UserError, match="not made by this tool or incomplete"):
         make()
 
@@ -375,14 +375,14 @@ def test_the_summary_shows_pairs_and_the_next_step(make):
     assert "balanced" in page
 
 
-def test_the_recipe_is_read_back_and_is_the_web_uis_text(make):
+def test_the_parameters_are_read_back_and_is_the_web_uis_text(make):
     path = make(negative_prompt="bad (hands)") / "4_a person" / "mytag 0.png"
-    recipe = generation_parameters.read(path)
-    assert (recipe["prompt"], recipe["steps"], recipe["width"]) == ("red hair, smile", 2, 64)
+    parameters = generation_parameters.read_parameters(path)
+    assert (parameters["prompt"], parameters["steps"], parameters["width"]) == ("red hair, smile", 2, 64)
     prompt, negative, facts = Image.open(path).info["parameters"].split("\n")
     assert (prompt, negative) == ("red hair, smile", r"Negative prompt: bad \(hands\)")
     assert facts.startswith(
-        f"Steps: 2, Sampler: Euler a, CFG scale: 7, Seed: {recipe['seed']}, Size: 64x64, Model hash: "
+        f"Steps: 2, Sampler: Euler a, CFG scale: 7, Seed: {parameters['seed']}, Size: 64x64, Model hash: "
     )
     assert "Model: tiny, Clip skip: 1" in facts
 
@@ -457,7 +457,7 @@ def test_a_folder_that_cannot_be_written_is_told(make, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_told_and_what_is_drawn_stays(make, tmp_path, monkeypatch):
-    write, count = generation_parameters.write, []
+    write, count = generation_parameters.write_image, []
 
     def failing(path, *rest):
         count.append(path)
@@ -465,7 +465,7 @@ def test_a_file_that_cannot_be_written_is_told_and_what_is_drawn_stays(make, tmp
             raise PermissionError(13, "Permission denied")
         write(path, *rest)
 
-    monkeypatch.setattr(generation_parameters, "write", failing)
+    monkeypatch.setattr(generation_parameters, "write_image", failing)
     with pytest.raises(
         UserError, match="cannot be written .Permission denied.. Change its permissions, or choose another output_dir"
     ):

@@ -85,8 +85,8 @@ def pixels(folder: Path) -> list[bytes]:
     return [Image.open(path).tobytes() for path in sorted((folder / "pictures").iterdir())]
 
 
-def recipes(folder: Path) -> list[dict]:
-    return [generation_parameters.read(path) for path in sorted((folder / "pictures").iterdir())]
+def parameters_in(folder: Path) -> list[dict]:
+    return [generation_parameters.read_parameters(path) for path in sorted((folder / "pictures").iterdir())]
 
 
 # ---- the grid ----
@@ -99,7 +99,7 @@ def test_the_base_model_comes_once_then_each_lora_at_each_strength(tried, loras)
         prompts=["mytag", "a hat"],
         seeds=[4, 5],
     )
-    assert [recipe["prompt"] for recipe in recipes(folder) if recipe["seed"] == 5] == [
+    assert [parameters["prompt"] for parameters in parameters_in(folder) if parameters["seed"] == 5] == [
         f"{prompt} {lora}".strip()
         for lora in ("", "<lora:mytag:0.6>", "<lora:mytag:1>", "<lora:liyuu:0.6>", "<lora:liyuu:1>")
         for prompt in ("mytag", "a hat")
@@ -122,7 +122,7 @@ def test_every_cell_is_another_picture_and_strength_0_is_the_base_model(tried):
 def test_loras_of_the_prompt_act_in_every_row(tried, loras):
     folder = tried(prompts=["a hat <lora:liyuu:0.5>", "a hat"], lora_dir=str(loras))
     digest = {name: metadata.web_ui_hash(loras / f"{name}.safetensors") for name in ("mytag", "liyuu")}
-    assert [recipe["lora_hashes"] for recipe in recipes(folder)] == [
+    assert [parameters["lora_hashes"] for parameters in parameters_in(folder)] == [
         f"liyuu: {digest['liyuu']}",
         None,
         f"liyuu: {digest['liyuu']}, mytag: {digest['mytag']}",
@@ -135,8 +135,8 @@ def test_a_lora_in_the_row_is_the_lora_in_the_prompt(tried, loras, tmp_path):
     """The same picture, whichever way it was asked for; two at 0.6 and 0.5 as the user's recipe says."""
     (row,) = pixels(tried(strengths=[0.6]))
     named = tried(loras=None, prompts=["mytag, (red:1.2) hat <lora:mytag:0.6>"], lora_dir=str(loras))
-    assert recipes(named)[0]["prompt"] == "mytag, (red:1.2) hat <lora:mytag:0.6>"
-    assert len(recipes(named)) == 1  # it was there: its recipe is the same
+    assert parameters_in(named)[0]["prompt"] == "mytag, (red:1.2) hat <lora:mytag:0.6>"
+    assert len(parameters_in(named)) == 1  # it was there: its parameters are the same
     both = tried(loras=None, prompts=["mytag, (red:1.2) hat <lora:mytag:0.6> <lora:liyuu:0.5>"], lora_dir=str(loras))
     assert pixels(both)[1] != row
 
