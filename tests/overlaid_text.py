@@ -244,7 +244,9 @@ def grounds(rng: random.Random, count: int, folder: Path | None) -> Iterator[tup
         yield kind.__name__, kind(rng, size)
 
 
-def measured(rng: random.Random, count: int, folder: Path | None = None, find=text_regions.find) -> dict[str, list]:
+def measured(
+    rng: random.Random, count: int, folder: Path | None = None, find=text_regions.find_text
+) -> dict[str, list]:
     """Of each kind of ground: for each picture whether its text was found, and what was proposed without text."""
     rows: dict[str, list] = {}
     for kind, before in grounds(rng, count, folder):

@@ -135,7 +135,7 @@ def test_folders_and_captions_are_found_whatever_they_are_called(repeats, concep
         for name in ("a.png", "b.png"):
             Image.new("1", (2, 2)).save(folder / name)
         (folder / "b.txt").write_bytes(text.encode())
-        first, second = samples.find(root).train
+        first, second = samples.find_samples(root).train
     assert (first.repeats, first.caption) == (repeats, captions.without_invisible(concept))
     assert captions.tags(second.caption) == captions.tags(captions.without_invisible(text.removeprefix("\ufeff")))
 

@@ -220,7 +220,7 @@ def folders(files: dict[str, Content], **options) -> Attempt:
         put(folder / "1_tag" / "good.png", red())
         for name, content in files.items():
             put(folder / name, content)
-        found = samples.find(folder, **options)
+        found = samples.find_samples(folder, **options)
         fit = Fit((16, 16), (16, 16), (0, 0))
         seen = {
             sample.image_path.relative_to(folder).as_posix(): (
@@ -587,7 +587,8 @@ CASES: dict[str, Case] = {
     ),
     "folder: the chosen one may not be read": refused(unreadable("", {}), "cannot be read", "hange its permissions"),
     "folder: the chosen one is a link to itself": refused(
-        lambda folder, _model: (samples.find(put(folder / "loop", link("loop"))), []), "there is no folder", "loop"
+        lambda folder, _model: (samples.find_samples(put(folder / "loop", link("loop"))), []),
+        "there is no folder", "loop"
     ),
     # ---- base models ----
     "model: empty": refused(base_model("m.safetensors", b""), "m.safetensors: the file is empty", "Download it again"),

@@ -240,7 +240,7 @@ def test_the_peers_lora_acts_on_our_model_as_on_diffusers_own(tmp_path):
     without = pipeline.unet(noisy, t, states).sample
     pipeline.load_lora_weights(tmp_path, weight_name=experiment.LORA)
     with_lora = pipeline.unet(noisy, t, states).sample
-    family, factors = experiment.base_model(), lora_files.read(tmp_path / experiment.LORA).factors
+    family, factors = experiment.base_model(), lora_files.read_lora(tmp_path / experiment.LORA).factors
     with merging.Merging(family.layers()) as weights:
         weights.apply([merging.Strength(factors, text_encoder=1.0, unet=1.0)])
         ours = family.predict(noisy, t, {"states": states})

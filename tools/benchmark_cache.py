@@ -1,7 +1,7 @@
 """How long a run with a large training set takes to start, and its cache of latents to build, to open and to read,
 beside one safetensors file per latent.
 
-A start is what comes before the model is loaded: finding the pictures and reading their captions (`samples.find`),
+A start is what comes before the model is loaded: finding the pictures and reading their captions (`samples.find_samples`),
 working out the buckets (`plan.make_plan`), and looking every picture up in the cache. The pictures are tiny files and
 the VAE gives random latents at once, so what is measured is our own doing alone; only the first start of all, which
 decodes every picture, is timed with pictures of 1024 pixels. Each way runs in a process of its own, first to build and
@@ -97,7 +97,7 @@ def measure_cold(train: str) -> float:
     from library.data import samples
 
     start = time.perf_counter()
-    found = samples.find(train)
+    found = samples.find_samples(train)
     return (time.perf_counter() - start) / len(found.train)
 
 
@@ -127,7 +127,7 @@ def measure(way: str, stage: str, train: str) -> dict[str, float]:
         seen[f"{name} MiB"], held = resident() - held, resident()
         return result
 
-    found = lap("find", samples.find, train, memory=place)
+    found = lap("find", samples.find_samples, train, memory=place)
     planned = lap("plan", plan.make_plan, found, config, buckets.resolve_resolution(config, side[0], 64))
     seen["samples MiB"] = seen.pop("find MiB")
 

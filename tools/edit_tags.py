@@ -89,7 +89,7 @@ class Change:
 
 def run(settings: EditTags) -> int:
     """Show, change or restore the captions; the exit code is 0."""
-    edits = read(settings)
+    edits = read_edits(settings)
     notes: list[str] = []
     if settings.action == "undo":
         notes += taken_back(Path(settings.images_dir))
@@ -120,7 +120,7 @@ def run(settings: EditTags) -> int:
 # ---- what shall be done ----
 
 
-def read(settings: EditTags) -> tag_edits.Edits:
+def read_edits(settings: EditTags) -> tag_edits.Edits:
     """The rules of the block. Raises UserError, naming all that is wrong with them."""
     problems: list[str] = []
     lists = {name: getattr(settings, name) or [] for name in ("delete_tags", "replace_tags", "add_tags", "imply_tags")}

@@ -99,7 +99,7 @@ class Job:
 
 def run(settings: MakeRegImages) -> int:
     """Draw what is missing; the exit code is 0."""
-    job = look(settings)
+    job = plan_job(settings)
     for line in job.notes:
         log.warning(line)
     before = len(job.pictures) - len(job.missing)
@@ -112,7 +112,7 @@ def run(settings: MakeRegImages) -> int:
         )
     try:
         if job.missing:
-            draw(job)
+            generate_missing(job)
         else:
             log.info(say("nothing left to generate", "没有需要画的图"))
     except KeyboardInterrupt:
@@ -146,7 +146,7 @@ def reg_data_dir(settings: MakeRegImages) -> str:
 # ---- before any model is loaded ----
 
 
-def look(settings: MakeRegImages) -> Job:
+def plan_job(settings: MakeRegImages) -> Job:
     """Read the training set, work out what is wanted, and find out what of it is there.
 
     Raises:
@@ -168,7 +168,7 @@ def look(settings: MakeRegImages) -> Job:
 
     train, output = Path(settings.train_data_dir), Path(settings.output_dir)
     cache, _ = file_index.cache_folder(Config(train_data_dir=str(train), output_dir=str(output)))
-    found = attempt(samples.find, train, caption_extension=settings.caption_extension, memory=cache)
+    found = attempt(samples.find_samples, train, caption_extension=settings.caption_extension, memory=cache)
     info = attempt(families.inspect, settings.pretrained_model_name_or_path)
     config = Config(**{name: getattr(settings, name) for name in SIZES})
     attempt(make_folder, output)
@@ -388,13 +388,13 @@ def sort_out(job: Job) -> None:
         )
     if clashes and not job.settings.overwrite:
         raise UserError(
-            _told_clashes(job, {wanted: there[at] for wanted, at in clashes.items()}, list(clashes.values()))
+            _clash_messages(job, {wanted: there[at] for wanted, at in clashes.items()}, list(clashes.values()))
         )
     job.replaced = clashes
     missing = {one.path for one in job.missing} | set(clashes)
     job.missing = [one for one in job.pictures if one.path in missing]
     for old, new in moves:
-        move(old, new, job.settings.caption_extension)
+        move_image(old, new, job.settings.caption_extension)
     for one in job.pictures:
         if paths.get(place(one.path)) in fitting and not _caption_path(job, one).exists():
             write_caption(job, one)
@@ -417,7 +417,7 @@ def _key(parameters: dict) -> tuple:
     return tuple(sorted((name, str(value)) for name, value in parameters.items()))
 
 
-def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list[str]:
+def _clash_messages(job: Job, before: dict[Path, dict], paths: list[Path]) -> list[str]:
     """What was set otherwise when pictures were drawn that are there, and what to do."""
     from library.data.folders import some
     from library.images import generation_parameters
@@ -449,7 +449,7 @@ def _told_clashes(job: Job, before: dict[Path, dict], paths: list[Path]) -> list
 # ---- drawing ----
 
 
-def draw(job: Job) -> None:
+def generate_missing(job: Job) -> None:
     """Draw what is missing, one by one; each picture is on disk before the next is begun.
 
     Raises:
@@ -460,7 +460,7 @@ def draw(job: Job) -> None:
     from library.tooling import generate
 
     settings, device = job.settings, job.machine.device
-    family = generate.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    family = generate.open_for_generation(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
     tuned: set[tuple[int, int]] = set()
@@ -482,7 +482,7 @@ def draw(job: Job) -> None:
             )
             began = time.perf_counter()
             with ExitStack() as around:
-                around.enter_context(generate.told_if_memory_is_full())
+                around.enter_context(generate.memory_errors_explained())
                 if one.size not in tuned and job.machine.tunes_per_shape:
                     tuned.add(one.size)
                     log.info(
@@ -493,14 +493,14 @@ def draw(job: Job) -> None:
                     picture = sampling.draw(family, prompt, device)
                 except UserError as error:
                     raise UserError([f"{one.path.name}: {problem}" for problem in error.problems]) from error
-            write(job, one, picture)
+            write_image(job, one, picture)
             taken = time.perf_counter() - began
             seconds += taken
             bar.update()
             drawn[one.sample.image_path.parent] += 1
             left = taken * (all_pixels / (one.size[0] * one.size[1]) - 1)
             if number == 1 and left > SAY_ESTIMATE:
-                others, long = len(job.missing) - 1, generate.spoken(left)
+                others, long = len(job.missing) - 1, generate.duration_text(left)
                 log.info(
                     say(
                         f"the first image took {taken:.1f} s: about {long} for the other {others}. Ctrl-C stops; "
@@ -514,13 +514,13 @@ def draw(job: Job) -> None:
     count = len(job.missing)
     log.info(
         say(
-            f"{plural(count, 'image')} generated in {generate.spoken(seconds)}, {seconds / count:.2f} s each",
-            f"共画 {count} 张，用时 {generate.spoken(seconds)}，每张 {seconds / count:.2f} 秒",
+            f"{plural(count, 'image')} generated in {generate.duration_text(seconds)}, {seconds / count:.2f} s each",
+            f"共画 {count} 张，用时 {generate.duration_text(seconds)}，每张 {seconds / count:.2f} 秒",
         )
     )
 
 
-def write(job: Job, one: Any, picture: Any) -> None:
+def write_image(job: Job, one: Any, picture: Any) -> None:
     """Write a picture and its caption; where the disk is full, wait for room."""
     from library.images import generation_parameters
     from library.tooling import generate
@@ -530,7 +530,7 @@ def write(job: Job, one: Any, picture: Any) -> None:
         write_caption(job, one)  # first: the picture is what says that it is done
         generation_parameters.write_image(one.path, picture, job.parameters[one.path])
 
-    generate.keep(one.path, both, 3 * picture.width * picture.height)
+    generate.write_or_explain(one.path, both, 3 * picture.width * picture.height)
     old = job.replaced.get(one.path)
     if old and old.parent != one.path.parent:
         for path in (old, old.with_suffix(_ending(job.settings.caption_extension))):
@@ -552,7 +552,7 @@ def write_caption(job: Job, one: Any) -> None:
     files.write(_caption_path(job, one), one.caption.encode())
 
 
-def move(old: Path, new: Path, caption_extension: str) -> None:
+def move_image(old: Path, new: Path, caption_extension: str) -> None:
     """A picture and its caption into the folder that they belong to now."""
     new.parent.mkdir(parents=True, exist_ok=True)
     ending = _ending(caption_extension)

@@ -71,24 +71,24 @@ def run(settings: MergeLoras) -> int:
             say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成")
         )
         return 0
-    files = read(paths)
+    files = read_loras(paths)
     target = free_path(target)
     if base:
         into_checkpoint(settings, files, base, target, provenance)
     else:
         into_one(settings, files, target, provenance)
-    log.info(say(f"written: {target} ({told_size(target)})", f"已写入：{target}（{told_size(target)}）"))
+    log.info(say(f"written: {target} ({size_text(target)})", f"已写入：{target}（{size_text(target)}）"))
     return 0
 
 
-def read(paths: list[Path]) -> list:
+def read_loras(paths: list[Path]) -> list:
     """All files. Raises UserError, naming all that cannot be merged."""
     from library.tooling import lora_files
 
     files, problems = [], []
     for path in paths:
         try:
-            files.append(lora_files.read(path))
+            files.append(lora_files.read_lora(path))
         except UserError as error:
             problems += error.problems
     if problems:
@@ -254,7 +254,7 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     )
 
 
-def told_size(path: Path) -> str:
+def size_text(path: Path) -> str:
     from library.storage import disk
 
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -93,12 +93,12 @@ def prepare(settings: PrepareImages) -> int:
 
     cv2.setNumThreads(1)  # a thread for each picture is faster than all threads for one
     output, thread_count = Path(settings.output_dir), min(8, os.cpu_count() or 1)
-    names, survey = raw_images.find(Path(settings.images_dir))
+    names, survey = raw_images.find_raw_images(Path(settings.images_dir))
     regions = _regions(settings, names)
     try:
         with Manifest(output) as manifest:
             with _bar(len(names), say("looking", "查看")) as bar:
-                raw_images.look(
+                raw_images.inspect(
                     names, survey, resolution=settings.resolution, trims=settings.trim_borders,
                     memory=output / ".cache", thread_count=thread_count, told=bar.update,
                 )  # fmt: skip
@@ -183,7 +183,7 @@ def _regions(settings: PrepareImages, names: list[str]) -> "dict[str, list[Regio
     def size_of(name: str) -> tuple[int, int]:
         return images.raw(Path(settings.images_dir) / name, area=1)[0][:2]
 
-    return regions_file.read(text, names, size_of, file.name)
+    return regions_file.read_regions(text, names, size_of, file.name)
 
 
 def _left_out(groups: "list[Group]") -> dict[str, str]:
@@ -210,12 +210,12 @@ def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list
     lines: list[str] = []
     face = subject = None
     if settings.faces != "keep":
-        found = local_models.find(faces.MODEL_PATTERNS, settings.models_dirs)
+        found = local_models.find_models(faces.MODEL_PATTERNS, settings.models_dirs)
         face = _first(found, lambda file: faces.open_model(file, open_onnx), lines)
         name = face.path.name if face else say("OpenCV's detectors of photographed faces", "OpenCV 自带的真人脸检测器")
         lines.append(say(f"faces: {name}", f"人脸：{name}"))
     if settings.background != "keep":
-        found = local_models.find(background.MODEL_PATTERNS, settings.models_dirs)
+        found = local_models.find_models(background.MODEL_PATTERNS, settings.models_dirs)
         subject = _first(found, open_onnx, lines)
         if subject:
             name, where = subject.path.name, subject.device
@@ -255,7 +255,7 @@ def _enlarger(settings: PrepareImages, lines: list[str]) -> Any:
     file = (
         settings.chosen_model()
         if asked
-        else next(iter(local_models.find(resizing.MODEL_PATTERNS, settings.models_dirs)), None)
+        else next(iter(local_models.find_models(resizing.MODEL_PATTERNS, settings.models_dirs)), None)
     )
     if file is None:
         return None

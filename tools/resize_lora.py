@@ -88,7 +88,7 @@ def run(settings: ResizeLora) -> int:
     from library.tooling import lora_files
 
     source = Path(settings.lora)
-    paths = lora_files.find(source)
+    paths = lora_files.find_loras(source)
     results, left_out, done = [], [], 0
     for path in tqdm(paths, disable=None if len(paths) > 1 else True, desc=say("files", "文件")):
         folder = path.parent.relative_to(source) if source.is_dir() else Path()
@@ -96,7 +96,7 @@ def run(settings: ResizeLora) -> int:
         try:
             if result := resized(settings, path, target):
                 results.append(result)
-                log.info(told(result))
+                log.info(result_line(result))
             else:
                 done += 1
         except UserError as error:
@@ -132,7 +132,7 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
     )  # fmt: skip
     if lora_files.made_before(target, provenance):
         return None
-    file = lora_files.read(path)
+    file = lora_files.read_lora(path)
     dtype = PRECISIONS.get(settings.save_precision) or file.dtype
     tensors, layers = {}, {}
     for name, factors in lora_files.by_saved_name(file).items():
@@ -171,7 +171,7 @@ def described(settings: ResizeLora, entries: dict[str, str], layers: dict[str, L
     return entries | ranks | {"ss_training_comment": f"{made}; {comment}" if comment else made}
 
 
-def told(result: Result) -> str:
+def result_line(result: Result) -> str:
     """One line: ranks, what is kept, sizes."""
     from library.tooling import lora_files
 

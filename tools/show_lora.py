@@ -88,7 +88,7 @@ class Group:
 
 
 @dataclass
-class Shown:
+class LoraSummary:
     """What is told of a file."""
 
     path: Path
@@ -110,9 +110,9 @@ def run(settings: ShowLora) -> int:
 
     known = Known(settings.pretrained_model_name_or_path)
     shown, left_out = [], []
-    for path in lora_files.find(Path(settings.lora)):
+    for path in lora_files.find_loras(Path(settings.lora)):
         try:
-            shown.append(look(path, known))
+            shown.append(read_lora(path, known))
         except UserError as error:
             left_out += error.problems
     for one in shown:
@@ -150,7 +150,7 @@ class Known:
         return self.names[key]
 
 
-def look(path: Path, known: Known) -> Shown:
+def read_lora(path: Path, known: Known) -> LoraSummary:
     """Read one file. Raises UserError: it is no adapter."""
     from library import families
     from library.lora_files import layouts, merging, readers
@@ -173,7 +173,7 @@ def look(path: Path, known: Known) -> Shown:
     else:  # by the metadata and the names alone
         family = merging.family_of(dict.fromkeys(names), entries, families.all_facts())
     numbers = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
-    shown = Shown(path, entries, kinds, family and family.title, metadata.trigger_words(entries), numbers)
+    shown = LoraSummary(path, entries, kinds, family and family.title, metadata.trigger_words(entries), numbers)
     layers = known.of(family)
     shown.is_compared = layers is not None
     shown.readings = readers.readings(kinds, names, layers)
@@ -183,7 +183,7 @@ def look(path: Path, known: Known) -> Shown:
     return shown
 
 
-def count(shown: Shown, name: str, factors) -> None:
+def count(shown: LoraSummary, name: str, factors) -> None:
     """Put a layer into its group and its block."""
     import torch
 
@@ -205,7 +205,7 @@ def count(shown: Shown, name: str, factors) -> None:
     shown.groups.append(group)
 
 
-def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list, layers) -> None:
+def judge(shown: LoraSummary, tensors: dict, broken: list, factors: dict, names: list, layers) -> None:
     """What is wrong with a file, or fine."""
     find = shown.findings.append
     if broken:
@@ -269,7 +269,7 @@ def judge(shown: Shown, tensors: dict, broken: list, factors: dict, names: list,
 # ---- in words ----
 
 
-def facts_of(shown: Shown) -> dict[str, str]:
+def facts_of(shown: LoraSummary) -> dict[str, str]:
     """What the metadata tells, in the user's language."""
     facts = {}
     if shown.words:
@@ -281,7 +281,7 @@ def facts_of(shown: Shown) -> dict[str, str]:
     return facts
 
 
-def read_by(shown: Shown) -> list[str]:
+def read_by(shown: LoraSummary) -> list[str]:
     """A line for each program."""
     lines = []
     for program, reading in shown.readings.items():
@@ -301,12 +301,12 @@ def read_by(shown: Shown) -> list[str]:
     return lines
 
 
-def group_rows(shown: Shown) -> list[list[object]]:
+def group_rows(shown: LoraSummary) -> list[list[object]]:
     conv = say(" (3x3)", "（3x3）")
     return [[group.part + conv * group.is_conv, group.count, group.rank, f"{group.alpha:g}"] for group in shown.groups]
 
 
-def norm_rows(shown: Shown) -> list[list[object]]:
+def norm_rows(shown: LoraSummary) -> list[list[object]]:
     from library.adapters import sizes
 
     whole = sum(norm**2 for _, norm in shown.norms.values()) ** 0.5
@@ -316,7 +316,7 @@ def norm_rows(shown: Shown) -> list[list[object]]:
     ]
 
 
-def lines_of(shown: Shown) -> list[str]:
+def lines_of(shown: LoraSummary) -> list[str]:
     """The same for the terminal, in short."""
     from library.tooling import lora_files
 
@@ -363,13 +363,13 @@ class ShowLoraPage(NamedTuple):
     left_out: list[str]
 
 
-def write_page(settings: ShowLora, shown: list[Shown], left_out: list[str]) -> Path:
+def write_page(settings: ShowLora, shown: list[LoraSummary], left_out: list[str]) -> Path:
     """All files on one page."""
     content = ShowLoraPage([shown_file(one) for one in shown], left_out)
     return pages.write(Path(settings.output_dir) / PAGE, pages.render("show_lora.html", content))
 
 
-def shown_file(shown: Shown) -> ShownFile:
+def shown_file(shown: LoraSummary) -> ShownFile:
     from library.tooling import lora_files
 
     return ShownFile(

@@ -131,7 +131,7 @@ def run(settings: TagImages) -> int:
         seconds = time.monotonic() - begun
     if pictures and not model and settings.tagger:
         log.info("\n".join(advice_without()))
-    for line in told(found, results, pictures, seconds):
+    for line in result_lines(found, results, pictures, seconds):
         log.info(line)
     path = write_summary(found, settings, results, name, notes)
     log.info(say(f"summary: {path}", f"结果页：{path}"))
@@ -202,7 +202,7 @@ def find_model(settings: TagImages) -> Path | None:
     if wanted != "auto":
         path = PROJECT / Path(wanted).expanduser()
         if path.exists():
-            return _chosen_model(path)
+            return _model_file(path)
         if not _is_hub_name(wanted):
             raise UserError(
                 say(
@@ -211,7 +211,7 @@ def find_model(settings: TagImages) -> Path | None:
                     f'tagger = "{wanted}"：没有这个文件或文件夹，它也不是 "{wd.ADVISED}" 这样的模型库名称',
                 )
             )
-    models = wd.best_first(local_models.find(MODEL_FILES, settings.models_dirs))
+    models = wd.best_first(local_models.find_models(MODEL_FILES, settings.models_dirs))
     if wanted == "auto":
         return models[0] if models else None
     for model in models:
@@ -232,7 +232,7 @@ def _is_hub_name(text: str) -> bool:
     return text.count("/") <= 1 and not set(text) & set('\\:*?"<>|') and not text.startswith((".", "/", "~"))
 
 
-def _chosen_model(path: Path) -> Path:
+def _model_file(path: Path) -> Path:
     """The tagger in a folder or file that the user named. Raises UserError."""
     files = (
         [path]
@@ -327,7 +327,7 @@ def write_caption(picture: image_folder.CaptionedImage, text: str, backup: Backu
 # ---- with a tagger ----
 
 
-class Looked(NamedTuple):
+class DecodedImage(NamedTuple):
     """A picture, decoded ahead."""
 
     picture: image_folder.CaptionedImage
@@ -337,14 +337,14 @@ class Looked(NamedTuple):
 
 def decoded(
     pictures: Iterable[image_folder.CaptionedImage], area: int, use: Callable[[Image.Image], object], results: Results
-) -> Iterator[Looked]:
+) -> Iterator[DecodedImage]:
     """The pictures that can be read, upright, in sRGB and on white, some of them ahead of the reader."""
 
-    def look(picture: image_folder.CaptionedImage) -> Looked:
+    def look(picture: image_folder.CaptionedImage) -> DecodedImage:
         try:
-            return Looked(picture, use(on_white(images.raw(picture.path, area)[1])))
+            return DecodedImage(picture, use(on_white(images.raw(picture.path, area)[1])))
         except images.BrokenPicture as error:
-            return Looked(picture, None, str(error))
+            return DecodedImage(picture, None, str(error))
 
     for looked in threads.in_order(look, pictures, DECODERS):
         if looked.content is None:
@@ -433,7 +433,7 @@ def tag(
             )
         )
         with tqdm(total=len(unseen), disable=None, unit=say(" images", " 张")) as bar:
-            group: list[Looked] = []
+            group: list[DecodedImage] = []
 
             def finish() -> None:
                 if not group:
@@ -499,7 +499,7 @@ def advice_without() -> tuple[str, str]:
     )
 
 
-def told(
+def result_lines(
     found: image_folder.ImageFolder, results: Results, todo: list[image_folder.CaptionedImage], seconds: float
 ) -> list[str]:
     """What the user reads in the terminal."""

@@ -154,7 +154,7 @@ class Job:
 
 def run(settings: TryLora) -> int:
     """Draw what is missing and put it into grids; the exit code is 0."""
-    job = look(settings)
+    job = plan_job(settings)
     for line in job.notes:
         log.warning(line)
     missing = [cell for cell in job.cells if cell.path is None]
@@ -167,7 +167,7 @@ def run(settings: TryLora) -> int:
         )
     try:
         if missing:
-            draw(job, missing)
+            generate_missing(job, missing)
         else:
             log.info(say("nothing left to generate", "没有需要画的图"))
     except KeyboardInterrupt:
@@ -190,7 +190,7 @@ def run(settings: TryLora) -> int:
 # ---- before the base model is loaded ----
 
 
-def look(settings: TryLora) -> Job:
+def plan_job(settings: TryLora) -> Job:
     """Read prompts and LoRA files, and find out which pictures are there.
 
     Raises:
@@ -220,7 +220,7 @@ def look(settings: TryLora) -> Job:
         for lora in parsed.loras if parsed else []:
             if file := attempt(library.named, lora.name, where=where):
                 if file.path in {one.path for one in files}:
-                    problems.append(where + _told_twice(lora.name))
+                    problems.append(where + _applied_twice(lora.name))
                 loras.append(Used(file, lora.text_encoder, lora.unet))
         if parsed:
             columns.append(Column(text.strip(), parsed.weighted, loras))
@@ -229,9 +229,7 @@ def look(settings: TryLora) -> Job:
         raise UserError(problems)
 
     machine = generate.choose_machine(settings.device, settings.mixed_precision, info.width)
-    job = Job(
-        settings, info, machine, negative.weighted, rows_of(settings, files), columns, picture_size(settings, info)
-    )
+    job = Job(settings, info, machine, negative.weighted, rows_of(settings, files), columns, image_size(settings, info))
     blueprint = families.blueprint(info)
     layers = blueprint.layers()
     for file in job.files:
@@ -240,11 +238,11 @@ def look(settings: TryLora) -> Job:
         raise UserError(problems)
     job.notes += notes(job, blueprint)
     job.cells = cells_of(job)
-    find_drawn(job)
+    find_existing(job)
     return job
 
 
-def _told_twice(name: str) -> str:
+def _applied_twice(name: str) -> str:
     return say(
         f'"{name}" is also in loras, so it would be applied twice. Remove it from the prompt or from loras',
         f"“{name}”也写在 loras 里，会重复作用。请从提示词或 loras 中去掉一处",
@@ -351,7 +349,7 @@ def rows_of(settings: TryLora, files: list[LoraFile]) -> list[Row]:
     return rows
 
 
-def picture_size(settings: TryLora, info) -> tuple[int, int]:
+def image_size(settings: TryLora, info) -> tuple[int, int]:
     if settings.resolution == "auto":
         return info.resolution, info.resolution
     sides = [int(side) for side in str(settings.resolution).split(",")]
@@ -453,19 +451,19 @@ def cells_of(job: Job) -> list[Cell]:
     return cells
 
 
-def find_drawn(job: Job) -> None:
+def find_existing(job: Job) -> None:
     """Give each cell the picture that was drawn for it before, if it is there and whole."""
     from library.images import generation_parameters
 
     there = {}
-    for path in drawn_files(job.settings):
+    for path in generated_files(job.settings):
         if path.suffix == ".png" and (parameters := generation_parameters.read_parameters(path)):
             there[json.dumps(parameters, sort_keys=True)] = path
     for cell in job.cells:
         cell.path = there.get(json.dumps(cell.parameters, sort_keys=True))
 
 
-def drawn_files(settings: TryLora, folder: str = "pictures") -> list[Path]:
+def generated_files(settings: TryLora, folder: str = "pictures") -> list[Path]:
     place = Path(settings.output_dir) / folder
     return sorted(place.iterdir()) if place.is_dir() else []
 
@@ -479,7 +477,7 @@ def next_number(paths: list[Path], beginning: str = "") -> int:
 # ---- drawing ----
 
 
-def draw(job: Job, missing: list[Cell]) -> None:
+def generate_missing(job: Job, missing: list[Cell]) -> None:
     """Draw what is missing, row by row; each picture is on disk before the next is begun.
 
     Raises:
@@ -491,16 +489,16 @@ def draw(job: Job, missing: list[Cell]) -> None:
     from library.tooling import generate
 
     settings, device = job.settings, job.machine.device
-    family = generate.open_for_drawing(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    family = generate.open_for_generation(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
     sizes = family.size_conditioning(sampling.picture_sizes(*job.size, device))
     hires = sampling.Hires(settings.hires_scale, settings.hires_strength) if settings.hires_scale > 1 else None
-    number = next_number(drawn_files(settings))
+    number = next_number(generated_files(settings))
     layers = family.layers()
     began = time.perf_counter()
     with ExitStack() as around:
-        around.enter_context(generate.told_if_memory_is_full())
+        around.enter_context(generate.memory_errors_explained())
         model = around.enter_context(merging.Merging(layers))
         bar = around.enter_context(tqdm(total=len(missing), disable=None, unit=say(" images", "张"), smoothing=0.05))
         for count, (cell, told) in enumerate(conditioned(job, missing, family, layers, model, sizes)):
@@ -524,17 +522,17 @@ def draw(job: Job, missing: list[Cell]) -> None:
             if count == 0 and taken * (len(missing) - 1) > SAY_ESTIMATE:
                 log.info(
                     say(
-                        f"the first image took {taken:.1f} s: about {_spoken(taken * (len(missing) - 1))} for the "
+                        f"the first image took {taken:.1f} s: about {_duration_text(taken * (len(missing) - 1))} for the "
                         f"other {len(missing) - 1}. Ctrl-C stops; run it again to continue",
                         f"第一张用了 {taken:.1f} 秒，其余 {len(missing) - 1} 张约需 "
-                        f"{_spoken(taken * (len(missing) - 1))}。可按 Ctrl-C 停止，再次运行会接着画",
+                        f"{_duration_text(taken * (len(missing) - 1))}。可按 Ctrl-C 停止，再次运行会接着画",
                     )
                 )
     seconds = time.perf_counter() - began
     log.info(
         say(
-            f"{plural(len(missing), 'image')} generated in {_spoken(seconds)}, {seconds / len(missing):.2f} s each",
-            f"共画 {len(missing)} 张，用时 {_spoken(seconds)}，每张 {seconds / len(missing):.2f} 秒",
+            f"{plural(len(missing), 'image')} generated in {_duration_text(seconds)}, {seconds / len(missing):.2f} s each",
+            f"共画 {len(missing)} 张，用时 {_duration_text(seconds)}，每张 {seconds / len(missing):.2f} 秒",
         )
     )
 
@@ -566,7 +564,7 @@ def conditioned(
         yield cell, told
 
 
-def _spoken(seconds: float) -> str:
+def _duration_text(seconds: float) -> str:
     """A time as a person says it."""
     if seconds < 100:
         return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
@@ -638,7 +636,7 @@ def write_grid(job: Job, seed: int) -> Path:
     title = settings_line(job, seed)
     content = json.dumps([title, rows, columns, [[path.name for path in line] for line in table]])
     output = Path(job.settings.output_dir)
-    grids = [path for path in drawn_files(job.settings, "") if re.fullmatch(r"grid-\d+-\d+\.png", path.name)]
+    grids = [path for path in generated_files(job.settings, "") if re.fullmatch(r"grid-\d+-\d+\.png", path.name)]
     for path in grids:
         if _grid_content(path) == content:
             return path

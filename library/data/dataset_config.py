@@ -89,7 +89,7 @@ def of_in_json(config: Config) -> Described:
     return Described([Folder(path, config.dataset_repeats, "", False, options=config, metadata_file=file)], [{}], [])
 
 
-def read(config: Config) -> Described:
+def read_dataset_config(config: Config) -> Described:
     """What `dataset_config` describes.
 
     Raises:

@@ -43,7 +43,7 @@ def cache_folder(config: Config) -> tuple[Path | None, str | None]:
     beside = Path(config.dataset_config).parent if config.dataset_config else Path(config.train_data_dir)
     usual = Path(config.cache_dir or beside / ".cache")
     if not config.cache_dir and not usual.parent.is_dir():
-        return None, None  # `samples.find` says so; a mistyped folder must not come into being here
+        return None, None  # `samples.find_samples` says so; a mistyped folder must not come into being here
     if _can_write(usual):
         return usual, None
     if config.cache_dir:

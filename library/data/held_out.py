@@ -159,12 +159,12 @@ def _too_few(share: float, total: int, can_be_more: bool) -> Note:
     return Note(line, "red")
 
 
-def find(folder: str, found: Found, config: Config, memory: Path | None) -> Found:
+def find_held_out(folder: str, found: Found, config: Config, memory: Path | None) -> Found:
     """Read the pictures of `validation_data_dir` into `Found.validation`.
 
     Args:
         folder: holds `[repeats]_[concept]` folders (repeats do not count), or pictures directly.
-        memory: see `samples.find`.
+        memory: see `samples.find_samples`.
 
     Raises:
         UserError: there is none, or some of them are learnt.

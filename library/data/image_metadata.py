@@ -19,7 +19,7 @@ KNOWN = {"caption", "tags", "image_path"}
 LOOKED_UP = {"image_size", "train_resolution", "width", "height"}  # in the pictures themselves
 
 
-def read(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[Path, str]:
+def read_captions(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[Path, str]:
     """The pictures of a metadata file and their captions.
 
     Args:

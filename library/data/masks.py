@@ -35,7 +35,7 @@ LOOKED_FORMAT = 1  # raise it when a mask is read otherwise: what was remembered
 KEPT_BYTES = 64 << 20
 
 
-def read(path: Path) -> np.ndarray:
+def read_mask(path: Path) -> np.ndarray:
     """A mask file, upright: (H, W) uint8, 255 where it is learnt. Colours count by their brightness, as if on black.
 
     Raises:
@@ -91,7 +91,7 @@ def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
     mask, path = None, sample.mask.path or sample.image_path
     try:
         if sample.mask.path:
-            mask = read(path)
+            mask = read_mask(path)
         if sample.mask.is_alpha:
             path = sample.image_path
             alpha = opacity(path)
@@ -190,7 +190,7 @@ def _files(
 
     def attempt(path: Path) -> bytes | images.BrokenPicture:
         try:
-            mask = read(path)
+            mask = read_mask(path)
             digest = sha256_of_file(path)
         except images.BrokenPicture as broken:
             return broken

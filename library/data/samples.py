@@ -76,7 +76,7 @@ class Reading(NamedTuple):
         )
 
 
-def find(
+def find_samples(
     train_data_dir: str | Path,
     reg_data_dir: str | Path | None = None,
     *,
@@ -150,14 +150,14 @@ def read_subsets(
     masked_loss: bool | str = "auto",
     memory: Path | None = None,
 ) -> Found:
-    """As `find`, of the folders and metadata files that `dataset_config` or `in_json` names.
+    """As `find_samples`, of the folders and metadata files that `dataset_config` or `in_json` names.
 
     Args:
         subsets: each with its options.
         overrides: of each data set; see `Found`.
 
     Raises:
-        UserError: as `find`.
+        UserError: as `find_samples`.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -202,7 +202,7 @@ def _read_whole(
     extension = extension if extension.startswith(".") else f".{extension}"
     try:
         if folder.metadata_file:
-            entries = image_metadata.read(folder, lines, warnings)
+            entries = image_metadata.read_captions(folder, lines, warnings)
             used, folder = _read_entries(folder, place, entries, memory, warnings)
         else:
             used, folder = _read_folder(folder, place, extension, read_captions, lines, memory, problems, warnings)

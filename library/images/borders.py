@@ -37,7 +37,7 @@ class Trim(NamedTuple):
     bottom: int
 
 
-def find(picture: np.ndarray, *, ground: bool = True) -> Trim:
+def find_borders(picture: np.ndarray, *, ground: bool = True) -> Trim:
     """The part within all borders; the whole picture where there are none.
 
     Args:

@@ -15,7 +15,7 @@ COLOUR_STEP = 20  # grey levels by which a cell's channel may differ; saving a J
 MOST_CHANGED = 9  # of the grid's 192 values may differ more, as at contrasty edges that moved by a few pixels
 
 
-class Look(NamedTuple):
+class Fingerprint(NamedTuple):
     """What of a picture is compared."""
 
     bits: int  # 64
@@ -23,7 +23,7 @@ class Look(NamedTuple):
     colours: bytes  # GRID x GRID x RGB
 
 
-def look(picture: np.ndarray) -> Look:
+def fingerprint(picture: np.ndarray) -> Fingerprint:
     """What of a picture (H, W, 3) uint8 is compared.
 
     Source of the bits: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", the hash by
@@ -34,7 +34,7 @@ def look(picture: np.ndarray) -> Look:
     small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     colours = cv2.resize(small, (GRID, GRID), interpolation=cv2.INTER_AREA)
-    return Look(_bits(grey), _bits(np.ascontiguousarray(grey[:, ::-1])), colours.tobytes())
+    return Fingerprint(_bits(grey), _bits(np.ascontiguousarray(grey[:, ::-1])), colours.tobytes())
 
 
 def _bits(grey: np.ndarray) -> int:
@@ -45,14 +45,14 @@ def _bits(grey: np.ndarray) -> int:
     return int.from_bytes(np.packbits(above).tobytes(), "big")
 
 
-class Looks:
+class Fingerprints:
     """What is compared of many pictures, as arrays: 10,000 take 2 MB, and each is compared with all others at once."""
 
-    def __init__(self, looks: Sequence[Look]):
-        self.bits = np.array([one.bits for one in looks], np.uint64)
-        self.mirrored_bits = np.array([one.mirrored_bits for one in looks], np.uint64)
-        colours = np.frombuffer(b"".join(one.colours for one in looks), np.uint8)
-        self.colours = colours.reshape(len(looks), GRID, GRID, 3)
+    def __init__(self, fingerprints: Sequence[Fingerprint]):
+        self.bits = np.array([one.bits for one in fingerprints], np.uint64)
+        self.mirrored_bits = np.array([one.mirrored_bits for one in fingerprints], np.uint64)
+        colours = np.frombuffer(b"".join(one.colours for one in fingerprints), np.uint8)
+        self.colours = colours.reshape(len(fingerprints), GRID, GRID, 3)
 
     def like(self, number: int, among: np.ndarray, most_bits: int, *, mirrored: bool = False) -> np.ndarray:
         """Which of `among` (numbers) show the same as one picture, or the same mirrored.
@@ -73,12 +73,12 @@ class Looks:
         return int(np.bitwise_count(self.bits[one] ^ self.bits[other]))
 
 
-def groups(looks: Looks, most_bits: int) -> list[list[int]]:
+def groups(fingerprints: Fingerprints, most_bits: int) -> list[list[int]]:
     """Numbers of pictures that hang together by likeness, two or more in each group, in order.
 
     One pass of numpy for each picture: 10,000 take about a second, and as many pairs as there may be are never listed.
     """
-    left = np.arange(len(looks.bits))
+    left = np.arange(len(fingerprints.bits))
     found = []
     while len(left):
         group, waiting = [], [int(left[0])]
@@ -86,7 +86,7 @@ def groups(looks: Looks, most_bits: int) -> list[list[int]]:
         while waiting:
             number = waiting.pop()
             group.append(number)
-            near = looks.like(number, left, most_bits)
+            near = fingerprints.like(number, left, most_bits)
             if len(near):
                 waiting += near.tolist()
                 left = left[~np.isin(left, near, assume_unique=True)]
@@ -95,7 +95,7 @@ def groups(looks: Looks, most_bits: int) -> list[list[int]]:
     return found
 
 
-def kept(looks: Looks, group: Sequence[int], most_bits: int) -> list[int]:
+def kept(fingerprints: Fingerprints, group: Sequence[int], most_bits: int) -> list[int]:
     """Which of a group stay, so that every other is like one of them.
 
     A group may be a chain, as the frames of a film are: its ends are not alike, and leaving out all but one would lose
@@ -108,23 +108,23 @@ def kept(looks: Looks, group: Sequence[int], most_bits: int) -> list[int]:
     while len(left):
         best = int(left[0])
         stay.append(best)
-        near = looks.like(best, left, most_bits)
+        near = fingerprints.like(best, left, most_bits)
         left = left[~np.isin(left, [*near.tolist(), best])]
     return stay
 
 
-def mirrored_pairs(looks: Looks, most_bits: int) -> list[tuple[int, int]]:
+def mirrored_pairs(fingerprints: Fingerprints, most_bits: int) -> list[tuple[int, int]]:
     """Pairs (first, second) of which one is the other mirrored; each picture in one pair at most.
 
     Pictures that are like their own mirror image are in none.
     """
-    numbers = np.arange(len(looks.bits))
-    own = np.bitwise_count(looks.bits ^ looks.mirrored_bits) <= 2 * most_bits
+    numbers = np.arange(len(fingerprints.bits))
+    own = np.bitwise_count(fingerprints.bits ^ fingerprints.mirrored_bits) <= 2 * most_bits
     free = numbers[~own]
     pairs = []
     while len(free):
         number, free = int(free[0]), free[1:]
-        near = looks.like(number, free, most_bits, mirrored=True)
+        near = fingerprints.like(number, free, most_bits, mirrored=True)
         if len(near):
             pairs.append((number, int(near[0])))
             free = free[free != near[0]]

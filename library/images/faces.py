@@ -51,7 +51,7 @@ class Detector:
     detect: Detect
 
 
-def find(picture: np.ndarray, model: Detector | None = None) -> list[Region]:
+def find_faces(picture: np.ndarray, model: Detector | None = None) -> list[Region]:
     """Faces, the surest first.
 
     Args:

@@ -65,7 +65,7 @@ def _programs(parent: Path) -> list[Path]:
         return []
 
 
-def find(patterns: Iterable[str], extra: Iterable[str] | None = None) -> list[Path]:
+def find_models(patterns: Iterable[str], extra: Iterable[str] | None = None) -> list[Path]:
     """All files whose name or path below a place is like one of the patterns, in the order of places and patterns.
 
     A file that is reached in several ways, as links in a hub's cache, is given once.
@@ -159,7 +159,7 @@ def open_onnx(path: Path, device: str = "auto") -> Onnx:
                 "AMD 用 onnxruntime-migraphx）",
             )
         ) from None
-    _look(path)
+    _refuse_placeholder(path)
     available = onnxruntime.get_available_providers()
     names = dict(PROVIDERS)
     wanted = [provider for provider in names if provider in available and name != "cpu"]
@@ -201,7 +201,7 @@ def open_onnx(path: Path, device: str = "auto") -> Onnx:
     return Onnx(session, path, names.get(provider, say("the CPU", "CPU")))
 
 
-def _look(path: Path) -> None:
+def _refuse_placeholder(path: Path) -> None:
     """Refuse a file that only stands for a model, which onnxruntime would call an invalid one. Raises UserError."""
     try:
         with open(path, "rb") as file:

@@ -17,7 +17,7 @@ from library.messages import UserError, plural, say
 NUMBER = re.compile(r"(-?\d+(?:[.．]\d+)?)\s*(%|％|px|像素)?", re.IGNORECASE)
 
 
-def read(
+def read_regions(
     text: str, names: Sequence[str], size_of: Callable[[str], tuple[int, int]], file: str
 ) -> dict[str, list[Region]]:
     """The regions of each picture that has some.

@@ -17,7 +17,7 @@ from library.messages import UserError, say
 LARGEST = 1.5  # times the resolution, as the side of a square: room for random crops and a next larger resolution
 TILE, OVERLAP = 256, 16  # pixels of a picture that a model enlarges at once, and how far tiles reach into one another
 
-# Files of super-resolution models, for local_models.find: RealESRGAN and others that spandrel opens.
+# Files of super-resolution models, for local_models.find_models: RealESRGAN and others that spandrel opens.
 MODEL_PATTERNS = (
     "*realesrgan*.pth", "*real-esrgan*.pth", "*realesrgan*.safetensors", "*realesr*.pth", "*ultrasharp*.pth",
     "*ultrasharp*.safetensors", "[24]x[-_]*.pth", "[24]x[-_]*.safetensors", "*/esrgan/*.pth", "*/upscale_models/*.pth",

@@ -6,7 +6,7 @@ the facts, no code taken: the models' cards, sd-scripts' `tag_images_by_wd14_tag
 `name.csv` beside `name.onnx`) and the web UI's wd14-tagger.
 
 Models with another input (PixAI, animetimm: a `preprocess.json` lies beside them) or another table (Camie, CL: a .json)
-are not taken for one of these. To add such a kind: a function that prepares its input, chosen in `read`.
+are not taken for one of these. To add such a kind: a function that prepares its input, chosen in `open_tagger`.
 """
 
 import csv
@@ -192,7 +192,7 @@ class Tagger:
         return found
 
 
-def read(model: Any, table: Table) -> Tagger:
+def open_tagger(model: Any, table: Table) -> Tagger:
     """What an opened model needs to be run.
 
     Args:
@@ -256,7 +256,7 @@ def on_square(picture: Image.Image, size: int) -> np.ndarray:
 # ---- from what it sees to a caption ----
 
 
-def chosen(seen: Iterable[Tag], general: float, character: float, *, with_rating: bool = False) -> list[Tag]:
+def chosen_tags(seen: Iterable[Tag], general: float, character: float, *, with_rating: bool = False) -> list[Tag]:
     """The tags that are sure enough, the surest first; the most probable rating last.
 
     Args:

@@ -25,7 +25,7 @@ FEWEST_CELLS, SHORTEST = 6, 4  # of a line
 _of_thread = threading.local()  # OpenCV's networks may not be shared by threads
 
 
-def find(picture: np.ndarray) -> list[Region]:
+def find_text(picture: np.ndarray) -> list[Region]:
     """Where text or a watermark may be.
 
     Args:

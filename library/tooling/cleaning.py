@@ -139,7 +139,7 @@ class Cleaner:
         picture = shown if alpha is None else np.asarray(image.convert("RGB"))
         del image  # of 50 million pixels it takes 150 MB
         height, width = shown.shape[:2]
-        trim = borders.find(shown) if s.trim_borders else borders.Trim(0, 0, width, height)
+        trim = borders.find_borders(shown) if s.trim_borders else borders.Trim(0, 0, width, height)
         if trim != (0, 0, width, height):
             made.report["trim"] = [trim.left / width, trim.top / height, trim.right / width, trim.bottom / height]
         part = np.s_[trim.top : trim.bottom, trim.left : trim.right]
@@ -148,13 +148,13 @@ class Cleaner:
 
         erased = [r._replace(left=r.left - trim.left, top=r.top - trim.top) for r in self.regions.get(raw.name, ())]
         if s.text != "off":
-            found = text_regions.find(shown)
+            found = text_regions.find_text(shown)
             made.report["text"] = [
                 [(r.left + trim.left) / width, (r.top + trim.top) / height, r.width / width, r.height / height, r.score]
                 for r in found
             ]
             erased += found if s.text == "erase" else []
-        seen = faces.find(shown, self.models.face) if s.faces != "keep" else []
+        seen = faces.find_faces(shown, self.models.face) if s.faces != "keep" else []
         if s.faces != "keep":
             made.report["faces"] = len(seen)
             made.report["face_model"] = self.models.names()["face"]

@@ -38,9 +38,9 @@ def choose_machine(device: str, mixed_precision: str, width: int) -> Any:
     return machine
 
 
-def open_for_drawing(
+def open_for_generation(
     path: str | Path, machine: Any, *, vae: str | None = None, clip_skip: int | None = None
-) -> "DrawingFamily":
+) -> "GenerationFamily":
     """Load a base model onto the machine, ready for `sampling.draw`; what the user should know is printed.
 
     Raises:
@@ -56,7 +56,7 @@ def open_for_drawing(
 
     attend = attention.choose(machine.device, machine.dtype)
     log.info(f"{machine.description}\n{attend.description}")
-    with told_if_memory_is_full():
+    with memory_errors_explained():
         family = families.open_model(
             path,
             dtype=machine.dtype,
@@ -73,10 +73,10 @@ def open_for_drawing(
     # bits as diffusers' own forward; on two CPU cores 0.8 of its time (the miniature, and SD 1.x at 256 and 512 px).
     unet.forward = UNetForward(unet, linear_ops.PLAIN, recompute, attend)
     attention.install(family.modules()["vae"], attend)
-    return DrawingFamily(family)
+    return GenerationFamily(family)
 
 
-class DrawingFamily:
+class GenerationFamily:
     """A family for drawing: each caption with the chunks it needs itself, and no spoilt picture passes in silence.
 
     All that is not here is the family's own.
@@ -163,7 +163,7 @@ class DrawingFamily:
                 module.to(device)
 
 
-def keep(path: Path, write: Callable[[], Any], size: int) -> None:
+def write_or_explain(path: Path, write: Callable[[], Any], size: int) -> None:
     """Let `write` write a drawn picture; where the disk is full, wait for room.
 
     Args:
@@ -187,7 +187,7 @@ def keep(path: Path, write: Callable[[], Any], size: int) -> None:
         ) from error
 
 
-def spoken(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A time as a person says it."""
     if seconds < 100:
         return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
@@ -214,7 +214,7 @@ def identity(path: str | Path, part: str = "unet") -> tuple[str, str | None]:
 
 
 @contextmanager
-def told_if_memory_is_full() -> Iterator[None]:
+def memory_errors_explained() -> Iterator[None]:
     """What to do where the device's memory runs out within, in place of torch's error.
 
     Raises:

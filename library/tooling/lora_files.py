@@ -46,7 +46,7 @@ def from_project(entry: str) -> Path:
     return path if path.is_absolute() else PROJECT / path
 
 
-def find(path: Path) -> list[Path]:
+def find_loras(path: Path) -> list[Path]:
     """The file itself, or all files in a folder and below that may be LoRAs, by name. Raises UserError: none."""
     if path.is_file():
         return [path]
@@ -87,7 +87,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata.of_file(path)
 
 
-def read(path: Path) -> LoraFile:
+def read_lora(path: Path) -> LoraFile:
     """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
     from library import families
     from library.lora_files import merging

@@ -26,7 +26,9 @@ from library.training.resolve import plan_data, settings_of
 from library.training.resuming import changes_since, find_state, fingerprint_of_data
 from library.training.run import Run
 
-ROW = struct.Struct("<QQ192sff??")  # of a picture: duplicates.Look, blur, transparent share, turned, other colours
+ROW = struct.Struct(
+    "<QQ192sff??"
+)  # of a picture: duplicates.Fingerprint, blur, transparent share, turned, other colours
 ROW_FORMAT = 1  # raise it when one of these is worked out otherwise
 SMALLEST = 16  # pixels of a side below which nothing is told to be blurred
 FULL_WIDTH = 320  # channels of the first block of every Stable Diffusion
@@ -240,8 +242,8 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
     known = [(by_path[path], ROW.unpack(row)) for path, row in zip(paths, rows, strict=True) if row]
     groups: list = []
     if known:
-        looks = duplicates.Looks([duplicates.Look(*row[:3]) for _, row in known])
-        groups = [[known[at][0] for at in group] for group in duplicates.groups(looks, similarity)]
+        fingerprints = duplicates.Fingerprints([duplicates.Fingerprint(*row[:3]) for _, row in known])
+        groups = [[known[at][0] for at in group] for group in duplicates.groups(fingerprints, similarity)]
     drawn_by = {}
     for sample in found.regularization:
         if name := generation_parameters.model_of(sample.image_path):
@@ -271,7 +273,7 @@ def row_of(path: Path, sample: Sample, area: int) -> bytes:
     scale = min(1.0, math.sqrt(area / (sample.width * sample.height)))
     size = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
     picture = images.load(path, Fit(size, size, (0, 0)))
-    look, nature = duplicates.look(picture), images.nature(path)
+    look, nature = duplicates.fingerprint(picture), images.nature(path)
     blur = min(1e3, quality.blur(quality.grey_of(picture))) if min(size) >= SMALLEST else 0.0
     return ROW.pack(*look, blur, nature.transparent, nature.is_turned, nature.is_other_colour)
 

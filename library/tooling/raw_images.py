@@ -47,7 +47,7 @@ class Raw(NamedTuple):
     trim: tuple[float, float, float, float]  # left, top, right, bottom of what is within borders, as shares
     blur: float  # see `quality`; at the training size
     noise: float
-    look: duplicates.Look
+    fingerprint: duplicates.Fingerprint
 
     @property
     def area(self) -> float:
@@ -75,7 +75,7 @@ class Survey:
     captions: dict[str, Path] = field(default_factory=dict)  # picture's name -> its caption file
 
 
-def find(folder: Path) -> tuple[list[str], Survey]:
+def find_raw_images(folder: Path) -> tuple[list[str], Survey]:
     """Names of all files that may be pictures, sorted, and a survey with their captions and what is passed over.
 
     Raises:
@@ -130,7 +130,7 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
             _collect(folder / entry.name, f"{below}{entry.name}/", names, survey, passed)
 
 
-def look(
+def inspect(
     names: list[str],
     survey: Survey,
     *,
@@ -187,9 +187,9 @@ def _facts(path: Path, resolution: int, trims: bool) -> bytes:
     picture = on_colour(image, (255, 255, 255))
     height, width = picture.shape[:2]
     whole = borders.Trim(0, 0, width, height)
-    trim = borders.find(picture) if trims else whole
+    trim = borders.find_borders(picture) if trims else whole
     frame = (
-        borders.find(picture, ground=False) if trims and trim != whole else whole
+        borders.find_borders(picture, ground=False) if trims and trim != whole else whole
     )  # where ground ends depends on size
     framed = np.ascontiguousarray(picture[frame.top : frame.bottom, frame.left : frame.right])
     inside = picture[trim.top : trim.bottom, trim.left : trim.right]
@@ -202,14 +202,14 @@ def _facts(path: Path, resolution: int, trims: bool) -> bytes:
     noise = quality.noise(grey) if min(grey.shape) >= 3 else 0.0
     return FACTS.pack(
         digest.encode(), seen.width, seen.height, seen.is_animated, *shares, quality.blur(grey), noise,
-        *duplicates.look(framed),
+        *duplicates.fingerprint(framed),
     )  # fmt: skip
 
 
 def _raw(path: Path, name: str, packed: bytes) -> Raw:
     digest, width, height, is_animated, *trim, blur, noise, bits, mirrored, colours = FACTS.unpack(packed)
-    look = duplicates.Look(bits, mirrored, colours)
-    return Raw(path, name, digest.decode(), width, height, is_animated, tuple(trim), blur, noise, look)
+    fingerprint = duplicates.Fingerprint(bits, mirrored, colours)
+    return Raw(path, name, digest.decode(), width, height, is_animated, tuple(trim), blur, noise, fingerprint)
 
 
 def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.ndarray:
@@ -230,12 +230,12 @@ def groups(survey: Survey, similarity: int, manifest: Manifest) -> list[Group]:
         manifest: remembers which pictures were found to be blown up.
     """
     pictures = survey.pictures
-    looks = duplicates.Looks([raw.look for raw in pictures])
+    fingerprints = duplicates.Fingerprints([raw.fingerprint for raw in pictures])
     found = []
-    for numbers in duplicates.groups(looks, similarity):
+    for numbers in duplicates.groups(fingerprints, similarity):
         best_first = _best_first([pictures[number] for number in numbers], manifest)
         of = {raw.name: number for raw, number in zip([pictures[n] for n in numbers], numbers, strict=True)}
-        kept = duplicates.kept(looks, [of[raw.name] for raw in best_first], similarity)
+        kept = duplicates.kept(fingerprints, [of[raw.name] for raw in best_first], similarity)
         caption = next((survey.captions[raw.name] for raw in best_first if raw.name in survey.captions), None)
         if caption:
             survey.captions.setdefault(best_first[0].name, caption)
@@ -278,5 +278,5 @@ def _inside(raw: Raw) -> np.ndarray:
 
 def mirrored(pictures: list[Raw], similarity: int) -> list[tuple[Raw, Raw]]:
     """Pairs of which one is the other mirrored."""
-    pairs = duplicates.mirrored_pairs(duplicates.Looks([raw.look for raw in pictures]), similarity)
+    pairs = duplicates.mirrored_pairs(duplicates.Fingerprints([raw.fingerprint for raw in pictures]), similarity)
     return [(pictures[first], pictures[second]) for first, second in pairs]

@@ -235,7 +235,7 @@ def announce(run: Run, notes: list[str]) -> None:
 
 
 def find_set(asked: Config, memory: Path | None) -> Found:
-    """The images and captions that a configuration names; see `samples.find`.
+    """The images and captions that a configuration names; see `samples.find_samples`.
 
     Args:
         memory: where earlier runs have kept what they found out about files.
@@ -244,13 +244,13 @@ def find_set(asked: Config, memory: Path | None) -> Found:
 
     how = dict(reg_captions=asked.reg_captions, masked_loss=asked.masked_loss, memory=memory)
     if asked.dataset_config or asked.in_json:
-        describe = dataset_config.read if asked.dataset_config else dataset_config.of_in_json
+        describe = dataset_config.read_dataset_config if asked.dataset_config else dataset_config.of_in_json
         subsets, overrides, notes = describe(asked)
         found = samples.read_subsets(subsets, overrides, **how)
         found = dataclasses.replace(found, warnings=notes + found.warnings)
     else:
         reading = samples.Reading.of(asked)
-        found = samples.find(
+        found = samples.find_samples(
             asked.train_data_dir,
             asked.reg_data_dir,
             caption_extension=reading.caption_extension,
@@ -260,7 +260,9 @@ def find_set(asked: Config, memory: Path | None) -> Found:
             least=reading.least,
             **how,
         )
-    return held_out.find(asked.validation_data_dir, found, asked, memory) if asked.validation_data_dir else found
+    return (
+        held_out.find_held_out(asked.validation_data_dir, found, asked, memory) if asked.validation_data_dir else found
+    )
 
 
 def check_blocks(asked: Config, family: FamilyFacts) -> list[str]:
@@ -303,7 +305,7 @@ def read_base(asked: Config, model: ModelInfo) -> list[Strength]:
     found, problems = [], []
     for name, strength in zip(paths, strengths, strict=False):
         try:
-            file = lora_files.read(Path(name))
+            file = lora_files.read_lora(Path(name))
             factors = merging.fit(name, file.factors, layers, made_for=file.family, base=base)
             found.append(merging.Strength(factors, strength, strength))
         except UserError as error:

@@ -18,7 +18,7 @@ from library.data.buckets import BucketRule, resolve_resolution
 from library.data.cache import LatentCache, TextCache
 from library.data.dataset import Dataset, captions_wanted, latents_wanted
 from library.data.folders import Folder
-from library.data.samples import Found, find
+from library.data.samples import Found, find_samples
 from library.messages import UserError
 from library.options.training import Config
 
@@ -52,7 +52,7 @@ def found(tmp_path_factory):
     pictures(root / "train/3_mytag", SHAPES, [f"mytag, tag {index}, red, blue" for index in range(5)])
     pictures(root / "train/1_other", SHAPES[:2])
     pictures(root / "reg/2_thing", SHAPES * 4)
-    return find(root / "train", root / "reg")
+    return find_samples(root / "train", root / "reg")
 
 
 def make(found, **options):
@@ -387,9 +387,9 @@ def test_spaces_and_underscores_are_the_same_concept(tmp_path):
 def test_previews_show_the_new_and_the_old(small_set):
     train, reg = small_set
     config = Config(train_data_dir=str(train), reg_data_dir=str(reg), resolution=64)
-    plan = planning.make_plan(find(train, reg), config, BucketRule(64, 64, 32, 128, 16))
+    plan = planning.make_plan(find_samples(train, reg), config, BucketRule(64, 64, 32, 128, 16))
     assert planning.typical_captions(plan, config) == [
         "mytag, red hair, smile", "mytag, blue hair", "person, hat 3", "person, hat 7"
     ]  # fmt: skip
-    alone = planning.make_plan(find(train), config, BucketRule(64, 64, 32, 128, 16))
+    alone = planning.make_plan(find_samples(train), config, BucketRule(64, 64, 32, 128, 16))
     assert len(planning.typical_captions(alone, config)) == 3

@@ -39,7 +39,7 @@ def described(folder: Path, text: str, **options) -> dataset_config.Described:
     ending = "json" if text.lstrip().startswith("{") else "toml"
     file = folder / f"sets.{ending}"
     file.write_text(re.sub(r"<(\w+)>", lambda name: (folder / name[1]).as_posix(), text), encoding="utf-8")
-    return dataset_config.read(Config(dataset_config=str(file), **options))
+    return dataset_config.read_dataset_config(Config(dataset_config=str(file), **options))
 
 
 TWO_SETS = """
@@ -426,7 +426,10 @@ def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, pictures,
 
     class ByHand:
         def __init__(self, planned, config, seed, *, latents, texts, scale):
-            own = [samples.find(pictures / "set1", pictures / "set1reg"), samples.find(pictures / "set2")]
+            own = [
+                samples.find_samples(pictures / "set1", pictures / "set1reg"),
+                samples.find_samples(pictures / "set2"),
+            ]
             sizes = dict(resolution=64, train_batch_size=4), dict(resolution="96,64", train_batch_size=2)
             own = [replace(read, train=real(read.train), regularization=real(read.regularization)) for read in own]
             self.plans = []
@@ -508,7 +511,7 @@ def test_caption_and_tags_are_joined_as_sd_scripts_does(pictures, entry, all_lin
     file = pictures / "meta.json"
     file.write_text(json.dumps({"0": entry}), encoding="utf-8")
     folder = Folder(pictures / "one", 1, "", False, metadata_file=file)
-    assert image_metadata.read(folder, all_lines, []) == {pictures / "one" / "0.png": caption}
+    assert image_metadata.read_captions(folder, all_lines, []) == {pictures / "one" / "0.png": caption}
 
 
 def test_pictures_of_a_metadata_file_are_found_by_path_name_or_stem(pictures):
@@ -526,7 +529,7 @@ def test_pictures_of_a_metadata_file_are_found_by_path_name_or_stem(pictures):
     for name in ("meta.json", "meta.jsonl"):
         warnings: list[str] = []
         folder = Folder(pictures, 1, "", False, metadata_file=pictures / name)
-        found = image_metadata.read(folder, False, warnings)
+        found = image_metadata.read_captions(folder, False, warnings)
         assert {f"{path.parent.name}/{path.name}": text for path, text in found.items()} == {
             "two/0.png": "whole path", "one/0.png": "below", "one/1.png": "no ending", "one/v1.5.png": "a dot",
         }  # fmt: skip
@@ -553,7 +556,7 @@ def test_a_wrong_metadata_file_is_told(pictures, name, text, problem):
     (pictures / name).write_text(text)
     folder = Folder(pictures / "one", 1, "", False, metadata_file=pictures / name)
     with pytest.raises(UserError, match=re.escape(problem)):
-        image_metadata.read(folder, False, [])
+        image_metadata.read_captions(folder, False, [])
 
 
 def test_captions_of_one_file_train_as_those_of_many(run, small_set, tmp_path):
@@ -582,13 +585,13 @@ def test_masks_may_lie_in_a_folder_of_their_own(tmp_path):
         (tmp_path / below).mkdir()
         half.save(tmp_path / below / "0.bmp")
         half.convert("RGB").save(tmp_path / below / "1.webp", lossless=True)
-        found = samples.find(tmp_path / "set", masks_dir=tmp_path / "masks")
+        found = samples.find_samples(tmp_path / "set", masks_dir=tmp_path / "masks")
         masks = [sample.mask for sample in found.train]
         assert [mask and mask.path for mask in masks] == [
             tmp_path / below / "0.bmp", tmp_path / below / "1.webp", None,
         ]  # fmt: skip
         assert [mask.share for mask in masks[:2]] == [0.5, 0.5]
-    assert not [sample for sample in samples.find(tmp_path / "set").train if sample.mask]
+    assert not [sample for sample in samples.find_samples(tmp_path / "set").train if sample.mask]
 
 
 def test_faces_are_read_from_names():
@@ -638,7 +641,7 @@ def test_a_face_crop_shows_the_face(tmp_path):
         max_train_epochs=1, face_crop_aug_range="1,1.2", cache_latents=False, max_data_loader_n_workers=0,
         train_batch_size=1,
     )  # fmt: skip
-    made = plan.make_plan(samples.find(tmp_path), config, BucketRule(64, 64, 32, 128, 16))
+    made = plan.make_plan(samples.find_samples(tmp_path), config, BucketRule(64, 64, 32, 128, 16))
     (batch,) = Dataset(made, config, 7).batches(1)
     assert batch.pixels.min() < -0.9 or batch.pixels.mean() > 0.2
     assert 0.3 < float((batch.pixels + 1).mean() / 2) <= 1
@@ -662,7 +665,7 @@ def test_pictures_are_resized_with_the_kernel_that_is_asked_for(tmp_path, kernel
 
 def test_latents_of_another_kernel_are_others(tmp_path):
     draw_set(tmp_path / "1_a", ["a"], [(100, 100)])
-    (sample,) = samples.find(tmp_path).train
+    (sample,) = samples.find_samples(tmp_path).train
     fit = Fit((64, 64), (64, 64), (0, 0))
     cache = LatentCache(tmp_path / "cache", "vae")
     for kernel, made in ((None, 1), ("nearest", 1), ("nearest", 0), (None, 0)):
@@ -674,7 +677,7 @@ def test_latents_of_another_kernel_are_others(tmp_path):
 
 def test_pictures_with_no_more_pixels_are_left_out(tmp_path):
     draw_set(tmp_path / "1_a", ["a", "b", "c"], [(64, 64), (64, 65), (40, 90)])
-    found = samples.find(tmp_path, least=64 * 64)
+    found = samples.find_samples(tmp_path, least=64 * 64)
     assert [sample.image_path.name for sample in found.train] == ["1.png"]
     assert [(folder.picture_count, folder.caption_count) for folder in found.folders] == [(1, 1)]
     (line,) = found.warnings

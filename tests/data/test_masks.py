@@ -15,7 +15,7 @@ from library.data import plan as planning
 from library.data.buckets import BucketRule
 from library.data.cache import LatentCache
 from library.data.dataset import Dataset, latents_wanted
-from library.data.samples import find
+from library.data.samples import find_samples
 from library.diffusion import losses
 from library.messages import UserError, set_language
 from library.options.training import Config
@@ -109,7 +109,7 @@ def test_masks_of_every_mode_are_read(tmp_path, mode):
         picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
     picture = picture if mode == "I;16" else picture.convert(mode)
     picture.save(tmp_path / "a.png")
-    assert masks.read(tmp_path / "a.png").tolist() == [[255] * 4 + [0] * 4] * 4
+    assert masks.read_mask(tmp_path / "a.png").tolist() == [[255] * 4 + [0] * 4] * 4
 
 
 def test_what_is_transparent_in_a_mask_is_not_learnt_and_colours_count_by_brightness(tmp_path):
@@ -117,14 +117,14 @@ def test_what_is_transparent_in_a_mask_is_not_learnt_and_colours_count_by_bright
     for x, colour in enumerate([(255, 255, 255, 0), (255, 255, 255, 128), (0, 255, 0, 255)]):
         picture.putpixel((x, 0), colour)
     picture.save(tmp_path / "a.png")
-    assert masks.read(tmp_path / "a.png").tolist() == [[0, 128, 150, 255]]
+    assert masks.read_mask(tmp_path / "a.png").tolist() == [[0, 128, 150, 255]]
 
 
 def test_a_mask_that_lies_on_its_side_is_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(noise(4, 8)).save(tmp_path / "a.png", exif=exif)
-    assert (masks.read(tmp_path / "a.png") == np.rot90(noise(4, 8), -1)).all()
+    assert (masks.read_mask(tmp_path / "a.png") == np.rot90(noise(4, 8), -1)).all()
 
 
 def test_mask_and_transparency_are_multiplied_at_the_pictures_size(tmp_path):
@@ -167,7 +167,7 @@ def own_masks(tmp_path):
 
 
 def batches_of(folder, **options):
-    found = find(folder)
+    found = find_samples(folder)
     config = Config(**{"train_batch_size": 2, "max_train_epochs": 1, "max_data_loader_n_workers": 0, **options})
     plan = planning.make_plan(found, config, RULE)
     latents = None
@@ -201,9 +201,9 @@ def test_a_mask_meets_its_picture_whatever_is_done_to_it(own_masks, options):
 
 def test_a_mask_is_read_once_and_no_more_stay_in_memory_than_fit(own_masks, monkeypatch):
     read = []
-    really = masks.read
-    monkeypatch.setattr(masks, "read", lambda path: read.append(path.name) or really(path))
-    find(own_masks)
+    really = masks.read_mask
+    monkeypatch.setattr(masks, "read_mask", lambda path: read.append(path.name) or really(path))
+    find_samples(own_masks)
     read.clear()
     batches_of(own_masks)
     assert sorted(read[6:]) == [f"{index}.png" for index in range(6)]  # the first six were looked at by find
@@ -342,14 +342,14 @@ def mask(path: Path, size=(40, 30), white=0.5) -> Path:
 
 
 def by_name(folder: Path, **options) -> dict[str, Mask | None]:
-    return {sample.image_path.name: sample.mask for sample in find(folder, **options).train}
+    return {sample.image_path.name: sample.mask for sample in find_samples(folder, **options).train}
 
 
 def test_masks_belong_to_pictures_whatever_the_case_and_the_form_of_their_names(tmp_path):
     picture(tmp_path / "1_a/Käse 你好.JPG")
     picture(tmp_path / "1_a/b.png")
     path = mask(tmp_path / "1_a/Masks/ka\u0308se 你好.PNG")
-    found = find(tmp_path)
+    found = find_samples(tmp_path)
     assert [sample.mask and sample.mask.path for sample in found.train] == [path, None] or [
         sample.mask and sample.mask.path for sample in found.train
     ] == [None, path]
@@ -368,7 +368,7 @@ def test_a_mask_is_for_the_upright_picture(tmp_path):
     assert by_name(tmp_path)["phone.jpg"].share == pytest.approx(0.5, abs=0.04)
     mask(tmp_path / "1_a/masks/phone.png", (40, 30))
     with pytest.raises(UserError) as error:
-        find(tmp_path)
+        find_samples(tmp_path)
     (problem,) = error.value.problems
     assert "1 mask is of another shape than their image: phone.png (40x30, phone.jpg: 30x40)" in problem
     assert "Make them again" in problem
@@ -388,7 +388,7 @@ def test_a_broken_mask_stops_the_run_by_name(tmp_path):
     (tmp_path / "1_a/masks/a.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "1_a/masks/b.png").write_bytes(b"")
     with pytest.raises(UserError) as error:
-        find(tmp_path)
+        find_samples(tmp_path)
     (problem,) = error.value.problems
     assert "2 masks cannot be read: a.png (" in problem
     assert "b.png (the file is empty" in problem
@@ -399,7 +399,7 @@ def test_masks_of_no_picture_are_told_with_their_right_name(tmp_path):
     mask(tmp_path / "1_a/masks/a.jpg.png")
     mask(tmp_path / "1_a/masks/gone.png")
     (tmp_path / "1_a/masks/notes.txt").write_text("mine")
-    (line,) = find(tmp_path).warnings
+    (line,) = find_samples(tmp_path).warnings
     assert "2 masks have no matching image: a.jpg.png, gone.png" in line
     assert line.endswith("such as a.png instead of a.jpg.png")
 
@@ -407,21 +407,21 @@ def test_masks_of_no_picture_are_told_with_their_right_name(tmp_path):
 def test_a_black_mask_is_told_by_name(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.png", white=0)
-    (line,) = find(tmp_path).warnings
+    (line,) = find_samples(tmp_path).warnings
     assert "1 image teaches nothing: completely black mask: a.jpg" in line
 
 
 def test_a_folder_of_masks_at_the_wrong_place_is_told(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "masks/a.png")
-    (line,) = find(tmp_path).warnings
+    (line,) = find_samples(tmp_path).warnings
     assert f"masks belong beside their images, in {tmp_path / '[repeats]_[concept]' / 'masks'}. Move them there" in line
 
 
 def test_masks_that_are_insisted_on_must_be_there(tmp_path):
     picture(tmp_path / "1_a/a.jpg")
     with pytest.raises(UserError) as error:
-        find(tmp_path, masked_loss=True)
+        find_samples(tmp_path, masked_loss=True)
     (problem,) = error.value.problems
     assert f"For {tmp_path / '1_a/a.jpg'} it would be {tmp_path / '1_a/masks/a.png'}." in problem
     mask(tmp_path / "1_a/masks/a.png")
@@ -442,7 +442,7 @@ def test_transparency_is_a_mask_where_it_is_asked_for(tmp_path):
     assert by_name(tmp_path, alpha_mask=True)["half.png"].share == pytest.approx(0.25)
     (tmp_path / "1_a/half.png").unlink()
     (tmp_path / "1_a/masks/half.png").unlink()
-    assert find(tmp_path, alpha_mask=True).warnings == [
+    assert find_samples(tmp_path, alpha_mask=True).warnings == [
         "alpha_mask = True has no effect: no image has transparent parts"
     ]
 
@@ -472,7 +472,7 @@ def test_messages_are_told_in_chinese_too(tmp_path):
     set_language("zh")
     picture(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.png", white=0)
-    assert "蒙版全黑" in find(tmp_path).warnings[0]
+    assert "蒙版全黑" in find_samples(tmp_path).warnings[0]
     (tmp_path / "1_a/masks/a.png").unlink()
     with pytest.raises(UserError, match="没有一张图片有蒙版"):
-        find(tmp_path, masked_loss=True)
+        find_samples(tmp_path, masked_loss=True)

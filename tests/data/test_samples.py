@@ -13,7 +13,7 @@ from library import messages
 from library.contracts import Sample
 from library.data import file_index, images, shards
 from library.data.folders import offered_name
-from library.data.samples import balance, find
+from library.data.samples import balance, find_samples
 from library.messages import UserError
 
 
@@ -40,7 +40,7 @@ def test_several_folders_repeats_and_captions_in_sorted_order(tmp_path):
     (tmp_path / "train/2_b/1.txt").write_text("b, one")
     (tmp_path / "train/3_/y.txt").write_text("three")
     picture(tmp_path / "reg/5_my tag/r.png")
-    found = find(tmp_path / "train", tmp_path / "reg")
+    found = find_samples(tmp_path / "train", tmp_path / "reg")
     assert [(s.folder, s.image_path.name, s.repeats, s.caption) for s in found.train] == [
         ("10_my tag", "w.jpeg", 10, "my tag"),
         ("10_my tag", "x.WebP", 10, "my tag"),
@@ -60,7 +60,7 @@ def test_pictures_with_sizes_of_the_upright_picture(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(tmp_path / "1_a/phone.jpg", (40, 30), exif=exif)
-    (sample,) = find(tmp_path).train
+    (sample,) = find_samples(tmp_path).train
     assert (sample.width, sample.height) == (30, 40)
 
 
@@ -68,13 +68,13 @@ def test_mixed_cases_and_unicode_forms_belong_together(tmp_path):
     """macOS writes names decomposed, Windows ignores cases: the same folder must mean the same on Linux."""
     picture(tmp_path / "1_a" / unicodedata.normalize("NFD", "Käse.PNG"))
     (tmp_path / "1_a" / unicodedata.normalize("NFC", "käse.TXT")).write_text("cheese")
-    assert find(tmp_path).train[0].caption == "cheese"
+    assert find_samples(tmp_path).train[0].caption == "cheese"
 
 
 def test_cut_out_faces_take_the_caption_of_their_picture(tmp_path):
     picture(tmp_path / "1_a/my_wife_10_20_30_40.png")
     (tmp_path / "1_a/my_wife.txt").write_text("smile")
-    assert find(tmp_path).train[0].caption == "smile"
+    assert find_samples(tmp_path).train[0].caption == "smile"
 
 
 def test_chinese_users_files(tmp_path):
@@ -84,19 +84,21 @@ def test_chinese_users_files(tmp_path):
         (folder / f"{name}.txt").write_bytes(text)
     picture(folder / "侧面.png")
     (folder / "侧面.txt").write_text("裙子，鞋", encoding="utf-8-sig")
-    found = find(tmp_path / "训练集")
+    found = find_samples(tmp_path / "训练集")
     assert {s.image_path.stem: s.caption for s in found.train} == {
         "正面": "连衣裙, 红色", "背面": "连衣裙", "侧面": "裙子，鞋"}  # fmt: skip
     assert '1 caption is not UTF-8 and read as GB18030 (GBK), e.g. 正面.txt: "连衣裙, 红色"' in told(found)
     assert "Chinese commas, which don't separate tags. Replace ， with ,: 侧面.txt" in told(found)
     messages.set_language("zh")
-    assert "个标注文件不是 UTF-8，按 GB18030 (GBK) 读取，如 正面.txt：“连衣裙, 红色”" in told(find(tmp_path / "训练集"))
+    assert "个标注文件不是 UTF-8，按 GB18030 (GBK) 读取，如 正面.txt：“连衣裙, 红色”" in told(
+        find_samples(tmp_path / "训练集")
+    )
 
 
 def test_an_empty_caption_file_is_an_empty_caption(tmp_path):
     picture(tmp_path / "1_word/a.png")
     (tmp_path / "1_word/a.txt").write_bytes(b"")
-    found = find(tmp_path)
+    found = find_samples(tmp_path)
     assert found.train[0].caption == ""
     assert found.train[0].caption_path
     assert "1 caption file is empty: trained without a caption: a.txt" in told(found)
@@ -105,36 +107,36 @@ def test_an_empty_caption_file_is_an_empty_caption(tmp_path):
 def test_captions_with_another_ending_are_told_with_the_option_to_set(tmp_path):
     picture(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.caption").write_text("smile")
-    found = find(tmp_path)
+    found = find_samples(tmp_path)
     assert found.train[0].caption == "a"
     assert 'Set caption_extension = ".caption"' in told(found)
-    assert find(tmp_path, caption_extension="caption").train[0].caption == "smile"
+    assert find_samples(tmp_path, caption_extension="caption").train[0].caption == "smile"
 
 
 def test_captions_of_no_picture_are_told(tmp_path):
     picture(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.png.txt").write_text("smile")
-    assert "1 caption file has no image: x.png.txt. Rename x.png.txt to x.txt" in told(find(tmp_path))
+    assert "1 caption file has no image: x.png.txt. Rename x.png.txt to x.txt" in told(find_samples(tmp_path))
 
 
 def test_neither_caption_nor_concept(tmp_path):
     picture(tmp_path / "1_/x.png")
-    assert "neither a caption file nor a concept" in told(find(tmp_path))
+    assert "neither a caption file nor a concept" in told(find_samples(tmp_path))
 
 
 def test_a_caption_that_is_no_text_stops_the_run_by_name(tmp_path):
     picture(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
     with pytest.raises(UserError, match=r"x\.txt: neither UTF-8.* Save it as UTF-8"):
-        find(tmp_path)
+        find_samples(tmp_path)
 
 
 def test_reg_captions_off_gives_the_folders_text(tmp_path):
     picture(tmp_path / "train/1_a/x.png")
     picture(tmp_path / "reg/1_woman/x.png")
     (tmp_path / "reg/1_woman/x.txt").write_text("smile")
-    assert find(tmp_path / "train", tmp_path / "reg").regularization[0].caption == "smile"
-    found = find(tmp_path / "train", tmp_path / "reg", reg_captions=False)
+    assert find_samples(tmp_path / "train", tmp_path / "reg").regularization[0].caption == "smile"
+    found = find_samples(tmp_path / "train", tmp_path / "reg", reg_captions=False)
     assert (found.regularization[0].caption, found.reg_captions) == ("woman", False)
 
 
@@ -148,7 +150,7 @@ def test_broken_pictures_are_skipped_by_name_and_the_rest_is_used(tmp_path):
     (folder / "empty.png").write_bytes(b"")
     (folder / "page.jpg").write_text("<html>404</html>")
     (folder / "cut.txt").write_text("its caption")
-    found = find(tmp_path)
+    found = find_samples(tmp_path)
     assert [s.image_path.name for s in found.train] == ["good.png"]
     assert len(found.warnings) == 4
     for name, why in (
@@ -164,7 +166,7 @@ def test_huge_pictures_are_named_instead_of_filling_the_memory(tmp_path, monkeyp
     picture(tmp_path / "1_a/huge.png", (50, 50))
     picture(tmp_path / "1_a/large.png", (30, 40))  # beyond Pillow's limit, where it only warns
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    found = find(tmp_path)
+    found = find_samples(tmp_path)
     assert [s.image_path.name for s in found.train] == ["large.png"]
     assert "huge.png: skipped: more than 0 million pixels; make it smaller" in told(found)
 
@@ -173,7 +175,7 @@ def test_no_usable_picture_is_an_error_that_names_the_broken_ones(tmp_path):
     (tmp_path / "1_a").mkdir()
     (tmp_path / "1_a/x.png").write_bytes(b"")
     with pytest.raises(UserError) as error:
-        find(tmp_path)
+        find_samples(tmp_path)
     assert "no usable image in 1_a" in str(error.value)
     assert "x.png: skipped: the file is empty" in str(error.value)
 
@@ -188,7 +190,7 @@ def test_files_that_are_no_pictures_of_ours(tmp_path):
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
     picture(folder / "more/inner.png")
     (tmp_path / "__MACOSX").mkdir()
-    found = find(tmp_path)
+    found = find_samples(tmp_path)
     assert [s.image_path.name for s in found.train] == ["good.png"]
     assert len(found.warnings) == 4
     assert "dir.png: is a folder" in told(found)
@@ -201,37 +203,37 @@ def test_animations_give_their_first_frame_and_a_note(tmp_path):
     (tmp_path / "1_a").mkdir()
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "1_a/moving.webp", save_all=True, append_images=frames[1:])
-    assert "of animated images only the first frame is used: moving.webp" in told(find(tmp_path))
+    assert "of animated images only the first frame is used: moving.webp" in told(find_samples(tmp_path))
 
 
 def test_regularization_folder_within_the_training_folder(tmp_path):
     """The layout of the guide: train/10_x beside train/reg/5_x."""
     picture(tmp_path / "10_mywife/a.png")
     picture(tmp_path / "reg/5_mywife/b.png")
-    found = find(tmp_path, tmp_path / "reg")
+    found = find_samples(tmp_path, tmp_path / "reg")
     assert [s.folder for s in found.train + found.regularization] == ["10_mywife", "5_mywife"]
     assert found.warnings == [f"{tmp_path / 'reg'}: left out of train_data_dir, it belongs to reg_data_dir"]
-    assert "reg: skipped: its name does not begin with [repeats]_" in told(find(tmp_path))
+    assert "reg: skipped: its name does not begin with [repeats]_" in told(find_samples(tmp_path))
 
 
 def test_a_numbered_regularization_folder_is_not_trained_on(tmp_path):
     picture(tmp_path / "10_a/a.png")
     picture(tmp_path / "5_reg/1_a/b.png")
-    found = find(tmp_path, tmp_path / "5_reg")
+    found = find_samples(tmp_path, tmp_path / "5_reg")
     assert [s.folder for s in found.train] == ["10_a"]
 
 
 def test_regularization_folder_within_a_numbered_folder_takes_nothing_from_it(tmp_path):
     picture(tmp_path / "10_a/a.png")
     picture(tmp_path / "10_a/reg/1_a/b.png")
-    found = find(tmp_path, tmp_path / "10_a/reg")
+    found = find_samples(tmp_path, tmp_path / "10_a/reg")
     assert [s.folder for s in found.train + found.regularization] == ["10_a", "1_a"]
     assert found.warnings == []
 
 
 def problem(*arguments):
     with pytest.raises(UserError) as error:
-        find(*arguments)
+        find_samples(*arguments)
     return str(error.value)
 
 
@@ -252,7 +254,7 @@ def test_missing_prefix_is_offered(tmp_path):
     assert "Rename: 6-cloths -> 6_cloths; mytag -> 10_mytag" in problem(tmp_path)
     picture(tmp_path / "2_good/a.png")
     assert "mytag: skipped: its name does not begin with [repeats]_. To use it, rename it to 10_mytag" in told(
-        find(tmp_path)
+        find_samples(tmp_path)
     )
 
 
@@ -262,7 +264,7 @@ def test_pictures_directly_in_the_folder(tmp_path):
         tmp_path / "mine"
     )
     picture(tmp_path / "mine/2_good/a.png")
-    assert "1 image is not used, beside the folders: a.png" in told(find(tmp_path / "mine"))
+    assert "1 image is not used, beside the folders: a.png" in told(find_samples(tmp_path / "mine"))
 
 
 def test_nothing_there_and_both_folders_are_told_at_once(tmp_path):
@@ -280,7 +282,7 @@ def test_training_folder_as_regularization_folder(tmp_path):
 def test_numbers_that_are_no_repeats(tmp_path):
     picture(tmp_path / "0_a/a.png")
     picture(tmp_path / "2023_b/a.png")
-    found = find(tmp_path)
+    found = find_samples(tmp_path)
     assert [s.repeats for s in found.train] == [2023]
     assert "0_a: skipped: 0 repeats" in told(found)
     assert (
@@ -318,10 +320,10 @@ def test_the_next_run_decodes_only_what_was_broken_and_finds_the_same(tmp_path, 
     picture(tmp_path / "1_a/broken.png").write_bytes(b"no picture")
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "1_a/moving.webp", save_all=True, append_images=frames[1:])
-    first = find(tmp_path, memory=tmp_path / ".cache")
+    first = find_samples(tmp_path, memory=tmp_path / ".cache")
     assert sorted(decoded) == ["broken.png", "moving.webp", "wide.png"]
     decoded.clear()
-    assert find(tmp_path, memory=tmp_path / ".cache") == first == find(tmp_path)
+    assert find_samples(tmp_path, memory=tmp_path / ".cache") == first == find_samples(tmp_path)
     assert decoded == ["broken.png", "broken.png", "moving.webp", "wide.png"]  # the last three: without a memory
     assert "broken.png: skipped" in told(first)
     assert "only the first frame is used: moving.webp" in told(first)
@@ -330,7 +332,7 @@ def test_the_next_run_decodes_only_what_was_broken_and_finds_the_same(tmp_path, 
 @pytest.mark.parametrize("change", ["painted over", "another file in its place", "truncated", "other rules"])
 def test_a_picture_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatch, change):
     path, kept = picture(tmp_path / "1_a/a.bmp", (16, 8)), picture(tmp_path / "1_a/b.bmp")
-    find(tmp_path, memory=tmp_path / ".cache")
+    find_samples(tmp_path, memory=tmp_path / ".cache")
     decoded.clear()
     before = path.stat()
     if change == "other rules":
@@ -346,8 +348,8 @@ def test_a_picture_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatc
         else:
             os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.replace(other, path)
-    found = find(tmp_path, memory=tmp_path / ".cache")
-    assert found == find(tmp_path)
+    found = find_samples(tmp_path, memory=tmp_path / ".cache")
+    assert found == find_samples(tmp_path)
     assert decoded.count("a.bmp") == 2
     assert decoded.count(kept.name) == (2 if change == "other rules" else 1)
 
@@ -361,7 +363,7 @@ def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path,
     if damage == "read-only":
         memory.write_text("a file is in the way")
     else:
-        find(tmp_path, memory=memory)
+        find_samples(tmp_path, memory=memory)
         (rows,) = (memory / "pictures").glob("*.rows")
         (index,) = (memory / "pictures").glob("*.index")
         data = rows.read_bytes()
@@ -370,7 +372,7 @@ def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path,
             with open(index, "r+b") as file:
                 file.write(shards._header(rows))
     for _ in range(2):
-        assert find(tmp_path, memory=memory) == find(tmp_path)
+        assert find_samples(tmp_path, memory=memory) == find_samples(tmp_path)
 
 
 def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_out(tmp_path, decoded, monkeypatch):
@@ -386,16 +388,16 @@ def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_o
 
     monkeypatch.setattr(images, "inspect", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        find(tmp_path, memory=tmp_path / ".cache")
+        find_samples(tmp_path, memory=tmp_path / ".cache")
     monkeypatch.setattr(images, "inspect", really)
     (tmp_path / "1_a/00.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
     decoded.clear()
     with pytest.raises(UserError, match="neither UTF-8"):
-        find(tmp_path, memory=tmp_path / ".cache")
+        find_samples(tmp_path, memory=tmp_path / ".cache")
     assert sorted(decoded)[-4:] == ["36.png", "37.png", "38.png", "39.png"]
     assert len(decoded) == 4
     (tmp_path / "1_a/00.txt").unlink()
-    assert len(find(tmp_path, memory=tmp_path / ".cache").train) == 40
+    assert len(find_samples(tmp_path, memory=tmp_path / ".cache").train) == 40
     assert len(decoded) == 4
 
 
@@ -404,7 +406,7 @@ def test_a_picture_written_just_now_is_not_remembered(tmp_path, decoded, monkeyp
     monkeypatch.setattr(file_index, "SETTLED_SECONDS", 60)
     picture(tmp_path / "1_a/a.png")
     for _ in range(2):
-        find(tmp_path, memory=tmp_path / ".cache")
+        find_samples(tmp_path, memory=tmp_path / ".cache")
     assert decoded == ["a.png", "a.png"]
 
 

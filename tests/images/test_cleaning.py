@@ -41,7 +41,7 @@ def figure(width=400, height=400, ground="white", ink="navy"):
 
 
 def looks_of(*pictures):
-    return duplicates.Looks([duplicates.look(np.asarray(picture)) for picture in pictures])
+    return duplicates.Fingerprints([duplicates.fingerprint(np.asarray(picture)) for picture in pictures])
 
 
 def test_copies_at_other_sizes_and_qualities_are_one_group_and_others_are_not():
@@ -75,7 +75,7 @@ def test_groups_are_those_of_a_plain_search():
     for start in range(0, 60, 3):
         bits.append(bits[start] ^ 0b1111)
         bits.append(bits[start] ^ 0b11110000 ^ 0b1111)  # near the one before, not the first
-    looks = duplicates.Looks([duplicates.Look(value, value, bytes(192)) for value in bits])
+    looks = duplicates.Fingerprints([duplicates.Fingerprint(value, value, bytes(192)) for value in bits])
     for most_bits in (0, 4, 8):
         near = [[(one ^ other).bit_count() <= most_bits for other in bits] for one in bits]
         expected, seen = [], set()
@@ -93,7 +93,7 @@ def test_groups_are_those_of_a_plain_search():
 
 
 def test_of_a_chain_all_stay_that_have_no_copy_among_those_that_stay():
-    looks = duplicates.Looks([duplicates.Look((1 << 4 * step) - 1, 0, bytes(192)) for step in range(5)])
+    looks = duplicates.Fingerprints([duplicates.Fingerprint((1 << 4 * step) - 1, 0, bytes(192)) for step in range(5)])
     assert duplicates.groups(looks, 4) == [[0, 1, 2, 3, 4]]
     assert duplicates.kept(looks, [2, 0, 1, 3, 4], 4) == [2, 0, 4]
 
@@ -104,7 +104,7 @@ def test_ten_thousand_pictures_are_compared_within_seconds():
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**63, 10_000).tolist()
     bits[5000:5100] = bits[:100]
-    looks = duplicates.Looks([duplicates.Look(value, value, bytes(192)) for value in bits])
+    looks = duplicates.Fingerprints([duplicates.Fingerprint(value, value, bytes(192)) for value in bits])
     start = time.process_time()
     assert len(duplicates.groups(looks, 6)) == 100
     assert time.process_time() - start < 20  # 1 to 2; a Python loop over all pairs would take a minute
@@ -156,7 +156,7 @@ def test_borders_are_cut_though_a_jpeg_has_smeared_them(colour, saved, thickness
     inner = textured(1)
     framed = Image.new("RGB", (inner.width + 2 * across, inner.height + 2 * down), colour)
     framed.paste(inner, (across, down))
-    trim = borders.find(np.asarray(as_jpeg(framed, saved)))
+    trim = borders.find_borders(np.asarray(as_jpeg(framed, saved)))
     expected = (across, down, across + inner.width, down + inner.height)
     inwards = np.array(trim) - expected
     inwards[2:] *= -1
@@ -168,12 +168,12 @@ def test_one_bar_is_cut_and_frames_within_frames_too():
     inner = textured(1)
     barred = Image.new("RGB", (inner.width, inner.height + 50), "black")
     barred.paste(inner, (0, 0))
-    assert borders.find(np.asarray(barred)) == (0, 0, inner.width, inner.height)
+    assert borders.find_borders(np.asarray(barred)) == (0, 0, inner.width, inner.height)
     framed = Image.new("RGB", (inner.width + 40, inner.height + 40), "white")
     framed.paste(inner, (20, 20))
     boxed = Image.new("RGB", (framed.width + 100, framed.height), "black")
     boxed.paste(framed, (50, 0))
-    assert borders.find(np.asarray(boxed)) == (70, 20, 70 + inner.width, 20 + inner.height)
+    assert borders.find_borders(np.asarray(boxed)) == (70, 20, 70 + inner.width, 20 + inner.height)
 
 
 @pytest.mark.parametrize("ground", ["white", (250, 205, 220), "black"])
@@ -181,7 +181,7 @@ def test_one_bar_is_cut_and_frames_within_frames_too():
 def test_a_subject_on_plain_ground_keeps_a_margin(ground, saved):
     drawing = figure(ground=ground, ink=(60, 120, 60))
     picture = as_jpeg(drawing, saved) if saved else drawing
-    left, top, right, bottom = borders.find(np.asarray(picture))
+    left, top, right, bottom = borders.find_borders(np.asarray(picture))
     subject = (160, 140, 241, 301)
     margin = borders.MARGIN * (subject[3] - subject[1])
     assert 0 < left <= subject[0] - margin * 0.8
@@ -202,7 +202,7 @@ def test_a_picture_is_whole_where_its_plain_sides_are_no_borders():
     ImageDraw.Draw(floor).rectangle((0, 250, 400, 400), fill=(60, 140, 60))
     cut_figure = figure(300, 300).crop((90, 90, 210, 225))  # head and feet near the edges already
     for picture in (textured(5), sky, stripes, floor, cut_figure, Image.new("RGB", (90, 60), "white")):
-        assert borders.find(np.asarray(picture)) == (0, 0, *picture.size)
+        assert borders.find_borders(np.asarray(picture)) == (0, 0, *picture.size)
 
 
 # ---- resizing ----
@@ -258,7 +258,7 @@ SIZES = {"照片 1.jpg": (200, 100), "sub/a.png": (50, 50), "other/a.png": (80, 
 
 
 def read(text):
-    return regions_file.read(text, list(SIZES), SIZES.get, "regions.txt")
+    return regions_file.read_regions(text, list(SIZES), SIZES.get, "regions.txt")
 
 
 def test_regions_are_read_as_people_write_them():

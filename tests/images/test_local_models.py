@@ -52,7 +52,7 @@ def made(path: Path, content: bytes = b"") -> Path:
 )
 def test_a_model_is_found_where_programs_put_it(machine, tmp_path, place):
     model = made(tmp_path / place / "model.onnx")
-    assert local_models.find(["*.onnx"]) == [model]
+    assert local_models.find_models(["*.onnx"]) == [model]
 
 
 @pytest.mark.parametrize(
@@ -68,38 +68,38 @@ def test_a_model_is_found_where_programs_put_it(machine, tmp_path, place):
 def test_caches_lie_where_their_variables_say(machine, tmp_path, monkeypatch, variable, below):
     monkeypatch.setenv(variable, str(tmp_path / "cache"))
     model = made(tmp_path / "cache" / below / "models--a--b/snapshots/0/model.onnx")
-    assert local_models.find(["*.onnx"]) == [model]
+    assert local_models.find_models(["*.onnx"]) == [model]
 
 
 def test_programs_on_another_drive_are_found(machine, tmp_path, monkeypatch):
     monkeypatch.setattr(local_models, "_drives", lambda: [tmp_path / "D", tmp_path / "no such drive"])
     model = made(tmp_path / "D" / "sd-webui-aki-v4" / "models" / "a.onnx")
     made(tmp_path / "D" / "photos" / "b.onnx")
-    assert local_models.find(["*.onnx"]) == [model]
+    assert local_models.find_models(["*.onnx"]) == [model]
 
 
 def test_the_users_own_places_come_first_and_relative_ones_are_the_projects(machine, tmp_path):
     usual = made(machine.project / "models" / "a.onnx")
     own = made(tmp_path / "mine" / "z.onnx")
     beside = made(machine.project / "more" / "y.onnx")
-    assert local_models.find(["*.onnx"], [str(tmp_path / "mine"), "more", "nowhere"]) == [own, beside, usual]
+    assert local_models.find_models(["*.onnx"], [str(tmp_path / "mine"), "more", "nowhere"]) == [own, beside, usual]
     at_home = made(machine.home / "kept" / "x.onnx")
-    assert local_models.find(["x.onnx"], ["~/kept"]) == [at_home]
+    assert local_models.find_models(["x.onnx"], ["~/kept"]) == [at_home]
 
 
 def test_within_a_place_the_first_pattern_goes_first_and_case_does_not_matter(machine):
     second = made(machine.project / "models" / "a" / "U2Net.ONNX")
     first = made(machine.project / "models" / "b" / "isnet-General.onnx")
     made(machine.project / "models" / "c.pth")
-    assert local_models.find(["ISNET*.onnx", "u2net*.onnx"]) == [first, second]
+    assert local_models.find_models(["ISNET*.onnx", "u2net*.onnx"]) == [first, second]
 
 
 def test_a_pattern_with_folders_is_of_the_path_and_one_without_of_the_name(machine):
     tagger = made(machine.project / "models" / "wd-vit-tagger-v3" / "model.onnx")
     made(machine.project / "models" / "other" / "model.onnx")
     made(machine.project / "models" / "u2net-notes" / "model.txt.onnx")
-    assert local_models.find(["wd-*tagger*/*.onnx"]) == [tagger]
-    assert local_models.find(["u2net*.onnx"]) == []  # the folder is called so, the file is not
+    assert local_models.find_models(["wd-*tagger*/*.onnx"]) == [tagger]
+    assert local_models.find_models(["u2net*.onnx"]) == []  # the folder is called so, the file is not
 
 
 def linked(link: Path, target: Path) -> Path:
@@ -118,7 +118,7 @@ def test_links_of_a_hub_cache_lead_to_one_model(machine):
     first = linked(model / "snapshots" / "1" / "model.onnx", blob)
     linked(model / "snapshots" / "2" / "model.onnx", blob)
     linked(model / "snapshots" / "3" / "model.onnx", model / "blobs" / "gone")
-    assert local_models.find(["model.onnx"]) == [first]
+    assert local_models.find_models(["model.onnx"]) == [first]
 
 
 def test_linked_folders_are_entered_and_circles_end(machine, tmp_path):
@@ -128,7 +128,7 @@ def test_linked_folders_are_entered_and_circles_end(machine, tmp_path):
     linked(elsewhere / "itself", elsewhere / "itself")
     model = machine.project / "models" / "more" / "a.onnx"
     assert list(local_models.files_below(machine.project / "models")) == [model]
-    assert local_models.find(["*.onnx"]) == [model]
+    assert local_models.find_models(["*.onnx"]) == [model]
 
 
 def test_the_search_is_bounded_and_looks_into_upper_folders_first(machine, monkeypatch):
@@ -137,14 +137,14 @@ def test_the_search_is_bounded_and_looks_into_upper_folders_first(machine, monke
     shallow = made(machine.project / "models" / "0" / "model.onnx")
     made(machine.project / "models" / "a00" / "deep" / "deeper" / "model.onnx")
     monkeypatch.setattr(local_models, "MOST_FOLDERS", 40)
-    assert local_models.find(["*.onnx"]) == [shallow]
+    assert local_models.find_models(["*.onnx"]) == [shallow]
 
 
 def test_too_deep_hidden_environments_and_outputs_are_not_entered(machine):
     made(machine.project / "models" / Path(*"abcdefg") / "model.onnx")
     for name in ("venv", "Lora", "Outputs", ".git", "Python_Embeded"):
         made(machine.project / "models" / name / "model.onnx")
-    assert local_models.find(["*.onnx"]) == []
+    assert local_models.find_models(["*.onnx"]) == []
 
 
 def test_what_may_not_be_read_is_passed_over(machine, monkeypatch):
@@ -158,7 +158,7 @@ def test_what_may_not_be_read_is_passed_over(machine, monkeypatch):
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert local_models.find(["*.onnx"]) == [model]
+    assert local_models.find_models(["*.onnx"]) == [model]
 
 
 # ---- opening ----

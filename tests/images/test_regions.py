@@ -86,7 +86,7 @@ def test_text_is_found_wherever_it_stands(words, place):
     box = pen.textbbox(place, words, font=face)
     pen.text(place, words, font=face, fill="white", stroke_width=1, stroke_fill="black")
     text = clipped(Region(box[0], box[1], box[2] - box[0], box[3] - box[1]), 512, 512)
-    found = text_regions.find(np.asarray(picture))
+    found = text_regions.find_text(np.asarray(picture))
     assert overlaid_text.found_share(text, found, picture.size) > 0.7
     assert overlaid_text.stray_share(text, found, picture.size) < 0.01
     assert all(region.kind == "text" and 0 < region.score <= 1 for region in found)
@@ -95,21 +95,21 @@ def test_text_is_found_wherever_it_stands(words, place):
 @pytest.mark.parametrize("side", [48, 100, 256, 700])
 def test_no_text_is_found_on_the_character(side):
     for scene in SCENES:
-        assert text_regions.find(np.asarray(draw_character(scene, (side, side)))) == []
+        assert text_regions.find_text(np.asarray(draw_character(scene, (side, side)))) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (640, 7), (33, 65)])
 def test_pictures_of_any_size_can_be_looked_at(size):
     picture = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    for find in (text_regions.find, faces.find):
+    for find in (text_regions.find_text, faces.find_faces):
         assert all(clipped(region, *size) == region for region in find(picture))
     assert background.subject(picture).shape == picture.shape[:2]
 
 
 def test_the_same_is_found_in_threads():
     picture = np.asarray(overlaid_text.overlaid(random.Random(2), Image.new("RGB", (300, 300), "gray"))[0])
-    expected, answers = text_regions.find(picture), []
-    threads = [threading.Thread(target=lambda: answers.append(text_regions.find(picture))) for _ in range(3)]
+    expected, answers = text_regions.find_text(picture), []
+    threads = [threading.Thread(target=lambda: answers.append(text_regions.find_text(picture))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -164,7 +164,7 @@ def drawn_face(height: int) -> Image.Image:
 def test_a_face_is_found_where_it_is(height):
     picture = Image.new("RGB", (800, 700), (120, 130, 140))
     picture.paste(drawn_face(height), (100, 60))
-    (face,) = faces.find(np.asarray(picture))
+    (face,) = faces.find_faces(np.asarray(picture))
     middle = (face.left + face.width / 2 - 100) / height, (face.top + face.height / 2 - 60) / height
     assert middle == pytest.approx((0.38, 0.5), abs=0.06)
     assert 0.4 < face.height / height < 0.75
@@ -183,7 +183,7 @@ def test_a_face_is_found_where_it_is(height):
 )
 def test_no_face_is_found_where_none_is(ground, seed):
     picture = getattr(overlaid_text, ground)(random.Random(seed), (512, 512))
-    assert faces.find(np.asarray(picture)) == []
+    assert faces.find_faces(np.asarray(picture)) == []
 
 
 def test_faces_that_look_to_the_other_side_are_found_in_the_mirror(monkeypatch):
@@ -197,7 +197,7 @@ def test_faces_that_look_to_the_other_side_are_found_in_the_mirror(monkeypatch):
     for left in (30, 150):
         picture = np.zeros((100, 200, 3), np.uint8)
         picture[40:70, left : left + 20] = 255
-        assert faces.find(picture) == [Region(left, 40, 20, 30, 0.6, "face")]
+        assert faces.find_faces(picture) == [Region(left, 40, 20, 30, 0.6, "face")]
 
 
 @given(st.integers(0, 300), st.integers(0, 200), st.integers(1, 200), st.integers(1, 200), st.floats(0, 3))
@@ -247,7 +247,7 @@ YOLO = {
 @pytest.mark.parametrize("version", YOLO)
 def test_every_kind_of_yolo_model_gives_its_face_once(tmp_path, version, side):
     path = constant_file(tmp_path / "face_yolov8n.onnx", np.ascontiguousarray(YOLO[version], np.float32), side)
-    (face,) = faces.find(np.zeros((160, 320, 3), np.uint8), faces.open_model(path, local_models.open_onnx))
+    (face,) = faces.find_faces(np.zeros((160, 320, 3), np.uint8), faces.open_model(path, local_models.open_onnx))
     assert face == (40, 20, 60, 80, pytest.approx(0.9, abs=1e-3), "face")
 
 
@@ -263,7 +263,7 @@ def test_yolo_sees_the_picture_in_a_grey_square(monkeypatch):
             return [YOLO["version 8"]]
 
     model = faces.open_model(Path("face_yolo.onnx"), lambda path: SimpleNamespace(session=Session()))
-    faces.find(np.full((40, 80, 3), (255, 51, 0), np.uint8), model)
+    faces.find_faces(np.full((40, 80, 3), (255, 51, 0), np.uint8), model)
     pixels = seen[-1]
     assert (pixels.shape, pixels.dtype) == ((1, 3, 320, 320), np.float32)
     assert pixels[0, :, 0, 0] == pytest.approx([1, 0.2, 0])  # red first
@@ -276,7 +276,7 @@ def test_a_cascade_file_is_used(tmp_path):
     path.write_bytes((Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt.xml").read_bytes())
     picture = Image.new("RGB", (300, 300), (120, 130, 140))
     picture.paste(drawn_face(240), (40, 20))
-    (face,) = faces.find(np.asarray(picture), faces.open_model(path, local_models.open_onnx))
+    (face,) = faces.find_faces(np.asarray(picture), faces.open_model(path, local_models.open_onnx))
     assert 80 < face.width < 200
 
 
@@ -308,7 +308,7 @@ def test_models_are_found_as_other_programs_keep_them(tmp_path):
                  "adetailer/hand_yolov8n.onnx", "antelopev2/scrfd_10g_bnkps.onnx"]:  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    found = local_models.find(faces.MODEL_PATTERNS, [str(tmp_path)])
+    found = local_models.find_models(faces.MODEL_PATTERNS, [str(tmp_path)])
     assert [path.relative_to(tmp_path).as_posix() for path in found if tmp_path in path.parents] == kept
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("onnx")
 
 
 def opened(path: Path) -> tagger.Tagger:
-    return tagger.read(local_models.open_onnx(path, "cpu"), tagger.read_table(tagger.table_of(path)))
+    return tagger.open_tagger(local_models.open_onnx(path, "cpu"), tagger.read_table(tagger.table_of(path)))
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -185,13 +185,13 @@ def names(tags):
 
 
 def test_each_category_has_its_threshold_and_the_surest_come_first():
-    assert names(tagger.chosen(SEEN, 0.35, 0.85)) == ["1girl", "ganyu", "hat"]
-    assert names(tagger.chosen(SEEN, 0.3, 0.7)) == ["1girl", "ganyu", "miku", "hat", "scarf"]
-    assert names(tagger.chosen(SEEN, 0.35, 1.0)) == ["1girl", "hat"]
+    assert names(tagger.chosen_tags(SEEN, 0.35, 0.85)) == ["1girl", "ganyu", "hat"]
+    assert names(tagger.chosen_tags(SEEN, 0.3, 0.7)) == ["1girl", "ganyu", "miku", "hat", "scarf"]
+    assert names(tagger.chosen_tags(SEEN, 0.35, 1.0)) == ["1girl", "hat"]
 
 
 def test_the_rating_is_the_most_probable_one_and_stands_last():
-    assert names(tagger.chosen(SEEN, 0.5, 0.85, with_rating=True)) == ["1girl", "ganyu", "sensitive"]
+    assert names(tagger.chosen_tags(SEEN, 0.5, 0.85, with_rating=True)) == ["1girl", "ganyu", "sensitive"]
 
 
 WEB_UI_EMOTICONS = [  # the list of the web UI's wd14-tagger

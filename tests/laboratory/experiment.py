@@ -216,7 +216,7 @@ def drawn(
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     with merging.Merging(family.layers()) as weights:
         weights.apply(
-            merging.Strength(lora_files.read(path).factors, text_encoder=strength, unet=strength)
+            merging.Strength(lora_files.read_lora(path).factors, text_encoder=strength, unet=strength)
             for path, strength in loras
         )
         sizes = family.size_conditioning(torch.zeros(len(prompts), 6))

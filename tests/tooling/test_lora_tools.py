@@ -163,7 +163,7 @@ def test_sdxl_files_with_diffusers_names_get_the_original_ones(monkeypatch, tmp_
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
     tensors = {f"{name}.lora_down.weight": torch.ones(1, 640), f"{name}.lora_up.weight": torch.ones(640, 1)}
     save_file(tensors, tmp_path / "a.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
-    found = lora_files.by_saved_name(lora_files.read(tmp_path / "a.safetensors"))
+    found = lora_files.by_saved_name(lora_files.read_lora(tmp_path / "a.safetensors"))
     assert list(found) == ["lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"]
 
 
@@ -479,7 +479,7 @@ def test_blocks_are_called_as_tools_for_block_weights_do(name, block):
 
 
 def look(path, model=None):
-    return show_lora.look(path, show_lora.Known(None if model is None else str(model)))
+    return show_lora.read_lora(path, show_lora.Known(None if model is None else str(model)))
 
 
 def test_what_programs_do_not_read_is_told(lora, tmp_path, tiny_model):

@@ -204,7 +204,7 @@ def test_fewer_buckets_are_used_where_each_costs_minutes():
 
 @pytest.mark.parametrize(("per_caption", "repeats", "holds"), [(1, 4, True), (2, 2, True), (3, 1, True), (5, 1, False)])
 def test_the_rule_is_kept_wherever_it_can_be(train, per_caption, repeats, holds):
-    found = samples.find(train)
+    found = samples.find_samples(train)
     fits = {sample.image_path: buckets.fit((64, 64), buckets.BucketRule(64, 64, 32, 128, 16)) for sample in found.train}
     pictures, shares = regularization.wanted(
         found, fits, Path("reg"), class_words="1girl", images_per_caption=per_caption
@@ -261,7 +261,7 @@ def test_sizes_are_those_of_a_training_with_the_same_options(make, options, size
 
 def test_the_second_run_has_nothing_to_do(make, monkeypatch, capsys):
     before = drawn(make())
-    monkeypatch.setattr(generate, "open_for_drawing", None)
+    monkeypatch.setattr(generate, "open_for_generation", None)
     assert drawn(make()) == before
     assert "nothing left to generate" in capsys.readouterr().out
 
@@ -298,7 +298,7 @@ def test_a_lost_caption_is_written_again_and_one_edited_by_hand_stays(make):
 def test_other_settings_are_never_mixed_in(make, train, monkeypatch):
     folder = make()
     before = drawn(folder)
-    monkeypatch.setattr(generate, "open_for_drawing", None)
+    monkeypatch.setattr(generate, "open_for_generation", None)
     with pytest.raises(UserError) as caught:
         make(steps=3, negative_prompt="bad")
     assert "contains 4 images made with other settings: " in str(caught.value)
@@ -327,7 +327,7 @@ def test_pictures_move_with_their_folders_name(make, train, monkeypatch):
     before = drawn(make())
     (train / "4_mytag").rename(train / "6_mytag")
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "open_for_drawing", None)
+        patch.setattr(generate, "open_for_generation", None)
         after = drawn(make())
     assert sorted(after) == [
         "2_a person/other one 0.png",
@@ -481,13 +481,13 @@ def test_drawing_is_what_diffusers_own_forward_draws(tiny_model):
     for name in ("sd1", "sd2", "sdxl"):
         path = tiny_model(name)
         prompt = sampling.Prompt("hat", width=64, height=48, seed=3, step_count=2, sampler="euler_a")
-        ours = sampling.draw(generate.open_for_drawing(path, CPU), prompt)
+        ours = sampling.draw(generate.open_for_generation(path, CPU), prompt)
         theirs = sampling.draw(families.open_model(path, dtype=torch.float32), prompt)
         assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1, name
 
 
 def test_a_caption_gets_the_chunks_it_needs_whatever_was_drawn_before(tiny_model):
-    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_generation(tiny_model("sd1"), CPU)
     captions = ["hat " * count for count in (3, 40, 400, 3)]
     tokens = [count for count, _ in family.token_counts(captions)]
     assert 75 < tokens[1] <= 150 < 225 < tokens[2]
@@ -495,7 +495,7 @@ def test_a_caption_gets_the_chunks_it_needs_whatever_was_drawn_before(tiny_model
 
 
 def test_a_vae_that_overflows_goes_on_in_float32(tiny_model, monkeypatch, capsys):
-    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_generation(tiny_model("sd1"), CPU)
     family.vae.to(torch.float16)
     decode = family.family.decode_latents
 
@@ -510,14 +510,14 @@ def test_a_vae_that_overflows_goes_on_in_float32(tiny_model, monkeypatch, capsys
 
 @pytest.mark.parametrize(("latents", "told"), [(float("nan"), "the U-Net gives NaN"), (0.0, "the VAE gives NaN")])
 def test_a_black_picture_is_an_error_with_its_cure(tiny_model, monkeypatch, latents, told):
-    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_generation(tiny_model("sd1"), CPU)
     monkeypatch.setattr(family.family, "decode_latents", lambda latents: torch.full((1, 3, 32, 32), float("nan")))
     with pytest.raises(UserError, match=told):
         family.decode_latents(torch.full((1, 4, 4, 4), latents))
 
 
 def test_the_unet_makes_room_for_the_vae_where_memory_is_short(tiny_model, monkeypatch, capsys):
-    family = generate.open_for_drawing(tiny_model("sd1"), CPU)
+    family = generate.open_for_generation(tiny_model("sd1"), CPU)
     decode, moves, failures = family.family.decode_latents, [], []
     monkeypatch.setattr(family.unet, "to", lambda device: moves.append(str(device)))
 
@@ -536,7 +536,7 @@ def test_the_unet_makes_room_for_the_vae_where_memory_is_short(tiny_model, monke
 
 def test_full_memory_is_told_with_what_to_do():
     told = 'full .CUDA out of memory.*mixed_precision.*device = "cpu"'
-    with pytest.raises(UserError, match=told), generate.told_if_memory_is_full():
+    with pytest.raises(UserError, match=told), generate.memory_errors_explained():
         raise torch.OutOfMemoryError("CUDA out of memory\nmore")
 
 

@@ -31,9 +31,9 @@ def tool():
 @pytest.fixture
 def prepare(tool, tmp_path, monkeypatch, capsys):
     """prepare(option=value, ...) -> what it printed. Nothing is found in pictures unless a test says so."""
-    monkeypatch.setattr(text_regions, "find", lambda picture: [])
-    monkeypatch.setattr(faces, "find", lambda picture, model=None: [])
-    monkeypatch.setattr("library.images.local_models.find", lambda patterns, extra=None: [])
+    monkeypatch.setattr(text_regions, "find_text", lambda picture: [])
+    monkeypatch.setattr(faces, "find_faces", lambda picture, model=None: [])
+    monkeypatch.setattr("library.images.local_models.find_models", lambda patterns, extra=None: [])
 
     def prepare(**options):
         values = {"images_dir": str(tmp_path / "raw"), "output_dir": str(tmp_path / "out"), "resolution": 64}
@@ -151,7 +151,7 @@ def test_transparent_backgrounds_stay_so_and_hide_nothing(raw, prepare, tmp_path
 
 
 def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_regions, "find", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
+    monkeypatch.setattr(text_regions, "find_text", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
     said = prepare()
     assert "may contain text or a watermark: 7 (" in said
     assert 'class="box"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_picture(ra
 
 
 def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "find", lambda picture, model=None: [Region(30, 20, 20, 20, 0.9, "face")])
+    monkeypatch.setattr(faces, "find_faces", lambda picture, model=None: [Region(30, 20, 20, 20, 0.9, "face")])
     prepare(faces="erase")
     mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png"))
     assert (mask[20:40, 30:50] == 0).all()
@@ -195,7 +195,7 @@ def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
 
 
 def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "find", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
+    monkeypatch.setattr(faces, "find_faces", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
     said = prepare(faces="recipe")
     made = files(tmp_path / "out")
     assert {"train/角色 1_face1.png", "train/角色 1_face2.png", "reg/角色 1.png", "train/sub/film_face1.png"} <= made
@@ -220,7 +220,7 @@ def test_a_face_recipe_without_a_face_is_red(raw, prepare, tmp_path, kind):
 def test_whoever_has_a_face_model_is_not_told_to_get_one(raw, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(cleaning.Models, "names", lambda self: {"face": "yolo.onnx", "background": "", "enlarger": ""})
     monkeypatch.setattr(
-        faces, "find", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")][picture[0, 0, 0] % 2 :]
+        faces, "find_faces", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")][picture[0, 0, 0] % 2 :]
     )
     said = prepare(faces="recipe")
     assert "no face found: " in said
@@ -271,7 +271,7 @@ def test_a_missing_spandrel_is_told_and_lanczos_helps(raw, prepare, tmp_path, mo
     model = tmp_path / "RealESRGAN_x4plus.pth"
     model.write_bytes(b"model")
     monkeypatch.setitem(__import__("sys").modules, "spandrel", None)
-    monkeypatch.setattr("library.images.local_models.find", lambda patterns, extra=None: [model])
+    monkeypatch.setattr("library.images.local_models.find_models", lambda patterns, extra=None: [model])
     said = prepare()
     assert "pip install spandrel" in said
     assert "enlarged by Lanczos" in said
@@ -332,7 +332,7 @@ def test_only_what_is_new_is_made_and_what_was_deleted_stays_away(raw, prepare, 
 
 
 def test_other_settings_make_anew_and_leave_nothing_of_the_earlier(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_regions, "find", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
+    monkeypatch.setattr(text_regions, "find_text", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
     prepare(text="erase")
     assert (tmp_path / "out" / "masks" / "角色 1.png").exists()
     prepare(text="off")

@@ -75,7 +75,7 @@ def test_pictures_captions_and_masks_go_into_one_folder(image_folder, capsys, ac
 
 def test_the_training_reads_what_was_made(image_folder):
     run(image_folder)
-    found = samples.find(image_folder.parent / "train")
+    found = samples.find_samples(image_folder.parent / "train")
     assert len(found.train) == 6
     assert all(sample.caption.startswith("mytag") for sample in found.train)
     assert found.warnings == []

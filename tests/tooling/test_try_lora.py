@@ -347,7 +347,7 @@ def test_labels_are_broken_where_words_end_and_chinese_anywhere():
 def test_the_weights_are_the_base_models_again(tried, monkeypatch):
     from library.tooling import generate
 
-    opened = generate.open_for_drawing
+    opened = generate.open_for_generation
     kept = {}
 
     def watched(*arguments, **options):
@@ -355,7 +355,7 @@ def test_the_weights_are_the_base_models_again(tried, monkeypatch):
         kept["family"], kept["before"] = family, {k: v.clone() for k, v in family.unet.state_dict().items()}
         return family
 
-    monkeypatch.setattr(generate, "open_for_drawing", watched)
+    monkeypatch.setattr(generate, "open_for_generation", watched)
     tried()
     assert all(torch.equal(kept["before"][name], value) for name, value in kept["family"].unet.state_dict().items())
 
