@@ -284,7 +284,7 @@ def backward(run: Run, training: Training, inputs: Inputs, share: float) -> Tens
     import torch
 
     embeddings = inputs.text_embeddings
-    trains_text = bool(training.adapters.flat_parameters.keys() - {"unet", *training.adapters.frozen})
+    trains_text = bool(training.adapters.flat_parameters.keys() - {"denoiser", *training.adapters.frozen})
     if embeddings is None:
         with torch.set_grad_enabled(trains_text):
             embeddings = training.family.encode_captions(inputs.captions)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # pictures and captions are read and checked before torch is imported
@@ -174,7 +175,7 @@ class Target(NamedTuple):
 
     layer: nn.Module  # nn.Linear or nn.Conv2d
     saved_as: str  # "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", as kohya writes it
-    part: str  # "text_encoder", "text_encoder_2" or "unet"
+    part: str  # "text_encoder", "text_encoder_2" or "denoiser"
     needs_conv_dim: bool = False  # adapted only where conv_dim is given (resnets, down- and upsamplers)
     shares_input: str | None = None  # layers of one such name are given the same input
     module: str = ""  # in diffusers: "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -186,11 +187,49 @@ WeightedPrompt = list[list[tuple[str, float]]]
 """A prompt as web UIs weigh it: sections, each to be encoded by itself, of (text, weight of its tokens)."""
 
 
+Attend = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""Attention: (B, heads, T, d), (B, heads, S, d), (B, heads, S, d) -> (B, heads, T, d)."""
+
+RunBlock = Callable[..., "Tensor"]
+"""Computes a block: its name within the denoiser, a function and its arguments, the block first -> what that gives."""
+
+
+class Operations(Protocol):
+    """Layers computed with what lies before them: `adapters.linear_ops.FAST` or `PLAIN`."""
+
+    project: Callable[..., list[Tensor]]  # one input, several linear layers
+    project_context: Callable[..., list[Tensor]]  # the captions, all layers that see them
+    convolve: Callable[..., Tensor]
+
+
+class Execution(NamedTuple):
+    """The functions by which a denoiser is computed: fast, frugal or plain ones, which give the same."""
+
+    operations: Operations
+    recompute: ModuleType  # `adapters.recompute`: what comes before a layer and is not kept
+    attend: Attend
+    run_block: RunBlock  # `hardware.blocks.Blocks.run` recomputes some of them
+
+
+class Denoiser(Protocol):
+    """The network that removes noise: what `Family.predict` calls."""
+
+    execution: Execution | None  # None: by its modules' own functions
+
+    def compute_with(self, execution: Execution) -> None:
+        """Be computed so from now on. Raises UserError: the network has parts that cannot be."""
+
+    @property
+    def block_functions(self) -> Sequence[Callable[..., Tensor]]:
+        """Those that `run_block` is given, each once: what can be compiled."""
+
+
 class Family(Protocol):
     """A line of base models (SD 1.x, SDXL, ...): everything that differs between them."""
 
     facts: FamilyFacts
     noise: NoiseSpec
+    denoiser: Denoiser
     size_step: int  # pictures are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -221,7 +260,7 @@ class Family(Protocol):
         """Every layer that LoRA files, other trainers' too, may have something for; `targets` are some of them."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """The networks by name, "unet", "vae", "text_encoder" (and "text_encoder_2"): to place and to freeze."""
+        """The networks by name, "denoiser", "vae", "text_encoder" (and "text_encoder_2"): to place and to freeze."""
 
     def metadata(self) -> dict[str, str]:
         """ss_* and modelspec.* entries that say what kind of base model this is."""

@@ -39,7 +39,7 @@ def write_diffusers_folder(path: Path, family) -> Path:
     from library.families.clip_text import clip_merges
 
     for name, module in family.modules().items():
-        module.save_pretrained(path / name)
+        module.save_pretrained(path / (family.facts.parts[name].folder if name in family.facts.parts else name))
     for name in ("tokenizer", "tokenizer_2"):
         tokenizer = getattr(family, name, None)
         if tokenizer is not None:

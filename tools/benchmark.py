@@ -145,7 +145,8 @@ def build(program: str, case: tuple, device: str, dtype):
 
     from library import adapters, families
     from library.adapters import linear_ops, recompute
-    from library.families.unet import forward as unet_forward
+    from library.contracts import Execution
+    from library.families.unet.forward import block_names
     from library.hardware import attention, memory
     from library.hardware.blocks import Blocks
     from library.optim import optimizers
@@ -185,7 +186,7 @@ def build(program: str, case: tuple, device: str, dtype):
             optimizer = torch.optim.AdamW(parameters, lr=1e-4)
             context = torch.autocast(device, dtype, enabled=dtype != torch.float32)
     else:
-        targets = [target for target in model.targets() if target.part == "unet" and not target.needs_conv_dim]
+        targets = [target for target in model.targets() if target.part == "denoiser" and not target.needs_conv_dim]
         if changes.get("int8"):
             for target in targets:
                 memory.to_int8(target.layer)
@@ -200,9 +201,9 @@ def build(program: str, case: tuple, device: str, dtype):
                 keeping_all() if changes.get("keeps_all") else linear_ops.FAST if is_fused else linear_ops.PLAIN
             )
             if changes.get("recomputed"):
-                blocks.recomputed = frozenset(unet_forward.block_names(unet))
-            unet.forward = unet_forward.UNetForward(unet, operations, recompute, attend, blocks.run)
-        parameters = attached.parts(is_flat=changes.get("is_flat", True))["unet"]
+                blocks.recomputed = frozenset(block_names(unet))
+            model.denoiser.compute_with(Execution(operations, recompute, attend, blocks.run))
+        parameters = attached.parts(is_flat=changes.get("is_flat", True))["denoiser"]
         if device != "meta":
             groups = [{"name": "unet", "params": parameters, "lr": 1e-4}]
             optimizer = optimizers.build("AdamW", groups, learning_rate=1e-4).optimizer

@@ -193,10 +193,10 @@ def differing_parts(settings: ExtractLora, pair: list, targets: list) -> tuple[l
 
     largest = dict.fromkeys((one.part for one in targets), 0.0)
     for one in tqdm(targets, disable=None, desc=say("comparing", "比较")):
-        if one.part == "unet" and largest["unet"]:
+        if one.part == "denoiser" and largest["denoiser"]:
             continue  # that it differs at all is enough
         largest[one.part] = max(largest[one.part], float(difference(pair, one.saved_as).abs().max()))
-    limits = {part: 0.0 if part == "unet" else settings.min_diff for part in largest}
+    limits = {part: 0.0 if part == "denoiser" else settings.min_diff for part in largest}
     parts = [part for part, value in largest.items() if value > limits[part]]
     notes = [
         say(

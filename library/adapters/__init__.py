@@ -114,7 +114,8 @@ class ParamGroup(NamedTuple):
     def name(self) -> str:
         """ "unet", "unet_block5", "unet_block5 plus": as sd-scripts names the curves of its learning rates."""
         own = f"_{self.lr_scale.name}" if self.lr_scale.name else ""
-        return f"{self.part}{own}{' plus' if self.is_plus else ''}"
+        part = "unet" if self.part == "denoiser" else self.part
+        return f"{part}{own}{' plus' if self.is_plus else ''}"
 
 
 class Adapters:
@@ -122,7 +123,7 @@ class Adapters:
 
     Args:
         layers: name in the file -> adapter, in the order of the file.
-        parts: "text_encoder", "unet", ... -> names of their layers.
+        parts: "text_encoder", "denoiser", ... -> names of their layers.
         flat_parameters: the same parts -> the memory of their layers.
         rank_stabilized: the layers' alphas are sqrt(rank) times what was asked for.
     """

@@ -35,7 +35,7 @@ class Size(NamedTuple):
 PARTS = {  # beginning of a layer's name -> part of the model
     r"lora_te2_|text_encoder_2\.": "text_encoder_2",
     r"lora_te1?_|text_encoder\.": "text_encoder",
-    r"lora_unet_|unet\.|": "unet",
+    r"lora_unet_|unet\.|": "denoiser",
 }
 BLOCK_NAMES = ("BASE", "IN", "MID", "OUT", "TIME")  # how they begin, in their order
 
@@ -50,7 +50,7 @@ def block_name(name: str) -> str:
 
     In diffusers' names they are counted as in a Stable Diffusion of true size: two layers to a block.
     """
-    if part_of(name) != "unet":
+    if part_of(name) != "denoiser":
         return "BASE" if part_of(name) == "text_encoder" else "BASE 2"
     if found := re.search(r"(input|output)_blocks[._](\d+)[._]", name):
         return f"{'IN' if found[1] == 'input' else 'OUT'}{int(found[2]):02d}"

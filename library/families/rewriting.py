@@ -24,12 +24,12 @@ from library.contracts import Family
 from library.families import clip_text
 from library.families.loading import Source, Sources, folder_files
 from library.families.recognise import ModelInfo
+from library.families.table import all_facts
 from library.families.weights_file import FLOATS, Header, open_tensors, read_header
 from library.messages import UserError, say
 
 CHUNK = 2**24  # bytes copied at once
 CODES = {name: code for code, name in FLOATS.items()}
-PARTS = ("text_encoder", "text_encoder_2", "unet")  # that are adapted, also the names of their folders
 
 Change = Callable[[Tensor], Tensor]
 """From a weight, in the file's type and shape, to the new one in float32, of the same shape."""
@@ -112,8 +112,8 @@ def stored_weights(info: ModelInfo, family: Family, original: Sources) -> dict[n
     found: dict[nn.Module, Stored] = {}
     single = read_header(info.path) if info.path.is_file() else None
     problems = []
-    for part in (part for part in PARTS if part in family.modules()):
-        headers = [single] if single else [read_header(file) for file in folder_files(info.path / part, part)]
+    for part, (_, folder) in family.facts.parts.items():
+        headers = [single] if single else [read_header(file) for file in folder_files(info.path / folder, folder)]
         if single:
             sources = original[part]
         else:
@@ -188,7 +188,8 @@ def model_size(info: ModelInfo) -> int:
 def _weights(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    parts = [folder for folder in sorted(path.iterdir()) if folder.name in (*PARTS, "vae")]
+    folders = {part.folder for facts in all_facts() for part in facts.parts.values()} | {"vae"}
+    parts = [folder for folder in sorted(path.iterdir()) if folder.name in folders]
     return list(chain.from_iterable(folder_files(folder, folder.name) for folder in parts))
 
 

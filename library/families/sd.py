@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
     from library.families import unet, vae_kl
     from library.families.loading import LoadOptions, Sources
-    from library.families.unet import targets
+    from library.families.unet import forward, targets
 else:
-    unet, targets, vae_kl = lazily(*(f"library.families.{name}" for name in ("unet", "unet.targets", "vae_kl")))
+    names = ("unet", "unet.forward", "unet.targets", "vae_kl")
+    unet, forward, targets, vae_kl = lazily(*(f"library.families.{name}" for name in names))
 
 # As sd-scripts counts them: 12 down, 1 middle, 12 up; the first, conv_in, has nothing to adapt.
 BLOCKS = BlockLayout(
@@ -115,6 +116,7 @@ class StableDiffusion:
 
     def __post_init__(self):
         self.size_step = picture_step(self.vae.config, self.unet.config)
+        self.denoiser = forward.UNetForward(self.unet)
         clip_text.refuse_deep_skip(self.clip_skip, self.text_encoder.config.num_hidden_layers)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class StableDiffusion:
 
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = self.unet.conv_in.weight.dtype
-        return self.unet(noisy.to(dtype), t, encoder_hidden_states=conditioning["states"].to(dtype)).sample
+        return self.denoiser(noisy.to(dtype), t, conditioning["states"].to(dtype))
 
     def token_counts(self, captions: list[str]) -> list[tuple[int, int]]:
         room = self.chunk_count * (self.text_encoder.config.max_position_embeddings - 2)
@@ -153,7 +155,7 @@ class StableDiffusion:
         return text + targets.unet_layers(self.unet, is_saved_by_original=False)
 
     def modules(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        return {"denoiser": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
 
     def metadata(self) -> dict[str, str]:
         is_v2, is_v = self.facts.is_v2, self.noise.objective == "v"
@@ -215,7 +217,7 @@ def sources(name: str, configs: dict[str, dict]) -> Sources:
         text = partial(clip_text.open_clip_sources, prefix="cond_stage_model.model.")
     else:
         text = partial(clip_text.clip_sources, prefix="cond_stage_model.transformer.")
-    return {"text_encoder": text, "unet": partial(unet.original_sources, config=configs["unet"])}
+    return {"text_encoder": text, "denoiser": partial(unet.original_sources, config=configs["unet"])}
 
 
 def create(

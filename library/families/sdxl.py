@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
     from library.families import unet, vae_kl
     from library.families.loading import LoadOptions, Sources
-    from library.families.unet import targets
+    from library.families.unet import forward, targets
 else:
-    names = ("torch", *(f"library.families.{name}" for name in ("unet", "unet.targets", "vae_kl")))
-    torch, unet, targets, vae_kl = lazily(*names)
+    names = ("unet", "unet.forward", "unet.targets", "vae_kl")
+    torch, unet, forward, targets, vae_kl = lazily("torch", *(f"library.families.{name}" for name in names))
 
 SDXL = FamilyFacts(
     name="sdxl",
@@ -107,6 +107,7 @@ class StableDiffusionXL:
 
     def __post_init__(self):
         self.size_step = picture_step(self.vae.config, self.unet.config)
+        self.denoiser = forward.UNetForward(self.unet)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         return vae_kl.encode_images(self.vae, pixels)
@@ -142,8 +143,7 @@ class StableDiffusionXL:
             "text_embeds": conditioning["pooled"].to(dtype),
             "time_ids": conditioning["sizes"].to(noisy.device, torch.float32),  # half precision would round 1023 pixels
         }
-        states = conditioning["states"].to(dtype)
-        return self.unet(noisy.to(dtype), t, encoder_hidden_states=states, added_cond_kwargs=vector).sample
+        return self.denoiser(noisy.to(dtype), t, conditioning["states"].to(dtype), vector)
 
     def token_counts(self, captions: list[str]) -> list[tuple[int, int]]:
         room = self.chunk_count * (self.text_encoder.config.max_position_embeddings - 2)
@@ -163,7 +163,7 @@ class StableDiffusionXL:
 
     def modules(self) -> dict[str, nn.Module]:
         return {
-            "unet": self.unet,
+            "denoiser": self.unet,
             "vae": self.vae,
             "text_encoder": self.text_encoder,
             "text_encoder_2": self.text_encoder_2,
@@ -232,7 +232,7 @@ def sources(name: str, configs: dict[str, dict]) -> Sources:
     return {
         "text_encoder": partial(clip_text.clip_sources, prefix="conditioner.embedders.0.transformer."),
         "text_encoder_2": partial(clip_text.open_clip_sources, prefix="conditioner.embedders.1.model."),
-        "unet": partial(unet.original_sources, config=configs["unet"]),
+        "denoiser": partial(unet.original_sources, config=configs["unet"]),
     }
 
 

@@ -156,7 +156,7 @@ class Merging:
         for lora in loras:
             for name, factors in lora.factors.items():
                 target = self.layers[name]
-                strength = lora.unet if target.part == "unet" else lora.text_encoder
+                strength = lora.unet if target.part == "denoiser" else lora.text_encoder
                 if strength:
                     wanted.setdefault(target.layer, []).append((factors, strength))
         for layer in self._changed - set(wanted):

@@ -136,14 +136,14 @@ def learning_rates(
     """The learning rate of each part that is trained; parts with 0 are frozen and left out.
 
     Args:
-        parts: "unet", "text_encoder", "text_encoder_2".
+        parts: "denoiser", "text_encoder", "text_encoder_2".
         unet_lr, text_encoder_lr: None means `learning_rate`. A list: of the first text encoder, and of the second.
 
     Raises:
         UserError: nothing would be trained.
     """
     of_text = text_encoder_lr if isinstance(text_encoder_lr, list) else [text_encoder_lr] * 2
-    rates = {part: unet_lr if part == "unet" else of_text[part == "text_encoder_2"] for part in parts}
+    rates = {part: unet_lr if part == "denoiser" else of_text[part == "text_encoder_2"] for part in parts}
     rates = {part: learning_rate if rate is None else rate for part, rate in rates.items()}
     trained = {part: rate for part, rate in rates.items() if rate > 0}
     if not trained:

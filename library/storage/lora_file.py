@@ -17,7 +17,7 @@ from library.storage.problems import explain_write_errors, one_line, refuse_non_
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of save_precision
 PARTS = {  # beginning of a layer's name in the file -> part of the model
-    "lora_unet_": "unet",
+    "lora_unet_": "denoiser",
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from library.contracts import Conditioning, Family
+from library.contracts import Conditioning, Execution, Family
 from library.messages import UserError, log, say
 
 CHUNK = 75  # tokens of a caption that the text encoder sees at once
@@ -50,9 +50,8 @@ def open_for_generation(
 
     from library import families
     from library.adapters import linear_ops, recompute
-    from library.families.unet.forward import UNetForward
     from library.hardware import attention
-    from library.training.attach import refuse_odd_unet
+    from library.hardware.blocks import Blocks
 
     attend = attention.choose(machine.device, machine.dtype)
     log.info(f"{machine.description}\n{attend.description}")
@@ -67,11 +66,9 @@ def open_for_generation(
         )
     for line in family.warnings:
         log.warning(line)
-    unet = family.modules()["unet"]
-    refuse_odd_unet(unet)
     # The plain functions: nothing is kept for a backward pass, so the fast ones' frugality has nothing to win. The same
     # bits as diffusers' own forward; on two CPU cores 0.8 of its time (the miniature, and SD 1.x at 256 and 512 px).
-    unet.forward = UNetForward(unet, linear_ops.PLAIN, recompute, attend)
+    family.denoiser.compute_with(Execution(linear_ops.PLAIN, recompute, attend, Blocks().run))
     attention.install(family.modules()["vae"], attend)
     return GenerationFamily(family)
 
@@ -104,7 +101,7 @@ class GenerationFamily:
         import torch
 
         if not latents.isfinite().all():
-            numbers = str(self.family.modules()["unet"].conv_in.weight.dtype).removeprefix("torch.")
+            numbers = str(next(self.family.modules()["denoiser"].parameters()).dtype).removeprefix("torch.")
             raise UserError(
                 say(
                     f'the U-Net gives NaN in {numbers}: the image would be black. Set mixed_precision = "no"'

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from library.contracts import Family
-from library.messages import UserError, say
+from library.contracts import Execution, Family
 from library.options.derived import trains_denoiser, trains_text_encoder
 from library.options.training import Config
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from library.adapters import Adapters, ParamGroup
-    from library.families.unet.forward import UNetForward
     from library.hardware.attention import Attention
     from library.hardware.blocks import Blocks
 
@@ -26,26 +24,24 @@ def attach(
     seed: int,
     blocks: Blocks,
     start: dict[str, Tensor] | None = None,
-) -> tuple[Adapters, UNetForward]:
-    """Hook the adapters into a model, and its U-Net's forward pass into the fast functions.
+) -> Adapters:
+    """Hook the adapters into a model, and have its denoiser computed by the fast functions.
 
     Args:
-        blocks: computes the U-Net's blocks, a `hardware.blocks.Blocks`.
+        blocks: computes the denoiser's blocks.
         start: tensors of the file to begin with.
 
     Raises:
-        UserError: the U-Net is none of Stable Diffusion's, or no layer is left to train.
+        UserError: the denoiser has parts that its family has not, or no layer is left to train.
     """
     from library import adapters
     from library.adapters import linear_ops, recompute, sizes
-    from library.families.unet.forward import UNetForward
 
-    parts = family.modules()
-    refuse_odd_unet(parts["unet"])
-    rates = part_rates(config, parts)
+    family.denoiser.compute_with(Execution(linear_ops.FAST, recompute, attend, blocks.run))
+    rates = part_rates(config, family.modules())
     targets = [target for target in family.targets() if target.part in rates]
     from_file = sizes.of_file(start) if config.dim_from_weights and start else None
-    attached = adapters.attach(
+    return adapters.attach(
         targets,
         module=config.network_module,
         rank=config.network_dim,
@@ -61,9 +57,6 @@ def attach(
         factor=config.lokr_factor,
         seed=seed,
     )
-    forward = UNetForward(parts["unet"], linear_ops.FAST, recompute, attend, blocks.run)
-    parts["unet"].forward = forward
-    return attached, forward
 
 
 def part_rates(config: Config, parts: Collection[str]) -> dict[str, float]:
@@ -88,35 +81,19 @@ def param_group_rates(config: Config, groups: Collection[ParamGroup]) -> dict[st
 
 def plus_ratio(part: str, config: Config) -> float | None:
     """How many times faster LoRA+ lets the second matrices of a part learn; None: not."""
-    own = config.loraplus_unet_lr_ratio if part == "unet" else config.loraplus_text_encoder_lr_ratio
+    own = config.loraplus_unet_lr_ratio if part == "denoiser" else config.loraplus_text_encoder_lr_ratio
     return own or config.loraplus_lr_ratio
 
 
-def refuse_odd_unet(unet: Any) -> None:
-    """Raise a UserError where a U-Net has parts that none of Stable Diffusion's has."""
-    from library.families.unet.forward import is_supported
-
-    if is_supported(unet):
-        return
-    raise UserError(
-        say(
-            "the base model's unet/config.json asks for parts that no Stable Diffusion 1.x, 2.x or XL has: it "
-            "cannot be trained. Use the original model, or restore its config.json.",
-            "底模的 unet/config.json 含有 Stable Diffusion 1.x、2.x、XL 都没有的部件，不支持训练。"
-            "请换用原版模型，或恢复原来的 config.json。",
-        )
-    )
-
-
 def pack_base(family: Family) -> None:
-    """Hold the linear layers of the U-Net's transformers in 8 bits."""
+    """Hold the linear layers of the denoiser's transformers in 8 bits."""
     from library.hardware import memory
 
     for target in family.targets():
-        if target.part == "unet" and not target.needs_conv_dim:
+        if target.part == "denoiser" and not target.needs_conv_dim:
             memory.to_int8(target.layer)
 
 
 def is_trained(part: str, config: Config) -> bool:
-    """Whether a part of the model, "unet" or a text encoder, gets adapters."""
-    return trains_denoiser(config) if part == "unet" else trains_text_encoder(config)
+    """Whether a part of the model, "denoiser" or a text encoder, gets adapters."""
+    return trains_denoiser(config) if part == "denoiser" else trains_text_encoder(config)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from library.contracts import Family
+from library.contracts import Execution, Family
 from library.messages import log, say
 from library.options.derived import has_dropout, trains_text_encoder
 from library.options.training import Config
@@ -35,7 +36,6 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
 
     from library.data.dataset import Dataset
     from library.diffusion.noise import Process
-    from library.families.recognise import vae_factor
     from library.hardware import attention, memory
     from library.hardware.blocks import Blocks
     from library.hardware.cuda_graphs import PlainStep
@@ -65,11 +65,10 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
             module.train().gradient_checkpointing_enable({"use_reentrant": False})  # in training mode only
 
     blocks = Blocks(plan.recomputed, is_random=has_dropout(settings))
-    adapters, unet_forward = attach(settings, family, attend, run.seed, blocks, run.start)
+    adapters = attach(settings, family, attend, run.seed, blocks, run.start)
     if run.start:
         adapters.load_state_dict(run.start)
     built = build_optimizer(run, adapters)
-    scale = vae_factor(family.modules()["vae"].config)
     training = Training(
         family=family,
         adapters=adapters,
@@ -79,7 +78,7 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
             run.seed,
             latents=latents,
             texts=texts,
-            scale=scale,
+            scale=family.facts.latents.factor,
             size_conditioning=family.size_conditioning,
         ),
         process=Process(family.noise),
@@ -87,7 +86,6 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
         optimizer_text=built.described_as,
         schedule=build_schedule(run, built.optimizer),
         scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.needs_loss_scale),
-        unet_forward=unet_forward,
         blocks=blocks,
         memory=plan,
         step=PlainStep(step_of(settings, family)),
@@ -198,9 +196,8 @@ def record_steps(run: Run, training: Training) -> None:
 
 
 def compile_blocks(run: Run, training: Training) -> None:
-    """Let compiled functions take the place of the U-Net's resnets and transformer blocks."""
+    """Let compiled functions compute the denoiser's blocks."""
     from library.adapters import linear_ops, recompute
-    from library.families.unet.forward import UNetForward
     from library.hardware.compilation import Compiler
 
     if has_dropout(run.settings):
@@ -212,11 +209,14 @@ def compile_blocks(run: Run, training: Training) -> None:
         )
         return
     for name, layer in training.adapters.layers.items():
-        if name.startswith("lora_unet"):
+        if name.startswith(training.family.facts.parts["denoiser"].prefix):
             layer.is_fused = False  # where the plain functions call it; the fast ones do not ask
-    fast = training.unet_forward
-    attend = dataclasses.replace(fast.attend, asked=fast.attend.kind)  # nothing left to try out while compiling
-    plain = UNetForward(fast.unet, linear_ops.PLAIN, recompute, attend)
+    fast = training.family.denoiser
+    assert fast.execution is not None, "set when the adapters were attached"
+    attend = fast.execution.attend
+    attend = dataclasses.replace(attend, asked=attend.kind)  # nothing left to try out while compiling
+    plain = copy.copy(fast)
+    plain.compute_with(Execution(linear_ops.PLAIN, recompute, attend, training.blocks.run))
     compiler = Compiler(partial(print, flush=True), run.settings.dynamo_backend)
-    training.blocks.compile(fast.resnet, compiler, plain.resnet)
-    training.blocks.compile(fast.transformer_block, compiler, plain.transformer_block)
+    for function, own in zip(fast.block_functions, plain.block_functions, strict=True):
+        training.blocks.compile(function, compiler, own)

@@ -30,7 +30,6 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
     import torch
 
     from library import families
-    from library.families.recognise import vae_factor
     from library.hardware import memory
     from library.hardware.blocks import Blocks
     from library.optim import optimizers
@@ -38,24 +37,23 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
     settings, device, dtype = settings_of(run.settings, instead), run.machine.device, run.machine.dtype
     family = families.blueprint(run.model, settings.max_token_length)
     modules = {name: module.to(dtype).requires_grad_(False) for name, module in family.modules().items()}
-    unet = modules["unet"]
     if settings.int8_base:
         pack_base(family)
     blocks = Blocks(is_random=has_dropout(settings))
-    attached, _ = attach(settings, family, attend, 0, blocks, run.start)
+    attached = attach(settings, family, attend, 0, blocks, run.start)
     batch_sizes = [instead.get("train_batch_size", own.batch_size) for own in run.plan.sets]
     shapes = {
         (size, *fit.bucket) for size, own in zip(batch_sizes, run.plan.sets, strict=True) for fit in own.fits.values()
     }
     batch_size, width, height = max(shapes, key=math.prod)
-    scale = vae_factor(modules["vae"].config)
+    latents = family.facts.latents
     captions = [""] * batch_size
     with torch.no_grad():
         cached = None if trains_text_encoder(settings) else family.encode_captions(captions)
 
     def step(trace: Trace) -> Tensor:
         new = partial(torch.empty, device="meta")
-        noisy = new(batch_size, 4, height // scale, width // scale)
+        noisy = new(batch_size, latents.channels, height // latents.factor, width // latents.factor)
         embeddings = cached or family.encode_captions(captions)
         conditioning = embeddings | family.size_conditioning(new(batch_size, 6))
         with blocks.observed(trace.block):
@@ -68,7 +66,7 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
 
     count = sum(parameter.numel() for parameter in attached.parameters())
     halves = 0 if dtype == torch.float32 else 4  # what the model reads, and its gradient
-    held = ["unet"]
+    held = ["denoiser"]
     held += [] if settings.cache_latents else ["vae"]
     if trains_text_encoder(settings) or not settings.cache_text_encoder_outputs:
         held += [name for name in modules if name.startswith("text_encoder")]
@@ -76,7 +74,7 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
         say("base model", "底模"): sum(memory.weight_bytes(modules[name]) for name in held),
         say("LoRA and optimizer", "LoRA 与优化器"): count
         * (4 + (halves or 4) + optimizers.state_bytes(settings.optimizer_type) + (4 if settings.ema_decay else 0)),
-        say("device's libraries (estimate)", "设备库（估计）"): memory.workspace(device, unet),
+        say("device's libraries (estimate)", "设备库（估计）"): memory.workspace(device, modules["denoiser"]),
     }
     return memory.plan(measure, parts, memory.available(device), settings.gradient_checkpointing)
 

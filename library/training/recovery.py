@@ -165,13 +165,15 @@ class Recovery:
 
 def use_less_memory(run: Run, training: Training) -> str | None:
     """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
-    forward, plan = training.unet_forward, training.memory
+    denoiser, plan = training.family.denoiser, training.memory
     if training.step.disable():
         return say("CUDA graphs are off now, somewhat slower", "不再使用 CUDA graphs，略慢")
-    attend = forward.attend
+    assert denoiser.execution is not None, "set when the adapters were attached"
+    attend = denoiser.execution.attend
     if attend.kind == "chunked" and attend.chunk_bytes > SMALLEST_CHUNK:
-        forward.attend = dataclasses.replace(attend, chunk_bytes=attend.chunk_bytes // 2)
-        size = forward.attend.chunk_bytes >> 20
+        attend = dataclasses.replace(attend, chunk_bytes=attend.chunk_bytes // 2)
+        denoiser.compute_with(denoiser.execution._replace(attend=attend))
+        size = attend.chunk_bytes >> 20
         return say(f"attention in chunks of {size} MiB, hardly slower", f"注意力改为每块 {size} MiB，几乎不变慢")
     for name, module in training.family.modules().items():
         is_idle = name.startswith("text_encoder") and not trains_text_encoder(run.settings)

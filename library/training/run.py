@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # torch is imported when the parameters have been checked
     from library.diffusion.noise import Process
     from library.diffusion.sampling import Prompt
     from library.families import ModelInfo
-    from library.families.unet.forward import UNetForward
     from library.hardware.blocks import Blocks
     from library.hardware.device import Device
     from library.hardware.distributed import ProcessGroup
@@ -83,7 +82,6 @@ class Training:
     optimizer_text: str  # for the file's metadata
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler  # does nothing unless the model is in fp16
-    unet_forward: UNetForward
     blocks: Blocks
     memory: MemoryPlan
     step: Step
@@ -109,7 +107,9 @@ class Training:
         """Before each step, counted from 0: freeze the text encoders where it is time. Whether it is just now."""
         is_time = self.text_stops is not None and step >= self.text_stops
         is_new = is_time and not self.adapters.frozen
-        self.adapters.frozen = {part for part in self.adapters.flat_parameters if part != "unet"} if is_time else set()
+        self.adapters.frozen = (
+            {part for part in self.adapters.flat_parameters if part != "denoiser"} if is_time else set()
+        )
         return is_new
 
     def restore(self, state: State) -> None:

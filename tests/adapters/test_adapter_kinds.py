@@ -29,7 +29,7 @@ LAYERS = {
 
 def adapted(layers, kind, *, rank=1, alpha=2, **settings):
     """Adapters none of whose tensors is at its start."""
-    targets = [Target(layer, f"lora_unet_{i}", "unet", False, "x") for i, layer in enumerate(layers)]
+    targets = [Target(layer, f"lora_unet_{i}", "denoiser", False, "x") for i, layer in enumerate(layers)]
     return moved(attach(targets, module=kind, rank=rank, alpha=alpha, conv_rank=rank, conv_alpha=alpha, **settings))
 
 
@@ -206,7 +206,7 @@ def test_training_starts_at_the_base_model_exactly(kind, dtype, name):
     layer = frozen(LAYERS[name](), dtype)
     x = source_of("3x3" if "x" in name else name, dtype)
     before = layer(x)
-    attach([Target(layer, "lora_unet_0", "unet")], module=kind, rank=2, conv_rank=2)
+    attach([Target(layer, "lora_unet_0", "denoiser")], module=kind, rank=2, conv_rank=2)
     assert torch.equal(layer(x), before)
 
 
@@ -234,7 +234,7 @@ def test_half_precision_does_not_round_a_small_update_away(kind, dtype, name):
     masters = [master.double().requires_grad_() for master in adapter.masters()]
     double = frozen(LAYERS[name](), DOUBLE)
     double.weight.copy_(layer.weight)
-    (reference,) = attach([Target(double, "lora_unet_0", "unet")], module=kind, rank=2, conv_rank=2, alpha=2,
+    (reference,) = attach([Target(double, "lora_unet_0", "denoiser")], module=kind, rank=2, conv_rank=2, alpha=2,
                           conv_alpha=2).layers.values()  # fmt: skip
     for own, given in zip(reference.masters(), masters, strict=True):
         own.copy_(given.detach())
@@ -317,7 +317,7 @@ def test_a_large_convolution_of_few_places_is_a_matrix_product_and_the_same(monk
 def test_an_input_that_is_all_dead_gives_no_nan_with_dora():
     layer = frozen(nn.Linear(6, 5))
     layer.weight[:, 2] = 0
-    trained = attach([Target(layer, "lora_unet_0", "unet")], module="dora", rank=2)
+    trained = attach([Target(layer, "lora_unet_0", "denoiser")], module="dora", rank=2)
     found = everything(FAST, function_of("linear", [layer]), trained, source_of("linear"))
     assert all(tensor.isfinite().all() for tensor in found)
 
@@ -335,7 +335,7 @@ def test_norms_are_those_of_the_built_update_and_can_be_limited(kind, rank, name
     (adapter,) = trained.layers.values()
     before = weight_from_file(of_layer(trained), layer.weight) - layer.weight
     torch.testing.assert_close(adapter.norm(), before.norm())
-    assert trained.norms() == {"unet": pytest.approx(float(before.norm()))}
+    assert trained.norms() == {"denoiser": pytest.approx(float(before.norm()))}
     assert int(trained.limit_norms(2 * float(before.norm()))) == 0
     assert torch.equal(weight_from_file(of_layer(trained), layer.weight) - layer.weight, before)
     assert int(trained.limit_norms(0.4 * float(before.norm()))) == 1
@@ -384,7 +384,7 @@ def test_what_is_saved_is_loaded_again_to_the_bit(kind, rank):
     x = source_of("linear", torch.bfloat16)
     expected, tensors = layer(x), {name: tensor.clone() for name, tensor in first.state_dict().items()}
     first.detach_from_model()
-    second = attach([Target(layer, "lora_unet_0", "unet")], module=kind, rank=rank, alpha=2, seed=9)
+    second = attach([Target(layer, "lora_unet_0", "denoiser")], module=kind, rank=rank, alpha=2, seed=9)
     assert not torch.equal(layer(x), expected)
     second.load_state_dict(tensors)
     assert torch.equal(layer(x), expected)
@@ -395,7 +395,7 @@ def load_problem(kind, tensors, **settings):
     layer = frozen(nn.Linear(6, 10), torch.float32)
     settings = dict(module=kind, rank=2, alpha=2) | settings
     with pytest.raises(UserError) as error:
-        attach([Target(layer, "lora_unet_0", "unet")], **settings).load_state_dict(tensors)
+        attach([Target(layer, "lora_unet_0", "denoiser")], **settings).load_state_dict(tensors)
     return str(error.value)
 
 
@@ -424,7 +424,7 @@ def test_rank_stabilized_scaling_is_in_the_alpha_of_the_file():
     layer = frozen(nn.Linear(6, 10))
     x = source_of("linear")
     base = layer(x)
-    trained = moved(attach([Target(layer, "lora_unet_0", "unet")], rank=4, alpha=3, rank_stabilized=True))
+    trained = moved(attach([Target(layer, "lora_unet_0", "denoiser")], rank=4, alpha=3, rank_stabilized=True))
     tensors = of_layer(trained)
     product = tensors["lora_up.weight"] @ tensors["lora_down.weight"]
     torch.testing.assert_close(layer(x) - base, functional.linear(x, product) * 3 / 4**0.5)

@@ -30,8 +30,8 @@ class Tiny(nn.Module):
     def targets(self):
         return [
             Target(self.linear, LINEAR, "text_encoder"),
-            Target(self.conv1, CONV1, "unet"),
-            Target(self.conv3, CONV3, "unet", needs_conv_dim=True),
+            Target(self.conv1, CONV1, "denoiser"),
+            Target(self.conv3, CONV3, "denoiser", needs_conv_dim=True),
         ]
 
 
@@ -201,7 +201,7 @@ def test_convolutions_need_conv_dim(model):
 def test_parts_hold_their_parameters_in_order(model):
     adapters = attach(model.targets(), rank=4, conv_rank=2)
     parts = adapters.parts()
-    assert list(parts) == ["text_encoder", "unet"]
+    assert list(parts) == ["text_encoder", "denoiser"]
     assert [id(p) for part in parts.values() for p in part] == [id(p) for p in adapters.parameters()]
     layers = [adapters.layers[name] for name in (LINEAR, CONV1, CONV3)]
     single = [parameter for part in adapters.parts(is_flat=False).values() for parameter in part]
@@ -226,7 +226,7 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 def test_layers_of_one_shape_start_differently():
     layers = [nn.Linear(6, 5), nn.Linear(6, 5)]
-    targets = [Target(layer, f"lora_unet_{i}", "unet") for i, layer in enumerate(layers)]
+    targets = [Target(layer, f"lora_unet_{i}", "denoiser") for i, layer in enumerate(layers)]
     first, second = attach(targets, rank=4).layers.values()
     assert not torch.equal(first.down, second.down)
 
@@ -345,7 +345,7 @@ def test_norm_is_that_of_the_built_update(model):
     for name, layer, plain in [(LINEAR, reference.linear, model.linear), (CONV3, reference.conv3, model.conv3)]:
         torch.testing.assert_close(adapters.layers[name].norm(), (layer.weight - plain.weight).norm())
     unet = torch.stack([adapters.layers[name].norm() for name in (CONV1, CONV3)]).norm()
-    assert adapters.norms()["unet"] == pytest.approx(float(unet))
+    assert adapters.norms()["denoiser"] == pytest.approx(float(unet))
 
 
 def test_limit_norms_shrinks_only_what_is_too_large(model):

@@ -31,7 +31,7 @@ def adapted(layers, *, rank=3, ranks=None, together=True, **settings):
     """Adapters of these layers whose `up` is not zero; None in `ranks`: that layer is left out."""
     ranks = ranks or [rank] * len(layers)
     targets = [
-        Target(layer, f"lora_unet_{i}", "unet", False, "x" if together else None) for i, layer in enumerate(layers)
+        Target(layer, f"lora_unet_{i}", "denoiser", False, "x" if together else None) for i, layer in enumerate(layers)
     ]
     chosen = [(target, r) for target, r in zip(targets, ranks, strict=True) if r]
     if not chosen:
@@ -214,7 +214,7 @@ def test_captions_without_a_gradient_of_their_own():
             for layer in adapters[0].layers.values():
                 layer.is_fused = operations is FAST
             sum(y.square().sum() for y in function(operations, numbers(2, 7, 6))).backward()
-            found.append(adapters[0].flat_parameters["unet"].gradient.clone())
+            found.append(adapters[0].flat_parameters["denoiser"].gradient.clone())
             adapters[0].refresh()
         assert found[0].any()
         torch.testing.assert_close(found[1], found[0])
@@ -485,7 +485,7 @@ def test_a_large_convolution_of_few_places_is_a_matrix_product_and_the_same(monk
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 8, 3, padding=1).requires_grad_(False)
     x, weights = torch.randn(2, 6, 4, 5), torch.randn(2, 8, 4, 5)
-    attached = attach([Target(layer, "lora_unet_conv", "unet", True)], rank=2, conv_rank=2) if has_lora else None
+    attached = attach([Target(layer, "lora_unet_conv", "denoiser", True)], rank=2, conv_rank=2) if has_lora else None
     if attached:
         attached.layers["lora_unet_conv"].up_master.normal_()
         attached.refresh()
@@ -497,7 +497,7 @@ def test_a_large_convolution_of_few_places_is_a_matrix_product_and_the_same(monk
         (y * weights).sum().backward()
         found.append([y.detach(), source.grad])
         if attached:
-            found[-1].append(attached.flat_parameters["unet"].gradient.clone())
+            found[-1].append(attached.flat_parameters["denoiser"].gradient.clone())
             attached.refresh()
     for folded, unfolded in zip(*found, strict=True):
         assert folded.any()

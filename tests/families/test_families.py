@@ -132,7 +132,7 @@ def write_checkpoint(path, family, metadata=None, drop=(), **extra):
 def write_folder(path, family, scheduler=None, tokenizer_form="vocab.json"):
     """A diffusers folder, as a person would have it."""
     for name, module in family.modules().items():
-        module.save_pretrained(path / name)
+        module.save_pretrained(path / (family.facts.parts[name].folder if name in family.facts.parts else name))
     for name, pad_token in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
         tokenizer = getattr(family, name, None)
         if tokenizer is None:
@@ -213,7 +213,7 @@ def test_saved_names_and_shapes_are_those_that_web_uis_read(name, golden, with_c
     targets = [target for target in true_size(name).targets() if with_conv or not target.needs_conv_dim]
     ours = [f"{target.saved_as} {shapes_at_rank_4(target)}" for target in targets]
     assert len(ours) == module_count
-    assert sum(target.part == "unet" for target in targets) == unet_count
+    assert sum(target.part == "denoiser" for target in targets) == unet_count
     golden_lines = gzip.decompress((DATA / f"lora_keys_{golden}.txt.gz").read_bytes()).decode().splitlines()
     assert sorted(ours) == sorted(golden_lines)
 

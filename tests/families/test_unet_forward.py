@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import library.miniature
 from library import adapters, families
 from library.adapters import linear_ops, recompute
+from library.contracts import Execution
 from library.families.unet.forward import UNetForward, block_names, is_supported
 from library.families.unet.targets import unet_targets
 from library.hardware import attention, memory
@@ -34,7 +35,7 @@ class Case:
     def __init__(self, name, *, size=(8, 8), conv_rank=2, **settings):
         self.family = families.tiny(name)
         self.unet = self.family.unet.double().requires_grad_(False)
-        targets = [target for target in self.family.targets() if target.part == "unet"]
+        targets = [target for target in self.family.targets() if target.part == "denoiser"]
         self.adapters = adapters.attach(targets, rank=2, alpha=1, conv_rank=conv_rank, conv_alpha=1, **settings)
         for order, layer in enumerate(self.adapters.layers.values()):
             zero = next(master for master in layer.masters() if not master.any())  # `up`
@@ -43,10 +44,10 @@ class Case:
         self.inputs = [numbers(2, 4, *size), numbers(2, 7, self.unet.config.cross_attention_dim, seed=1)]
         if name == "sdxl":
             self.inputs.append(numbers(2, 20, seed=2))
-        self.theirs = self.unet.forward
+        self.theirs = UNetForward(self.unet)
 
     def forward(self, operations=linear_ops.FAST, attend=ATTENTION, **settings):
-        return UNetForward(self.unet, operations, recompute, attend, Blocks(**settings).run)
+        return UNetForward(self.unet, Execution(operations, recompute, attend, Blocks(**settings).run))
 
     def everything(self, forward):
         """Output, gradients of latents, captions (and pooled captions), and of every adapter."""
@@ -54,11 +55,9 @@ class Case:
             layer.is_fused = forward is not self.theirs
         torch.manual_seed(3)
         noisy, states, *pooled = (x.clone().requires_grad_() for x in self.inputs)
-        extra = {}
-        if pooled:
-            sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64], [96, 64, 8, 0, 64, 64]])
-            extra = dict(added_cond_kwargs=dict(text_embeds=pooled[0], time_ids=sizes))
-        y = forward(noisy, torch.tensor([10, 700]), encoder_hidden_states=states, **extra).sample
+        sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64], [96, 64, 8, 0, 64, 64]])
+        added = dict(text_embeds=pooled[0], time_ids=sizes) if pooled else None
+        y = forward(noisy, torch.tensor([10, 700]), states, added)
         (y * numbers(*y.shape, seed=4)).sum().backward()
         found = [y.detach(), *(x.grad for x in (noisy, states, *pooled))]
         found += [parameter.grad.clone() for x in self.adapters.layers.values() for parameter in x.parameters()]
@@ -175,26 +174,24 @@ def true_size(name, pixels, rank, *, recomputed=()):
     """A step of batch 1 in fp16 on the meta device, and the bytes that autograd was told to keep."""
     family = families.architecture(name)
     unet = family.unet.half().requires_grad_(False)
-    targets = [target for target in family.targets() if target.part == "unet" and not target.needs_conv_dim]
+    targets = [target for target in family.targets() if target.part == "denoiser" and not target.needs_conv_dim]
     adapters.attach(targets, rank=rank)
     fused = attention.Attention("sdpa", torch.device("cpu"), torch.float16, 0)
     blocks = Blocks(recomputed)
-    forward = UNetForward(unet, linear_ops.FAST, recompute, fused, blocks.run)
+    forward = UNetForward(unet, Execution(linear_ops.FAST, recompute, fused, blocks.run))
     empty = dict(device="meta", dtype=torch.float16)
     noisy, states = (
         torch.empty(1, 4, pixels // 8, pixels // 8, **empty),
         torch.empty(1, 77, unet.config.cross_attention_dim, **empty),
     )
-    extra = {}
+    added = None
     if name == "sdxl":
-        extra = dict(
-            added_cond_kwargs=dict(text_embeds=torch.empty(1, 1280, **empty), time_ids=torch.empty(1, 6, **empty))
-        )
+        added = dict(text_embeds=torch.empty(1, 1280, **empty), time_ids=torch.empty(1, 6, **empty))
     saved = {}
 
     def loss(counted):
         with blocks.observed(counted.block):
-            prediction = forward(noisy, torch.zeros(1, device="meta"), encoder_hidden_states=states, **extra).sample
+            prediction = forward(noisy, torch.zeros(1, device="meta"), states, added)
         return functional.mse_loss(prediction.float(), torch.empty_like(noisy, dtype=torch.float32))
 
     def keep(tensor):
@@ -305,17 +302,17 @@ def test_a_true_size_unet_in_half_precision_follows_fp32():
     for module in unet.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    targets = [target for target in unet_targets(unet, lambda name: name) if not target.needs_conv_dim]
+    targets = [target for target in unet_targets(unet, is_saved_by_original=False) if not target.needs_conv_dim]
     noisy, states, noise = (numbers(1, *shape).float() for shape in [(4, 8, 8), (77, 768), (4, 8, 8)])
     curves, gradients = {}, {}
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         unet.to(dtype)  # the rounding of the weights is a part of half precision
         trained = adapters.attach(targets, rank=8)
         (master,) = trained.parameters()
-        forward = UNetForward(unet, linear_ops.FAST, recompute, ATTENTION)
+        forward = UNetForward(unet, Execution(linear_ops.FAST, recompute, ATTENTION, Blocks().run))
         optimizer, curves[dtype] = torch.optim.SGD([master], lr=3.0), []
         for _ in range(2):
-            prediction = forward(noisy.to(dtype), torch.tensor([500]), encoder_hidden_states=states.to(dtype)).sample
+            prediction = forward(noisy.to(dtype), torch.tensor([500]), states.to(dtype))
             loss = functional.mse_loss(prediction.float(), noise)
             loss.backward()
             trained.gather()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from library import families
 from library.adapters import attach, linear_ops, recompute
+from library.contracts import Execution
 from library.families.unet.forward import UNetForward, block_names
 from library.hardware.blocks import Blocks
 from library.hardware.compilation import Compiler
@@ -28,10 +29,10 @@ class Small:
 
     def __init__(self):
         self.family = families.tiny("sdxl")
-        self.unet = self.family.modules()["unet"]
-        targets = [target for target in self.family.targets() if target.part == "unet"]
+        self.unet = self.family.modules()["denoiser"]
+        targets = [target for target in self.family.targets() if target.part == "denoiser"]
         self.adapters = attach(targets, rank=2, alpha=1, conv_rank=2, seed=1)
-        self.flat = self.adapters.flat_parameters["unet"]
+        self.flat = self.adapters.flat_parameters["denoiser"]
         self.change_weights(1)
 
     def change_weights(self, seed):
@@ -41,7 +42,7 @@ class Small:
 
     def functions(self, operations, blocks=None):
         attend = functional.scaled_dot_product_attention
-        return UNetForward(self.unet, operations, recompute, attend, (blocks or Blocks()).run)
+        return UNetForward(self.unet, Execution(operations, recompute, attend, (blocks or Blocks()).run))
 
     def compiled(self, compiler, recomputed=()):
         """As `train_network.build` does it."""
@@ -55,7 +56,7 @@ class Small:
 
     def forward(self, function):
         """Prediction, gradients of the adapters, of the captions' states and of the pooled captions."""
-        self.unet.forward = function
+        self.family.denoiser = function
         self.flat.clear()
         generator = torch.Generator().manual_seed(0)
 

@@ -8,9 +8,10 @@ from torch.utils._pytree import tree_leaves
 
 from library import families
 from library.adapters import attach, linear_ops, recompute
+from library.contracts import Execution
 from library.diffusion import losses
 from library.families import sdxl
-from library.families.unet.forward import UNetForward, block_names
+from library.families.unet.forward import block_names
 from library.hardware import cuda_graphs
 from library.hardware.blocks import Blocks
 from library.hardware.cuda_graphs import MOST_SHAPES, WARM_UP, Graphs, PlainStep, reason_unavailable
@@ -366,17 +367,13 @@ class UNetStep:
 
     def __init__(self, family, dtype=torch.float32, *, is_recomputed=False, operations=linear_ops.FAST):
         self.family = family
-        self.unet = family.modules()["unet"].to(dtype)
-        targets = [target for target in family.targets() if target.part == "unet"]
+        self.unet = family.modules()["denoiser"].to(dtype)
+        targets = [target for target in family.targets() if target.part == "denoiser"]
         self.adapters = attach(targets, rank=2, alpha=1, conv_rank=2, seed=1)
-        self.unet.forward = UNetForward(
-            self.unet,
-            operations,
-            recompute,
-            functional.scaled_dot_product_attention,
-            Blocks(block_names(self.unet) if is_recomputed else ()).run,
-        )
-        self.flat = self.adapters.flat_parameters["unet"]
+        blocks = Blocks(block_names(self.unet) if is_recomputed else ())
+        attend = functional.scaled_dot_product_attention
+        family.denoiser.compute_with(Execution(operations, recompute, attend, blocks.run))
+        self.flat = self.adapters.flat_parameters["denoiser"]
         self.optimizer = torch.optim.AdamW(self.adapters.parameters(), lr=1e-2)
 
     def __call__(self, noisy, t, target, mask, weights, scale, **conditioning):
@@ -398,7 +395,7 @@ def inputs_of(family, dtype, number, side=8, scale=1.0, is_masked=False):
     def normal(*shape):
         return torch.randn(*shape, generator=generator)
 
-    config = family.modules()["unet"].config
+    config = family.modules()["denoiser"].config
     given = [normal(2, 4, side, 8), torch.randint(0, 1000, (2,), generator=generator), normal(2, 4, side, 8)]
     given += [normal(2, 1, side, 8).sigmoid() if is_masked else None]
     given += [torch.tensor([1.0, 0.5]), torch.tensor(scale)]

@@ -185,13 +185,14 @@ def test_a_real_step_is_brought_to_a_budget():
     """With the tiny SDXL: as few blocks as will do; what was predicted for them is what their step takes."""
     from library import adapters, families
     from library.adapters import linear_ops, recompute
+    from library.contracts import Execution
     from library.families.unet.forward import UNetForward
     from library.hardware import attention
     from library.hardware.blocks import Blocks
 
     family = families.tiny("sdxl")
     unet = family.unet.to("meta").requires_grad_(False)
-    targets = [target for target in family.targets() if target.part == "unet" and not target.needs_conv_dim]
+    targets = [target for target in family.targets() if target.part == "denoiser" and not target.needs_conv_dim]
     adapters.attach(targets, rank=2)
     attend = attention.Attention("sdpa", torch.device("cpu"), torch.float32, 0)
     empty = dict(device="meta")
@@ -199,13 +200,13 @@ def test_a_real_step_is_brought_to_a_budget():
 
     def measure(names):
         blocks = Blocks(names)
-        forward = UNetForward(unet, linear_ops.FAST, recompute, attend, blocks.run)
+        forward = UNetForward(unet, Execution(linear_ops.FAST, recompute, attend, blocks.run))
 
         def loss(counted):
             states = torch.empty(2, 77, 40, **empty)
             noisy, t = torch.empty(2, 4, 32, 32, **empty), torch.zeros(2, **empty)
             with blocks.observed(counted.block):
-                return forward(noisy, t, encoder_hidden_states=states, added_cond_kwargs=vector).sample.sum()
+                return forward(noisy, t, states, vector).sum()
 
         return trace(loss)
 
@@ -274,6 +275,7 @@ from pathlib import Path
 from contextlib import nullcontext
 from library import adapters, families
 from library.adapters import linear_ops, recompute
+from library.contracts import Execution
 from library.families.unet.forward import UNetForward
 from library.hardware import attention, memory
 from library.hardware.blocks import Blocks
@@ -288,15 +290,15 @@ def build(device):
     unet = family.unet.requires_grad_(False).to_empty(device=device)
     for parameter in unet.parameters():
         parameter.fill_(0.001)
-    targets = [t for t in family.targets() if t.part == "unet" and not t.needs_conv_dim]
+    targets = [t for t in family.targets() if t.part == "denoiser" and not t.needs_conv_dim]
     attached = adapters.attach(targets, rank=rank)
     blocks = Blocks()
-    forward = UNetForward(unet, linear_ops.FAST, recompute, attend, blocks.run)
+    forward = UNetForward(unet, Execution(linear_ops.FAST, recompute, attend, blocks.run))
     empty = dict(device=device)
     def loss(counted=None):
         noisy, states = torch.ones(1, 4, side, side, **empty), torch.ones(1, 77, 768, **empty)
         with blocks.observed(counted.block) if counted else nullcontext():
-            return forward(noisy, torch.zeros(1, **empty), encoder_hidden_states=states).sample.square().mean()
+            return forward(noisy, torch.zeros(1, **empty), states).square().mean()
     return unet, attached, loss
 
 def anonymous():  # bytes now, and at most so far; the libraries' files come and go with the machine's other work

@@ -34,7 +34,7 @@ def updates(tensors, targets):
 def test_what_is_written_in_a_layout_is_read_as_it_was(name, layout):
     family = families.tiny(name)
     tensors = attached(
-        [target for target in family.targets() if target.part == "unet"], conv_rank=2, conv_alpha=1.0
+        [target for target in family.targets() if target.part == "denoiser"], conv_rank=2, conv_alpha=1.0
     ).state_dict()
     expected = updates(tensors, family.layers())
     found = updates(layouts.write(tensors, family.layers(), layout), family.layers())
@@ -78,7 +78,7 @@ def test_names_are_those_of_each_program():
 
 
 def test_kohya_is_what_is_trained_to_the_bit():
-    tensors = attached([Target(nn.Linear(3, 5), "lora_unet_a", "unet")]).state_dict()
+    tensors = attached([Target(nn.Linear(3, 5), "lora_unet_a", "denoiser")]).state_dict()
     written = layouts.write(tensors, [], "kohya")
     assert {name: id(tensor) for name, tensor in written.items()} == {name: id(t) for name, t in tensors.items()}
 
@@ -91,7 +91,7 @@ def attention():
     original = "diffusion_model.blocks.0.attention.qkv"
     return [
         Target(
-            nn.Linear(3, outputs, bias=False), f"lora_unet_blocks_0_attention_to_{letter}", "unet",
+            nn.Linear(3, outputs, bias=False), f"lora_unet_blocks_0_attention_to_{letter}", "denoiser",
             module=f"transformer.blocks.0.attention.to_{letter}", original=original, original_row=row,
         )
         for letter, row, outputs in (("q", 0, 4), ("k", 4, 4), ("v", 8, 6))
@@ -131,7 +131,7 @@ def test_a_layer_without_a_name_in_the_layout_keeps_ours():
 
 
 def test_other_kinds_keep_their_endings():
-    target = Target(nn.Linear(8, 8), "lora_unet_a_b", "unet", original="diffusion_model.a.b")
+    target = Target(nn.Linear(8, 8), "lora_unet_a_b", "denoiser", original="diffusion_model.a.b")
     tensors = attached([target], module="loha").state_dict()
     written = layouts.write(tensors, [target], "original")
     assert set(written) == {name.replace("lora_unet_a_b", "diffusion_model.a.b") for name in tensors}

@@ -112,7 +112,7 @@ def test_several_files_add_up_with_their_own_strengths():
         read({"x.lora_down.weight": two[0], "x.lora_up.weight": two[1]}),  # no alpha: the rank
     ]
     expected = layer.weight.float() + 0.6 * 0.5 * one[1] @ one[0] + -0.5 * two[1] @ two[0]
-    with Merging([Target(layer, "x", "unet")]) as model:
+    with Merging([Target(layer, "x", "denoiser")]) as model:
         model.apply([Strength(files[0], 0, 0.6), Strength(files[1], 9, -0.5)])
         assert torch.equal(layer.weight, expected.to(torch.bfloat16))
 
@@ -150,7 +150,7 @@ def renamed(family, tensors, prefixes, ends):
 def test_diffusers_and_pefts_files_are_the_same_files(name):
     family = families.tiny(name)
     tensors = {key: tensor for key, tensor in random_lora(family).items() if not key.endswith("alpha")}
-    prefixes = {part: part for part in family.modules() if part != "vae"}
+    prefixes = {part: own.folder for part, own in family.facts.parts.items()}
     kohya = {key: value.update("cpu") for key, value in read(tensors).items()}
     for ends in (
         {".lora_down.weight": ".lora_A.weight", ".lora_up.weight": ".lora_B.weight"},

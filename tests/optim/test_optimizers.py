@@ -153,17 +153,17 @@ def test_adamw8bit_falls_back_to_adamw_and_says_so(monkeypatch):
 
 
 def test_each_part_has_its_rate_and_zero_freezes():
-    parts = {"text_encoder": parameters([1.0]), "text_encoder_2": parameters([1.0]), "unet": parameters([2.0])}
-    assert learning_rates(parts, None, 5e-5, 1e-4) == {"text_encoder": 5e-5, "text_encoder_2": 5e-5, "unet": 1e-4}
+    parts = {"text_encoder": parameters([1.0]), "text_encoder_2": parameters([1.0]), "denoiser": parameters([2.0])}
+    assert learning_rates(parts, None, 5e-5, 1e-4) == {"text_encoder": 5e-5, "text_encoder_2": 5e-5, "denoiser": 1e-4}
     two = learning_rates(parts, None, [5e-5, 2e-5], 1e-4)
-    assert two == {"text_encoder": 5e-5, "text_encoder_2": 2e-5, "unet": 1e-4}
-    assert set(learning_rates(parts, None, [0.0, 2e-5], 1e-4)) == {"text_encoder_2", "unet"}
+    assert two == {"text_encoder": 5e-5, "text_encoder_2": 2e-5, "denoiser": 1e-4}
+    assert set(learning_rates(parts, None, [0.0, 2e-5], 1e-4)) == {"text_encoder_2", "denoiser"}
     only = parameter_groups(parts, learning_rates(parts, 2e-4, 0, 1e-4))
-    assert [(group["name"], group["lr"], group["params"]) for group in only] == [("unet", 2e-4, parts["unet"])]
+    assert [(group["name"], group["lr"], group["params"]) for group in only] == [("denoiser", 2e-4, parts["denoiser"])]
     with pytest.raises(UserError, match="nothing would be trained"):
         learning_rates(parts, 0, 0, 1e-4)
     with pytest.raises(UserError, match="nothing would be trained"):
-        learning_rates({"unet": []}, None, None, 0)
+        learning_rates({"denoiser": []}, None, None, 0)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_reading_back_gives_what_was_learned_in_each_part(tmp_path):
     t = lora()
     te = 0.5 * t["lora_te_fc1.lora_up.weight"] @ t["lora_te_fc1.lora_down.weight"]
     unet = t["lora_unet_conv1.lora_up.weight"].flatten(1) @ t["lora_unet_conv1.lora_down.weight"].flatten(1)
-    assert norms == pytest.approx({"text_encoder": float(te.norm()), "unet": float(unet.norm())})
+    assert norms == pytest.approx({"text_encoder": float(te.norm()), "denoiser": float(unet.norm())})
 
 
 def test_reading_back_finds_what_is_wrong(tmp_path):

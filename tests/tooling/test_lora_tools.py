@@ -152,7 +152,7 @@ def test_files_of_diffusers_and_of_kohya_are_merged_by_their_layers(lora, run, t
     family, kohya = families.tiny("sd1"), lora("a")
     tensors = {name: tensor for name, tensor in load_file(kohya).items() if not name.endswith("alpha")}
     ends = {".lora_down.weight": ".lora_A.weight", ".lora_up.weight": ".lora_B.weight"}
-    parts = {part: part for part in family.modules() if part != "vae"}
+    parts = {part: own.folder for part, own in family.facts.parts.items()}
     save_file(renamed(family, tensors, parts, ends), tmp_path / "peft.safetensors", {"ss_base_model_version": "sd_v1"})
     out = run(merge_loras, loras=[str(kohya), str(tmp_path / "peft.safetensors")], ratios=[1, 1])
     same(updates(out / "merged.safetensors"), {name: 3 * update for name, update in updates(kohya).items()})
@@ -486,7 +486,7 @@ def test_what_programs_do_not_read_is_told(lora, tmp_path, tiny_model):
     family, path = families.tiny("sd1"), lora("a")
     ends = {".lora_down.weight": ".lora_A.weight", ".lora_up.weight": ".lora_B.weight"}
     tensors = {name: tensor for name, tensor in load_file(path).items() if not name.endswith("alpha")}
-    parts = {part: part for part in family.modules() if part != "vae"}
+    parts = {part: own.folder for part, own in family.facts.parts.items()}
     save_file(renamed(family, tensors, parts, ends), tmp_path / "peft.safetensors")
     readings = look(tmp_path / "peft.safetensors", tiny_model("sd1")).readings
     assert {program: reading.is_whole for program, reading in readings.items()} == {

@@ -128,9 +128,11 @@ UP_EMBEDDING = "lora_unet_up_blocks_1_resnets_1_time_emb_proj"
 def targets(dtype=torch.float32) -> list[Target]:
     torch.manual_seed(0)
     made = [Target(nn.Linear(6, 5), TEXT, "text_encoder")]
-    made += [Target(nn.Linear(5, 4), name, "unet") for name in (DOWN, MID, UP)]
-    made += [Target(nn.Conv2d(4, 4, 3, padding=1), name, "unet", needs_conv_dim=True) for name in (DOWN_CONV, UP_CONV)]
-    made += [Target(nn.Linear(4, 4), UP_EMBEDDING, "unet", needs_conv_dim=True)]
+    made += [Target(nn.Linear(5, 4), name, "denoiser") for name in (DOWN, MID, UP)]
+    made += [
+        Target(nn.Conv2d(4, 4, 3, padding=1), name, "denoiser", needs_conv_dim=True) for name in (DOWN_CONV, UP_CONV)
+    ]
+    made += [Target(nn.Linear(4, 4), UP_EMBEDDING, "denoiser", needs_conv_dim=True)]
     for target in made:
         target.layer.requires_grad_(False).to(dtype)
     return made
@@ -245,7 +247,7 @@ def test_a_step_is_that_of_each_layer_at_its_own_rate(kind, dtype, is_flat):
     config, adapters = attached(
         network_module=kind, learning_rate=0.5, text_encoder_lr=0.25, conv_dim=2, down_lr_weight="zeros+0.5",
         up_lr_weight="0.1,0.2,0.3,0.4,0.7", network_reg_lrs=["mid.*=0.05"], loraplus_unet_lr_ratio=4.0, dtype=dtype,
-        faster=["unet"],
+        faster=["denoiser"],
     )  # fmt: skip
     rates = {TEXT: 0.25, DOWN: 0.25, DOWN_CONV: 0.25, MID: 0.05, UP: 0.35, UP_CONV: 0.35, UP_EMBEDDING: 0.35}
     trained = adapters.param_groups(is_flat=is_flat)
@@ -275,7 +277,9 @@ def test_a_step_is_that_of_each_layer_at_its_own_rate(kind, dtype, is_flat):
 
 
 def test_the_second_step_of_adam_is_that_of_each_layer_too():
-    config, adapters = attached(learning_rate=0.1, up_lr_weight="linear+0.1", loraplus_lr_ratio=16.0, faster=["unet"])
+    config, adapters = attached(
+        learning_rate=0.1, up_lr_weight="linear+0.1", loraplus_lr_ratio=16.0, faster=["denoiser"]
+    )
     trained = adapters.param_groups()
     groups = parameter_groups({one.name: its for one, its in trained.items()}, param_group_rates(config, trained))
     optimizer = torch.optim.AdamW(groups, fused=True)
@@ -298,15 +302,15 @@ def test_the_second_step_of_adam_is_that_of_each_layer_too():
 def test_a_run_that_asks_for_nothing_has_one_tensor_for_each_part():
     _, adapters = attached(conv_dim=2)
     named = {group.name: parameters for group, parameters in adapters.param_groups().items()}
-    assert {name: len(parameters) for name, parameters in named.items()} == {"text_encoder": 1, "unet": 1}
-    assert named["unet"][0] is adapters.flat_parameters["unet"].master
+    assert {name: len(parameters) for name, parameters in named.items()} == {"text_encoder": 1, "denoiser": 1}
+    assert named["denoiser"][0] is adapters.flat_parameters["denoiser"].master
 
 
 def test_layers_of_one_input_are_one_product_only_where_they_learn_alike():
-    shared = [Target(nn.Linear(5, 4).requires_grad_(False), f"q{n}", "unet", shares_input="x") for n in range(3)]
+    shared = [Target(nn.Linear(5, 4).requires_grad_(False), f"q{n}", "denoiser", shares_input="x") for n in range(3)]
     own = {"q2": Size(lr_scale=LrScale("reg0", rate=1e-4))}
     adapters = attach(shared, rank=2, sizes=own)
-    assert [len(group) for group in adapters.flat_parameters["unet"].layer_groups] == [2, 1]
+    assert [len(group) for group in adapters.flat_parameters["denoiser"].layer_groups] == [2, 1]
 
 
 # ---- Averages ----

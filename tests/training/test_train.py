@@ -85,7 +85,7 @@ def test_diffusers_loads_the_file_whole_and_predicts_the_same(run, family, tiny_
     if family == "sd1":
         extra = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipeline = pipeline_class(
-        vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=theirs.tokenizer, unet=parts["unet"],
+        vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=theirs.tokenizer, unet=parts["denoiser"],
         scheduler=diffusers.DDIMScheduler(), **extra,
     )  # fmt: skip
     pipeline.load_lora_weights(out, weight_name="it.safetensors")

@@ -12,47 +12,36 @@ A package imports no other: `operations` and `recompute` come from `adapters`, `
 """
 
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
+from library.contracts import Execution
+from library.messages import UserError, say
+
 BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"}
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-RunBlock = Callable[..., Tensor]  # name of the block, function, its arguments -> function(*arguments)
-
-
-def run_plainly(name: str, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """A block as it is: kept, and seen by nobody."""
-    return function(*arguments)
 
 
 class UNetForward:
-    """Takes the place of a U-Net's `forward`; the arguments and the result are those that the families use.
+    """A U-Net as the families call it: by diffusers' own forward pass, until `compute_with` hands in functions.
 
     Args:
         unet: of Stable Diffusion 1.x, 2.x or SDXL.
-        operations: `project`, `project_context` and `convolve` of `adapters.linear_ops`.
-        recompute: the module `adapters.recompute`.
-        attend: (B, heads, T, d), (B, heads, S, d), (B, heads, S, d) -> (B, heads, T, d).
-        run_block: computes each resnet and transformer block; `hardware.blocks.Blocks.run` recomputes some of them.
     """
 
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        operations: Any,
-        recompute: ModuleType,
-        attend: Attend,
-        run_block: RunBlock = run_plainly,
-    ):
-        assert is_supported(unet)
-        self.unet, self.operations, self.recompute, self.attend = unet, operations, recompute, attend
-        self.run_block = run_block
+    def __init__(self, unet: UNet2DConditionModel, execution: Execution | None = None):
+        self.unet = unet
+        self.execution = None
+        if execution:
+            self.compute_with(execution)
+
+    def compute_with(self, execution: Execution) -> None:
+        unet = self.unet
+        refuse_odd_unet(unet)
+        self.execution = execution
+        self.operations, self.recompute, self.attend, self.run_block = execution
         self.name_of = {module: name for name, module in unet.named_modules()}
         blocks = [module for module in unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
         self.of_captions = [layer for block in blocks for layer in (block.attn2.to_k, block.attn2.to_v)]
@@ -61,15 +50,21 @@ class UNetForward:
         self,
         sample: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-    ) -> UNet2DConditionOutput:
-        """(B, C, h, w), (B,), (B, S, D) -> (B, C, h, w)."""
+        states: Tensor,
+        added: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """(B, C, h, w), (B,), (B, S, D) -> (B, C, h, w).
+
+        Args:
+            added: of SDXL: "text_embeds" (B, D2) and "time_ids" (B, 6).
+        """
         unet = self.unet
+        if self.execution is None:
+            return unet(sample, timestep, encoder_hidden_states=states, added_cond_kwargs=added).sample
         time = unet.time_embedding(unet.get_time_embed(sample, timestep))
-        added = unet.get_aug_embed(time, encoder_hidden_states, added_cond_kwargs)
-        time = functional.silu(time if added is None else time + added)  # every resnet begins with it
-        projected = self.operations.project_context(encoder_hidden_states, self.of_captions)
+        more_time = unet.get_aug_embed(time, states, added)
+        time = functional.silu(time if more_time is None else time + more_time)  # every resnet begins with it
+        projected = self.operations.project_context(states, self.of_captions)
         captions = dict(zip(self.of_captions, projected, strict=True))
 
         hidden = self.operations.convolve(sample, unet.conv_in)
@@ -100,7 +95,11 @@ class UNetForward:
                 size = skipped[-1].shape[2:]  # twice, or one less where the sides are odd
                 hidden = self.operations.convolve(hidden, upsampler.conv, self.recompute.Enlarge(size))
         end = self.recompute.GroupNormSilu(unet.conv_norm_out)
-        return UNet2DConditionOutput(self.operations.convolve(hidden, unet.conv_out, end))
+        return self.operations.convolve(hidden, unet.conv_out, end)
+
+    @property
+    def block_functions(self) -> tuple[Callable[..., Tensor], ...]:
+        return self.resnet, self.transformer_block
 
     def resnet(self, resnet: nn.Module, hidden: Tensor, time: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', h, w)."""
@@ -188,5 +187,19 @@ def is_supported(unet: UNet2DConditionModel) -> bool:
             and block.pos_embed is None
             and type(block.ff.net[0]).__name__ == "GEGLU"
             for block in transformers
+        )
+    )
+
+
+def refuse_odd_unet(unet: UNet2DConditionModel) -> None:
+    """Raise a UserError where a U-Net has parts that none of Stable Diffusion's has."""
+    if is_supported(unet):
+        return
+    raise UserError(
+        say(
+            "the base model's unet/config.json asks for parts that no Stable Diffusion 1.x, 2.x or XL has: it "
+            "cannot be trained. Use the original model, or restore its config.json.",
+            "底模的 unet/config.json 含有 Stable Diffusion 1.x、2.x、XL 都没有的部件，不支持训练。"
+            "请换用原版模型，或恢复原来的 config.json。",
         )
     )

@@ -23,7 +23,7 @@ def unet_layers(unet: UNet2DConditionModel, *, is_saved_by_original: bool) -> li
             original = original_unet_name(name, unet.config.layers_per_block, unet.config.up_block_types)
             saved_as = "lora_unet_" + (original if is_saved_by_original else name).replace(".", "_")
             targets.append(
-                Target(layer, saved_as, "unet", module=f"unet.{name}", original=f"diffusion_model.{original}")
+                Target(layer, saved_as, "denoiser", module=f"unet.{name}", original=f"diffusion_model.{original}")
             )
     return targets
 
