@@ -47,7 +47,7 @@ def test_what_is_written_in_a_layout_is_read_as_it_was(name, layout):
 @pytest.mark.parametrize("kind", ["lora", "loha"])
 def test_a_training_begins_with_a_file_in_any_layout(tmp_path, layout, kind):
     family, path = families.tiny("sdxl"), tmp_path / "a.safetensors"
-    targets = [target for target in family.targets() if target.part == "unet"]
+    targets = [target for target in family.targets() if target.part == "denoiser"]
     made = attached(targets, module=kind)
     lora_file.save_adapter(path, layouts.write(made.state_dict(), family.layers(), layout))
     tensors = lora_file.load_adapter(path, lambda own: in_our_writing("a", own, family.layers()))
