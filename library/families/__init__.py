@@ -53,7 +53,6 @@ def open_model(
     vae: str | Path | None = None,
     vae_dtype: torch.dtype | None = None,
     objective: str | None = None,
-    family: str | None = None,
     clip_skip: int | None = None,
     max_token_length: int | None = None,
     configs: dict[str, dict] | None = None,
@@ -67,7 +66,6 @@ def open_model(
         vae: a file or folder whose VAE replaces the model's.
         vae_dtype: of the VAE; None: `dtype`, but float32 for an SDXL VAE that overflows in fp16.
         objective: "epsilon" or "v" if the user says so; None: as `inspect` has found.
-        family: a row of FAMILIES if the user says so (`v2`): must be what the file is.
         clip_skip: layer of the text encoder, counted from the last: None or 1 the last. SDXL ignores it.
         max_token_length: 75 (None), 150 or 225 tokens of a caption are seen.
         configs: of "unet", "vae", "text_encoder"(, "text_encoder_2") for a single file of unusual size.
@@ -81,7 +79,6 @@ def open_model(
     if vae is not None:
         refuse_absent(vae)
     info = inspect(path)
-    refuse_other_family(info, family)
     noise, warnings = noise_of(info, objective)
     all_configs = read_configs(info.family) | folder_configs(info) | (configs or {})
     from library.families.loading import LoadOptions, Place
@@ -167,19 +164,6 @@ def folder_configs(info: ModelInfo) -> dict[str, dict]:
             )
         found[part] = config
     return found
-
-
-def refuse_other_family(info: ModelInfo, family: str | None) -> None:
-    if family in (None, info.family):
-        return
-    found, asked = facts_of(info.family).title, facts_of(family).title if family in FAMILIES else family
-    raise UserError(
-        say(
-            f"{info.path}: this is {found}, but the parameters say {asked}. Leave `v2` (or `sdxl`) unset: the family "
-            "is detected automatically.",
-            f"{info.path}：这是 {found} 模型，而参数写的是 {asked}。请不要设置 v2（或 sdxl），程序会自动识别。",
-        )
-    )
 
 
 def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[str]]:

@@ -508,8 +508,6 @@ def test_the_user_is_followed_against_the_file_but_told(tmp_path):
     assert loaded.noise.objective == "epsilon"
     assert "as you asked" in loaded.warnings[0]
     assert "clip_skip = 2 has no effect with SDXL" in loaded.warnings[1]
-    with pytest.raises(UserError, match="this is SDXL, but the parameters say SD 2.x"):
-        open_with_tiny_vocabulary(path, family, family="sd2")
 
 
 # ---- Refusals ----
