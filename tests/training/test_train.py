@@ -1,5 +1,6 @@
 """The whole run on tiny models: from folders of pictures to a file that others can load, and to the same bits again."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from library import adapters, families
+from library.families import sd
+from library.lora_files.factors import canonical, read_factors
 from library.messages import UserError
 from library.options import checks, command_line
 from library.storage import lora_file
@@ -209,6 +212,25 @@ def test_a_run_continues_from_a_lora_file(run):
     ours, theirs = load_file(first / "it.safetensors"), load_file(second / "it.safetensors")
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name].float(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_family_may_write_another_layout_and_a_run_continues_from_it(run, monkeypatch):
+    """diffusers' names without alpha; the numbers are those of the usual file, with the scale in them."""
+    first = run(output="first", save_precision="float", text_encoder_lr=0)
+    facts = dataclasses.replace(sd.FACTS["sd1"], saved_layout="diffusers")
+    monkeypatch.setattr(sd, "FACTS", {**sd.FACTS, "sd1": facts})
+    other = run(output="other", save_precision="float", text_encoder_lr=0)
+    ours, theirs = (read_factors("it", load_file(folder / "it.safetensors")) for folder in (first, other))
+    assert all(name.startswith("unet.") for name in theirs)
+    known, strange = canonical(theirs, families.tiny("sd1").layers())
+    assert (known.keys(), strange) == (ours.keys(), [])
+    for name, factors in known.items():
+        torch.testing.assert_close(factors.update("cpu"), ours[name].update("cpu"))
+    weights = str(other / "it.safetensors")
+    settings = dict(network_weights=weights, dim_from_weights=True, learning_rate=1e-9, text_encoder_lr=0)
+    again = run(output="again", save_precision="float", **settings)
+    for name, factors in read_factors("it", load_file(again / "it.safetensors")).items():
+        torch.testing.assert_close(factors.update("cpu"), theirs[name].update("cpu"), rtol=1e-3, atol=1e-4)
 
 
 def test_problems_of_pictures_prompts_and_model_are_told_together(run, tmp_path):
