@@ -173,7 +173,7 @@ class Target(NamedTuple):
     other programs call it follows from it and the two names with dots: see `lora_files/layouts.py`.
     """
 
-    layer: nn.Module  # nn.Linear or nn.Conv2d
+    layer: nn.Linear | nn.Conv2d
     saved_as: str  # "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", as kohya writes it
     part: str  # "text_encoder", "text_encoder_2" or "denoiser"
     needs_conv_dim: bool = False  # adapted only where conv_dim is given (resnets, down- and upsamplers)

@@ -6,9 +6,9 @@ saved file. To add a kind: write its layer in a file of this package (see `layer
 
 import difflib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from library.adapters.layer import AdapterLayer
 from library.adapters.loha import LohaLayer
 from library.adapters.lokr import LokrLayer
 from library.adapters.lora import LoraLayer
-from library.adapters.sizes import LrScale, Size, block_name, block_order, is_large
+from library.adapters.sizes import LrScale, ParamGroup, Size, block_name, block_order, is_large
 from library.contracts import Target
 from library.messages import UserError, say
 
@@ -67,10 +67,13 @@ def attach(
     if module not in KINDS:
         raise UserError(_unknown_kind(module))
     kind = KINDS[module]
+    build: Callable[..., AdapterLayer] = kind  # each kind has settings of its own
     settings = dict(rank_dropout=rank_dropout, module_dropout=module_dropout, seed=seed)
     settings |= dict(dropout=dropout) if kind.HAS_DROPOUT else {}
     settings |= dict(factor=factor) if kind is LokrLayer else {}
-    layers, parts, groups = {}, {}, {}
+    layers: dict[str, AdapterLayer] = {}
+    parts: dict[str, list[str]] = {}
+    groups: dict[str, dict[Hashable, list[AdapterLayer]]] = {}  # part -> what is alike -> its layers
     for target in targets:
         own = sizes.get(target.saved_as, Size())
         if own.rank == 0 or (own.rank is None and target.needs_conv_dim and conv_rank is None):
@@ -78,12 +81,12 @@ def attach(
         assert isinstance(target.layer, nn.Linear | nn.Conv2d), f"{target.saved_as}: cannot adapt {target.layer}"
         assert target.saved_as not in layers, f"{target.saved_as}: named twice"
         takes_conv = is_large(target) and bool(conv_rank or own.rank)
-        own_rank = own.rank or (conv_rank if takes_conv else rank)
+        own_rank = own.rank or (conv_rank if takes_conv and conv_rank else rank)
         usual_alpha = conv_alpha if takes_conv else alpha
         own_alpha = (usual_alpha if own.alpha is None else own.alpha) or own_rank
         if rank_stabilized:
             own_alpha *= math.sqrt(own_rank)
-        layer = kind(target.layer, own_rank, own_alpha, name=target.saved_as, **settings)
+        layer = build(target.layer, own_rank, own_alpha, name=target.saved_as, **settings)
         layers[target.saved_as] = layer
         parts.setdefault(target.part, []).append(target.saved_as)
         alike = (target.shares_input, target.layer.weight.shape, layer.rank, layer.alpha, own.lr_scale)
@@ -95,27 +98,16 @@ def attach(
         keeps_apart = part in faster
 
         def param_group_of(
-            layer: AdapterLayer, attribute: str, part=part, lr_scales=lr_scales, apart=keeps_apart
+            layer: AdapterLayer,
+            attribute: str,
+            part: str = part,
+            lr_scales: dict[AdapterLayer, LrScale] = lr_scales,
+            apart: bool = keeps_apart,
         ) -> ParamGroup:
             return ParamGroup(part, lr_scales[layer], apart and attribute == layer.PLUS)
 
         flat_parameters[part] = FlatParameters(list(of_part.values()), param_group_of)
     return Adapters(layers, parts, flat_parameters, rank_stabilized=rank_stabilized)
-
-
-class ParamGroup(NamedTuple):
-    """What learns at one rate."""
-
-    part: str  # of the model
-    lr_scale: LrScale
-    is_plus: bool  # what LoRA+ lets learn faster
-
-    @property
-    def name(self) -> str:
-        """ "unet", "unet_block5", "unet_block5 plus": as sd-scripts names the curves of its learning rates."""
-        own = f"_{self.lr_scale.name}" if self.lr_scale.name else ""
-        part = "unet" if self.part == "denoiser" else self.part
-        return f"{part}{own}{' plus' if self.is_plus else ''}"
 
 
 class Adapters:

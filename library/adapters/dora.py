@@ -15,8 +15,8 @@ not go through the norm (section 4.3).
 import torch
 from torch import Tensor, nn
 
-from library.adapters.layer import WholeLayer, generator_of, kaiming
-from library.adapters.linear_ops import frozen_matrix
+from library.adapters.layer import WholeLayer, generator_of, gradient_of, kaiming
+from library.adapters.linear_ops import Layer, frozen_matrix
 
 
 class DoraLayer(WholeLayer):
@@ -30,9 +30,16 @@ class DoraLayer(WholeLayer):
     RANK_AXIS = {"down": 0, "up": 1}
     PLUS = "up"
 
+    down: nn.Parameter
+    down_master: Tensor
+    up: nn.Parameter
+    up_master: Tensor
+    magnitude: nn.Parameter
+    magnitude_master: Tensor
+
     def __init__(
         self,
-        layer: nn.Module,
+        layer: Layer,
         rank: int,
         alpha: float | None = None,
         *,
@@ -55,7 +62,8 @@ class DoraLayer(WholeLayer):
         super().bind(masters, work, gradients)
         self._base_norm = self._base_norm.to(masters[0].device)
 
-    def matrix(self, down: Tensor, up: Tensor, magnitude: Tensor) -> Tensor:
+    def matrix(self, *tensors: Tensor) -> Tensor:
+        down, up, magnitude = tensors
         weight = _exact(frozen_matrix(self._layer[0]))
         turned = weight + _exact(up.flatten(1)) @ _exact(down.flatten(1)) * self.scale
         # Its exact value, for half precision would round away what it has learned; the gradient goes to `magnitude`.
@@ -90,11 +98,11 @@ class DoraLayer(WholeLayer):
         _, factor, norm = kept
         down, up = self.down.detach().flatten(1), self.up.detach().flatten(1)
         turned = (up.T @ gradient).to(norm.dtype)  # (r, n k k)
-        self.down.grad.flatten(1).add_(turned * factor, alpha=self.scale)
-        self.up.grad.flatten(1).addmm_(gradient, (down * factor).to(down.dtype).T, alpha=self.scale)
+        gradient_of(self.down).flatten(1).add_(turned * factor, alpha=self.scale)
+        gradient_of(self.up).flatten(1).addmm_(gradient, (down * factor).to(down.dtype).T, alpha=self.scale)
         of_factor = gradient.mul_(frozen_matrix(self._layer[0])).sum(0, dtype=norm.dtype)
         of_factor.add_((turned * down).sum(0), alpha=self.scale)
-        self.magnitude.grad.view(-1).add_(of_factor.view(len(norm), -1).sum(1) / norm)
+        gradient_of(self.magnitude).view(-1).add_(of_factor.view(len(norm), -1).sum(1) / norm)
 
     def _of_columns(self, values: Tensor) -> Tensor:
         """(n,) -> (n k k,): each input's value for all its columns."""

@@ -9,14 +9,16 @@ while the optimizer steps, when the activations are gone. 722 layers of SDXL, cl
 foreach loops, 1 ms flat (docs/log.md).
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from library.adapters.layer import AdapterLayer
 from library.adapters.linear_ops import Stack, dtype_of
+from library.adapters.sizes import LrScale, ParamGroup
 
+EVERYTHING = ParamGroup("", LrScale(), is_plus=False)
 ALIGNMENT = 8  # numbers: matrix products want their operands to begin at 16 bytes
 
 
@@ -27,24 +29,24 @@ class FlatParameters:
         layer_groups: layers that share an input and have one shape, and are laid side by side, all `down`s, then all
             `up`s; one alone otherwise.
         param_group_of: from a layer group's first layer and the name of a tensor to what the tensor is optimized with.
-            What is of one such group lies together, to be changed by one operator at a learning rate of its own. None:
-            everything is of one, and lies layer group by layer group.
+            What is of one such group lies together, to be changed by one operator at a learning rate of its own.
+            Usually everything is of one, and lies layer group by layer group.
     """
 
     def __init__(
         self,
         layer_groups: Sequence[Sequence[AdapterLayer]],
-        param_group_of: Callable[[AdapterLayer, str], Hashable] = lambda layer, attribute: None,
+        param_group_of: Callable[[AdapterLayer, str], ParamGroup] = lambda layer, attribute: EVERYTHING,
     ):
         self.layer_groups = [list(group) for group in layer_groups]
         self.param_group_of = param_group_of
-        self.param_groups: dict[Hashable, slice] = {}  # of `master`, in its order
+        self.param_groups: dict[ParamGroup, slice] = {}  # of `master`, in its order
         layer = self.layer_groups[0][0]._layer[0]
         self._place(dtype_of(layer), layer.weight.device)
 
     def _place(self, dtype: torch.dtype, device: torch.device) -> None:
         # parameter group -> (row, column of `places`, numbers)
-        wanted: dict[Hashable, list[tuple[list[int], int, int]]] = {}
+        wanted: dict[ParamGroup, list[tuple[list[int], int, int]]] = {}
         places, size = [], 0  # of each group: where the layers' first tensors begin, their second ones, ...
         for group in self.layer_groups:
             places.append([0] * len(group[0].attributes))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from library.adapters import linear_ops
+from library.adapters.linear_ops import Layer
 
 
 class AdapterLayer(nn.Module):
@@ -41,7 +42,7 @@ class AdapterLayer(nn.Module):
     can_stack = False  # with others of its shape, for one product
 
     def __init__(
-        self, layer: nn.Module, rank: int, alpha: float | None, start: dict[str, Tensor], module_dropout: float = 0.0
+        self, layer: Layer, rank: int, alpha: float | None, start: dict[str, Tensor], module_dropout: float = 0.0
     ):
         super().__init__()
         self.rank = rank
@@ -49,6 +50,7 @@ class AdapterLayer(nn.Module):
         self.multiplier = 1.0
         self.is_fused = True  # False: the plain functions, for comparison
         self.module_dropout = module_dropout
+        self.stack: linear_ops.Stack | None = None  # with others, if `FlatParameters` puts it beside them
         self._layer = [layer]  # in a list: not a submodule, its weights are not ours
         self.kernel = tuple(layer.weight.shape[2:])  # () of a linear layer
         self.attributes = list(start)  # in the order of the file
@@ -57,7 +59,7 @@ class AdapterLayer(nn.Module):
         self._before = {key: layer.__dict__[key] for key in ("forward", "adapter") if key in layer.__dict__}
         self._base_forward = layer.forward  # the class's, or that of an adapter hooked in before
         self.is_alone = not self._before  # then the fast functions can do both at once
-        layer.forward = self.forward
+        layer.__dict__["forward"] = self.forward
         layer.__dict__["adapter"] = self  # not as an attribute: it would become a submodule
 
     def bind(self, masters: list[Tensor], work: list[Tensor], gradients: list[Tensor]) -> None:
@@ -113,7 +115,7 @@ class AdapterLayer(nn.Module):
         layer = self._layer[0]
         if not (self.is_fused and self.is_alone and layer.__dict__["adapter"] is self):
             return self.plain_forward(x)
-        return linear_ops.convolve(x, layer) if self.kernel else linear_ops.project(x, [layer])[0]
+        return linear_ops.convolve(x, layer) if isinstance(layer, nn.Conv2d) else linear_ops.project(x, [layer])[0]
 
     def is_off(self) -> bool:
         """Whether nothing is added in this forward pass; draws a random number where `module_dropout` is on."""
@@ -149,7 +151,7 @@ class WholeLayer(AdapterLayer):
 
     def __init__(
         self,
-        layer: nn.Module,
+        layer: Layer,
         rank: int,
         alpha: float | None,
         start: dict[str, Tensor],
@@ -203,15 +205,21 @@ class WholeLayer(AdapterLayer):
         factor = self._factor()
         matrix = self.matrix(*(getattr(self, name) for name in self.attributes))
         matrix = matrix if factor is None else matrix * factor
-        if not self.kernel:
-            return base + functional.linear(x, matrix)
         layer = self._layer[0]
-        place = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
-        return base + functional.conv2d(x, matrix.view(layer.weight.shape), **place)
+        if not isinstance(layer, nn.Conv2d):
+            return base + functional.linear(x, matrix)
+        kernel = matrix.view(layer.weight.shape)
+        return base + functional.conv2d(x, kernel, None, layer.stride, layer.padding, layer.dilation)
 
     @torch.no_grad()
     def norm(self) -> Tensor:
         return torch.linalg.vector_norm(self.matrix(*self.masters()))
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """Where its gradient is added up: there is such a place once the adapter is bound."""
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:

@@ -20,7 +20,7 @@ FAST and PLAIN hold the same three functions, so that a model's forward pass can
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ from torch.nn import functional
 from library.adapters.recompute import Recompute
 
 aten = torch.ops.aten
+
+Layer = nn.Linear | nn.Conv2d
 
 
 def linear(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -58,9 +60,9 @@ def conv2d(
     scale: float,
     mask: Tensor | None = None,
     *,
-    stride: tuple[int, int],
-    padding: tuple[int, int] | str,
-    dilation: tuple[int, int],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
 ) -> Tensor:
     """The same for a convolution: down has the layer's own kernel, up is 1x1.
 
@@ -101,18 +103,19 @@ class Masks(NamedTuple):
 
     def draw(self, inner: Tensor, channel_dim: int) -> Tensor:
         """Factors that broadcast against `inner`: 0 or what makes up for the dropped ones."""
-        mask = functional.dropout(inner.new_ones(inner.shape), self.dropout) if self.dropout else None
+        mask: Tensor | None = functional.dropout(inner.new_ones(inner.shape), self.dropout) if self.dropout else None
         if self.rank_dropout:
             shape = [size if dim in (0, channel_dim % inner.dim()) else 1 for dim, size in enumerate(inner.shape)]
             channels = functional.dropout(inner.new_ones(shape), self.rank_dropout)
             mask = channels if mask is None else mask * channels
+        assert mask is not None, "there is such an object only where something is dropped"
         return mask
 
 
 class Stack(NamedTuple):
     """Updates of L layers of one shape that share an input, side by side in memory."""
 
-    layers: list[nn.Module]
+    layers: list[Layer]
     down: Tensor  # (L r, n)
     up: Tensor  # (L, m, r)
     down_grad: Tensor
@@ -128,13 +131,13 @@ class WholeUpdate(NamedTuple):
     stack: None = None
 
 
-def update_of(layer: nn.Module) -> Update | WholeUpdate | None:
+def update_of(layer: Layer) -> Update | WholeUpdate | None:
     """What an adapter adds to this layer now; None: nothing."""
     adapter = layer.__dict__.get("adapter")
     return None if adapter is None else adapter.update()
 
 
-def _is_unusual(layer: nn.Module) -> bool:
+def _is_unusual(layer: Layer) -> bool:
     """Whether something else has taken the place of the layer's `forward`: then it must be asked."""
     adapter = layer.__dict__.get("adapter")
     return "forward" in layer.__dict__ and not (adapter and adapter.is_alone)
@@ -143,7 +146,7 @@ def _is_unusual(layer: nn.Module) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def project(source: Tensor, layers: Sequence[nn.Module], recompute: Recompute | None = None) -> list[Tensor]:
+def project(source: Tensor, layers: Sequence[Layer], recompute: Recompute | None = None) -> list[Tensor]:
     """Linear layers (or 1x1 convolutions, on tokens) of one input, with their updates.
 
     Args:
@@ -161,30 +164,41 @@ def project(source: Tensor, layers: Sequence[nn.Module], recompute: Recompute | 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, source, recompute, layers, updates, leaf):
+    def forward(
+        ctx: Any,  # of autograd: whatever is set on it
+        source: Tensor,
+        recompute: Recompute | None,
+        layers: Sequence[Layer],
+        updates: Sequence[Update | WholeUpdate | None],
+        leaf: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         x = source if recompute is None else recompute(source)
         rows = x.flatten(0, -2)  # (N, n)
         stack = _common_stack(layers, updates)
-        if stack and _order_of(updates[0], frozen_matrix(layers[0]), rows) != THIN:
+        first = updates[0]
+        if isinstance(first, Update) and _order_of(first, frozen_matrix(layers[0]), rows) != THIN:
             stack = None
         inner = rows @ stack.down.T if stack else None  # (N, L r)
         inners, masks, outputs = [], [], []
         for index, (layer, update) in enumerate(zip(layers, updates, strict=True)):
             weight, h, mask, beside = frozen_matrix(layer), None, None, None
-            order = _order_of(update, weight, rows) if isinstance(update, Update) else None
+            order = None
             if isinstance(update, WholeUpdate):
                 weight, beside = _with(update.make()[0], weight)
-            if order and order.merges_forward:
-                weight = torch.addmm(weight, update.up, update.down, alpha=update.scale)
-            elif order:
-                rank = len(update.down)
-                h = inner[:, index * rank : (index + 1) * rank] if stack else rows @ update.down.T
-                if update.mask_of:
-                    h = h.unflatten(0, x.shape[:-1])
-                    mask = update.mask_of.draw(h, -1).expand_as(h).flatten(0, -2)
-                    h = h.flatten(0, -2) * mask
+            elif update:
+                order = _order_of(update, weight, rows)
+                if order.merges_forward:
+                    weight = torch.addmm(weight, update.up, update.down, alpha=update.scale)
+                else:
+                    rank = len(update.down)
+                    part = slice(index * rank, (index + 1) * rank)
+                    h = rows @ update.down.T if inner is None else inner[:, part]
+                    if update.mask_of:
+                        h = h.unflatten(0, x.shape[:-1])
+                        mask = update.mask_of.draw(h, -1).expand_as(h).flatten(0, -2)
+                        h = h.flatten(0, -2) * mask
             y = rows @ weight.T if layer.bias is None else torch.addmm(layer.bias, rows, weight.T)
-            if h is not None:
+            if h is not None and isinstance(update, Update):
                 y.addmm_(h, update.up.T, alpha=update.scale)
             if beside is not None:
                 y.addmm_(rows, beside.T)
@@ -200,19 +214,17 @@ class _Project(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         source, inner, *rest = ctx.saved_tensors
         count = len(ctx.layers)
         inners, masks = rest[:count], rest[count:]
         recompute, stack = ctx.recompute, ctx.stack
         wants_input = ctx.needs_input_grad[0]
         x, kept = (source, None) if recompute is None else recompute.again(source)
-        rows = None if x is None else x.flatten(0, -2)
+        rows: Any = None if x is None else x.flatten(0, -2)  # None: no layer has an update, and nobody asks for them
 
-        result = None  # (N, n) gradient of the rows
-        spread = None  # (N, L r) gradient of the inner values
-        if stack:
-            spread = rows.new_empty(len(rows), len(stack.down))
+        result: Tensor | None = None  # (N, n) gradient of the rows
+        spread = rows.new_empty(len(rows), len(stack.down)) if stack else None  # (N, L r) gradient of the inner values
         for index, (layer, update, gradient) in enumerate(zip(ctx.layers, ctx.updates, gradients, strict=True)):
             gradient = gradient.flatten(0, -2)
             weight, beside = frozen_matrix(layer), None
@@ -224,11 +236,11 @@ class _Project(torch.autograd.Function):
                     weight, beside = _with(matrix, weight)
             if order and order.merges_backward and wants_input:
                 merged = torch.addmm(weight, update.up, update.down, alpha=update.scale)
-                result = gradient @ merged if result is None else result.addmm_(gradient, merged)
+                result = _with_product(result, gradient, merged)
             elif wants_input:
-                result = gradient @ weight if result is None else result.addmm_(gradient, weight)
+                result = _with_product(result, gradient, weight)
                 if beside is not None:
-                    result.addmm_(gradient, beside)
+                    result = _with_product(result, gradient, beside)
             if order is None:
                 continue
             if order.is_dense:
@@ -236,14 +248,14 @@ class _Project(torch.autograd.Function):
                 update.down_grad.addmm_(update.up.T, whole, alpha=update.scale)
                 update.up_grad.addmm_(whole, update.down.T, alpha=update.scale)
                 if wants_input and not order.merges_backward:
-                    result.addmm_(gradient @ update.up, update.down, alpha=update.scale)
+                    result = _with_product(result, gradient @ update.up, update.down, update.scale)
                 continue
             rank = len(update.down)
             part = slice(index * rank, (index + 1) * rank)
             h, mask = inners[index], masks[index]
             if h is None:
                 h = inner[:, part] if stack else rows @ update.down.T
-            z = spread[:, part] if stack else rows.new_empty(len(rows), rank)
+            z = rows.new_empty(len(rows), rank) if spread is None else spread[:, part]
             torch.addmm(z, gradient, update.up, beta=0, alpha=update.scale, out=z)
             if mask is not None:
                 z.mul_(mask)
@@ -251,17 +263,24 @@ class _Project(torch.autograd.Function):
             if not stack:
                 update.down_grad.addmm_(z.T, rows)
                 if wants_input and not order.merges_backward:
-                    result.addmm_(z, update.down)
-        if stack:
+                    result = _with_product(result, z, update.down)
+        if stack and spread is not None:
             stack.down_grad.addmm_(spread.T, rows)
             if wants_input:
-                result.addmm_(spread, stack.down)
-        if not wants_input:
+                result = _with_product(result, spread, stack.down)
+        if result is None:
             return (None,) * 5
         result = result.unflatten(0, ctx.leading)
         if recompute is not None:
             result = recompute.backward(result, source, kept)
         return result.view(ctx.shape), None, None, None, None
+
+
+def _with_product(total: Tensor | None, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+    """total + scale * a @ b, in place; None counts as 0."""
+    if total is not None:
+        return total.addmm_(a, b, alpha=scale)
+    return a @ b if scale == 1.0 else (a @ b).mul_(scale)
 
 
 class Order(NamedTuple):
@@ -286,7 +305,7 @@ def best_order(tokens: int, n: int, m: int, rank: int, *, may_merge: bool) -> Or
     thin = tokens * rank  # of a product with one of the thin matrices, per row or column of W
     merge = rank * n * m
     forward = {False: thin * (n + m), True: merge} if may_merge else {False: thin * (n + m)}
-    merges_forward = min(forward, key=forward.get)
+    merges_forward = min(forward, key=lambda merges: forward[merges])
     again = thin * n if merges_forward else 0  # the inner values were not made in the forward pass
     backward = {
         (False, False): thin * (2 * n + 2 * m) + again,
@@ -295,7 +314,7 @@ def best_order(tokens: int, n: int, m: int, rank: int, *, may_merge: bool) -> Or
     if may_merge:
         backward[True, False] = thin * (n + 2 * m) + again + merge
         backward[True, True] = tokens * n * m + 3 * merge
-    return Order(merges_forward, *min(backward, key=backward.get))
+    return Order(merges_forward, *min(backward, key=lambda order: backward[order]))
 
 
 THIN = Order(False, False, False)
@@ -316,7 +335,7 @@ def _with(matrix: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
     return (matrix.add_(weight), None) if _may_merge(weight) else (weight, matrix)
 
 
-def _common_stack(layers: Sequence[nn.Module], updates: Sequence[Update | None]) -> Stack | None:
+def _common_stack(layers: Sequence[Layer], updates: Sequence[Update | WholeUpdate | None]) -> Stack | None:
     """The stack that holds the updates of these layers and no others, if it pays to use it."""
     stack = updates[0].stack if updates[0] else None
     if stack is None or len(stack.layers) != len(layers) or len(layers) == 1:
@@ -326,24 +345,29 @@ def _common_stack(layers: Sequence[nn.Module], updates: Sequence[Update | None])
     return stack
 
 
-def frozen_matrix(layer: nn.Module) -> Tensor:
+def frozen_matrix(layer: Layer) -> Tensor:
     """(m, n) the frozen weight of a linear layer or a 1x1 convolution; unpacked where it is held in 8 bits.
 
     In the backward pass it is unpacked once more: kept, it would take the memory that the 8 bits have saved.
     """
     weight = layer.weight.flatten(1)
-    return weight if weight.is_floating_point() else weight * layer.weight_scale
+    return weight if weight.is_floating_point() else weight * _scale_of_int8(layer)
 
 
-def dtype_of(layer: nn.Module) -> torch.dtype:
+def dtype_of(layer: Layer) -> torch.dtype:
     """In which a layer computes."""
-    return layer.weight.dtype if layer.weight.is_floating_point() else layer.weight_scale.dtype
+    return layer.weight.dtype if layer.weight.is_floating_point() else _scale_of_int8(layer).dtype
+
+
+def _scale_of_int8(layer: Layer) -> Tensor:
+    """(m, 1) what the 8 bits are multiplied by; `memory.to_int8` hangs it into the layer."""
+    return cast(Tensor, layer.weight_scale)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+def project_context(context: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
     """Many linear layers of one input, the captions' states: one product for all updates of one shape.
 
     Args:
@@ -352,7 +376,7 @@ def project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor
     Returns:
         (B, S, m) for each layer.
     """
-    found: dict[nn.Module, Tensor] = {}
+    found: dict[Layer, Tensor] = {}
     for layer in layers:
         if layer in found:
             continue
@@ -361,7 +385,7 @@ def project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor
             continue
         update = update_of(layer)  # once: it may draw a random number
         stack = update.stack if update else None
-        if stack and set(stack.layers) <= set(layers) and not any(map(_is_unusual, stack.layers)):
+        if update and stack and set(stack.layers) <= set(layers) and not any(map(_is_unusual, stack.layers)):
             whole = _ProjectStack.apply(context, stack, update, update.leaf)
             found.update(zip(stack.layers, whole.unbind(0), strict=True))
         else:
@@ -371,7 +395,7 @@ def project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor
 
 class _ProjectStack(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, context, stack, update, leaf):
+    def forward(ctx: Any, context: Tensor, stack: Stack, update: Update, leaf: Tensor) -> Tensor:
         rows = context.flatten(0, -2)
         count, outputs, rank = stack.up.shape
         result = rows.new_empty(count, len(rows), outputs)
@@ -392,7 +416,8 @@ class _ProjectStack(torch.autograd.Function):
         return result.unflatten(1, context.shape[:-1])
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
         context, inner, mask = ctx.saved_tensors
         stack, rows = ctx.stack, context.flatten(0, -2)
         gradient = gradient.flatten(1, -2)  # (L, N, m)
@@ -433,13 +458,21 @@ def convolve(
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, source, shift, recompute, layer, update, leaf):
+    def forward(
+        ctx: Any,
+        source: Tensor,
+        shift: Tensor | None,
+        recompute: Recompute | None,
+        layer: nn.Conv2d,
+        update: Update | WholeUpdate | None,
+        leaf: Tensor | None,
+    ) -> Tensor:
         x = source if recompute is None else recompute(source)
         weight, beside = layer.weight, None
         if isinstance(update, WholeUpdate):
             weight, beside = _with(update.make()[0].view(weight.shape), weight)
-        if _is_better_unfolded(layer, x):
-            y = weight.flatten(1) @ functional.unfold(x, layer.kernel_size, padding=layer.padding)
+        if layer.bias is not None and _is_better_unfolded(layer, x):
+            y = weight.flatten(1) @ functional.unfold(x, layer.kernel_size, padding=(1, 1))
             y = y.add_(layer.bias[:, None]).unflatten(2, x.shape[2:])
         else:
             y = functional.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation)
@@ -459,7 +492,8 @@ class _Convolve(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
         source, inner, mask = ctx.saved_tensors
         recompute, layer, update = ctx.recompute, ctx.layer, ctx.update
         wants_input, wants_shift = ctx.needs_input_grad[:2]
@@ -471,7 +505,7 @@ class _Convolve(torch.autograd.Function):
             result = _whole_backward(gradient, x, layer, update, wants_input)
         elif wants_input and _is_better_unfolded(layer, x):
             columns = layer.weight.flatten(1).T @ gradient.flatten(2)
-            result = functional.fold(columns, x.shape[2:], layer.kernel_size, padding=layer.padding)
+            result = functional.fold(columns, x.shape[2:], layer.kernel_size, padding=(1, 1))
         elif wants_input:
             result = _conv_backward(gradient, x, layer.weight, layer, (True, False))[0]
         if isinstance(update, Update):
@@ -482,7 +516,7 @@ class _Convolve(torch.autograd.Function):
             of_inner = of_inner.view(inner.shape) if mask is None else of_inner.view(inner.shape).mul_(mask)
             of_x, of_down = _conv_backward(of_inner, x, _kernel(update, layer), layer, (wants_input, True))
             update.down_grad.add_(of_down.flatten(1))
-            if wants_input:
+            if result is not None:
                 result.add_(of_x)
         if wants_input and recompute is not None:
             result = recompute.backward(result, source, kept)
@@ -535,8 +569,8 @@ def _kernel(update: Update, layer: nn.Conv2d) -> Tensor:
 
 def _conv_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, layer: nn.Conv2d, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the input and of the weight; of x only the shape is used if the weight's is not wanted."""
+) -> Sequence[Any]:
+    """Gradients of the input and of the weight, each None where it is not wanted: then of x only the shape is used."""
     return aten.convolution_backward(
         gradient, x, weight, None, list(layer.stride), list(layer.padding), list(layer.dilation), False, [0, 0], 1,
         [*wanted, False],
@@ -546,7 +580,7 @@ def _conv_backward(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def plain_project(source: Tensor, layers: Sequence[nn.Module], recompute: Recompute | None = None) -> list[Tensor]:
+def plain_project(source: Tensor, layers: Sequence[Layer], recompute: Recompute | None = None) -> list[Tensor]:
     """`project` by the layers' own `forward`, for autograd."""
     x = source if recompute is None else recompute.plain(source)
     if isinstance(layers[0], nn.Conv2d):  # tokens to places of a picture one token wide, and back
@@ -554,7 +588,7 @@ def plain_project(source: Tensor, layers: Sequence[nn.Module], recompute: Recomp
     return [layer(x) for layer in layers]
 
 
-def plain_project_context(context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+def plain_project_context(context: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
     """`project_context` by the layers' own `forward`, for autograd."""
     return [layer(context) for layer in layers]
 

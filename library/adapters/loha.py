@@ -13,7 +13,8 @@ exactly.
 import torch
 from torch import Tensor, nn
 
-from library.adapters.layer import WholeLayer, generator_of
+from library.adapters.layer import WholeLayer, generator_of, gradient_of
+from library.adapters.linear_ops import Layer
 
 
 class LohaLayer(WholeLayer):
@@ -27,9 +28,18 @@ class LohaLayer(WholeLayer):
     RANK_AXIS = {"w1_a": 1, "w1_b": 0, "w2_a": 1, "w2_b": 0}
     PLUS = "w2_a"  # as in sd-scripts' networks/loha.py
 
+    w1_a: nn.Parameter
+    w1_a_master: Tensor
+    w1_b: nn.Parameter
+    w1_b_master: Tensor
+    w2_a: nn.Parameter
+    w2_a_master: Tensor
+    w2_b: nn.Parameter
+    w2_b_master: Tensor
+
     def __init__(
         self,
-        layer: nn.Module,
+        layer: Layer,
         rank: int,
         alpha: float | None = None,
         *,
@@ -47,7 +57,8 @@ class LohaLayer(WholeLayer):
         }
         super().__init__(layer, rank, alpha, start, **dropouts)
 
-    def matrix(self, w1_a: Tensor, w1_b: Tensor, w2_a: Tensor, w2_b: Tensor) -> Tensor:
+    def matrix(self, *tensors: Tensor) -> Tensor:
+        w1_a, w1_b, w2_a, w2_b = tensors
         return (w1_a @ w1_b) * (w2_a @ w2_b) * self.scale
 
     def make(self, prepared: None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -58,10 +69,10 @@ class LohaLayer(WholeLayer):
     def backward(self, gradient: Tensor, kept: tuple[Tensor, Tensor]) -> None:
         first, second = kept
         of_first, of_second = second.mul_(gradient), first.mul_(gradient)  # in place: nobody asks for them again
-        self.w1_a.grad.addmm_(of_first, self.w1_b.detach().T)
-        self.w1_b.grad.addmm_(self.w1_a.detach().T, of_first)
-        self.w2_a.grad.addmm_(of_second, self.w2_b.detach().T, alpha=self.scale)
-        self.w2_b.grad.addmm_(self.w2_a.detach().T, of_second, alpha=self.scale)
+        gradient_of(self.w1_a).addmm_(of_first, self.w1_b.detach().T)
+        gradient_of(self.w1_b).addmm_(self.w1_a.detach().T, of_first)
+        gradient_of(self.w2_a).addmm_(of_second, self.w2_b.detach().T, alpha=self.scale)
+        gradient_of(self.w2_b).addmm_(self.w2_a.detach().T, of_second, alpha=self.scale)
 
     @torch.no_grad()
     def shrink(self, ratio: Tensor) -> None:

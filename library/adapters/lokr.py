@@ -15,7 +15,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from library.adapters.layer import WholeLayer, generator_of, kaiming
+from library.adapters.layer import WholeLayer, generator_of, gradient_of, kaiming
+from library.adapters.linear_ops import Layer
 
 
 class LokrLayer(WholeLayer):
@@ -30,9 +31,18 @@ class LokrLayer(WholeLayer):
     RANK_AXIS = {"w2_a": 1, "w2_b": 0}
     PLUS = "w1"  # as in sd-scripts' networks/lokr.py
 
+    w1: nn.Parameter
+    w1_master: Tensor
+    w2: nn.Parameter
+    w2_master: Tensor
+    w2_a: nn.Parameter
+    w2_a_master: Tensor
+    w2_b: nn.Parameter
+    w2_b_master: Tensor
+
     def __init__(
         self,
-        layer: nn.Module,
+        layer: Layer,
         rank: int,
         alpha: float | None = None,
         *,
@@ -53,7 +63,8 @@ class LokrLayer(WholeLayer):
             alpha = rank
         super().__init__(layer, rank, alpha, start, **dropouts)
 
-    def matrix(self, w1: Tensor, *of_second: Tensor) -> Tensor:
+    def matrix(self, *tensors: Tensor) -> Tensor:
+        w1, *of_second = tensors
         second = of_second[0].flatten(1) if len(of_second) == 1 else of_second[0] @ of_second[1]
         return torch.kron(w1 * self.scale, second)
 
@@ -66,13 +77,13 @@ class LokrLayer(WholeLayer):
         first, second = kept
         (m1, n1), (m2, n2) = first.shape, second.shape
         blocks = gradient.view(m1, m2, n1, n2).transpose(1, 2).reshape(m1 * n1, m2 * n2)
-        self.w1.grad.view(-1).addmv_(blocks, second.flatten(), alpha=self.scale)
+        gradient_of(self.w1).view(-1).addmv_(blocks, second.flatten(), alpha=self.scale)
         of_second = (first.view(1, -1) @ blocks).view(m2, n2)
         if "w2" in self.attributes:
-            self.w2.grad.flatten(1).add_(of_second)
+            gradient_of(self.w2).flatten(1).add_(of_second)
         else:
-            self.w2_a.grad.addmm_(of_second, self.w2_b.detach().T)
-            self.w2_b.grad.addmm_(self.w2_a.detach().T, of_second)
+            gradient_of(self.w2_a).addmm_(of_second, self.w2_b.detach().T)
+            gradient_of(self.w2_b).addmm_(self.w2_a.detach().T, of_second)
 
     @torch.no_grad()
     def norm(self) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from library.adapters import linear_ops
-from library.adapters.layer import AdapterLayer, generator_of, kaiming
+from library.adapters.layer import AdapterLayer, generator_of, gradient_of, kaiming
+from library.adapters.linear_ops import Layer
 
 
 class LoraLayer(AdapterLayer):
@@ -35,9 +36,14 @@ class LoraLayer(AdapterLayer):
     HAS_DROPOUT = True
     can_stack = True
 
+    down: nn.Parameter
+    down_master: Tensor
+    up: nn.Parameter
+    up_master: Tensor
+
     def __init__(
         self,
-        layer: nn.Module,
+        layer: Layer,
         rank: int,
         alpha: float | None = None,
         *,
@@ -54,7 +60,6 @@ class LoraLayer(AdapterLayer):
         }
         super().__init__(layer, rank, alpha, start, module_dropout)
         self.masks = linear_ops.Masks(dropout, rank_dropout) if dropout or rank_dropout else None
-        self.stack = None  # with other layers, if `FlatParameters` puts it beside them
 
     def update(self) -> linear_ops.Update | None:
         if self.is_off():
@@ -63,8 +68,8 @@ class LoraLayer(AdapterLayer):
         return linear_ops.Update(
             down.detach().flatten(1),
             up.detach().flatten(1),
-            down.grad.flatten(1),
-            up.grad.flatten(1),
+            gradient_of(down).flatten(1),
+            gradient_of(up).flatten(1),
             self.multiplier * self.scale,
             down,
             None if self.training and self.module_dropout else self.stack,  # which is skipped as a whole or not at all
@@ -75,13 +80,15 @@ class LoraLayer(AdapterLayer):
         base, update = self._base_forward(x), self.update()
         if update is None:
             return base
-        if not self.kernel:
+        layer = self._layer[0]
+        if not isinstance(layer, nn.Conv2d):
             mask = update.mask_of.draw(base.new_empty(*base.shape[:-1], self.rank), -1) if update.mask_of else None
             return linear_ops.linear(base, x, self.down, self.up, update.scale, mask)
         mask = update.mask_of.draw(base.new_empty(len(base), self.rank, *base.shape[2:]), 1) if update.mask_of else None
-        layer = self._layer[0]
-        place = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
-        return linear_ops.conv2d(base, x, self.down, self.up, update.scale, mask, **place)
+        return linear_ops.conv2d(
+            base, x, self.down, self.up, update.scale, mask, stride=layer.stride, padding=layer.padding,
+            dilation=layer.dilation,
+        )  # fmt: skip
 
     @torch.no_grad()
     def norm(self) -> Tensor:

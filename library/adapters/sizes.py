@@ -5,15 +5,20 @@ LoRA file has them (`dim_from_weights`). What is not said here is as `adapters.a
 blocks are counted is a fact of the family, a `contracts.BlockLayout`.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from library.contracts import BlockLayout, Target
 from library.messages import UserError, say
 from library.options.training import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LrScale(NamedTuple):
@@ -22,6 +27,21 @@ class LrScale(NamedTuple):
     name: str = ""  # "block5", "reg0"; "": as the part of the model does
     factor: float = 1.0  # of the part's learning rate
     rate: float | None = None  # a learning rate instead of the part's
+
+
+class ParamGroup(NamedTuple):
+    """What learns at one rate."""
+
+    part: str  # of the model
+    lr_scale: LrScale
+    is_plus: bool  # what LoRA+ lets learn faster
+
+    @property
+    def name(self) -> str:
+        """ "unet", "unet_block5", "unet_block5 plus": as sd-scripts names the curves of its learning rates."""
+        own = f"_{self.lr_scale.name}" if self.lr_scale.name else ""
+        part = "unet" if self.part == "denoiser" else self.part
+        return f"{part}{own}{' plus' if self.is_plus else ''}"
 
 
 class Size(NamedTuple):
@@ -64,7 +84,7 @@ def block_name(name: str) -> str:
     return "IN00" if re.search(r"conv_in$", name) else "OUT" if re.search(r"conv_out$|_out_2$", name) else "TIME"
 
 
-def block_order(name: str) -> tuple:
+def block_order(name: str) -> tuple[int, str]:
     """To sort names of blocks by: from the text to the last block of the U-Net."""
     return next(at for at, place in enumerate(BLOCK_NAMES) if name.startswith(place)), name
 
@@ -125,7 +145,8 @@ def read_blocks(config: Config, layout: BlockLayout) -> tuple[Blocks, list[str]]
         raise UserError(problems)
     is_weighted = any(getattr(config, f"{side}_lr_weight") is not None for side in ("down", "mid", "up"))
     factors = [*[1.0] * layout.ends, *sides, *[1.0] * layout.ends] if is_weighted else None
-    return Blocks(*lists.values(), factors), notes
+    own = Blocks(config.block_dims, config.block_alphas, config.conv_block_dims, config.conv_block_alphas, factors)
+    return own, notes
 
 
 def _told(layout: BlockLayout) -> str:
@@ -167,7 +188,7 @@ def pairs(lines: list[str] | None) -> list[tuple[str, float]]:
     return [(pattern, float(number)) for pattern, _, number in (line.rpartition("=") for line in lines or [])]
 
 
-def compiled(pattern: str) -> re.Pattern:
+def compiled(pattern: str) -> re.Pattern[str]:
     r"""A pattern of names. Where the model has dots the file has underscores, so `\.` is read as one."""
     return re.compile(pattern.replace(r"\.", "_"))
 
@@ -248,7 +269,9 @@ def choose(
 
 def _as_asked(size: Size, config: Config) -> Size:
     """A file's size with the alpha that was asked for when it was trained."""
-    return size._replace(alpha=size.alpha / math.sqrt(size.rank)) if config.rs_lora and size.rank else size
+    if not (config.rs_lora and size.rank and size.alpha):
+        return size
+    return size._replace(alpha=size.alpha / math.sqrt(size.rank))
 
 
 def _of_block(target: Target, config: Config, place: int | None, blocks: Blocks) -> Size:
@@ -281,7 +304,7 @@ def _any(patterns: list[str] | None, name: str) -> bool:
     return any(matches(pattern, name) for pattern in patterns or [])
 
 
-def of_file(tensors: Mapping) -> dict[str, Size]:
+def of_file(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
     """The rank and alpha of each layer of a LoRA file (or a LoHa, DoRA), as `lora_file.load_adapter` gives it.
 
     Raises:
@@ -305,6 +328,6 @@ def of_file(tensors: Mapping) -> dict[str, Size]:
     return {layer: Size(rank, float(tensors.get(f"{layer}.alpha", rank))) for layer, rank in ranks.items()}
 
 
-def most_common(tensors: Mapping, config: Config) -> Size:
+def most_common(tensors: Mapping[str, Tensor], config: Config) -> Size:
     """The rank and alpha that most layers of a file have: what its metadata can say in two numbers."""
     return Counter(_as_asked(size, config) for size in of_file(tensors).values()).most_common(1)[0][0]

@@ -71,7 +71,7 @@ def read_factors(
             )
         )
     refuse_strangers(name, tensors)
-    layers: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str | None, Tensor]] = {}  # layer -> what of it, None: of another kind -> its tensor
     for key, tensor in tensors.items():
         layer, part = split_name(key)
         layers.setdefault(layer, {})[part] = tensor
@@ -109,7 +109,7 @@ def refuse_strangers(name: str, keys: Collection[str]) -> None:
         )
 
 
-def _is_whole(parts: dict[str, Tensor]) -> bool:
+def _is_whole(parts: dict[str | None, Tensor]) -> bool:
     down, up, mid = parts.get("down"), parts.get("up"), parts.get("mid")
     if down is None or up is None or down.dim() < 2 or up.dim() < 2:
         return False

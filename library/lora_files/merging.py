@@ -137,8 +137,9 @@ class Merging:
 
     def __init__(self, targets: Iterable[Target]):
         self.layers = {target.saved_as: target for target in targets}
-        self._originals: dict[nn.Module, Tensor] = {}  # weights as they were, in main memory: of layers ever changed
-        self._changed: set[nn.Module] = set()
+        # Weights as they were, in main memory: of layers ever changed.
+        self._originals: dict[nn.Linear | nn.Conv2d, Tensor] = {}
+        self._changed: set[nn.Linear | nn.Conv2d] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +153,7 @@ class Merging:
 
         All layers must be known: see `fit`.
         """
-        wanted: dict[nn.Module, list[tuple[Factors, float]]] = {}
+        wanted: dict[nn.Linear | nn.Conv2d, list[tuple[Factors, float]]] = {}
         for lora in loras:
             for name, factors in lora.factors.items():
                 target = self.layers[name]

@@ -199,24 +199,26 @@ def _norms(tensors: dict[str, Tensor]) -> dict[str, float]:
 def _norm(tensors: dict[str, Tensor], layer: str) -> float:
     """Frobenius norm of a layer's update. The kinds' formulas: `adapters/lora.py`, `loha.py`, `lokr.py`."""
 
-    def of(name: str) -> Tensor | None:
-        tensor = tensors.get(f"{layer}.{name}")
-        return None if tensor is None else tensor.flatten(1).double()
+    own = {
+        name.removeprefix(f"{layer}."): tensor.flatten(1).double()
+        for name, tensor in tensors.items()
+        if name.startswith(f"{layer}.") and tensor.dim() > 1
+    }
 
     def scale(rank: int) -> float:
         return float(tensors[f"{layer}.alpha"]) / rank
 
-    if (down := of("lora_down.weight")) is not None:
-        up = of("lora_up.weight")
+    if "lora_down.weight" in own:
+        down, up = own["lora_down.weight"], own["lora_up.weight"]
         square = float(((up.T @ up) * (down @ down.T)).sum())  # ‖up @ down‖² by r x r products
         return max(square, 0.0) ** 0.5 * abs(scale(len(down)))
-    if (first := of("hada_w1_a")) is not None:
-        product = (first @ of("hada_w1_b")) * (of("hada_w2_a") @ of("hada_w2_b"))
-        return float(product.norm()) * abs(scale(first.shape[1]))
-    if (second := of("lokr_w2")) is not None:  # whole, and then not scaled
-        return float(of("lokr_w1").norm() * second.norm())
-    inner = of("lokr_w2_b")
-    return float(of("lokr_w1").norm() * (of("lokr_w2_a") @ inner).norm()) * abs(scale(len(inner)))
+    if "hada_w1_a" in own:
+        product = (own["hada_w1_a"] @ own["hada_w1_b"]) * (own["hada_w2_a"] @ own["hada_w2_b"])
+        return float(product.norm()) * abs(scale(own["hada_w1_a"].shape[1]))
+    if "lokr_w2" in own:  # whole, and then not scaled
+        return float(own["lokr_w1"].norm() * own["lokr_w2"].norm())
+    inner = own["lokr_w2_b"]
+    return float(own["lokr_w1"].norm() * (own["lokr_w2_a"] @ inner).norm()) * abs(scale(len(inner)))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

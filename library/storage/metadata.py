@@ -129,7 +129,7 @@ def _as_argument(name: str, value: Any) -> str:
 
 def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[str, Any]:
     """The standard of https://github.com/Stability-AI/ModelSpec, but for what the family says."""
-    entries = {
+    entries: dict[str, Any] = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": config.metadata_title or run.output_name,
         "modelspec.date": datetime.fromtimestamp(int(run.saved_at)).isoformat(),
@@ -295,7 +295,7 @@ def trigger_words(entries: dict[str, str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _table(text: str | None) -> dict:
+def _table(text: str | None) -> dict[str, Any]:
     try:
         table = json.loads(text or "{}")
     except ValueError:

@@ -53,11 +53,13 @@ class State:
 
     position: Position
     adapter: dict[str, Tensor]
-    optimizer: dict
-    schedule: dict
-    scaler: dict | None = None
-    facts: dict = field(default_factory=dict)  # as JSON: what must be the same when going on, and the run's name
-    more: dict = field(default_factory=dict)  # tensors, numbers, texts: an average of the weights, the best loss, ...
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any] | None = None
+    # As JSON: what must be the same when going on, and the run's name.
+    facts: dict[str, Any] = field(default_factory=dict)
+    # Tensors, numbers, texts: an average of the weights, the best loss, ...
+    more: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)  # what the user should know of the reading; not saved
 
 
@@ -66,7 +68,7 @@ class Candidate(NamedTuple):
 
     folder: Path
     position: Position
-    facts: dict
+    facts: dict[str, Any]
     saved_at: float  # seconds since 1970
 
 
@@ -74,8 +76,8 @@ class _Generation(NamedTuple):
     slot: str
     number: int  # counts up: the newest has the largest
     saved_at: float
-    position: dict
-    facts: dict
+    position: dict[str, int]
+    facts: dict[str, Any]
     checksums: dict[str, str]  # file -> SHA-256
 
 
@@ -247,7 +249,7 @@ def _is_whole(folder: Path, generation: _Generation) -> bool:
         return False
 
 
-def _checksum_of(described: dict) -> str:
+def _checksum_of(described: dict[str, Any]) -> str:
     return files.sha256(json.dumps(described).encode()).hex()
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from library import files
 from library.messages import UserError, plural, say
@@ -69,12 +69,12 @@ class Backup:
             if self._journal is None:
                 self._own.mkdir(parents=True, exist_ok=True)
                 self._journal = open(self._own / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
-            line = {"path": os.path.relpath(path, self.folder), "before": None, "after": files.sha256(data).hex()}
+            copy_name = None if before is None else f"{self.count:06d}{path.suffix}"
+            line = {"path": os.path.relpath(path, self.folder), "before": copy_name, "after": files.sha256(data).hex()}
             if path.is_symlink():
                 line["link"] = os.readlink(path)
-            if before is not None:
-                line["before"] = f"{self.count:06d}{path.suffix}"
-                with open(self._own / line["before"], "wb") as copy:
+            if before is not None and copy_name is not None:
+                with open(self._own / copy_name, "wb") as copy:
                     copy.write(before)
                     copy.flush()
                     os.fsync(copy.fileno())
@@ -142,7 +142,7 @@ def undo(folder: Path) -> Undone:
     return Undone(own.name, restored, left)
 
 
-def _restore(path: Path, entry: dict, own: Path) -> bool | None:
+def _restore(path: Path, entry: dict[str, Any], own: Path) -> bool | None:
     """Make one file what it was. False: something else has changed it since. None: it is so already."""
     link, now = entry.get("link"), files.sha256(path.read_bytes()).hex() if path.exists() else None
     before = (own / entry["before"]).read_bytes() if entry["before"] else None

@@ -187,10 +187,10 @@ def describe_ranks(
 ) -> dict[str, str]:
     """ss_network_dim, ss_network_alpha and ss_network_args of these layers; "Dynamic" where they differ."""
 
-    def one(values: list) -> str:
+    def one(values: list[float]) -> str:
         return f"{values[0]:g}" if len({round(value, 4) for value in values}) == 1 else "Dynamic"
 
-    def of(values: Mapping, conv: bool) -> list:
+    def of(values: Mapping[str, float], conv: bool) -> list[float]:
         return [value for name, value in values.items() if is_conv[name] == conv]
 
     plain = all(is_conv.values())  # a file of nothing but 3x3 convolutions: their rank is the file's
@@ -215,7 +215,7 @@ def merged_metadata(files: Sequence[LoraFile], family: FamilyFacts | None, title
         told = {file.metadata[name] for file in files if name in file.metadata}
         if len(told) == 1:
             entries[name] = told.pop()
-    frequencies: dict[str, dict] = {}
+    frequencies: dict[str, dict[str, int]] = {}
     for file in files:
         try:
             table = json.loads(file.metadata.get("ss_tag_frequency", "{}"))

@@ -74,7 +74,7 @@ def param_group_rates(config: Config, groups: Collection[ParamGroup]) -> dict[st
     found = {}
     for group in groups:
         rate = rates[group.part] if group.lr_scale.rate is None else group.lr_scale.rate
-        ratio = plus_ratio(group.part, config) if group.is_plus else 1.0
+        ratio = (group.is_plus and plus_ratio(group.part, config)) or 1.0
         found[group.name] = rate * group.lr_scale.factor * ratio
     return found
 

@@ -168,7 +168,7 @@ def test_a_finished_run_is_not_resumed(tmp_path):
 def test_what_could_not_be_read_again_fails_when_it_is_saved(tmp_path):
     odd = state()
     odd.optimizer["own"] = random.Random()
-    with pytest.raises(UserError, match="cannot be saved .it holds a random.Random"):
+    with pytest.raises(UserError, match="cannot be saved .it contains a random.Random"):
         training_state.save_state(tmp_path / "a-state", odd)
     assert os.listdir(tmp_path) == []
 
