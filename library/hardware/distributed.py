@@ -135,15 +135,26 @@ class ProcessGroup:
                 assert tensor is not None, "each process has the gradient of every parameter"
                 torch.distributed.all_reduce(tensor)
 
-    def broadcast(self, value: Value) -> Value:
-        """What the first process says, any object; each process calls this at the same place."""
-        if self.count == 1:
-            return value
-        import torch
+    def broadcast(self, value: Value | None) -> Value:
+        """What the first process says, any object; each process calls this at the same place.
 
+        Args:
+            value: None in all processes but the first.
+        """
         box = [value]
-        torch.distributed.broadcast_object_list(box, src=0, group=self._host)
+        if self.count > 1:
+            import torch
+
+            torch.distributed.broadcast_object_list(box, src=0, group=self._host)
+        assert box[0] is not None, "the first process says something"
         return box[0]
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.count > 1:
+            import torch
+
+            torch.distributed.barrier(group=self._host)
 
     def broadcast_code(self, value: int) -> int:
         """`broadcast` for a number, and quick enough for each step."""

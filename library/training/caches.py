@@ -20,11 +20,11 @@ def fill_caches(run: Run, family: Family) -> tuple[LatentCache | None, TextCache
     """Encode what is wanted and not there yet; None for what is not cached. The first process works for all."""
     is_shared = run.cache_folder is not None
     if is_shared and not run.processes.is_first:
-        run.processes.broadcast(None)  # the first has filled them
+        run.processes.wait()  # the first fills them
     latents = fill_latents(run, family) if run.settings.cache_latents else None
     texts = fill_texts(run, family)
     if is_shared and run.processes.is_first:
-        run.processes.broadcast(None)
+        run.processes.wait()
     return latents, texts
 
 

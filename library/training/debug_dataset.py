@@ -1,5 +1,7 @@
 """The first batches of a run as a page (`debug_dataset`): the very images and captions that training would see."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +12,8 @@ from library.training.resolve import settings_of
 from library.training.run import Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from library.contracts import Batch
 
 MOST_SHOWN = 60  # images; as many as anyone looks through
@@ -68,18 +72,22 @@ def first_batches(run: Run) -> list[ShownBatch]:
     config = settings_of(run.settings, dict(max_data_loader_n_workers=0))
     batches: list[ShownBatch] = []
     for batch in Dataset(run.plan, config, run.seed).batches(1):
+        assert batch is not None, "there is no other process"
+        assert batch.pixels is not None, "nothing is cached"
         height, width = batch.pixels.shape[2:]
-        batches.append(ShownBatch(width, height, [_figure(batch, at) for at in range(len(batch.samples))]))
+        batches.append(
+            ShownBatch(width, height, [_figure(batch, batch.pixels, at) for at in range(len(batch.samples))])
+        )
         if sum(len(one.figures) for one in batches) >= MOST_SHOWN:
             break
     return batches
 
 
-def _figure(batch: "Batch", at: int) -> Figure:
+def _figure(batch: Batch, images: Tensor, at: int) -> Figure:
     """One image as it would be trained."""
     from PIL import Image
 
-    sample, pixels = batch.samples[at], (batch.pixels[at] + 1) * 127.5  # (3, H, W)
+    sample, pixels = batch.samples[at], (images[at] + 1) * 127.5  # (3, H, W)
     if batch.masks is not None:
         learnt = batch.masks[at].repeat_interleave(pixels.shape[1] // batch.masks.shape[2], 1)
         pixels = pixels * (0.2 + 0.8 * learnt.repeat_interleave(pixels.shape[2] // batch.masks.shape[3], 2))

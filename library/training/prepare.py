@@ -62,7 +62,8 @@ def prepare(asked: Config, notes: list[str], processes: ProcessGroup) -> Run:
     sources = read_sources(asked, processes)
     state, lock = lock_name(asked, sources.state) if processes.is_first else (None, None)
     try:
-        state, name, seed = processes.broadcast((state, lock and lock.name, seed_of(asked, state)))
+        decided = (state, lock.name, seed_of(asked, state)) if lock else None
+        state, name, seed = processes.broadcast(decided)
         return resolve(asked, sources, processes, state=state, lock=lock, name=name, seed=seed, notes=notes)
     except BaseException:
         if lock:

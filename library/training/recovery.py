@@ -81,11 +81,11 @@ class Recovery:
     def _state_before(self, error: FloatingPointError) -> State:
         """The last state, from which each step up to the bad one is to be looked at."""
         processes, outputs = self.run.processes, self.outputs
-        bad_step = processes.broadcast(outputs and getattr(error, "step", outputs.run_log.step))
+        bad_step: int = processes.broadcast(getattr(error, "step", outputs.run_log.step) if outputs else None)
         if self.until >= bad_step:  # it was looked at, and nothing helped
             raise not_finite(str(error)) from None
         self.until = bad_step
-        state = processes.broadcast(outputs and outputs.saver.load_state())
+        state = processes.broadcast(outputs.saver.load_state() if outputs else None)
         self.say(_goes_back(error, state))
         return state
 

@@ -243,7 +243,7 @@ def check_disk(run: Run, training: Training) -> None:
     from library.storage import disk
 
     plan, settings = run.plan, run.settings
-    sizes = [prompt.width * prompt.height for prompt in run.prompts]
+    sizes = [(prompt.width or 0) * (prompt.height or 0) for prompt in run.prompts]  # all have one by now
     needs = disk.needed(
         settings,
         parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
