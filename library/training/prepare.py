@@ -347,7 +347,7 @@ def _in_one_line(run: Run) -> str:
 def _goes_on(run: Run) -> str:
     step = run.position.global_step
     return say(
-        f'going on with {run.name} after step {step} (resume = "new" begins anew)',
+        f'continuing {run.name} after step {step} (resume = "new" starts over)',
         f'接着训练 {run.name}，从第 {step} 步之后继续（resume = "new" 则重新开始）',
     )
 
