@@ -7,6 +7,7 @@ those that are switched on.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from library.diffusion.objectives import OBJECTIVES
 from library.options.training import Config
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # difference (B, C, h, w), c (B, 1, 1, 1) -> (B, C, h, w)
+LOSSES: dict[
+    str, Callable[[Tensor, Any], Tensor]
+] = {  # difference (B, C, h, w), c (B, 1, 1, 1) or None -> as the first
     "l2": lambda d, c: d**2,
     "l1": lambda d, c: d.abs(),
     "huber": lambda d, c: 2 * c * ((d**2 + c**2).sqrt() - c),  # l2 near 0, 2c * l1 far from it

@@ -115,12 +115,11 @@ def _offset(
     latents: Tensor, generator: torch.Generator, strength: float, random_strength: bool, adaptive_scale: float | None
 ) -> Tensor:
     """(B, C, 1, 1) to add to the noise."""
-    if random_strength:
-        strength = strength * torch.rand(1, generator=generator)
+    factor: float | Tensor = strength * torch.rand(1, generator=generator) if random_strength else strength
     if adaptive_scale:
         brightness = latents.float().mean(dim=(2, 3), keepdim=True).abs().cpu()
-        strength = (strength + adaptive_scale * brightness).clamp(min=0)
-    return strength * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
+        factor = (factor + adaptive_scale * brightness).clamp(min=0)
+    return factor * torch.randn(*latents.shape[:2], 1, 1, generator=generator)
 
 
 def _with_coarser_noise(noise: Tensor, generator: torch.Generator, iterations: int, discount: float) -> Tensor:

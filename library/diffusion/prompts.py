@@ -12,7 +12,7 @@ extra_networks, its own examples are in the tests); no code.
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from library.contracts import WeightedPrompt
 from library.messages import UserError, say
@@ -157,7 +157,7 @@ def _refused(text: str, is_negative: bool) -> list[str]:
 
 def _weighted(text: str, problems: list[str]) -> WeightedPrompt:
     """Sections of (text, weight); neighbours of one weight are one piece, because each piece is tokenized by itself."""
-    pieces: list[list] = []  # [text, weight], or [None, 1.0] for BREAK
+    pieces: list[list[Any]] = []  # [text, weight], or [None, 1.0] for BREAK
     round_ones: list[int] = []  # at which piece each open bracket begins
     square_ones: list[int] = []
 

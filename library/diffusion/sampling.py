@@ -22,11 +22,11 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -51,6 +51,7 @@ SAMPLERS = {  # name in sd-scripts -> diffusers' class and its settings
     "dpmsingle": ("DPMSolverSinglestepScheduler", {}),
 }
 SAMPLERS |= {f"k_{name}": SAMPLERS[name] for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")}
+Sampler = Any  # a scheduler of diffusers: they have much in common, but no class that says it
 AS_WEB_UI = {"euler", "euler_a", "heun", "lms", "dpmsolver++", "k_euler", "k_euler_a", "k_lms"}
 
 
@@ -66,6 +67,13 @@ class Prompt:
     step_count: int = 30  # --s  1~1000
     scale: float = 7.5  # --l  classifier-free guidance; 1: none
     sampler: str | None = None  # --ss
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a completed prompt; see `complete`."""
+        assert self.width is not None
+        assert self.height is not None
+        return self.width, self.height
 
 
 LARGEST_SIDE = 8192  # pixels; beyond, it is a typing mistake that would fill the memory in the middle of a run
@@ -130,7 +138,7 @@ def _decoded(path: Path) -> str:
     raise UserError(say(f"{path}: is not UTF-8 text. Save it as UTF-8.", f"{path}：不是 UTF-8 文本，请另存为 UTF-8。"))
 
 
-def _entries(path: Path, text: str) -> list[tuple[str, str | dict]]:
+def _entries(path: Path, text: str) -> list[tuple[str, str | dict[str, object]]]:
     """(place, line or table) for every prompt of the file."""
     try:
         if path.suffix.lower() == ".toml":
@@ -158,7 +166,7 @@ def _entries(path: Path, text: str) -> list[tuple[str, str | dict]]:
 def parse_line(line: str) -> Prompt:
     """ "a cat --n blurry --w 512 --d 1" -> Prompt. What stands before the first " --" is always the prompt."""
     text, *options = re.split(r"\s--(?=[a-zA-Z])", " " + line)
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}  # of the fields' types
     for option in options:
         letter, _, value = option.strip().partition(" ")
         if letter not in LINE_OPTIONS:
@@ -188,7 +196,7 @@ def _from_keys(entry: object) -> Prompt:
     return _checked(Prompt(**{FILE_KEYS[k]: _number(k, str(v), types[FILE_KEYS[k]]) for k, v in entry.items()}))
 
 
-def _number(name: str, value: str, kind: type) -> object:
+def _number(name: str, value: str, kind: type) -> Any:
     try:
         return kind(value)
     except ValueError:
@@ -252,7 +260,7 @@ def build_sampler(
     *,
     skipped: int = 0,
     latent_size: tuple[int, int] = (0, 0),
-) -> SchedulerMixin:
+) -> Sampler:
     """diffusers' scheduler of this name for this noise process, ready for `step_count` steps.
 
     Args:
@@ -276,7 +284,7 @@ def build_sampler(
     return sampler
 
 
-def _discrete_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.device | str) -> SchedulerMixin:
+def _discrete_sampler(name: str, noise: NoiseSpec, step_count: int, device: torch.device | str) -> Sampler:
     """A row of SAMPLERS, for models that know a table of timesteps."""
     class_name, settings = SAMPLERS[name]
     general = dict(
@@ -308,8 +316,8 @@ def _discrete_sampler(name: str, noise: NoiseSpec, step_count: int, device: torc
 
 
 def _with_web_ui_levels(
-    sampler: SchedulerMixin, name: str, noise: NoiseSpec, step_count: int, device: torch.device | str, skipped: int
-) -> SchedulerMixin:
+    sampler: Sampler, name: str, noise: NoiseSpec, step_count: int, device: torch.device | str, skipped: int
+) -> Sampler:
     """The sampler on the noise levels of `web_ui_sigmas`, without the first so many."""
     timesteps, sigmas = (levels[skipped:] for levels in web_ui_sigmas(noise, step_count))
     if name == "heun":  # each level but the first and the last is met twice
@@ -330,7 +338,7 @@ class FlowEuler(FlowMatchEulerDiscreteScheduler):
         return sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        return self.scale_noise(original_samples, timesteps, noise)
+        return self.scale_noise(original_samples, timesteps, noise)  # pyrefly: ignore[bad-argument-type]
 
 
 def _flow_sampler(
@@ -391,7 +399,7 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
     Returns:
         An RGB picture of prompt.width x prompt.height pixels.
     """
-    own = family.size_conditioning(picture_sizes(prompt.width, prompt.height, device))
+    own = family.size_conditioning(picture_sizes(*prompt.size, device))
     positive = family.encode_captions([prompt.text]) | own
     negative = family.encode_captions([prompt.negative]) | own if prompt.scale != 1 else None
     return draw_told(family, prompt, positive, negative, device)
@@ -419,38 +427,41 @@ def draw_told(
         hires: draw it a second time, larger. Takes `step_count` steps again, and noise from the same seed.
 
     Returns:
-        An RGB picture of prompt.width x prompt.height pixels, or `scale` times that in whole multiples of 8.
+        An RGB picture of prompt.width x prompt.height pixels, or `scale` times that in whole latents.
     """
+    assert prompt.seed is not None
+    assert prompt.sampler is not None
+    channels, factor = family.facts.latents
     generator = torch.Generator("cpu").manual_seed(prompt.seed)
-    latents = torch.randn(1, 4, prompt.height // 8, prompt.width // 8, generator=generator).to(device)
-    size = (latents.shape[2], latents.shape[3])
+    width, height = prompt.size
+    size = (height // factor, width // factor)
+    latents = torch.randn(1, channels, *size, generator=generator).to(device)
     sampler = build_sampler(prompt.sampler, family.noise, prompt.step_count, device, latent_size=size)
     latents = latents * sampler.init_noise_sigma
     latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
     if hires:
-        width, height = (int(side * hires.scale) // 8 * 8 for side in (prompt.width, prompt.height))
-        latents = functional.interpolate(latents, (height // 8, width // 8), mode="bilinear", antialias=False)
-        own = family.size_conditioning(picture_sizes(width, height, device))
+        size = (int(height * hires.scale) // factor, int(width * hires.scale) // factor)
+        latents = functional.interpolate(latents, size, mode="bilinear", antialias=False)
+        own = family.size_conditioning(picture_sizes(size[1] * factor, size[0] * factor, device))
         positive, negative = positive | own, negative and negative | own
         generator = torch.Generator("cpu").manual_seed(prompt.seed)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         # As many steps as the first time, at the end of a schedule so long that `strength` of it is that many.
         step_count = int(prompt.step_count / min(hires.strength, 0.999))
         skipped = step_count - prompt.step_count
-        size = (height // 8, width // 8)
         sampler = build_sampler(prompt.sampler, family.noise, step_count, device, skipped=skipped, latent_size=size)
         latents = sampler.add_noise(latents, noise, remaining(sampler)[:1])
         latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
     return to_picture(family.decode_latents(latents)[0])
 
 
-def remaining(sampler) -> Tensor:
+def remaining(sampler: Sampler) -> Tensor:
     """The timesteps that are still to be taken."""
     return sampler.timesteps[getattr(sampler, "begin_index", None) or 0 :]
 
 
 def denoised(
-    predict: Callable[[Tensor, Tensor], Tensor], sampler, latents: Tensor, generator: torch.Generator
+    predict: Callable[[Tensor, Tensor], Tensor], sampler: Sampler, latents: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Take the sampler's steps."""
     randomness = {"generator": generator} if "generator" in inspect.signature(sampler.step).parameters else {}

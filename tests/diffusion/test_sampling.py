@@ -3,13 +3,14 @@
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import diffusers
 import pytest
 import torch
 from diffusers.schedulers import scheduling_ddim as ddim
 
-from library.contracts import NoiseSpec
+from library.contracts import LatentSpace, NoiseSpec
 from library.diffusion import sampling
 from library.diffusion.sampling import Prompt
 from library.messages import UserError
@@ -17,6 +18,8 @@ from library.messages import UserError
 
 class PerfectFamily:
     """Knows the latents it should draw, and predicts exactly the noise that leads there."""
+
+    facts = SimpleNamespace(latents=LatentSpace())
 
     def __init__(self, objective: str, answer: torch.Tensor, zero_terminal_snr: bool = False):
         self.noise, self.answer = NoiseSpec(objective=objective, zero_terminal_snr=zero_terminal_snr), answer
@@ -90,10 +93,22 @@ def test_flow_begins_at_pure_noise_and_takes_the_shifted_steps_of_diffusers(spec
     assert family.times == pytest.approx(theirs.timesteps.tolist(), rel=1e-3)
 
 
+def test_latents_are_those_of_the_family(monkeypatch):
+    """16 channels of squares of 16 pixels; the shift by resolution counts a token for each."""
+    family = PerfectFlow(torch.zeros(1), timestep_law="flux_shift", patch_size=1)
+    monkeypatch.setattr(family, "facts", SimpleNamespace(latents=LatentSpace(16, 16)))
+    told = family.encode_captions(["a"])
+    prompt = Prompt("a", width=64, height=64, seed=1, step_count=2, scale=1, sampler="euler")
+    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
+    assert family.drawn.shape == (1, 16, 6, 6)
+    shift = math.exp(0.5 + (16 - 256) * 0.65 / 3840)
+    assert family.times[1] == pytest.approx(1000 * shift * 0.5 / (1 + (shift - 1) * 0.5), rel=1e-4)
+
+
 def test_flow_draws_a_second_time_from_a_noisy_picture():
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     family = PerfectFlow(answer)
-    told = family.encode_captions([""], None)
+    told = family.encode_captions([""])
     prompt = Prompt("", width=64, height=64, seed=1, step_count=4, scale=1, sampler="euler")
     family.predict, once = (lambda noisy, t, told: fitted(noisy, t, told)), family.predict
 

@@ -15,13 +15,14 @@ from library.contracts import NoiseSpec, Sample
 from library.data import held_out
 from library.data.folders import Folder
 from library.data.samples import Found
-from library.diffusion import losses, noise, validation
+from library.diffusion import losses, validation
+from library.diffusion.noise import Process
 from library.diffusion.validation import Measured, MeasuredBatch
 from library.messages import Stopped, UserError
 from library.options.training import Config
 from tests.conftest import Result, draw_set, events
 
-PROCESS = noise.Process(NoiseSpec())
+PROCESS = Process(NoiseSpec())
 TIMES = [200, 400, 600, 800]
 
 
@@ -41,7 +42,7 @@ def pictures_of(latents: torch.Tensor, predict, mask=None):
 
 def knows_the_picture(latents, noisy, t):
     """The noise, worked out from the picture itself."""
-    signal, sigma = (x[:, None, None, None] for x in (PROCESS.signal(t), PROCESS.sigma(t)))
+    signal, sigma = (x[:, None, None, None] for x in (PROCESS.schedule.signal(t), PROCESS.schedule.sigma(t)))
     return (noisy - signal * latents) / sigma
 
 
