@@ -223,110 +223,67 @@ def plan_job(settings: MakeRegImages) -> Job:
 def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: list) -> list[Note]:
     """What the user should know of the captions before hours are spent on them."""
     from library import families
-    from library.data import captions, regularization
+    from library.data import captions
     from library.data.folders import some
 
     notes = []
-    class_words, words = settings.class_words.strip(), settings.remove_words or []
     for folder in found.folders:
-        texts = [sample.caption for sample in found.train if sample.image_path.parent == folder.path]
-        word = folder.text.strip()
-        if settings.prompts == "captions" and word and texts:
-            count = sum(regularization.stands_in(word, text) for text in texts)
-            removed = any(regularization.stands_in(other, text) for other in words for text in texts)
-            if not count and not removed:
-                parts = [
-                    part
-                    for part in re.split(r"[\s_,]+", word)
-                    if not families.is_everyday_word(part)
-                    and any(regularization.stands_in(part, text) for text in texts)
-                ]
-                cure = f"remove_words = {parts or ['...']}".replace("'", '"')
-                notes.append(
-                    Note(
-                        say(
-                            f'{folder.path}: "{word}" is in none of its captions, so nothing is removed from them. '
-                            f"If your trigger word is another one, set {cure}",
-                            f"{folder.path}：所有标注里都没有“{word}”，因此没有去掉任何词。如果触发词是别的词，请设 "
-                            f"{cure}",
-                        )
-                    )
-                )
-        if word and not families.is_everyday_word(word) and regularization.stands_in(word, class_words):
-            notes.append(
-                Note(
-                    say(
-                        f'class_words = "{class_words}" contains the trigger word "{word}": the images would teach '
-                        "the model that it is nothing new. Remove it",
-                        f'class_words = "{class_words}" 含有触发词“{word}”：这样的图会让模型学到它并不新。请去掉它',
-                    ),
-                    "red",
-                )
-            )
+        notes += notes_on_word(settings, folder, found)
     if settings.prompts == "captions":
-        unused = [word for word in words if not any(regularization.stands_in(word, s.caption) for s in found.train)]
-        if unused:
-            notes.append(
-                Note(
-                    say(
-                        f"remove_words: in no caption: {some(unused)}",
-                        f"remove_words：所有标注里都没有 {some(unused)}",
-                    )
-                )
-            )
-        every = [folder.text for folder in found.folders] + words
-        bare = [sample for sample in found.train if not regularization.without(sample.caption, every)]
-        if bare:
-            notes.append(
-                Note(
-                    say(
-                        f"{len(bare)} of {plural(len(found.train), 'caption')} contain only the trigger word, so "
-                        f'"{class_words}" is used for them. Full captions give more useful images: tag the training '
-                        "set first",
-                        f"{len(found.train)} 个标注文件中有 {len(bare)} 个除触发词外没有内容，按“{class_words}”生成。"
-                        "按完整标注生成的图更有用，建议先给训练集打标签",
-                    )
-                )
-            )
-        elif not any(regularization.stands_in(class_words, one.caption) for one in pictures):
-            notes.append(
-                Note(
-                    say(
-                        f'"{class_words}" is in none of the captions: where no tag says what the subject is, '
-                        "anything may come out. If you want it in the images, add such a word to the training "
-                        "captions",
-                        f"所有标注里都没有“{class_words}”：如果标签没有说明主体是什么，出图可能是任意的东西。需要的"
-                        "话，请在训练集的标注里加上这样的词",
-                    )
-                )
-            )
+        notes += notes_on_prompts(settings, found, pictures)
     texts = sorted({one.caption for one in pictures})
-    long = [text for text, count in zip(texts, families.token_counts(info, texts), strict=True) if count > 225]
+    counts = families.token_counts(info, texts)
+    long = [text for text, count in zip(texts, counts, strict=True) if count > 225]
     if long:
-        names = some([one.path.name for one in pictures if one.caption in set(long)])
-        notes.append(
-            Note(
-                say(
-                    f"{plural(len(long), 'caption is', 'captions are')} longer than the 225 tokens that are read; "
-                    f"the rest is cut: {names}",
-                    f"{len(long)} 个标注文件超过可读取的 225 个 token，超出部分会被截掉：{names}",
-                )
-            )
-        )
+        notes.append(_too_long(len(long), some([one.path.name for one in pictures if one.caption in set(long)])))
     chinese_only = [
         one for one in pictures if captions.first_line(one.caption) and not re.search("[A-Za-z]", one.caption)
     ]
     if chinese_only:
-        notes.append(
-            Note(
-                say(
-                    f"{plural(len(chinese_only), 'caption has', 'captions have')} no English words, and Stable "
-                    f"Diffusion understands only English: {some([one.path.name for one in chinese_only])}",
-                    f"{len(chinese_only)} 个标注文件里没有英文，而 Stable Diffusion 只懂英文："
-                    f"{some([one.path.name for one in chinese_only])}",
-                )
-            )
-        )
+        notes.append(_not_english(len(chinese_only), some([one.path.name for one in chinese_only])))
+    return notes
+
+
+def notes_on_word(settings: MakeRegImages, folder: Any, found: Any) -> list[Note]:
+    """Whether the trigger word of a training folder is taken out of the captions, and is not in the class words."""
+    from library import families
+    from library.data import regularization
+
+    notes = []
+    word = folder.text.strip()
+    texts = [sample.caption for sample in found.train if sample.image_path.parent == folder.path]
+    if settings.prompts == "captions" and word and texts:
+        out = [word, *(settings.remove_words or [])]
+        if not any(regularization.stands_in(other, text) for other in out for text in texts):
+            parts = [
+                part
+                for part in re.split(r"[\s_,]+", word)
+                if not families.is_everyday_word(part) and any(regularization.stands_in(part, text) for text in texts)
+            ]
+            notes.append(_word_in_no_caption(folder.path, word, parts))
+    class_words = settings.class_words.strip()
+    if word and not families.is_everyday_word(word) and regularization.stands_in(word, class_words):
+        notes.append(_word_in_class_words(word, class_words))
+    return notes
+
+
+def notes_on_prompts(settings: MakeRegImages, found: Any, pictures: list) -> list[Note]:
+    """Whether what is left of the captions says what to generate."""
+    from library.data import regularization
+    from library.data.folders import some
+
+    notes = []
+    class_words, words = settings.class_words.strip(), settings.remove_words or []
+    unused = [word for word in words if not any(regularization.stands_in(word, s.caption) for s in found.train)]
+    if unused:
+        text = say(f"remove_words: in no caption: {some(unused)}", f"remove_words：所有标注里都没有 {some(unused)}")
+        notes.append(Note(text))
+    every = [folder.text for folder in found.folders] + words
+    bare = sum(not regularization.without(sample.caption, every) for sample in found.train)
+    if bare:
+        notes.append(_bare_captions(bare, len(found.train), class_words))
+    elif not any(regularization.stands_in(class_words, one.caption) for one in pictures):
+        notes.append(_no_class_words(class_words))
     return notes
 
 
@@ -682,6 +639,74 @@ def side_by_side(sample: Any, fit: Any, paths: list[Path], height: int = 160) ->
             shown = Image.new("RGB", sides, "gray")
         sheet.paste(shown, (number * (sides[0] + gap), 0))
     return sheet
+
+
+# ---- messages ----
+
+
+def _word_in_no_caption(folder: Path, word: str, parts: list[str]) -> Note:
+    """The trigger word of a folder's name is in none of its captions; `parts` of it may be."""
+    setting = f"remove_words = {parts or ['...']}".replace("'", '"')
+    return Note(
+        say(
+            f'{folder}: "{word}" is in none of its captions, so nothing is removed from them. If your trigger word is '
+            f"another one, set {setting}",
+            f"{folder}：所有标注里都没有“{word}”，因此没有去掉任何词。如果触发词是别的词，请设 {setting}",
+        )
+    )
+
+
+def _word_in_class_words(word: str, class_words: str) -> Note:
+    return Note(
+        say(
+            f'class_words = "{class_words}" contains the trigger word "{word}": the images would teach the model that '
+            "it is nothing new. Remove it",
+            f'class_words = "{class_words}" 含有触发词“{word}”：这样的图会让模型学到它并不新。请去掉它',
+        ),
+        "red",
+    )
+
+
+def _bare_captions(bare: int, total: int, class_words: str) -> Note:
+    return Note(
+        say(
+            f'{bare} of {plural(total, "caption")} contain only the trigger word, so "{class_words}" is used for them. '
+            "Full captions give more useful images: tag the training set first",
+            f"{total} 个标注文件中有 {bare} 个除触发词外没有内容，按“{class_words}”生成。"
+            "按完整标注生成的图更有用，建议先给训练集打标签",
+        )
+    )
+
+
+def _no_class_words(class_words: str) -> Note:
+    return Note(
+        say(
+            f'"{class_words}" is in none of the captions: where no tag says what the subject is, anything may come '
+            "out. If you want it in the images, add such a word to the training captions",
+            f"所有标注里都没有“{class_words}”：如果标签没有说明主体是什么，出图可能是任意的东西。"
+            "需要的话，请在训练集的标注里加上这样的词",
+        )
+    )
+
+
+def _too_long(count: int, names: str) -> Note:
+    return Note(
+        say(
+            f"{plural(count, 'caption is', 'captions are')} longer than the 225 tokens that are read; the rest is cut: "
+            f"{names}",
+            f"{count} 个标注文件超过可读取的 225 个 token，超出部分会被截掉：{names}",
+        )
+    )
+
+
+def _not_english(count: int, names: str) -> Note:
+    return Note(
+        say(
+            f"{plural(count, 'caption has', 'captions have')} no English words, and Stable Diffusion understands only "
+            f"English: {names}",
+            f"{count} 个标注文件里没有英文，而 Stable Diffusion 只懂英文：{names}",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,38 @@ from library.options.training import Config
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
 LONGEST_CAPTION = 10_000  # letters; 225 tokens, the most that can be seen, are about 1,000
+# What may be wrong with captions that are used all the same: (of one, of several), in Chinese.
+CAPTION_FAULTS = {
+    "empty": (
+        ("caption file is empty: trained without a caption", "caption files are empty: trained without a caption"),
+        "个标注文件是空的，按空标注训练",
+    ),
+    "Chinese commas": (
+        (
+            "caption contains Chinese commas, which don't separate tags. Replace ， with ,",
+            "captions contain Chinese commas, which don't separate tags. Replace ， with ,",
+        ),
+        "个标注文件含中文逗号，不能分隔标签，请把 ， 换成英文 ,",
+    ),
+    "invisible": (
+        (
+            "caption had invisible characters (control characters, zero-width spaces), which were removed",
+            "captions had invisible characters (control characters, zero-width spaces), which were removed",
+        ),
+        "个标注文件含不可见字符（控制符、零宽空格等），已去除",
+    ),
+    "huge": (
+        (
+            f"caption file is longer than {LONGEST_CAPTION:,} characters, and is cut there",
+            f"caption files are longer than {LONGEST_CAPTION:,} characters, and are cut there",
+        ),
+        f"个标注文件超过 {LONGEST_CAPTION:,} 个字符，超出部分不读取，请检查是否真是标注",
+    ),
+    "several lines": (
+        ("caption has several lines; only the first is read", "captions have several lines; only the first is read"),
+        "个标注文件有多行，只读第一行",
+    ),
+}
 INSPECTION = struct.Struct("<II?x")  # images.Inspection as it is remembered
 GUESSED_ENCODINGS = {"gb18030": "GB18030 (GBK)", "cp1252": "Windows-1252"}
 
@@ -412,103 +444,45 @@ def caption_file(picture: Path, files: dict[str, str], extension: str) -> str | 
 def _captions_of(
     paths: dict[Path, Path], folder: Folder, all_lines: bool, problems: list[str], warnings: list[str]
 ) -> dict[Path, tuple[str, Path]]:
-    """Text and file of the caption of each picture.
+    """Text and file of the caption of each image.
 
     Args:
-        paths: of each picture that has a caption file, that file.
+        paths: of each image that has a caption file, that file.
     """
     texts: dict[Path, tuple[str, Path]] = {}
     guessed: dict[str, list[tuple[str, str]]] = {}  # encoding -> names and texts
-    empty: list[str] = []
-    chinese_commas: list[str] = []
-    several_lines: list[str] = []
-    invisible: list[str] = []
-    huge: list[str] = []
-    for picture, path in paths.items():
+    faulty: dict[str, list[str]] = {fault: [] for fault in CAPTION_FAULTS}  # names of files
+    for image, path in paths.items():
         try:
             with open(path, "rb", buffering=0) as file:  # a fifth faster than read_bytes
                 written, encoding = captions.decode(file.read())
         except OSError as error:
-            reason = error.strerror or error
-            problems.append(
-                say(
-                    f"{path}: cannot be read ({reason}). You don't have permission to read this file. Change its "
-                    "permissions, or delete it",
-                    f"{path}：无法读取（{reason}）。请修改文件权限，或删除它",
-                )
-            )
+            problems.append(_caption_is_unreadable(path, error))
             continue
         except ValueError as error:
-            problems.append(
-                say(f"{path}: {error}. Save it as UTF-8", f"{path}：无法识别文字编码，请另存为 UTF-8"),
-            )
+            problems.append(say(f"{path}: {error}. Save it as UTF-8", f"{path}：无法识别文字编码，请另存为 UTF-8"))
             continue
         text = captions.without_invisible(written)
         if text != written:
-            invisible.append(path.name)
+            faulty["invisible"].append(path.name)
         if len(text) > LONGEST_CAPTION:
-            huge.append(f"{path.name} ({len(text):,})")
+            faulty["huge"].append(f"{path.name} ({len(text):,})")
             text = text.lstrip()[:LONGEST_CAPTION]
-        texts[picture] = (text.strip(), path)
+        texts[image] = (text.strip(), path)
         line = captions.first_line(text)
         if encoding in GUESSED_ENCODINGS:
             guessed.setdefault(encoding, []).append((path.name, line))
         if not line:
-            empty.append(path.name)
+            faulty["empty"].append(path.name)
         if "，" in line:
-            chinese_commas.append(path.name)
+            faulty["Chinese commas"].append(path.name)
         if not all_lines and len(text.strip().splitlines()) > 1:
-            several_lines.append(path.name)
-    for encoding, read in guessed.items():
-        kind, (name, line) = GUESSED_ENCODINGS[encoding], read[0]
-        warnings.append(
-            say(
-                f"{folder.path}: {plural(len(read), 'caption is', 'captions are')} not UTF-8 and read as {kind}, "
-                f'e.g. {name}: "{line[:40]}". If the text is wrong, save them as UTF-8',
-                f"{folder.path}：{len(read)} 个标注文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。如果文"
-                "字不对，请另存为 UTF-8",
-            )
-        )
-    for names, english, chinese in (
-        (
-            empty,
-            ("caption file is empty: trained without a caption", "caption files are empty: trained without a caption"),
-            "个标注文件是空的，按空标注训练",
-        ),
-        (
-            chinese_commas,
-            (
-                "caption contains Chinese commas, which don't separate tags. Replace ， with ,",
-                "captions contain Chinese commas, which don't separate tags. Replace ， with ,",
-            ),
-            "个标注文件含中文逗号，不能分隔标签，请把 ， 换成英文 ,",
-        ),
-        (
-            invisible,
-            (
-                "caption had invisible characters (control characters, zero-width spaces), which were removed",
-                "captions had invisible characters (control characters, zero-width spaces), which were removed",
-            ),
-            "个标注文件含不可见字符（控制符、零宽空格等），已去除",
-        ),
-        (
-            huge,
-            (
-                f"caption file is longer than {LONGEST_CAPTION:,} characters, and is cut there",
-                f"caption files are longer than {LONGEST_CAPTION:,} characters, and are cut there",
-            ),
-            f"个标注文件超过 {LONGEST_CAPTION:,} 个字符，超出部分不读取，请检查是否真是标注",
-        ),
-        (
-            several_lines,
-            (
-                "caption has several lines; only the first is read",
-                "captions have several lines; only the first is read",
-            ),
-            "个标注文件有多行，只读第一行",
-        ),
-    ):
+            faulty["several lines"].append(path.name)
+    for encoding, named in guessed.items():
+        warnings.append(_encoding_was_guessed(folder, GUESSED_ENCODINGS[encoding], named))
+    for fault, names in faulty.items():
         if names:
+            english, chinese = CAPTION_FAULTS[fault]
             warnings.append(
                 say(
                     f"{folder.path}: {plural(len(names), *english)}: {some(names)}",
@@ -619,3 +593,25 @@ def balanced_epochs(
         yield uses
         if rotate and count:
             start = (start + moved) % count
+
+
+# ---- messages ----
+
+
+def _caption_is_unreadable(path: Path, error: OSError) -> str:
+    reason = error.strerror or error
+    return say(
+        f"{path}: cannot be read ({reason}). You don't have permission to read this file. Change its permissions, or "
+        "delete it",
+        f"{path}：无法读取（{reason}）。请修改文件权限，或删除它",
+    )
+
+
+def _encoding_was_guessed(folder: Folder, kind: str, named: list[tuple[str, str]]) -> str:
+    name, line = named[0]
+    return say(
+        f"{folder.path}: {plural(len(named), 'caption is', 'captions are')} not UTF-8 and read as {kind}, e.g. {name}: "
+        f'"{line[:40]}". If the text is wrong, save them as UTF-8',
+        f"{folder.path}：{len(named)} 个标注文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。"
+        "如果文字不对，请另存为 UTF-8",
+    )

@@ -15,7 +15,7 @@ lists below, of danbooru's words; what is in none of them counts as the subject'
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -404,113 +404,130 @@ def about_words(
 
 
 def _about_shares(statistics: TagStatistics, folder: str, word: str | None) -> list[Advice]:
-    """Where the features of one folder's pictures will live."""
-    total = statistics.total(folder)
-    start = f"{folder}: " if len(statistics.folders) > 1 and folder else ""
-    start_zh = start.replace(": ", "：")
-    own = f"`{word}`" if word else say("the trigger word", "触发词")
+    """Where the features of one folder's images will live."""
     tags = [tag for tag in statistics.tags.values() if statistics.count(tag, folder)]
     tags = [tag for tag in tags if not word or spelled(tag.text) != spelled(word)]
     tags = [tag for tag in tags if not is_sentence(tag.text)]
     always = [tag for tag in tags if statistics.share(tag, folder) >= ALWAYS]
-    subject = [tag for tag in always if not is_scene(tag.text)]
-    scene = [tag for tag in always if is_scene(tag.text)]
-    found = []
-    if total < 4:
-        found.append(
-            Advice(
-                "amber",
-                say(
-                    f"{start}{plural(total, 'image')} with a caption: too few for meaningful percentages",
-                    f"{start_zh}有标注的图片只有 {total} 张，比例没有太大参考价值",
-                ),
-                say("Collect more, usually 20 to 30 per subject", "请多收集一些，一个主体通常需要 20~30 张"),
-            )
-        )
-    if subject:
-        listed = ", ".join(_quoted(tag.text) for tag in subject)
-        found.append(
-            Advice(
-                "amber",
-                say(
-                    f"{start}on nearly every image: {_shares(statistics, subject, folder)}. These features stay on "
-                    f"these tags, and {own} alone will not produce them",
-                    f"{start_zh}几乎每张图都有：{_shares(statistics, subject, folder)}。这些特征会留在这些词上，"
-                    f"只写 {own} 出不来",
-                ),
-                say(
-                    f"To move them to {own}: delete_tags = [{listed}] in edit_tags.py; all of them, or the one left "
-                    "over will come out wrong. To keep them controllable (another hair color), keep the tags and "
-                    "write them in your prompts",
-                    f"要转移到 {own} 上：在 edit_tags.py 里设 delete_tags = [{listed}]；漏删哪个，哪个出图就不对。"
-                    "想保留变化的余地（如换发色）：不要删，出图时把这些词也写上",
-                ),
-                tuple(tag.text for tag in subject),
-            )
-        )
-    forgotten = [tag for tag in always if statistics.share(tag, folder) < 1]
-    if forgotten:
-        listed = say("; ", "；").join(
-            f"`{tag.text}`{say(': ', '：')}{some(statistics.missing(tag, folder), 3)}" for tag in forgotten[:SHOWN]
-        )
-        found.append(
-            Advice(
-                "amber",
-                say(
-                    f"{start}on nearly all images but missing on a few, probably forgotten. {listed}",
-                    f"{start_zh}几乎每张图都有、只有个别图没有的标签，可能是漏打。{listed}",
-                ),
-                say(
-                    "Check these images: add the tag where the feature is visible",
-                    "请看一下这些图：画面里有该特征就补上标签",
-                ),
-                tuple(tag.text for tag in forgotten),
-            )
-        )
+    return [
+        *_few_captions(statistics, folder),
+        *_features_on_tags(statistics, folder, [tag for tag in always if not is_scene(tag.text)], word),
+        *_forgotten(statistics, folder, [tag for tag in always if statistics.share(tag, folder) < 1]),
+        *_inseparable(statistics, folder, tags),
+        *_in_order(statistics, folder, tags, [tag for tag in always if is_scene(tag.text)]),
+    ]
+
+
+def _place(statistics: TagStatistics, folder: str) -> tuple[str, str]:
+    """How advice on one of several folders begins, in both languages."""
+    start = f"{folder}: " if len(statistics.folders) > 1 and folder else ""
+    return start, start.replace(": ", "：")
+
+
+def _few_captions(statistics: TagStatistics, folder: str) -> Iterator[Advice]:
+    total = statistics.total(folder)
+    if total >= 4:
+        return
+    start, start_zh = _place(statistics, folder)
+    text = say(
+        f"{start}{plural(total, 'image')} with a caption: too few for meaningful percentages",
+        f"{start_zh}有标注的图片只有 {total} 张，比例没有太大参考价值",
+    )
+    cure = say("Collect more, usually 20 to 30 per subject", "请多收集一些，一个主体通常需要 20~30 张")
+    yield Advice("amber", text, cure)
+
+
+def _features_on_tags(statistics: TagStatistics, folder: str, subject: list[Tag], word: str | None) -> Iterator[Advice]:
+    """Tags of the subject on nearly every image: what they describe is not learned under the trigger word."""
+    if not subject:
+        return
+    start, start_zh = _place(statistics, folder)
+    own = f"`{word}`" if word else say("the trigger word", "触发词")
+    listed = ", ".join(_quoted(tag.text) for tag in subject)
+    text = say(
+        f"{start}on nearly every image: {_shares(statistics, subject, folder)}. These features stay on these tags, "
+        f"and {own} alone will not produce them",
+        f"{start_zh}几乎每张图都有：{_shares(statistics, subject, folder)}。这些特征会留在这些词上，只写 {own} 出不来",
+    )
+    cure = say(
+        f"To move them to {own}: delete_tags = [{listed}] in edit_tags.py; all of them, or the one left over will come "
+        "out wrong. To keep them controllable (another hair color), keep the tags and write them in your prompts",
+        f"要转移到 {own} 上：在 edit_tags.py 里设 delete_tags = [{listed}]；漏删哪个，哪个出图就不对。"
+        "想保留变化的余地（如换发色）：不要删，出图时把这些词也写上",
+    )
+    yield Advice("amber", text, cure, tuple(tag.text for tag in subject))
+
+
+def _forgotten(statistics: TagStatistics, folder: str, nearly: list[Tag]) -> Iterator[Advice]:
+    """Tags on nearly all images, but not on all."""
+    if not nearly:
+        return
+    start, start_zh = _place(statistics, folder)
+    listed = say("; ", "；").join(
+        f"`{tag.text}`{say(': ', '：')}{some(statistics.missing(tag, folder), 3)}" for tag in nearly[:SHOWN]
+    )
+    text = say(
+        f"{start}on nearly all images but missing on a few, probably forgotten. {listed}",
+        f"{start_zh}几乎每张图都有、只有个别图没有的标签，可能是漏打。{listed}",
+    )
+    cure = say(
+        "Check these images: add the tag where the feature is visible", "请看一下这些图：画面里有该特征就补上标签"
+    )
+    yield Advice("amber", text, cure, tuple(tag.text for tag in nearly))
+
+
+def _inseparable(statistics: TagStatistics, folder: str, tags: list[Tag]) -> Iterator[Advice]:
+    """Tags that are on exactly the same images."""
     groups: dict[int, list[Tag]] = {}
     for tag in tags:
         if SOMETIMES <= statistics.share(tag, folder) < ALWAYS and statistics.count(tag, folder) > FEW:
             groups.setdefault(tag.pictures & statistics.folders[folder], []).append(tag)
     together = [group for group in groups.values() if len(group) > 1]
-    if together:
-        listed = say("; ", "；").join(
-            f"{_listed(group)}{say(f' ({len_of} images)', f'（{len_of} 张）')}"
-            for group in together[:SHOWN]
-            for len_of in [statistics.count(group[0], folder)]
-        )
-        found.append(
-            Advice(
-                "amber",
-                say(
-                    f"{start}tags that always appear together can't be told apart: {listed}",
-                    f"{start_zh}总是同时出现的标签，模型无法区分：{listed}",
-                ),
-                say(
-                    "Fine if they mean the same thing. Otherwise add an image that has only one of them",
-                    "如果本来就是一回事则没问题；否则请补充只含其中一个的图片",
-                ),
-                tuple(tag.text for group in together for tag in group),
-            )
-        )
-    changeable = [tag for tag in tags if SOMETIMES <= statistics.share(tag, folder) < ALWAYS]
+    if not together:
+        return
+    start, start_zh = _place(statistics, folder)
+    listed = say("; ", "；").join(
+        f"{_listed(group)}{say(f' ({len_of} images)', f'（{len_of} 张）')}"
+        for group in together[:SHOWN]
+        for len_of in [statistics.count(group[0], folder)]
+    )
+    text = say(
+        f"{start}tags that always appear together can't be told apart: {listed}",
+        f"{start_zh}总是同时出现的标签，模型无法区分：{listed}",
+    )
+    cure = say(
+        "Fine if they mean the same thing. Otherwise add an image that has only one of them",
+        "如果本来就是一回事则没问题；否则请补充只含其中一个的图片",
+    )
+    yield Advice("amber", text, cure, tuple(tag.text for group in together for tag in group))
+
+
+def _in_order(statistics: TagStatistics, folder: str, tags: list[Tag], scene: list[Tag]) -> Iterator[Advice]:
+    """What becomes of the other tags, which need no change."""
+    start, start_zh = _place(statistics, folder)
+    controllable = [tag for tag in tags if SOMETIMES <= statistics.share(tag, folder) < ALWAYS]
     rare = [tag for tag in tags if statistics.count(tag, folder) <= FEW and statistics.share(tag, folder) < SOMETIMES]
+    keep = "on nearly every image: they stay on their own words. Keep them, or they become part of the subject"
     for group, english, chinese in (
         (
             scene,
-            "about scene, pose or view are on nearly every image: they stay on their own words. Keep them, or they "
-            "become part of the subject",
+            (f"tag about scene, pose or view is {keep}", f"tags about scene, pose or view are {keep}"),
             "属于画面、姿势、视角之类，几乎每张图都有：会留在这些词上。请保留，否则会变成主体的一部分",
         ),
-        (changeable, "stay controllable", "可自由控制"),
-        (rare, f"are on at most {FEW} images and have little effect", f"最多出现在 {FEW} 张图上，作用很小"),
-    ):
+        (controllable, ("tag stays controllable", "tags stay controllable"), "可自由控制"),
+        (
+            rare,
+            (f"tag is on at most {FEW} images and has little effect",
+             f"tags are on at most {FEW} images and have little effect"),
+            f"最多出现在 {FEW} 张图上，作用很小",
+        ),
+    ):  # fmt: skip
         if group:
             text = say(
-                f"{start}{plural(len(group), 'tag')} {english}: {_shares(statistics, group, folder)}",
+                f"{start}{plural(len(group), *english)}: {_shares(statistics, group, folder)}",
                 f"{start_zh}{len(group)} 个标签{chinese}：{_shares(statistics, group, folder)}",
             )
-            found.append(Advice("green", text, "", tuple(tag.text for tag in group)))
-    return found
+            yield Advice("green", text, "", tuple(tag.text for tag in group))
 
 
 def _about_spellings(statistics: TagStatistics) -> list[Advice]:

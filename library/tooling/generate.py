@@ -142,7 +142,7 @@ class GenerationFamily:
                 self.is_tight = True
             log.warning(
                 say(
-                    "memory is short: the U-Net makes room for the VAE at each image, somewhat slower",
+                    "low memory: the U-Net is moved out for the VAE at each image, somewhat slower",
                     "显存紧张，每次解码时 U-Net 先移出显存，略慢",
                 )
             )

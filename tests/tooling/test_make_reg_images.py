@@ -225,7 +225,7 @@ def test_the_rule_is_told_with_its_numbers(make, capsys):
         "samples: lower images_per_caption to 2, or raise the training repeats" in lines
     )
     assert (
-        "in all: 14 training samples, 12 of regularization; an epoch uses 12 of 12 regularization pictures, 1~2 times "
+        "in all: 14 training samples, 12 of regularization; an epoch uses 12 of 12 regularization images, 1~2 times "
         "each, 14 samples" in lines
     )
 
@@ -307,7 +307,7 @@ def test_other_settings_are_never_mixed_in(make, train, monkeypatch):
     (train / "4_mytag" / "0.txt").write_text("mytag, green hair", encoding="utf-8")
     with pytest.raises(UserError, match="contains 1 image.* prompt was 'red hair, smile' and is 'green hair' now"):
         make()
-    with pytest.raises(UserError, match="holds 2 picture.* Pictures: other one 0.png, mytag 0.png"):
+    with pytest.raises(UserError, match="contains 2 image.* Images: other one 0.png, mytag 0.png"):
         make(class_words="a cat")  # whose folder has another name
     assert drawn(folder) == before
 
