@@ -123,8 +123,10 @@ def other_shapes(plain: Result, changed: Result) -> bool:
     return shapes(plain).keys() == shapes(changed).keys() and shapes(plain) != shapes(changed)
 
 
+ONE_EPOCH = dict(max_train_epochs=1)  # 6 steps, where the row does not say otherwise
+TWO_EPOCHS = dict(max_train_epochs=2)
 CONSTANT = dict(lr_scheduler="constant")
-PREVIEW = dict(sample_every_n_epochs=None, sample_prompts="{prompts}")
+PREVIEW = TWO_EPOCHS | dict(sample_every_n_epochs=None, sample_prompts="{prompts}")
 MEASURED = dict(validation_data_dir="{measured set}", text_encoder_lr=0)
 EFFECTS = {
     "pretrained_model_name_or_path": Effect(dict(pretrained_model_name_or_path="{other model}"), other_weights),
@@ -132,17 +134,17 @@ EFFECTS = {
     "reg_data_dir": Effect(dict(reg_data_dir=None), entry("ss_num_reg_images", "0")),
     "output_name": Effect(dict(output_name="that"), made("that.safetensors")),
     "resolution": Effect(dict(resolution="48,64"), entry("ss_resolution", "(48, 64)")),
-    "train_batch_size": Effect(dict(train_batch_size=6), step_count(6)),
-    "max_train_epochs": Effect(dict(max_train_epochs=1), step_count(6)),
+    "train_batch_size": Effect(dict(train_batch_size=6), step_count(3)),
+    "max_train_epochs": Effect(dict(max_train_epochs=2), step_count(12)),
     "max_train_steps": Effect(dict(max_train_steps=5), step_count(5)),
-    "learning_rate": Effect(dict(learning_rate=1e-3), rates("unet", 1e-3, 1e-3 / 12), dict(lr_scheduler="linear")),
+    "learning_rate": Effect(dict(learning_rate=1e-3), rates("unet", 1e-3, 1e-3 / 6), dict(lr_scheduler="linear")),
     "unet_lr": Effect(dict(unet_lr=3e-3), rates("unet", 3e-3, 3e-3), dict(lr_scheduler="constant")),
     "text_encoder_lr": Effect(
         dict(text_encoder_lr=2e-3), rates("text_encoder", 2e-3, 2e-3), dict(lr_scheduler="constant")
     ),
     "network_dim": Effect(dict(network_dim=3), entry("ss_network_dim", "3")),
     "network_alpha": Effect(dict(network_alpha=1.0), other_weights),
-    "save_every_n_epochs": Effect(dict(save_every_n_epochs=1), made("it-000001.safetensors")),
+    "save_every_n_epochs": Effect(dict(save_every_n_epochs=1), made("it-000001.safetensors"), TWO_EPOCHS),
     "clip_skip": Effect(dict(clip_skip=2), other_weights),
     "seed": Effect(dict(seed=8), other_weights),
     "network_module": Effect(
@@ -232,14 +234,15 @@ EFFECTS = {
     "v_pred_like_loss": Effect(dict(v_pred_like_loss=0.5), other_weights),
     "debiased_estimation_loss": Effect(dict(debiased_estimation_loss=True), other_weights),
     "lr_scheduler_type": Effect(
-        dict(lr_scheduler_type="ExponentialLR", lr_scheduler_args=["gamma=0.5"]), rates("unet", 1e-2, 1e-2 / 2**11)
+        dict(lr_scheduler_type="ExponentialLR", lr_scheduler_args=["gamma=0.5"]), rates("unet", 1e-2, 1e-2 / 2**5)
     ),
     "lr_decay_steps": Effect(
         dict(lr_decay_steps=6), rates("unet", 1e-2, 1e-2 * (1 + math.cos(math.pi * 5 / 6)) / 2),
-        dict(lr_scheduler="warmup_stable_decay", lr_decay_steps=3),
+        TWO_EPOCHS | dict(lr_scheduler="warmup_stable_decay", lr_decay_steps=3),
     ),
     "lr_scheduler_timescale": Effect(
-        dict(lr_scheduler_timescale=4), rates("unet", 1e-2, 1e-2 * (4 / 15) ** 0.5), dict(lr_scheduler="inverse_sqrt")
+        dict(lr_scheduler_timescale=4), rates("unet", 1e-2, 1e-2 * (4 / 15) ** 0.5),
+        TWO_EPOCHS | dict(lr_scheduler="inverse_sqrt"),
     ),
     "lr_scheduler_min_lr_ratio": Effect(
         dict(lr_scheduler_min_lr_ratio=1.0), rates("unet", 1e-2, 1e-2), dict(lr_scheduler="cosine_with_min_lr")
@@ -256,7 +259,7 @@ EFFECTS = {
     "token_warmup_step": Effect(dict(token_warmup_step=0.9), other_weights),
     "caption_suffix": Effect(dict(caption_suffix=", cat"), other_weights),
     "caption_dropout_rate": Effect(dict(caption_dropout_rate=1.0), other_weights),
-    "caption_dropout_every_n_epochs": Effect(dict(caption_dropout_every_n_epochs=2), other_weights),
+    "caption_dropout_every_n_epochs": Effect(dict(caption_dropout_every_n_epochs=2), other_weights, TWO_EPOCHS),
     "caption_tag_dropout_rate": Effect(dict(caption_tag_dropout_rate=0.9), other_weights),
     "max_token_length": Effect(dict(max_token_length=75), said("75 caption tokens"), dict(caption_prefix="a " * 90)),
     "enable_bucket": Effect(dict(enable_bucket=False), buckets((64, 64))),
@@ -274,7 +277,7 @@ EFFECTS = {
     "resize_interpolation": Effect(
         dict(resize_interpolation="nearest"), other_weights, dict(resolution=48, reg_data_dir=None)
     ),
-    "skip_image_resolution": Effect(dict(skip_image_resolution="50,80"), step_count(8)),
+    "skip_image_resolution": Effect(dict(skip_image_resolution="50,80"), step_count(4)),
     "conditioning_data_dir": Effect(dict(conditioning_data_dir="{masks}"), other_weights),
     "dataset_config": Effect(dict(dataset_config="{data sets}"), entry("ss_num_train_images", "4")),
     "in_json": Effect(
@@ -303,12 +306,12 @@ EFFECTS = {
     ),
     "validate_every_n_epochs": Effect(
         dict(validate_every_n_epochs=2), lambda plain, changed: validated(changed) == [0, 12] != validated(plain),
-        MEASURED | dict(validate_every_n_epochs=1),
+        MEASURED | TWO_EPOCHS | dict(validate_every_n_epochs=1),
     ),
     "validate_every_n_steps": Effect(
         dict(validate_every_n_steps=4),
         lambda plain, changed: validated(changed) == [0, 4, 6, 8, 12] != validated(plain),
-        MEASURED | dict(validate_every_n_epochs=1),
+        MEASURED | TWO_EPOCHS | dict(validate_every_n_epochs=1),
     ),
     "max_validation_steps": Effect(
         dict(max_validation_steps=1), lambda plain, changed: validated(plain, "loss") != validated(changed, "loss"),
@@ -318,7 +321,7 @@ EFFECTS = {
     "alpha_mask": Effect(dict(alpha_mask=True), other_weights, dict(train_data_dir="{transparent set}")),
     "prior_loss_weight": Effect(dict(prior_loss_weight=0.5), other_weights),
     "reg_captions": Effect(dict(reg_captions=False), said("caption files are not read")),
-    "reg_rotate": Effect(dict(reg_rotate=False), said("2 of 8 regularization images are never used")),
+    "reg_rotate": Effect(dict(reg_rotate=False), said("2 of 8 regularization images are never used"), TWO_EPOCHS),
     "vae": Effect(dict(vae="{other vae}"), other_weights),
     "v_parameterization": Effect(dict(v_parameterization=True), entry("modelspec.prediction_type", "v")),
     "mixed_precision": Effect(dict(mixed_precision="bf16"), said("bfloat16 (as asked)")),
@@ -326,7 +329,7 @@ EFFECTS = {
     "int8_base": Effect(dict(int8_base=True), other_weights),
     "cuda_graphs": Effect(dict(cuda_graphs=True), said("no CUDA graphs")),
     "attention": Effect(dict(attention="chunked"), said("attention in chunks of")),
-    "gradient_accumulation_steps": Effect(dict(gradient_accumulation_steps=4), step_count(4)),
+    "gradient_accumulation_steps": Effect(dict(gradient_accumulation_steps=4), step_count(2)),
     "cache_latents": Effect(dict(cache_latents=False), lambda plain, changed: "encoded" not in changed.said),
     "cache_latents_to_disk": Effect(
         dict(cache_latents_to_disk=True, cache_dir="{folder}/cache"), beside("cache/latents")
@@ -346,7 +349,7 @@ EFFECTS = {
     "sample_at_first": Effect(dict(sample_at_first=True), made("sample/it_e000000_00_*.png"), PREVIEW),
     "sample_strengths": Effect(dict(sample_strengths=[0.7]), made("sample/it_end_00_x0.7_*.png"), PREVIEW),
     "sample_sampler": Effect(dict(sample_sampler="ddim"), other_picture, PREVIEW),
-    "save_every_n_steps": Effect(dict(save_every_n_steps=5), made("it-step00000010.safetensors")),
+    "save_every_n_steps": Effect(dict(save_every_n_steps=5), made("it-step00000005.safetensors")),
     "save_last_n_epochs": Effect(
         dict(save_last_n_epochs=1),
         lambda plain, changed: (plain.folder / "it-000001.safetensors").exists()
@@ -364,7 +367,7 @@ EFFECTS = {
         dict(metadata_thumbnail="data:image/png;base64,AA"), entry("modelspec.thumbnail", "data:image/png;base64,AA")
     ),
     "no_half_vae": Effect(dict(no_half_vae=True), other_weights, dict(mixed_precision="bf16")),
-    "save_n_epoch_ratio": Effect(dict(save_n_epoch_ratio=2), made("it-000001.safetensors")),
+    "save_n_epoch_ratio": Effect(dict(save_n_epoch_ratio=2), made("it-000001.safetensors"), TWO_EPOCHS),
     "save_last_n_epochs_state": Effect(
         dict(save_last_n_epochs_state=1), only_last("it-00000{}", [1, 2], [2]),
         dict(save_every_n_epochs=1, max_train_epochs=3, save_state=True),
@@ -372,16 +375,16 @@ EFFECTS = {
     "save_last_n_steps": Effect(
         dict(save_last_n_steps=3),
         lambda plain, changed: steps_kept(plain) == [2, 4, 6, 8, 10] and steps_kept(changed) == [8, 10],
-        dict(save_every_n_steps=2),
+        TWO_EPOCHS | dict(save_every_n_steps=2),
     ),
     "save_last_n_steps_state": Effect(
         dict(save_last_n_steps_state=3), only_last("it-step{:08}", [2, 4, 6, 8, 10], [8, 10]),
-        dict(save_every_n_steps=2, save_state=True),
+        TWO_EPOCHS | dict(save_every_n_steps=2, save_state=True),
     ),
     "save_state_on_train_end": Effect(
         dict(save_state_on_train_end=True),
         lambda plain, changed: [path.name for path in changed.folder.glob("*-state")] == ["it-state"]
-        and not any(plain.folder.glob("*-state")), dict(save_every_n_epochs=1),
+        and not any(plain.folder.glob("*-state")), TWO_EPOCHS | dict(save_every_n_epochs=1),
     ),
     "log_prefix": Effect(dict(log_prefix="try-"), beside("log/try-*"), dict(logging_dir="{folder}/log")),
     "log_tracker_name": Effect(dict(log_tracker_name="mine"), beside("log/mine"), dict(logging_dir="{folder}/log")),
@@ -401,6 +404,17 @@ EFFECTS = {
     ),
     "language": Effect(dict(language="zh"), said("已保存")),
 }  # fmt: skip
+TOGETHER = [  # changed in one run, as each leaves a trace of its own
+    [
+        "training_comment", "metadata_title", "metadata_thumbnail", "network_dim", "save_every_n_steps", "save_state",
+        "save_precision", "optimizer_type", "gradient_checkpointing", "validation_split",
+    ],
+    ["caption_extension", "reg_captions", "attention", "cuda_graphs", "device"],
+    ["unet_lr", "text_encoder_lr"],
+    ["down_lr_weight", "mid_lr_weight", "up_lr_weight"],
+    ["network_reg_lrs", "loraplus_text_encoder_lr_ratio"],
+    ["sample_every_n_epochs", "sample_every_n_steps", "sample_at_first", "sample_strengths"],
+]  # fmt: skip
 ELSEWHERE = {  # seen by a test of another file, or by one below
     "debug_dataset": "test_dataset_config.py::test_debug_dataset_shows_the_first_batches_and_trains_nothing",
     "output_dir": "every test of test_train.py",
@@ -476,12 +490,19 @@ def places(tmp_path_factory, tiny_model):
     }
 
 
+@pytest.mark.slow("trains 180 times")
 def test_changing_an_option_is_seen(subtests, run, places, tmp_path, capsys):
-    """One test with many parts, so that runs with the same base are made once."""
-    plain_runs: dict[str, Result] = {}
+    """One test with many parts, so that each run is made once, whether it is somebody's base or somebody's change."""
+    results: dict[str, Result] = {}
 
-    def result(output: str, options: dict) -> Result:
-        known = places | {"{folder}": str(tmp_path), "{lora}": str(tmp_path / "plain0" / "it.safetensors")}
+    def result(options: dict) -> Result:
+        key = json.dumps(options, sort_keys=True)
+        if key not in results:
+            results[key] = trained(f"run{len(results)}", ONE_EPOCH | options)
+        return results[key]
+
+    def trained(output: str, options: dict) -> Result:
+        known = places | {"{folder}": str(tmp_path), "{lora}": str(tmp_path / "run0" / "it.safetensors")}
         for name, value in options.items():
             for mark, place in known.items():
                 if isinstance(value, str) and mark in value:
@@ -490,12 +511,18 @@ def test_changing_an_option_is_seen(subtests, run, places, tmp_path, capsys):
         folder = run(output=output, **options)
         return Result(folder, capsys.readouterr().out)
 
+    assert result({}).folder.name == "run0"
     for name, effect in EFFECTS.items():
         with subtests.test(option=name):
-            key = json.dumps(effect.base, sort_keys=True)
-            if key not in plain_runs:
-                plain_runs[key] = result(f"plain{len(plain_runs)}", effect.base)
-            assert effect.seen(plain_runs[key], result(name, effect.base | effect.change))
+            together = next((group for group in TOGETHER if name in group), [name])
+            change = {key: value for other in together for key, value in EFFECTS[other].change.items()}
+            assert effect.seen(result(effect.base), result(effect.base | change))
+
+
+@pytest.mark.parametrize("group", TOGETHER, ids=lambda group: group[0])
+def test_options_that_are_changed_together_have_one_base_and_no_value_in_common(group):
+    assert all(EFFECTS[name].base == EFFECTS[group[0]].base for name in group)
+    assert sum(len(EFFECTS[name].change) for name in group) == len({key for n in group for key in EFFECTS[n].change})
 
 
 def test_the_device_plan_is_shown_without_training(run, tmp_path, capsys):
