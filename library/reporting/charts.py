@@ -10,6 +10,7 @@ The words around a drawing are charts.html's. The drawing is markup: every text 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from statistics import fmean
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -244,8 +245,8 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
         return list(points)
     size = len(points) / most
     groups = [points[int(at * size) : int((at + 1) * size)] for at in range(most)]
-    means = [tuple(math.fsum(values) / len(group) for values in zip(*group, strict=True)) for group in groups]
-    return [*means[:-1], tuple(points[-1])]
+    means = [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
+    return [*means[:-1], points[-1]]
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

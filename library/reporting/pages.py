@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
@@ -106,7 +106,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= dict(
+    names: dict[str, Any] = dict(  # jinja2 declares no type for what users add
         say=_say,
         plural=plural,
         level_name=level_name,
@@ -114,6 +114,7 @@ def environment() -> Environment:
         grouped=_grouped,
         MOST_IMAGES=MOST_IMAGES,
     )
+    made.globals.update(names)
     return made
 
 

@@ -158,8 +158,9 @@ def by_text(outcome: Outcome) -> list[Raw]:
 def shown_text(raw: Raw, boxes: list[list[float]]) -> ShownText:
     """Args: boxes: left, top, width, height as shares, and how sure each is."""
     surest = sorted(boxes, key=lambda box: -box[4])[:3]
-    figure = raw_figure(raw, "", [Box(*box[:4], f"{box[4]:.0%}") for box in boxes])
-    return ShownText(figure, [", ".join(f"{100 * share:.1f}%" for share in box[:4]) for box in surest])
+    frames = [Box(left, top, width, height, f"{sureness:.0%}") for left, top, width, height, sureness in boxes]
+    regions = [", ".join(f"{100 * share:.1f}%" for share in box[:4]) for box in surest]
+    return ShownText(raw_figure(raw, "", frames), regions)
 
 
 def rankings(worked: list[Raw]) -> list[Ranking]:

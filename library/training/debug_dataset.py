@@ -89,8 +89,8 @@ def _figure(batch: Batch, images: Tensor, at: int) -> Figure:
 
     sample, pixels = batch.samples[at], (images[at] + 1) * 127.5  # (3, H, W)
     if batch.masks is not None:
-        learnt = batch.masks[at].repeat_interleave(pixels.shape[1] // batch.masks.shape[2], 1)
-        pixels = pixels * (0.2 + 0.8 * learnt.repeat_interleave(pixels.shape[2] // batch.masks.shape[3], 2))
+        learned = batch.masks[at].repeat_interleave(pixels.shape[1] // batch.masks.shape[2], 1)
+        pixels = pixels * (0.2 + 0.8 * learned.repeat_interleave(pixels.shape[2] // batch.masks.shape[3], 2))
     image = Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
     weight = float(batch.weights[at])
     notes = [batch.captions[at] or say("(empty caption)", "（空标注）")]

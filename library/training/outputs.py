@@ -187,7 +187,7 @@ class Outputs:
         from library.reporting import best_epoch
 
         patience, measured = self.run.settings.early_stop, self.run_log.validations
-        if patience and best_epoch.waited(measured) >= patience:
+        if patience and best_epoch.epochs_since_lowest(measured) >= patience:
             self.ended_early = True
             log.info(_ends_early(patience))
         return self.ended_early

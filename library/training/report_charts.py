@@ -1,15 +1,21 @@
 """The curves of a run, over the epochs, each with how to read it. To add one: a function, named in `curves`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from library.messages import say
 from library.reporting import charts
 from library.reporting.best_epoch import Recommendation
 from library.reporting.charts import Chart, Line
 from library.training.report_facts import Facts
-from library.training.report_history import Event, History
+from library.training.report_history import History
+
+if TYPE_CHECKING:
+    from library.reporting.run_log import Event
 
 MOST_POINTS = 240  # of a curve
 MOST_LINES = 4  # of losses by timestep

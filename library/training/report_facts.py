@@ -76,7 +76,7 @@ class Facts:
             done += count
         return float(self.epoch_count)
 
-    def over_epochs(self, values: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float]]:
+    def over_epochs(self, values: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
         """Values by step as at most so many points over the epochs."""
         return [(self.epoch_at(step), value) for step, value in charts.thinned(values, most)]
 

@@ -1,17 +1,21 @@
 """What run.jsonl tells of a run, taken up line by line; a run that was interrupted has its whole history there."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 from library.messages import say
+
+if TYPE_CHECKING:
+    from library.reporting.run_log import Event
 
 AVERAGED_SECONDS = 2.0  # over which the time of a step is averaged
 AT_ONCE_SECONDS = 0.05  # within which steps are told that were read together
 
-Event = dict[str, Any]  # a line of run.jsonl; what is in it depends on its kind
 Points = list[tuple[int, float]]  # step, value
 
 

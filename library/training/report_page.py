@@ -24,10 +24,12 @@ from library.reporting.pages import Figure
 from library.training.caption_mismatch import Ranked, ranked
 from library.training.report_charts import curves
 from library.training.report_facts import Facts, TagRow
-from library.training.report_history import Event, History
+from library.training.report_history import History
 
 if TYPE_CHECKING:
     import torch
+
+    from library.reporting.run_log import Event
 
 COST = 0.005  # share of the time that writing the page may take
 EVERY_SECONDS = 60.0  # while nothing but steps happens
@@ -44,10 +46,10 @@ class ReportPage:
     Args:
         path: of the page.
         events: run.jsonl.
-        device: whose memory is told; None: of none.
+        device: whose memory is told.
     """
 
-    def __init__(self, path: Path, events: Path, facts: Facts, device: torch.device | None):
+    def __init__(self, path: Path, events: Path, facts: Facts, device: torch.device):
         self.path, self.facts, self.device = path, facts, device
         self.history = History(events)
         self.thumbnail = cache(pages.thumbnail)  # previews stay as they are

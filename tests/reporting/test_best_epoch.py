@@ -6,7 +6,7 @@ import pytest
 
 from library.messages import set_language
 from library.reporting import best_epoch
-from library.reporting.best_epoch import Measurement, difference, recommend, waited
+from library.reporting.best_epoch import Measurement, difference, epochs_since_lowest, recommend
 
 TIMES = [200, 400, 600, 800]
 
@@ -111,19 +111,19 @@ def test_measurements_between_epochs_and_of_other_pictures_do_not_count():
 
 
 def test_patience_counts_from_the_lowest():
-    assert waited(validations([0.8, 0.5, 0.6, 0.7])) == 2
-    assert waited(validations([0.8, 0.5, 0.6, 0.4])) == 0
-    assert waited([]) == 0
+    assert epochs_since_lowest(validations([0.8, 0.5, 0.6, 0.7])) == 2
+    assert epochs_since_lowest(validations([0.8, 0.5, 0.6, 0.4])) == 0
+    assert epochs_since_lowest([]) == 0
 
 
 def test_the_words():
     assert best_epoch.spans([1, 3, 4, 5, 8]) == "1, 3-5, 8"
     lines = recommend(validations([0.8, 0.51, 0.5, 0.7])).lines()
     assert lines[0].startswith(
-        "Use epoch 3: no other has a lower loss of held-out images beyond chance. Epochs 2-3 are"
+        "Use epoch 3: no other epoch has a clearly lower loss on held-out images. Epochs 2-3 can't be"
     )
     assert "It overfits from epoch 4 on" in lines[1]
-    assert "4 pictures" in lines[-1]
+    assert "4 held-out images" in lines[-1]
     assert "more epochs may help" in recommend(validations([0.8, 0.5])).lines()[1]
     assert "nothing to compare" in recommend(validations([0.5])).lines()[0]
     set_language("zh")
