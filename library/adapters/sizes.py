@@ -52,17 +52,15 @@ class Size(NamedTuple):
     lr_scale: LrScale = LrScale()
 
 
-PARTS = {  # beginning of a layer's name -> part of the model
-    r"lora_te2_|text_encoder_2\.": "text_encoder_2",
-    r"lora_te1?_|text_encoder\.": "text_encoder",
-    r"lora_unet_|unet\.|": "denoiser",
-}
 BLOCK_NAMES = ("BASE", "IN", "MID", "OUT", "TIME")  # how they begin, in their order
 
 
 def part_of(name: str) -> str:
     """The part of the model that a layer is of, by its name in a file of any trainer."""
-    return next(part for beginning, part in PARTS.items() if re.match(beginning, name))
+    found = re.match(r"(?:lora_te|text_encoder_?)(\d*)[._]", name)
+    if not found:
+        return "denoiser"
+    return "text_encoder" if found[1] in ("", "1") else f"text_encoder_{found[1]}"
 
 
 def block_name(name: str) -> str:
@@ -70,8 +68,9 @@ def block_name(name: str) -> str:
 
     In diffusers' names they are counted as in a Stable Diffusion of true size: two layers to a block.
     """
-    if part_of(name) != "denoiser":
-        return "BASE" if part_of(name) == "text_encoder" else "BASE 2"
+    part = part_of(name)
+    if part != "denoiser":
+        return f"BASE {part.removeprefix('text_encoder_')}" if part != "text_encoder" else "BASE"
     if found := re.search(r"(input|output)_blocks[._](\d+)[._]", name):
         return f"{'IN' if found[1] == 'input' else 'OUT'}{int(found[2]):02d}"
     if re.search(r"middle_block|mid_block", name):

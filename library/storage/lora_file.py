@@ -16,13 +16,6 @@ from library.messages import UserError, say
 from library.storage.problems import explain_write_errors, one_line, refuse_non_finite
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of save_precision
-PARTS = {  # beginning of a layer's name in the file -> part of the model
-    "lora_unet_": "denoiser",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-}
-
 Renaming = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 RANK_TENSORS = {  # by which a kind of adapter is known in a file -> the one whose first dimension is the rank
@@ -107,7 +100,7 @@ def load_adapter(path: Path, renamed: Renaming = dict) -> dict[str, Tensor]:
     """
     tensors = renamed(read_tensors(path))
     known = [name for name in tensors if str(name).partition(".")[2] in RANK_TENSORS]
-    foreign = [name for name in tensors if not str(name).startswith(tuple(PARTS))]
+    foreign = [name for name in tensors if not str(name).startswith("lora_")]
     if not known or foreign:
         example = (foreign or list(tensors) or ["-"])[0]
         raise UserError(
@@ -138,12 +131,15 @@ def load_adapter(path: Path, renamed: Renaming = dict) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def read_back(path: Path, expected: Mapping[str, tuple[int, ...]], renamed: Renaming = dict) -> dict[str, float]:
+def read_back(
+    path: Path, expected: Mapping[str, tuple[int, ...]], parts: Mapping[str, str], renamed: Renaming = dict
+) -> dict[str, float]:
     """Read a file just written, and make sure that it holds what was learned.
 
     Args:
         path: the file.
         expected: name -> shape of every tensor.
+        parts: name of a layer -> part of the model that it is of.
         renamed: as in `load_adapter`.
 
     Returns:
@@ -170,7 +166,7 @@ def read_back(path: Path, expected: Mapping[str, tuple[int, ...]], renamed: Rena
                 f"{len(wrong)} 个张量形状不对，第一个是 {wrong[0]}（实际、应为：{shapes}）。",
             )
         )
-    norms = {} if problems else _norms(tensors)
+    norms = {} if problems else _norms(tensors, parts)
     for part, norm in norms.items():
         if norm == 0:
             problems.append(
@@ -186,27 +182,23 @@ def read_back(path: Path, expected: Mapping[str, tuple[int, ...]], renamed: Rena
     return norms
 
 
-def _norms(tensors: dict[str, Tensor]) -> dict[str, float]:
+def _norms(tensors: Mapping[str, Tensor], parts: Mapping[str, str]) -> dict[str, float]:
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer, _, ending = name.partition(".")
+        layers.setdefault(layer, {})[ending] = tensor
     squares: dict[str, float] = {}
-    for name in tensors:
-        layer, _, kind = name.partition(".")
-        if kind in RANK_TENSORS:
-            part = next(part for beginning, part in PARTS.items() if name.startswith(beginning))
-            squares[part] = squares.get(part, 0.0) + _norm(tensors, layer) ** 2
+    for layer, of_layer in layers.items():
+        squares[parts[layer]] = squares.get(parts[layer], 0.0) + _norm(of_layer) ** 2
     return {part: square**0.5 for part, square in squares.items()}
 
 
-def _norm(tensors: dict[str, Tensor], layer: str) -> float:
+def _norm(tensors: Mapping[str, Tensor]) -> float:
     """Frobenius norm of a layer's update. The kinds' formulas: `adapters/lora.py`, `loha.py`, `lokr.py`."""
-
-    own = {
-        name.removeprefix(f"{layer}."): tensor.flatten(1).double()
-        for name, tensor in tensors.items()
-        if name.startswith(f"{layer}.") and tensor.dim() > 1
-    }
+    own = {ending: tensor.flatten(1).double() for ending, tensor in tensors.items() if tensor.dim() > 1}
 
     def scale(rank: int) -> float:
-        return float(tensors[f"{layer}.alpha"]) / rank
+        return float(tensors["alpha"]) / rank
 
     if "lora_down.weight" in own:
         down, up = own["lora_down.weight"], own["lora_up.weight"]

@@ -118,9 +118,11 @@ class Saver:
         from library.lora_files.factors import in_our_writing
         from library.storage import lora_file
 
-        ours = partial(in_our_writing, path.name, targets=self.training.family.layers())
+        family = self.training.family
+        ours = partial(in_our_writing, path.name, targets=family.layers())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours(self._file_tensors()).items()}
-        return lora_file.read_back(path, shapes, ours)
+        parts = {target.saved_as: target.part for target in family.targets()}
+        return lora_file.read_back(path, shapes, parts, ours)
 
     def _remove_expired(self, by: str | None, *, epoch: int = 0, step: int = 0) -> None:
         """Remove the file and the state that a save of this epoch or step makes too many."""

@@ -16,6 +16,8 @@ from library.storage import lora_file, training_state
 from library.storage.lora_file import load_adapter, read_back, save_adapter
 from tests.storage.written import lora, state
 
+PARTS = {"lora_te_fc1": "text_encoder", "lora_unet_conv1": "denoiser"}
+
 
 def shapes(tensors):
     return {name: tensor.shape for name, tensor in tensors.items()}
@@ -149,7 +151,7 @@ def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path, monkeypat
 def test_reading_back_gives_what_was_learned_in_each_part(tmp_path):
     path = tmp_path / "a.safetensors"
     save_adapter(path, lora())
-    norms = read_back(path, shapes(lora()))
+    norms = read_back(path, shapes(lora()), PARTS)
     t = lora()
     te = 0.5 * t["lora_te_fc1.lora_up.weight"] @ t["lora_te_fc1.lora_down.weight"]
     unet = t["lora_unet_conv1.lora_up.weight"].flatten(1) @ t["lora_unet_conv1.lora_down.weight"].flatten(1)
@@ -162,7 +164,7 @@ def test_reading_back_finds_what_is_wrong(tmp_path):
     def problem(tensors, expected=None):
         save_adapter(path, tensors)
         with pytest.raises(UserError) as error:
-            read_back(path, expected or shapes(lora()))
+            read_back(path, expected or shapes(lora()), PARTS)
         return str(error.value)
 
     name = "lora_unet_conv1.lora_up.weight"
@@ -172,7 +174,7 @@ def test_reading_back_finds_what_is_wrong(tmp_path):
     assert str(path) in missing
     assert "(7, 3, 1, 1), (7, 9, 1, 1)" in problem(lora(), shapes(lora()) | {name: (7, 9, 1, 1)})
     nothing = problem(lora() | {name: torch.zeros(7, 3, 1, 1)})
-    assert "unet: nothing was learned" in nothing
+    assert "denoiser: nothing was learned" in nothing
     assert "text_encoder" not in nothing
 
 
