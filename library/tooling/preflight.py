@@ -394,7 +394,7 @@ def examine_memory(seen: Examination, run: Run) -> None:
         text += say(f", {there} are free", f"，可用 {there}") if there else ""
         seen.findings.append(Finding("green", "machine", text))
     blueprint = families.blueprint(run.model, config.max_token_length)
-    attached, _ = attach(config, blueprint, attend, 0, Blocks(), run.start)
+    attached = attach(config, blueprint, attend, 0, Blocks(), run.start)
     pixels = sum(width * height for width, height in (plan.fit(one).bucket for one in plan.samples_used))
     needs = disk.needed(
         config,
