@@ -73,7 +73,7 @@ def test_a_crash_is_told_with_a_cause_and_the_run_goes_on_to_the_same_bits(start
     monkeypatch.setattr(losses, "per_sample", failing_at(8, RuntimeError("CUDA error: an illegal memory access")))
     assert start() == 1
     said = capsys.readouterr().err
-    assert "RuntimeError: CUDA error: an illegal memory access. Probable cure: the graphics card" in said
+    assert "RuntimeError: CUDA error: an illegal memory access. Likely fix: the graphics card" in said
     report = (tmp_path / "out" / "crash_report.txt").read_text(encoding="utf-8")
     assert "per_sample" in report
     assert '"step": 7' in report

@@ -239,7 +239,7 @@ def how_to_go_on(run: Run, position: Position) -> str:
         how_en = 'set resume = "auto" and start it again, or:'
         how_zh = '要接着训练，请设 resume = "auto" 再启动，或运行：'
     line = say(
-        f"stopped after step {done} of {steps}; LoRA and state are saved. To go on, {how_en}",
+        f"stopped after step {done} of {steps}; LoRA and state are saved. To continue, {how_en}",
         f"已在第 {done} 步停止（共 {steps} 步），LoRA 与训练状态已保存。{how_zh}",
     )
     return f"{line}\n{command_line.command(run.settings, resume='auto')}"

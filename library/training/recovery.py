@@ -73,7 +73,7 @@ class Recovery:
             )
             if measure is None or self.outputs is None:
                 raise memory_full(str(error)) from None
-            self.say(say(f"memory ran out: {measure}", f"显存不足：{measure}"))
+            self.say(say(f"out of memory: {measure}", f"显存不足：{measure}"))
             self._go_back(self.outputs.saver.load_state())
             return True
         return False
@@ -113,7 +113,7 @@ class Recovery:
                 torch.cuda.empty_cache()
             if measure is None:
                 raise memory_full(reason)
-            self.say(say(f"memory ran out at step {step + 1}: {measure}", f"第 {step + 1} 步显存不足：{measure}"))
+            self.say(say(f"out of memory at step {step + 1}: {measure}", f"第 {step + 1} 步显存不足：{measure}"))
             if self.outputs:
                 self.outputs.run_log.event("out of memory", step=step, done=measure)
 
@@ -207,7 +207,7 @@ def use_less_memory(run: Run, training: Training) -> str | None:
 def _goes_back(error: FloatingPointError, state: State) -> str:
     step = state.position.global_step
     return say(
-        f"{error}. Going back to the state of step {step} to find the cause",
+        f"{error}. Returning to the state of step {step} to find the cause",
         f"{error}。退回第 {step} 步的状态，查找原因",
     )
 
