@@ -349,7 +349,7 @@ EFFECTS = {
     "sample_at_first": Effect(dict(sample_at_first=True), made("sample/it_e000000_00_*.png"), PREVIEW),
     "sample_strengths": Effect(dict(sample_strengths=[0.7]), made("sample/it_end_00_x0.7_*.png"), PREVIEW),
     "sample_sampler": Effect(dict(sample_sampler="ddim"), other_picture, PREVIEW),
-    "save_every_n_steps": Effect(dict(save_every_n_steps=5), made("it-step00000005.safetensors")),
+    "save_every_n_steps": Effect(dict(save_every_n_steps=2), made("it-step00000002.safetensors")),
     "save_last_n_epochs": Effect(
         dict(save_last_n_epochs=1),
         lambda plain, changed: (plain.folder / "it-000001.safetensors").exists()
