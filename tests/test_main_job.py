@@ -24,9 +24,10 @@ SAMPLER, SCALE, STEPS = "euler_a", 4.0, 20
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of the default run; nothing but the places differs from the delivered block."""
+    """The folder of the default run; nothing but the places and the epochs, 5 for 10, differs from the block."""
     folder = tmp_path_factory.mktemp("main job")
-    config, warnings = checks.check({"output_dir": str(folder), "cache_dir": str(folder / "cache")}, {})
+    changed = {"output_dir": str(folder), "cache_dir": str(folder / "cache"), "max_train_epochs": 5}
+    config, warnings = checks.check(changed, {})
     assert train_network.run(config, warnings) == 0
     return folder
 
@@ -65,14 +66,14 @@ def with_and_without(finished):
     return draw
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the miniature for 555 steps")
 def test_the_default_run_leaves_a_lora_and_pictures_of_it(finished):
     assert (finished / "mytag.safetensors").stat().st_size > 100_000
     assert (finished / "mytag.comparison.png").is_file()
     assert (finished / "mytag-000002.safetensors").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the miniature for 555 steps")
 def test_the_trigger_word_shows_the_character_only_with_the_lora(with_and_without):
     rng = random.Random(0)
     pale = [name for name in BACKGROUNDS if name != "black"]  # on black the miniature's LoRA often loses the teal
@@ -85,7 +86,7 @@ def test_the_trigger_word_shows_the_character_only_with_the_lora(with_and_withou
     assert shown[1] >= 5
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the miniature for 555 steps")
 def test_old_words_still_show_old_things_with_the_lora(with_and_without):
     rng = random.Random(1)
     asked = [(rng.choice(list(SHAPES)), rng.choice(list(COLOURS))) for _ in range(24)]

@@ -137,7 +137,8 @@ def test_what_changed_since_the_state_was_saved_is_said(run, capsys):
 
 def test_previews_change_no_bit_of_the_training(run):
     without = run(output="without")
-    prompts = run(output="with", sample_every_n_epochs=1, sample_at_first=True, sample_every_n_steps=2)
+    drawn = dict(sample_prompts="mytag --s 2 --w 64 --h 64", sample_at_first=True)
+    prompts = run(output="with", sample_every_n_epochs=1, sample_every_n_steps=2, **drawn)
     assert same_weights(without / "it.safetensors", prompts / "it.safetensors")
     names = sorted(path.name for path in (prompts / "sample").iterdir())
     assert names[0].startswith("it_000002_00_")
