@@ -62,14 +62,7 @@ def read_factors(
         UserError: it is another kind of adapter, which is named, or no adapter; or it is damaged.
     """
     if kinds := other_kinds(tensors):
-        raise UserError(
-            say(
-                f"{name}: is a {' / '.join(kinds)}: its update is not a product of two thin matrices, as in LoRA "
-                "and LoCon. Such files can't be used for generation, merged or resized here yet",
-                f"{name}：这是 {' / '.join(kinds)}，它的更新量不像 LoRA、LoCon 那样是两个小矩阵的乘积，"
-                "暂不支持用它画图、合并或改秩",
-            )
-        )
+        raise UserError(_other_kind(name, kinds))
     refuse_strangers(name, tensors)
     layers: dict[str, dict[str | None, Tensor]] = {}  # layer -> what of it, None: of another kind -> its tensor
     for key, tensor in tensors.items():
@@ -85,13 +78,7 @@ def read_factors(
         alpha = float(parts["alpha"]) if "alpha" in parts else alphas.get(layer.partition(".")[0], rank)
         found[layer] = Factors(parts["down"], parts["up"], parts.get("mid"), alpha / rank)
     if damaged:
-        raise UserError(
-            say(
-                f"{name}: {some(damaged)} lack a part, have an impossible shape or contain NaN. The file is "
-                "damaged, or its training failed; use another one",
-                f"{name}：{some(damaged)} 缺少一部分、形状不对或含有 NaN。文件已损坏或训练失败，请换一个",
-            )
-        )
+        raise UserError(_damaged(name, damaged))
     return found
 
 
@@ -191,3 +178,20 @@ def some(names: Sequence[str]) -> str:
     """The first of many names, for a message."""
     shown = ", ".join(names[:3])
     return shown + (say(f" and {len(names) - 3} more", f" 等 {len(names)} 个") if len(names) > 3 else "")
+
+
+def _other_kind(name: str, kinds: list[str]) -> str:
+    return say(
+        f"{name}: is a {' / '.join(kinds)}: its update is not a product of two thin matrices, as in LoRA "
+        "and LoCon. Such files can't be used for generation, merged or resized here yet",
+        f"{name}：这是 {' / '.join(kinds)}，它的更新量不像 LoRA、LoCon 那样是两个小矩阵的乘积，"
+        "暂不支持用它画图、合并或改秩",
+    )
+
+
+def _damaged(name: str, layers: list[str]) -> str:
+    return say(
+        f"{name}: {some(layers)} lack a part, have an impossible shape or contain NaN. The file is "
+        "damaged, or its training failed; use another one",
+        f"{name}：{some(layers)} 缺少一部分、形状不对或含有 NaN。文件已损坏或训练失败，请换一个",
+    )

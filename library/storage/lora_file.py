@@ -103,26 +103,12 @@ def load_adapter(path: Path, renamed: Renaming = dict) -> dict[str, Tensor]:
     foreign = [name for name in tensors if not str(name).startswith("lora_")]
     if not known or foreign:
         example = (foreign or list(tensors) or ["-"])[0]
-        raise UserError(
-            say(
-                f"{path}: not a LoRA in the format of web interfaces (names such as lora_unet_... "
-                f".lora_down.weight): it contains {len(tensors)} tensors such as {example}. A base model, or a LoRA "
-                "of another program?",
-                f"{path}：不是网页界面通用格式的 LoRA（其中的名称应形如 lora_unet_… .lora_down.weight），"
-                f"文件里有 {len(tensors)} 个张量，例如 {example}。是否误选了底模，或其他程序的 LoRA？",
-            )
-        )
+        raise UserError(_not_a_lora(path, len(tensors), example))
     odd = [name for name in known if tensors[name].dim() < 2]
     odd += [name for name, tensor in tensors.items() if name.endswith(".alpha") and tensor.numel() != 1]
     odd += [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if odd:
-        raise UserError(
-            say(
-                f"{path}: {odd[0]} has an impossible shape, or contains NaN or infinities. The file is damaged, or "
-                "its training failed; use another one.",
-                f"{path}：{odd[0]} 的形状不对，或含有 NaN 或无穷大。文件已损坏或训练失败，请换一个文件。",
-            )
-        )
+        raise UserError(_damaged(path, odd[0]))
     for name in known:
         layer, _, kind = name.partition(".")
         ranked = tensors.get(f"{layer}.{RANK_TENSORS[kind]}")
@@ -169,14 +155,7 @@ def read_back(
     norms = {} if problems else _norms(tensors, parts)
     for part, norm in norms.items():
         if norm == 0:
-            problems.append(
-                say(
-                    f"{part}: nothing was learned, every update is zero. Was its learning rate 0 or tiny, or the "
-                    'training a step or two? With save_precision = "fp16" very small values become 0: try "float".',
-                    f"{part}：什么都没学到，所有更新量都是 0。学习率是否为 0 或过小？是否只训练了一两步？"
-                    'save_precision = "fp16" 会把极小的值变成 0，可改为 "float"。',
-                )
-            )
+            problems.append(_nothing_learned(part))
     if problems:
         raise UserError(problems, say(f"{path}: this LoRA cannot be used:", f"{path}：该 LoRA 不可用："))
     return norms
@@ -222,13 +201,41 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            say(
-                f"{path}: cannot be read ({one_line(error)}). It is damaged, was not copied to its end, or is not a "
-                "LoRA file.",
-                f"{path}：无法读取（{one_line(error)}）。文件已损坏、没有复制完整，或不是 LoRA 文件。",
-            )
-        ) from error
+        raise UserError(_unreadable(path, one_line(error))) from error
     if not (isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
         raise UserError(say(f"{path}: contains more than tensors.", f"{path}：除张量外还有其他内容。"))
     return tensors
+
+
+def _not_a_lora(path: Path, count: int, example: str) -> str:
+    return say(
+        f"{path}: not a LoRA in the format of web interfaces (names such as lora_unet_... "
+        f".lora_down.weight): it contains {count} tensors such as {example}. A base model, or a LoRA "
+        "of another program?",
+        f"{path}：不是网页界面通用格式的 LoRA（其中的名称应形如 lora_unet_… .lora_down.weight），"
+        f"文件里有 {count} 个张量，例如 {example}。是否误选了底模，或其他程序的 LoRA？",
+    )
+
+
+def _damaged(path: Path, name: str) -> str:
+    return say(
+        f"{path}: {name} has an impossible shape, or contains NaN or infinities. The file is damaged, or "
+        "its training failed; use another one.",
+        f"{path}：{name} 的形状不对，或含有 NaN 或无穷大。文件已损坏或训练失败，请换一个文件。",
+    )
+
+
+def _nothing_learned(part: str) -> str:
+    return say(
+        f"{part}: nothing was learned, every update is zero. Was its learning rate 0 or tiny, or the "
+        'training a step or two? With save_precision = "fp16" very small values become 0: try "float".',
+        f"{part}：什么都没学到，所有更新量都是 0。学习率是否为 0 或过小？是否只训练了一两步？"
+        'save_precision = "fp16" 会把极小的值变成 0，可改为 "float"。',
+    )
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    return say(
+        f"{path}: cannot be read ({reason}). It is damaged, was not copied to its end, or is not a LoRA file.",
+        f"{path}：无法读取（{reason}）。文件已损坏、没有复制完整，或不是 LoRA 文件。",
+    )

@@ -31,15 +31,7 @@ def lock_name(output_dir: Path, name: str) -> RunLock:
     with explain_write_errors(path):
         lock = files.lock(path)
     if lock is None:
-        holder = files.lock_holder(path)
-        raise UserError(
-            say(
-                f"{name} in {output_dir} is being trained right now by {holder}. Wait for it or stop it; or choose "
-                "another output_name and leave resume empty.",
-                f"{output_dir} 中的 {name} 正在训练（{holder}）。请等它结束或先停止它；"
-                "也可以换一个 output_name，并把 resume 留空。",
-            )
-        )
+        raise UserError(_under_way(output_dir, name, files.lock_holder(path)))
     return RunLock(name, lock)
 
 
@@ -59,3 +51,12 @@ def lock_free_name(output_dir: Path, output_name: str) -> RunLock:
             return held
         held.release()
     raise AssertionError("there is always one more name")
+
+
+def _under_way(output_dir: Path, name: str, holder: str) -> str:
+    return say(
+        f"{name} in {output_dir} is being trained right now by {holder}. Wait for it or stop it; or choose "
+        "another output_name and leave resume empty.",
+        f"{output_dir} 中的 {name} 正在训练（{holder}）。请等它结束或先停止它；"
+        "也可以换一个 output_name，并把 resume 留空。",
+    )

@@ -136,16 +136,7 @@ def load_state(folder: Path) -> State:
     """
     described = [slot for slot in SLOTS if (folder / state_files(slot)[0]).is_file()]
     if not described:
-        raise UserError(
-            say(
-                f"resume = {folder}: there is no training state of this program ({state_files(SLOTS[0])[0]} is "
-                "missing). Give a folder named ...-state that this program wrote. For a LoRA file, or a state of "
-                "sd-scripts, set the LoRA as network_weights.",
-                f"resume = {folder}：这里没有本程序的训练状态（缺少 {state_files(SLOTS[0])[0]}）。"
-                "请填本程序写出的、名为 …-state 的文件夹。"
-                "如果只有 LoRA 文件，或是 sd-scripts 的状态，请把其中的 LoRA 填到 network_weights。",
-            )
-        )
+        raise UserError(_no_state(folder))
     generations = _generations(folder)
     for generation in generations:
         if not _is_whole(folder, generation):
@@ -270,14 +261,7 @@ def _make_sure_it_can_be_read(path: Path) -> None:
     try:
         torch.load(path, weights_only=True, map_location="meta")  # the structure only
     except pickle.UnpicklingError as error:
-        raise UserError(
-            say(
-                f"the state of this optimizer cannot be saved ({one_line(error)}). Take another optimizer_type, or "
-                "save_state = False.",
-                f"该优化器的训练状态无法保存（{one_line(error)}）。"
-                "请换用其他 optimizer_type，或设 save_state = False。",
-            )
-        ) from error
+        raise UserError(_unsavable_optimizer(one_line(error))) from error
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -286,3 +270,21 @@ def is_unfinished(folder: Path) -> bool:
     for description, *others in map(state_files, SLOTS):
         pieces |= {files.part_of(folder / description).name, *others}
     return folder.name.endswith("-state") and folder.is_dir() and set(os.listdir(folder)) <= pieces
+
+
+def _no_state(folder: Path) -> str:
+    return say(
+        f"resume = {folder}: there is no training state of this program ({state_files(SLOTS[0])[0]} is "
+        "missing). Give a folder named ...-state that this program wrote. For a LoRA file, or a state of "
+        "sd-scripts, set the LoRA as network_weights.",
+        f"resume = {folder}：这里没有本程序的训练状态（缺少 {state_files(SLOTS[0])[0]}）。"
+        "请填本程序写出的、名为 …-state 的文件夹。"
+        "如果只有 LoRA 文件，或是 sd-scripts 的状态，请把其中的 LoRA 填到 network_weights。",
+    )
+
+
+def _unsavable_optimizer(reason: str) -> str:
+    return say(
+        f"the state of this optimizer cannot be saved ({reason}). Take another optimizer_type, or save_state = False.",
+        f"该优化器的训练状态无法保存（{reason}）。请换用其他 optimizer_type，或设 save_state = False。",
+    )
