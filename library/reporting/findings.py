@@ -6,7 +6,8 @@
 
 Much is known elsewhere and said as a line (`checks`, `data.plan`, `data.samples`, ...): `of_line` makes it a finding.
 What needs several facts at once is found here. Each function takes facts and gives findings; where the facts come from
-is `assembly.examination`'s business. To look at one thing more: write such a function, and let it call the function.
+is the business of `tooling.preflight` and `training.dataset_findings`. To look at one thing more: write such a
+function, and let them call it.
 """
 
 import re
