@@ -186,7 +186,8 @@ def crop_around(
     covering = max(bucket / whole for bucket, whole in zip(fit.bucket, size, strict=True))
     lowest, highest = (max(covering, min(1.0, side / (length * times))) for times in reversed(faces))
     scale = rng.uniform(lowest, highest)
-    resized = tuple(max(bucket, int(whole * scale + 0.5)) for bucket, whole in zip(fit.bucket, size, strict=True))
+    width, height = (max(bucket, int(whole * scale + 0.5)) for bucket, whole in zip(fit.bucket, size, strict=True))
+    resized = (width, height)
     crop = []
     for bucket, whole, at in zip(fit.bucket, resized, (face.x, face.y), strict=True):
         at = int(at * scale + 0.5)
@@ -197,7 +198,7 @@ def crop_around(
         elif faces[0] != faces[1] and length >= 40 and length > side // 10:
             begin += rng.randint(-length // 20, length // 20)
         crop.append(max(0, min(begin, whole - bucket)))
-    return fit._replace(resized=resized, crop=tuple(crop))
+    return fit._replace(resized=resized, crop=(crop[0], crop[1]))
 
 
 def pixels_of(resolution: int | str) -> int:

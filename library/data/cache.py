@@ -115,7 +115,7 @@ class LatentCache:
         missing = (self._rows.find(keys) < 0).nonzero()[0].tolist()
         repaired = sum(keys[at] in self._rows.damaged for at in missing)
 
-        def kind(at: int) -> tuple:
+        def kind(at: int) -> tuple[bool, tuple[int, int]]:
             return at >= len(parts[0]), uses[at][1].bucket
 
         missing.sort(key=kind)  # stable: batches of one bucket

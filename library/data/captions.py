@@ -131,7 +131,7 @@ def _parts(text: str, config: Config) -> tuple[list[str], list[str], list[str]]:
     mark = config.keep_tokens_separator
     if mark and mark in text:
         fixed, loose, *end = text.split(mark, 2)
-        return (*(_split(part, config) for part in (fixed, loose)), _split(end[0], config) if end else [])
+        return _split(fixed, config), _split(loose, config), _split(end[0], config) if end else []
     if not changes_tags(config):
         return [text], [], []
     tags = _split(text, config)

@@ -32,7 +32,8 @@ def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
     ]
     if len(plan.sets) == 1:
         return wanted
-    return list({(sample.image_path, *rest): (sample, *rest) for sample, *rest in wanted}.values())  # in several sets
+    unique = {(sample.image_path, fit, flip): (sample, fit, flip) for sample, fit, flip in wanted}  # in several sets
+    return list(unique.values())
 
 
 def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
@@ -150,8 +151,8 @@ class Dataset:
 
 def _fit_of_use(sample: Sample, fit: Fit, options: Config, rng: random.Random) -> Fit:
     """The fit of one use of a picture, where that is left to chance."""
-    face = face_in_name(sample.image_path) if options.face_crop_aug_range else None
-    if face:
+    face = face_in_name(sample.image_path)
+    if face and options.face_crop_aug_range:
         size, faces = (sample.width, sample.height), face_range(options.face_crop_aug_range)
         return crop_around(face, size, fit, faces, rng, anywhere=options.random_crop)
     return crop_at_random(fit, rng) if options.random_crop else fit

@@ -13,6 +13,7 @@ OF_SUBSETS.
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,6 +86,8 @@ def values_of(options: Config) -> dict[str, Any]:
 
 def of_in_json(config: Config) -> Described:
     """The one data set of `in_json`: all pictures that the file names, below `train_data_dir`."""
+    assert config.in_json
+    assert config.train_data_dir
     path, file = Path(config.train_data_dir), Path(config.in_json)
     return Described([Folder(path, config.dataset_repeats, "", False, options=config, metadata_file=file)], [{}], [])
 
@@ -95,6 +98,7 @@ def read_dataset_config(config: Config) -> Described:
     Raises:
         ConfigError: all that is wrong with it, each with its line.
     """
+    assert config.dataset_config
     reader = _Reader(config, Path(config.dataset_config))
     described = reader.described()
     if reader.problems:
@@ -123,8 +127,10 @@ class _Reader:
         self.notes: list[str] = []
         self.lines: dict[tuple[int, str], int] = {}  # (identity of the table, key) -> line
         self._found: dict[str, list[int]] = {}  # key -> lines that are not given away yet
-        self._doubted: Counter = Counter()  # (place of a value, what is doubtful) -> subsets for which that is so
-        self._inherited: Counter = Counter()  # place of a value -> subsets for which it holds
+        self._doubted: Counter[Hashable] = (
+            Counter()
+        )  # (place of a value, what is doubtful) -> subsets for which that is so
+        self._inherited: Counter[Hashable] = Counter()  # place of a value -> subsets for which it holds
         self._locate(self.tables)
 
     def _locate(self, table: dict[str, Any]) -> None:
@@ -250,7 +256,8 @@ class _Reader:
         self, level: _Level, dataset: int, which: str, entry: dict[str, Any], taken: list[Folder]
     ) -> Folder | None:
         """The subset, unless something is wrong with it or it is not used."""
-        own = Subset(**{"num_repeats": self.config.dataset_repeats} | level.options(tuple(SUBSET.options)))
+        options_of_subset: dict[str, Any] = {"num_repeats": self.config.dataset_repeats}
+        own = Subset(**options_of_subset | level.options(tuple(SUBSET.options)))
         if not own.image_dir and not own.metadata_file:
             if not {"image_dir", "metadata_file"} & entry.keys():  # else it is told what is wrong with them
                 self.problems.append(
@@ -263,7 +270,7 @@ class _Reader:
         options = dataclasses.replace(self.config, **level.options(OF_SETS + OF_SUBSETS))
         self._check_together(options, level)
         file = Path(own.metadata_file) if own.metadata_file else None
-        path = Path(own.image_dir) if own.image_dir else file.parent
+        path = Path(own.image_dir or Path(own.metadata_file or "").parent)
         if own.num_repeats == 0:
             line = say(f"{which} ({path}) is left out: num_repeats = 0", f"{which}（{path}）已跳过：num_repeats = 0")
             self.notes.append(line)

@@ -89,7 +89,8 @@ def facts_of(
     if folder is None:
         return list(in_order(find_out, files, thread_count))
     settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-    stamps, dates = zip(*(_stamp(file, kind) for file in files), strict=True) if files else ((), ())
+    stamped = [_stamp(file, kind) for file in files]
+    stamps, dates = [stamp for stamp, _ in stamped], [date for _, date in stamped]
     memory = Shards(folder / "pictures", kind)
     numbers = memory.find(stamps)
     known = (numbers >= 0).nonzero()[0].tolist()
@@ -103,9 +104,9 @@ def facts_of(
     def batches() -> Iterator[Rows]:
         while batch := dict(islice(results, FILES_AT_ONCE)):
             found.update(batch)
-            keep = [at for at, fact in batch.items() if dates[at] < settled and isinstance(fact, bytes)]
+            keep = {at: fact for at, fact in batch.items() if dates[at] < settled and isinstance(fact, bytes)}
             if keep:
-                rows = np.frombuffer(b"".join(batch[at] for at in keep), np.float16).reshape(len(keep), -1)
+                rows = np.frombuffer(b"".join(keep.values()), np.float16).reshape(len(keep), -1)
                 yield [stamps[at] for at in keep], [rows]
 
     if new:

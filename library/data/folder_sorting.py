@@ -91,7 +91,7 @@ def concepts(found: image_folder.ImageFolder, concept: str, sub_folders: str) ->
 def _joins(pictures: list[image_folder.CaptionedImage], concept: str, sub_folders: str) -> bool:
     if sub_folders != "auto":
         return sub_folders == "together"
-    texts = [picture.caption for picture in pictures if (picture.caption or "").strip()]
+    texts = [picture.caption for picture in pictures if picture.caption and picture.caption.strip()]
     return bool(texts) and all(has_word(text, concept) for text in texts)
 
 

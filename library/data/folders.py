@@ -44,7 +44,7 @@ class Folder:
         return say("the folder's name", "目录名") if is_named else "class_tokens"
 
 
-def entries(folder: Path) -> list[os.DirEntry]:
+def entries(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder, sorted by name, without hidden and system files.
 
     Raises:
@@ -65,7 +65,7 @@ def entries(folder: Path) -> list[os.DirEntry]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
-def is_file(entry: os.DirEntry) -> bool:
+def is_file(entry: os.DirEntry[str]) -> bool:
     """Whether it is a file or a link to one."""
     try:
         return entry.is_file()
@@ -73,7 +73,7 @@ def is_file(entry: os.DirEntry) -> bool:
         return False
 
 
-def is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether it is a folder or a link to one."""
     try:
         return entry.is_dir()

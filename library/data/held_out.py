@@ -112,11 +112,11 @@ def split(found: Found, share: float | str, seed: int) -> Found:
         in_turn += own
     candidates = [path for path in dict.fromkeys(in_turn) if path not in kept]
     total = len(candidates) + len(kept)
-    wanted = automatic_count(total) if share == "auto" else round(total * share)
+    wanted = automatic_count(total) if isinstance(share, str) else round(total * share)
     count = min(wanted, len(candidates))
-    if count == 0 and share == "auto":
-        return found
     if count == 0:
+        if isinstance(share, str):
+            return found
         return replace(found, warnings=[*found.warnings, _too_few(share, total, bool(candidates))])
     begin = rng.random()
     chosen = {candidates[int((place + begin) * len(candidates) / count)] for place in range(count)}
@@ -257,11 +257,12 @@ def beside(held: list[Sample], train: list[Sample], bucket: Callable[[Sample], o
         return None
 
     refill()
-    chosen = []
+    partners = []
     for sample in held:
         partner = take(sample)
         if partner is None:
             refill()
             partner = take(sample)
-        chosen.append(partner)
-    return chosen
+        assert partner is not None, "there are training images"
+        partners.append(partner)
+    return partners

@@ -36,6 +36,7 @@ def read_captions(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[
     unknown: dict[str, int] = {}
     separator = folder.options.caption_separator if folder.options else ","
     listed: dict[Path, dict[str, str]] = {}  # of each folder, its pictures by stem
+    assert file, "only subsets with a metadata file are read here"
     for key, entry in _entries(file):
         path = _picture(folder.path / key, listed)
         if path is None:

@@ -138,7 +138,7 @@ def raw(path: Path, area: int | None = None) -> tuple[Inspection, Image.Image]:
             picture = picture.convert("RGB")
         picture.load()
         picture = _to_srgb(picture, profile)
-        if alpha and alpha.getextrema()[0] < 255:
+        if alpha and np.asarray(alpha).min() < 255:
             picture.putalpha(alpha)
         return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
@@ -185,7 +185,8 @@ def _decoded(
                 )
             # phones store a second picture in MPO files; that is no animation
             is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
-            image.draft(None, tuple(max(1, side) for side in size(image.width, image.height)))
+            draft_width, draft_height = size(image.width, image.height)
+            image.draft(None, (max(1, draft_width), max(1, draft_height)))
             used = use(image)
             if image.format in ("JPEG", "MPO", "WEBP") and _ends_in_zeros(path):
                 raise BrokenPicture(
@@ -197,7 +198,7 @@ def _decoded(
     except BrokenPicture:
         raise
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise BrokenPicture(
             say(f"more than {limit} million pixels; make it smaller", f"超过 {limit} 百万像素，请先缩小")
         ) from error
@@ -299,8 +300,9 @@ def load(
     try:
         with Image.open(path if data is None else io.BytesIO(data), formats=READABLE) as image:
             orientation = _orientation(image)
-            wanted = [math.ceil(SHRINK_AT_MOST_TO * side) for side in fit.resized]
-            image.draft(None, tuple(reversed(wanted)) if orientation >= 5 else tuple(wanted))
+            least_width, least_height = (math.ceil(SHRINK_AT_MOST_TO * side) for side in fit.resized)
+            is_turned = orientation >= 5
+            image.draft(None, (least_height, least_width) if is_turned else (least_width, least_height))
             profile = image.info.get("icc_profile")
             picture = _on_white(image)
             picture.load()
@@ -365,7 +367,9 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     own = _other_profile(profile)
     if own:
         try:
-            return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            assert converted, "it is None only in place"
+            return converted
         except (ImageCms.PyCMSError, OSError):
             pass  # a profile of another kind of picture: viewers ignore it too
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it

@@ -88,6 +88,7 @@ def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
     Raises:
         UserError: the mask or the picture cannot be read any more; names it.
     """
+    assert sample.mask
     mask, path = None, sample.mask.path or sample.image_path
     try:
         if sample.mask.path:
@@ -179,12 +180,12 @@ def _files(
     place = next((parent / entry.name for entry in entries(parent) if folded(entry.name) == name), masks_dir)
     if place is None or not place.is_dir():
         return {}
-    found = [entry.name for entry in entries(place) if is_file(entry)]
+    file_names = [entry.name for entry in entries(place) if is_file(entry)]
     if masks_dir is None:
-        names = {folded(name): name for name in found}
+        names = {folded(name): name for name in file_names}
         wanted = {sample: folded(f"{sample.image_path.stem}.png") for sample in samples}
     else:  # of any kind, as sd-scripts has it
-        names = {folded(os.path.splitext(name)[0]): name for name in found if is_picture(name)}
+        names = {folded(os.path.splitext(name)[0]): name for name in file_names if is_picture(name)}
         wanted = {sample: folded(sample.image_path.stem) for sample in samples}
     paths = {sample: place / names[name] for sample, name in wanted.items() if name in names}
 
@@ -206,9 +207,10 @@ def _files(
     broken = [f"{path.name} ({fact})" for path, fact in known.items() if isinstance(fact, images.BrokenPicture)]
     other_shape: list[str] = []
     for sample, path in paths.items():
-        if isinstance(known[path], images.BrokenPicture):
+        fact = known[path]
+        if isinstance(fact, images.BrokenPicture):
             continue
-        width, height, share, digest = LOOKED.unpack(known[path])
+        width, height, share, digest = LOOKED.unpack(fact)
         if abs(width * sample.height - height * sample.width) > sample.width + sample.height:  # a pixel of the mask
             own = f"{sample.image_path.name}: {sample.width}x{sample.height}"
             other_shape.append(f"{path.name} ({width}x{height}, {own})")

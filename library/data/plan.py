@@ -122,9 +122,9 @@ def make_plan(
     assert found.train, "find() refuses an empty set"
     batches_per_step = config.gradient_accumulation_steps * process_count
     sets = _sets(found, found.configs(config), rules)
-    train_counts: list[Counter] = []  # of each set's samples, by bucket
+    train_counts: list[Counter[tuple[int, int]]] = []  # of each set's samples, by bucket
     for own in sets:
-        counts: Counter = Counter()
+        counts: Counter[tuple[int, int]] = Counter()
         for sample in own.train:
             counts[own.fits[sample.image_path].bucket] += sample.repeats
         train_counts.append(counts)
@@ -162,9 +162,9 @@ def _sets(found: Found, configs: list[Config], rules: Sequence[BucketRule]) -> l
         for samples in (found.train, found.regularization, found.validation)
     )
     sets = []
-    for *own, measured in zip(configs, rules, train, regularization, validation, strict=True):
-        fits = {one.image_path: fit((one.width, one.height), own[1]) for one in own[2] + own[3] + measured}
-        sets.append(SetPlan(*own, fits))
+    for config, rule, learned, kept, measured in zip(configs, rules, train, regularization, validation, strict=True):
+        fits = {one.image_path: fit((one.width, one.height), rule) for one in learned + kept + measured}
+        sets.append(SetPlan(config, rule, learned, kept, fits))
     return sets
 
 
@@ -210,7 +210,7 @@ def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
     return new[: count - old_count] + spread
 
 
-def metadata(plan: Plan) -> dict:
+def metadata(plan: Plan) -> dict[str, Any]:
     """What the saved file tells of the data, by sd-scripts' keys; values are numbers, plain dicts and lists.
 
     Where `dataset_config` describes several data sets, each tells its own sizes, buckets and subsets (`ss_datasets`).
@@ -228,7 +228,7 @@ def metadata(plan: Plan) -> dict:
     }
     if plan.sets[0].config.dataset_config:
         sets = [_set_metadata(plan, at) for at in range(len(plan.sets))]
-        directories: dict[str, dict] = {}
+        directories: dict[str, dict[str, int]] = {}
         for folder in (folder for folder in found.folders if not folder.is_regularization):
             name, number = folder.name, 2
             while name in directories:
@@ -253,7 +253,7 @@ def _counts_of(folder: Folder) -> dict[str, int]:
 
 
 def _bucket_info(own: SetPlan, rotate: bool) -> dict[str, Any]:
-    counts: Counter = Counter()
+    counts: Counter[tuple[int, int]] = Counter()
     errors = []
     for sample, count in _uses_of_set(own, rotate, 1):
         width, height = own.fits[sample.image_path].bucket
@@ -275,7 +275,7 @@ def _set_metadata(plan: Plan, at: int) -> dict[str, Any]:
     subsets = []
     for folder in folders:
         options = folder.options
-        told = {"img_count": folder.picture_count, "num_repeats": folder.repeats}
+        told: dict[str, Any] = {"img_count": folder.picture_count, "num_repeats": folder.repeats}
         told |= {name: getattr(options, name) for name in TOLD_OF_SUBSETS}
         told["image_dir"] = folder.path.name
         if folder.metadata_file:
@@ -344,7 +344,7 @@ def _check_sizes(plan: Plan) -> list[str]:
             enlarged.append((factor, sample.image_path))
         if lost > MUCH_CUT_OFF:
             cut.append((lost, sample.image_path))
-    warnings = []
+    warnings: list[str] = []
     if enlarged:
         enlarged.sort(reverse=True)
         names = some([f"{path.parent.name}/{path.name} (x{factor:.1f})" for factor, path in enlarged])
@@ -370,7 +370,7 @@ def _check_sizes(plan: Plan) -> list[str]:
 
 def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str], bool] | None) -> list[str]:
     """The concept word should be new to the base model, and must stand in the captions to be learnt."""
-    warnings = []
+    warnings: list[str] = []
     for place, folder in enumerate(plan.found.folders):
         word = folder.text.strip()
         if folder.is_regularization or not word or not folder.picture_count:
@@ -450,7 +450,7 @@ def overview(plan: Plan, config: Config) -> Overview:
 
 
 def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
-    per_epoch: Counter = Counter()
+    per_epoch: Counter[int] = Counter()
     for sample, count in uses:
         per_epoch[sample.subset] += count
     rows = [
@@ -479,17 +479,17 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
 
 
 def _bucket_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
-    pictures: Counter = Counter()
-    samples: Counter = Counter()
+    images: Counter[tuple[int, tuple[int, int]]] = Counter()
+    samples: Counter[tuple[int, tuple[int, int]]] = Counter()
     for sample, count in uses:
         key = sample.dataset, plan.fit(sample).bucket
-        pictures[key] += 1
+        images[key] += 1
         samples[key] += count
     rows = [[say("bucket", "桶"), say("images", "图片"), say("samples", "样本"), say("batches", "批次")]]
     for dataset, bucket in sorted(samples):
         key = dataset, bucket
         batches = -(-samples[key] // plan.sets[dataset].batch_size)
-        rows.append([f"{bucket[0]}x{bucket[1]}", str(pictures[key]), str(samples[key]), str(batches)])
+        rows.append([f"{bucket[0]}x{bucket[1]}", str(images[key]), str(samples[key]), str(batches)])
         if len(plan.sets) > 1:
             rows[-1][0] = say(f"set {dataset + 1}: ", f"数据集 {dataset + 1}：") + rows[-1][0]
     return rows

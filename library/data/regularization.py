@@ -59,7 +59,7 @@ class Share(NamedTuple):
 
 
 @lru_cache
-def _spelled(word: str) -> re.Pattern:
+def _spelled(word: str) -> re.Pattern[str]:
     """A word in whatever case, with spaces or underscores, with brackets escaped or not, but not within another word.
 
     Chinese and Japanese have no spaces between words: there it is found anywhere, and spaces in it do not count.

@@ -197,6 +197,7 @@ def read_subsets(
     samples: list[Sample] = []
     for subset in subsets:
         read_captions = reg_captions or not subset.is_regularization
+        assert subset.options, "every subset has its own"
         reading = Reading.of(subset.options)
         samples += _read_whole(subset, reading, read_captions, masked_loss, memory, folders, problems, warnings)
     train = [sample for sample in samples if not sample.is_regularization]
@@ -212,7 +213,7 @@ def read_subsets(
                 f"第 {dataset + 1} 个数据集只有正则化图片：它们只与同一数据集的训练图片一起使用，因此不会用到",
             )
         )
-    uses_alpha = any(subset.options.alpha_mask for subset in subsets)
+    uses_alpha = any(subset.options.alpha_mask for subset in subsets if subset.options)
     _tell_missing_masks(samples, masked_loss, uses_alpha, problems, warnings)
     if problems:
         raise UserError(problems + warnings)
@@ -273,6 +274,7 @@ def _read_entries(
         entries: pictures and their captions.
     """
     usable = _inspected(list(entries), memory, warnings)
+    assert folder.metadata_file
     texts = {path: (entries[path], folder.metadata_file) for path in usable if entries[path]}
     samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
     return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
@@ -328,7 +330,7 @@ def _read_folder(
         lines: list[str] = []
         texts = _captions_of(caption_paths, folder, all_lines, problems, lines)
         _tell_missing_captions(list(usable), texts, folder, files, extension, lines)
-        _tell_orphans(names, set(caption_names.values()), folder, extension, lines)
+        _tell_orphans(names, {name for name in caption_names.values() if name}, folder, extension, lines)
         topic = "regularization" if folder.is_regularization else "captions"
         warnings += (line if isinstance(line, Note) else Note(line, topic=topic) for line in lines)
     samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
@@ -359,7 +361,9 @@ def _tell_missing_masks(
         )
 
 
-def _pictures_of(folder: Folder, listed: list[os.DirEntry], paths: dict[str, Path], warnings: list[str]) -> list[Path]:
+def _pictures_of(
+    folder: Folder, listed: list[os.DirEntry[str]], paths: dict[str, Path], warnings: list[str]
+) -> list[Path]:
     """The picture files of a folder; whatever looks like one and is not read is named."""
     pictures: list[Path] = []
     unreadable: list[str] = []
@@ -581,8 +585,9 @@ def balanced_epochs(
     while True:
         in_turn = regularization[start:] + regularization[:start]
         uses: list[tuple[Sample, int]] = []
+        moved = 0  # images that had their turn
         if total >= wanted:
-            moved = so_far = 0
+            so_far = 0
             while so_far < wanted:
                 uses.append((in_turn[moved], in_turn[moved].repeats))
                 so_far += in_turn[moved].repeats

@@ -145,13 +145,15 @@ class Shards:
         Raises:
             Lost: one of them is missing or damaged. It is made sure that the next run finds out at its start.
         """
+        if numbers[0] < 0:
+            raise Lost(0)
+        first = self._shards[bisect_right(self._starts, numbers[0]) - 1]
+        shapes, buffer = first.shapes, np.empty((len(numbers), first.row_bytes), np.uint8)
         for at, number in enumerate(numbers):
             if number < 0:
                 raise Lost(at)
             place = bisect_right(self._starts, number) - 1
             shard = self._shards[place]
-            if at == 0:
-                shapes, buffer = shard.shapes, np.empty((len(numbers), shard.row_bytes), np.uint8)
             assert shard.shapes == shapes, "rows read together must share their shapes"
             if not shard.is_open:
                 self._opened.append(shard)
@@ -202,6 +204,7 @@ class Shards:
         def close() -> None:
             nonlocal tail
             done, tail = tail, None
+            assert done
             with _told():
                 done.close()
 
@@ -281,14 +284,14 @@ class _Shard:
             with self._lock:
                 if self._file is None:
                     self._file = FileIO(self.rows)
-                self._file.seek(int(row) * self.row_bytes)
-                count = self._file.readinto(into)
+                self._file.seek(row * self.row_bytes)
+                count = self._file.readinto(into.data)
         except OSError:
             return False
         if count != self.row_bytes:
             return False
         if not self.is_checked[row]:
-            self.is_checked[row] = zlib.crc32(into) == self.row_crcs[row]
+            self.is_checked[row] = zlib.crc32(into.data) == self.row_crcs[row]
         return bool(self.is_checked[row])
 
     @property
@@ -413,7 +416,7 @@ def _header(rows: Path) -> bytes:
 
 
 def _write(file: FileIO, data: bytes | np.ndarray) -> None:
-    left = memoryview(data).cast("B")
+    left = memoryview(data if isinstance(data, bytes) else data.data).cast("B")
     while left:  # a nearly full disk takes a part
         left = left[file.write(left) :]
 

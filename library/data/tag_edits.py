@@ -188,8 +188,10 @@ def edited(lines: Iterable[tuple[str, str | None]], edits: Edits) -> Iterator[st
 
 def _tags_of(line: str, word: str | None, edits: Edits) -> list[str]:
     """The parts of a caption, all but ordered."""
-    parts = [_replaced(part, edits.replace) for part in captions.tags(line.replace(CHINESE_COMMA, ","))]
-    parts = [part for part in parts if not any(matches(pattern, part) for pattern in edits.delete)]
+    replaced = [_replaced(part, edits.replace) for part in captions.tags(line.replace(CHINESE_COMMA, ","))]
+    parts = [
+        part for part in replaced if part is not None and not any(matches(pattern, part) for pattern in edits.delete)
+    ]
     parts = _implied(parts, [*edits.add, *([word] if word else [])], edits.imply)
     present = {spelled(part) for part in parts}
     parts = [tag for tag in dict.fromkeys(edits.add) if spelled(tag) not in present] + parts

@@ -211,7 +211,7 @@ def count(pictures: Iterable[Captioned]) -> TagStatistics:
             written = spellings.setdefault(key, {})
             written[text] = written.get(text, 0) + 1
     ordered = sorted(bits, key=lambda key: (-bits[key].bit_count(), key))
-    tags = {key: Tag(max(spellings[key], key=spellings[key].get), spellings[key], bits[key]) for key in ordered}
+    tags = {key: Tag(max(spellings[key], key=spellings[key].__getitem__), spellings[key], bits[key]) for key in ordered}
     return TagStatistics(pictures, folders, tags)
 
 
@@ -564,7 +564,7 @@ def _about_spellings(statistics: TagStatistics) -> list[Advice]:
 def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]], list[int]]) -> list[Advice]:
     """Captions of which the text encoder would not see the end."""
     pictures = [picture for picture in statistics.pictures if picture.caption]
-    counts = token_counts([picture.caption for picture in pictures])
+    counts = token_counts([picture.caption or "" for picture in pictures])
     long = sorted(
         ((number, picture.name) for number, picture in zip(counts, pictures, strict=True) if number > TOKEN_LIMITS[0]),
         reverse=True,

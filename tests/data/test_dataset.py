@@ -335,7 +335,7 @@ def test_pictures_smaller_than_their_bucket_are_named(found):
     assert planning.check(plan, config) == []
     plan = planning.make_plan(found, config, resolve_resolution(Config(resolution=128), 64, 16))
     (line,) = planning.check(plan, config)
-    assert "are smaller than their bucket and get enlarged, which teaches blur: 3_mytag/4.png (x2.1)" in line
+    assert "are smaller than the bucket and enlarged, which teaches blur: 3_mytag/4.png (x2.1)" in line
 
 
 def test_much_cropping_is_named(found):
