@@ -194,7 +194,7 @@ RunBlock = Callable[..., "Tensor"]
 """Computes a block: its name within the denoiser, a function and its arguments, the block first -> what that gives."""
 
 
-class Operations(Protocol):
+class Operations(NamedTuple):
     """Layers computed with what lies before them: `adapters.linear_ops.FAST` or `PLAIN`."""
 
     project: Callable[..., list[Tensor]]  # one input, several linear layers

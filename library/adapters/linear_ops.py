@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from library.adapters.recompute import Recompute
+from library.contracts import Operations
 
 aten = torch.ops.aten
 
@@ -599,14 +600,6 @@ def plain_convolve(
     """`convolve` by the layer's own `forward`, for autograd."""
     y = layer(source if recompute is None else recompute.plain(source))
     return y if shift is None else y + shift[:, :, None, None]
-
-
-class Operations(NamedTuple):
-    """What a model's forward pass is made of."""
-
-    project: object
-    project_context: object
-    convolve: object
 
 
 FAST = Operations(project, project_context, convolve)

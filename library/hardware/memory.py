@@ -351,8 +351,8 @@ def _padded(text: str, width: int) -> str:
     return text + " " * max(1, width - sum(2 if ord(letter) > 0x2E7F else 1 for letter in text))
 
 
-def to_int8(layer: nn.Linear) -> None:
-    """Hold a frozen linear layer's weight in 8 bits, with a factor for each row; `adapters.linear_ops` unpacks it.
+def to_int8(layer: nn.Linear | nn.Conv2d) -> None:
+    """Hold a frozen layer's weight in 8 bits, with a factor for each row; `adapters.linear_ops` unpacks it.
 
     Rounding moves a weight by 0.8 % of its row's deviation (root mean square; scaled fp8 formats: 2.6 %). Half the
     memory of fp16, one pass over the weight more each time it is used.

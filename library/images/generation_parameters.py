@@ -89,7 +89,7 @@ def read_parameters(path: Path) -> GenerationParameters | None:
     return parameters if isinstance(parameters, dict) else None
 
 
-def differences(before: GenerationParameters, now: GenerationParameters) -> dict[str, tuple]:
+def differences(before: GenerationParameters, now: GenerationParameters) -> dict[str, tuple[object, object]]:
     """{name: (before, now)} of what is not the same."""
     return {name: (before.get(name), now.get(name)) for name in before | now if before.get(name) != now.get(name)}
 

@@ -79,7 +79,8 @@ class Manifest:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _events(self) -> list[dict[str, Any]]:
         made = [{"raw": raw, **record._asdict()} for raw, record in self.records.items()]
@@ -107,6 +108,7 @@ class Manifest:
 
     def _append(self, line: dict[str, Any]) -> None:
         with self._lock:
+            assert self._file is not None, "within `with`"
             self._take(line)
             self._file.write(_line(line))
             self._file.flush()

@@ -19,6 +19,7 @@ from library.miniature.drawings import (
     SHAPES,
     SIZES,
     CharacterScene,
+    Colour,
     Scene,
     Thing,
     draw,
@@ -58,7 +59,7 @@ def examine(picture: Image.Image | np.ndarray) -> Finding:
     mask, colour = found
     points = _normalised([mask], mask)
     likenesses = {shape: max(_correlation(points, one) for one in ones) for shape, ones in _shape_templates().items()}
-    shape = max(likenesses, key=likenesses.get)
+    shape = max(likenesses, key=likenesses.__getitem__)
     return Finding(shape, colour, max(0.0, likenesses[shape]))
 
 
@@ -90,7 +91,7 @@ def _values(picture: Image.Image | np.ndarray) -> np.ndarray:
     return np.asarray(picture).astype(np.float32)
 
 
-def _distance(values: np.ndarray, colour) -> np.ndarray:
+def _distance(values: np.ndarray, colour: np.ndarray | Colour) -> np.ndarray:
     return np.sqrt(((values - np.asarray(colour, np.float32)) ** 2).sum(axis=-1))
 
 
@@ -147,8 +148,8 @@ def _shape_templates() -> dict[str, list[np.ndarray]]:
     templates = {}
     for shape in SHAPES:
         pictures = [_values(draw(Scene(things=(Thing(shape, "blue", size),)))) for size in SIZES]
-        masks = [_foreground(values)[0] for values in pictures]
-        templates[shape] = [_normalised([mask], mask) for mask in masks]
+        foregrounds = [_foreground(values) for values in pictures]
+        templates[shape] = [_normalised([found[0]], found[0]) for found in foregrounds if found is not None]
     return templates
 
 
@@ -170,4 +171,5 @@ def _character_points(values: np.ndarray) -> tuple[np.ndarray | None, float]:
 @lru_cache(maxsize=1)
 def _character_templates() -> list[np.ndarray]:
     scenes = [CharacterScene(pose, size=size) for pose in POSES for size in SIZES]
-    return [_character_points(_values(draw_character(scene)))[0] for scene in scenes]
+    points = [_character_points(_values(draw_character(scene)))[0] for scene in scenes]
+    return [each for each in points if each is not None]

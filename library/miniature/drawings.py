@@ -254,7 +254,8 @@ class _Canvas:
 
 
 def _mixed(first: Colour, second: Colour, share: float) -> Colour:
-    return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def _draw_background(canvas: _Canvas, background: str, pattern: str, shift: float) -> None:

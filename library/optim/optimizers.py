@@ -32,7 +32,7 @@ class Built(NamedTuple):
 Row = Callable[[list[Group], float | None, Settings], Built]  # groups, a learning rate beside theirs, settings
 
 
-def build(name: str, groups: list[Group], *, learning_rate: float, args: Settings | None = None) -> Built:
+def build(name: str, groups: list[Group], *, learning_rate: float | None, args: Settings | None = None) -> Built:
     """The optimizer of that name.
 
     Args:

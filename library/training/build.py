@@ -198,6 +198,7 @@ def record_steps(run: Run, training: Training) -> None:
 def compile_blocks(run: Run, training: Training) -> None:
     """Let compiled functions compute the denoiser's blocks."""
     from library.adapters import linear_ops, recompute
+    from library.hardware.attention import Attention
     from library.hardware.compilation import Compiler
 
     if has_dropout(run.settings):
@@ -214,6 +215,7 @@ def compile_blocks(run: Run, training: Training) -> None:
     fast = training.family.denoiser
     assert fast.execution is not None, "set when the adapters were attached"
     attend = fast.execution.attend
+    assert isinstance(attend, Attention)
     attend = dataclasses.replace(attend, asked=attend.kind)  # nothing left to try out while compiling
     plain = copy.copy(fast)
     plain.compute_with(Execution(linear_ops.PLAIN, recompute, attend, training.blocks.run))

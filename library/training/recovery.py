@@ -165,11 +165,14 @@ class Recovery:
 
 def use_less_memory(run: Run, training: Training) -> str | None:
     """Take the next measure, the cheapest first; what it is and what it costs. None: there is none left."""
+    from library.hardware.attention import Attention
+
     denoiser, plan = training.family.denoiser, training.memory
     if training.step.disable():
         return say("CUDA graphs are off now, somewhat slower", "不再使用 CUDA graphs，略慢")
     assert denoiser.execution is not None, "set when the adapters were attached"
     attend = denoiser.execution.attend
+    assert isinstance(attend, Attention)
     if attend.kind == "chunked" and attend.chunk_bytes > SMALLEST_CHUNK:
         attend = dataclasses.replace(attend, chunk_bytes=attend.chunk_bytes // 2)
         denoiser.compute_with(denoiser.execution._replace(attend=attend))

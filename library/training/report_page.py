@@ -75,7 +75,7 @@ class ReportPage:
         if not is_due and (waited < self.seconds / COST or not is_new):
             return
         self.history.read()
-        peak = memory.peak(self.device)
+        peak = None if self.device is None else memory.peak(self.device)
         pages.write(self.path, compose(self.facts, self.history, self.thumbnail, time.time(), peak))
         self.event_count, self.written = event_count, time.monotonic()
         self.seconds = self.written - began
