@@ -122,7 +122,8 @@ class BlockNames(NamedTuple):
     strides: tuple[int, ...] = ()  # blocks that each number counts for
 
 
-class BlockLayout(NamedTuple):
+@dataclass(frozen=True)
+class BlockLayout:
     """The blocks of a denoiser, in the order of the lists that have a value for each (`block_dims`, ...)."""
 
     ends: int  # 1: a block before the first and one behind the last, whose learning rate has no factor
@@ -231,6 +232,10 @@ class Family(Protocol):
     noise: NoiseSpec
     denoiser: Denoiser
     size_step: int  # pictures are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
+    weigh: (
+        Callable[[str], list[tuple[str, float]]] | None
+    )  # a caption -> its pieces and their weights; None: plain text
+    warnings: list[str]  # what the user should know of the model as it was read
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) scaled latents: the mean of the VAE's distribution."""

@@ -60,11 +60,16 @@ class TensorBoard:
             raise UserError(_tensorboard_is_missing()) from None
         folder = str(folder_of(config, started_at))
         self.writer = SummaryWriter(**{"log_dir": folder, "purge_step": first_step + 1} | settings)
-        self.add_scalar, self.close = self.writer.add_scalar, self.writer.close
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.writer.add_scalar(name, value, step)
 
     def add_config(self, config: dict[str, Value]) -> None:
         lines = [f"| {name} | {json.dumps(value, ensure_ascii=False)} |" for name, value in config.items()]
         self.writer.add_text("config", "\n".join(["| name | value |", "|---|---|", *lines]))
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 class WandB:

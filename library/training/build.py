@@ -62,7 +62,8 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
             and settings.gradient_checkpointing is True
             and trains_text_encoder(settings)
         ):
-            module.train().gradient_checkpointing_enable({"use_reentrant": False})  # in training mode only
+            # of transformers' models, in training mode only
+            module.train().gradient_checkpointing_enable({"use_reentrant": False})  # pyrefly: ignore[not-callable]
 
     blocks = Blocks(plan.recomputed, is_random=has_dropout(settings))
     adapters = attach(settings, family, attend, run.seed, blocks, run.start)
