@@ -159,6 +159,7 @@ class FamilyFacts:
     blocks: BlockLayout
     base_model_version: str  # `ss_base_model_version` of its LoRA files
     version_prefix: str  # how that begins, whoever wrote the file
+    noise: NoiseSpec = NoiseSpec()  # that it was trained to remove; a model may have another objective
     context_width: int | None = None  # of the captions' states that its cross attention reads: seen in LoRA files
     lora_marks: str | None = None  # pattern of names of layers that no other family's LoRA files have
     file_marks: tuple[str, ...] = ()  # tensors by which a single file is known; (): see `families.recognise`

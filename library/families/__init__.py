@@ -101,21 +101,22 @@ def tiny(
     """
     import torch
 
-    noise = NoiseSpec(objective or next(iter(facts_of(name).resolutions)))
+    noise = replace(facts_of(name).noise, objective=objective or next(iter(facts_of(name).resolutions)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return file_of(name).create(name, noise, file_of(name).TINY[name], "cpu", max_token_length)
 
 
-def architecture(name: str, objective: str = "epsilon") -> Family:
+def architecture(name: str) -> Family:
     """A model of true size on the meta device: every name and shape, no memory, no values."""
-    return file_of(name).create(name, NoiseSpec(objective), read_configs(name), "meta")
+    return file_of(name).create(name, facts_of(name).noise, read_configs(name), "meta")
 
 
 def blueprint(info: ModelInfo, max_token_length: int | None = None) -> Family:
     """The model that `inspect` has found, on the meta device: what it will need can be counted before it is loaded."""
     configs = read_configs(info.family) | folder_configs(info)
-    return file_of(info.family).create(info.family, NoiseSpec(info.objective), configs, "meta", max_token_length)
+    noise = replace(facts_of(info.family).noise, objective=info.objective)
+    return file_of(info.family).create(info.family, noise, configs, "meta", max_token_length)
 
 
 def stored_weights(info: ModelInfo, family: Family) -> dict[torch.nn.Module, rewriting.Stored]:
@@ -128,10 +129,7 @@ def stored_weights(info: ModelInfo, family: Family) -> dict[torch.nn.Module, rew
 
 def token_counts(info: ModelInfo, captions: list[str]) -> list[int]:
     """How many tokens each caption has for this model's text encoder, before any weight is read."""
-    from library.families.clip_text import caption_tokens, folder_tokenizer
-
-    vocab_size = (read_configs(info.family) | folder_configs(info))["text_encoder"]["vocab_size"]
-    return [len(ids) for ids in caption_tokens(folder_tokenizer(info.path / "tokenizer", vocab_size), captions)]
+    return file_of(info.family).token_counts(info, read_configs(info.family) | folder_configs(info), captions)
 
 
 def describe(info: ModelInfo) -> str:
@@ -188,7 +186,7 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
                 f"（{info.objective_source}）。如果出图变成噪点，请不要设置 v_parameterization。",
             )
         )
-    spec = NoiseSpec(objective or info.objective)
+    spec = replace(facts.noise, objective=objective or info.objective)
     spec = replace(spec, zero_terminal_snr=info.zero_terminal_snr and spec.objective == "v")
     scheduler = read_json(info.path / "scheduler" / "scheduler_config.json") if info.path.is_dir() else None
     if not scheduler:

@@ -211,6 +211,11 @@ def load(info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: L
     )
 
 
+def token_counts(info: ModelInfo, configs: dict[str, dict], captions: list[str]) -> list[int]:
+    tokenizer = clip_text.folder_tokenizer(info.path / "tokenizer", configs["text_encoder"]["vocab_size"])
+    return [len(ids) for ids in clip_text.caption_tokens(tokenizer, captions)]
+
+
 def sources(name: str, configs: dict[str, dict]) -> Sources:
     """Where a checkpoint in the original layout keeps the parameters of the networks that can be adapted."""
     if name == "sd2":

@@ -28,6 +28,7 @@ from library.families.configs import read_configs as read_configs
 from library.families.lazily import lazily
 from library.families.recognise import ModelInfo, picture_step
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
+from library.families.sd import token_counts as token_counts  # both text encoders have CLIP's
 from library.messages import say
 
 if TYPE_CHECKING:

@@ -42,6 +42,9 @@ class FamilyFile(Protocol):
     ) -> Family:
         """A model from configurations alone: random, or of true size without memory on the "meta" device."""
 
+    def token_counts(self, info: ModelInfo, configs: dict[str, dict], captions: list[str]) -> list[int]:
+        """How many tokens each caption has, before any weight is read."""
+
     def sources(self, name: str, configs: dict[str, dict]) -> Sources:
         """Where single files keep the parameters of the networks that can be adapted."""
 

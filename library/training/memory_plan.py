@@ -47,7 +47,7 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
     }
     batch_size, width, height = max(shapes, key=math.prod)
     latents = family.facts.latents
-    captions = [""] * batch_size
+    captions = ["a " * settings.max_token_length] * batch_size  # as long as any
     with torch.no_grad():
         cached = None if trains_text_encoder(settings) else family.encode_captions(captions)
 
