@@ -386,7 +386,7 @@ def tag(
     is_excluded = excluded(settings.exclude_tags)
 
     def write(picture: image_folder.CaptionedImage, seen: list[wd.Tag]) -> None:
-        tags = wd.chosen(
+        tags = wd.chosen_tags(
             seen, settings.general_threshold, settings.character_threshold, with_rating=settings.rating_tags
         )
         tags = [one for one in tags if not is_excluded(one.name)]
@@ -422,7 +422,7 @@ def tag(
             return wd.name_of(path)
         try:
             opened = local_models.open_onnx(path, settings.device)
-            model = wd.read(opened, table)
+            model = wd.open_tagger(opened, table)
         except UserError as error:
             without = say("to continue without a tagger: tagger = None", "不用标签模型也可以：设 tagger = None")
             raise UserError([*error.problems, without]) from error
