@@ -139,6 +139,11 @@ def sha256_of_file(path: Path, start: int = 0) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def seed_from(text: str) -> int:
+    """A seed for random numbers, below 2**63, that depends on a text alone: whatever else was drawn before."""
+    return int.from_bytes(sha256(text.encode())[:8], "big") >> 1
+
+
 # ---- Locks ----
 
 

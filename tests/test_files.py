@@ -154,6 +154,11 @@ def test_a_file_is_told_by_its_bytes(tmp_path):
     assert files.sha256_of_file(tmp_path / "a", 1000) == hashlib.sha256(data[1000:]).digest()
 
 
+def test_a_seed_depends_on_the_text_alone():
+    assert files.seed_from("7 lora_unet_a") == int(hashlib.sha256(b"7 lora_unet_a").hexdigest()[:16], 16) // 2
+    assert files.seed_from("图") < 2**63
+
+
 # ---- Locks ----
 
 

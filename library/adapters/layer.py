@@ -5,7 +5,6 @@ DoRA): they give the whole matrix dW, which the fast functions of `linear_ops` a
 it in half precision. It is as large as the weight, and so never kept: the backward pass makes it again.
 """
 
-import hashlib
 import math
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from library.adapters import linear_ops
 from library.adapters.linear_ops import Layer
+from library.files import seed_from
 
 
 class AdapterLayer(nn.Module):
@@ -224,8 +224,7 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
 
 def generator_of(seed: int, name: str) -> torch.Generator:
     """Random numbers of one layer: they depend neither on the other layers nor on what was drawn before."""
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(seed_from(f"{seed} {name}"))
 
 
 def kaiming(*shape: int, generator: torch.Generator) -> Tensor:

@@ -12,13 +12,14 @@ them two runs could not be compared. sd-scripts uses those of the run, and subtr
 timesteps.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from library.files import seed_from
 
 
 class MeasuredBatch(NamedTuple):
@@ -150,5 +151,5 @@ def losses(
 
 def noise_of(seed: int, place: int, shape: tuple[int, ...]) -> Tensor:
     """Noise of the given shape, on the CPU, that follows from seed and place alone."""
-    number = int.from_bytes(hashlib.sha256(f"{seed} validation {place}".encode()).digest()[:8], "big") >> 1
+    number = seed_from(f"{seed} validation {place}")
     return torch.randn(shape, generator=torch.Generator().manual_seed(number))

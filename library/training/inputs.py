@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from library.files import seed_from
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,6 @@ def seed_step(generator: torch.Generator, seed: int, step: int, place: int) -> N
     import torch
 
     text = f"{seed} {step} {place}" if place else f"{seed} {step}"
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    number = seed_from(text)
     generator.manual_seed(number)
     torch.manual_seed(number)

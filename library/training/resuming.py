@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from library.files import sha256
 from library.messages import UserError, say
 from library.options.resuming import differences
 from library.options.training import Config
@@ -79,7 +79,7 @@ def fingerprint_of_data(plan: Plan) -> str:
         for folder in plan.found.folders
         if folder.options
     ]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    return sha256(repr(facts).encode()).hex()
 
 
 def changes_since(state: State, settings: Config, data: str, dtype: torch.dtype) -> list[str]:
