@@ -233,9 +233,7 @@ class Family(Protocol):
     noise: NoiseSpec
     denoiser: Denoiser
     size_step: int  # pictures are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
-    weigh: (
-        Callable[[str], list[tuple[str, float]]] | None
-    )  # a caption -> its pieces and their weights; None: plain text
+    weigh: Callable[[str], list[tuple[str, float]]] | None  # cuts a caption by its weights; None: all count alike
     warnings: list[str]  # what the user should know of the model as it was read
 
     def encode_images(self, pixels: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def read_blocks(config: Config, layout: BlockLayout) -> tuple[Blocks, list[str]]
 def _told(layout: BlockLayout) -> str:
     ends = say("the embeddings, ", "嵌入、") if layout.ends else ""
     last = say(", the output", "、输出") if layout.ends else ""
-    _, down, middle, up, _ = layout
+    down, middle, up = layout.down, layout.middle, layout.up
     return say(f"{ends}{down} down, {middle} middle, {up} up{last}", f"{ends}下 {down}、中 {middle}、上 {up}{last}")
 
 
