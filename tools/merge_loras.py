@@ -207,7 +207,8 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     problems, found = [], []
     for file in files:
         try:
-            found.append(merging.fit(file.path.name, file.factors, targets, file.metadata))
+            own = merging.fit(file.path.name, file.factors, targets, made_for=file.family, base=family.facts)
+            found.append(own)
         except UserError as error:
             problems += error.problems
     if problems:

@@ -1,6 +1,6 @@
 """LoRA files put into a model's own weights, for generation, and out again to the last bit.
 
-    known = fit(name, factors, family.layers(), metadata)
+    known = fit(name, factors, family.layers())
     with Merging(family.layers()) as merging:
         merging.apply([Strength(known, text_encoder=0.6, unet=0.6)])      weights + what the files add
         ...
