@@ -443,7 +443,7 @@ def test_everything_is_told_of_a_lora(lora, run, tmp_path, capsys, tiny_model):
     assert "steps: 1500" in said
     assert "noise offset" not in said
     assert re.search(r"text_encoder: \d+ layers, rank 4, alpha 2\n", said)
-    assert re.search(r"unet \(3x3\): \d+ layers, rank 4, alpha 2\n", said)
+    assert re.search(r"denoiser \(3x3\): \d+ layers, rank 4, alpha 2\n", said)
     assert "A1111: yes; Forge: yes; ComfyUI: yes; diffusers: yes" in said
     assert "fine: no NaN, and every layer adds something" in said
     norms = {}
