@@ -17,13 +17,20 @@ from PIL import Image, ImageDraw
 from library.messages import set_language
 from library.options.parameter_block import MARK
 
-LONG = ["test_options.py", "test_main_job.py", "test_from_pictures_to_lora.py"]  # minutes each
+LONG = [  # half a minute to two each, the longest first
+    "test_options.py", "test_survival.py", "test_main_job.py", "test_unet_forward.py", "test_distributed.py",
+    "test_train.py", "test_from_pictures_to_lora.py", "test_compilation.py", "test_validation.py",
+]  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m "not slow" chooses
 def pytest_collection_modifyitems(items):
     """The longest files first: a file is one worker's, and the last one should not be left alone with a long one."""
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+    for item in items:
+        if "small_set" in item.fixturenames:
+            item.add_marker(pytest.mark.slow("trains a tiny model"))
 
 
 @pytest.fixture(autouse=True)

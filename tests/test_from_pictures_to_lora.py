@@ -90,7 +90,7 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.png") if "masks" not in path.parts)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("prepares sixty pictures and trains")
 def test_what_cannot_be_used_is_named_and_the_rest_is_prepared(person):
     said = person.said["tools/prepare_images.py"]
     counts = Counter(person.made.values())
@@ -100,7 +100,7 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_prepared(person):
     assert len(pictures(person.home / "prepared")) == unique
 
 
-@pytest.mark.slow
+@pytest.mark.slow("prepares sixty pictures and trains")
 def test_every_picture_has_a_caption_that_begins_with_the_trigger_word(person):
     train = pictures(person.home / "train")
     captions = [path.with_suffix(".txt").read_text(encoding="utf-8") for path in train]
@@ -109,7 +109,7 @@ def test_every_picture_has_a_caption_that_begins_with_the_trigger_word(person):
     assert sum("角色" in caption for caption in captions) == 2  # from files in GBK
 
 
-@pytest.mark.slow
+@pytest.mark.slow("prepares sixty pictures and trains")
 def test_stamps_are_erased_and_masked(person):
     masks = list((person.home / "train").rglob("masks/*.png"))
     stamped = [path for path in masks if "stamped" in path.name]
@@ -119,21 +119,21 @@ def test_stamps_are_erased_and_masked(person):
         assert (darkest, lightest) == (0, 255)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("prepares sixty pictures and trains")
 def test_a_regularization_picture_belongs_to_every_training_picture(person):
     train, reg = pictures(person.home / "train"), pictures(person.home / "reg")
     assert len(reg) == len(train)
     assert not any("mytag" in path.with_suffix(".txt").read_text(encoding="utf-8") for path in reg)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("prepares sixty pictures and trains")
 def test_the_lora_and_its_grid_are_there(person):
     assert (person.home / "out" / "mytag.safetensors").stat().st_size > 100_000
     assert "1 problem" not in person.said["lora_train_command_line.py"]
     assert list((person.home / "tried").rglob("*.png"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("prepares sixty pictures and trains")
 def test_the_raw_pictures_are_as_they_were(person):
     assert len(person.raw) >= len(person.made)
     assert contents(person.home / "收集的 pictures") == person.raw

@@ -32,6 +32,8 @@ from library.options import command_line, parameter_block, sd_scripts
 from library.options.checks import check
 from library.options.training import OPTIONS, Config
 
+pytestmark = pytest.mark.slow("hundreds of random inputs")
+
 EXAMPLES = 100
 fuzz = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
 

@@ -861,6 +861,7 @@ def bombs():
         build()
 
 
+@pytest.mark.slow("builds bombs, and some cases start programs")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own about odd pickles
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_ends_as_it_should(tmp_path, tiny_model, name):
@@ -875,6 +876,7 @@ def test_every_case_ends_as_it_should(tmp_path, tiny_model, name):
 TOLD_BY_PARTS = ("picture", "caption", "folder", "model", "LoRA", "prompts", "preset")  # the others choose a language
 
 
+@pytest.mark.slow("builds bombs")
 @pytest.mark.parametrize(
     "name", [name for name, case in CASES.items() if name.startswith(TOLD_BY_PARTS) and case.must != "works"]
 )

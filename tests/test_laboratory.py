@@ -123,6 +123,7 @@ def make_set(folder, rng):
     people.write(folder / "train" / "2_mytag", scenes, [people.described(scene) for scene in scenes])
 
 
+@pytest.mark.slow("trains four LoRAs")
 def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
     claim = Claim(
         title="Learning changes pictures",
@@ -173,6 +174,7 @@ def test_names_of_conditions_are_not_cut_off():
         assert (before[:, -4:] == 255).all()  # and a gap after it
 
 
+@pytest.mark.slow("trains")
 def test_a_claim_may_be_about_what_a_run_leaves_beside_its_lora(tmp_path, monkeypatch):
     claim = Claim(
         title="Wrong pictures stand first",

@@ -28,7 +28,7 @@ def tortured() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600).stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills and starves two dozen runs")
 @pytest.mark.parametrize(("series", "cases"), [("kill", 4), ("oom", 2), ("nan", 3), ("disk", 1), ("stop", 2)])
 def test_what_is_tortured_survives(tortured, series, cases):
     told = re.search(rf"^{series}: survived (\d+) of (\d+)", tortured, re.MULTILINE)

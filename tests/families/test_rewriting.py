@@ -174,6 +174,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow("writes 200 MiB, and imports torch in a process of its own")
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in other units elsewhere")
 def test_memory_stays_at_a_few_tensors_however_large_the_file(tmp_path):
     """100 tensors of 2 MiB: what the process takes more is less than 15 of them."""

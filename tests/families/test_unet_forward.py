@@ -204,6 +204,7 @@ def true_size(name, pixels, rank, *, recomputed=()):
     return cost, sum(saved.values())
 
 
+@pytest.mark.slow("builds SDXL's U-Net, without its weights")
 @pytest.mark.parametrize(
     ("name", "pixels", "operators", "kept", "largest"), [("sd1", 512, 2600, 620, 20), ("sdxl", 1024, 7500, 4400, 40)]
 )
@@ -272,7 +273,7 @@ def relative(losses, reference):
     return max(abs(a - b) / b for a, b in pairs), abs(sum(losses) / sum(reference) - 1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the miniature for 60 steps")
 def test_20_steps_of_the_miniature_in_half_precision_follow_fp32(run):
     """Measured: fp16 0.12 % and 0.001 %, bf16 2.3 % and 0.7 %: with 8 bits of mantissa a prediction is noisier."""
     folder = Path(library.miniature.__file__).parent
@@ -291,7 +292,7 @@ def test_20_steps_of_the_miniature_in_half_precision_follow_fp32(run):
         assert mean < of_mean
 
 
-@pytest.mark.slow
+@pytest.mark.slow("four steps of SD 1.5's true size in half precision")
 def test_a_true_size_unet_in_half_precision_follows_fp32():
     """SD 1.5's U-Net with random weights, 64 pixels, 2 steps: the losses, and the direction of the first gradient.
 

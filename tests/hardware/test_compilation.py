@@ -70,6 +70,7 @@ class Small:
         return predicted.detach(), self.flat.gradient.clone(), states.grad, pooled.grad
 
 
+@pytest.mark.slow("compiles 8 kinds of blocks")
 def test_a_compiled_unet_gives_the_same_and_blocks_of_one_kind_share_a_graph():
     """No block breaks into several graphs; trying the blocks adds nothing to the gradients."""
     small, said = Small(), []
@@ -85,6 +86,7 @@ def test_a_compiled_unet_gives_the_same_and_blocks_of_one_kind_share_a_graph():
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow("compiles 8 kinds of blocks")
 def test_recomputed_blocks_are_compiled_too():
     """The first call, where each is tried, comes from within the checkpoint."""
     small, said = Small(), []
@@ -191,7 +193,7 @@ def test_random_numbers_do_not_depend_on_it():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts a C++ compiler")
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 def test_the_usual_backend_compiles_a_transformer_block():
     small, said = Small(), []

@@ -405,6 +405,7 @@ def inputs_of(family, dtype, number, side=8, scale=1.0, is_masked=False):
     return given, told
 
 
+@pytest.mark.slow("trains a tiny SDXL twice, each step on a tape")
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_recomputed", [False, True])

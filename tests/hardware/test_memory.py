@@ -332,7 +332,7 @@ print(json.dumps(dict(predicted=planned.need, libraries=parts["libraries"], meas
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a step of SD 1.5's true size")
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
 def test_what_is_predicted_for_a_true_size_run_is_what_it_takes():
     """SD 1.5's U-Net at 128 pixels in fp32, in a process of its own.

@@ -64,6 +64,7 @@ def test_a_union_has_the_surer_ones_kind():
 # ---- Text ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow("looks for text in many pictures")
 def test_most_text_is_found_over_most_grounds_and_little_else():
     """The figures over more pictures, and photos, are in docs/log.md; here they may only not fall far below them."""
     rows = overlaid_text.measured(random.Random(1), 18)

@@ -284,6 +284,7 @@ def ours(family, loras, prompt, seed=3):
     return drawn[0]
 
 
+@pytest.mark.slow("draws with the pipelines of diffusers")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_the_picture_is_the_one_that_diffusers_draws_with_the_same_files(name):

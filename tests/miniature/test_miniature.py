@@ -57,6 +57,7 @@ def test_the_same_seed_draws_the_same_world():
     assert not all(np.array_equal(first, second) for first, second in zip(world(1), world(2), strict=True))
 
 
+@pytest.mark.slow("reads hundreds of drawings")
 @pytest.mark.parametrize("noise", [0.0, 8.0])
 def test_checker_reads_the_drawings(noise):
     """Also with as much noise (in steps of 255) as a picture may have after the VAE."""
@@ -124,7 +125,7 @@ def test_model_folder_is_an_sd1_folder_of_a_few_megabytes():
     assert picture.size == (80, 48)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("draws with the model")
 def test_model_draws_unseen_captions():
     """The bar is 90 % of 200 (`--evaluate`); of 60 prompts, exactly 90 % gives fewer than 49 in 1.5 % of draws."""
     from tools.train_miniature import evaluate, open_pipeline

@@ -113,6 +113,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("source", COMMANDS)
 def test_a_command_of_the_documentation_trains(source, tiny_model, small_set, tmp_path, capsys):
     command, family, name = COMMANDS[source]

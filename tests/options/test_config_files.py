@@ -20,6 +20,7 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("files") / "x"
 
 
+@pytest.mark.slow("hundreds of random configurations")
 @settings(max_examples=60, deadline=None)
 @given(config=CONFIGS, note=st.text(LETTERS, min_size=1).filter(lambda text: text.strip().lower() not in ("", "none")))
 def test_a_configuration_that_is_written_is_read_back_the_same(file, config, note):

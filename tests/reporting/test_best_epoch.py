@@ -83,6 +83,7 @@ def test_a_model_that_learnt_nothing_has_no_margin():
     assert (found.epoch, found.equal, found.overfitted_from) == (1, [1], 2)
 
 
+@pytest.mark.slow("hundreds of made-up runs")
 def test_whatever_is_recommended_at_the_end_was_recommended_when_it_was_measured():
     """Or the file of the best epoch, which is written then and only then, would hold another."""
     rng = random.Random(1)

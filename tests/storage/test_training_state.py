@@ -65,7 +65,9 @@ def killed_at(count, work):
         os._exit(0)
 
 
+@pytest.mark.slow("kills many processes")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow("kills a dozen processes")
 def test_killed_at_any_moment_a_whole_state_is_left(tmp_path):
     """The old one or the new one; found, and the next save works, without growing beyond two."""
     folder, moments, last = tmp_path / "a-state", 0, 0

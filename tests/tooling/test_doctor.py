@@ -702,6 +702,7 @@ def tool(case, tmp_path):
     return run
 
 
+@pytest.mark.slow("starts the script")
 def test_the_tool_writes_a_page_and_says_what_matters(case, tool, tmp_path):
     (case.train / "broken <b>.png").write_bytes(b"")
     case.values["network_dims"] = 3
@@ -722,6 +723,7 @@ def test_the_tool_writes_a_page_and_says_what_matters(case, tool, tmp_path):
     assert "torch" not in imported  # check_machine = False: seconds less
 
 
+@pytest.mark.slow("starts the script")
 def test_the_tool_speaks_chinese(tool, tmp_path):
     done = tool(**os.environ | {"LC_ALL": "zh_CN.UTF-8", "LANGUAGE": "", "PYTHONIOENCODING": "utf-8"})
     assert done.returncode == 0

@@ -206,6 +206,7 @@ def test_a_run_that_was_stopped_can_be_continued_and_undone(folder, capsys, monk
     assert files(folder) == before
 
 
+@pytest.mark.slow("starts the script")
 def test_the_script_itself_shows_and_a_missing_folder_is_told(folder, tmp_path):
     """As a user starts it; the block's relative paths are the project's."""
     (tmp_path / "tools").mkdir()

@@ -167,6 +167,7 @@ def test_sdxl_files_with_diffusers_names_get_the_original_ones(monkeypatch, tmp_
     assert list(found) == ["lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"]
 
 
+@pytest.mark.slow("builds the pipelines of diffusers")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_diffusers_loads_what_is_written(lora, run, family):

@@ -333,6 +333,7 @@ def test_a_move_that_is_stopped_anywhere_goes_on_to_the_same_end(image_folder, m
     assert not any(name.endswith(".png") and "masks" not in name.lower() for name in files(image_folder))
 
 
+@pytest.mark.slow("starts a process and kills it")
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_copy_that_is_killed_goes_on(tmp_path, capsys):
     folder = tmp_path / "image_folder"

@@ -65,6 +65,7 @@ def test_one_value_stands_for_a_list_of_it():
     assert check_tool(TOOLS["try_lora.py"], {"strengths": 1, "seeds": "3"}, {}) == TryLora(strengths=[1.0], seeds=[3])
 
 
+@pytest.mark.slow("starts every script")
 @pytest.mark.parametrize("file", TOOLS)
 def test_the_script_speaks_the_users_language_and_takes_no_arguments(file, tmp_path):
     environment = os.environ | {"LC_ALL": "zh_CN.UTF-8", "LANGUAGE": "", "PYTHONIOENCODING": "utf-8"}

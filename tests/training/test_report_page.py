@@ -448,6 +448,7 @@ def browser():
     return found
 
 
+@pytest.mark.slow("starts a browser")
 @pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
 def test_a_browser_shows_it_without_a_mistake_a_request_or_anything_too_wide(browser, tmp_path, width):
     prompts = ["mytag, " + "a_very_long_tag_without_any_space_in_it_" * 3, "a house"]
@@ -469,6 +470,7 @@ def test_a_browser_shows_it_without_a_mistake_a_request_or_anything_too_wide(bro
         assert [alt.rpartition(" ")[2] for alt in alts] == [f"({strength})"] * 2
 
 
+@pytest.mark.slow("starts a browser")
 @pytest.mark.parametrize(
     ("is_finished", "unfolded", "loads"), [(False, 0, 3), (False, 700, 3), (False, 10_000, 1), (True, 0, 1)]
 )

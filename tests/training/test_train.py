@@ -251,7 +251,7 @@ def test_problems_of_pictures_prompts_and_model_are_told_together(run, tmp_path)
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts the program, which imports torch")
 def test_the_printed_command_runs_and_bad_flags_end_with_code_2(tiny_model, small_set, tmp_path):
     train, reg = small_set
     values = dict(
