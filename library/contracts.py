@@ -168,6 +168,23 @@ class FamilyFacts:
     saved_layout: str = "kohya"  # how its LoRA files are written, a key of `lora_files.layouts.LAYOUTS`
 
 
+@dataclass(frozen=True)
+class ModelInfo:
+    """What kind of base model a file or folder is."""
+
+    path: Path
+    family: str  # "sd1", "sd2", "sdxl", ...: a row of `families.table.FAMILIES`
+    objective: str  # "epsilon", "v" or "flow"
+    objective_source: str  # where that was seen, in the user's language
+    is_objective_seen: bool  # False: nothing tells it, and the usual is assumed
+    layout: str  # "single file" (original names) or "diffusers folder"
+    resolution: int  # pixels; the side of the square pictures it was trained on
+    size_step: int  # pixels; pictures are whole multiples of it
+    width: int  # channels of the denoiser's first block: 320 in every Stable Diffusion
+    zero_terminal_snr: bool = False  # the model was trained down to pure noise; training should do so too
+    metadata: dict[str, str] = field(default_factory=dict)  # of the single file's header
+
+
 class Target(NamedTuple):
     """A layer to adapt and its names: names are the family's, execution is the adapter's.
 

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from library.contracts import Family, NoiseSpec
+from library.contracts import Family, ModelInfo, NoiseSpec
 from library.families.clip_text import is_everyday_word
-from library.families.recognise import ModelInfo, inspect, read_json
+from library.families.recognise import inspect, read_json
 from library.families.table import FAMILIES, all_facts, facts_of, file_of
 from library.families.weights_file import refuse_absent
 from library.messages import UserError, say
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
-    "ModelInfo",
     "all_facts",
     "architecture",
     "blueprint",

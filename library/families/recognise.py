@@ -8,32 +8,14 @@ import json
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from library.contracts import FamilyFacts
+from library.contracts import FamilyFacts, ModelInfo
 from library.families.table import all_facts, facts_of
 from library.families.weights_file import SUFFIXES, Header, read_header, refuse_absent
 from library.messages import UserError, say
 
 UNET = "model.diffusion_model."
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What kind of base model a file or folder is."""
-
-    path: Path
-    family: str  # "sd1", "sd2", "sdxl", ...: a row of `table.FAMILIES`
-    objective: str  # "epsilon", "v" or "flow"
-    objective_source: str  # where that was seen, in the user's language
-    is_objective_seen: bool  # False: nothing tells it, and the usual is assumed
-    layout: str  # "single file" (original names) or "diffusers folder"
-    resolution: int  # pixels; the side of the square pictures it was trained on
-    size_step: int  # pixels; pictures are whole multiples of it
-    width: int  # channels of the denoiser's first block: 320 in every Stable Diffusion
-    zero_terminal_snr: bool = False  # the model was trained down to pure noise; training should do so too
-    metadata: dict[str, str] = field(default_factory=dict)  # of the single file's header
 
 
 def inspect(path: str | Path) -> ModelInfo:

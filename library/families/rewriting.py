@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from library import files
-from library.contracts import Family
+from library.contracts import Family, ModelInfo
 from library.families import clip_text
 from library.families.loading import Source, Sources, folder_files
-from library.families.recognise import ModelInfo
 from library.families.table import all_facts
 from library.families.weights_file import FLOATS, Header, open_tensors, read_header
 from library.messages import UserError, say

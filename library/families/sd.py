@@ -17,6 +17,7 @@ from library.contracts import (
     Conditioning,
     FamilyFacts,
     LatentSpace,
+    ModelInfo,
     NoiseSpec,
     Part,
     Target,
@@ -25,7 +26,7 @@ from library.contracts import (
 from library.families import clip_text
 from library.families.configs import read_configs as read_configs  # of both families
 from library.families.lazily import lazily
-from library.families.recognise import ModelInfo, picture_step
+from library.families.recognise import picture_step
 from library.messages import say
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from library.contracts import (
     Conditioning,
     FamilyFacts,
     LatentSpace,
+    ModelInfo,
     NoiseSpec,
     Part,
     Target,
@@ -26,7 +27,7 @@ from library.contracts import (
 from library.families import clip_text
 from library.families.configs import read_configs as read_configs
 from library.families.lazily import lazily
-from library.families.recognise import ModelInfo, picture_step
+from library.families.recognise import picture_step
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
 from library.families.sd import token_counts as token_counts  # both text encoders have CLIP's
 from library.messages import say

@@ -14,9 +14,8 @@ from library.contracts import FamilyFacts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from library.contracts import Family, NoiseSpec
+    from library.contracts import Family, ModelInfo, NoiseSpec
     from library.families.loading import LoadOptions, Sources
-    from library.families.recognise import ModelInfo
 
 FAMILIES = {  # name -> the file it is described in
     "sd1": "library.families.sd",

@@ -17,12 +17,11 @@ from library.training.run import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from library.contracts import FamilyFacts
+    from library.contracts import FamilyFacts, ModelInfo
     from library.data.buckets import BucketRule
     from library.data.plan import Plan
     from library.data.samples import Found
     from library.diffusion.sampling import Prompt
-    from library.families import ModelInfo
     from library.hardware.device import Device
     from library.hardware.distributed import ProcessGroup
     from library.lora_files.merging import Strength

@@ -14,11 +14,11 @@ from library.options.derived import changes_images
 from library.options.training import Config
 
 if TYPE_CHECKING:
+    from library.contracts import ModelInfo
     from library.data.buckets import BucketRule
     from library.data.held_out import Scope
     from library.data.plan import Plan
     from library.data.samples import Found
-    from library.families import ModelInfo
     from library.hardware.device import Device
 
 Decided = dict[str, Any]  # option -> its value; of every kind that options have

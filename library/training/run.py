@@ -22,11 +22,11 @@ if TYPE_CHECKING:  # torch is imported when the parameters have been checked
     from torch import Tensor
 
     from library.adapters import Adapters
+    from library.contracts import ModelInfo
     from library.data.dataset import Dataset
     from library.data.plan import Plan
     from library.diffusion.noise import Process
     from library.diffusion.sampling import Prompt
-    from library.families import ModelInfo
     from library.hardware.blocks import Blocks
     from library.hardware.device import Device
     from library.hardware.distributed import ProcessGroup

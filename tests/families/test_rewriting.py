@@ -163,7 +163,7 @@ from pathlib import Path
 import torch
 from library.families import rewriting
 from library.families.loading import Source
-from library.families.recognise import ModelInfo
+from library.contracts import ModelInfo
 path, target = Path(sys.argv[1]), Path(sys.argv[2])
 info = ModelInfo(path, "sd1", "epsilon", "", False, "single file", 512, 64, 320)
 torch.ones(512, 512) @ torch.ones(512, 512)

@@ -23,6 +23,7 @@ from library.contracts import (
     Execution,
     FamilyFacts,
     LatentSpace,
+    ModelInfo,
     NoiseSpec,
     Part,
     Target,
@@ -30,7 +31,6 @@ from library.contracts import (
 )
 from library.families import vae_kl
 from library.families.loading import LoadOptions, Source, Sources, build, fill
-from library.families.recognise import ModelInfo
 from library.families.weights_file import open_tensors
 
 TOY = FamilyFacts(
