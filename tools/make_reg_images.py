@@ -563,7 +563,7 @@ def rule_lines(job: Job) -> list[Note]:
     lines.append(
         Note(
             say(
-                f"in all: {train} training samples, {reg} of regularization; an epoch uses {len(uses)} of "
+                f"total: {train} training samples, {reg} of regularization; an epoch uses {len(uses)} of "
                 f"{len(job.pictures)} regularization images, {often} times each, {samples} samples"
                 + ("; the others rotate in over the next epochs" if len(uses) < len(job.pictures) else ""),
                 f"合计：训练样本 {train} 个，正则化样本 {reg} 个；每轮使用 {len(job.pictures)} 张正则化图片中的 "

@@ -127,9 +127,8 @@ class _Reader:
         self.notes: list[str] = []
         self.lines: dict[tuple[int, str], int] = {}  # (identity of the table, key) -> line
         self._found: dict[str, list[int]] = {}  # key -> lines that are not given away yet
-        self._doubted: Counter[tuple[Hashable, str]] = (
-            Counter()
-        )  # (place of a value, what is doubtful) -> subsets for which that is so
+        # (place of a value, what is doubtful) -> subsets for which that is so
+        self._doubted: Counter[tuple[Hashable, str]] = Counter()
         self._inherited: Counter[Hashable] = Counter()  # place of a value -> subsets for which it holds
         self._locate(self.tables)
 

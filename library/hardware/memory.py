@@ -324,8 +324,8 @@ def peak(device: torch.device) -> int | None:
 
 def table(plan: Plan, device: torch.device, title: str) -> str:
     """The plan for a person, in MiB, and what it means."""
-    rows = [*plan.parts.items(), (say("one step at most", "单步峰值"), plan.cost.peak)]
-    rows.append((say("in all", "合计"), plan.need))
+    rows = [*plan.parts.items(), (say("peak of a step", "单步峰值"), plan.cost.peak)]
+    rows.append((say("total", "合计"), plan.need))
     lines = [title]
     lines += [f"  {_padded(name, 34)}{size / MIB:8,.0f} MiB" for name, size in rows]
     if plan.budget is not None:

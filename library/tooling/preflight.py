@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from library.contracts import Fit, Sample
 from library.messages import UserError, say
@@ -26,14 +26,21 @@ from library.training.resolve import plan_data, settings_of
 from library.training.resuming import changes_since, find_state, fingerprint_of_data
 from library.training.run import Run
 
-ROW = struct.Struct(
-    "<QQ192sff??"
-)  # of a picture: duplicates.Fingerprint, blur, transparent share, turned, other colours
+if TYPE_CHECKING:
+    from library.data.plan import Plan
+    from library.data.tag_statistics import TagStatistics
+    from library.families import ModelInfo
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# Of an image: duplicates.Fingerprint, blur, transparent share, turned, other colours.
+ROW = struct.Struct("<QQ192sff??")
 ROW_FORMAT = 1  # raise it when one of these is worked out otherwise
 SMALLEST = 16  # pixels of a side below which nothing is told to be blurred
 FULL_WIDTH = 320  # channels of the first block of every Stable Diffusion
 
-Progress = Callable[[int], AbstractContextManager]  # of so many pictures; what is entered has `update`, as tqdm
+Progress = Callable[[int], AbstractContextManager[Any]]  # of so many pictures; what is entered has `update`, as tqdm
 
 
 @dataclasses.dataclass
@@ -41,18 +48,27 @@ class Examination:
     """Everything that was found; None where it could not be found out."""
 
     findings: list[Finding] = dataclasses.field(default_factory=list)
-    config: Config | None = None
-    plan: Any = None  # data.plan.Plan
-    model: Any = None  # families.ModelInfo
-    statistics: Any = None  # data.tag_statistics.TagStatistics
+    checked: Config | None = None  # the parameters
+    plan: "Plan | None" = None
+    model: "ModelInfo | None" = None
+    statistics: "TagStatistics | None" = None
     memory: str = ""  # the table of what the run will hold
 
-    def attempt(self, topic: str, function: Callable, *arguments: Any, **options: Any) -> Any:
+    @property
+    def config(self) -> Config:
+        """The parameters; there are some wherever the script could be read."""
+        assert self.checked
+        return self.checked
+
+    def attempt(
+        self, topic: str, function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
+    ) -> Result | None:
         """What the function gives; None where it cannot, and then why."""
         try:
             return function(*arguments, **options)
         except UserError as error:
             self.note(error.problems, topic, "red")
+            return None
 
     def note(self, lines: Iterable[str], topic: str, level: str = "amber") -> None:
         self.findings += [of_line(line, topic, level) for line in lines]
@@ -66,18 +82,18 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
         similarity: how many of 64 bits may differ in the same picture.
         with_machine: also try the device, which takes seconds.
     """
-    seen = Examination()
-    wrong = examine_parameters(seen, script)
-    if seen.config is None:
-        return seen
-    examine_model(seen, wrong)
-    memory = examine_set(seen, wrong)
-    if seen.plan:
-        examine_pictures(seen, memory, similarity, progress)
-    examine_output(seen)
+    examination = Examination()
+    wrong = examine_parameters(examination, script)
+    if examination.checked is None:
+        return examination
+    examine_model(examination, wrong)
+    memory = examine_set(examination, wrong)
+    if examination.plan:
+        examine_pictures(examination, memory, similarity, progress)
+    examine_output(examination)
     if with_machine:
         try:
-            examine_machine(seen, memory)
+            examine_machine(examination, memory)
         except (ImportError, OSError, RuntimeError) as error:  # torch or its driver; that is what one wants to know
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             text = say(f"the machine check did not finish: {reason}", f"机器没能检查完：{reason}")
@@ -85,15 +101,15 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
                 "Reinstall torch for this machine (README, Installation), and update the driver",
                 "请按 README 的“安装”重新安装适合本机的 torch，并更新驱动",
             )
-            seen.findings.append(Finding("red", "machine", text, cure))
-    seen.findings = doctor.in_order(seen.findings)
-    return seen
+            examination.findings.append(Finding("red", "machine", text, cure))
+    examination.findings = doctor.in_order(examination.findings)
+    return examination
 
 
 # ---- parameters ----
 
 
-def examine_parameters(seen: Examination, script: Path) -> set[str]:
+def examine_parameters(examination: Examination, script: Path) -> set[str]:
     """Read and check the parameters; gives the names of those that have their defaults because they are wrong."""
     from library.options import config_files, parameter_block, sd_scripts
     from library.options.checks import check_all
@@ -103,30 +119,30 @@ def examine_parameters(seen: Examination, script: Path) -> set[str]:
             return sd_scripts.translate(*config_files.read_values(script))
         return parameter_block.values_of(script, parameter_block.variables_of(script))
 
-    given = seen.attempt("parameters", values_of_script)
+    given = examination.attempt("parameters", values_of_script)
     if given is None:
         return set()
     values, where, notices, problems = given
     result = check_all(values, where, problems)
-    seen.config = result.config
-    seen.note(result.problems, "parameters", "red")
-    seen.note(notices + result.warnings, "parameters")
+    examination.checked = result.config
+    examination.note(result.problems, "parameters", "red")
+    examination.note(notices + result.warnings, "parameters")
     if not result.problems:
         text = say(f"{script.name}: all {len(values)} values are valid", f"{script.name}：{len(values)} 个参数都有效")
-        seen.findings.append(Finding("green", "parameters", text))
-    if seen.config.multi_run_folder:
-        examine_queue(seen, values, where, script)
+        examination.findings.append(Finding("green", "parameters", text))
+    if examination.config.multi_run_folder:
+        examine_queue(examination, values, where, script)
     return result.wrong
 
 
-def examine_queue(seen: Examination, values: dict, where: dict, script: Path) -> None:
+def examine_queue(examination: Examination, values: dict[str, Any], where: dict[str, str], script: Path) -> None:
     """Check the presets that will be trained one after another; the set that is looked at is that of the script."""
     from library.options import parameter_block
     from library.options.checks import check_all
 
-    presets = sorted(Path(seen.config.multi_run_folder).glob("*.json"))
+    presets = sorted(Path(examination.config.multi_run_folder).glob("*.json"))
     for preset in presets:
-        given = seen.attempt(
+        given = examination.attempt(
             "parameters",
             parameter_block.with_preset,
             values,
@@ -138,91 +154,95 @@ def examine_queue(seen: Examination, values: dict, where: dict, script: Path) ->
             own, own_where, _, problems = given
             result = check_all(own, own_where, problems)
             lines = [line if line.startswith(preset.name) else f"{preset.name}: {line}" for line in result.problems]
-            seen.note(lines, "parameters", "red")
+            examination.note(lines, "parameters", "red")
     text = say(
         f"multi_run_folder: {len(presets)} presets are trained one after another; images and machine are checked "
         "with the values of this file",
         f"multi_run_folder：依次训练 {len(presets)} 个预设；图片与机器按本文件的参数检查",
     )
-    seen.findings.append(Finding("green" if presets else "red", "parameters", text))
+    examination.findings.append(Finding("green" if presets else "red", "parameters", text))
 
 
 # ---- base model ----
 
 
-def examine_model(seen: Examination, wrong: set[str]) -> None:
+def examine_model(examination: Examination, wrong: set[str]) -> None:
     """What the base model is, by its header, and whether VAE and parameters go with it."""
     from library import families
 
-    config = seen.config
+    config = examination.config
     if "pretrained_model_name_or_path" in wrong:
         return
-    model = seen.model = seen.attempt("model", families.inspect, config.pretrained_model_name_or_path)
+    model = examination.model = examination.attempt("model", families.inspect, config.pretrained_model_name_or_path)
     if model is None:
         return
-    seen.findings.append(Finding("green", "model", families.describe(model)))
-    told = seen.attempt("model", families.noise_of, model, "v" if config.v_parameterization else None)
-    seen.note(told[1] if told else [], "model")
+    examination.findings.append(Finding("green", "model", families.describe(model)))
+    told = examination.attempt("model", families.noise_of, model, "v" if config.v_parameterization else None)
+    examination.note(told[1] if told else [], "model")
     if config.vae and "vae" not in wrong:
-        configs = families.read_configs(model.family) | (seen.attempt("model", families.folder_configs, model) or {})
+        configs = families.read_configs(model.family) | (
+            examination.attempt("model", families.folder_configs, model) or {}
+        )
         lines = families.vae_warnings(config.vae, configs["vae"])
-        seen.note(lines, "model", "red")
+        examination.note(lines, "model", "red")
         if not lines:
             text = say(
                 f"VAE: {Path(config.vae).name}, in place of the model's own", f"外置 VAE：{Path(config.vae).name}"
             )
-            seen.findings.append(Finding("green", "model", text))
+            examination.findings.append(Finding("green", "model", text))
 
 
 # ---- pictures and captions ----
 
 
-def examine_set(seen: Examination, wrong: set[str]) -> Path | None:
+def examine_set(examination: Examination, wrong: set[str]) -> Path | None:
     """Find pictures and captions, and plan the epochs; gives the cache folder."""
     from library.data import buckets, file_index, plan
 
-    config = seen.config
+    config = examination.config
     if "train_data_dir" in wrong:
         return None
-    memory, line = seen.attempt("parameters", file_index.cache_folder, config) or (None, None)
-    seen.note([line] if line else [], "parameters")
-    found = seen.attempt("pictures", find_set, config, memory)
+    memory, line = examination.attempt("parameters", file_index.cache_folder, config) or (None, None)
+    examination.note([line] if line else [], "parameters")
+    found = examination.attempt("pictures", find_set, config, memory)
     if found is None and config.reg_data_dir and not config.dataset_config:
         # the training pictures can perhaps be looked at
         config = dataclasses.replace(config, reg_data_dir=None)
-        found = seen.attempt("pictures", find_set, config, memory)
+        found = examination.attempt("pictures", find_set, config, memory)
     if found is None:
         return None
-    if seen.model:
-        side, step = seen.model.resolution, seen.model.size_step
+    if examination.model:
+        side, step = examination.model.resolution, examination.model.size_step
     else:
         side, step = 512, 64  # as SD 1.x
-    rules = [seen.attempt("parameters", buckets.resolve_resolution, own, side, step) for own in found.configs(config)]
+    rules = [
+        examination.attempt("parameters", buckets.resolve_resolution, own, side, step) for own in found.configs(config)
+    ]
     if None in rules:
         return None
-    if seen.model:
+    if examination.model:
         for rule in rules:
-            seen.findings += doctor.resolution(rule.width, rule.height, side)
+            examination.findings += doctor.resolution(rule.width, rule.height, side)
         count = config.num_processes * config.num_machines
-        seen.plan, decided, lines = plan_data(
-            config, found, seen.model, rules, seed=config.seed or 0, process_count=count
+        examination.plan, decided, lines = plan_data(
+            config, found, examination.model, rules, seed=config.seed or 0, process_count=count
         )
-        seen.config = settings_of(config, decided)
+        examination.checked = settings_of(config, decided)
     else:
-        seen.plan = plan.make_plan(found, config, *rules)
-        lines = plan.check(seen.plan, config)
-    seen.note(lines, "pictures")
+        examination.plan = plan.make_plan(found, config, *rules)
+        lines = plan.check(examination.plan, config)
+    examination.note(lines, "pictures")
     return memory
 
 
-def examine_pictures(seen: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
+def examine_pictures(examination: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
     """Decode every picture: which are the same, blurred, transparent; and what the captions and the plan tell."""
     from library.data import held_out
     from library.data.file_index import facts_of
     from library.images import duplicates, generation_parameters, quality
 
-    plan, found = seen.plan, seen.plan.found
-    samples = held_out.of_subject(found, seen.config) + found.regularization
+    plan, found = examination.plan, examination.plan.found
+    samples = held_out.of_subject(found, examination.config) + found.regularization
     paths = list(dict.fromkeys(sample.image_path for sample in samples))  # one may be in several data sets
     with progress(len(paths)) as bar:
 
@@ -240,7 +260,7 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
         kind, threads = f"doctor{ROW_FORMAT}x{plan.rule.area}", min(8, os.cpu_count() or 1)
         rows = facts_of(paths, looked, folder=memory, kind=kind, thread_count=threads)
     known = [(by_path[path], ROW.unpack(row)) for path, row in zip(paths, rows, strict=True) if row]
-    groups: list = []
+    groups: list[list[Path]] = []
     if known:
         fingerprints = duplicates.Fingerprints([duplicates.Fingerprint(*row[:3]) for _, row in known])
         groups = [[known[at][0] for at in group] for group in duplicates.groups(fingerprints, similarity)]
@@ -248,21 +268,23 @@ def examine_pictures(seen: Examination, memory: Path | None, similarity: int, pr
     for sample in found.regularization:
         if name := generation_parameters.model_of(sample.image_path):
             drawn_by[sample.image_path] = name
-    seen.statistics = statistics_of(plan, seen.config)
-    seen.findings += of_set(plan, seen.config, groups=groups, drawn_by=drawn_by, statistics=seen.statistics)
-    if seen.model:
-        name = seen.model.path.name if seen.model.path.is_dir() else seen.model.path.stem
-        seen.findings += doctor.drawn_by_another(drawn_by, name)
-    seen.findings += doctor.natures(
+    examination.statistics = statistics_of(plan, examination.config)
+    examination.findings += of_set(
+        plan, examination.config, groups=groups, drawn_by=drawn_by, statistics=examination.statistics
+    )
+    if examination.model:
+        name = examination.model.path.name if examination.model.path.is_dir() else examination.model.path.stem
+        examination.findings += doctor.drawn_by_another(drawn_by, name)
+    examination.findings += doctor.natures(
         {sample.image_path: (turned, clear, other) for sample, (*_, clear, turned, other) in known},
-        seen.config.alpha_mask,
+        examination.config.alpha_mask,
     )
     soft = [
         (blur, sample.image_path)
         for sample, (_, _, _, blur, *_) in known
         if blur > quality.BLURRED and not sample.is_regularization and not is_enlarged(sample, plan)
     ]
-    seen.findings += doctor.blurred([path for _, path in sorted(soft, key=lambda one: -one[0])])
+    examination.findings += doctor.blurred([path for _, path in sorted(soft, key=lambda one: -one[0])])
 
 
 def row_of(path: Path, sample: Sample, area: int) -> bytes:
@@ -286,15 +308,15 @@ def is_enlarged(sample: Sample, plan: Any) -> bool:
 # ---- output ----
 
 
-def examine_output(seen: Examination) -> None:
+def examine_output(examination: Examination) -> None:
     """Whether the folder can be written, which name the result gets, and which packages are missing."""
-    config = seen.config
+    config = examination.config
     folder = Path(config.output_dir)
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not os.access(existing, os.W_OK):
         text = say(f"output_dir = {folder} cannot be written", f"output_dir = {folder} 无法写入")
         cure = say("Choose another folder, or change its permissions", "请换一个目录，或修改权限")
-        seen.findings.append(Finding("red", "parameters", text, cure))
+        examination.findings.append(Finding("red", "parameters", text, cure))
     wanted = {}
     if config.optimizer_type.lower() == "prodigy":
         wanted["prodigyopt"] = 'optimizer_type = "Prodigy"'
@@ -302,24 +324,24 @@ def examine_output(seen: Examination) -> None:
         wanted[config.optimizer_type.split(".")[0]] = f'optimizer_type = "{config.optimizer_type}"'
     if config.logging_dir:
         wanted["tensorboard"] = "logging_dir"
-    seen.findings += doctor.missing_packages(wanted, lambda name: importlib.util.find_spec(name) is not None)
+    examination.findings += doctor.missing_packages(wanted, lambda name: importlib.util.find_spec(name) is not None)
 
 
 # ---- machine ----
 
 
-def examine_machine(seen: Examination, memory: Path | None) -> None:
+def examine_machine(examination: Examination, memory: Path | None) -> None:
     """The card, torch, whether it computes right, and whether memory and disk suffice. Imports torch."""
     from library.hardware import rocm
 
-    config = seen.config
+    config = examination.config
     if config.device not in ("cpu", "mps"):
         there = rocm.read_tree()
         torch = rocm.read_torch(there)
         may_open = os.access(rocm.GATE, os.R_OK | os.W_OK)
         settings = rocm.plan(there, os.environ, torch, sys.platform)
-        seen.note(map(rocm.line, settings), "machine", "green")
-        seen.note(rocm.advice(there, torch, rocm.vendors(), may_open), "machine", "red")
+        examination.note(map(rocm.line, settings), "machine", "green")
+        examination.note(rocm.advice(there, torch, rocm.vendors(), may_open), "machine", "red")
         rocm.prepare_environment()  # so that the device is tried as the run will use it
     from library.diffusion import sampling
     from library.hardware import device
@@ -327,13 +349,13 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
     from library.optim import optimizers
     from library.storage.training_state import Position
 
-    width = seen.model.width if seen.model else FULL_WIDTH
-    machine = seen.attempt("machine", device.choose, config.device, config.mixed_precision, width)
-    seen.attempt("parameters", optimizers.parse_args, config.optimizer_args)
+    width = examination.model.width if examination.model else FULL_WIDTH
+    machine = examination.attempt("machine", device.choose, config.device, config.mixed_precision, width)
+    examination.attempt("parameters", optimizers.parse_args, config.optimizer_args)
     if config.sample_prompts:
-        seen.attempt("parameters", sampling.prompts_of, config.sample_prompts)
+        examination.attempt("parameters", sampling.prompts_of, config.sample_prompts)
     if config.network_weights:
-        seen.attempt("parameters", read_start, config, seen.model)
+        examination.attempt("parameters", read_start, config, examination.model)
     if machine is None:
         return
     if machine.device.type == "cpu" and width >= FULL_WIDTH:
@@ -342,16 +364,16 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
             "On a CPU a full-size Stable Diffusion takes many seconds per step: hours for a LoRA",
             "用处理器训练完整的 Stable Diffusion，每步要很多秒，一个 LoRA 要几个小时以上",
         )
-        seen.findings.append(Finding("amber", "machine", text, cure))
+        examination.findings.append(Finding("amber", "machine", text, cure))
     else:
-        seen.findings.append(Finding("green", "machine", machine.description))
-    errors = len(seen.findings)
-    seen.attempt("machine", device.self_test, machine)
-    if machine.device.type != "cpu" and len(seen.findings) == errors:
-        seen.findings.append(
+        examination.findings.append(Finding("green", "machine", machine.description))
+    errors = len(examination.findings)
+    examination.attempt("machine", device.self_test, machine)
+    if machine.device.type != "cpu" and len(examination.findings) == errors:
+        examination.findings.append(
             Finding("green", "machine", say("its arithmetic was tested and is correct", "已试算，运算结果正确"))
         )
-    if not (seen.plan and seen.model):
+    if not (examination.plan and examination.model):
         return
     rate = config.learning_rate or optimizers.usual_learning_rate(config.optimizer_type, width)
     run = Run(
@@ -359,19 +381,19 @@ def examine_machine(seen: Examination, memory: Path | None) -> None:
         settings=settings_of(config, dict(learning_rate=rate)),
         name=config.output_name,
         seed=0,
-        model=seen.model,
-        plan=seen.plan,
+        model=examination.model,
+        plan=examination.plan,
         prompts=[],
         machine=machine,
         processes=ProcessGroup(),
         position=Position(),
         cache_folder=memory,
     )
-    seen.attempt("machine", examine_memory, seen, run)
-    seen.attempt("parameters", examine_state, seen, run)
+    examination.attempt("machine", examine_memory, examination, run)
+    examination.attempt("parameters", examine_state, examination, run)
 
 
-def examine_memory(seen: Examination, run: Run) -> None:
+def examine_memory(examination: Examination, run: Run) -> None:
     """Whether the run fits into memory and onto the disk."""
     from library import families
     from library.hardware import attention, memory
@@ -383,16 +405,16 @@ def examine_memory(seen: Examination, run: Run) -> None:
     config, machine, plan = run.settings, run.machine, run.plan
     attend = attention.choose(machine.device, machine.dtype, config.attention)
     planned = plan_memory(run, attend)
-    seen.memory = memory.table(planned, machine.device, "")
+    examination.memory = memory.table(planned, machine.device, "")
     first, *ways = ways_to_fit(run, attend, planned) or [""]
     if first:
-        seen.findings.append(of_line(" ".join([first, *ways]), "machine", "red"))
+        examination.findings.append(of_line(" ".join([first, *ways]), "machine", "red"))
     else:
         need = f"{planned.need >> 20:,} MiB"
         there = "" if planned.budget is None else f"{planned.budget >> 20:,} MiB"
         text = say(f"memory: the run needs {need}", f"内存：需要 {need}")
         text += say(f", {there} are free", f"，可用 {there}") if there else ""
-        seen.findings.append(Finding("green", "machine", text))
+        examination.findings.append(Finding("green", "machine", text))
     blueprint = families.blueprint(run.model, config.max_token_length)
     attached = attach(config, blueprint, attend, 0, Blocks(), run.start)
     pixels = sum(width * height for width, height in (plan.fit(one).bucket for one in plan.samples_used))
@@ -408,17 +430,17 @@ def examine_memory(seen: Examination, run: Run) -> None:
         cache_bytes=pixels // 8 * (1 + config.flip_aug),  # 4 channels of 2 bytes for 64 pixels
     )
     lines = disk.check(needs)
-    seen.note(lines, "machine")
+    examination.note(lines, "machine")
     if not lines:
         total, room = sum(need.size for need in needs), disk.free(Path(config.output_dir))
         text = say(
             f"disk: the run writes up to {disk.mib(total)}, {disk.mib(room)} are free",
             f"硬盘：最多写入 {disk.mib(total)}，剩余 {disk.mib(room)}",
         )
-        seen.findings.append(Finding("green", "machine", text))
+        examination.findings.append(Finding("green", "machine", text))
 
 
-def examine_state(seen: Examination, run: Run) -> None:
+def examine_state(examination: Examination, run: Run) -> None:
     """Whether an earlier run of this name will be gone on with, or its name is taken."""
     from library.storage import saves
 
@@ -433,19 +455,19 @@ def examine_state(seen: Examination, run: Run) -> None:
         except UserError as error:
             heading, *changes, cure = str(error).splitlines()
             text = " ".join([heading, *map(str.strip, changes)])
-            seen.findings.append(Finding("red", "parameters", text, cure.strip()))
+            examination.findings.append(Finding("red", "parameters", text, cure.strip()))
             return
         text = say(
             f"{state.facts['name']} was stopped after step {state.position.global_step}: the next start continues "
             "there",
             f"{state.facts['name']} 在第 {state.position.global_step} 步后中断：下次启动会接着训练",
         )
-        seen.findings.append(Finding("green", "parameters", text))
-        seen.note(state.notices + changes, "parameters")
+        examination.findings.append(Finding("green", "parameters", text))
+        examination.note(state.notices + changes, "parameters")
     elif saves.is_taken(folder, name):
         new = saves.free_name(folder, name)
         text = say(
             f"{folder} already contains {name}; the next run will be named {new}, and nothing is overwritten",
             f"{folder} 中已有 {name}；下次训练会命名为 {new}，不会覆盖",
         )
-        seen.findings.append(Finding("green", "parameters", text))
+        examination.findings.append(Finding("green", "parameters", text))

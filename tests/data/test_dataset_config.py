@@ -425,7 +425,7 @@ def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, pictures,
         (pictures / name / folder).symlink_to(pictures / folder.partition("_")[2])
 
     class ByHand:
-        def __init__(self, planned, config, seed, *, latents, texts, scale):
+        def __init__(self, planned, config, seed, *, latents, texts, scale, size_conditioning):
             own = [
                 samples.find_samples(pictures / "set1", pictures / "set1reg"),
                 samples.find_samples(pictures / "set2"),
@@ -437,7 +437,8 @@ def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, pictures,
                 of_set = replace(config, **size, min_bucket_reso=None, max_bucket_reso=None, bucket_reso_steps=None)
                 rule = resolve_resolution(of_set, 64, 16)
                 self.plans.append((plan.make_plan(read, of_set, rule), of_set))
-            self.seed, self.planned, self.latents = seed, planned, latents
+            self.seed, self.planned = seed, planned
+            self.inputs = dict(latents=latents, size_conditioning=size_conditioning)
 
         def batches(self, epoch, start=0, process=0, of=1):
             for wanted in plan.batches_of_epoch(self.planned, self.seed, epoch):
@@ -445,7 +446,7 @@ def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, pictures,
                 known = {one.image_path: one for one in made.found.train + made.found.regularization}
                 samples_of_batch = [known[one.image_path.resolve()] for one in wanted]
                 monkeypatch.setattr(module, "batches_of_epoch", lambda *_, one=samples_of_batch: [one])
-                yield from module_dataset(made, of_set, self.seed, latents=self.latents).batches(1)
+                yield from module_dataset(made, of_set, self.seed, **self.inputs).batches(1)
 
     def real(found):
         """As the cache of latents knows the pictures: it has them under that very path and fit, or fails."""

@@ -219,7 +219,7 @@ def test_a_mask_is_read_once_and_no_more_stay_in_memory_than_fit(own_masks, monk
 def test_a_part_of_a_batch_keeps_its_masks():
     mask = torch.rand(5, 1, 2, 2)
     first = (torch.arange(5.0) for _ in range(3))
-    whole = Inputs(*first, mask, None, torch.ones(5), None, list("abcde"), torch.zeros(5, 6))
+    whole = Inputs(*first, mask, None, torch.ones(5), None, {"sizes": torch.zeros(5, 6)}, list("abcde"))
     parts = list(whole.split(2))
     assert [len(part.noisy) for part in parts] == [3, 2]
     assert torch.equal(torch.cat([part.mask for part in parts]), mask)

@@ -234,7 +234,7 @@ def test_the_table_says_what_is_needed_and_what_is_done_about_it():
     text = memory.table(plan(measure, parts, 900 * MIB), torch.device("cpu"), "memory:")
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines == [
-        "memory:", "weights 100 MiB", "one step at most 800 MiB", "in all 900 MiB", "free on cpu 900 MiB",
+        "memory:", "weights 100 MiB", "peak of a step 800 MiB", "total 900 MiB", "free on cpu 900 MiB",
         "1 of 5 blocks are checkpointed: 200 MiB less, 2% more compute",
     ]  # fmt: skip
     text = memory.table(plan(measure, parts, None), torch.device("cpu"), "memory:")

@@ -225,7 +225,7 @@ def test_the_rule_is_told_with_its_numbers(make, capsys):
         "samples: lower images_per_caption to 2, or raise the training repeats" in lines
     )
     assert (
-        "in all: 14 training samples, 12 of regularization; an epoch uses 12 of 12 regularization images, 1~2 times "
+        "total: 14 training samples, 12 of regularization; an epoch uses 12 of 12 regularization images, 1~2 times "
         "each, 14 samples" in lines
     )
 
