@@ -252,7 +252,6 @@ def test_a_template_says_the_same_in_both_languages(name):
             assert {field for _, field, _, _ in Formatter().parse(text) if field} <= values, text
         used = english + chinese
         assert all("{" + key in used for key in values), english
-        assert "你" not in chinese
         assert not re.search("[\u4e00-\u9fff]", english), english
 
 
