@@ -231,6 +231,7 @@ def test_a_wrong_set_has_one_wrong_caption_and_one_wrong_picture(tmp_path):
         assert (place / odd_pictures.ODD).with_suffix(".txt").read_text().startswith("mytag, ")
 
 
+@pytest.mark.slow("trains as the script of diffusers does")
 @torch.no_grad()
 def test_the_peers_lora_acts_on_our_model_as_on_diffusers_own(tmp_path):
     make_set(tmp_path, random.Random(1))

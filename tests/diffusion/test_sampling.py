@@ -49,6 +49,7 @@ class PerfectFamily:
 SAMPLERS = [name for name in sampling.SAMPLERS if not name.startswith("k_") and name != "lms"]
 
 
+@pytest.mark.slow("every sampler with every objective")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # diffusers' own
 @pytest.mark.parametrize(("objective", "zero_terminal_snr"), [("epsilon", False), ("v", False), ("v", True)])
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -273,6 +273,7 @@ def test_no_true_base_model_is_taken_for_something_else(tmp_path):
 # ---- Loading ----
 
 
+@pytest.mark.slow("writes and opens models of each family")
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_single_file_gives_the_model_that_was_written(tmp_path, name, suffix):
@@ -292,6 +293,7 @@ def open_with_tiny_vocabulary(path, tiny_family, /, **options):
         return open_model(path, **{"dtype": torch.float32, "configs": TINY[tiny_family.facts.name]} | options)
 
 
+@pytest.mark.slow("writes and opens models of each family")
 @pytest.mark.parametrize("tokenizer_form", ["vocab.json", "tokenizer.json"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_diffusers_folder_gives_the_model_that_was_written(tmp_path, name, tokenizer_form):
@@ -350,6 +352,7 @@ def test_weights_arrive_in_the_dtype_asked_for_and_sdxl_keeps_its_vae_in_float32
     assert open_with_tiny_vocabulary(path, tiny("sdxl"), dtype=torch.float16, configs=safe).vae.dtype == torch.float16
 
 
+@pytest.mark.slow("opens a model for each kind of file")
 @pytest.mark.parametrize(
     "form", ["original", "original.pt", "whole checkpoint", "diffusers", "early diffusers", "folder"]
 )

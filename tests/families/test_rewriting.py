@@ -55,6 +55,7 @@ def changes_of(info, tensors, strength=1.0):
     }
 
 
+@pytest.mark.slow("writes and opens models of each family")
 @pytest.mark.parametrize(("name", "suffix"), [("sd1", ".safetensors"), ("sd2", ".ckpt"), ("sdxl", ".safetensors")])
 def test_a_merged_file_is_the_merged_model(tmp_path, name, suffix):
     """Read back by the loader of base models its weights are those that merging in memory gives, to the bit."""

@@ -203,6 +203,7 @@ def test_under_rocm_a_child_that_fails_is_told_with_its_cure(monkeypatch, progra
     assert time.perf_counter() - start < 30
 
 
+@pytest.mark.slow("a process that imports torch")
 def test_under_rocm_the_arithmetic_runs_in_a_child(monkeypatch):
     monkeypatch.setattr(device, "arithmetic_errors", lambda *_: pytest.fail("not in this process"))
     on_cpu = lambda program, seconds, run=device._in_child: run(program.replace("'cuda'", "'cpu'"), seconds)  # noqa: E731

@@ -147,6 +147,7 @@ def test_an_enlarged_copy_is_told_from_a_genuine_large_one(saved):
 # ---- borders ----
 
 
+@pytest.mark.slow("hundreds of bordered pictures")
 @pytest.mark.parametrize("colour", ["black", "white", (51, 102, 153), (8, 8, 8)])
 @pytest.mark.parametrize("saved", [30, 75, 95])
 @pytest.mark.parametrize("thickness", [(0, 60), (43, 43), (60, 0), (0, 11)], ids=str)

@@ -34,6 +34,7 @@ REGIONS = st.builds(Region, st.integers(-20, 60), st.integers(-20, 60), st.integ
                     st.floats(0, 1))  # fmt: skip
 
 
+@pytest.mark.slow("looks for text in many pictures")
 @given(REGIONS)
 def test_what_is_clipped_lies_in_the_picture(region):
     inside = clipped(region, 50, 40)
@@ -173,6 +174,7 @@ def test_a_face_is_found_where_it_is(height):
     assert face.score > 0.5
 
 
+@pytest.mark.slow("looks for faces in many pictures")
 @pytest.mark.parametrize(
     ("ground", "seed"),
     [

@@ -258,6 +258,7 @@ def test_packages_that_an_option_needs(case):
     assert [one.level for one in found] == ["red", "green"]
 
 
+@pytest.mark.slow("plans the memory of several runs")
 def test_a_name_that_is_taken_and_a_run_that_can_be_gone_on_with(case, monkeypatch):
     (case.folder / "out").mkdir()
     (case.folder / "out" / "mytag.safetensors").write_bytes(b"")
@@ -590,6 +591,7 @@ def test_what_a_device_says_is_red(case):
     case.sees("red", "machine", 'device = "cuda:77" is not there', machine=True)
 
 
+@pytest.mark.slow("plans the memory of a run")
 def test_memory_that_does_not_suffice_is_red_with_every_way_out(case, monkeypatch):
     from library.hardware import memory
 

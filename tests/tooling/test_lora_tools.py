@@ -348,6 +348,7 @@ def tuned_model(path, family, tensors, layers=None):
     return path
 
 
+@pytest.mark.slow("singular values of whole models")
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_what_was_added_is_extracted(run, tmp_path, family):
     """Base plus a LoRA minus base is the LoRA."""
