@@ -384,7 +384,7 @@ def _pictures_of(
             elif ending in images.EXTENSIONS:
                 warnings.append(say(f"{path}: is a folder, not an image", f"{path}：是目录，不是图片"))
         elif not is_file(entry):
-            warnings.append(say(f"{path}: broken link, or it is no file", f"{path}：链接失效，或不是普通文件"))
+            warnings.append(say(f"{path}: broken link, or not a regular file", f"{path}：链接失效，或不是普通文件"))
         elif ending in images.UNREADABLE_EXTENSIONS:
             unreadable.append(entry.name)
         elif ending in images.EXTENSIONS:

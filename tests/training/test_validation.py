@@ -432,7 +432,7 @@ def test_what_is_not_finite_is_said_and_not_written(run, ten, monkeypatch, capsy
 
 def test_a_share_of_less_than_a_picture_is_told_and_trained(run, capsys):
     folder = run(validation_split=0.1, max_train_epochs=1, text_encoder_lr=0)
-    assert "validation_split = 0.1 holds out none of 3 pictures" in capsys.readouterr().out
+    assert "validation_split = 0.1 holds out none of 3 images" in capsys.readouterr().out
     assert not events(folder, "validation")
 
 
@@ -468,7 +468,7 @@ def test_a_folder_of_learnt_pictures_is_refused(run, ten, tmp_path):
     copied = tmp_path / "copied"
     copied.mkdir()
     shutil.copy(ten[0] / "1_mytag" / "3.png", copied / "new name.png")
-    with pytest.raises(UserError, match=r"1 of its pictures are learnt in this run.*: new name.png = 1_mytag/3.png"):
+    with pytest.raises(UserError, match=r"1 of its images are also trained on.*: new name.png = 1_mytag/3.png"):
         run(train_data_dir=str(ten[0]), validation_data_dir=str(copied))
     with pytest.raises(UserError, match="can't be combined with validation_data_dir"):
         run(train_data_dir=str(ten[0]), validation_data_dir=str(ten[1]), validation_split=0.1)
