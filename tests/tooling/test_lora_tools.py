@@ -23,6 +23,8 @@ from tests.families.test_families import TINY, original_layout
 from tests.lora_files.test_merging import pipeline, random_lora, renamed
 from tools import extract_lora, merge_loras, resize_lora, show_lora
 
+pytestmark = pytest.mark.slow("writes and reads whole models")
+
 LINES = {"sd1": "sd_v1", "sdxl": "sdxl_base_v1-0"}
 
 
@@ -167,7 +169,6 @@ def test_sdxl_files_with_diffusers_names_get_the_original_ones(monkeypatch, tmp_
     assert list(found) == ["lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"]
 
 
-@pytest.mark.slow("builds the pipelines of diffusers")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_diffusers_loads_what_is_written(lora, run, family):
@@ -348,7 +349,6 @@ def tuned_model(path, family, tensors, layers=None):
     return path
 
 
-@pytest.mark.slow("singular values of whole models")
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_what_was_added_is_extracted(run, tmp_path, family):
     """Base plus a LoRA minus base is the LoRA."""

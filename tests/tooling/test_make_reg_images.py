@@ -23,6 +23,8 @@ from library.tooling import generate
 from tests.conftest import draw_set
 from tools import make_reg_images
 
+pytestmark = pytest.mark.slow("draws with a tiny model")
+
 CPU = Device(torch.device("cpu"), torch.float32, "CPU")
 
 
@@ -548,7 +550,6 @@ def test_a_models_hash_is_that_of_its_file(tmp_path, tiny_model):
     assert generate.identity(tiny_model("sd1")) != ("tiny", generate.identity(tiny_model("sd1"), "vae")[1])
 
 
-@pytest.mark.slow("draws with the miniature")
 def test_the_miniature_draws_what_the_captions_say(tmp_path):
     """Without the word the background stays as the caption has it."""
     words = {"blue": (160, 200, 245), "green": (170, 230, 175), "black": (25, 25, 25), "pink": (255, 205, 220)}

@@ -19,6 +19,8 @@ from tests.conftest import write_diffusers_folder
 from tests.lora_files.test_merging import random_lora
 from tools import try_lora
 
+pytestmark = pytest.mark.slow("draws with a tiny model")
+
 TRIGGER = {
     "ss_tag_frequency": json.dumps({"10_mytag": {"mytag": 20, "hat": 7}}),
     "ss_base_model_version": "sd_v1",
