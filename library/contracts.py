@@ -164,6 +164,7 @@ class FamilyFacts:
     lora_marks: str | None = None  # pattern of names of layers that no other family's LoRA files have
     file_marks: tuple[str, ...] = ()  # tensors by which a single file is known; (): see `families.recognise`
     is_v2: bool = False  # `ss_v2` of its LoRA files: SD 2.x
+    chunk_tokens: int = 1  # its text encoders see multiples of so many of a caption's tokens
     has_clip_skip: bool = False  # another than the last layer of its text encoder may be asked for
     saved_layout: str = "kohya"  # how its LoRA files are written, a key of `lora_files.layouts.LAYOUTS`
 
@@ -261,6 +262,9 @@ class Family(Protocol):
 
     def encode_captions(self, captions: list[str]) -> Conditioning:
         """(B) captions -> their part of what `predict` takes. Gradients flow if they are on."""
+
+    def fit_length(self, captions: list[str]) -> None:
+        """From now on captions as long as the longest of these are encoded whole, as far as web UIs would."""
 
     def encode_weighted(self, prompt: WeightedPrompt, *, is_negative: bool = False) -> Conditioning:
         """One prompt -> what AUTOMATIC1111's web UI tells its network for it; of any length."""

@@ -52,7 +52,7 @@ class Size(NamedTuple):
     lr_scale: LrScale = LrScale()
 
 
-BLOCK_NAMES = ("BASE", "IN", "MID", "OUT", "TIME")  # how they begin, in their order
+BLOCK_NAMES = ("BASE", "IN", "MID", "OUT", "BLOCK", "TIME")  # how they begin, in their order
 
 
 def part_of(name: str) -> str:
@@ -64,7 +64,7 @@ def part_of(name: str) -> str:
 
 
 def block_name(name: str) -> str:
-    """The block of a layer as tools for block weights call it: BASE (text), IN00~11, MID, OUT00~11.
+    """The block of a layer as tools for block weights call it: BASE (text), IN00~11, MID, OUT00~11; else BLOCK00~99.
 
     In diffusers' names they are counted as in a Stable Diffusion of true size: two layers to a block.
     """
@@ -80,11 +80,13 @@ def block_name(name: str) -> str:
         if side == "down":
             return f"IN{3 * (place + 1) if kind == 'downsamplers' else 1 + 3 * place + layer:02d}"
         return f"OUT{3 * place + (2 if kind == 'upsamplers' else layer):02d}"
+    if found := re.search(r"(?:blocks|layers)[._](\d+)[._]", name):  # of a transformer, which has no sides
+        return f"BLOCK{int(found[1]):02d}"
     return "IN00" if re.search(r"conv_in$", name) else "OUT" if re.search(r"conv_out$|_out_2$", name) else "TIME"
 
 
 def block_order(name: str) -> tuple[int, str]:
-    """To sort names of blocks by: from the text to the last block of the U-Net."""
+    """To sort names of blocks by: from the text to the last block of the denoiser."""
     return next(at for at, place in enumerate(BLOCK_NAMES) if name.startswith(place)), name
 
 

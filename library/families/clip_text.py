@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from library.contracts import WeightedPrompt
     from library.families.loading import Place, Source
 
+CHUNK = 75  # tokens of a caption that the text encoder sees at once
+MOST_CHUNKS = 3
 CLIP_MERGE_COUNT = 48_894  # 49,408 tokens in all
 EVERYDAY_MERGE_COUNT = 40_000  # the rest is rare: among it "sks" and "ohwx", which guides recommend as triggers
 VOCABULARY_FILE = Path(__file__).parent / "clip_vocabulary" / "bpe_simple_vocab_16e6.txt.gz"
@@ -213,6 +215,11 @@ def chunks_for(max_token_length: int | None) -> int:
             )
         )
     return (max_token_length or 75) // 75
+
+
+def chunks_of(token_counts: list[int]) -> int:
+    """How many chunks the longest caption takes, up to what `max_token_length` allows."""
+    return min(MOST_CHUNKS, max(1, -(-max(token_counts) // CHUNK)))
 
 
 # ---- Tokens into states ----

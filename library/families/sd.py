@@ -66,6 +66,7 @@ SD1 = FamilyFacts(
     base_model_version="sd_v1",
     version_prefix="sd_v1",
     context_width=768,
+    chunk_tokens=clip_text.CHUNK,
     has_clip_skip=True,
 )
 SD2 = replace(
@@ -131,6 +132,9 @@ class StableDiffusion:
             self.text_encoder, self.tokenizer, captions, self.chunk_count, self.clip_skip or 1, weigh=self.weigh
         )
         return {"states": encoded.states}
+
+    def fit_length(self, captions: list[str]) -> None:
+        self.chunk_count = clip_text.chunks_of([tokens for tokens, _ in self.token_counts(captions)])
 
     def encode_weighted(self, prompt: WeightedPrompt, *, is_negative: bool = False) -> Conditioning:
         encoded = clip_text.encode_weighted(self.text_encoder, self.tokenizer, prompt, self.clip_skip or 1)

@@ -71,6 +71,7 @@ SDXL = FamilyFacts(
     base_model_version="sdxl_base_v1-0",
     version_prefix="sdxl",
     context_width=2048,
+    chunk_tokens=clip_text.CHUNK,
     lora_marks=r"lora_te2_|text_encoder_2\.|lora_unet_(input|output)_blocks_",
 )
 FACTS = {"sdxl": SDXL}
@@ -124,6 +125,9 @@ class StableDiffusionXL:
             encoded.append(clip_text.encode_captions(*own, is_normed=False, weigh=self.weigh))
         states = torch.cat([encoded[0].states, encoded[1].states], dim=-1)  # (B, S, 768 + 1280)
         return {"states": states, "pooled": encoded[1].pooled}
+
+    def fit_length(self, captions: list[str]) -> None:
+        self.chunk_count = clip_text.chunks_of([tokens for tokens, _ in self.token_counts(captions)])
 
     def encode_weighted(self, prompt: WeightedPrompt, *, is_negative: bool = False) -> Conditioning:
         """As the web UI does: each encoder's states get their mean back, and an empty negative prompt is all zeros."""

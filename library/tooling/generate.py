@@ -14,9 +14,6 @@ from typing import Any
 from library.contracts import Conditioning, Execution, Family
 from library.messages import UserError, log, say
 
-CHUNK = 75  # tokens of a caption that the text encoder sees at once
-MOST_CHUNKS = 3
-
 
 def choose_machine(device: str, mixed_precision: str, width: int) -> Any:
     """The device to draw on, a `device.Device`, tested. AMD's environment is set first: torch must not be there yet.
@@ -87,9 +84,8 @@ class GenerationFamily:
         return getattr(self.family, name)
 
     def encode_captions(self, captions: list[str]) -> Conditioning:
-        """As the family does, with as many chunks of 75 tokens as the captions have: a picture depends on no other."""
-        longest = max(tokens for tokens, _ in self.family.token_counts(captions))
-        self.family.chunk_count = min(MOST_CHUNKS, max(1, -(-longest // CHUNK)))
+        """As the family does, at the length that these captions have: a picture depends on no other."""
+        self.family.fit_length(captions)
         return self.family.encode_captions(captions)
 
     def decode_latents(self, latents: Any) -> Any:

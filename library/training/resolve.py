@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from library.hardware.device import Device
 
 Decided = dict[str, Any]  # option -> its value; of every kind that options have
-TOKENS_OF_CHUNK = 75  # of a caption that a CLIP text encoder sees at once
 
 
 class DataPlan(NamedTuple):
@@ -79,8 +78,8 @@ def plan_data(
         decided["validate_every_n_epochs"] = validation_scope(asked, planned).every
 
     counts = families.token_counts(model, [captions.whole_of(sample, asked) for sample in planned.samples_used])
-    chunks = max(1, -(-max(counts) // TOKENS_OF_CHUNK))  # none that is empty in all
-    tokens_seen = min(asked.max_token_length, chunks * TOKENS_OF_CHUNK)
+    step = families.facts_of(model.family).chunk_tokens
+    tokens_seen = min(asked.max_token_length, step * max(1, -(-max(counts) // step)))  # none that is empty in all
     decided["max_token_length"] = tokens_seen
     notes += plan.check(
         planned,

@@ -177,6 +177,9 @@ class Toy:
         lengths = torch.tensor([len(row) for row in rows]).to(device)
         return {"states": self.text_encoder(ids, _is_own(ids, lengths)), "states_length": lengths}
 
+    def fit_length(self, captions: list[str]) -> None:
+        self.max_token_length = MOST_LETTERS
+
     def encode_weighted(self, prompt: WeightedPrompt, *, is_negative: bool = False) -> Conditioning:
         return self.encode_captions([" ".join(text for section in prompt for text, _ in section)])
 
