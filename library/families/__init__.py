@@ -12,12 +12,14 @@ To add a family: a file such as `sd.py`, which says everything about it, and a r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from library.contracts import Family, ModelInfo, NoiseSpec
 from library.families.clip_text import is_everyday_word
+from library.families.configs import Configs
 from library.families.recognise import inspect, read_json
 from library.families.table import FAMILIES, all_facts, facts_of, file_of
 from library.families.weights_file import refuse_absent
@@ -54,7 +56,7 @@ def open_model(
     objective: str | None = None,
     clip_skip: int | None = None,
     max_token_length: int | None = None,
-    configs: dict[str, dict] | None = None,
+    configs: Configs | None = None,
 ) -> Family:
     """Load a base model, frozen and in evaluation mode; never asks a network.
 
@@ -140,12 +142,12 @@ def describe(info: ModelInfo) -> str:
     )
 
 
-def read_configs(name: str) -> dict[str, dict]:
+def read_configs(name: str) -> Configs:
     """The configurations of a family's networks, as single files of it need them."""
     return file_of(name).read_configs(name)
 
 
-def folder_configs(info: ModelInfo) -> dict[str, dict]:
+def folder_configs(info: ModelInfo) -> Configs:
     """The configurations that a diffusers folder carries."""
     if not info.path.is_dir():
         return {}
@@ -210,7 +212,7 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
     )
 
 
-def vae_warnings(vae: str | Path | None, config: dict) -> list[str]:
+def vae_warnings(vae: str | Path | None, config: Mapping[str, Any]) -> list[str]:
     """A warning where the VAE's folder names another scale than the model needs: it belongs to another line."""
     folder = Path(vae).expanduser() if vae is not None else None
     if folder is None or not folder.is_dir():

@@ -16,16 +16,18 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from library.messages import UserError, say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     from library.contracts import WeightedPrompt
     from library.families.loading import Place, Source
+
+    TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 
 CHUNK = 75  # tokens of a caption that the text encoder sees at once
 MOST_CHUNKS = 3
@@ -41,12 +43,17 @@ def byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
 
 
+def _pair(merge: str) -> tuple[str, str]:
+    first, second = merge.split()
+    return first, second
+
+
 @lru_cache(maxsize=1)
 def clip_merges() -> tuple[tuple[str, str], ...]:
     """The 48,894 merges of CLIP's tokenizer, most frequent first."""
     with gzip.open(VOCABULARY_FILE, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
-    return tuple(tuple(line.split()) for line in lines[1 : 1 + CLIP_MERGE_COUNT])
+    return tuple(_pair(line) for line in lines[1 : 1 + CLIP_MERGE_COUNT])
 
 
 @lru_cache(maxsize=4)  # half a second each, and one run needs the same several times
@@ -64,6 +71,7 @@ def build_tokenizer(merges: tuple[tuple[str, str], ...], pad_token: str = "<|end
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    # pyrefly: ignore[bad-argument-type]  # pairs are right: transformers names the type of the file's lines
     return CLIPTokenizer(vocab=vocabulary, merges=list(merges), pad_token=pad_token, model_max_length=77)
 
 
@@ -105,6 +113,7 @@ def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str = "<|endoftex
                     named = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
                     named = named.get("content") if isinstance(named, dict) else named
                     pad_token = named if named in vocabulary else pad_token
+            # pyrefly: ignore[bad-argument-type]  # as in `build_tokenizer`
             tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)
     except Exception as error:  # the tokenizers library raises no narrower one for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -132,11 +141,11 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int] | None, list[tuple[str
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-        return vocabulary, merges
+        return vocabulary, cast(list[tuple[str, str]], merges)
     if (folder / "tokenizer.json").is_file():
         model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
         merges = [tuple(merge.split() if isinstance(merge, str) else merge) for merge in model["merges"]]
-        return model["vocab"], merges
+        return model["vocab"], cast(list[tuple[str, str]], merges)
     return None, []
 
 
@@ -233,7 +242,7 @@ class Encoded(NamedTuple):
 
 
 def encode_captions(
-    model: nn.Module,
+    model: TextEncoder,
     tokenizer: CLIPTokenizer,
     captions: list[str],
     chunk_count: int,
@@ -256,7 +265,7 @@ def encode_captions(
 
 
 def encode(
-    model: nn.Module,
+    model: TextEncoder,
     ids: Tensor,
     eos_token_id: int,
     skip: int = 1,
@@ -286,16 +295,20 @@ def encode(
     states = torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)
     if pooled is None:
         return Encoded(states, None)
-    return Encoded(states, model.text_projection(pooled.reshape(batch, chunks, -1)[:, 0]))
+    return Encoded(states, _projection(model)(pooled.reshape(batch, chunks, -1)[:, 0]))
+
+
+def _projection(model: TextEncoder) -> nn.Module:
+    return cast("nn.Module", model.text_projection)
 
 
 def _encode_chunks(
-    model: nn.Module, ids: Tensor, eos_token_id: int, skip: int, is_normed: bool
+    model: TextEncoder, ids: Tensor, eos_token_id: int, skip: int, is_normed: bool
 ) -> tuple[Tensor, Tensor | None]:
     """(N, 77) ids -> (N, 77, D) states, and (N, D) of the last layer at the first end mark if there is a projection."""
     import torch
 
-    text_model = getattr(model, "text_model", model)  # the wrapper went away in transformers 5.6
+    text_model: Any = getattr(model, "text_model", model)  # the wrapper went away in transformers 5.6
     ids = ids.to(text_model.embeddings.token_embedding.weight.device)
     output = text_model(input_ids=ids, output_hidden_states=True)
     if skip == 1 and is_normed:
@@ -345,7 +358,7 @@ def weighted_chunks(tokenizer: CLIPTokenizer, prompt: WeightedPrompt, room: int 
 
 
 def encode_weighted(
-    model: nn.Module, tokenizer: CLIPTokenizer, prompt: WeightedPrompt, skip: int = 1, is_normed: bool = True
+    model: TextEncoder, tokenizer: CLIPTokenizer, prompt: WeightedPrompt, skip: int = 1, is_normed: bool = True
 ) -> Encoded:
     """Encode a prompt as the web UI does with its emphasis mode "Original".
 
@@ -377,7 +390,7 @@ def encode_weighted(
     if not bool((weights == 1).all()):  # else the means are the same, and may be 0
         weighted = weighted * (mean(states) / mean(weighted))
     joined = weighted.reshape(1, len(chunks) * positions, -1)
-    return Encoded(joined, None if pooled is None else model.text_projection(pooled[:1]))
+    return Encoded(joined, None if pooled is None else _projection(model)(pooled[:1]))
 
 
 def refuse_deep_skip(clip_skip: int | None, layer_count: int) -> None:
@@ -446,7 +459,7 @@ def open_clip_sources(name: str, prefix: str) -> Iterable[Source]:
     return (Source(f"{beginning}{OPEN_CLIP_LAYER.get(layer_name, layer_name)}.{kind}"),)
 
 
-def build_text_encoder(config: dict, device: str, has_projection: bool = False) -> nn.Module:
+def build_text_encoder(config: dict[str, Any], device: str, has_projection: bool = False) -> TextEncoder:
     """A frozen CLIP text encoder from its configuration, on the meta device or with random weights."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -458,14 +471,14 @@ def build_text_encoder(config: dict, device: str, has_projection: bool = False) 
 
 def load_text_encoder(
     path: Path,
-    config: dict,
+    config: dict[str, Any],
     sources: Callable[[str], Iterable[Source]],
     place: Place,
     *,
     has_projection: bool = False,
     scope: str = "",
     ignored: tuple[str, ...] = (),
-) -> nn.Module:
+) -> TextEncoder:
     """A text encoder from a checkpoint, or from its own folder in a diffusers model (whose config.json then counts)."""
     from library.families.loading import fill, folder_tensors
     from library.families.weights_file import open_tensors

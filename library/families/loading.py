@@ -8,7 +8,7 @@ beyond what is known, is said by name.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from library.messages import UserError, say
 
 # Entries that carry no weight of ours: counters and the halves of CLIP that only its training needs.
 BYSTANDING = re.compile(r"(^|\.)(position_ids|logit_scale|text_projection(\.weight)?|attn_mask)$")
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Source(NamedTuple):
@@ -55,7 +57,7 @@ class LoadOptions(NamedTuple):
     max_token_length: int | None = None
 
 
-def build(make: Callable[[], nn.Module], device: str = "meta") -> nn.Module:
+def build(make: Callable[[], Network], device: str = "meta") -> Network:
     """A frozen module in evaluation mode; on "meta" it costs neither memory nor random numbers.
 
     Raises:
@@ -76,7 +78,7 @@ def build(make: Callable[[], nn.Module], device: str = "meta") -> nn.Module:
 
 
 def fill(
-    module: nn.Module,
+    module: Network,
     tensors: Mapping[str, Tensor],
     sources: Callable[[str], Iterable[Source]],
     place: Place,
@@ -85,7 +87,7 @@ def fill(
     path: Path,
     scope: str = "",
     ignored: tuple[str, ...] = (),
-) -> nn.Module:
+) -> Network:
     """Give every parameter of a module on the meta device its tensor.
 
     Args:
@@ -213,7 +215,7 @@ def folder_files(folder: Path, part: str) -> list[Path]:
     pattern = re.compile(
         r"(?:diffusion_pytorch_model|model|pytorch_model)(?:\.(\w+))?(?:-\d+-of-(\d+))?(?:\.(\w+))?\.(safetensors|bin)"
     )
-    groups: dict[tuple, list[Path]] = {}
+    groups: dict[tuple[bool, bool, str, int], list[Path]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         found = pattern.fullmatch(file.name)
         if found:

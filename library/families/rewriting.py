@@ -33,6 +33,8 @@ CODES = {name: code for code, name in FLOATS.items()}
 Change = Callable[[Tensor], Tensor]
 """From a weight, in the file's type and shape, to the new one in float32, of the same shape."""
 
+Changes = Mapping[str, list[tuple[Source, Change]]]  # by the name of the tensor in the file
+
 
 class Stored(NamedTuple):
     """Where a model keeps a layer's weight."""
@@ -192,7 +194,14 @@ def _weights(path: Path) -> list[Path]:
     return list(chain.from_iterable(folder_files(folder, folder.name) for folder in parts))
 
 
-def _rewrite_folder(folder: Path, half: Path, by_file: Mapping, dtype, metadata, progress) -> None:
+def _rewrite_folder(
+    folder: Path,
+    half: Path,
+    by_file: Mapping[Path, Changes],
+    dtype: torch.dtype | None,
+    metadata: Callable[[dict[str, str]], dict[str, str]],
+    progress: Callable[[int], object],
+) -> None:
     weights = _weights(folder)
     pickled = [file for file in weights if file.suffix == ".bin"]
     if pickled:
@@ -218,10 +227,10 @@ def _rewrite_folder(folder: Path, half: Path, by_file: Mapping, dtype, metadata,
 def _rewrite_file(
     path: Path,
     target: Path,
-    changes: Mapping[str, list[tuple[Source, Change]]],
+    changes: Changes,
     dtype: torch.dtype | None,
-    metadata: Callable,
-    progress: Callable,
+    metadata: Callable[[dict[str, str]], dict[str, str]],
+    progress: Callable[[int], object],
 ) -> None:
     reader = Reader(path)
     codes = {name: reader.code(name) for name in reader.names()}
@@ -237,7 +246,8 @@ def _rewrite_file(
     }
     # The larger types first, as safetensors writes them: so every tensor begins at a multiple of its numbers' size.
     order = sorted(codes, key=lambda name: -(sizes[name] // max(1, torch.Size(shapes[name]).numel())))
-    entries, place = {"__metadata__": metadata(reader.metadata)}, 0
+    entries: dict[str, object] = {"__metadata__": metadata(reader.metadata)}
+    place = 0
     if not entries["__metadata__"]:
         entries = {}
     for name in order:
@@ -317,4 +327,4 @@ def _type(code: str) -> torch.dtype:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -24,13 +24,17 @@ from library.contracts import (
     WeightedPrompt,
 )
 from library.families import clip_text
+from library.families.configs import Configs
 from library.families.configs import read_configs as read_configs  # of both families
 from library.families.lazily import lazily
 from library.families.recognise import picture_step
 from library.messages import say
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from torch import Tensor, nn
+    from transformers import CLIPTokenizer
 
     from library.families import unet, vae_kl
     from library.families.loading import LoadOptions, Sources
@@ -106,17 +110,17 @@ class StableDiffusion:
 
     facts: FamilyFacts
     noise: NoiseSpec
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
-    tokenizer: object
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: clip_text.TextEncoder
+    tokenizer: CLIPTokenizer
     clip_skip: int | None = None  # which layer of the text encoder, counted from the last; None: the last
     chunk_count: int = 1  # of 75 tokens
     info: ModelInfo | None = None  # None: not from a file
     weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.size_step = picture_step(self.vae.config, self.unet.config)
         self.denoiser = forward.UNetForward(self.unet)
         clip_text.refuse_deep_skip(self.clip_skip, self.text_encoder.config.num_hidden_layers)
@@ -176,7 +180,7 @@ class StableDiffusion:
         }
 
 
-def load(info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: LoadOptions) -> StableDiffusion:
+def load(info: ModelInfo, noise: NoiseSpec, configs: Configs, options: LoadOptions) -> StableDiffusion:
     """The model that `inspect` has found."""
     path, is_folder, warnings = info.path, info.path.is_dir(), []
     place, clip_skip = options.place, options.clip_skip
@@ -216,12 +220,12 @@ def load(info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: L
     )
 
 
-def token_counts(info: ModelInfo, configs: dict[str, dict], captions: list[str]) -> list[int]:
+def token_counts(info: ModelInfo, configs: Configs, captions: list[str]) -> list[int]:
     tokenizer = clip_text.folder_tokenizer(info.path / "tokenizer", configs["text_encoder"]["vocab_size"])
     return [len(ids) for ids in clip_text.caption_tokens(tokenizer, captions)]
 
 
-def sources(name: str, configs: dict[str, dict]) -> Sources:
+def sources(name: str, configs: Configs) -> Sources:
     """Where a checkpoint in the original layout keeps the parameters of the networks that can be adapted."""
     if name == "sd2":
         text = partial(clip_text.open_clip_sources, prefix="cond_stage_model.model.")
@@ -231,7 +235,7 @@ def sources(name: str, configs: dict[str, dict]) -> Sources:
 
 
 def create(
-    name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, max_token_length: int | None = None
+    name: str, noise: NoiseSpec, configs: Configs, device: str, max_token_length: int | None = None
 ) -> StableDiffusion:
     """A model from configurations alone: random, or of true size without memory on the "meta" device."""
     text_config = configs["text_encoder"]

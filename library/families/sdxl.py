@@ -25,6 +25,7 @@ from library.contracts import (
     WeightedPrompt,
 )
 from library.families import clip_text
+from library.families.configs import Configs
 from library.families.configs import read_configs as read_configs
 from library.families.lazily import lazily
 from library.families.recognise import picture_step
@@ -34,7 +35,10 @@ from library.messages import say
 
 if TYPE_CHECKING:
     import torch
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from torch import Tensor, nn
+    from transformers import CLIPTokenizer
 
     from library.families import unet, vae_kl
     from library.families.loading import LoadOptions, Sources
@@ -97,18 +101,18 @@ class StableDiffusionXL:
 
     facts: FamilyFacts
     noise: NoiseSpec
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
-    text_encoder_2: nn.Module
-    tokenizer: object
-    tokenizer_2: object
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: clip_text.TextEncoder
+    text_encoder_2: clip_text.TextEncoder
+    tokenizer: CLIPTokenizer
+    tokenizer_2: CLIPTokenizer
     chunk_count: int = 1  # of 75 tokens
     info: ModelInfo | None = None  # None: not from a file
     weigh: Callable[[str], list[tuple[str, float]]] | None = None  # see `clip_text.encode_captions`
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.size_step = picture_step(self.vae.config, self.unet.config)
         self.denoiser = forward.UNetForward(self.unet)
 
@@ -124,6 +128,7 @@ class StableDiffusionXL:
             own = (model, tokenizer, captions, self.chunk_count, STATES_FROM)
             encoded.append(clip_text.encode_captions(*own, is_normed=False, weigh=self.weigh))
         states = torch.cat([encoded[0].states, encoded[1].states], dim=-1)  # (B, S, 768 + 1280)
+        assert encoded[1].pooled is not None
         return {"states": states, "pooled": encoded[1].pooled}
 
     def fit_length(self, captions: list[str]) -> None:
@@ -136,6 +141,7 @@ class StableDiffusionXL:
             for tokenizer, model in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2))
         )
         states, pooled = torch.cat([first.states, second.states], dim=-1), second.pooled
+        assert pooled is not None
         if is_negative and not "".join(text for section in prompt for text, _ in section):
             states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
         return {"states": states, "pooled": pooled}
@@ -187,7 +193,7 @@ class StableDiffusionXL:
         }
 
 
-def load(info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: LoadOptions) -> StableDiffusionXL:
+def load(info: ModelInfo, noise: NoiseSpec, configs: Configs, options: LoadOptions) -> StableDiffusionXL:
     """The model that `inspect` has found."""
     path, is_folder, warnings = info.path, info.path.is_dir(), []
     place, vae_dtype, clip_skip = options.place, options.vae_dtype, options.clip_skip
@@ -233,7 +239,7 @@ def load(info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: L
     )
 
 
-def sources(name: str, configs: dict[str, dict]) -> Sources:
+def sources(name: str, configs: Configs) -> Sources:
     """Where a checkpoint in the original layout keeps the parameters of the networks that can be adapted."""
     return {
         "text_encoder": partial(clip_text.clip_sources, prefix="conditioner.embedders.0.transformer."),
@@ -243,7 +249,7 @@ def sources(name: str, configs: dict[str, dict]) -> Sources:
 
 
 def create(
-    name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, max_token_length: int | None = None
+    name: str, noise: NoiseSpec, configs: Configs, device: str, max_token_length: int | None = None
 ) -> StableDiffusionXL:
     """A model from configurations alone: random, or of true size without memory on the "meta" device."""
     first, second = configs["text_encoder"], configs["text_encoder_2"]

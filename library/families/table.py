@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from library.contracts import Family, ModelInfo, NoiseSpec
+    from library.families.configs import Configs
     from library.families.loading import LoadOptions, Sources
 
 FAMILIES = {  # name -> the file it is described in
@@ -28,23 +29,23 @@ class FamilyFile(Protocol):
     """What stands in a family's file, which may be that of several."""
 
     FACTS: Mapping[str, FamilyFacts]  # by name
-    TINY: Mapping[str, dict[str, dict]]  # configurations of its networks that make kilobytes of them, for tests
+    TINY: Mapping[str, Configs]  # configurations of its networks that make kilobytes of them, for tests
 
-    def read_configs(self, name: str) -> dict[str, dict]:
+    def read_configs(self, name: str) -> Configs:
         """The configurations of its networks as single files need them, which do not carry their own."""
 
-    def load(self, info: ModelInfo, noise: NoiseSpec, configs: dict[str, dict], options: LoadOptions) -> Family:
+    def load(self, info: ModelInfo, noise: NoiseSpec, configs: Configs, options: LoadOptions) -> Family:
         """The model that `inspect` has found."""
 
     def create(
-        self, name: str, noise: NoiseSpec, configs: dict[str, dict], device: str, max_token_length: int | None = None
+        self, name: str, noise: NoiseSpec, configs: Configs, device: str, max_token_length: int | None = None
     ) -> Family:
         """A model from configurations alone: random, or of true size without memory on the "meta" device."""
 
-    def token_counts(self, info: ModelInfo, configs: dict[str, dict], captions: list[str]) -> list[int]:
+    def token_counts(self, info: ModelInfo, configs: Configs, captions: list[str]) -> list[int]:
         """How many tokens each caption has, before any weight is read."""
 
-    def sources(self, name: str, configs: dict[str, dict]) -> Sources:
+    def sources(self, name: str, configs: Configs) -> Sources:
         """Where single files keep the parameters of the networks that can be adapted."""
 
 

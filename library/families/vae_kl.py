@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from library.families.loading import Place, Source, build, fill, folder_tensors
@@ -39,7 +40,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
 
 
-def build_vae(config: dict, device: str) -> AutoencoderKL:
+def build_vae(config: dict[str, Any], device: str) -> AutoencoderKL:
     return build(lambda: AutoencoderKL.from_config(config), device)
 
 
@@ -67,7 +68,7 @@ def diffusers_sources(name: str) -> Iterable[Source]:
     return (Source(name),)
 
 
-def load_vae(path: Path, config: dict, place: Place, scope: str | None = None) -> AutoencoderKL:
+def load_vae(path: Path, config: dict[str, Any], place: Place, scope: str | None = None) -> AutoencoderKL:
     """A VAE from a file of either layout, from a whole checkpoint (the VAE in it is taken), or from a diffusers folder.
 
     Args:

@@ -13,11 +13,11 @@ import re
 import struct
 import zipfile
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from safetensors import SafetensorError, safe_open
 
@@ -80,15 +80,15 @@ def read_header(path: str | Path) -> Header:
 
 def open_tensors(paths: list[Path]) -> Mapping[str, "Tensor"]:
     """The tensors of one file or of several shards by name: each is read (or mapped) when it is asked for."""
-    mappings = []
+    mappings: list[Mapping[str, Tensor]] = []
     for path in paths:
         with open(path, "rb") as file:
             start = file.read(8)
         mappings.append(read_pickle(path) if is_pickle(start) else SafetensorsFile(path))
-    return ChainMap(*mappings)
+    return ChainMap(*mappings)  # pyrefly: ignore[bad-argument-type]  # nobody writes to it
 
 
-class SafetensorsFile(Mapping):
+class SafetensorsFile(Mapping[str, "Tensor"]):
     """A safetensors file as a mapping from names to tensors that are memory-mapped: nothing is read before its use."""
 
     def __init__(self, path: Path):
@@ -103,7 +103,7 @@ class SafetensorsFile(Mapping):
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def __len__(self) -> int:
@@ -344,10 +344,10 @@ def cut_short(path: Path, size: int, wanted: int) -> UserError:
 class Bystander:
     """Takes the place of a class that is named in a checkpoint but has nothing to do with its weights."""
 
-    def __new__(cls, *_arguments):
+    def __new__(cls, *_arguments: object) -> Self:
         return super().__new__(cls)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -363,6 +363,7 @@ def read_pickle(path: Path) -> dict[str, "Tensor"]:
 
     stand_ins = [(type(name.rpartition(".")[2], (Bystander,), {}), name) for name in BYSTANDERS]
     load = partial(torch.load, map_location="cpu", weights_only=True)
+    # pyrefly: ignore[bad-argument-type]  # a class is a callable
     with torch.serialization.safe_globals(stand_ins), open(path, "rb") as file:
         try:
             is_zip = file.read(2) == b"PK"

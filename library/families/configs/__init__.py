@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+Configs = dict[str, dict[str, Any]]  # network -> its configuration: numbers, names and lists, as diffusers writes them
 
 
-def read_configs(name: str) -> dict[str, dict]:
+def read_configs(name: str) -> Configs:
     """By the folder that a network has in a diffusers model: "unet", "vae", "text_encoder" (and "text_encoder_2")."""
     return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))

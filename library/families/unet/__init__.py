@@ -2,8 +2,9 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from library.families.loading import Place, Source, build, fill, folder_tensors
 from library.families.recognise import UNET
@@ -11,11 +12,11 @@ from library.families.unet.names import original_unet_name
 from library.families.weights_file import open_tensors
 
 
-def build_unet(config: dict, device: str) -> UNet2DConditionModel:
+def build_unet(config: dict[str, Any], device: str) -> UNet2DConditionModel:
     return build(lambda: UNet2DConditionModel.from_config(config), device)
 
 
-def load_unet(path: Path, config: dict, place: Place) -> UNet2DConditionModel:
+def load_unet(path: Path, config: dict[str, Any], place: Place) -> UNet2DConditionModel:
     """A U-Net from a checkpoint in the original layout, or from its own folder in a diffusers model."""
     unet = build_unet(config, "meta")
     if path.is_dir():
@@ -25,6 +26,6 @@ def load_unet(path: Path, config: dict, place: Place) -> UNet2DConditionModel:
     return fill(unet, open_tensors([path]), sources, place, part="U-Net", path=path, scope=UNET)
 
 
-def original_sources(name: str, config: dict) -> list[Source]:
+def original_sources(name: str, config: dict[str, Any]) -> list[Source]:
     """Where a checkpoint in the original layout keeps a parameter of the U-Net."""
     return [Source(UNET + original_unet_name(name, config["layers_per_block"], config["up_block_types"]))]

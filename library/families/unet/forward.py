@@ -14,7 +14,7 @@ A package imports no other: `operations` and `recompute` come from `adapters`, `
 from collections.abc import Callable
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 

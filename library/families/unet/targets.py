@@ -1,6 +1,6 @@
 """Which layers of a U-Net and of CLIP can be adapted: the choice of sd-scripts' `networks.lora`, for all families."""
 
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from library.contracts import Target
