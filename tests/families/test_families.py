@@ -419,7 +419,7 @@ def test_what_a_file_lacks_or_has_beyond_is_said_by_name(tmp_path):
     with pytest.raises(UserError, match=r"out.2.weight \[4, 9, 3, 3\] / \[4, 8, 3, 3\]"):
         open_with_tiny_vocabulary(path, family)
     path = write_checkpoint(tmp_path / "d.safetensors", family, drop=("first_stage_model.",))
-    with pytest.raises(UserError, match="holds no VAE.*under `vae`"):
+    with pytest.raises(UserError, match="contains no VAE.*under `vae`"):
         open_with_tiny_vocabulary(path, family)
 
 
@@ -554,7 +554,7 @@ def test_what_is_no_base_model_is_refused_by_name_with_a_cure(tmp_path, what):
         inspect(path)
     assert what in str(caught.value)
     assert "chosen.safetensors" in str(caught.value)
-    assert any(verb in str(caught.value) for verb in ("Give", "Choose", "choose", "Name", "Train", "trained on"))
+    assert any(verb in str(caught.value) for verb in ("Give", "Use", "Choose", "choose", "Name", "Train", "trained on"))
     messages.set_language("zh")
     with pytest.raises(UserError, match=r"这(是|不是).+请") as caught:
         inspect(path)

@@ -209,7 +209,7 @@ def test_the_device_is_the_wanted_one(tmp_path, monkeypatch, capsys, device, ava
 def test_a_gpu_that_was_asked_for_is_not_replaced_by_the_cpu(tmp_path, monkeypatch):
     model = made(tmp_path / "a.onnx", b"model")
     pretended(monkeypatch, [], [])
-    with pytest.raises(UserError, match="knows the CPU only.* pip install onnxruntime-gpu"):
+    with pytest.raises(UserError, match="supports only the CPU.* pip install onnxruntime-gpu"):
         local_models.open_onnx(model, "cuda")
     pretended(monkeypatch, [CUDA], [])
     with pytest.raises(UserError, match="cannot start the GPU here"):

@@ -91,7 +91,7 @@ def test_a_model_that_takes_no_picture_is_no_tagger(tmp_path):
 
 def test_a_device_that_computes_nonsense_is_told(tmp_path):
     model = opened(small_tagger.colours(tmp_path, broken=True))
-    with pytest.raises(UserError, match='use device = "cpu"'):
+    with pytest.raises(UserError, match='Use device = "cpu"'):
         model.probabilities([model.prepare(noise(8, 8))])
 
 

@@ -302,8 +302,8 @@ def test_the_second_step_of_adam_is_that_of_each_layer_too():
 def test_a_run_that_asks_for_nothing_has_one_tensor_for_each_part():
     _, adapters = attached(conv_dim=2)
     named = {group.name: parameters for group, parameters in adapters.param_groups().items()}
-    assert {name: len(parameters) for name, parameters in named.items()} == {"text_encoder": 1, "denoiser": 1}
-    assert named["denoiser"][0] is adapters.flat_parameters["denoiser"].master
+    assert {name: len(parameters) for name, parameters in named.items()} == {"text_encoder": 1, "unet": 1}
+    assert named["unet"][0] is adapters.flat_parameters["denoiser"].master
 
 
 def test_layers_of_one_input_are_one_product_only_where_they_learn_alike():
@@ -521,7 +521,7 @@ def test_values_are_read_in_the_ways_people_write_them():
         (dict(mid_lr_weight="sine"), 'mid_lr_weight = "sine" is not a list of numbers such as 0.5,1,1'),
         (
             dict(network_reg_dims="a=b"),
-            'network_reg_dims = "a=b" holds "a=b", which is not pattern=whole number',
+            'network_reg_dims = "a=b" contains "a=b", which is not pattern=whole number',
         ),
         (
             dict(exclude_patterns=["("]),
