@@ -18,8 +18,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from library.messages import say
+
+JsonObject = dict[str, Any]  # values of every kind that JSON and TOML have
 
 if sys.platform == "win32":
     import msvcrt

@@ -6,14 +6,13 @@ it in half precision. It is as large as the weight, and so never kept: the backw
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from library.adapters import linear_ops
-from library.adapters.linear_ops import Layer
+from library.adapters.linear_ops import Kept, Layer
 from library.files import seed_from
 
 
@@ -94,7 +93,7 @@ class AdapterLayer(nn.Module):
         """alpha / rank: what the file's reader multiplies the update by, at strength 1."""
         return self.alpha / self.rank
 
-    def update(self) -> Any:
+    def update(self) -> linear_ops.Update | linear_ops.WholeUpdate | None:
         """What is added to the layer in this forward pass, for `linear_ops`; None: nothing."""
         raise NotImplementedError
 
@@ -166,14 +165,14 @@ class WholeLayer(AdapterLayer):
         """(m, n k k) the update at strength 1, from `tensors` in the order of `attributes`; for autograd."""
         raise NotImplementedError
 
-    def prepare(self) -> Any:
+    def prepare(self) -> Kept:
         """What a forward and its backward pass both want and is small enough to be kept."""
 
-    def make(self, prepared: Any) -> tuple[Tensor, Any]:
+    def make(self, prepared: Kept) -> tuple[Tensor, Kept]:
         """The matrix in the layer's dtype, in new memory, and what `backward` wants besides."""
         raise NotImplementedError
 
-    def backward(self, gradient: Tensor, kept: Any) -> None:
+    def backward(self, gradient: Tensor, kept: Kept) -> None:
         """From the (m, n k k) gradient of the matrix; adds to the gradients of what it is made of."""
         raise NotImplementedError
 
@@ -182,11 +181,11 @@ class WholeLayer(AdapterLayer):
             return None
         factor, prepared = self._factor(), self.prepare()
 
-        def make() -> tuple[Tensor, Any]:
+        def make() -> tuple[Tensor, Kept]:
             matrix, kept = self.make(prepared)
             return matrix if factor is None else matrix.mul_(factor), kept
 
-        def backward(gradient: Tensor, kept: Any) -> None:
+        def backward(gradient: Tensor, kept: Kept) -> None:
             self.backward(gradient if factor is None else gradient.mul_(factor), kept)
 
         return linear_ops.WholeUpdate(make, backward, getattr(self, self.attributes[0]))

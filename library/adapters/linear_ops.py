@@ -32,6 +32,8 @@ from library.contracts import Operations
 aten = torch.ops.aten
 
 Layer = nn.Linear | nn.Conv2d
+AutogradContext = Any  # whatever a function sets on it
+Kept = Any  # what a kind of update keeps between making its matrix and the backward pass: its own
 
 
 def linear(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -126,8 +128,8 @@ class Stack(NamedTuple):
 class WholeUpdate(NamedTuple):
     """An update that is no product of two thin matrices, for one forward pass; matrices for convolutions, too."""
 
-    make: Callable[[], tuple[Tensor, Any]]  # (m, n k k) dW in the layer's dtype, and what `backward` wants besides
-    backward: Callable[[Tensor, Any], None]  # from the gradient of dW, which it may overwrite, to what dW is made of
+    make: Callable[[], tuple[Tensor, Kept]]  # (m, n k k) dW in the layer's dtype, and what `backward` wants besides
+    backward: Callable[[Tensor, Kept], None]  # from the gradient of dW, which it may overwrite, to what dW is made of
     leaf: Tensor  # any tensor that asks for gradients, so that autograd comes by
     stack: None = None
 
@@ -166,7 +168,7 @@ def project(source: Tensor, layers: Sequence[Layer], recompute: Recompute | None
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # of autograd: whatever is set on it
+        ctx: AutogradContext,
         source: Tensor,
         recompute: Recompute | None,
         layers: Sequence[Layer],
@@ -215,7 +217,7 @@ class _Project(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: AutogradContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         source, inner, *rest = ctx.saved_tensors
         count = len(ctx.layers)
         inners, masks = rest[:count], rest[count:]
@@ -396,7 +398,7 @@ def project_context(context: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
 
 class _ProjectStack(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, context: Tensor, stack: Stack, update: Update, leaf: Tensor) -> Tensor:
+    def forward(ctx: AutogradContext, context: Tensor, stack: Stack, update: Update, leaf: Tensor) -> Tensor:
         rows = context.flatten(0, -2)
         count, outputs, rank = stack.up.shape
         result = rows.new_empty(count, len(rows), outputs)
@@ -417,7 +419,7 @@ class _ProjectStack(torch.autograd.Function):
         return result.unflatten(1, context.shape[:-1])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: AutogradContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         context, inner, mask = ctx.saved_tensors
         stack, rows = ctx.stack, context.flatten(0, -2)
@@ -460,7 +462,7 @@ def convolve(
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: AutogradContext,
         source: Tensor,
         shift: Tensor | None,
         recompute: Recompute | None,
@@ -493,7 +495,7 @@ class _Convolve(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: AutogradContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         source, inner, mask = ctx.saved_tensors
         recompute, layer, update = ctx.recompute, ctx.layer, ctx.update

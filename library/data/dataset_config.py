@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from library.data.folders import Folder, same
+from library.files import JsonObject
 from library.messages import say
 from library.options.checks import ConfigError, assignment, check_values, contradictions, doubts, nearest
 from library.options.config_files import tables_of
@@ -75,11 +76,11 @@ class Described(NamedTuple):
     """What a file describes."""
 
     subsets: list[Folder]  # each with its options
-    overrides: list[dict[str, Any]]  # of each data set: options that it has for itself
+    overrides: list[JsonObject]  # of each data set: options that it has for itself
     notes: list[str]
 
 
-def values_of(options: Config) -> dict[str, Any]:
+def values_of(options: Config) -> JsonObject:
     """What may differ between subsets, of the options of one."""
     return {name: getattr(options, name) for name in OF_SUBSETS}
 
@@ -110,10 +111,10 @@ def read_dataset_config(config: Config) -> Described:
 class _Level:
     """Checked values under their names here, and where each stands."""
 
-    values: dict[str, Any]
+    values: JsonObject
     where: dict[str, str]
 
-    def options(self, names: tuple[str, ...]) -> dict[str, Any]:
+    def options(self, names: tuple[str, ...]) -> JsonObject:
         return {name: value for name, value in self.values.items() if name in names}
 
 
@@ -132,7 +133,7 @@ class _Reader:
         self._inherited: Counter[Hashable] = Counter()  # place of a value -> subsets for which it holds
         self._locate(self.tables)
 
-    def _locate(self, table: dict[str, Any]) -> None:
+    def _locate(self, table: JsonObject) -> None:
         """Keys are met in the order of the file: the n-th of a name stands where the name is written the n-th time."""
         for key, value in table.items():
             children = value if isinstance(value, list) else [value]
@@ -148,7 +149,7 @@ class _Reader:
 
     def described(self) -> Described:
         subsets: list[Folder] = []
-        overrides: list[dict[str, Any]] = []
+        overrides: list[JsonObject] = []
         for key in self.tables:
             if key not in ("general", "datasets"):
                 known, here = "[general], [[datasets]]", self.lines.get((id(self.tables), key), 1)
@@ -178,7 +179,7 @@ class _Reader:
         self.notes += [line for (at, line), count in self._doubted.items() if count == self._inherited[at]]
         return Described(subsets, overrides, list(dict.fromkeys(self.notes)))
 
-    def _tables(self, table: dict[str, Any], key: str, header: str) -> list[dict[str, Any]]:
+    def _tables(self, table: JsonObject, key: str, header: str) -> list[JsonObject]:
         """The tables below a table; there must be some."""
         found = table.get(key, [])
         if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
@@ -194,7 +195,7 @@ class _Reader:
             )
         )
 
-    def _level(self, table: dict[str, Any], kind: str, above: _Level) -> _Level:
+    def _level(self, table: JsonObject, kind: str, above: _Level) -> _Level:
         """The values of a table, over those of the tables above it.
 
         Args:
@@ -251,11 +252,9 @@ class _Reader:
             cure = say(f"there is no such option{hint}", f"没有这个选项{hint}")
         self.problems.append(f"{at}: {key}: {cure}")
 
-    def _folder(
-        self, level: _Level, dataset: int, which: str, entry: dict[str, Any], taken: list[Folder]
-    ) -> Folder | None:
+    def _folder(self, level: _Level, dataset: int, which: str, entry: JsonObject, taken: list[Folder]) -> Folder | None:
         """The subset, unless something is wrong with it or it is not used."""
-        options_of_subset: dict[str, Any] = {"num_repeats": self.config.dataset_repeats}
+        options_of_subset: JsonObject = {"num_repeats": self.config.dataset_repeats}
         own = Subset(**options_of_subset | level.options(tuple(SUBSET.options)))
         if not own.image_dir and not own.metadata_file:
             if not {"image_dir", "metadata_file"} & entry.keys():  # else it is told what is wrong with them

@@ -9,10 +9,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from library.data import captions
 from library.data.folders import Folder, folded, pictures_in, some
+from library.files import JsonObject
 from library.messages import UserError, plural, say
 
 KNOWN = {"caption", "tags", "image_path"}
@@ -83,7 +83,7 @@ def read_captions(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[
     return dict(sorted(found.items()))
 
 
-def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _entries(file: Path) -> Iterator[tuple[str, JsonObject]]:
     """Key and entry of each picture. Raises UserError."""
     try:
         text, _ = captions.decode(file.read_bytes())
@@ -133,7 +133,7 @@ def _picture(path: Path, listed: dict[Path, dict[str, str]]) -> Path | None:
     return None
 
 
-def _caption(entry: dict[str, Any], separator: str, all_lines: bool) -> str:
+def _caption(entry: JsonObject, separator: str, all_lines: bool) -> str:
     """Caption and tags as one text, which is sd-scripts' way of joining them."""
     caption, tags = (captions.without_invisible(entry.get(name) or "").strip() for name in ("caption", "tags"))
     if not all_lines:

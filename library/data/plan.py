@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from library.contracts import Fit, Sample
 from library.data import captions
@@ -23,6 +23,7 @@ from library.data.buckets import BucketRule, fit
 from library.data.folders import Folder, some
 from library.data.held_out import AUTO_LEAST
 from library.data.samples import Found, balance, balanced_epochs
+from library.files import JsonObject
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
@@ -210,7 +211,7 @@ def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
     return new[: count - old_count] + spread
 
 
-def metadata(plan: Plan) -> dict[str, Any]:
+def metadata(plan: Plan) -> JsonObject:
     """What the saved file tells of the data, by sd-scripts' keys; values are numbers, plain dicts and lists.
 
     Where `dataset_config` describes several data sets, each tells its own sizes, buckets and subsets (`ss_datasets`).
@@ -252,7 +253,7 @@ def _counts_of(folder: Folder) -> dict[str, int]:
     return {"n_repeats": folder.repeats, "img_count": folder.picture_count}
 
 
-def _bucket_info(own: SetPlan, rotate: bool) -> dict[str, Any]:
+def _bucket_info(own: SetPlan, rotate: bool) -> JsonObject:
     counts: Counter[tuple[int, int]] = Counter()
     errors = []
     for sample, count in _uses_of_set(own, rotate, 1):
@@ -268,14 +269,14 @@ def _bucket_info(own: SetPlan, rotate: bool) -> dict[str, Any]:
     }
 
 
-def _set_metadata(plan: Plan, at: int) -> dict[str, Any]:
+def _set_metadata(plan: Plan, at: int) -> JsonObject:
     """An entry of ss_datasets."""
     own, rule = plan.sets[at], plan.sets[at].rule
     folders = [folder for folder in plan.found.folders if folder.dataset == at]
     subsets = []
     for folder in folders:
         options = folder.options
-        told: dict[str, Any] = {"img_count": folder.picture_count, "num_repeats": folder.repeats}
+        told: JsonObject = {"img_count": folder.picture_count, "num_repeats": folder.repeats}
         told |= {name: getattr(options, name) for name in TOLD_OF_SUBSETS}
         told["image_dir"] = folder.path.name
         if folder.metadata_file:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from library.contracts import Sample
 from library.data import captions, image_metadata, images, masks
@@ -30,6 +30,7 @@ from library.data.folders import (
     same,
     some,
 )
+from library.files import JsonObject
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
@@ -80,7 +81,7 @@ class Found:
     folders: list[Folder]  # training first
     warnings: list[str] = field(default_factory=list)
     reg_captions: bool = True  # whether caption files of regularization images were read
-    overrides: list[dict[str, Any]] = field(default_factory=lambda: [{}])  # of each data set, what it has for itself
+    overrides: list[JsonObject] = field(default_factory=lambda: [{}])  # of each data set, what it has for itself
     validation: list[Sample] = field(default_factory=list)  # measured, never learnt: see `held_out`
 
     def configs(self, config: Config) -> list[Config]:
@@ -176,7 +177,7 @@ def find_samples(
 
 def read_subsets(
     subsets: list[Folder],
-    overrides: list[dict[str, Any]],
+    overrides: list[JsonObject],
     *,
     reg_captions: bool = True,
     masked_loss: bool | str = "auto",

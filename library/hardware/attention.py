@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+AutogradContext = Any  # whatever a function sets on it
 KINDS = ("auto", "sdpa", "chunked")
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 MIB = 2**20
@@ -183,7 +184,7 @@ class Chunked(torch.autograd.Function):
     """See `chunked`. Kernels per chunk: 3 forward, 7 backward (8 where gradients are summed in fp32)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, chunk_bytes: int) -> Tensor:
+    def forward(ctx: AutogradContext, q: Tensor, k: Tensor, v: Tensor, chunk_bytes: int) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.chunk_bytes = chunk_bytes
         output = _empty_like(q)
@@ -196,7 +197,7 @@ class Chunked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
+    def backward(ctx: AutogradContext, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         q, k, v = ctx.saved_tensors
         wants_q, wants_k, wants_v, _ = ctx.needs_input_grad
         scale = q.shape[-1] ** -0.5

@@ -13,10 +13,10 @@ import contextlib
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from library.hardware.blocks import Result
 from library.messages import say
 
 MIB = 2**20
@@ -64,7 +65,11 @@ class Value(NamedTuple):
     """Anything else; with its kind, for 1, 1.0 and True are equal."""
 
     kind: type
-    itself: Any
+    itself: object
+
+
+Likeness = Like | Value | tuple["Likeness", ...]
+"""Of a tensor, of anything else, of a sequence or of arguments by name."""
 
 
 class Outcome(NamedTuple):
@@ -73,30 +78,30 @@ class Outcome(NamedTuple):
     operators: int  # 0 for views and empty tensors
     flops: int
     is_new: bool  # gave new memory
-    given: Any  # as `_likeness` has it
+    given: Likeness
 
 
 # torch works out most operators' shapes in Python, which takes most of a trace's time. But a model repeats its blocks:
 # what an operator gave for tensors without content, it gives again for others of the same form.
-OUTCOMES: dict[tuple[Any, ...], Outcome] = {}
+OUTCOMES: dict[tuple[object, ...], Outcome] = {}
 
 
-def _likeness(value: Any) -> Any:
+def _likeness(value: object) -> Likeness:
     """Arguments or results as something to look up: tensors by their form, all else as it is."""
     if isinstance(value, Tensor):
         return Like(tuple(value.shape), value.stride(), value.dtype, value.device)
     if isinstance(value, dict):
-        return tuple((name, _likeness(each)) for name, each in value.items())
+        return tuple((Value(str, name), _likeness(each)) for name, each in value.items())
     if isinstance(value, (tuple, list)):
         return tuple(map(_likeness, value))
     return Value(type(value), value)
 
 
-def _tensors(result: Any) -> list[Tensor]:
+def _tensors(result: object) -> list[Tensor]:
     return [each for each in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(each, Tensor)]
 
 
-def _outcome(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Outcome:
+def _outcome(func: OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> Outcome:
     packet, returns = func.overloadpacket.__name__, func._schema.returns
     is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
     operators, flops = int(not is_view and packet not in MOVES_NOTHING), 0
@@ -107,7 +112,7 @@ def _outcome(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], re
     return Outcome(operators, flops, is_new, _likeness(result))
 
 
-def _can_be_repeated(outcome: Outcome, args: tuple[Any, ...], called_with: tuple[Any, ...], result: Any) -> bool:
+def _can_be_repeated(outcome: Outcome, args: tuple[object, ...], called_with: Likeness, result: object) -> bool:
     """Whether nothing but the form of the arguments matters, and new tensors of the same form are all it gave."""
     tensors = _tensors(result)
     if not args or not _tensors(args[0]) or not tensors or not all(tensor.is_meta for tensor in tensors):
@@ -121,7 +126,7 @@ def _can_be_repeated(outcome: Outcome, args: tuple[Any, ...], called_with: tuple
     return list(bytes_by_storage.values()) == again
 
 
-def _repeated(given: Any) -> Any:
+def _repeated(given: Likeness) -> object:
     """What has this likeness; its tensors new ones."""
     if isinstance(given, Like):
         return torch.empty_strided(given.shape, given.strides, dtype=given.dtype, device=given.device)
@@ -143,8 +148,8 @@ class Trace(TorchDispatchMode):
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         call = func, _likeness(args), _likeness(kwargs)
         outcome = OUTCOMES.get(call)
@@ -175,7 +180,7 @@ class Trace(TorchDispatchMode):
     def _free(self, size: int) -> None:
         self.live -= size
 
-    def block(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def block(self, name: str, function: Callable[..., Result], *arguments: object) -> Result:
         """Run a block and note what it keeps: a `blocks.Observer`."""
         live, flops = self.live, self.cost.flops
         result = function(*arguments)

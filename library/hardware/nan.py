@@ -1,16 +1,16 @@
 """Where a NaN comes from: the first operator of a pass whose result is not finite, and the block that it belongs to."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from library.hardware.blocks import Result
 from library.messages import say
 
 
-def first_bad(inputs: dict[str, Tensor | None], run: Callable[["Hunt"], Any]) -> str:
+def first_bad(inputs: dict[str, Tensor | None], run: Callable[["Hunt"], object]) -> str:
     """What is not finite first.
 
     Args:
@@ -36,7 +36,7 @@ class Hunt(TorchDispatchMode):
         self.first_bad: str | None = None
         self._block = ""
 
-    def block(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def block(self, name: str, function: Callable[..., Result], *arguments: object) -> Result:
         """Run a block, and remember its name: a `blocks.Observer`."""
         self._block = name
         result = function(*arguments)
@@ -44,8 +44,8 @@ class Hunt(TorchDispatchMode):
         return result
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         makes_room = func.overloadpacket.__name__.startswith(("empty", "new_empty"))
         if self.first_bad is None and not makes_room and not all(map(_is_finite, _tensors(result))):

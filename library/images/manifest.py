@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from library import files
+from library.files import JsonObject
 from library.messages import UserError, say
 
 FILE = "prepared.jsonl"
@@ -22,7 +23,7 @@ class Record(NamedTuple):
     settings: str  # in short, of all that decided the result
     stem: str  # the name given to it, below its folder and without ending
     files: dict[str, str]  # path below the folder -> digest of the bytes; in a text "/" stands between folders
-    report: dict[str, Any]  # what the summary says of it
+    report: JsonObject  # what the summary says of it
 
 
 def digest_of(data: bytes) -> str:
@@ -41,7 +42,7 @@ class Manifest:
         self.folder = folder
         self.records: dict[str, Record] = {}  # by the raw picture's name
         self.begun: dict[str, set[str]] = {}  # files a killed run was about to write
-        self.answers: dict[str, Any] = {}  # see `remember`
+        self.answers: JsonObject = {}  # see `remember`
         self._lock = threading.Lock()
         self._file = None
         path = folder / FILE
@@ -58,7 +59,7 @@ class Manifest:
                 raise UserError(_unusable(path, error)) from error
         self._is_long = len(lines) > 2 * (len(self.records) + len(self.answers)) + 100
 
-    def _take(self, line: dict[str, Any]) -> None:
+    def _take(self, line: JsonObject) -> None:
         if "begun" in line:
             self.begun.setdefault(line["raw"], set()).update(line["begun"])
         elif "answer" in line:
@@ -82,7 +83,7 @@ class Manifest:
         if self._file is not None:
             self._file.close()
 
-    def _events(self) -> list[dict[str, Any]]:
+    def _events(self) -> list[JsonObject]:
         made = [{"raw": raw, **record._asdict()} for raw, record in self.records.items()]
         begun = [{"raw": raw, "begun": sorted(files)} for raw, files in self.begun.items()]
         return made + begun + [{"question": name, "answer": answer} for name, answer in self.answers.items()]
@@ -106,7 +107,7 @@ class Manifest:
         """Keep what was found out at some cost; it is then in `answers`."""
         self._append({"question": question, "answer": answer})
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: JsonObject) -> None:
         with self._lock:
             assert self._file is not None, "within `with`"
             self._take(line)
@@ -114,7 +115,7 @@ class Manifest:
             self._file.flush()
 
 
-def _line(event: dict[str, Any]) -> str:
+def _line(event: JsonObject) -> str:
     return json.dumps(event) + "\n"
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from library.files import JsonObject
 from library.messages import UserError, say
 
 TABLE = "selected_tags.csv"
@@ -374,7 +375,7 @@ class Sightings:
         self._file.close()
 
     @staticmethod
-    def _entry(line: bytes) -> dict[str, Any] | None:
+    def _entry(line: bytes) -> JsonObject | None:
         try:
             entry = json.loads(line)
             return entry if {"picture", "file", "by", "floor", "tags"} <= set(entry) else None

@@ -11,15 +11,16 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from torch import Tensor
 from tqdm import tqdm
 
+from library.files import JsonObject
 from library.messages import log, plural, say
 from library.reporting.trackers import Tracker
 
-Event = dict[str, Any]  # a line of run.jsonl: JSON
+Event = JsonObject  # a line of run.jsonl
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal to redraw
 READ_SECONDS = 1.0  # at most so long are losses left unread, so a NaN is seen soon

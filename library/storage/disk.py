@@ -153,7 +153,7 @@ def mib(size: int) -> str:
 
 def writing(
     path: Path,
-    write: Callable[[], Any],
+    write: Callable[[], object],
     *,
     size: int,
     may_free: Callable[[], bool],

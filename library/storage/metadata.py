@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from library.files import sha256, sha256_of_file
+from library.files import JsonObject, sha256, sha256_of_file
 from library.options.training import Config
 
 LYCORIS = {  # network_module -> the arguments by which LyCORIS knows it; lora is sd-scripts' own
@@ -77,7 +77,7 @@ class Run:
     process_count: int = 1
 
 
-def build(config: Config, data: dict[str, Any], family_metadata: dict[str, str], run: Run) -> dict[str, str]:
+def build(config: Config, data: JsonObject, family_metadata: dict[str, str], run: Run) -> dict[str, str]:
     """All entries of one file, but for the sshs_* hashes.
 
     Args:
@@ -101,8 +101,8 @@ def build(config: Config, data: dict[str, Any], family_metadata: dict[str, str],
     return {name: str(value) for name, value in entries.items()}
 
 
-def _network(config: Config) -> dict[str, Any]:
-    entries = {
+def _network(config: Config) -> dict[str, object]:
+    entries: dict[str, object] = {
         "ss_network_module": "lycoris.kohya" if config.network_module in LYCORIS else "networks.lora",
         "ss_network_dim": config.network_dim,
         "ss_network_alpha": config.network_alpha or config.network_dim,
@@ -121,15 +121,15 @@ def _network(config: Config) -> dict[str, Any]:
     return entries
 
 
-def _as_argument(name: str, value: Any) -> str:
+def _as_argument(name: str, value: object) -> str:
     """A value as it is written in sd-scripts' network_args."""
     is_joined = isinstance(value, list) and not name.endswith("_patterns")
     return ",".join(map(str, value)) if is_joined else str(value)
 
 
-def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[str, Any]:
+def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[str, object]:
     """The standard of https://github.com/Stability-AI/ModelSpec, but for what the family says."""
-    entries: dict[str, Any] = {
+    entries: dict[str, object] = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": config.metadata_title or run.output_name,
         "modelspec.date": datetime.fromtimestamp(int(run.saved_at)).isoformat(),
@@ -151,7 +151,7 @@ def as_data_url(picture: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(Path(picture).read_bytes()).decode()}"
 
 
-def _of_config(config: Config) -> dict[str, Any]:
+def _of_config(config: Config) -> dict[str, object]:
     return {
         "ss_learning_rate": config.learning_rate,
         "ss_text_encoder_lr": config.text_encoder_lr,
@@ -208,7 +208,7 @@ def _of_config(config: Config) -> dict[str, Any]:
     }
 
 
-def _of_run(run: Run) -> dict[str, Any]:
+def _of_run(run: Run) -> dict[str, object]:
     entries = {
         "ss_output_name": run.output_name,
         "ss_session_id": run.session_id,
@@ -222,14 +222,14 @@ def _of_run(run: Run) -> dict[str, Any]:
     return entries | (_hashes("vae", run.vae) if run.vae else {})
 
 
-def _hashes(kind: str, hashes: ModelHashes) -> dict[str, Any]:
-    entries = {f"ss_{kind}_name": hashes.name}
+def _hashes(kind: str, hashes: ModelHashes) -> dict[str, object]:
+    entries: dict[str, object] = {f"ss_{kind}_name": hashes.name}
     if hashes.sha256:
         entries |= {f"ss_{kind}_hash": hashes.legacy, f"ss_new_{kind}_hash": hashes.sha256}
     return entries
 
 
-def _of_batches(config: Config, run: Run) -> dict[str, Any]:
+def _of_batches(config: Config, run: Run) -> dict[str, object]:
     size = config.train_batch_size
     return {
         "ss_batch_size_per_device": size,
@@ -295,7 +295,7 @@ def trigger_words(entries: dict[str, str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _table(text: str | None) -> dict[str, Any]:
+def _table(text: str | None) -> dict[str, object]:
     try:
         table = json.loads(text or "{}")
     except ValueError:

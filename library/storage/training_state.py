@@ -22,10 +22,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from library import files
+from library.files import JsonObject
 from library.messages import UserError, say
 from library.storage.lora_file import torch_bytes
 from library.storage.problems import explain_write_errors, one_line, refuse_non_finite
 
+StateDict = dict[str, Any]  # what `state_dict()` of an optimizer, schedule or scaler gives: each has its own
 SLOTS = ("", "-2")  # behind the names of a generation's files
 
 
@@ -53,13 +55,13 @@ class State:
 
     position: Position
     adapter: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    scaler: dict[str, Any] | None = None
+    optimizer: StateDict
+    schedule: StateDict
+    scaler: StateDict | None = None
     # As JSON: what must be the same when going on, and the run's name.
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
     # Tensors, numbers, texts: an average of the weights, the best loss, ...
-    more: dict[str, Any] = field(default_factory=dict)
+    more: JsonObject = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)  # what the user should know of the reading; not saved
 
 
@@ -68,7 +70,7 @@ class Candidate(NamedTuple):
 
     folder: Path
     position: Position
-    facts: dict[str, Any]
+    facts: JsonObject
     saved_at: float  # seconds since 1970
 
 
@@ -77,7 +79,7 @@ class _Generation(NamedTuple):
     number: int  # counts up: the newest has the largest
     saved_at: float
     position: dict[str, int]
-    facts: dict[str, Any]
+    facts: JsonObject
     checksums: dict[str, str]  # file -> SHA-256
 
 
@@ -240,7 +242,7 @@ def _is_whole(folder: Path, generation: _Generation) -> bool:
         return False
 
 
-def _checksum_of(described: dict[str, Any]) -> str:
+def _checksum_of(described: JsonObject) -> str:
     return files.sha256(json.dumps(described).encode()).hex()
 
 

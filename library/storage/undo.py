@@ -10,9 +10,10 @@ import os
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from library import files
+from library.files import JsonObject
 from library.messages import UserError, plural, say
 
 FOLDER = ".backup"
@@ -142,7 +143,7 @@ def undo(folder: Path) -> Undone:
     return Undone(own.name, restored, left)
 
 
-def _restore(path: Path, entry: dict[str, Any], own: Path) -> bool | None:
+def _restore(path: Path, entry: JsonObject, own: Path) -> bool | None:
     """Make one file what it was. False: something else has changed it since. None: it is so already."""
     link, now = entry.get("link"), files.sha256(path.read_bytes()).hex() if path.exists() else None
     before = (own / entry["before"]).read_bytes() if entry["before"] else None

@@ -16,6 +16,7 @@ from PIL import Image, ImageColor
 
 from library.data import captions, images
 from library.data.folders import MASKS
+from library.files import JsonObject
 from library.images import background, borders, faces, manifest, quality, resizing, text_regions
 from library.images.region import Region, clipped, grown
 from library.messages import UserError, say
@@ -51,7 +52,7 @@ class Made:
     """What one raw picture became."""
 
     files: dict[str, bytes] = field(default_factory=dict)  # path below output_dir -> content; pictures and masks
-    report: dict[str, Any] = field(default_factory=dict)  # see `Cleaner.clean`
+    report: JsonObject = field(default_factory=dict)  # see `Cleaner.clean`
 
 
 class Cleaner:

@@ -156,7 +156,7 @@ class GenerationFamily:
                 module.to(device)
 
 
-def write_or_explain(path: Path, write: Callable[[], Any], size: int) -> None:
+def write_or_explain(path: Path, write: Callable[[], object], size: int) -> None:
     """Let `write` write a drawn picture; where the disk is full, wait for room.
 
     Args:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from library.contracts import Sample
+from library.files import JsonObject
 from library.messages import log, say
 from library.training.run import Run, Training
 from library.training.validate import in_batches, losses_of, seed_of
@@ -125,7 +126,7 @@ class Ranked(NamedTuple):
     is_odd: bool  # worth a look
 
 
-def ranked(event: dict[str, Any]) -> list[Ranked]:
+def ranked(event: JsonObject) -> list[Ranked]:
     """The pictures of an event "pictures", the odd ones first.
 
     A picture is odd whose logarithm lies above the median by more than ODD deviations, as the median of the distances

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from library.messages import log, say
 from library.options.derived import last_strengths
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from library.reporting.run_log import RunLog
 
-Write = Callable[[Path, int, Callable[[], Any]], None]  # see `Saver.write`
+Write = Callable[[Path, int, Callable[[], object]], None]  # see `Saver.write`
 PNG_BYTES = 2**20  # of an image, about
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from library.options.training import Config
 from library.training.run import Run, Training
@@ -218,7 +218,7 @@ class Saver:
 
     # ---- The disk ----
 
-    def write(self, path: Path, size: int, write: Callable[[], Any]) -> None:
+    def write(self, path: Path, size: int, write: Callable[[], object]) -> None:
         """Let `write` write to a path; where the disk is full, make room if that is allowed, and wait for more.
 
         Args:
