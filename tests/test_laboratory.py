@@ -13,6 +13,7 @@ from PIL import Image
 
 from library.diffusion import sampling
 from library.lora_files import merging
+from library.lora_files.factors import canonical
 from library.miniature import MODEL_FOLDER
 from library.miniature.checker import character_score
 from library.miniature.drawings import Person, Scene, draw
@@ -245,7 +246,7 @@ def test_the_peers_lora_acts_on_our_model_as_on_diffusers_own(tmp_path):
     with_lora = pipeline.unet(noisy, t, states).sample
     family, factors = experiment.base_model(), lora_files.read_lora(tmp_path / experiment.LORA).factors
     with merging.Merging(family.layers()) as weights:
-        weights.apply([merging.Strength(factors, text_encoder=1.0, unet=1.0)])
+        weights.apply([merging.Strength(canonical(factors, family.layers())[0], text_encoder=1.0, unet=1.0)])
         ours = family.predict(noisy, t, {"states": states})
     torch.testing.assert_close(ours, with_lora, rtol=1e-4, atol=1e-4)
     assert (with_lora - without).abs().max() > 0.01

@@ -522,17 +522,17 @@ def generate_missing(job: Job, missing: list[Cell]) -> None:
             if count == 0 and taken * (len(missing) - 1) > SAY_ESTIMATE:
                 log.info(
                     say(
-                        f"the first image took {taken:.1f} s: about {_duration_text(taken * (len(missing) - 1))} for the "
+                        f"the first image took {taken:.1f} s: about {generate.duration_text(taken * (len(missing) - 1))} for the "
                         f"other {len(missing) - 1}. Ctrl-C stops; run it again to continue",
                         f"第一张用了 {taken:.1f} 秒，其余 {len(missing) - 1} 张约需 "
-                        f"{_duration_text(taken * (len(missing) - 1))}。可按 Ctrl-C 停止，再次运行会接着画",
+                        f"{generate.duration_text(taken * (len(missing) - 1))}。可按 Ctrl-C 停止，再次运行会接着画",
                     )
                 )
     seconds = time.perf_counter() - began
     log.info(
         say(
-            f"{plural(len(missing), 'image')} generated in {_duration_text(seconds)}, {seconds / len(missing):.2f} s each",
-            f"共画 {len(missing)} 张，用时 {_duration_text(seconds)}，每张 {seconds / len(missing):.2f} 秒",
+            f"{plural(len(missing), 'image')} generated in {generate.duration_text(seconds)}, {seconds / len(missing):.2f} s each",
+            f"共画 {len(missing)} 张，用时 {generate.duration_text(seconds)}，每张 {seconds / len(missing):.2f} 秒",
         )
     )
 
@@ -564,19 +564,10 @@ def conditioned(
         yield cell, told
 
 
-def _duration_text(seconds: float) -> str:
-    """A time as a person says it."""
-    if seconds < 100:
-        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
-    if seconds < 100 * 60:
-        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
-    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
-
-
 def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
-    """Write a picture under a number of its own; where the disk is full, wait for room."""
-
+    """Write an image under a number of its own; where the disk is full, wait for room."""
     from library.images import generation_parameters
+    from library.tooling import generate
 
     path = Path(settings.output_dir) / "pictures" / f"{number:05d}-{cell.seed}.png"
 
@@ -584,23 +575,8 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         generation_parameters.write_image(path, picture, cell.parameters)
 
-    _write(path, do, 3 * picture.width * picture.height)
+    generate.write_or_explain(path, do, 3 * picture.width * picture.height)
     return path
-
-
-def _write(path: Path, do, size: int) -> None:
-    from library.storage import disk
-
-    try:
-        disk.writing(path, do, size=size, may_free=lambda: False)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            say(
-                f"{path} cannot be written ({reason}). Change its permissions, or choose another output_dir",
-                f"{path} 无法写入（{reason}）。请修改权限，或换一个 output_dir",
-            )
-        ) from error
 
 
 # ---- what came of it ----
@@ -630,6 +606,7 @@ def write_grid(job: Job, seed: int) -> Path:
     from PIL import Image, PngImagePlugin
 
     from library.images import contact_sheet
+    from library.tooling import generate
 
     table = [[cell.path for cell in job.cells if cell.row is row and cell.seed == seed] for row in job.rows]  # by rows
     rows, columns = [row.label for row in job.rows], [column.text for column in job.columns]
@@ -657,7 +634,7 @@ def write_grid(job: Job, seed: int) -> Path:
         with replacing(path) as half:
             drawn.save(half, "PNG", pnginfo=texts)
 
-    _write(path, do, 3 * drawn.width * drawn.height)
+    generate.write_or_explain(path, do, 3 * drawn.width * drawn.height)
     return path
 
 

@@ -165,7 +165,6 @@ def write_or_explain(path: Path, write: Callable[[], object], size: int) -> None
     Raises:
         UserError: the folder cannot be written.
     """
-
     from library.storage import disk
 
     try:

@@ -52,6 +52,7 @@ from library import families
 from library.contracts import Family
 from library.diffusion import sampling
 from library.lora_files import merging
+from library.lora_files.factors import canonical
 from library.miniature import MODEL_FOLDER
 from library.options import checks
 from library.options.training import Config
@@ -214,9 +215,10 @@ def drawn(
     width, height = size
     shape = (len(prompts), 4, height // 8, width // 8)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    with merging.Merging(family.layers()) as weights:
+    layers = family.layers()
+    with merging.Merging(layers) as weights:
         weights.apply(
-            merging.Strength(lora_files.read_lora(path).factors, text_encoder=strength, unet=strength)
+            merging.Strength(canonical(lora_files.read_lora(path).factors, layers)[0], strength, strength)
             for path, strength in loras
         )
         sizes = family.size_conditioning(torch.zeros(len(prompts), 6))
