@@ -156,12 +156,16 @@ class StableDiffusion:
         return [(len(ids), min(len(ids), room)) for ids in clip_text.caption_tokens(self.tokenizer, captions)]
 
     def targets(self) -> list[Target]:
-        text = targets.text_targets(self.text_encoder, "lora_te", "text_encoder")
-        return text + targets.unet_targets(self.unet, is_saved_by_original=False)
+        prefix = self.facts.parts["denoiser"].prefix
+        return self._text_targets() + targets.unet_targets(self.unet, prefix, is_saved_by_original=False)
 
     def layers(self) -> list[Target]:
-        text = targets.text_targets(self.text_encoder, "lora_te", "text_encoder")
-        return text + targets.unet_layers(self.unet, is_saved_by_original=False)
+        prefix = self.facts.parts["denoiser"].prefix
+        return self._text_targets() + targets.unet_layers(self.unet, prefix, is_saved_by_original=False)
+
+    def _text_targets(self) -> list[Target]:
+        part = "text_encoder"
+        return targets.text_targets(self.text_encoder, self.facts.parts[part].prefix, part)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"denoiser": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}

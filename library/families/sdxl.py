@@ -162,15 +162,19 @@ class StableDiffusionXL:
         return [(len(ids), min(len(ids), room)) for ids in clip_text.caption_tokens(self.tokenizer, captions)]
 
     def targets(self) -> list[Target]:
-        return self._text_targets() + targets.unet_targets(self.unet, is_saved_by_original=True)
+        prefix = self.facts.parts["denoiser"].prefix
+        return self._text_targets() + targets.unet_targets(self.unet, prefix, is_saved_by_original=True)
 
     def layers(self) -> list[Target]:
-        return self._text_targets() + targets.unet_layers(self.unet, is_saved_by_original=True)
+        prefix = self.facts.parts["denoiser"].prefix
+        return self._text_targets() + targets.unet_layers(self.unet, prefix, is_saved_by_original=True)
 
     def _text_targets(self) -> list[Target]:
+        encoders = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
         return [
-            *targets.text_targets(self.text_encoder, "lora_te1", "text_encoder"),
-            *targets.text_targets(self.text_encoder_2, "lora_te2", "text_encoder_2"),
+            target
+            for part, encoder in encoders.items()
+            for target in targets.text_targets(encoder, self.facts.parts[part].prefix, part)
         ]
 
     def modules(self) -> dict[str, nn.Module]:

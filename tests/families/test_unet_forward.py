@@ -314,7 +314,9 @@ def test_a_true_size_unet_in_half_precision_follows_fp32():
     torch.manual_seed(0)
     unet = families.architecture("sd1").unet.to_empty(device="cpu").requires_grad_(False)
     reset(unet)
-    targets = [target for target in unet_targets(unet, is_saved_by_original=False) if not target.needs_conv_dim]
+    targets = [
+        target for target in unet_targets(unet, "lora_unet_", is_saved_by_original=False) if not target.needs_conv_dim
+    ]
     noisy, states, noise = (numbers(1, *shape).float() for shape in [(4, 8, 8), (77, 768), (4, 8, 8)])
     curves, gradients = {}, {}
     for dtype in (torch.float32, torch.float16, torch.bfloat16):

@@ -11,26 +11,27 @@ WITH_CONV_DIM = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 
-def unet_layers(unet: UNet2DConditionModel, *, is_saved_by_original: bool) -> list[Target]:
+def unet_layers(unet: UNet2DConditionModel, prefix: str, *, is_saved_by_original: bool) -> list[Target]:
     """Every linear layer and convolution of a U-Net.
 
     Args:
+        prefix: of the layers' names in the saved file, `Part.prefix`; also below.
         is_saved_by_original: the saved file has the original model's names, not diffusers'.
     """
     targets = []
     for name, layer in unet.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             original = original_unet_name(name, unet.config.layers_per_block, unet.config.up_block_types)
-            saved_as = "lora_unet_" + (original if is_saved_by_original else name).replace(".", "_")
+            saved_as = prefix + (original if is_saved_by_original else name).replace(".", "_")
             targets.append(
                 Target(layer, saved_as, "denoiser", module=f"unet.{name}", original=f"diffusion_model.{original}")
             )
     return targets
 
 
-def unet_targets(unet: UNet2DConditionModel, *, is_saved_by_original: bool) -> list[Target]:
+def unet_targets(unet: UNet2DConditionModel, prefix: str, *, is_saved_by_original: bool) -> list[Target]:
     """Linear layers and convolutions of the U-Net's attentions, resnets, down- and upsamplers."""
-    layers = {target.layer: target for target in unet_layers(unet, is_saved_by_original=is_saved_by_original)}
+    layers = {target.layer: target for target in unet_layers(unet, prefix, is_saved_by_original=is_saved_by_original)}
     targets = []
     for name, layer, owner in layers_within(unet, (*ALWAYS, *WITH_CONV_DIM)):
         needs_conv_dim = owner in WITH_CONV_DIM
@@ -53,7 +54,7 @@ def text_targets(text_encoder: nn.Module, prefix: str, part: str) -> list[Target
     targets = []
     for name, layer, _ in layers_within(text_encoder, TEXT):
         bare = name.removeprefix("text_model.")
-        saved_as = f"{prefix}_text_model_{bare.replace('.', '_')}"
+        saved_as = f"{prefix}text_model_{bare.replace('.', '_')}"
         targets.append(Target(layer, saved_as, part, module=f"{part}.text_model.{bare}"))
     return targets
 
