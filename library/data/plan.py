@@ -574,8 +574,8 @@ def _step_lines(plan: Plan, config: Config, sample_count: int) -> list[str]:
     sizes = list(dict.fromkeys(str(own.batch_size) for own in plan.sets))
     sentences = [
         say(
-            f"{first_en}: {sample_count} samples in batches of {' or '.join(sizes)}, each from one bucket: "
-            f"{batches} batches{grouped_en} = {steps} steps",
+            f"{first_en}: {plural(sample_count, 'sample')} in batches of {' or '.join(sizes)}, each from one bucket: "
+            f"{plural(batches, 'batch', 'batches')}{grouped_en} = {plural(steps, 'step')}",
             f"{first_zh}：{sample_count} 个样本，每批 {' 或 '.join(sizes)} 个且来自同一个桶："
             f"{batches} 批{grouped_zh} = {steps} 步",
         )
