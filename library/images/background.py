@@ -129,7 +129,9 @@ def _by_grabcut(picture: np.ndarray) -> np.ndarray:
     if (mask & 1).any() and not (mask & 1).all():
         cv2.setRNGSeed(0)  # it begins with k-means, and the same picture must give the same mask
         models = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        # None is right in spite of its stubs: with a mask there is no rectangle
+        cv2.grabCut(bgr, mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)  # pyrefly: ignore
     whole = _tidied((mask & 1).astype(np.uint8))
     return _enlarged(whole, small, picture)
 
@@ -147,7 +149,8 @@ def _unlike_edge(small: np.ndarray) -> tuple[np.ndarray, float]:
     cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
     count = min(COLOURS, len(colours))
-    _, labels, centres = cv2.kmeans(colours, count, None, criteria, 2, cv2.KMEANS_PP_CENTERS)
+    # None is right in spite of its stubs: no labels to begin with
+    _, labels, centres = cv2.kmeans(colours, count, None, criteria, 2, cv2.KMEANS_PP_CENTERS)  # pyrefly: ignore
     common = np.bincount(labels.ravel(), minlength=count) >= LEAST_OF_EDGE * len(colours)
 
     def nearest(pixels: np.ndarray) -> np.ndarray:

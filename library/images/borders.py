@@ -110,7 +110,8 @@ def _difference(lines: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """How far each pixel is from a colour: the largest of its channels, uint8."""
     import cv2
 
-    return cv2.absdiff(np.ascontiguousarray(lines), (*colour.astype(int).tolist(), 0)).max(axis=2)
+    scalar = (*colour.astype(int).tolist(), 0)  # OpenCV takes one, though its stubs know only arrays
+    return cv2.absdiff(np.ascontiguousarray(lines), scalar).max(axis=2)  # pyrefly: ignore
 
 
 def _band(lines: np.ndarray) -> _Band | None:

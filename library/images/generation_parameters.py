@@ -34,9 +34,9 @@ def infotext(parameters: GenerationParameters) -> str:
     same.
     """
     written = (lambda text: text) if parameters.get("has_weights") else _escaped
-    lines = [written(parameters["prompt"])]
+    lines = [written(str(parameters["prompt"]))]
     if parameters["negative_prompt"]:
-        lines.append(f"Negative prompt: {written(parameters['negative_prompt'])}")
+        lines.append(f"Negative prompt: {written(str(parameters['negative_prompt']))}")
     is_uniform = parameters["sampler"] in SAMPLERS and parameters["sampler"] not in (
         "ddim",
         "pndm",
@@ -44,7 +44,7 @@ def infotext(parameters: GenerationParameters) -> str:
     is_hires = parameters.get("hires_scale") is not None
     values = {
         "Steps": parameters["steps"],
-        "Sampler": SAMPLERS.get(parameters["sampler"], parameters["sampler"]),
+        "Sampler": SAMPLERS.get(str(parameters["sampler"]), parameters["sampler"]),
         "CFG scale": f"{parameters['guidance_scale']:g}",
         "Seed": parameters["seed"],
         "Size": f"{parameters['width']}x{parameters['height']}",

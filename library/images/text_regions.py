@@ -2,7 +2,7 @@
 
 A small network of convolutions, run by OpenCV, says of every few pixels whether they are in a line of text; lines
 become rectangles. It was trained with text of 30 to 100 % opacity over drawn pictures and sample photos
-(train_text_network.py). Text in steep slants, single signs and letters as light as their ground are not found.
+(tools/train_text_network.py). Text in steep slants, single signs and letters as light as their ground are not found.
 """
 
 import threading

@@ -64,7 +64,8 @@ class Cleaner:
 
     def __init__(self, settings: PrepareImages, models: Models, regions: dict[str, list[Region]]):
         self.settings, self.models, self.regions = settings, models, regions
-        self.colour = ImageColor.getrgb(settings.background_colour)
+        red, green, blue, *_ = ImageColor.getrgb(settings.background_colour)
+        self.colour = red, green, blue
         self._large, self._enlarging = threading.Lock(), threading.Lock()
 
     def settings_of(self, raw: Raw) -> str:
@@ -191,7 +192,7 @@ class Cleaner:
             return
         is_opaque = alpha.min() >= WHOLE
         if not is_opaque:  # what a transparent pixel hides must not come to light
-            picture = np.where((alpha == 0)[..., None], np.uint8(self.colour), picture)
+            picture = np.where((alpha == 0)[..., None], np.array(self.colour, np.uint8), picture)
         height, width = picture.shape[:2]
         size = resizing.wanted_size(width, height, s.resolution)
         if size[0] < width:

@@ -202,7 +202,8 @@ def identity(path: str | Path, part: str = "unet") -> tuple[str, str | None]:
     if path.is_dir():
         folder = path / part if (path / part).is_dir() else path
         file = folder_files(folder, part)[0]
-    return name, metadata.model_hashes(file).sha256[:10]
+    digest = metadata.model_hashes(file).sha256
+    return name, digest and digest[:10]
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def examine_queue(examination: Examination, values: dict[str, Any], where: dict[
     from library.options import parameter_block
     from library.options.checks import check_all
 
-    presets = sorted(Path(examination.config.multi_run_folder).glob("*.json"))
+    presets = sorted(Path(examination.config.multi_run_folder or "").glob("*.json"))
     for preset in presets:
         given = examination.attempt(
             "parameters",
@@ -215,10 +215,10 @@ def examine_set(examination: Examination, wrong: set[str]) -> Path | None:
         side, step = examination.model.resolution, examination.model.size_step
     else:
         side, step = 512, 64  # as SD 1.x
-    rules = [
-        examination.attempt("parameters", buckets.resolve_resolution, own, side, step) for own in found.configs(config)
-    ]
-    if None in rules:
+    configs = found.configs(config)
+    attempts = [examination.attempt("parameters", buckets.resolve_resolution, own, side, step) for own in configs]
+    rules = [rule for rule in attempts if rule]
+    if len(rules) < len(configs):
         return None
     if examination.model:
         for rule in rules:
@@ -241,7 +241,9 @@ def examine_pictures(examination: Examination, memory: Path | None, similarity: 
     from library.data.file_index import facts_of
     from library.images import duplicates, generation_parameters, quality
 
-    plan, found = examination.plan, examination.plan.found
+    plan = examination.plan
+    assert plan, "there is no use in looking at images that nobody can train"
+    found = plan.found
     samples = held_out.of_subject(found, examination.config) + found.regularization
     paths = list(dict.fromkeys(sample.image_path for sample in samples))  # one may be in several data sets
     with progress(len(paths)) as bar:
@@ -260,7 +262,7 @@ def examine_pictures(examination: Examination, memory: Path | None, similarity: 
         kind, threads = f"doctor{ROW_FORMAT}x{plan.rule.area}", min(8, os.cpu_count() or 1)
         rows = facts_of(paths, looked, folder=memory, kind=kind, thread_count=threads)
     known = [(by_path[path], ROW.unpack(row)) for path, row in zip(paths, rows, strict=True) if row]
-    groups: list[list[Path]] = []
+    groups: list[list[Sample]] = []
     if known:
         fingerprints = duplicates.Fingerprints([duplicates.Fingerprint(*row[:3]) for _, row in known])
         groups = [[known[at][0] for at in group] for group in duplicates.groups(fingerprints, similarity)]

@@ -244,7 +244,7 @@ def groups(survey: Survey, similarity: int, manifest: Manifest) -> list[Group]:
 
 
 def _best_first(members: list[Raw], manifest: Manifest) -> list[Raw]:
-    def rank(raw: Raw) -> tuple:
+    def rank(raw: Raw) -> tuple[float, int, int, str]:
         return -round(raw.area, -3), -raw.path.stat().st_size, raw.name.count("/"), raw.name
 
     members = sorted(members, key=rank)

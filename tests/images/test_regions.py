@@ -124,7 +124,7 @@ def test_the_saved_network_is_the_trained_one(tmp_path):
     """Batch normalisation is folded into the convolutions, and OpenCV reads what comes of it."""
     import torch
 
-    from library.images import train_text_network
+    from tools import train_text_network
 
     torch.manual_seed(0)
     network = train_text_network.TextNetwork()

@@ -1,6 +1,6 @@
 """How text_network.onnx is trained, which tells text over a picture from all else.
 
-    python -m library.images.train_text_network --photos FOLDER        about half an hour on two CPU cores
+    python -m tools.train_text_network --photos FOLDER        about half an hour on two CPU cores
 
 Text in the machine's fonts is written over pictures that are drawn here and, every second time, over parts of photos
 without text; a small network of convolutions learns where. The one that is there was trained with 30 sample photos of
