@@ -14,6 +14,9 @@ A package imports no other: `operations` and `recompute` come from `adapters`, `
 from collections.abc import Callable
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,7 +36,7 @@ class UNetForward:
 
     def __init__(self, unet: UNet2DConditionModel, execution: Execution | None = None):
         self.unet = unet
-        self.execution = None
+        self.execution: Execution | None = None
         if execution:
             self.compute_with(execution)
 
@@ -101,14 +104,14 @@ class UNetForward:
     def block_functions(self) -> tuple[Callable[..., Tensor], ...]:
         return self.resnet, self.transformer_block
 
-    def resnet(self, resnet: nn.Module, hidden: Tensor, time: Tensor) -> Tensor:
+    def resnet(self, resnet: ResnetBlock2D, hidden: Tensor, time: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', h, w)."""
         convolve, normed = self.operations.convolve, self.recompute.GroupNormSilu
         inner = convolve(hidden, resnet.conv1, normed(resnet.norm1), resnet.time_emb_proj(time))
         inner = convolve(inner, resnet.conv2, normed(resnet.norm2))
         return inner + (hidden if resnet.conv_shortcut is None else convolve(hidden, resnet.conv_shortcut))
 
-    def transformer(self, transformer: nn.Module, hidden: Tensor, captions: dict[nn.Module, Tensor]) -> Tensor:
+    def transformer(self, transformer: Transformer2DModel, hidden: Tensor, captions: dict[nn.Module, Tensor]) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         project = self.operations.project
         (tokens,) = project(hidden, [transformer.proj_in], self.recompute.GroupNormTokens(transformer.norm))
@@ -118,7 +121,7 @@ class UNetForward:
         (tokens,) = project(tokens, [transformer.proj_out])
         return hidden + tokens.transpose(1, 2).unflatten(2, hidden.shape[2:])
 
-    def transformer_block(self, block: nn.Module, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def transformer_block(self, block: BasicTransformerBlock, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, T, C) tokens of the picture, (B, S, C) keys and values of the captions -> (B, T, C)."""
         project, normed = self.operations.project, self.recompute.LayerNorm
         own = block.attn1
@@ -126,7 +129,8 @@ class UNetForward:
         tokens = tokens + project(attended, [own.to_out[0]])[0]
 
         cross = block.attn2
-        attended = self.attention(cross.heads, *project(tokens, [cross.to_q], normed(block.norm2)), key, value)
+        (query,) = project(tokens, [cross.to_q], normed(block.norm2))
+        attended = self.attention(cross.heads, query, key, value)
         tokens = tokens + project(attended, [cross.to_out[0]])[0]
 
         (widened,) = project(tokens, [block.ff.net[0].proj], normed(block.norm3))

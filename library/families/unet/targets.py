@@ -59,9 +59,9 @@ def text_targets(text_encoder: nn.Module, prefix: str, part: str) -> list[Target
     return targets
 
 
-def layers_within(module: nn.Module, class_names: tuple[str, ...]) -> list[tuple[str, nn.Module, str]]:
+def layers_within(module: nn.Module, class_names: tuple[str, ...]) -> list[tuple[str, nn.Linear | nn.Conv2d, str]]:
     """(name, layer, class it lies in) of every linear layer and convolution within modules of these classes."""
-    found = []
+    found: list[tuple[str, nn.Linear | nn.Conv2d, str]] = []
     for name, owner in module.named_modules():
         kind = type(owner).__name__
         if kind in class_names:
