@@ -42,7 +42,7 @@ def as_asked(config: Config) -> Iterator[None]:
 def _copy(path: Path) -> logging.Handler:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="replace")  # names of files may be no UTF-8
     except OSError as error:
         reason = error.strerror or error
         problem = say(

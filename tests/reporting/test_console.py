@@ -53,6 +53,12 @@ def test_each_level_shows_its_lines_and_errors_always(level, shown, capsys, tmp_
     assert (tmp_path / "new" / "log.txt").read_text("utf-8").splitlines() == [*shown, "wrong"]
 
 
+def test_a_name_that_is_not_utf_8_is_copied_with_a_question_mark(tmp_path):
+    with as_asked(config(console_log_file=str(tmp_path / "log.txt"))):
+        log.info("2_\udcd2\udcfe: read as GBK")
+    assert (tmp_path / "log.txt").read_text("utf-8") == "2_??: read as GBK\n"
+
+
 def test_afterwards_everything_is_shown_again_and_nothing_is_copied(tmp_path, capsys):
     handlers, level = list(log.handlers), TERMINAL.level
     for text in ("one", "two"):
