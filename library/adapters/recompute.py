@@ -17,16 +17,19 @@ from torch.nn import functional
 aten = torch.ops.aten
 
 
+Kept = Any  # what a step keeps between recomputing and its backward pass: its own
+
+
 class Recompute(Protocol):
     """A step whose result is not kept."""
 
     def __call__(self, source: Tensor) -> Tensor:
         """The layer's input."""
 
-    def again(self, source: Tensor) -> tuple[Tensor, Any]:
+    def again(self, source: Tensor) -> tuple[Tensor, Kept]:
         """The layer's input, and what `backward` wants besides."""
 
-    def backward(self, gradient: Tensor, source: Tensor, kept: Any) -> Tensor:
+    def backward(self, gradient: Tensor, source: Tensor, kept: Kept) -> Tensor:
         """From the gradient of the input to that of the source."""
 
     def plain(self, source: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from library.data.folders import Folder, same
 from library.files import JsonObject
@@ -220,7 +220,7 @@ class _Reader:
             where |= dict.fromkeys(checked, at)
         return _Level(above.values | values, above.where | where)
 
-    def _other(self, key: str, value: Any, at: str, kind: str) -> None:
+    def _other(self, key: str, value: object, at: str, kind: str) -> None:
         """Say of a key that is no option here what it is."""
         if key in HARMLESS:
             english, chinese = HARMLESS[key]

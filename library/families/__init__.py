@@ -12,10 +12,9 @@ To add a family: a file such as `sd.py`, which says everything about it, and a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from library.contracts import Family, ModelInfo, NoiseSpec
 from library.families.clip_text import is_everyday_word
@@ -23,6 +22,7 @@ from library.families.configs import Configs
 from library.families.recognise import inspect, read_json
 from library.families.table import FAMILIES, all_facts, facts_of, file_of
 from library.families.weights_file import refuse_absent
+from library.files import JsonObject
 from library.messages import UserError, say
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
     )
 
 
-def vae_warnings(vae: str | Path | None, config: Mapping[str, Any]) -> list[str]:
+def vae_warnings(vae: str | Path | None, config: JsonObject) -> list[str]:
     """A warning where the VAE's folder names another scale than the model needs: it belongs to another line."""
     folder = Path(vae).expanduser() if vae is not None else None
     if folder is None or not folder.is_dir():

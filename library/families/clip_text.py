@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from library.files import JsonObject
 from library.messages import UserError, say
 
 if TYPE_CHECKING:
@@ -459,7 +460,7 @@ def open_clip_sources(name: str, prefix: str) -> Iterable[Source]:
     return (Source(f"{beginning}{OPEN_CLIP_LAYER.get(layer_name, layer_name)}.{kind}"),)
 
 
-def build_text_encoder(config: dict[str, Any], device: str, has_projection: bool = False) -> TextEncoder:
+def build_text_encoder(config: JsonObject, device: str, has_projection: bool = False) -> TextEncoder:
     """A frozen CLIP text encoder from its configuration, on the meta device or with random weights."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -471,7 +472,7 @@ def build_text_encoder(config: dict[str, Any], device: str, has_projection: bool
 
 def load_text_encoder(
     path: Path,
-    config: dict[str, Any],
+    config: JsonObject,
     sources: Callable[[str], Iterable[Source]],
     place: Place,
     *,

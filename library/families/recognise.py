@@ -7,13 +7,12 @@ add a row to `FOREIGN` (names in a file), `PARTS` (parts of a base model) or `FO
 import json
 import math
 import statistics
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from library.contracts import FamilyFacts, ModelInfo
 from library.families.table import all_facts, facts_of
 from library.families.weights_file import SUFFIXES, Header, read_header, refuse_absent
+from library.files import JsonObject
 from library.messages import UserError, say
 
 UNET = "model.diffusion_model."
@@ -166,12 +165,12 @@ def info_of_marks(header: Header, facts: FamilyFacts) -> ModelInfo:
     )
 
 
-def picture_step(vae_config: Mapping[str, Any], unet_config: Mapping[str, Any]) -> int:
+def picture_step(vae_config: JsonObject, unet_config: JsonObject) -> int:
     """Pictures are whole multiples of this: the VAE's factor times that of the U-Net's downsamplings."""
     return vae_factor(vae_config) * 2 ** (len(unet_config["block_out_channels"]) - 1)
 
 
-def vae_factor(vae_config: Mapping[str, Any]) -> int:
+def vae_factor(vae_config: JsonObject) -> int:
     """Pixels to a latent, along a side: 8 in every Stable Diffusion."""
     return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
@@ -414,7 +413,7 @@ def inspect_folder(folder: Path) -> ModelInfo:
     )
 
 
-def has_channels(config: Mapping[str, Any]) -> bool:
+def has_channels(config: JsonObject) -> bool:
     """Whether a configuration says how many channels its blocks have: what tells the depth of the model."""
     widths = config.get("block_out_channels")
     return isinstance(widths, list) and 0 < len(widths) <= 8 and all(isinstance(width, int) for width in widths)
@@ -475,7 +474,7 @@ def not_a_whole_folder(folder: Path) -> UserError:
     )
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> JsonObject | None:
     """The object in a small JSON file; None if there is no such file.
 
     Raises:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -16,6 +15,7 @@ from torch import Tensor
 from library.families.loading import Place, Source, build, fill, folder_tensors
 from library.families.recognise import read_json
 from library.families.weights_file import open_tensors, read_header, refuse_absent
+from library.files import JsonObject
 from library.messages import UserError, say
 
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
@@ -40,7 +40,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
 
 
-def build_vae(config: dict[str, Any], device: str) -> AutoencoderKL:
+def build_vae(config: JsonObject, device: str) -> AutoencoderKL:
     return build(lambda: AutoencoderKL.from_config(config), device)
 
 
@@ -68,7 +68,7 @@ def diffusers_sources(name: str) -> Iterable[Source]:
     return (Source(name),)
 
 
-def load_vae(path: Path, config: dict[str, Any], place: Place, scope: str | None = None) -> AutoencoderKL:
+def load_vae(path: Path, config: JsonObject, place: Place, scope: str | None = None) -> AutoencoderKL:
     """A VAE from a file of either layout, from a whole checkpoint (the VAE in it is taken), or from a diffusers folder.
 
     Args:

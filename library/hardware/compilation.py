@@ -10,7 +10,6 @@ it is computed as without the option, and one line says so.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ class Compiler:
             self._give_up(_cause(error))
             return fast
         # A verdict is never changed: a recomputed block must be computed the same way the second time.
-        verdicts: dict[tuple[Any, ...], bool] = {}
+        verdicts: dict[tuple[object, ...], bool] = {}
 
         def run(module: nn.Module, *tensors: Tensor) -> Tensor:
             if not torch.is_grad_enabled():

@@ -5,12 +5,17 @@ unlike them. It is good for drawings and for people before walls, and poor in cr
 its failures, a person sees the others. To add a model: a row in MODELS.
 """
 
+from __future__ import annotations
+
 from fnmatch import fnmatch
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from library.messages import UserError, say
+
+if TYPE_CHECKING:
+    from library.images.local_models import Onnx
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -52,7 +57,7 @@ SMALLEST_HOLE = 0.015  # of the picture; smaller ones are filled: eyes before a 
 SMALLEST_SHARE, LARGEST_SHARE, MOST_OF_EDGE = 0.03, 0.95, 0.6
 
 
-def subject(picture: np.ndarray, model: Any = None) -> np.ndarray:
+def subject(picture: np.ndarray, model: Onnx | None = None) -> np.ndarray:
     """How much of each pixel is subject: (H, W) uint8, 255 where it is wholly.
 
     Args:
@@ -75,7 +80,7 @@ def is_doubtful(mask: np.ndarray) -> bool:
 # ---- Models ----------------------------------------------------------------------------------------------------------
 
 
-def _by_model(picture: np.ndarray, model: Any) -> np.ndarray:
+def _by_model(picture: np.ndarray, model: Onnx) -> np.ndarray:
     from PIL import Image
 
     name = model.path.name.lower()

@@ -4,16 +4,23 @@ OpenCV's own know photographed faces, seen from the front or from the side and u
 ones need a model. To add a kind of model: a pattern, and a branch of `open_model`.
 """
 
+from __future__ import annotations
+
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from library.images.region import Region, clipped, merged
 from library.messages import UserError, say
+
+if TYPE_CHECKING:
+    import cv2
+
+    from library.images.local_models import Onnx, Session
 
 MODEL_PATTERNS = (
     "*anime_face*/*model.onnx",  # deepghs/anime_face_detection: one folder for each version
@@ -64,7 +71,7 @@ def find_faces(picture: np.ndarray, model: Detector | None = None) -> list[Regio
     return merged((face for face in inside if face), share=0.5)
 
 
-def open_model(path: Path, open_onnx: Callable[[Path], Any]) -> Detector:
+def open_model(path: Path, open_onnx: Callable[[Path], Onnx]) -> Detector:
     """The detector in a file like one of MODEL_PATTERNS; what it is shows in its name and in what it gives.
 
     Args:
@@ -114,9 +121,9 @@ def around(face: Region, size: tuple[int, int], margin: float) -> Region:
     )
 
 
-def _own(name: Any, made: Callable[[], Detect]) -> Detect:
+def _own(name: Hashable, made: Callable[[], Detect]) -> Detect:
     """This thread's own detector."""
-    own: dict[Any, Detect] = _of_thread.__dict__.setdefault("detectors", {})
+    own: dict[Hashable, Detect] = _of_thread.__dict__.setdefault("detectors", {})
     if name not in own:
         own[name] = made()
     return own[name]
@@ -159,7 +166,7 @@ def _cascade(path: Path) -> Detect:
     return lambda picture: _answers(cascade, picture, FRONTAL_SIDE, ANIME_ANSWERS)
 
 
-def _answers(cascade: Any, picture: np.ndarray, side: int, fewest: int) -> list[Region]:
+def _answers(cascade: cv2.CascadeClassifier, picture: np.ndarray, side: int, fewest: int) -> list[Region]:
     """Where a cascade answers at least so often, in a picture whose longer side is that long."""
     import cv2
 
@@ -176,7 +183,7 @@ def _score(answers: int) -> float:
     return float(answers / (answers + FRONTAL_ANSWERS))
 
 
-def _has_eyes(eye: Any, picture: np.ndarray, face: Region) -> bool:
+def _has_eyes(eye: cv2.CascadeClassifier, picture: np.ndarray, face: Region) -> bool:
     """Whether there are two eyes in the upper part of a face."""
     import cv2
 
@@ -207,7 +214,7 @@ def _yunet(path: Path) -> Detect:
     return detect
 
 
-def _yolo(session: Any) -> Detect:
+def _yolo(session: Session) -> Detect:
     """Of an onnxruntime session, because OpenCV cannot read files whose input may have any size."""
     import cv2
 
@@ -278,6 +285,6 @@ def _shrunk(picture: np.ndarray, side: int) -> tuple[np.ndarray, float]:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA), factor
 
 
-def _region(box: Any, factor: float, score: float) -> Region:
+def _region(box: Iterable[float], factor: float, score: float) -> Region:
     left, top, width, height = (round(float(value) / factor) for value in box)
     return Region(left, top, width, height, min(1.0, score), "face")

@@ -4,6 +4,8 @@ Taggers, background removers, super-resolution and face detectors are hundreds o
 download them; a web UI has them. Nothing is downloaded here.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os
@@ -123,10 +125,13 @@ def files_below(place: Path) -> Iterator[Path]:
                 continue
 
 
+Session = Any  # onnxruntime.InferenceSession; what it gives is declared as a union that nobody can use
+
+
 class Onnx(NamedTuple):
     """A model that is ready to run."""
 
-    session: Any  # onnxruntime.InferenceSession
+    session: Session
     path: Path
     device: str  # where it runs, in words
 

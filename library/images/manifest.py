@@ -7,7 +7,7 @@ Before files are written their names are noted, so that what a killed run left h
 import json
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from library import files
 from library.files import JsonObject
@@ -103,7 +103,7 @@ class Manifest:
         """To be called when they are written."""
         self._append({"raw": raw, **record._asdict()})
 
-    def remember(self, question: str, answer: Any) -> None:
+    def remember(self, question: str, answer: object) -> None:
         """Keep what was found out at some cost; it is then in `answers`."""
         self._append({"question": question, "answer": answer})
 

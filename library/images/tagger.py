@@ -9,19 +9,24 @@ Models with another input (PixAI, animetimm: a `preprocess.json` lies beside the
 are not taken for one of these. To add such a kind: a function that prepares its input, chosen in `open_tagger`.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from library.files import JsonObject
 from library.messages import UserError, say
+
+if TYPE_CHECKING:
+    from library.images.local_models import Onnx, Session
 
 TABLE = "selected_tags.csv"
 OTHER_INPUT = "preprocess.json"  # beside models whose pictures are prepared otherwise
@@ -143,7 +148,7 @@ def read_table(path: Path) -> Table:
 class Tagger:
     """A tagger that is ready to run."""
 
-    session: Any  # onnxruntime.InferenceSession
+    session: Session
     table: Table
     input: str
     number: type  # np.float32 or np.float16
@@ -193,11 +198,10 @@ class Tagger:
         return found
 
 
-def open_tagger(model: Any, table: Table) -> Tagger:
+def open_tagger(model: Onnx, table: Table) -> Tagger:
     """What an opened model needs to be run.
 
     Args:
-        model: local_models.Onnx.
 
     Raises:
         UserError: it looks at no picture, or has another number of outputs than there are tags.
@@ -368,7 +372,7 @@ class Sightings:
         if line and not line.endswith(b"\n"):
             self._file.write(b"\n")  # a run was killed in the middle of its last line
 
-    def __enter__(self) -> "Sightings":
+    def __enter__(self) -> Sightings:
         return self
 
     def __exit__(self, *exception: object) -> None:

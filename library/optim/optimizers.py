@@ -79,7 +79,7 @@ def state_bytes(name: str) -> int:
     return STATE_BYTES.get(name.lower(), 8)
 
 
-def parse_args(lines: Iterable[str] | None, option: str = "optimizer_args") -> dict[str, Any]:
+def parse_args(lines: Iterable[str] | None, option: str = "optimizer_args") -> Settings:
     """["weight_decay=0.1", "betas=0.9,0.99"] -> {"weight_decay": 0.1, "betas": (0.9, 0.99)}.
 
     Args:

@@ -11,12 +11,13 @@ import importlib
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from library.messages import UserError, say
+from library.optim.optimizers import Settings
 
 POLYNOMIAL_END = 1e-7  # learning rate at which "polynomial" ends
 
@@ -95,7 +96,7 @@ def build(
     lowest: float | None = None,
     timescale: int | None = None,
     path: str | None = None,
-    args: dict[str, Any] | None = None,
+    args: Settings | None = None,
 ) -> LRScheduler:
     """The schedule of that name; call its `step()` after each step of the optimizer.
 
@@ -227,7 +228,7 @@ def _pieces(rules: str) -> Callable[[int], float]:
     return lambda step: next((factor for end, factor in ends if step < end), final)
 
 
-def _other(path: str, optimizer: Optimizer, args: dict[str, Any]) -> LRScheduler:
+def _other(path: str, optimizer: Optimizer, args: Settings) -> LRScheduler:
     """The schedule of a class given by its import path; a bare name is one of torch.optim.lr_scheduler."""
     module, _, name = path.rpartition(".")
     module = module or "torch.optim.lr_scheduler"

@@ -58,7 +58,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Declared(Generic[Settings]):  # Declared[Any]: of whichever class
+class Declared(Generic[Settings]):
     """The options of a class whose fields are `option`s: what a block shows, and what values are checked against."""
 
     config: type[Settings]
@@ -69,6 +69,9 @@ class Declared(Generic[Settings]):  # Declared[Any]: of whichever class
     def of_group(self, group: str) -> list[Option]:
         """The options of a group, in their order."""
         return [option for option in self.options.values() if option.group == group]
+
+
+AnyDeclared = Declared[Any]  # of whichever script
 
 
 def option(

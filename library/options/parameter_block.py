@@ -12,13 +12,12 @@ import tokenize
 import traceback
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 from library import files
 from library.messages import UserError, exit_code, log, say
 from library.options import config_files, sd_scripts
 from library.options.checks import ConfigError, check, check_tool, choose_language
-from library.options.declaration import PROJECT, Declared, Given, Scalar, Settings, Value, Values, Where
+from library.options.declaration import PROJECT, AnyDeclared, Declared, Given, Scalar, Settings, Value, Values, Where
 from library.options.tools import TOOLS
 from library.options.training import OPTIONS, TRAINING, Config
 
@@ -42,7 +41,7 @@ Train = Callable[[Config, list[str]], int]  # trains, prints the warnings first;
 # ---- writing ----
 
 
-def block_text(declared: Declared[Any] = TRAINING) -> str:
+def block_text(declared: AnyDeclared = TRAINING) -> str:
     """The block as delivered, from the script's first line up to and with the line that ends it."""
     lines = [f'"""{declared.title}"""', HEADER]
     for group, (english, chinese) in declared.groups.items():
@@ -77,7 +76,7 @@ def write_blocks() -> None:
         write_block(PROJECT / "tools" / file, declared)
 
 
-def write_block(script: str | Path, declared: Declared[Any] = TRAINING) -> None:
+def write_block(script: str | Path, declared: AnyDeclared = TRAINING) -> None:
     """Write the delivered block into a script, over its own; what stands below the block stays."""
     script = Path(script)
     below = script.read_text(encoding="utf-8").partition(MARK + "\n")[2]
@@ -144,7 +143,7 @@ def variables_of(script: str | Path) -> Values:
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of a model's file: no name for downloading
 
 
-def with_absolute_paths(values: Values, folder: str | Path, declared: Declared[Any] = TRAINING) -> Values:
+def with_absolute_paths(values: Values, folder: str | Path, declared: AnyDeclared = TRAINING) -> Values:
     """The same values with relative paths taken from `folder`, so that the script runs from anywhere."""
     values, options = dict(values), declared.options
     for name, value in values.items():

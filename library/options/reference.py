@@ -5,9 +5,8 @@ Written from the declarations by `python -m library.options`; a test keeps them 
 
 import re
 from types import NoneType
-from typing import Any
 
-from library.options.declaration import PROJECT, Declared, Option
+from library.options.declaration import PROJECT, AnyDeclared, Option
 from library.options.parameter_block import literal
 from library.options.sd_scripts import RENAMED, SWITCHES
 from library.options.tools import TOOLS
@@ -77,7 +76,7 @@ def write_pages() -> None:
         path.write_text(page(language), encoding="utf-8", newline="\n")
 
 
-def _tables(declared: Declared[Any], language: str, level: str) -> list[str]:
+def _tables(declared: AnyDeclared, language: str, level: str) -> list[str]:
     tables = []
     for group, (english, chinese) in declared.groups.items():
         options = declared.of_group(group)
@@ -123,7 +122,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _purpose(declared: Declared[Any], language: str) -> str:
+def _purpose(declared: AnyDeclared, language: str) -> str:
     """What a script is for, from the first lines of its file."""
     english, chinese = declared.title.strip().split("\n\n")
     if language == "english":

@@ -70,7 +70,7 @@ RENAMED = {
 }
 
 # Values of a renamed option that counted differently: name -> function of the value.
-CONVERTED: dict[str, Callable[[Any], Any]] = {
+CONVERTED: dict[str, Callable[[Any], object]] = {
     "lr_warmup": lambda percent: (percent or 0) / 100 if isinstance(percent or 0, (int, float)) else percent,
 }
 

@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from library.messages import say
-from library.options.declaration import PROJECT, Declared, declared, option
+from library.options.declaration import PROJECT, AnyDeclared, declared, option
 
 GROUPS = {
     "must": ("Must edit", "必须修改"),
@@ -688,7 +687,7 @@ def _title(doc: str) -> str:
     return "\n".join(line.strip() for line in doc.strip().splitlines()) + "\n"
 
 
-TOOLS: dict[str, Declared[Any]] = {  # file in tools/ -> what its block shows
+TOOLS: dict[str, AnyDeclared] = {  # file in tools/ -> what its block shows
     f"{name}.py": declared(config, _title(config.__doc__ or ""), GROUPS)
     for name, config in {
         "prepare_images": PrepareImages,

@@ -246,7 +246,7 @@ def _checksum_of(described: JsonObject) -> str:
     return files.sha256(json.dumps(described).encode()).hex()
 
 
-def _plain_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def _plain_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The floating-point tensors within dicts and lists; not the packages' own kinds, which may know no isnan."""
     if type(value) is Tensor and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         yield name, value

@@ -5,11 +5,13 @@ and the mask that keeps it from being learnt is what is transparent in the end. 
 it found into the report, and the options that decide it into `_settings`.
 """
 
+from __future__ import annotations
+
 import io
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -23,6 +25,10 @@ from library.messages import UserError, say
 from library.options.tools import PrepareImages
 from library.tooling.raw_images import Raw, on_colour
 
+if TYPE_CHECKING:
+    from library.images.faces import Detector
+    from library.images.local_models import Onnx
+
 VERSION = 1  # raise it when the same settings give another picture: all are then made anew
 LARGE = 16_000_000  # pixels; larger pictures are worked on one at a time, so that memory stays flat
 WHOLE = 250  # of 255; a picture nowhere more transparent than this counts as opaque
@@ -35,15 +41,16 @@ PACKING = 2  # of PNG, 0 to 9: 6, the usual one, takes four times as long for fi
 class Models:
     """Models of other programs that were found; None: OpenCV's or Lanczos."""
 
-    face: Any = None
-    background: Any = None
+    face: Detector | None = None
+    background: Onnx | None = None
     enlarger: resizing.Enlarger | None = None
 
     def names(self) -> dict[str, str]:
         """What each is called, for the manifest."""
-        paths = {"face": getattr(self.face, "path", self.face), "background": getattr(self.background, "path", None)}
-        return {kind: Path(path).name if path else "" for kind, path in paths.items()} | {
-            "enlarger": self.enlarger.name if self.enlarger else ""
+        return {
+            "face": self.face.path.name if self.face else "",
+            "background": self.background.path.name if self.background else "",
+            "enlarger": self.enlarger.name if self.enlarger else "",
         }
 
 
@@ -71,7 +78,7 @@ class Cleaner:
     def settings_of(self, raw: Raw) -> str:
         """All that decides what becomes of a picture, in short."""
         s = self.settings
-        decides: list[Any] = [VERSION, s.resolution, s.trim_borders, s.text, s.background, self.colour]
+        decides: list[object] = [VERSION, s.resolution, s.trim_borders, s.text, s.background, self.colour]
         decides += [s.faces, s.denoise, [list(region)[:4] for region in self.regions.get(raw.name, ())]]
         names = self.models.names()
         decides += [names["background"]] if s.background != "keep" else []

@@ -6,17 +6,24 @@ with told_if_memory_is_full():
     picture = sampling.draw(family, prompt, machine.device)
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from library.contracts import Conditioning, Execution, Family
 from library.messages import UserError, log, say
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def choose_machine(device: str, mixed_precision: str, width: int) -> Any:
-    """The device to draw on, a `device.Device`, tested. AMD's environment is set first: torch must not be there yet.
+    from library.hardware.device import Device
+
+
+def choose_machine(device: str, mixed_precision: str, width: int) -> Device:
+    """The device to draw on, tested. AMD's environment is set first: torch must not be there yet.
 
     Args:
         width: channels of the model's first block (`ModelInfo.width`).
@@ -36,8 +43,8 @@ def choose_machine(device: str, mixed_precision: str, width: int) -> Any:
 
 
 def open_for_generation(
-    path: str | Path, machine: Any, *, vae: str | None = None, clip_skip: int | None = None
-) -> "GenerationFamily":
+    path: str | Path, machine: Device, *, vae: str | None = None, clip_skip: int | None = None
+) -> GenerationFamily:
     """Load a base model onto the machine, ready for `sampling.draw`; what the user should know is printed.
 
     Raises:
@@ -88,7 +95,7 @@ class GenerationFamily:
         self.family.fit_length(captions)
         return self.family.encode_captions(captions)
 
-    def decode_latents(self, latents: Any) -> Any:
+    def decode_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) scaled -> (B, 3, H, W) in [-1, 1], all finite. Where memory is short the U-Net makes room.
 
         Raises:
@@ -128,7 +135,7 @@ class GenerationFamily:
             )
         return pixels
 
-    def _decoded(self, latents: Any) -> Any:
+    def _decoded(self, latents: Tensor) -> Tensor:
         import torch
 
         if not self.is_tight:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from library.contracts import Fit, Sample
 from library.messages import UserError, say
-from library.options.declaration import Given
+from library.options.declaration import Given, Values, Where
 from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
@@ -135,7 +135,7 @@ def examine_parameters(examination: Examination, script: Path) -> set[str]:
     return result.wrong
 
 
-def examine_queue(examination: Examination, values: dict[str, Any], where: dict[str, str], script: Path) -> None:
+def examine_queue(examination: Examination, values: Values, where: Where, script: Path) -> None:
     """Check the presets that will be trained one after another; the set that is looked at is that of the script."""
     from library.options import parameter_block
     from library.options.checks import check_all
@@ -302,7 +302,7 @@ def row_of(path: Path, sample: Sample, area: int) -> bytes:
     return ROW.pack(*look, blur, nature.transparent, nature.is_turned, nature.is_other_colour)
 
 
-def is_enlarged(sample: Sample, plan: Any) -> bool:
+def is_enlarged(sample: Sample, plan: Plan) -> bool:
     """Whether training sees it larger than it is, which is told already."""
     return plan.fit(sample).resized[0] > sample.width
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from library.messages import UserError, log, say
 from library.options.training import Config
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from library.hardware.device import Device
     from library.hardware.distributed import ProcessGroup
     from library.lora_files.merging import Strength
+    from library.optim.optimizers import Settings
     from library.storage.run_lock import RunLock
     from library.storage.training_state import State
 
@@ -43,7 +44,7 @@ class Sources:
     prompts: list[Prompt]  # none: the captions of the set are taken
     state: State | None
     start: dict[str, Tensor] | None
-    optimizer_args: dict[str, Any]
+    optimizer_args: Settings
     base_loras: list[Strength]
     cache_folder: Path | None
     notes: list[str]

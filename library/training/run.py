@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from library.contracts import Family, Step
 from library.messages import log
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # torch is imported when the parameters have been checked
     from library.hardware.memory import Plan as MemoryPlan
     from library.lora_files.merging import Strength
     from library.optim.averages import Average
+    from library.optim.optimizers import Settings
     from library.storage.run_lock import RunLock
     from library.storage.training_state import Position, State
 
@@ -52,7 +53,7 @@ class Run:
     processes: ProcessGroup
     position: Position  # where it begins, or goes on
     data: str = ""  # changes with the images, captions and folders
-    optimizer_args: dict[str, Any] = field(default_factory=dict)  # keywords of whatever optimizer the user names
+    optimizer_args: Settings = field(default_factory=dict)  # keywords of whatever optimizer the user names
     start: dict[str, Tensor] | None = None  # tensors of the LoRA file to begin with
     state: State | None = None  # to go on from
     lock: RunLock | None = None  # on the name; None in all processes but the first

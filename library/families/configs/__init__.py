@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-Configs = dict[str, dict[str, Any]]  # network -> its configuration: numbers, names and lists, as diffusers writes them
+from library.files import JsonObject
+
+Configs = dict[str, JsonObject]  # network -> its configuration: numbers, names and lists, as diffusers writes them
 
 
 def read_configs(name: str) -> Configs:

@@ -7,7 +7,7 @@ value by itself is checked in `values`; rules between options stand in `impossib
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from library.messages import Note, UserError, plural, say
 from library.options.checks.doubtful import doubts, why_no_8bit_adam
@@ -25,7 +25,7 @@ from library.options.checks.values import (
     quoted,
     unknown,
 )
-from library.options.declaration import PROJECT, Declared, Settings, Values, Where
+from library.options.declaration import PROJECT, AnyDeclared, Declared, Settings, Values, Where
 from library.options.training import OPTIONS, TRAINING, Config
 
 __all__ = [
@@ -124,7 +124,7 @@ def _without_replaced(values: Values, where: Where) -> tuple[Values, list[str]]:
     return {name: value for name, value in values.items() if name not in given}, lines
 
 
-def check_values(declared: Declared[Any], values: Values, where: Where) -> tuple[Values, list[str], set[str]]:
+def check_values(declared: AnyDeclared, values: Values, where: Where) -> tuple[Values, list[str], set[str]]:
     """Each value by itself: those in order in their one spelling, all problems, and the names these are about."""
     good, problems, wrong = {}, [], set()
     for name, value in values.items():

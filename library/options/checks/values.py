@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, NoReturn
 
 from library.messages import say, set_language
-from library.options.declaration import Declared, Option, Scalar, Value, Values, Where
+from library.options.declaration import AnyDeclared, Option, Scalar, Value, Values, Where
 from library.options.training import OPTIONS, SECRETS, TRAINING
 
 PAIR = re.compile(r"\s*(.+?)\s*=\s*([\d.]+(?:[eE]-?\d+)?)\s*(?:,|$)")  # pattern=number
@@ -93,7 +93,7 @@ def as_number(text: str) -> int | float | str:
     return text
 
 
-def unknown(name: str, where: Where, declared: Declared[Any]) -> str:
+def unknown(name: str, where: Where, declared: AnyDeclared) -> str:
     is_flag = where.get(name, "").startswith("--")
     meant = nearest(name, declared.options)
     meant = f"--{meant}" if meant and is_flag else meant
@@ -113,7 +113,7 @@ def _refuse(english: str, chinese: str) -> NoReturn:
     raise ValueError(say(english, chinese))
 
 
-def checked(name: str, value: object, where: Where, declared: Declared[Any]) -> Value:
+def checked(name: str, value: object, where: Where, declared: AnyDeclared) -> Value:
     """The value in its one spelling."""
     option = declared.options[name]
     kinds = option.kinds
