@@ -3,6 +3,8 @@
 Whatever is wrong, the rest is looked at all the same. Every picture is decoded, once: what is found is remembered.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib.util
 import math
@@ -49,9 +51,9 @@ class Examination:
 
     findings: list[Finding] = dataclasses.field(default_factory=list)
     checked: Config | None = None  # the parameters
-    plan: "Plan | None" = None
-    model: "ModelInfo | None" = None
-    statistics: "TagStatistics | None" = None
+    plan: Plan | None = None
+    model: ModelInfo | None = None
+    statistics: TagStatistics | None = None
     memory: str = ""  # the table of what the run will hold
 
     @property
