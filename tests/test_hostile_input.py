@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save, save_file
 import train_network
 from library import families
 from library.contracts import Fit
-from library.data import captions, images, samples
+from library.data import captions, decoding, samples
 from library.diffusion import sampling
 from library.messages import UserError, set_language
 from library.options import command_line as arguments
@@ -225,7 +225,7 @@ def folders(files: dict[str, Content], **options) -> Attempt:
         seen = {
             sample.image_path.relative_to(folder).as_posix(): (
                 sample.caption,
-                tuple(images.load(sample.image_path, fit)[8, 8].tolist()),
+                tuple(decoding.load(sample.image_path, fit)[8, 8].tolist()),
                 sample.repeats,
             )
             for sample in found.train

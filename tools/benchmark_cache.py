@@ -105,15 +105,15 @@ def measure(way: str, stage: str, train: str) -> dict[str, float]:
     """Seconds of each part of a start (the second run finds everything done), then microseconds per picture read."""
     import random
 
-    from library.data import buckets, images, plan, samples
+    from library.data import buckets, decoding, plan, samples
     from library.options.training import Config
 
-    def inspect(path: Path) -> images.Inspection:
+    def inspect(path: Path) -> decoding.Inspection:
         assert stage == "build", "the second run must know every picture"
-        return images.Inspection(side[0], side[1], False)
+        return decoding.Inspection(side[0], side[1], False)
 
     side = 8 * latent_shape[2], 8 * latent_shape[1]
-    images.inspect = inspect
+    decoding.inspect = inspect
     config = Config(train_data_dir=train, resolution=f"{side[0]},{side[1]}", max_train_epochs=1)
     place = Path(train).parent / "cache"
     seen, held = {}, resident()
@@ -141,7 +141,7 @@ def measure(way: str, stage: str, train: str) -> dict[str, float]:
         return torch.randn(len(pixels), *latent_shape)
 
     torch.set_num_threads(1)
-    images.load = lambda *_, **__: np.zeros((8, 8, 3), np.uint8)
+    decoding.load = lambda *_, **__: np.zeros((8, 8, 3), np.uint8)
     seen["imports MiB"] += resident() - held
     held = resident()
     uses = dataset.latents_wanted(planned, config)

@@ -627,13 +627,13 @@ def side_by_side(sample: Any, fit: Any, paths: list[Path], height: int = 160) ->
     """A training picture as training sees it, and what was drawn for it; one that cannot be read is grey."""
     from PIL import Image
 
-    from library.data import images
+    from library.data import decoding
 
     gap, sides = 4, (round(fit.bucket[0] * height / fit.bucket[1]), height)
     sheet = Image.new("RGB", ((sides[0] + gap) * (1 + len(paths)) - gap, height), "white")
     for number in range(1 + len(paths)):
         try:
-            opened = Image.open(paths[number - 1]) if number else Image.fromarray(images.load(sample.image_path, fit))
+            opened = Image.open(paths[number - 1]) if number else Image.fromarray(decoding.load(sample.image_path, fit))
             shown = opened.convert("RGB").resize(sides)
         except (OSError, ValueError):  # changed or gone since
             shown = Image.new("RGB", sides, "gray")

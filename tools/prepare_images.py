@@ -168,7 +168,7 @@ def _regions(settings: PrepareImages, names: list[str]) -> "dict[str, list[Regio
     """The user's own regions to erase."""
     if settings.regions is None:
         return {}
-    from library.data import captions, images
+    from library.data import captions, decoding
     from library.images import regions_file
 
     file = Path(settings.regions)
@@ -181,7 +181,7 @@ def _regions(settings: PrepareImages, names: list[str]) -> "dict[str, list[Regio
 
     @cache
     def size_of(name: str) -> tuple[int, int]:
-        return images.raw(Path(settings.images_dir) / name, area=1)[0][:2]
+        return decoding.raw(Path(settings.images_dir) / name, area=1)[0][:2]
 
     return regions_file.read_regions(text, names, size_of, file.name)
 
@@ -356,7 +356,7 @@ def _in_the_way(job: Job, cleaner: "Cleaner", manifest: "Manifest") -> list[str]
 
 def _work(plan: Plan, survey: "Survey", manifest: "Manifest", output: Path, thread_count: int) -> None:
     """Make what is to be made; what fails is told among the skipped, and the rest goes on."""
-    from library.data.images import BrokenPicture
+    from library.data.decoding import BrokenPicture
     from library.data.threads import in_order
     from library.images.manifest import Record, digest_of
     from library.tooling import cleaning

@@ -54,7 +54,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from library.data import captions, folders, image_folder, images, tag_statistics, threads
+from library.data import captions, folders, image_folder, decoding, tag_statistics, threads
 from library.data.samples import folded
 from library.images import local_models
 from library.images import tagger as wd
@@ -342,8 +342,8 @@ def decoded(
 
     def look(picture: image_folder.CaptionedImage) -> DecodedImage:
         try:
-            return DecodedImage(picture, use(on_white(images.raw(picture.path, area)[1])))
-        except images.BrokenPicture as error:
+            return DecodedImage(picture, use(on_white(decoding.raw(picture.path, area)[1])))
+        except decoding.BrokenPicture as error:
             return DecodedImage(picture, None, str(error))
 
     for looked in threads.in_order(look, pictures, DECODERS):
@@ -356,9 +356,9 @@ def first_whole(pictures: list[image_folder.CaptionedImage], results: Results) -
     """How many broken pictures stand before the first one that can be read."""
     for at, picture in enumerate(pictures):
         try:
-            images.inspect(picture.path)
+            decoding.inspect(picture.path)
             return at
-        except images.BrokenPicture as error:
+        except decoding.BrokenPicture as error:
             results.broken[picture.path] = str(error)
     return len(pictures)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from library.contracts import Conditioning, Fit, Sample
-from library.data import images
+from library.data import decoding
 from library.data.file_index import facts_of
 from library.data.shards import Lost, Memory, Rows, Shapes, Shards
 from library.data.threads import in_order
@@ -125,7 +125,7 @@ class LatentCache:
             path, fit, flip = uses[at]
             data = path.read_bytes()
             keys[at] = self._key(sha256(data), fit, flip)
-            return images.to_pixels([images.load(path, fit, flip=flip, data=data)])
+            return decoding.to_pixels([decoding.load(path, fit, flip=flip, data=data)])
 
         def encoded() -> Iterator[Rows]:
             batch: list[Tensor] = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from library.contracts import Batch, Conditioning, Fit, Sample
-from library.data import captions, images, masks
+from library.data import captions, decoding, masks
 from library.data.buckets import crop_around, crop_at_random, face_in_name, face_range, size_record
 from library.data.cache import LatentCache, TextCache, Wanted
 from library.data.plan import Plan, batches_of_epoch
@@ -133,8 +133,8 @@ class Dataset:
                 uses.append((sample, fit, flip))
             else:
                 fit = _fit_of_use(sample, fit, options, rng)
-                colours = images.ColourChange.draw(rng) if options.color_aug else None
-                pictures.append(images.load(sample.image_path, fit, flip=flip, colours=colours))
+                colours = decoding.ColourChange.draw(rng) if options.color_aug else None
+                pictures.append(decoding.load(sample.image_path, fit, flip=flip, colours=colours))
             mask = self._mask(sample, fit, self.scale) if sample.mask else None
             learnt.append(mask[:, ::-1] if flip and mask is not None else mask)
         return Batch(
@@ -143,7 +143,7 @@ class Dataset:
             weights=torch.tensor(weights, dtype=torch.float32),
             size_conditioning=self.size_conditioning(torch.tensor(sizes, dtype=torch.float32)),
             latents=self.latents.get_batch(uses) if self.latents else None,
-            pixels=None if self.latents else images.to_pixels(pictures),
+            pixels=None if self.latents else decoding.to_pixels(pictures),
             text_embeddings=self.texts.get(texts) if self.texts else None,
             masks=_stacked(learnt),
         )

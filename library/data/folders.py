@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.data import captions, images
+from library.data import captions, decoding
 from library.messages import UserError, plural, say
 from library.options.training import Config
 
@@ -83,7 +83,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 def is_picture(name: str) -> bool:
     """Whether a file's ending, in any mixture of cases, is that of a picture we read."""
-    return os.path.splitext(name)[1].lower() in images.EXTENSIONS
+    return os.path.splitext(name)[1].lower() in decoding.EXTENSIONS
 
 
 def pictures_in(folder: Path) -> list[str]:

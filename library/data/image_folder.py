@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from library.data import captions
 from library.data.folders import MASKS, entries, is_file, is_folder, is_picture, some
-from library.data.images import UNREADABLE_EXTENSIONS
+from library.data.decoding import UNREADABLE_EXTENSIONS
 from library.data.samples import CAPTION_EXTENSIONS, caption_file, folded
 from library.messages import UserError, plural, say
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from library.contracts import Fit, Mask, Sample
-from library.data import images
+from library.data import decoding
 from library.data.file_index import facts_of
 from library.data.folders import MASKS, entries, folded, is_file, is_picture, some
 from library.files import sha256_of_file
@@ -41,14 +41,14 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         BrokenPicture: it cannot be read.
     """
-    picture = images.raw(path)[1]
+    picture = decoding.raw(path)[1]
     grey = np.asarray(picture.convert("L"))
     return grey if picture.mode == "RGB" else (grey * (_alpha(picture) / 255) + 0.5).astype(np.uint8)
 
 
 def opacity(path: Path) -> np.ndarray | None:
     """How opaque a picture is, upright: (H, W) uint8; None: nothing of it is transparent. Raises BrokenPicture."""
-    picture = images.raw(path)[1]
+    picture = decoding.raw(path)[1]
     return None if picture.mode == "RGB" else _alpha(picture)
 
 
@@ -99,7 +99,7 @@ def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
             if mask is not None and alpha is not None and mask.shape != alpha.shape:
                 mask = averaged(mask, (0, 0, mask.shape[1], mask.shape[0]), (alpha.shape[1], alpha.shape[0]))
             mask = alpha if mask is None else mask if alpha is None else mask * (alpha / 255)
-    except images.BrokenPicture as error:
+    except decoding.BrokenPicture as error:
         raise UserError(
             say(
                 f"{path}: cannot be read: {error}. It was changed or moved during the run; start again",
@@ -189,14 +189,14 @@ def _files(
         wanted = {sample: folded(sample.image_path.stem) for sample in samples}
     paths = {sample: place / names[name] for sample, name in wanted.items() if name in names}
 
-    def attempt(path: Path) -> bytes | images.BrokenPicture:
+    def attempt(path: Path) -> bytes | decoding.BrokenPicture:
         try:
             mask = read_mask(path)
             digest = sha256_of_file(path)
-        except images.BrokenPicture as broken:
+        except decoding.BrokenPicture as broken:
             return broken
         except OSError as error:  # gone this moment
-            return images.BrokenPicture(error.strerror or error)
+            return decoding.BrokenPicture(error.strerror or error)
         return LOOKED.pack(mask.shape[1], mask.shape[0], mask.mean() / 255, digest)
 
     unique = list(dict.fromkeys(paths.values()))  # a.png and a.jpg have the same
@@ -204,11 +204,11 @@ def _files(
     facts = facts_of(unique, attempt, folder=memory, kind=f"masks{LOOKED_FORMAT}", thread_count=threads)
     known = dict(zip(unique, facts, strict=True))
     found: dict[Path, tuple[Path, float, str]] = {}
-    broken = [f"{path.name} ({fact})" for path, fact in known.items() if isinstance(fact, images.BrokenPicture)]
+    broken = [f"{path.name} ({fact})" for path, fact in known.items() if isinstance(fact, decoding.BrokenPicture)]
     other_shape: list[str] = []
     for sample, path in paths.items():
         fact = known[path]
-        if isinstance(fact, images.BrokenPicture):
+        if isinstance(fact, decoding.BrokenPicture):
             continue
         width, height, share, digest = LOOKED.unpack(fact)
         if abs(width * sample.height - height * sample.width) > sample.width + sample.height:  # a pixel of the mask
@@ -260,8 +260,8 @@ def _opaque_shares(pictures: list[Path], memory: Path | None) -> dict[Path, floa
 
     def attempt(path: Path) -> bytes | None:
         try:
-            alpha = opacity(path) if images.nature(path).transparent else None
-        except (OSError, images.BrokenPicture):  # gone this moment: whoever loads it says so
+            alpha = opacity(path) if decoding.nature(path).transparent else None
+        except (OSError, decoding.BrokenPicture):  # gone this moment: whoever loads it says so
             return None
         return OPACITY.pack(1.0 if alpha is None else alpha.mean() / 255)
 

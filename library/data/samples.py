@@ -2,7 +2,7 @@
 
 Meaning and names are sd-scripts'. Where we differ: sub-folders are taken in sorted order on every system; endings are
 found in any mixture of cases; an empty caption file is an empty caption; what is not used is told by name. What is
-wrong with a picture itself `images.inspect` says. Nothing here imports torch: mistakes are told within seconds.
+wrong with a picture itself `decoding.inspect` says. Nothing here imports torch: mistakes are told within seconds.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from library.contracts import Sample
-from library.data import captions, image_metadata, images, masks
+from library.data import captions, image_metadata, decoding, masks
 from library.data.buckets import pixels_of
 from library.data.file_index import facts_of
 from library.data.folders import (
@@ -68,7 +68,7 @@ CAPTION_FAULTS = {
         "个标注文件有多行，只读第一行",
     ),
 }
-INSPECTION = struct.Struct("<II?x")  # images.Inspection as it is remembered
+INSPECTION = struct.Struct("<II?x")  # decoding.Inspection as it is remembered
 GUESSED_ENCODINGS = {"gb18030": "GB18030 (GBK)", "cp1252": "Windows-1252"}
 
 
@@ -282,7 +282,7 @@ def _read_entries(
 
 
 def _sample(
-    folder: Folder, place: int, path: Path, seen: images.Inspection, texts: dict[Path, tuple[str, Path]]
+    folder: Folder, place: int, path: Path, seen: decoding.Inspection, texts: dict[Path, tuple[str, Path]]
 ) -> Sample:
     caption, caption_path = texts.get(path, (folder.text, None))
     return Sample(
@@ -382,13 +382,13 @@ def _pictures_of(
                         "请移到上一级",
                     )
                 )
-            elif ending in images.EXTENSIONS:
+            elif ending in decoding.EXTENSIONS:
                 warnings.append(say(f"{path}: is a folder, not an image", f"{path}：是目录，不是图片"))
         elif not is_file(entry):
             warnings.append(say(f"{path}: broken link, or not a regular file", f"{path}：链接失效，或不是普通文件"))
-        elif ending in images.UNREADABLE_EXTENSIONS:
+        elif ending in decoding.UNREADABLE_EXTENSIONS:
             unreadable.append(entry.name)
-        elif ending in images.EXTENSIONS:
+        elif ending in decoding.EXTENSIONS:
             pictures.append(path)
     if unreadable:
         warnings.append(
@@ -404,24 +404,24 @@ def _pictures_of(
     return pictures
 
 
-def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -> dict[Path, images.Inspection]:
-    """What `images.inspect` says of each usable picture; the others are named, by every run anew."""
+def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -> dict[Path, decoding.Inspection]:
+    """What `decoding.inspect` says of each usable picture; the others are named, by every run anew."""
 
-    def attempt(path: Path) -> bytes | images.BrokenPicture:
+    def attempt(path: Path) -> bytes | decoding.BrokenPicture:
         try:
-            return INSPECTION.pack(*images.inspect(path))
-        except images.BrokenPicture as broken:
+            return INSPECTION.pack(*decoding.inspect(path))
+        except decoding.BrokenPicture as broken:
             return broken
 
-    usable: dict[Path, images.Inspection] = {}
-    kind, thread_count = f"inspected{images.INSPECTION_FORMAT}", min(8, os.cpu_count() or 1)
+    usable: dict[Path, decoding.Inspection] = {}
+    kind, thread_count = f"inspected{decoding.INSPECTION_FORMAT}", min(8, os.cpu_count() or 1)
     results = facts_of(pictures, attempt, folder=memory, kind=kind, thread_count=thread_count)
     for path, result in zip(pictures, results, strict=True):
-        if isinstance(result, images.BrokenPicture):
+        if isinstance(result, decoding.BrokenPicture):
             line = say(f"{path}: skipped: {result}", f"{path}：已跳过：{result}")
             warnings.append(Note(line, topic="pictures", pictures=[path]))
         else:
-            usable[path] = images.Inspection(*INSPECTION.unpack(result))
+            usable[path] = decoding.Inspection(*INSPECTION.unpack(result))
     animated = [path.name for path, seen in usable.items() if seen.is_animated]
     if animated:
         warnings.append(

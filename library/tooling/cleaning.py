@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageColor
 
-from library.data import captions, images
+from library.data import captions, decoding
 from library.data.folders import MASKS
 from library.files import JsonObject
 from library.images import background, borders, faces, manifest, quality, resizing, text_regions
@@ -142,17 +142,17 @@ class Cleaner:
 
     def _clean(self, raw: Raw, stem: str) -> Made:
         s, made = self.settings, Made()
-        image = images.raw(raw.path)[1]
+        image = decoding.raw(raw.path)[1]
         alpha = np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
         shown = on_colour(image, self.colour)
-        picture = shown if alpha is None else np.asarray(image.convert("RGB"))
+        pixels = shown if alpha is None else np.asarray(image.convert("RGB"))
         del image  # of 50 million pixels it takes 150 MB
         height, width = shown.shape[:2]
         trim = borders.find_borders(shown) if s.trim_borders else borders.Trim(0, 0, width, height)
         if trim != (0, 0, width, height):
             made.report["trim"] = [trim.left / width, trim.top / height, trim.right / width, trim.bottom / height]
         part = np.s_[trim.top : trim.bottom, trim.left : trim.right]
-        picture, shown = picture[part], np.ascontiguousarray(shown[part])
+        pixels, shown = pixels[part], np.ascontiguousarray(shown[part])
         alpha = np.full(shown.shape[:2], 255, np.uint8) if alpha is None else alpha[part].copy()
 
         erased = [r._replace(left=r.left - trim.left, top=r.top - trim.top) for r in self.regions.get(raw.name, ())]
@@ -183,15 +183,15 @@ class Cleaner:
 
         file = self.full_file(stem)
         if file and not (s.faces == "recipe" and self.is_poor(raw)):
-            self._finish(picture, alpha, file, made)
+            self._finish(pixels, alpha, file, made)
         if self.cuts_faces:
             for number, face in enumerate(seen, 1):
                 square = faces.around(face, (shown.shape[1], shown.shape[0]), s.face_margin)
                 cut = np.s_[square.top : square.bottom, square.left : square.right]
-                self._finish(picture[cut], alpha[cut], self.face_file(stem, number), made)
+                self._finish(pixels[cut], alpha[cut], self.face_file(stem, number), made)
         return made
 
-    def _finish(self, picture: np.ndarray, alpha: np.ndarray, file: str, made: Made) -> None:
+    def _finish(self, pixels: np.ndarray, alpha: np.ndarray, file: str, made: Made) -> None:
         """Bring a picture to its size and add it, with its mask, to what was made."""
         s = self.settings
         if alpha.mean() < 255 * LEAST_SHOWN:
@@ -199,27 +199,27 @@ class Cleaner:
             return
         is_opaque = alpha.min() >= WHOLE
         if not is_opaque:  # what a transparent pixel hides must not come to light
-            picture = np.where((alpha == 0)[..., None], np.array(self.colour, np.uint8), picture)
-        height, width = picture.shape[:2]
+            pixels = np.where((alpha == 0)[..., None], np.array(self.colour, np.uint8), pixels)
+        height, width = pixels.shape[:2]
         size = resizing.wanted_size(width, height, s.resolution)
         if size[0] < width:
-            whole = picture if is_opaque else np.dstack([picture, alpha])
+            whole = pixels if is_opaque else np.dstack([pixels, alpha])
             whole = resizing.resize(whole, size)
-            picture, alpha = whole[..., :3], alpha if is_opaque else whole[..., 3]
+            pixels, alpha = whole[..., :3], alpha if is_opaque else whole[..., 3]
         if s.denoise:
-            picture = resizing.denoise(np.ascontiguousarray(picture), s.denoise)
+            pixels = resizing.denoise(np.ascontiguousarray(pixels), s.denoise)
         if size[0] > width and s.upscale != "off":
             with self._enlarging:  # a model fills the device alone
-                picture = resizing.enlarge(picture, size, self.models.enlarger)
+                pixels = resizing.enlarge(pixels, size, self.models.enlarger)
             alpha = alpha if is_opaque else resizing.resize(alpha, size)
             made.report.setdefault("enlarged", {})[file] = size[0] / width
             made.report["by"] = self.models.names()["enlarger"]
         elif width * height < s.resolution**2:
             made.report.setdefault("small", []).append(file)
         if is_opaque:
-            image = Image.fromarray(picture)
+            image = Image.fromarray(pixels)
         else:
-            image = Image.fromarray(np.dstack([picture, alpha]))
+            image = Image.fromarray(np.dstack([pixels, alpha]))
             folder, name = str(PurePosixPath(file).parent), PurePosixPath(file).name
             made.files[f"{MASKS}/{name}" if folder == "." else f"{folder}/{MASKS}/{name}"] = _png(
                 Image.fromarray(alpha)

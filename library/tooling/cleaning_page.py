@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from library.data import images
+from library.data import decoding
 from library.images import quality
 from library.messages import say
 from library.options.tools import PrepareImages
@@ -129,8 +129,8 @@ def raw_figure(raw: Raw, note: str, boxes: list[Box] | None = None) -> Figure:
     """A small copy of a raw image, read as safely as everything else."""
     image: Image.Image | Path
     try:
-        image = images.raw(raw.path, area=2 * pages.THUMBNAIL**2)[1]
-    except images.BrokenPicture:  # since it was looked at
+        image = decoding.raw(raw.path, area=2 * pages.THUMBNAIL**2)[1]
+    except decoding.BrokenPicture:  # since it was looked at
         image = Path()
     return pages.figure_of(image, raw.name, note, boxes or [])
 

@@ -293,13 +293,13 @@ def examine_pictures(examination: Examination, memory: Path | None, similarity: 
 
 def row_of(path: Path, sample: Sample, area: int) -> bytes:
     """What is kept of a picture, looked at whole and at about the training size."""
-    from library.data import images
+    from library.data import decoding
     from library.images import duplicates, quality
 
     scale = min(1.0, math.sqrt(area / (sample.width * sample.height)))
     size = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
-    picture = images.load(path, Fit(size, size, (0, 0)))
-    look, nature = duplicates.fingerprint(picture), images.nature(path)
+    picture = decoding.load(path, Fit(size, size, (0, 0)))
+    look, nature = duplicates.fingerprint(picture), decoding.nature(path)
     blur = min(1e3, quality.blur(quality.grey_of(picture))) if min(size) >= SMALLEST else 0.0
     return ROW.pack(*look, blur, nature.transparent, nature.is_turned, nature.is_other_colour)
 

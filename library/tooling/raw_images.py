@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from library.data import images
+from library.data import decoding
 from library.data.file_index import facts_of
 from library.data.folders import MASKS, entries, is_file, is_folder
 from library.data.samples import CAPTION_EXTENSIONS, folded
@@ -102,7 +102,7 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
         if not is_file(entry):
             continue
         name, ending = below + entry.name, os.path.splitext(entry.name)[1].lower()
-        if ending in CAMERA or ending in images.UNREADABLE_EXTENSIONS - images.RAW_EXTENSIONS:
+        if ending in CAMERA or ending in decoding.UNREADABLE_EXTENSIONS - decoding.RAW_EXTENSIONS:
             plugin = PLUGINS.get(ending)
             english, chinese = (f"pip install {plugin}, or ", f"请 pip install {plugin}，或") if plugin else ("", "请")
             survey.skipped[name] = say(
@@ -151,7 +151,7 @@ def inspect(
     def facts(path: Path) -> bytes | str:
         try:
             return _facts(path, resolution, trims)
-        except images.BrokenPicture as error:
+        except decoding.BrokenPicture as error:
             return str(error)
         except MemoryError:
             return say("too large for this machine's memory; make it smaller", "内存不足，无法打开，请先缩小")
@@ -167,7 +167,7 @@ def inspect(
     for name, path, packed in zip(names, paths, found, strict=True):
         if isinstance(packed, bytes):
             survey.pictures.append(_raw(path, name, packed))
-        elif os.path.splitext(name)[1].lower() in images.RAW_EXTENSIONS:
+        elif os.path.splitext(name)[1].lower() in decoding.RAW_EXTENSIONS:
             survey.skipped[name] = packed
         else:  # no picture by its name, nor by what is in it
             ending = os.path.splitext(name)[1].lower()
@@ -183,16 +183,16 @@ def _facts(path: Path, resolution: int, trims: bool) -> bytes:
     with open(path, "rb") as file:
         digest = digest_of(file.read())
     area = resolution**2
-    seen, image = images.raw(path, area=area)
-    picture = on_colour(image, (255, 255, 255))
-    height, width = picture.shape[:2]
+    seen, image = decoding.raw(path, area=area)
+    pixels = on_colour(image, (255, 255, 255))
+    height, width = pixels.shape[:2]
     whole = borders.Trim(0, 0, width, height)
-    trim = borders.find_borders(picture) if trims else whole
+    trim = borders.find_borders(pixels) if trims else whole
     frame = (
-        borders.find_borders(picture, ground=False) if trims and trim != whole else whole
+        borders.find_borders(pixels, ground=False) if trims and trim != whole else whole
     )  # where ground ends depends on size
-    framed = np.ascontiguousarray(picture[frame.top : frame.bottom, frame.left : frame.right])
-    inside = picture[trim.top : trim.bottom, trim.left : trim.right]
+    framed = np.ascontiguousarray(pixels[frame.top : frame.bottom, frame.left : frame.right])
+    inside = pixels[trim.top : trim.bottom, trim.left : trim.right]
     scale = (area / (inside.shape[0] * inside.shape[1])) ** 0.5
     if scale < 1:
         size = [max(3, round(side * scale)) for side in inside.shape[1::-1]]
@@ -215,8 +215,8 @@ def _raw(path: Path, name: str, packed: bytes) -> Raw:
 def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.ndarray:
     """A picture RGB or RGBA as (H, W, 3) uint8; where it is transparent the colour shows."""
     if image.mode == "RGBA":
-        ground = images.Image.new("RGBA", image.size, colour)
-        image = images.Image.alpha_composite(ground, image).convert("RGB")
+        ground = decoding.Image.new("RGBA", image.size, colour)
+        image = decoding.Image.alpha_composite(ground, image).convert("RGB")
     return np.asarray(image)
 
 
@@ -262,18 +262,18 @@ def _was_enlarged(larger: Raw, others: Iterable[Raw], manifest: Manifest) -> boo
     if question not in manifest.answers:
         try:
             manifest.remember(question, quality.was_enlarged(*(_inside(raw) for raw in (larger, smaller))))
-        except images.BrokenPicture:  # changed since it was looked at; it will be told when it is worked on
+        except decoding.BrokenPicture:  # changed since it was looked at; it will be told when it is worked on
             return False
     return manifest.answers[question]
 
 
 def _inside(raw: Raw) -> np.ndarray:
-    picture = on_colour(images.raw(raw.path)[1], (255, 255, 255))
-    height, width = picture.shape[:2]
+    pixels = on_colour(decoding.raw(raw.path)[1], (255, 255, 255))
+    height, width = pixels.shape[:2]
     left, top, right, bottom = (
         round(share * side) for share, side in zip(raw.trim, (width, height, width, height), strict=True)
     )
-    return picture[top:bottom, left:right]
+    return pixels[top:bottom, left:right]
 
 
 def mirrored(pictures: list[Raw], similarity: int) -> list[tuple[Raw, Raw]]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from library.contracts import Fit, Sample
 from library.data import cache as caches
-from library.data import file_index, images, shards
+from library.data import file_index, decoding, shards
 from library.data.cache import BadLatents, LatentCache, TextCache, fingerprint
 from library.data.file_index import cache_folder
 from library.messages import UserError
@@ -347,11 +347,11 @@ def test_a_photo_decoded_small_differs_by_less_than_a_grey_level(tmp_path, monke
     """By 0.53 on average, and nowhere by more than 4 of 255."""
     photo((1600, 1200)).save(tmp_path / "a.jpg", quality=90)
     fit, sizes = Fit((256, 192), (256, 192), (0, 0)), []
-    really = images._on_white
-    monkeypatch.setattr(images, "_on_white", lambda image: sizes.append(image.size) or really(image))
-    small = images.load(tmp_path / "a.jpg", fit).astype(int)
-    monkeypatch.setattr(images, "SHRINK_AT_MOST_TO", 100.0)  # nothing is 100 times too large: decoded whole
-    whole = images.load(tmp_path / "a.jpg", fit).astype(int)
+    really = decoding._on_white
+    monkeypatch.setattr(decoding, "_on_white", lambda image: sizes.append(image.size) or really(image))
+    small = decoding.load(tmp_path / "a.jpg", fit).astype(int)
+    monkeypatch.setattr(decoding, "SHRINK_AT_MOST_TO", 100.0)  # nothing is 100 times too large: decoded whole
+    whole = decoding.load(tmp_path / "a.jpg", fit).astype(int)
     assert sizes == [(800, 600), (1600, 1200)]
     assert 0 < np.abs(small - whole).mean() < 0.6
     assert np.abs(small - whole).max() <= 4
@@ -368,7 +368,7 @@ def test_a_photo_decoded_small_is_turned_upright_and_keeps_its_colour_space(tmp_
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "a.jpg", exif=exif, icc_profile=bytes(swapped), quality=95)
     fit = Fit((48, 128), (48, 128), (0, 0))
-    got = images.load(tmp_path / "a.jpg", fit).astype(int)
+    got = decoding.load(tmp_path / "a.jpg", fit).astype(int)
     expected = np.asarray(upright.resize((48, 128), Image.Resampling.HAMMING)).astype(int)[..., ::-1]
     assert np.abs(got - expected).mean() < 4
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from library.contracts import Fit, Sample
-from library.data import dataset_config, image_metadata, images, plan, samples
+from library.data import dataset_config, image_metadata, decoding, plan, samples
 from library.data.buckets import BucketRule, Face, crop_around, face_in_name, resolve_resolution
 from library.data.cache import LatentCache
 from library.data.dataset import Dataset, captions_wanted, latents_wanted
@@ -648,12 +648,12 @@ def test_a_face_crop_shows_the_face(tmp_path):
     assert 0.3 < float((batch.pixels + 1).mean() / 2) <= 1
 
 
-@pytest.mark.parametrize("kernel", sorted(images.KERNELS))
+@pytest.mark.parametrize("kernel", sorted(decoding.KERNELS))
 def test_pictures_are_resized_with_the_kernel_that_is_asked_for(tmp_path, kernel):
     values = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "a.png")
     fit = Fit((64, 64), (64, 64), (0, 0), kernel)
-    ours = images.load(tmp_path / "a.png", fit).astype(float)
+    ours = decoding.load(tmp_path / "a.png", fit).astype(float)
     names = {"linear": "bilinear", "cubic": "bicubic", "area": "box"}
     theirs = Image.fromarray(values).resize((64, 64), getattr(Image.Resampling, names.get(kernel, kernel).upper()))
     assert np.abs(ours - np.asarray(theirs)).max() <= 1
@@ -661,7 +661,7 @@ def test_pictures_are_resized_with_the_kernel_that_is_asked_for(tmp_path, kernel
         exact = values.reshape(64, 2, 64, 2, 3).mean((1, 3))
         assert np.abs(ours - exact).max() <= 1  # rounded twice
     else:
-        assert np.abs(ours - images.load(tmp_path / "a.png", fit._replace(kernel="area"))).max() > 2
+        assert np.abs(ours - decoding.load(tmp_path / "a.png", fit._replace(kernel="area"))).max() > 2
 
 
 def test_latents_of_another_kernel_are_others(tmp_path):

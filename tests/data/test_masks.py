@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional
 
 from library.contracts import Fit, Mask, Sample
-from library.data import images, masks
+from library.data import decoding, masks
 from library.data import plan as planning
 from library.data.buckets import BucketRule
 from library.data.cache import LatentCache
@@ -449,8 +449,8 @@ def test_transparency_is_a_mask_where_it_is_asked_for(tmp_path):
 
 def test_the_next_run_reads_only_masks_that_changed(tmp_path, monkeypatch):
     read = []
-    really = images.raw
-    monkeypatch.setattr(images, "raw", lambda path, *area: read.append(path.name) or really(path, *area))
+    really = decoding.raw
+    monkeypatch.setattr(decoding, "raw", lambda path, *area: read.append(path.name) or really(path, *area))
     monkeypatch.setattr("library.data.file_index.SETTLED_SECONDS", -1.0)
     for name in "ab":
         picture(tmp_path / f"set/1_a/{name}.png")

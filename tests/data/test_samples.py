@@ -11,7 +11,7 @@ from PIL import Image
 
 from library import messages
 from library.contracts import Sample
-from library.data import file_index, images, shards
+from library.data import file_index, decoding, shards
 from library.data.folders import offered_name
 from library.data.samples import balance, find_samples
 from library.messages import UserError
@@ -309,8 +309,8 @@ def test_pictures_are_checked_without_torch():
 @pytest.fixture
 def decoded(monkeypatch):
     """Names of the pictures that were decoded, in any order; none of them counts as too young to be remembered."""
-    names, really = [], images.inspect
-    monkeypatch.setattr(images, "inspect", lambda path: names.append(path.name) or really(path))
+    names, really = [], decoding.inspect
+    monkeypatch.setattr(decoding, "inspect", lambda path: names.append(path.name) or really(path))
     monkeypatch.setattr(file_index, "SETTLED_SECONDS", -60)
     return names
 
@@ -336,7 +336,7 @@ def test_a_picture_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatc
     decoded.clear()
     before = path.stat()
     if change == "other rules":
-        monkeypatch.setattr(images, "INSPECTION_FORMAT", 0)
+        monkeypatch.setattr(decoding, "INSPECTION_FORMAT", 0)
     elif change == "truncated":
         path.write_bytes(path.read_bytes()[:60])
     else:
@@ -379,17 +379,17 @@ def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_o
     monkeypatch.setattr(file_index, "FILES_AT_ONCE", 2)
     for number in range(40):
         picture(tmp_path / f"1_a/{number:02}.png")
-    really = images.inspect
+    really = decoding.inspect
 
     def interrupted(path):
         if path.name == "37.png":
             raise KeyboardInterrupt
         return really(path)
 
-    monkeypatch.setattr(images, "inspect", interrupted)
+    monkeypatch.setattr(decoding, "inspect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         find_samples(tmp_path, memory=tmp_path / ".cache")
-    monkeypatch.setattr(images, "inspect", really)
+    monkeypatch.setattr(decoding, "inspect", really)
     (tmp_path / "1_a/00.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
     decoded.clear()
     with pytest.raises(UserError, match="neither UTF-8"):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from library.contracts import Fit
-from library.data import images
+from library.data import decoding
 from library.messages import UserError
 
 
@@ -32,9 +32,9 @@ def test_every_exif_orientation_becomes_upright(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    seen = images.inspect(tmp_path / "a.jpg")
+    seen = decoding.inspect(tmp_path / "a.jpg")
     assert (seen.width, seen.height) == (48, 32)
-    loaded = images.load(tmp_path / "a.jpg", whole(48, 32))
+    loaded = decoding.load(tmp_path / "a.jpg", whole(48, 32))
     assert np.abs(loaded.astype(int) - np.asarray(upright)).mean() < 3
 
 
@@ -48,7 +48,7 @@ def test_a_turned_photo_decoded_small_is_the_same_picture(tmp_path, monkeypatch)
     asked, draft = [], JpegImagePlugin.JpegImageFile.draft
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", lambda *given: asked.append(given[2]) or draft(*given))
     expected = upright.resize((32, 85), Image.Resampling.HAMMING).crop((0, 10, 32, 74))
-    assert np.abs(images.load(tmp_path / "a.jpg", fit).astype(int) - np.asarray(expected)).mean() < 2
+    assert np.abs(decoding.load(tmp_path / "a.jpg", fit).astype(int) - np.asarray(expected)).mean() < 2
     assert asked == [(170, 64)]  # of the picture as it lies in the file
 
 
@@ -61,11 +61,11 @@ def test_resizing_only_what_stays_equals_resizing_all_and_cropping(tmp_path, siz
     fit = Fit((48, 48), (64, 50), (9, 1))
     kernel = Image.Resampling.HAMMING if shrinks else Image.Resampling.LANCZOS
     expected = picture.resize((64, 50), kernel).crop((9, 1, 57, 49))
-    assert np.abs(images.load(tmp_path / "a.png", fit).astype(int) - np.asarray(expected)).max() <= 1
+    assert np.abs(decoding.load(tmp_path / "a.png", fit).astype(int) - np.asarray(expected)).max() <= 1
 
 
 def colour(path):
-    return images.load(path, whole(8, 8))[4, 4].tolist()
+    return decoding.load(path, whole(8, 8))[4, 4].tolist()
 
 
 def test_transparency_becomes_white_not_the_hidden_colour(tmp_path):
@@ -121,41 +121,41 @@ def test_colours_are_converted_by_the_profile_and_damaged_profiles_ignored(tmp_p
 def test_flip_mirrors_after_cropping(tmp_path):
     gradient(20, 10).save(tmp_path / "a.png")
     fit = Fit((8, 8), (20, 10), (3, 1))
-    plain = images.load(tmp_path / "a.png", fit)
-    assert (images.load(tmp_path / "a.png", fit, flip=True) == plain[:, ::-1]).all()
+    plain = decoding.load(tmp_path / "a.png", fit)
+    assert (decoding.load(tmp_path / "a.png", fit, flip=True) == plain[:, ::-1]).all()
 
 
 def test_a_panorama_is_not_enlarged_as_a_whole(tmp_path):
     """20000x1 covers a bucket of 1024x256 only at 5,120,000 x 256: four gigabytes."""
     Image.new("RGB", (20_000, 1), "red").save(tmp_path / "a.png")
     fit = Fit((1024, 256), (5_120_000, 256), (2_559_488, 0))
-    assert images.load(tmp_path / "a.png", fit).shape == (256, 1024, 3)
+    assert decoding.load(tmp_path / "a.png", fit).shape == (256, 1024, 3)
 
 
 def test_no_change_of_colours_changes_nothing_and_changes_are_what_they_say():
-    same = images.ColourChange(1, 1, 1, 0).matrix()
+    same = decoding.ColourChange(1, 1, 1, 0).matrix()
     np.testing.assert_allclose(same, np.eye(3, 4), atol=1e-12)
     grey = np.array([100, 100, 100, 1])
-    np.testing.assert_allclose(images.ColourChange(1, 1, 0.3, 0.4).matrix() @ grey, [100] * 3)
-    np.testing.assert_allclose(images.ColourChange(1.1, 1, 1, 0).matrix() @ grey, [110] * 3)
+    np.testing.assert_allclose(decoding.ColourChange(1, 1, 0.3, 0.4).matrix() @ grey, [100] * 3)
+    np.testing.assert_allclose(decoding.ColourChange(1.1, 1, 1, 0).matrix() @ grey, [110] * 3)
     np.testing.assert_allclose(
-        images.ColourChange(1, 0.5, 1, 0).matrix() @ [27.5, 127.5, 227.5, 1], [77.5, 127.5, 177.5]
+        decoding.ColourChange(1, 0.5, 1, 0).matrix() @ [27.5, 127.5, 227.5, 1], [77.5, 127.5, 177.5]
     )
-    third = images.ColourChange(1, 1, 1, 1 / 3).matrix() @ [200, 50, 10, 1]
+    third = decoding.ColourChange(1, 1, 1, 1 / 3).matrix() @ [200, 50, 10, 1]
     np.testing.assert_allclose(third, [10, 200, 50], atol=1e-9)  # a third of a turn: red goes to green
 
 
 def test_drawn_changes_are_small(tmp_path):
     gradient(32, 32).save(tmp_path / "a.png")
     rng = random.Random(0)
-    plain = images.load(tmp_path / "a.png", whole(32, 32)).astype(int)
+    plain = decoding.load(tmp_path / "a.png", whole(32, 32)).astype(int)
     for _ in range(20):
-        changed = images.load(tmp_path / "a.png", whole(32, 32), colours=images.ColourChange.draw(rng))
+        changed = decoding.load(tmp_path / "a.png", whole(32, 32), colours=decoding.ColourChange.draw(rng))
         assert 0 < np.abs(changed - plain).mean() < 40
 
 
 def test_pixels_are_between_minus_one_and_one():
-    pixels = images.to_pixels([np.zeros((4, 6, 3), np.uint8), np.full((4, 6, 3), 255, np.uint8)])
+    pixels = decoding.to_pixels([np.zeros((4, 6, 3), np.uint8), np.full((4, 6, 3), 255, np.uint8)])
     assert pixels.shape == (2, 3, 4, 6)
     assert pixels.dtype == torch.float32
     assert pixels[0].unique().tolist() == [-1.0]
@@ -165,12 +165,12 @@ def test_pixels_are_between_minus_one_and_one():
 def test_a_file_that_broke_since_it_was_checked_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"a\.png: cannot be read"):
-        images.load(tmp_path / "a.png", whole(8, 8))
+        decoding.load(tmp_path / "a.png", whole(8, 8))
 
 
 def test_phones_second_picture_is_no_animation(tmp_path):
     gradient(16, 16).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[gradient(8, 8)])
-    assert not images.inspect(tmp_path / "a.jpg").is_animated
+    assert not decoding.inspect(tmp_path / "a.jpg").is_animated
     assert np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg"))).shape == (16, 16, 3)
 
 
@@ -180,16 +180,16 @@ def test_a_raw_picture_is_upright_whole_or_reduced(tmp_path, orientation):
     back = {
         6: Image.Transpose.ROTATE_90,
         8: Image.Transpose.ROTATE_270,
-        **{n: images.TURNS[n] for n in (2, 3, 4, 5, 7)},
+        **{n: decoding.TURNS[n] for n in (2, 3, 4, 5, 7)},
     }
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = upright.transpose(back[orientation]) if orientation > 1 else upright
     stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    seen, whole_picture = images.raw(tmp_path / "a.jpg")
+    seen, whole_picture = decoding.raw(tmp_path / "a.jpg")
     assert (seen.width, seen.height) == whole_picture.size == (640, 320)
     assert np.abs(np.asarray(whole_picture).astype(int) - np.asarray(upright)).mean() < 3
-    seen, reduced = images.raw(tmp_path / "a.jpg", area=160 * 80)
+    seen, reduced = decoding.raw(tmp_path / "a.jpg", area=160 * 80)
     assert (seen.width, seen.height) == (640, 320)
     assert reduced.size == (160, 80)
     assert np.abs(np.asarray(reduced.resize((640, 320))).astype(int) - np.asarray(upright)).mean() < 3
@@ -198,13 +198,13 @@ def test_a_raw_picture_is_upright_whole_or_reduced(tmp_path, orientation):
 def test_a_raw_picture_keeps_what_is_transparent_and_only_that(tmp_path):
     hidden = np.array([[[255, 0, 0, 0], [0, 128, 255, 255]]], np.uint8)
     Image.fromarray(hidden).save(tmp_path / "rgba.png")
-    assert np.array_equal(np.asarray(images.raw(tmp_path / "rgba.png")[1]), hidden)
+    assert np.array_equal(np.asarray(decoding.raw(tmp_path / "rgba.png")[1]), hidden)
     Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(tmp_path / "opaque.png")
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([255, 0, 0, 0, 255, 0])
     palette.save(tmp_path / "palette.png", transparency=1)
-    assert images.raw(tmp_path / "opaque.png")[1].mode == "RGB"
-    assert images.raw(tmp_path / "palette.png")[1].getpixel((3, 3)) == (0, 255, 0, 0)
+    assert decoding.raw(tmp_path / "opaque.png")[1].mode == "RGB"
+    assert decoding.raw(tmp_path / "palette.png")[1].getpixel((3, 3)) == (0, 255, 0, 0)
 
 
 def test_raw_pictures_of_every_depth_and_colour_space_have_their_colours(tmp_path):
@@ -215,10 +215,10 @@ def test_raw_pictures_of_every_depth_and_colour_space_have_their_colours(tmp_pat
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.gif")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # of another colour space: ignored
     Image.new("RGBA", (8, 8), (255, 0, 0, 9)).save(tmp_path / "red.png", icc_profile=profile)
-    assert images.raw(tmp_path / "grey.png")[1].getpixel((0, 0)) == (128, 128, 128)
-    assert images.raw(tmp_path / "grey.tiff")[1].getpixel((0, 0)) == (128, 128, 128)
+    assert decoding.raw(tmp_path / "grey.png")[1].getpixel((0, 0)) == (128, 128, 128)
+    assert decoding.raw(tmp_path / "grey.tiff")[1].getpixel((0, 0)) == (128, 128, 128)
     for name in ("red.jpg", "red.gif", "red.png"):
-        red, green, blue = images.raw(tmp_path / name)[1].getpixel((0, 0))[:3]
+        red, green, blue = decoding.raw(tmp_path / name)[1].getpixel((0, 0))[:3]
         assert red > 235
         assert max(green, blue) < 40, name
 
@@ -229,6 +229,6 @@ def test_raw_runs_no_other_program_and_tells_what_is_broken(tmp_path):
     gradient(200, 200).save(tmp_path / "whole.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
     for name in ("a.png", "half.jpg"):
-        with pytest.raises(images.BrokenPicture):
-            images.raw(tmp_path / name)
-    assert not {"EPS", "WMF", "PDF"} & set(images.RAW_READABLE)
+        with pytest.raises(decoding.BrokenPicture):
+            decoding.raw(tmp_path / name)
+    assert not {"EPS", "WMF", "PDF"} & set(decoding.RAW_READABLE)

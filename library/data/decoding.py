@@ -127,9 +127,9 @@ def raw(path: Path, area: int | None = None) -> tuple[Inspection, Image.Image]:
         scale = min(1.0, math.sqrt(area / (width * height))) if area else 1.0
         return math.ceil(scale * width), math.ceil(scale * height)
 
-    def upright(image: Image.Image) -> Image.Image:
-        orientation, profile = _orientation(image), image.info.get("icc_profile")
-        picture = _eight_bits(image)
+    def upright(source: Image.Image) -> Image.Image:
+        orientation, profile = _orientation(source), source.info.get("icc_profile")
+        picture = _eight_bits(source)
         alpha = None
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
@@ -298,13 +298,13 @@ def load(
         UserError: the file cannot be read any more; names it.
     """
     try:
-        with Image.open(path if data is None else io.BytesIO(data), formats=READABLE) as image:
-            orientation = _orientation(image)
+        with Image.open(path if data is None else io.BytesIO(data), formats=READABLE) as file:
+            orientation = _orientation(file)
             least_width, least_height = (math.ceil(SHRINK_AT_MOST_TO * side) for side in fit.resized)
             is_turned = orientation >= 5
-            image.draft(None, (least_height, least_width) if is_turned else (least_width, least_height))
-            profile = image.info.get("icc_profile")
-            picture = _on_white(image)
+            file.draft(None, (least_height, least_width) if is_turned else (least_width, least_height))
+            profile = file.info.get("icc_profile")
+            picture = _on_white(file)
             picture.load()
     except Exception as error:  # whole when it was inspected; a decoder that meets a broken file may raise anything
         raise UserError(
