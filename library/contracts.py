@@ -1,7 +1,7 @@
 """The nouns that parts hand to one another. Beside these, `config`, `checks`, `messages` a part imports no other.
 
 Letters of shapes, everywhere in the project:
-    B batch            C channels of a latent    h, w latent rows and columns    H, W picture rows and columns
+    B batch            C channels of a latent    h, w latent rows and columns    H, W image rows and columns
     S caption tokens   D width of their states   r rank of an adapter            n, m inputs and outputs of a layer
 """
 
@@ -14,28 +14,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-if TYPE_CHECKING:  # pictures and captions are read and checked before torch is imported
+if TYPE_CHECKING:  # images and captions are read and checked before torch is imported
     from torch import Tensor, nn
 
     from library.options.training import Config
 
 
 class Mask(NamedTuple):
-    """What of a picture is learnt: where its mask file is white and it is not transparent itself."""
+    """What of an image is learnt: where its mask file is white and it is not transparent itself."""
 
     path: Path | None  # of the mask file; None: there is none
-    is_alpha: bool  # whether the picture's transparent parts are left out
-    share: float  # of the picture that is learnt, 0 to 1; at most, where both the file and transparency leave parts out
+    is_alpha: bool  # whether the image's transparent parts are left out
+    share: float  # of the image that is learnt, 0 to 1; at most, where both the file and transparency leave parts out
     digest: str = ""  # of the mask file
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of the training or regularization set and what belongs to it, as found on disk."""
+    """One image of the training or regularization set and what belongs to it, as found on disk."""
 
     image_path: Path
     caption: str  # as in the file (all lines), or the folder's text where there is no file
-    width: int  # of the upright picture: EXIF orientation is applied
+    width: int  # of the upright image: EXIF orientation is applied
     height: int
     folder: str  # base name of its `N_concept` folder
     repeats: int
@@ -48,11 +48,11 @@ class Sample:
 
 
 class Fit(NamedTuple):
-    """How a picture is brought to its bucket: resized to cover it, then cropped. All in pixels, width first."""
+    """How an image is brought to its bucket: resized to cover it, then cropped. All in pixels, width first."""
 
     bucket: tuple[int, int]
     resized: tuple[int, int]
-    crop: tuple[int, int]  # left, top of the bucket within the resized picture
+    crop: tuple[int, int]  # left, top of the bucket within the resized image
     kernel: str | None = None  # what it is resized with, as `resize_interpolation` names it; None: the usual
 
 
@@ -72,11 +72,11 @@ class Batch:
     samples: list[Sample]
     captions: list[str]  # (B) after shuffle, dropout, ...
     weights: Tensor  # (B,) 1.0, or prior_loss_weight for regularization images
-    size_conditioning: Conditioning  # what the network is told of the pictures' sizes; {}: nothing
+    size_conditioning: Conditioning  # what the network is told of the images' sizes; {}: nothing
     latents: Tensor | None = None  # (B, C, h, w) scaled, from the cache
     pixels: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
     text_embeddings: Conditioning | None = None  # of the captions, from the cache; None: encode them
-    masks: Tensor | None = None  # (B, 1, h, w) in [0, 1], how much each place is learnt; None: all of every picture
+    masks: Tensor | None = None  # (B, 1, h, w) in [0, 1], how much each place is learnt; None: all of every image
 
     def encoded(self, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, C, h, w) latents: those of the cache, or what `encode` makes of the pixels."""
@@ -94,14 +94,14 @@ class NoiseSpec:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     step_count: int = 1000
-    zero_terminal_snr: bool = False  # rescaled so that nothing of a picture is left at the last step
+    zero_terminal_snr: bool = False  # rescaled so that nothing of an image is left at the last step
     timestep_law: str = "uniform"  # of "flow": a key of `diffusion.timesteps.LAWS`
     shift: float = 1.0  # of "flow": how far samplers (and the law "shift") go towards noise
     patch_size: int = 2  # of "flow": rows and columns of a latent that are one token
 
 
 class LatentSpace(NamedTuple):
-    """What a family's VAE makes of a picture. The scale of its numbers stands in the VAE's own configuration."""
+    """What a family's VAE makes of an image. The scale of its numbers stands in the VAE's own configuration."""
 
     channels: int = 4
     factor: int = 8  # pixels to a latent, along a side
@@ -150,8 +150,8 @@ class FamilyFacts:
 
     name: str  # "sd1": how the code calls it
     title: str  # "SD 1.x": how people do
-    resolutions: Mapping[str, int]  # what such a model may predict -> side of the usual pictures in px; the usual first
-    size_step: int  # px; the sides of pictures are multiples of it
+    resolutions: Mapping[str, int]  # what such a model may predict -> side of the usual images in px; the usual first
+    size_step: int  # px; the sides of images are multiples of it
     width: int  # channels of the denoiser: of its first block
     latents: LatentSpace
     parts: Mapping[str, Part]  # "text_encoder", "text_encoder_2", "denoiser", in the order of the saved file
@@ -179,8 +179,8 @@ class ModelInfo:
     objective_source: str  # where that was seen, in the user's language
     is_objective_seen: bool  # False: nothing tells it, and the usual is assumed
     layout: str  # "single file" (original names) or "diffusers folder"
-    resolution: int  # pixels; the side of the square pictures it was trained on
-    size_step: int  # pixels; pictures are whole multiples of it
+    resolution: int  # pixels; the side of the square images it was trained on
+    size_step: int  # pixels; images are whole multiples of it
     width: int  # channels of the denoiser's first block: 320 in every Stable Diffusion
     zero_terminal_snr: bool = False  # the model was trained down to pure noise; training should do so too
     metadata: dict[str, str] = field(default_factory=dict)  # of the single file's header
@@ -250,7 +250,7 @@ class Family(Protocol):
     facts: FamilyFacts
     noise: NoiseSpec
     denoiser: Denoiser
-    size_step: int  # pictures are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
+    size_step: int  # images are whole multiples of it: 64 (SD 1.x, 2.x), 32 (SDXL), 16 (the miniature)
     weigh: Callable[[str], list[tuple[str, float]]] | None  # cuts a caption by its weights; None: all count alike
     warnings: list[str]  # what the user should know of the model as it was read
 

@@ -92,16 +92,16 @@ class Note(str):
     Args:
         level: "red": what is trained would be wrong or wasted; "amber": worth a look; "green": in order.
         topic: a key of `doctor.TOPICS`; "": that of the list it stands in.
-        pictures: files that it is about, to be shown where pictures can be.
+        images: files that it is about, to be shown where images can be.
     """
 
     level: str
     topic: str
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
 
-    def __new__(cls, text: str, level: str = "amber", *, topic: str = "", pictures: Iterable[Path] = ()) -> "Note":
+    def __new__(cls, text: str, level: str = "amber", *, topic: str = "", images: Iterable[Path] = ()) -> "Note":
         note = super().__new__(cls, text)
-        note.level, note.topic, note.pictures = level, topic, tuple(pictures)
+        note.level, note.topic, note.images = level, topic, tuple(images)
         return note
 
 
@@ -116,7 +116,7 @@ class UserError(ValueError):
     """Something only the user can put right. Programs print it without a traceback and end with exit code 2.
 
     Args:
-        problems: each says what was wrong, where (file, line, picture) and what to do.
+        problems: each says what was wrong, where (file, line, image) and what to do.
         heading: one line above them; where there is none, the problems speak for themselves.
     """
 

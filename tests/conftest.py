@@ -19,7 +19,7 @@ from library.options.parameter_block import MARK
 
 LONG = [  # half a minute to two each, the longest first
     "test_options.py", "test_survival.py", "test_main_job.py", "test_unet_forward.py", "test_distributed.py",
-    "test_train.py", "test_from_pictures_to_lora.py", "test_compilation.py", "test_validation.py",
+    "test_train.py", "test_from_images_to_lora.py", "test_compilation.py", "test_validation.py",
 ]  # fmt: skip
 
 
@@ -82,21 +82,21 @@ def tiny_model(tmp_path_factory):
 
 
 def draw_set(folder: Path, captions: list[str], sizes: list[tuple[int, int]], seed: int = 0) -> Path:
-    """Pictures of coloured ellipses with caption files."""
+    """Images of coloured ellipses with caption files."""
     folder.mkdir(parents=True)
     rng = random.Random(seed)
     for index, (caption, size) in enumerate(zip(captions, sizes, strict=True)):
-        picture = Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3)))
+        image = Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3)))
         box = (size[0] * 0.2, size[1] * 0.2, size[0] * 0.8, size[1] * 0.8)
-        ImageDraw.Draw(picture).ellipse(box, fill=tuple(rng.randrange(256) for _ in range(3)))
-        picture.save(folder / f"{index}.png")
+        ImageDraw.Draw(image).ellipse(box, fill=tuple(rng.randrange(256) for _ in range(3)))
+        image.save(folder / f"{index}.png")
         (folder / f"{index}.txt").write_text(caption, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory):
-    """A training set of 3 pictures in two buckets, seen twice, and 8 regularization pictures: (train, reg)."""
+    """A training set of 3 images in two buckets, seen twice, and 8 regularization images: (train, reg)."""
     root = tmp_path_factory.mktemp("set")
     captions = ["mytag, red hair, smile", "mytag, blue hair", "mytag, hat, standing, outside"]
     draw_set(root / "train" / "2_mytag", captions, [(64, 64), (64, 64), (48, 80)])

@@ -1,8 +1,8 @@
-"""Pictures with and without text over them, for measuring how well text is found.
+"""Images with and without text over them, for measuring how well text is found.
 
     python -m tests.overlaid_text [FOLDER]
 
-measures on drawn pictures, and on the pictures of FOLDER too, which should show no text of their own.
+measures on drawn images, and on the images of FOLDER too, which should show no text of their own.
 """
 
 import random
@@ -60,39 +60,39 @@ def texture(rng: random.Random, size: tuple[int, int]) -> Image.Image:
 
 def stripes(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Blinds, boards, bars: of one width and all the way."""
-    picture, pen, colour = _plain(rng, size)
+    image, pen, colour = _plain(rng, size)
     step = rng.randint(8, 40)
     for place in range(0, max(size), step):
         box = (0, place, size[0], place + step // 2 - 1) if step % 2 else (place, 0, place + step // 2 - 1, size[1])
         pen.rectangle(box, fill=colour)
-    return _grained(rng, picture)
+    return _grained(rng, image)
 
 
 def fence(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Pales on rails, a row of short bars: like a line of letters l."""
-    picture, pen, colour = _plain(rng, size)
+    image, pen, colour = _plain(rng, size)
     step, tall = rng.randint(10, 30), rng.randint(size[1] // 20, size[1] // 6)
     top = rng.randint(0, size[1] - tall)
     for left in range(0, size[0], step):
         pen.rectangle((left, top, left + step // 3, top + tall), fill=colour)
     if rng.random() < 0.5:
         pen.rectangle((0, top + tall // 3, size[0], top + tall // 3 + step // 4), fill=colour)
-    return _grained(rng, picture)
+    return _grained(rng, image)
 
 
 def dots(rng: random.Random, size: tuple[int, int]) -> Image.Image:
-    picture, pen, colour = _plain(rng, size)
+    image, pen, colour = _plain(rng, size)
     step = rng.randint(12, 50)
     for row, top in enumerate(range(0, size[1], step)):
         for left in range(0, size[0], step):
             x = left + step // 2 * (row % 2)
             pen.ellipse((x, top, x + step // 2, top + step // 2), fill=colour)
-    return _grained(rng, picture)
+    return _grained(rng, image)
 
 
 def hair(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Hundreds of thin strands that run beside one another."""
-    picture, pen, _ = _plain(rng, size)
+    image, pen, _ = _plain(rng, size)
     base = np.array([rng.randrange(30, 200) for _ in range(3)])
     lean, wave = rng.uniform(-0.5, 0.5), rng.uniform(0, 40)
     for _ in range(400):
@@ -100,12 +100,12 @@ def hair(rng: random.Random, size: tuple[int, int]) -> Image.Image:
         shade = tuple(int(value) for value in (base + rng.uniform(-40, 40)).clip(0, 255))
         points = [(x + lean * t * long + wave * np.sin(t * 4 + x / 200), y + t * long) for t in np.linspace(0, 1, 12)]
         pen.line(points, fill=shade, width=rng.randint(1, 3))
-    return picture
+    return image
 
 
 def leaves(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Hundreds of small shapes over one another, of many shades."""
-    picture, pen, _ = _plain(rng, size)
+    image, pen, _ = _plain(rng, size)
     base = np.array([rng.randrange(20, 180) for _ in range(3)])
     for _ in range(700):
         x, y, radius = rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(4, 22)
@@ -114,19 +114,19 @@ def leaves(rng: random.Random, size: tuple[int, int]) -> Image.Image:
         points = [(x + radius * np.cos(turn + a) * s, y + radius * np.sin(turn + a) * s)
                   for a, s in ((0, 1), (1.2, 0.5), (3.1, 1), (5, 0.5))]  # fmt: skip
         pen.polygon(points, fill=shade)
-    return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
 
 
 def houses(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Rows of windows: many boxes of one size in a line, the hardest to tell from letters."""
-    picture, pen, colour = _plain(rng, size)
+    image, pen, colour = _plain(rng, size)
     wide, high = rng.randint(8, 30), rng.randint(10, 40)
     for top in range(rng.randint(0, high), size[1], 2 * high):
         for left in range(rng.randint(0, wide), size[0], 2 * wide):
             pen.rectangle((left, top, left + wide, top + high), fill=colour)
             if wide > 14:
                 pen.line((left + wide // 2, top, left + wide // 2, top + high), fill=(90, 90, 90))
-    return _grained(rng, picture)
+    return _grained(rng, image)
 
 
 def drawing(rng: random.Random, size: tuple[int, int]) -> Image.Image:
@@ -143,13 +143,13 @@ def drawing(rng: random.Random, size: tuple[int, int]) -> Image.Image:
 
 
 def _plain(rng: random.Random, size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw, tuple[int, int, int]]:
-    picture = Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3)))
-    return picture, ImageDraw.Draw(picture), tuple(rng.randrange(256) for _ in range(3))
+    image = Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3)))
+    return image, ImageDraw.Draw(image), tuple(rng.randrange(256) for _ in range(3))
 
 
-def _grained(rng: random.Random, picture: Image.Image) -> Image.Image:
-    grain = np.random.default_rng(rng.randrange(1 << 30)).normal(0, rng.uniform(0, 6), (*picture.size[::-1], 3))
-    return Image.fromarray((np.asarray(picture, np.float32) + grain).clip(0, 255).astype(np.uint8))
+def _grained(rng: random.Random, image: Image.Image) -> Image.Image:
+    grain = np.random.default_rng(rng.randrange(1 << 30)).normal(0, rng.uniform(0, 6), (*image.size[::-1], 3))
+    return Image.fromarray((np.asarray(image, np.float32) + grain).clip(0, 255).astype(np.uint8))
 
 
 GROUNDS = (gradient, texture, stripes, fence, dots, hair, leaves, houses, drawing)
@@ -159,19 +159,19 @@ GROUNDS = (gradient, texture, stripes, fence, dots, hair, leaves, houses, drawin
 
 
 class Text(NamedTuple):
-    """What was written over a picture."""
+    """What was written over an image."""
 
     box: Region
     words: str
     opacity: float
-    height: float  # of the letters' font, as a share of the picture's height
+    height: float  # of the letters' font, as a share of the image's height
 
 
-def overlaid(rng: random.Random, picture: Image.Image, *, chinese: bool | None = None) -> tuple[Image.Image, Text]:
-    """The picture with one line of text at one of the usual places, 2 to 8 % of its height, 40 to 100 % opaque."""
+def overlaid(rng: random.Random, image: Image.Image, *, chinese: bool | None = None) -> tuple[Image.Image, Text]:
+    """The image with one line of text at one of the usual places, 2 to 8 % of its height, 40 to 100 % opaque."""
     chinese = rng.random() < 0.4 if chinese is None else chinese
     height = 2 ** rng.uniform(1, 3) / 100
-    size = max(9, round(height * picture.height))
+    size = max(9, round(height * image.height))
     names = list(CHINESE if chinese else LATIN)
     rng.shuffle(names)
     face = font(tuple(names), size)
@@ -179,13 +179,13 @@ def overlaid(rng: random.Random, picture: Image.Image, *, chinese: bool | None =
     face = face or ImageFont.load_default(size)
     opacity = rng.uniform(0.4, 1)
     colour = rng.choice([(255, 255, 255)] * 3 + [(0, 0, 0), (255, 150, 0), (220, 30, 30), (255, 230, 60)])
-    layer = Image.new("RGBA", picture.size)
+    layer = Image.new("RGBA", image.size)
     pen = ImageDraw.Draw(layer)
     left, top, right, bottom = pen.textbbox((0, 0), words, font=face)
     wide, high = right - left, bottom - top
-    edge = max(2, picture.height // 50)
-    x = rng.choice([edge, picture.width - wide - edge, (picture.width - wide) // 2])
-    y = rng.choice([picture.height - high - edge] * 3 + [edge, (picture.height - high) // 2])
+    edge = max(2, image.height // 50)
+    x = rng.choice([edge, image.width - wide - edge, (image.width - wide) // 2])
+    y = rng.choice([image.height - high - edge] * 3 + [edge, (image.height - high) // 2])
     alpha = round(255 * opacity)
     style = rng.choice(["plain", "plain", "shadow", "outline"])
     if style == "shadow":
@@ -194,15 +194,15 @@ def overlaid(rng: random.Random, picture: Image.Image, *, chinese: bool | None =
     dark = (0, 0, 0, alpha) if sum(colour) > 300 else (255, 255, 255, alpha)
     stroke = max(1, size // 14) if style == "outline" else 0
     pen.text((x - left, y - top), words, font=face, fill=(*colour, alpha), stroke_width=stroke, stroke_fill=dark)
-    made = Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
-    box = clipped(Region(x, y, wide, high), *picture.size)
+    made = Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
+    box = clipped(Region(x, y, wide, high), *image.size)
     return made, Text(box, words, opacity, height)
 
 
 def visible(before: Image.Image, after: Image.Image, text: Text) -> bool:
     """Whether a person would see it: white on white is no text."""
     box = (text.box.left, text.box.top, text.box.right, text.box.bottom)
-    one, two = (np.asarray(picture.crop(box).convert("L"), np.float32) for picture in (before, after))
+    one, two = (np.asarray(image.crop(box).convert("L"), np.float32) for image in (before, after))
     change = np.abs(two - one)
     around = one.std()
     return np.percentile(change, 90) > max(18, 1.2 * around)
@@ -217,7 +217,7 @@ def found_share(text: Region, found: list[Region], size: tuple[int, int]) -> flo
 
 
 def stray_share(text: Region | None, found: list[Region], size: tuple[int, int]) -> float:
-    """How much of the picture is proposed though no text is there or within half its height."""
+    """How much of the image is proposed though no text is there or within half its height."""
     covered = _covered(found, size)
     if text:
         near = clipped(grown(text, text.height // 2 + 4), *size)
@@ -233,7 +233,7 @@ def _covered(found: list[Region], size: tuple[int, int]) -> np.ndarray:
 
 
 def grounds(rng: random.Random, count: int, folder: Path | None) -> Iterator[tuple[str, Image.Image]]:
-    """Pictures without text, by kind."""
+    """Images without text, by kind."""
     if folder:
         for path in sorted(folder.iterdir()):
             with Image.open(path) as opened:
@@ -247,7 +247,7 @@ def grounds(rng: random.Random, count: int, folder: Path | None) -> Iterator[tup
 def measured(
     rng: random.Random, count: int, folder: Path | None = None, find=text_regions.find_text
 ) -> dict[str, list]:
-    """Of each kind of ground: for each picture whether its text was found, and what was proposed without text."""
+    """Of each kind of ground: for each image whether its text was found, and what was proposed without text."""
     rows: dict[str, list] = {}
     for kind, before in grounds(rng, count, folder):
         start = time.perf_counter()

@@ -76,9 +76,9 @@ def works(attempt: Attempt, holds: Callable[[Any], bool]) -> Case:
 # ---- building ----
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -126,9 +126,9 @@ def with_exif(data: bytes) -> bytes:
 
 
 def transparent_palette() -> bytes:
-    picture = Image.new("P", (16, 16), 1)
-    picture.putpalette([255, 0, 0, 0, 255, 0])
-    return encoded(picture, transparency=1)
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    return encoded(image, transparency=1)
 
 
 def lying_bitmap() -> bytes:
@@ -235,7 +235,7 @@ def folders(files: dict[str, Content], **options) -> Attempt:
     return attempt
 
 
-def pictures(**files: Content) -> Attempt:
+def images(**files: Content) -> Attempt:
     """The same, for files in `1_tag`: `a_png` stands for a.png."""
     return folders({f"1_tag/{name.replace('_', '.')}": content for name, content in files.items()})
 
@@ -246,7 +246,7 @@ def only_good(seen: dict) -> bool:
 
 
 def colour(*expected: int) -> Callable[[dict], bool]:
-    """The other picture is used too, and has this colour."""
+    """The other image is used too, and has this colour."""
 
     def holds(seen: dict) -> bool:
         (other,) = [pixel for path, (_, pixel, _) in seen.items() if path != "1_tag/good.png"]
@@ -388,98 +388,98 @@ GBK = in_bytes("衣服".encode("gbk"))
 
 # fmt: off
 CASES: dict[str, Case] = {
-    # ---- pictures ----
-    "picture: zero bytes": warned(pictures(a_png=b""), "a.png: skipped", "0 bytes", "delete it", holds=only_good),
+    # ---- images ----
+    "picture: zero bytes": warned(images(a_png=b""), "a.png: skipped", "0 bytes", "delete it", holds=only_good),
     "picture: truncated JPEG": warned(
-        pictures(a_jpg=half(noise("JPEG"))), "a.jpg: skipped", "truncated", "save it again", holds=only_good
+        images(a_jpg=half(noise("JPEG"))), "a.jpg: skipped", "truncated", "save it again", holds=only_good
     ),
     "picture: truncated progressive JPEG": warned(
-        pictures(a_jpg=half(noise("JPEG", progressive=True))), "a.jpg: skipped", "truncated", holds=only_good
+        images(a_jpg=half(noise("JPEG", progressive=True))), "a.jpg: skipped", "truncated", holds=only_good
     ),
-    "picture: truncated PNG": warned(pictures(a_png=half(noise("PNG"))), "a.png: skipped", "again", holds=only_good),
-    "picture: truncated WebP": warned(pictures(a_webp=half(noise("WEBP"))), "a.webp: skipped", holds=only_good),
-    "picture: truncated BMP": warned(pictures(a_bmp=half(noise("BMP"))), "a.bmp: skipped", "again", holds=only_good),
+    "picture: truncated PNG": warned(images(a_png=half(noise("PNG"))), "a.png: skipped", "again", holds=only_good),
+    "picture: truncated WebP": warned(images(a_webp=half(noise("WEBP"))), "a.webp: skipped", holds=only_good),
+    "picture: truncated BMP": warned(images(a_bmp=half(noise("BMP"))), "a.bmp: skipped", "again", holds=only_good),
     "picture: a JPEG whose second half is zeros": warned(
-        pictures(a_jpg=half(noise("JPEG")) + bytes(4000)), "a.jpg: skipped: its end is", "again", holds=only_good
+        images(a_jpg=half(noise("JPEG")) + bytes(4000)), "a.jpg: skipped: its end is", "again", holds=only_good
     ),
     "picture: a WebP whose second half is zeros": warned(
-        pictures(a_webp=half(noise("WEBP")) + bytes(len(noise("WEBP")) - len(noise("WEBP")) // 2)),
+        images(a_webp=half(noise("WEBP")) + bytes(len(noise("WEBP")) - len(noise("WEBP")) // 2)),
         "a.webp: skipped: its end is missing", "download", holds=only_good,
     ),
     "picture: a JPEG filled up with zeros, as by a camera": works(
-        pictures(a_jpg=red(kind="JPEG", quality=95) + bytes(4000)), colour(255, 0, 0)
+        images(a_jpg=red(kind="JPEG", quality=95) + bytes(4000)), colour(255, 0, 0)
     ),
     "picture: zeros in its middle": warned(
-        pictures(a_png=noise("PNG")[:9000] + bytes(200) + noise("PNG")[9200:]), "a.png: skipped", holds=only_good
+        images(a_png=noise("PNG")[:9000] + bytes(200) + noise("PNG")[9200:]), "a.png: skipped", holds=only_good
     ),
-    "picture: a web page": warned(pictures(a_jpg="<html>404</html>"), "a.jpg: skipped: not a sup", holds=only_good),
+    "picture: a web page": warned(images(a_jpg="<html>404</html>"), "a.jpg: skipped: not a sup", holds=only_good),
     "picture: PostScript, which Pillow would run": warned(
-        pictures(a_png=red(kind="EPS")), "a.png: skipped: not a support", holds=only_good
+        images(a_png=red(kind="EPS")), "a.png: skipped: not a support", holds=only_good
     ),
-    "picture: a folder": warned(pictures(a_png=Path.mkdir), "a.png: is a folder, not an image", holds=only_good),
-    "picture: a link to itself": warned(pictures(a_png=link("a.png")), "a.png: broken link", holds=only_good),
+    "picture: a folder": warned(images(a_png=Path.mkdir), "a.png: is a folder, not an image", holds=only_good),
+    "picture: a link to itself": warned(images(a_png=link("a.png")), "a.png: broken link", holds=only_good),
     "picture: links in a circle": warned(
-        pictures(a_png=link("b.png"), b_png=link("a.png")), "a.png: broken", "b.png: broken", holds=only_good
+        images(a_png=link("b.png"), b_png=link("a.png")), "a.png: broken", "b.png: broken", holds=only_good
     ),
-    "picture: a link to nothing": warned(pictures(a_png=link("x.png")), "a.png: broken link", holds=only_good),
-    "picture: a pipe": warned(pictures(a_png=os.mkfifo), "a.png: broken link, or not", holds=only_good),
+    "picture: a link to nothing": warned(images(a_png=link("x.png")), "a.png: broken link", holds=only_good),
+    "picture: a pipe": warned(images(a_png=os.mkfifo), "a.png: broken link, or not", holds=only_good),
     "picture: may not be read": warned(
         unreadable("1_tag/a.png", {"1_tag/a.png": red()}), "a.png: skipped: no permission", holds=only_good
     ),
     "picture: a bomb of 3,600 million pixels": warned(
-        pictures(a_png=png(60_000, 60_000, (b"IDAT", zlib.compress(bytes(10**6))))),
+        images(a_png=png(60_000, 60_000, (b"IDAT", zlib.compress(bytes(10**6))))),
         "a.png: skipped: more than 178 million pixels; make it smaller",
         holds=only_good,
     ),
     "picture: a bomb of 169 million pixels": warned(
-        pictures(a_png=bomb(black, 13_000, 13_000)), "a.png: skipped: 13000 x 13000 pixels in a file of",
+        images(a_png=bomb(black, 13_000, 13_000)), "a.png: skipped: 13000 x 13000 pixels in a file of",
         "make it smaller", holds=only_good,
     ),
     "picture: a bitmap that says it has 169 million pixels": warned(
-        pictures(a_bmp=lying_bitmap()), "a.bmp: skipped: 13000 x 13000 pixels in a file of", holds=only_good
+        images(a_bmp=lying_bitmap()), "a.bmp: skipped: 13000 x 13000 pixels in a file of", holds=only_good
     ),
     "picture: 200 MB of text within": warned(
-        pictures(a_png=bomb(with_text_bomb)), "a.png: skipped", "too large", "save it again", holds=only_good
+        images(a_png=bomb(with_text_bomb)), "a.png: skipped", "too large", "save it again", holds=only_good
     ),
     "picture: 1 x 100000": warned(
-        pictures(a_png=black(1, 100_000)), "a.png: skipped: 1 x 100000 pixels", "cut", holds=only_good
+        images(a_png=black(1, 100_000)), "a.png: skipped: 1 x 100000 pixels", "cut", holds=only_good
     ),
     "picture: 100000 x 1": warned(
-        pictures(a_png=black(100_000, 1)), "a.png: skipped: 100000 x 1 pixels", "cut", holds=only_good
+        images(a_png=black(100_000, 1)), "a.png: skipped: 100000 x 1 pixels", "cut", holds=only_good
     ),
-    "picture: no pixels at all": warned(pictures(a_png=png(0, 0)), "a.png: skipped", holds=only_good),
-    "picture: one pixel": works(pictures(a_png=black(1, 1)), colour(0, 0, 0)),
+    "picture: no pixels at all": warned(images(a_png=png(0, 0)), "a.png: skipped", holds=only_good),
+    "picture: one pixel": works(images(a_png=black(1, 1)), colour(0, 0, 0)),
     "picture: CMYK": works(
-        pictures(a_jpg=encoded(Image.new("CMYK", (16, 16), (255, 0, 255, 0)), "JPEG", quality=95)), colour(0, 255, 0)
+        images(a_jpg=encoded(Image.new("CMYK", (16, 16), (255, 0, 255, 0)), "JPEG", quality=95)), colour(0, 255, 0)
     ),
     "picture: 16 bits": works(
-        pictures(a_png=encoded(Image.fromarray(np.full((16, 16), 32768, np.uint16)))), colour(128, 128, 128)
+        images(a_png=encoded(Image.fromarray(np.full((16, 16), 32768, np.uint16)))), colour(128, 128, 128)
     ),
-    "picture: 1 bit": works(pictures(a_png=encoded(Image.new("1", (16, 16), 1))), colour(255, 255, 255)),
-    "picture: palette with transparency": works(pictures(a_png=transparent_palette()), colour(255, 255, 255)),
+    "picture: 1 bit": works(images(a_png=encoded(Image.new("1", (16, 16), 1))), colour(255, 255, 255)),
+    "picture: palette with transparency": works(images(a_png=transparent_palette()), colour(255, 255, 255)),
     "picture: transparent throughout": works(
-        pictures(a_png=encoded(Image.new("RGBA", (16, 16), (0, 0, 255, 0)))), colour(255, 255, 255)
+        images(a_png=encoded(Image.new("RGBA", (16, 16), (0, 0, 255, 0)))), colour(255, 255, 255)
     ),
     "picture: animated GIF": warned(
-        pictures(a_gif=frames("GIF")), "unsupported formats: a.gif", "Convert them to .png", holds=only_good
+        images(a_gif=frames("GIF")), "unsupported formats: a.gif", "Convert them to .png", holds=only_good
     ),
     "picture: animated GIF named .png": warned(
-        pictures(a_png=frames("GIF")), "only the first frame is used: a.png", holds=colour(255, 0, 0)
+        images(a_png=frames("GIF")), "only the first frame is used: a.png", holds=colour(255, 0, 0)
     ),
     "picture: animated WebP": warned(
-        pictures(a_webp=frames("WEBP")), "only the first frame is used: a.webp", holds=colour(255, 0, 0)
+        images(a_webp=frames("WEBP")), "only the first frame is used: a.webp", holds=colour(255, 0, 0)
     ),
     "picture: animated PNG": warned(
-        pictures(a_png=frames("PNG")), "only the first frame is used: a.png", holds=colour(255, 0, 0)
+        images(a_png=frames("PNG")), "only the first frame is used: a.png", holds=colour(255, 0, 0)
     ),
     "picture: orientation that is text": works(
-        pictures(a_jpg=with_exif(b"II*\0\x08\0\0\0\1\0\x12\1\2\0\4\0\0\0abc\0\0\0\0\0")), colour(255, 0, 0)
+        images(a_jpg=with_exif(b"II*\0\x08\0\0\0\1\0\x12\1\2\0\4\0\0\0abc\0\0\0\0\0")), colour(255, 0, 0)
     ),
     "picture: orientation 99": works(
-        pictures(a_jpg=with_exif(b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0\0\0\0\0")), colour(255, 0, 0)
+        images(a_jpg=with_exif(b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0\0\0\0\0")), colour(255, 0, 0)
     ),
-    "picture: EXIF that is no EXIF": works(pictures(a_jpg=with_exif(b"\xff" * 60)), colour(255, 0, 0)),
-    "picture: profile that is no profile": works(pictures(a_png=red(icc_profile=b"\xff" * 200)), colour(255, 0, 0)),
+    "picture: EXIF that is no EXIF": works(images(a_jpg=with_exif(b"\xff" * 60)), colour(255, 0, 0)),
+    "picture: profile that is no profile": works(images(a_png=red(icc_profile=b"\xff" * 200)), colour(255, 0, 0)),
     "picture: quotes, emoji, marks of direction and line breaks in its name": works(
         folders({"1_tag/\"it's\" 🐱 \u202egnp.\n$(x) %s {0}.png": red()}), colour(255, 0, 0)
     ),
@@ -513,48 +513,48 @@ CASES: dict[str, Case] = {
     "mask: no folder but a file": works(folders({"1_tag/masks": "x"}), only_good),
     # ---- captions ----
     "caption: 5 MB in one line": warned(
-        pictures(good_txt="word, " * 900_000), "good.txt (5,400,000)", "cut there",
+        images(good_txt="word, " * 900_000), "good.txt (5,400,000)", "cut there",
         holds=lambda seen: len(seen["1_tag/good.png"][0]) <= 10_000,
     ),
     "caption: 5 MB of blank lines before it": warned(
-        pictures(good_txt="\n" * 5_000_000 + "a, b"), "good.txt (5,000,004)", holds=caption("a, b")
+        images(good_txt="\n" * 5_000_000 + "a, b"), "good.txt (5,000,004)", holds=caption("a, b")
     ),
     "caption: control characters": warned(
-        pictures(good_txt="a\x07\x1b, red\x0bhair"), "good.txt", "control characters",
+        images(good_txt="a\x07\x1b, red\x0bhair"), "good.txt", "control characters",
         holds=caption("a  , red hair"),
     ),
     "caption: marks of direction": warned(
-        pictures(good_txt="\u202emytag\u202c, \u200fhat\u2066"), "good.txt", "were removed",
+        images(good_txt="\u202emytag\u202c, \u200fhat\u2066"), "good.txt", "were removed",
         holds=caption("mytag, hat"),
     ),
     "caption: zero-width spaces and joiners": warned(
-        pictures(good_txt="my\u200btag, r\u200ded\ufeff hat"), "good.txt", "zero-width", holds=caption("mytag, red hat")
+        images(good_txt="my\u200btag, r\u200ded\ufeff hat"), "good.txt", "zero-width", holds=caption("mytag, red hat")
     ),
     "caption: emoji spelt with joiners": works(
-        pictures(good_txt="mytag, 👨\u200d👩\u200d👧"), caption("mytag, 👨\u200d👩\u200d👧")
+        images(good_txt="mytag, 👨\u200d👩\u200d👧"), caption("mytag, 👨\u200d👩\u200d👧")
     ),
-    "caption: a picture": refused(pictures(good_txt=red()), "good.txt: neither UTF-8", "Save it as UTF-8"),
-    "caption: half a UTF-16 letter": refused(pictures(good_txt=b"\xff\xfea"), "good.txt", "Save it as UTF-8"),
+    "caption: a picture": refused(images(good_txt=red()), "good.txt: neither UTF-8", "Save it as UTF-8"),
+    "caption: half a UTF-16 letter": refused(images(good_txt=b"\xff\xfea"), "good.txt", "Save it as UTF-8"),
     "caption: GBK": warned(
-        pictures(good_txt="红色".encode("gbk")), "good.txt", "save them as UTF-8", holds=caption("红色")
+        images(good_txt="红色".encode("gbk")), "good.txt", "save them as UTF-8", holds=caption("红色")
     ),
-    "caption: a folder": works(pictures(good_txt=Path.mkdir), caption("tag")),
-    "caption: a link to itself": warned(pictures(good_txt=link("good.txt")), "good.txt: broken", holds=caption("tag")),
+    "caption: a folder": works(images(good_txt=Path.mkdir), caption("tag")),
+    "caption: a link to itself": warned(images(good_txt=link("good.txt")), "good.txt: broken", holds=caption("tag")),
     "caption: may not be read": refused(
         unreadable("1_tag/good.txt", {"1_tag/good.txt": "a"}), "good.txt: cannot be read", "or delete it"
     ),
     "caption: only a byte-order mark": warned(
-        pictures(good_txt=b"\xef\xbb\xbf"), "1 caption file is empty", "good.txt", holds=caption("")
+        images(good_txt=b"\xef\xbb\xbf"), "1 caption file is empty", "good.txt", holds=caption("")
     ),
     "caption: line ends of old Macs": warned(
-        pictures(good_txt="a, b\rc, d"), "only the first is read: good.txt", 
+        images(good_txt="a, b\rc, d"), "only the first is read: good.txt", 
         holds=lambda seen: captions.first_line(seen["1_tag/good.png"][0]) == "a, b",
     ),
     "caption: in another case beside its own": warned(
-        pictures(GOOD_txt="wrong", good_txt="right"), "has no image: GOOD.txt", holds=caption("right")
+        images(GOOD_txt="wrong", good_txt="right"), "has no image: GOOD.txt", holds=caption("right")
     ),
     "caption: quotes, backslashes, braces, flags": works(
-        pictures(good_txt='"it\'s" \\n {0} %s --n <lora:x:1> $(x)'), caption('"it\'s" \\n {0} %s --n <lora:x:1> $(x)')
+        images(good_txt='"it\'s" \\n {0} %s --n <lora:x:1> $(x)'), caption('"it\'s" \\n {0} %s --n <lora:x:1> $(x)')
     ),
     # ---- folders ----
     "folder: no repeats": warned(folders({"0_a/x.png": red()}), "0_a: skipped: 0 repeats", "1 or", holds=only_good),

@@ -18,7 +18,7 @@ from library.miniature import MODEL_FOLDER
 from library.miniature.checker import character_score
 from library.miniature.drawings import Person, Scene, draw
 from library.tooling import lora_files
-from tests.laboratory import CLAIMS, experiment, odd_pictures, people, written
+from tests.laboratory import CLAIMS, caption_mismatch, experiment, people, written
 from tests.laboratory.__main__ import DOCS
 from tests.laboratory.diffusers_script import train_as_diffusers
 from tests.laboratory.experiment import BASE, Claim, Comparison, Effect, Lora, Training, effect, verdict
@@ -69,15 +69,15 @@ SEEN_WHOLE = {"garment": "garment", "legwear": "legwear", "legwear_colour": "leg
 SURE = ("framing", "garment_colour", "hat", "background")
 
 
-def rights(pictures) -> dict[str, float]:
-    """Share of right answers by field, of the pictures in which it can be seen."""
+def rights(images) -> dict[str, float]:
+    """Share of right answers by field, of the images in which it can be seen."""
     answers: dict[str, list[bool]] = {}
-    for scene, picture in zip(SCENES, pictures, strict=True):
+    for scene, image in zip(SCENES, images, strict=True):
         fields = dict(ALWAYS_SEEN)
         fields |= SEEN_ON_BODIES if scene.person.framing != "face" else {}
         if scene.person.framing == "full body" and scene.person.garment_colour != scene.person.legwear_colour:
             fields |= SEEN_WHOLE  # a shirt and a skirt of one colour are a dress to any eye
-        seen = see(picture)
+        seen = see(image)
         answers.setdefault("background", []).append(seen.background == scene.background)
         for field, of_person in fields.items():
             answers.setdefault(field, []).append(getattr(seen, field) == getattr(scene.person, of_person))
@@ -94,8 +94,8 @@ def test_eyes_read_the_drawings():
 def test_eyes_read_the_drawings_after_the_vae():
     family = experiment.base_model()
     pixels = torch.tensor(np.stack([np.asarray(draw(scene)) for scene in SCENES])).permute(0, 3, 1, 2) / 127.5 - 1
-    pictures = [np.asarray(sampling.to_picture(one)) for one in family.decode_latents(family.encode_images(pixels))]
-    shares = rights(pictures)
+    images = [np.asarray(sampling.to_image(one)) for one in family.decode_latents(family.encode_images(pixels))]
+    shares = rights(images)
     assert min(shares[field] for field in SURE) >= 0.97, shares
     assert min(shares.values()) >= 0.8, shares
 
@@ -162,7 +162,7 @@ def test_a_claim_is_trained_measured_kept_and_written(tmp_path, monkeypatch):
     assert page.index("## Learning changes pictures") < page.index("## Another")
     counts = ["1" if word == one else "" for one in ("confirmed", "contradicted", "not shown")]
     assert f"| [Learning changes pictures](#learning-changes-pictures) | {' | '.join(counts)} |" in page
-    assert 0 < (docs / "images" / "laboratory" / "toy.webp").stat().st_size < written.LARGEST_PICTURE
+    assert 0 < (docs / "images" / "laboratory" / "toy.webp").stat().st_size < written.LARGEST_IMAGE
     assert "it is brighter" in written.table([study])
 
 
@@ -181,7 +181,7 @@ def test_a_claim_may_be_about_what_a_run_leaves_beside_its_lora(tmp_path, monkey
         title="Wrong pictures stand first",
         sentence="",
         method="Two steps.",
-        trainings={"two steps": Training(odd_pictures.make_wrong_set, dict(max_train_steps=2))},
+        trainings={"two steps": Training(caption_mismatch.make_wrong_set, dict(max_train_steps=2))},
         questions={},
         measure=None,
         read=lambda folder: {"lines": float(len((folder / "it.run.jsonl").read_text().splitlines()))},
@@ -201,35 +201,35 @@ def test_a_claim_may_be_about_what_a_run_leaves_beside_its_lora(tmp_path, monkey
     assert "None.\n\n<!-- end -->" in page
 
 
-def test_where_wrong_pictures_stand_is_read_from_the_run(tmp_path):
+def test_where_wrong_images_stand_is_read_from_the_run(tmp_path):
     names = [f"10_mytag/{at:02}.png" for at in range(4)]
     rows = {"with": [1.0, 0.9, 0.3, 0.2], "without": [0.8, 0.6, 0.7, 0.5]}  # the captions of the first two harm
     told = {f"{model}, {kind} caption": [[one] for one in losses] for model in ("trained", "unchanged")
             for kind, losses in rows.items()}  # fmt: skip
-    event = dict(event="pictures", timesteps=[500], pictures=names, rows=told)
+    event = dict(event="pictures", timesteps=[500], images=names, rows=told)
     (tmp_path / "it.run.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
-    found = odd_pictures.read(tmp_path)
+    found = caption_mismatch.read(tmp_path)
     assert (found["both on top"], found["by loss, both on top"], found["timesteps"]) == (1.0, 1.0, 1.0)
     event["pictures"] = names[::-1]
     (tmp_path / "it.run.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
-    found = odd_pictures.read(tmp_path)
+    found = caption_mismatch.read(tmp_path)
     assert (found["both on top"], found["one on top"], found["by loss, both on top"]) == (0.0, 0.0, 0.0)
     assert found["wrong ones marked"] == 0.0
 
 
-def test_a_wrong_set_has_one_wrong_caption_and_one_wrong_picture(tmp_path):
+def test_a_wrong_set_has_one_wrong_caption_and_one_wrong_image(tmp_path):
     for seed in range(5):
-        odd_pictures.make_wrong_set(tmp_path / f"{seed}", random.Random(seed))
+        caption_mismatch.make_wrong_set(tmp_path / f"{seed}", random.Random(seed))
         place = tmp_path / f"{seed}" / "train" / "10_mytag"
-        assert len(list(place.glob("*.png"))) == odd_pictures.COUNT
+        assert len(list(place.glob("*.png"))) == caption_mismatch.COUNT
         grounds = []
-        for name in (odd_pictures.MISLABELLED, "02.png"):
+        for name in (caption_mismatch.MISLABELLED, "02.png"):
             ground = see(np.asarray(Image.open(place / name))).background
             grounds.append(f"{ground} background" in (place / name).with_suffix(".txt").read_text())
         assert grounds == [False, True]
-        shown = [character_score(np.asarray(Image.open(place / name))) for name in (odd_pictures.ODD, "02.png")]
+        shown = [character_score(np.asarray(Image.open(place / name))) for name in (caption_mismatch.ODD, "02.png")]
         assert shown[0] < 0.3 < shown[1]
-        assert (place / odd_pictures.ODD).with_suffix(".txt").read_text().startswith("mytag, ")
+        assert (place / caption_mismatch.ODD).with_suffix(".txt").read_text().startswith("mytag, ")
 
 
 @pytest.mark.slow("trains as the script of diffusers does")

@@ -1,6 +1,6 @@
 """The main job as delivered: what `python lora_train_command_line.py` trains on the miniature works, and is measured.
 
-The checker looks at pictures that the base model draws with and without the LoRA: does the trigger word show the
+The checker looks at images that the base model draws with and without the LoRA: does the trigger word show the
 character, and do old words still show old things?
 """
 
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def with_and_without(finished):
-    """draw(captions, strength) -> pictures, by the base model with the LoRA at that strength."""
+    """draw(captions, strength) -> images, by the base model with the LoRA at that strength."""
     family = families.open_model(PROJECT / Config.pretrained_model_name_or_path, dtype=torch.float32)
     tensors = lora_file.load_adapter(finished / "mytag.safetensors")
     options = Config()
@@ -50,7 +50,7 @@ def with_and_without(finished):
         """All at once, each from its own seed: what `sampling.draw` draws one by one, in a third of the time."""
         attached.multiplier = strength
         count = len(captions)
-        sizes = family.size_conditioning(sampling.picture_sizes(64, 64).expand(count, -1))
+        sizes = family.size_conditioning(sampling.image_sizes(64, 64).expand(count, -1))
         positive, negative = (family.encode_captions(texts) | sizes for texts in (captions, [""] * count))
         predict = sampling.guided(family, positive, negative, SCALE)
         samplers = [sampling.build_sampler(SAMPLER, family.noise, STEPS) for _ in captions]
@@ -61,13 +61,13 @@ def with_and_without(finished):
             predicted = predict(torch.cat(scaled), t.expand(count))
             steps = zip(samplers, predicted, latents, seeds, strict=True)
             latents = torch.cat([one.step(p[None], t, own[None], generator=g).prev_sample for one, p, own, g in steps])
-        return [sampling.to_picture(pixels) for pixels in family.decode_latents(latents)]
+        return [sampling.to_image(pixels) for pixels in family.decode_latents(latents)]
 
     return draw
 
 
 @pytest.mark.slow("trains the miniature for 555 steps")
-def test_the_default_run_leaves_a_lora_and_pictures_of_it(finished):
+def test_the_default_run_leaves_a_lora_and_images_of_it(finished):
     assert (finished / "mytag.safetensors").stat().st_size > 100_000
     assert (finished / "mytag.comparison.png").is_file()
     assert (finished / "mytag-000002.safetensors").is_file()
@@ -79,7 +79,7 @@ def test_the_trigger_word_shows_the_character_only_with_the_lora(with_and_withou
     pale = [name for name in BACKGROUNDS if name != "black"]  # on black the miniature's LoRA often loses the teal
     captions = [f"mytag, standing, large, center, {rng.choice(pale)} background" for _ in range(12)]
     shown = [
-        sum(character_score(picture) > CHARACTER_THRESHOLD for picture in with_and_without(captions, strength))
+        sum(character_score(image) > CHARACTER_THRESHOLD for image in with_and_without(captions, strength))
         for strength in (0.0, 1.0)
     ]
     assert shown[0] == 0
@@ -93,7 +93,7 @@ def test_old_words_still_show_old_things_with_the_lora(with_and_without):
     captions = [f"{colour} {shape}, center, {rng.choice(['white', 'gray'])} background" for shape, colour in asked]
     right = []
     for strength in (0.0, 1.0):
-        pictures = with_and_without(captions, strength)
-        assert not any(character_score(picture) > CHARACTER_THRESHOLD for picture in pictures)
-        right.append(sum(identify(picture) == wanted for picture, wanted in zip(pictures, asked, strict=True)))
+        images = with_and_without(captions, strength)
+        assert not any(character_score(image) > CHARACTER_THRESHOLD for image in images)
+        right.append(sum(identify(image) == wanted for image, wanted in zip(images, asked, strict=True)))
     assert right[1] >= right[0] - 5

@@ -50,7 +50,7 @@ NAME = "it"
 
 
 def draw_data(root: Path) -> None:
-    """A few pictures of the miniature's own set: 11 steps to an epoch, three buckets."""
+    """A few images of the miniature's own set: 11 steps to an epoch, three buckets."""
     for source, folder, count in (("train/10_mytag", "train/2_mytag", 5), ("reg", "reg/1_person", 3)):
         (root / folder).mkdir(parents=True)
         for path in sorted((MINIATURE / source).rglob("*.png"))[:count]:
@@ -366,7 +366,7 @@ def overflow(steps: tuple[int, ...], run: Run) -> None:
 
 
 def broken_vae(is_broken: Callable[[torch.dtype], bool], run: Run) -> None:
-    """The VAE gives NaN for one picture in the precisions named."""
+    """The VAE gives NaN for one image in the precisions named."""
 
     def opened(family):
         plain = family.encode_images
@@ -599,7 +599,7 @@ def _is_half(folder: Path, slot: str) -> bool:
 
 
 # Out of memory. Blocks that are computed twice give the same bits; a batch in parts is summed in another order, which
-# measured a largest difference of 7e-6 of a tensor's largest value. Pictures one by one gave the same bits here.
+# measured a largest difference of 7e-6 of a tensor's largest value. Images one by one gave the same bits here.
 ROUNDING = 1e-4
 
 
@@ -929,14 +929,14 @@ def _(series: Series) -> None:
     assert run.go(learning_rate=1e-5) == 2, run.said
     assert "learning_rate was 0.0005" in run.said, run.said
     assert 'resume = "new"' in run.said
-    picture = next(Path(run.options["train_data_dir"]).rglob("*.png"))
-    before = picture.read_bytes()
+    image = next(Path(run.options["train_data_dir"]).rglob("*.png"))
+    before = image.read_bytes()
     from PIL import Image, ImageOps
 
-    ImageOps.invert(Image.open(picture).convert("RGB")).save(picture)
+    ImageOps.invert(Image.open(image).convert("RGB")).save(image)
     assert run.go() == 2, run.said
     assert "the images, masks or captions have changed" in run.said, run.said
-    picture.write_bytes(before)
+    image.write_bytes(before)
     assert run.go(resume="new", max_train_steps=2, max_train_epochs=None) == 0, run.said
     assert (run.out / f"{NAME}-2.safetensors").exists()
     assert run.go() == 0, run.said

@@ -5,7 +5,7 @@ Three tables:
               computed, so all sizes are done within minutes on any machine, and two machines agree
     measured  seconds per step and peak memory of the cases named below, each program in a process of its own, turn by
               turn; on a CPU in CPU seconds of all threads, which other programs disturb less than the clock
-    start     from the command to the first step, SD 1.5 of true size and 12 pictures, by the lines that are printed
+    start     from the command to the first step, SD 1.5 of true size and 12 images, by the lines that are printed
 
 The programs:
     floor             the frozen U-Net alone, as diffusers computes it: forward, and backward to its input. No LoRA step
@@ -384,7 +384,7 @@ def measure_start() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_checkpoint(root / "model.safetensors")
-        draw_pictures(root / "train" / "1_thing", 12)
+        draw_images(root / "train" / "1_thing", 12)
         options = dict(
             pretrained_model_name_or_path=root / "model.safetensors", train_data_dir=root / "train",
             reg_data_dir="none", output_dir=root / "output", output_name="it", resolution=128, max_train_steps=1,
@@ -438,7 +438,7 @@ def write_checkpoint(path: Path) -> None:
     save_file(tensors, path)
 
 
-def draw_pictures(folder: Path, count: int) -> None:
+def draw_images(folder: Path, count: int) -> None:
     import numpy
     from PIL import Image
 

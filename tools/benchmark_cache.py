@@ -1,10 +1,10 @@
 """How long a run with a large training set takes to start, and its cache of latents to build, to open and to read,
 beside one safetensors file per latent.
 
-A start is what comes before the model is loaded: finding the pictures and reading their captions (`samples.find_samples`),
-working out the buckets (`plan.make_plan`), and looking every picture up in the cache. The pictures are tiny files and
+A start is what comes before the model is loaded: finding the images and reading their captions (`samples.find_samples`),
+working out the buckets (`plan.make_plan`), and looking every image up in the cache. The images are tiny files and
 the VAE gives random latents at once, so what is measured is our own doing alone; only the first start of all, which
-decodes every picture, is timed with pictures of 1024 pixels. Each way runs in a process of its own, first to build and
+decodes every image, is timed with images of 1024 pixels. Each way runs in a process of its own, first to build and
 then to open and read, as two runs of a training would. Files lie in a temporary folder and have just been written, so
 they are read from memory: a slow disk adds its own time.
 """
@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 # ---- What to measure | 测什么 ----
-picture_count = 100_000  # latents in the cache | 缓存的图片数
+image_count = 100_000  # latents in the cache | 缓存的图片数
 latent_shape = (4, 64, 64)  # of SD 1.x at 512 pixels | 每张 latent 的形状
 cold_count = 200  # pictures of 1024 pixels, decoded at the first start; times are scaled | 首次检查的图片数，按比例换算
 file_count = 5_000  # of the single files, which take long to make; times are scaled | 单文件的数量，耗时按比例换算
@@ -32,7 +32,7 @@ batch_count = 5_000  # batches read | 读取的批数
 folder = None  # for the files, about 4 GB; None: a temporary one | 存放位置，约 4 GB；None 表示临时目录
 
 # ---- Do not edit below | 请勿修改下方内容 ----
-WAYS = {"shards": picture_count, "one file each": file_count}
+WAYS = {"shards": image_count, "one file each": file_count}
 
 
 def main() -> None:
@@ -40,26 +40,26 @@ def main() -> None:
         results = {}
         for way, count in WAYS.items():
             train = Path(place, way, "train")
-            make_pictures(train / "1_a", count)
-            time.sleep(4)  # pictures that were written just now would be read again: see SETTLED_SECONDS
+            make_images(train / "1_a", count)
+            time.sleep(4)  # images that were written just now would be read again: see SETTLED_SECONDS
             for stage in ("build", "read"):
                 results[way, stage] = answer_of(measure, way, stage, str(train))
-        make_large_pictures(Path(place, "large", "1_a"), cold_count)
+        make_large_images(Path(place, "large", "1_a"), cold_count)
         cold = answer_of(measure_cold, str(Path(place, "large")))
     shape = "x".join(map(str, latent_shape))
     print(f"latents {shape} in fp16, batches of {train_batch_size}; MiB of resident memory of the second run")
     print(f"{'':15}{'entries':>9}{'build s':>9}{'find s':>9}{'plan s':>9}{'look up s':>11}{'start s':>9}", end="")
     print(f"{'us/picture':>12}{'imports MiB':>13}{'samples MiB':>13}{'plan MiB':>10}{'cache MiB':>11}{'peak MiB':>10}")
     for way, count in WAYS.items():
-        built, seen, scale = results[way, "build"], results[way, "read"], picture_count / count
+        built, seen, scale = results[way, "build"], results[way, "read"], image_count / count
         start = [scale * seen[name] for name in ("find", "plan", "look up")]
         print(f"{way:15}{count:9}{scale * built['look up']:9.1f}{start[0]:9.2f}{start[1]:9.2f}{start[2]:11.2f}", end="")
         print(f"{sum(start):9.2f}{seen['microseconds']:12.1f}{seen['imports MiB']:13.0f}", end="")
         print(f"{seen['samples MiB']:13.0f}{seen['plan MiB']:10.0f}{seen['cache MiB']:11.0f}{seen['peak MiB']:10.0f}")
-    if file_count != picture_count:
-        print(f"times of single files are scaled from {file_count} to {picture_count} entries")
+    if file_count != image_count:
+        print(f"times of single files are scaled from {file_count} to {image_count} entries")
     print(
-        f"the first find, which decodes: {cold * picture_count:.0f} s for {picture_count} pictures of 1024 pixels "
+        f"the first find, which decodes: {cold * image_count:.0f} s for {image_count} pictures of 1024 pixels "
         f"({cold * 1e3:.1f} ms each, of {cold_count})"
     )
 
@@ -70,16 +70,16 @@ def answer_of(function: Callable, *arguments: str) -> Any:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 
 
-def make_pictures(place: Path, count: int) -> None:
-    """Tiny pictures, no two of them equal, each with a caption."""
+def make_images(place: Path, count: int) -> None:
+    """Tiny images, no two of them equal, each with a caption."""
     place.mkdir(parents=True)
     for number in range(count):
         (place / f"{number}.png").write_bytes(number.to_bytes(4, "little"))
         (place / f"{number}.txt").write_text(f"mytag, 1girl, number {number}, short sleeves, smile, outdoors, blue sky")
 
 
-def make_large_pictures(place: Path, count: int) -> None:
-    """One picture with the detail of a photo under so many names."""
+def make_large_images(place: Path, count: int) -> None:
+    """One image with the detail of a photo under so many names."""
     import numpy as np
     from PIL import Image
 
@@ -93,7 +93,7 @@ def make_large_pictures(place: Path, count: int) -> None:
 
 
 def measure_cold(train: str) -> float:
-    """Seconds per picture to find a set of which nothing is known."""
+    """Seconds per image to find a set of which nothing is known."""
     from library.data import samples
 
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def measure_cold(train: str) -> float:
 
 
 def measure(way: str, stage: str, train: str) -> dict[str, float]:
-    """Seconds of each part of a start (the second run finds everything done), then microseconds per picture read."""
+    """Seconds of each part of a start (the second run finds everything done), then microseconds per image read."""
     import random
 
     from library.data import buckets, decoding, plan, samples
@@ -167,7 +167,7 @@ def measure(way: str, stage: str, train: str) -> dict[str, float]:
 
 
 def single_files(place: Path, uses: list, encode_images: Callable) -> Callable:
-    """The plain way: a file per latent, named by the picture's content, so that it cannot be stale either."""
+    """The plain way: a file per latent, named by the image's content, so that it cannot be stale either."""
     import hashlib
 
     import torch

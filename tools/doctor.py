@@ -1,4 +1,4 @@
-"""One page over everything: pictures, tags, buckets, regularization, parameters, machine; what is wrong and how to
+"""One page over everything: images, tags, buckets, regularization, parameters, machine; what is wrong and how to
 cure it. It reads lora_train_command_line.py and trains nothing. Run this file; it takes no arguments.
 
 一页看清全部：图片、标签、分桶、正则化、参数、机器，哪里有问题、怎么解决。它读取 lora_train_command_line.py，不训练。
@@ -44,7 +44,7 @@ from library.reporting.findings import Finding
 if TYPE_CHECKING:
     from library.tooling.preflight import Examination
 
-MOST_SHOWN = 12  # pictures of one finding
+MOST_SHOWN = 12  # images of one finding
 MOST_TAGS = 40
 
 
@@ -161,8 +161,8 @@ def page_of(settings: Doctor, seen: "Examination") -> DoctorPage:
 
 
 def shown_finding(finding: Finding) -> ShownFinding:
-    figures = [pages.figure_of(path, path.name, path.parent.name) for path in finding.pictures[:MOST_SHOWN]]
-    return ShownFinding(finding.level, finding.text, finding.cure, figures, len(finding.pictures))
+    figures = [pages.figure_of(path, path.name, path.parent.name) for path in finding.images[:MOST_SHOWN]]
+    return ShownFinding(finding.level, finding.text, finding.cure, figures, len(finding.images))
 
 
 def bucket_rows(seen: "Examination") -> list[BucketRow]:

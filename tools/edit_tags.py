@@ -67,7 +67,7 @@ def main() -> int:
 class Change:
     """One caption: its first line, and what becomes of it."""
 
-    picture: image_folder.CaptionedImage
+    image: image_folder.CaptionedImage
     name: str
     word: str | None  # its trigger word
     before: str | None  # None: there is no caption
@@ -79,7 +79,7 @@ class Change:
 
     @property
     def is_changed(self) -> bool:
-        return self.is_text_changed or not self.picture.encoding.startswith("utf-8")
+        return self.is_text_changed or not self.image.encoding.startswith("utf-8")
 
     @property
     def tags(self) -> tuple[list[str], list[str]]:
@@ -98,7 +98,7 @@ def run(settings: EditTags) -> int:
     notes += found.notes
     changes = planned(settings, edits, found, notes)
     if settings.action == "undo":
-        changes = [Change(one.picture, one.name, one.word, one.before, one.before) for one in changes]
+        changes = [Change(one.image, one.name, one.word, one.before, one.before) for one in changes]
     else:
         check(edits, changes, notes)
     statistics = tag_statistics.count(tag_statistics.Captioned(folder_of(one), one.name, one.after) for one in changes)
@@ -151,8 +151,8 @@ def planned(
     settings: EditTags, edits: tag_edits.Edits, found: image_folder.ImageFolder, notes: list[str]
 ) -> list[Change]:
     """What becomes of every caption. Raises UserError."""
-    pictures = [picture for picture in found.pictures if not is_regularization(picture, found)]
-    left_out = len(found.pictures) - len(pictures)
+    images = [image for image in found.images if not is_regularization(image, found)]
+    left_out = len(found.images) - len(images)
     if left_out:
         notes.append(
             say(
@@ -163,9 +163,9 @@ def planned(
                 "要修改它们的标签，请把 images_dir 设为该目录",
             )
         )
-    words = [word_of(settings, picture) for picture in pictures]
+    words = [word_of(settings, image) for image in images]
     if settings.trigger_word:
-        others = {picture.path.parent.name for picture in pictures if concept_of(picture)}
+        others = {image.path.parent.name for image in images if concept_of(image)}
         others = sorted(name for name in others if not _same(folders.repeats_and_text(name)[1], settings.trigger_word))
         if others:
             notes.append(
@@ -176,33 +176,33 @@ def planned(
                     "用自己的词，请设 trigger_word = None",
                 )
             )
-    lines = [None if picture.caption is None else captions.first_line(picture.caption) for picture in pictures]
+    lines = [None if image.caption is None else captions.first_line(image.caption) for image in images]
     after = tag_edits.edited([(line or "", word) for line, word in zip(lines, words, strict=True)], edits)
     return [
-        Change(picture, found.name(picture), word, line, None if line is None and not new else new)
-        for picture, word, line, new in zip(pictures, words, lines, after, strict=True)
+        Change(image, found.name(image), word, line, None if line is None and not new else new)
+        for image, word, line, new in zip(images, words, lines, after, strict=True)
     ]
 
 
-def is_regularization(picture: image_folder.CaptionedImage, found: image_folder.ImageFolder) -> bool:
-    """Whether it lies in a folder `reg` beside the training pictures, as faces = "recipe" leaves them."""
-    first = picture.path.relative_to(found.folder).parts[0]
-    return first == "reg" and any(other.path.relative_to(found.folder).parts[0] != "reg" for other in found.pictures)
+def is_regularization(image: image_folder.CaptionedImage, found: image_folder.ImageFolder) -> bool:
+    """Whether it lies in a folder `reg` beside the training images, as faces = "recipe" leaves them."""
+    first = image.path.relative_to(found.folder).parts[0]
+    return first == "reg" and any(other.path.relative_to(found.folder).parts[0] != "reg" for other in found.images)
 
 
-def concept_of(picture: image_folder.CaptionedImage) -> str | None:
+def concept_of(image: image_folder.CaptionedImage) -> str | None:
     """The word of a [repeats]_[concept] folder; None where the folder is no such."""
-    meaning = folders.repeats_and_text(picture.path.parent.name)
+    meaning = folders.repeats_and_text(image.path.parent.name)
     return meaning[1].strip() or None if meaning and meaning[0] >= 1 else None
 
 
-def word_of(settings: EditTags, picture: image_folder.CaptionedImage) -> str | None:
-    return (settings.trigger_word or "").strip() or concept_of(picture)
+def word_of(settings: EditTags, image: image_folder.CaptionedImage) -> str | None:
+    return (settings.trigger_word or "").strip() or concept_of(image)
 
 
 def folder_of(change: Change) -> str:
-    """The set that a picture is counted in: its [repeats]_[concept] folder, else all are one."""
-    return change.picture.path.parent.name if concept_of(change.picture) else ""
+    """The set that an image is counted in: its [repeats]_[concept] folder, else all are one."""
+    return change.image.path.parent.name if concept_of(change.image) else ""
 
 
 def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> None:
@@ -227,8 +227,8 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
         )
     by_encoding: dict[str, list[Change]] = {}
     for one in changes:
-        if not one.picture.encoding.startswith("utf-8"):
-            by_encoding.setdefault(one.picture.encoding, []).append(one)
+        if not one.image.encoding.startswith("utf-8"):
+            by_encoding.setdefault(one.image.encoding, []).append(one)
     for encoding, those in by_encoding.items():
         first, line = those[0].name, (those[0].before or "")[:40]
         kind = samples.GUESSED_ENCODINGS.get(encoding, encoding.upper())
@@ -261,11 +261,11 @@ def applied(settings: EditTags, changes: list[Change]) -> None:
     """Write what changes."""
     from tqdm import tqdm
 
-    to_write = {one.picture.caption_path: one for one in changes if one.is_changed and one.after is not None}
+    to_write = {one.image.caption_path: one for one in changes if one.is_changed and one.after is not None}
     with undo.Backup(Path(settings.images_dir), "edit_tags") as kept:
         try:
             for path, one in tqdm(to_write.items(), disable=None, leave=False, unit=say(" captions", " 条")):
-                text = tag_edits.with_first_line(one.picture.caption or "", one.after)
+                text = tag_edits.with_first_line(one.image.caption or "", one.after)
                 kept.write(path, text.encode("utf-8"))
         except KeyboardInterrupt:
             count = f"{kept.count:,} / {len(to_write):,}"
@@ -354,7 +354,7 @@ def counted(changes: list[Change]) -> tuple[dict[str, int], dict[str, int]]:
 
 def next_lines(settings: EditTags, changes: list[Change]) -> list[str]:
     """What was done, or what to do to have it done."""
-    count = len({one.picture.caption_path for one in changes if one.is_changed})
+    count = len({one.image.caption_path for one in changes if one.is_changed})
     if settings.action == "undo":
         return []
     if not count:
@@ -436,7 +436,7 @@ def write_page(
         notes=notes,
         advice=advice,
         changed=[
-            ChangedCaption(pages.figure_of(one.picture.path, one.name), pages.difference(*one.tags))
+            ChangedCaption(pages.figure_of(one.image.path, one.name), pages.difference(*one.tags))
             for one in changed[: pages.MOST_IMAGES]
         ],
         folders=several,

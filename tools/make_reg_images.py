@@ -1,4 +1,4 @@
-"""Step 4: draw regularization pictures with the base model. Edit the values below, then run this file; it takes no
+"""Step 4: draw regularization images with the base model. Edit the values below, then run this file; it takes no
 arguments. Stop it at any time: started again, it goes on.
 
 第 4 步：用底模生成正则化图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。随时可以停止，再次运行会接着做。
@@ -69,7 +69,7 @@ from library.options.tools import TOOLS, MakeRegImages
 from library.reporting import pages
 
 SAY_ESTIMATE = 30  # seconds that are worth an estimate
-MOST_BESIDE = 3  # pictures shown beside a training picture
+MOST_BESIDE = 3  # images shown beside a training image
 LONGEST_SHOWN = 200  # letters of a caption in the summary
 SIZES = (  # options of the training that decide its buckets
     "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale",
@@ -88,12 +88,12 @@ class Job:
     info: Any  # families.ModelInfo
     machine: Any  # device.Device
     found: Any  # data.samples.Found, of the training set
-    fits: dict  # path -> contracts.Fit, of the training pictures
-    pictures: list  # of data.regularization.Wanted
+    fits: dict  # path -> contracts.Fit, of the training images
+    images: list  # of data.regularization.Wanted
     shares: list  # of data.regularization.Share
     parameters: dict  # path -> generation_parameters.GenerationParameters
     notes: list[str]  # messages.Note, or plain text
-    missing: list = field(default_factory=list)  # of `pictures`
+    missing: list = field(default_factory=list)  # of `images`
     replaced: dict[Path, Path] = field(default_factory=dict)  # path of a missing one -> ours that it takes the place of
 
 
@@ -102,12 +102,12 @@ def run(settings: MakeRegImages) -> int:
     job = plan_job(settings)
     for line in job.notes:
         log.warning(line)
-    before = len(job.pictures) - len(job.missing)
+    before = len(job.images) - len(job.missing)
     if before:
         log.info(
             say(
-                f"{before} of {plural(len(job.pictures), 'image')} already exist",
-                f"{len(job.pictures)} 张中已有 {before} 张",
+                f"{before} of {plural(len(job.images), 'image')} already exist",
+                f"{len(job.images)} 张中已有 {before} 张",
             )
         )
     try:
@@ -116,11 +116,11 @@ def run(settings: MakeRegImages) -> int:
         else:
             log.info(say("nothing left to generate", "没有需要画的图"))
     except KeyboardInterrupt:
-        count = sum(one.path.exists() for one in job.pictures)
+        count = sum(one.path.exists() for one in job.images)
         log.info(
             say(
-                f"stopped: {count} of {plural(len(job.pictures), 'image')} done. Run it again to continue",
-                f"已停止：{len(job.pictures)} 张中已有 {count} 张。再次运行会接着画",
+                f"stopped: {count} of {plural(len(job.images), 'image')} done. Run it again to continue",
+                f"已停止：{len(job.images)} 张中已有 {count} 张。再次运行会接着画",
             )
         )
         raise Stopped from None
@@ -181,7 +181,7 @@ def plan_job(settings: MakeRegImages) -> Job:
         rule = buckets.fewer_buckets(sizes, rule, machine.bucket_limit)
     fits = {sample.image_path: buckets.fit((sample.width, sample.height), rule) for sample in found.train}
     uses_captions = settings.prompts == "captions"
-    pictures, shares = regularization.wanted(
+    images, shares = regularization.wanted(
         found,
         fits,
         output,
@@ -209,18 +209,18 @@ def plan_job(settings: MakeRegImages) -> Job:
             model_hash=model_hash,
             vae=f"{vae} {vae_hash}" if vae else None,
         )
-        for one in pictures
+        for one in images
     }
     notes = [
         line for line in found.warnings if not line.startswith(f"{output}:")
     ]  # it may lie beside the numbered ones
-    notes += notes_on_captions(settings, info, found, pictures)
-    job = Job(settings, info, machine, found, fits, pictures, shares, parameters, notes)
+    notes += notes_on_captions(settings, info, found, images)
+    job = Job(settings, info, machine, found, fits, images, shares, parameters, notes)
     sort_out(job)
     return job
 
 
-def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: list) -> list[Note]:
+def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, images: list) -> list[Note]:
     """What the user should know of the captions before hours are spent on them."""
     from library import families
     from library.data import captions
@@ -230,14 +230,14 @@ def notes_on_captions(settings: MakeRegImages, info: Any, found: Any, pictures: 
     for folder in found.folders:
         notes += notes_on_word(settings, folder, found)
     if settings.prompts == "captions":
-        notes += notes_on_prompts(settings, found, pictures)
-    texts = sorted({one.caption for one in pictures})
+        notes += notes_on_prompts(settings, found, images)
+    texts = sorted({one.caption for one in images})
     counts = families.token_counts(info, texts)
     long = [text for text, count in zip(texts, counts, strict=True) if count > 225]
     if long:
-        notes.append(_too_long(len(long), some([one.path.name for one in pictures if one.caption in set(long)])))
+        notes.append(_too_long(len(long), some([one.path.name for one in images if one.caption in set(long)])))
     chinese_only = [
-        one for one in pictures if captions.first_line(one.caption) and not re.search("[A-Za-z]", one.caption)
+        one for one in images if captions.first_line(one.caption) and not re.search("[A-Za-z]", one.caption)
     ]
     if chinese_only:
         notes.append(_not_english(len(chinese_only), some([one.path.name for one in chinese_only])))
@@ -267,7 +267,7 @@ def notes_on_word(settings: MakeRegImages, folder: Any, found: Any) -> list[Note
     return notes
 
 
-def notes_on_prompts(settings: MakeRegImages, found: Any, pictures: list) -> list[Note]:
+def notes_on_prompts(settings: MakeRegImages, found: Any, images: list) -> list[Note]:
     """Whether what is left of the captions says what to generate."""
     from library.data import regularization
     from library.data.folders import some
@@ -282,18 +282,18 @@ def notes_on_prompts(settings: MakeRegImages, found: Any, pictures: list) -> lis
     bare = sum(not regularization.without(sample.caption, every) for sample in found.train)
     if bare:
         notes.append(_bare_captions(bare, len(found.train), class_words))
-    elif not any(regularization.stands_in(class_words, one.caption) for one in pictures):
+    elif not any(regularization.stands_in(class_words, one.caption) for one in images):
         notes.append(_no_class_words(class_words))
     return notes
 
 
 def sort_out(job: Job) -> None:
-    """Find out which pictures are there, move those whose folder has another name now, and list what is missing.
+    """Find out which images are there, move those whose folder has another name now, and list what is missing.
 
     Raises:
-        UserError: pictures of other settings, or of somebody else, are where ours belong.
+        UserError: images of other settings, or of somebody else, are where ours belong.
     """
-    from library.data.folders import MASKS, entries, is_file, is_picture, repeats_and_text, some, subfolders
+    from library.data.folders import MASKS, entries, is_file, is_image, repeats_and_text, some, subfolders
     from library.data.samples import folded
     from library.images import generation_parameters
 
@@ -303,7 +303,7 @@ def sort_out(job: Job) -> None:
         if not repeats_and_text(folder.name) or folder.name == MASKS:
             continue
         for entry in entries(folder):
-            if is_file(entry) and is_picture(entry.name):
+            if is_file(entry) and is_image(entry.name):
                 there[folder / entry.name] = generation_parameters.read_parameters(folder / entry.name)
             elif re.search(r"\.\d+\.tmp$", entry.name) and time.time() - entry.stat().st_mtime > 3600:
                 (folder / entry.name).unlink(missing_ok=True)  # of a run that was killed
@@ -316,7 +316,7 @@ def sort_out(job: Job) -> None:
     fitting = set()
     moves: list[tuple[Path, Path]] = []
     clashes: dict[Path, Path] = {}  # a wanted path -> what is there in its place
-    for one in job.pictures:
+    for one in job.images:
         at = paths.get(place(one.path))
         twin = same.get(_key(job.parameters[one.path]))
         if at and there[at] == job.parameters[one.path]:
@@ -349,10 +349,10 @@ def sort_out(job: Job) -> None:
         )
     job.replaced = clashes
     missing = {one.path for one in job.missing} | set(clashes)
-    job.missing = [one for one in job.pictures if one.path in missing]
+    job.missing = [one for one in job.images if one.path in missing]
     for old, new in moves:
         move_image(old, new, job.settings.caption_extension)
-    for one in job.pictures:
+    for one in job.images:
         if paths.get(place(one.path)) in fitting and not _caption_path(job, one).exists():
             write_caption(job, one)
     strays = [path for path in left if path not in clashes.values()]
@@ -375,7 +375,7 @@ def _key(parameters: dict) -> tuple:
 
 
 def _clash_messages(job: Job, before: dict[Path, dict], paths: list[Path]) -> list[str]:
-    """What was set otherwise when pictures were drawn that are there, and what to do."""
+    """What was set otherwise when images were drawn that are there, and what to do."""
     from library.data.folders import some
     from library.images import generation_parameters
 
@@ -407,10 +407,10 @@ def _clash_messages(job: Job, before: dict[Path, dict], paths: list[Path]) -> li
 
 
 def generate_missing(job: Job) -> None:
-    """Draw what is missing, one by one; each picture is on disk before the next is begun.
+    """Draw what is missing, one by one; each image is on disk before the next is begun.
 
     Raises:
-        UserError: memory is full, the model gives no picture, or the folder cannot be written.
+        UserError: memory is full, the model gives no image, or the folder cannot be written.
     """
     from tqdm import tqdm
 
@@ -447,10 +447,10 @@ def generate_missing(job: Job) -> None:
                     )
                     around.enter_context(job.machine.tuning())
                 try:
-                    picture = sampling.draw(family, prompt, device)
+                    image = sampling.draw(family, prompt, device)
                 except UserError as error:
                     raise UserError([f"{one.path.name}: {problem}" for problem in error.problems]) from error
-            write_image(job, one, picture)
+            write_image(job, one, image)
             taken = time.perf_counter() - began
             seconds += taken
             bar.update()
@@ -477,17 +477,17 @@ def generate_missing(job: Job) -> None:
     )
 
 
-def write_image(job: Job, one: Any, picture: Any) -> None:
-    """Write a picture and its caption; where the disk is full, wait for room."""
+def write_image(job: Job, one: Any, image: Any) -> None:
+    """Write an image and its caption; where the disk is full, wait for room."""
     from library.images import generation_parameters
     from library.tooling import generate
 
     def both() -> None:
         one.path.parent.mkdir(parents=True, exist_ok=True)
-        write_caption(job, one)  # first: the picture is what says that it is done
-        generation_parameters.write_image(one.path, picture, job.parameters[one.path])
+        write_caption(job, one)  # first: the image is what says that it is done
+        generation_parameters.write_image(one.path, image, job.parameters[one.path])
 
-    generate.write_or_explain(one.path, both, 3 * picture.width * picture.height)
+    generate.write_or_explain(one.path, both, 3 * image.width * image.height)
     old = job.replaced.get(one.path)
     if old and old.parent != one.path.parent:
         for path in (old, old.with_suffix(_ending(job.settings.caption_extension))):
@@ -505,12 +505,12 @@ def _caption_path(job: Job, one: Any) -> Path:
 
 
 def write_caption(job: Job, one: Any) -> None:
-    """The caption beside its picture, as the training reads it by default (reg_captions)."""
+    """The caption beside its image, as the training reads it by default (reg_captions)."""
     files.write(_caption_path(job, one), one.caption.encode())
 
 
 def move_image(old: Path, new: Path, caption_extension: str) -> None:
-    """A picture and its caption into the folder that they belong to now."""
+    """An image and its caption into the folder that they belong to now."""
     new.parent.mkdir(parents=True, exist_ok=True)
     ending = _ending(caption_extension)
     if old.with_suffix(ending).exists():
@@ -541,22 +541,22 @@ def rule_lines(job: Job) -> list[Note]:
                 f"多于训练样本：请把 images_per_caption 降到 {folder.repeats}，或增加训练图片的重复次数",
             )
         )
-        ours = f"{_counted(folder.picture_count, 'image')} x {_counted(folder.repeats, 'repeat')}"
-        theirs = f"{_counted(share.reg_pictures, 'image')} x {_counted(share.reg_repeats, 'repeat')}"
+        ours = f"{_counted(folder.image_count, 'image')} x {_counted(folder.repeats, 'repeat')}"
+        theirs = f"{_counted(share.reg_images, 'image')} x {_counted(share.reg_repeats, 'repeat')}"
         lines.append(
             Note(
                 say(
                     f"{folder.name}: {ours} = {share.train_samples} {sign} {share.reg_samples} = {theirs} in "
                     f"{share.reg_folder}: {verdict}",
-                    f"{folder.name}：{folder.picture_count} 张 x 重复 {folder.repeats} = {share.train_samples} {sign} "
-                    f"{share.reg_samples} = {share.reg_folder} 的 {share.reg_pictures} 张 x 重复 {share.reg_repeats}："
+                    f"{folder.name}：{folder.image_count} 张 x 重复 {folder.repeats} = {share.train_samples} {sign} "
+                    f"{share.reg_samples} = {share.reg_folder} 的 {share.reg_images} 张 x 重复 {share.reg_repeats}："
                     f"{verdict}",
                 ),
                 "green" if share.holds else "amber",
             )
         )
     train, reg = (sum(getattr(share, name) for share in job.shares) for name in ("train_samples", "reg_samples"))
-    uses = balance(job.found.train, regularization.as_samples(job.pictures, job.shares))
+    uses = balance(job.found.train, regularization.as_samples(job.images, job.shares))
     times = sorted({count for _, count in uses})
     often = f"{times[0]}" if len(times) == 1 else f"{times[0]}~{times[-1]}"
     samples = sum(count for _, count in uses)
@@ -564,11 +564,11 @@ def rule_lines(job: Job) -> list[Note]:
         Note(
             say(
                 f"total: {train} training samples, {reg} of regularization; an epoch uses {len(uses)} of "
-                f"{len(job.pictures)} regularization images, {often} times each, {samples} samples"
-                + ("; the others rotate in over the next epochs" if len(uses) < len(job.pictures) else ""),
-                f"合计：训练样本 {train} 个，正则化样本 {reg} 个；每轮使用 {len(job.pictures)} 张正则化图片中的 "
+                f"{len(job.images)} regularization images, {often} times each, {samples} samples"
+                + ("; the others rotate in over the next epochs" if len(uses) < len(job.images) else ""),
+                f"合计：训练样本 {train} 个，正则化样本 {reg} 个；每轮使用 {len(job.images)} 张正则化图片中的 "
                 f"{len(uses)} 张，每张 {often} 次，共 {samples} 个样本"
-                + ("；其余的在后面各轮轮流使用" if len(uses) < len(job.pictures) else ""),
+                + ("；其余的在后面各轮轮流使用" if len(uses) < len(job.images) else ""),
             ),
             "green",
         )
@@ -594,11 +594,11 @@ class MakeRegImagesPage(NamedTuple):
 def write_summary(job: Job, lines: list[Note]) -> Path:
     """The page to look at: pairs of a training image and what was drawn for it."""
     drawn_for: dict[Path, list] = {}
-    for one in job.pictures:
+    for one in job.images:
         drawn_for.setdefault(one.sample.image_path, []).append(one)
     content = MakeRegImagesPage(
         train_count=len(drawn_for),
-        regularization_count=len(job.pictures),
+        regularization_count=len(job.images),
         model=job.info.path.name,
         lines=[*lines, *job.notes],
         parameters=reg_data_dir(job.settings),
@@ -624,7 +624,7 @@ def pair(job: Job, drawn: list) -> pages.Figure:
 
 
 def side_by_side(sample: Any, fit: Any, paths: list[Path], height: int = 160) -> Any:
-    """A training picture as training sees it, and what was drawn for it; one that cannot be read is grey."""
+    """A training image as training sees it, and what was drawn for it; one that cannot be read is grey."""
     from PIL import Image
 
     from library.data import decoding

@@ -1,4 +1,4 @@
-"""Step 1 and 2: make a clean set of raw pictures. Edit the values below, then run this file; it takes no arguments.
+"""Step 1 and 2: make a clean set of raw images. Edit the values below, then run this file; it takes no arguments.
 
 第 1、2 步：把收集来的图片整理成干净的训练图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
 """
@@ -67,7 +67,7 @@ BYTES_PER_PIXEL = 2  # of a PNG photo; drawings take a quarter
 
 
 class Job(NamedTuple):
-    """A raw picture that is wanted."""
+    """A raw image that is wanted."""
 
     raw: "Raw"
     stem: str  # name of what it becomes, below output_dir and without ending
@@ -78,20 +78,20 @@ class Plan(NamedTuple):
     """What there is to do."""
 
     cleaner: "Cleaner"
-    jobs: list[Job]  # all pictures that are wanted
+    jobs: list[Job]  # all images that are wanted
     todo: list[Job]
     deleted: dict[str, list[str]]  # raw name -> files an earlier run made, now gone
 
 
 def prepare(settings: PrepareImages) -> int:
-    """Look at all raw pictures, decide, clean, and write the summary. Gives the exit code."""
+    """Look at all raw images, decide, clean, and write the summary. Gives the exit code."""
     import cv2
 
     from library.images.manifest import Manifest
     from library.reporting import pages
     from library.tooling import cleaning_findings, cleaning_page, raw_images
 
-    cv2.setNumThreads(1)  # a thread for each picture is faster than all threads for one
+    cv2.setNumThreads(1)  # a thread for each image is faster than all threads for one
     output, thread_count = Path(settings.output_dir), min(8, os.cpu_count() or 1)
     names, survey = raw_images.find_raw_images(Path(settings.images_dir))
     regions = _regions(settings, names)
@@ -102,12 +102,12 @@ def prepare(settings: PrepareImages) -> int:
                     names, survey, resolution=settings.resolution, trims=settings.trim_borders,
                     memory=output / ".cache", thread_count=thread_count, told=bar.update,
                 )  # fmt: skip
-            if not survey.pictures:
+            if not survey.images:
                 reasons = [f"{name}: {why}" for name, why in survey.skipped.items()]
                 raise UserError([*reasons, *survey.notes], say("no usable images:", "没有可用的图片："))
             groups = raw_images.groups(survey, settings.similarity, manifest)
             left_out = _left_out(groups) if settings.duplicates == "leave out" else {}
-            wanted = [raw for raw in survey.pictures if raw.name not in left_out]
+            wanted = [raw for raw in survey.images if raw.name not in left_out]
             models, lines = _models(settings, wanted)
             for line in (_counts(survey, left_out, wanted), *lines):
                 log.info(line)
@@ -192,7 +192,7 @@ def _left_out(groups: "list[Group]") -> dict[str, str]:
 
 
 def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> str:
-    total, skipped = len(survey.pictures) + len(survey.skipped), len(survey.skipped)
+    total, skipped = len(survey.images) + len(survey.skipped), len(survey.skipped)
     return say(
         f"{total} raw images: {skipped} skipped, {len(left_out)} left out as duplicates, {len(wanted)} used",
         f"原始图片 {total} 张：略过 {skipped} 张，去掉重复 {len(left_out)} 张，使用 {len(wanted)} 张",
@@ -322,7 +322,7 @@ def _plan(
 
 
 def _stems(wanted: "list[Raw]", manifest: "Manifest") -> dict[str, str]:
-    """The name of what each picture becomes; no two alike on any system, and those given before stay."""
+    """The name of what each image becomes; no two alike on any system, and those given before stay."""
     from library.data.samples import folded
 
     stems = {raw.name: manifest.records[raw.name].stem for raw in wanted if raw.name in manifest.records}
@@ -356,7 +356,7 @@ def _in_the_way(job: Job, cleaner: "Cleaner", manifest: "Manifest") -> list[str]
 
 def _work(plan: Plan, survey: "Survey", manifest: "Manifest", output: Path, thread_count: int) -> None:
     """Make what is to be made; what fails is told among the skipped, and the rest goes on."""
-    from library.data.decoding import BrokenPicture
+    from library.data.decoding import BrokenImage
     from library.data.threads import in_order
     from library.images.manifest import Record, digest_of
     from library.tooling import cleaning
@@ -366,13 +366,13 @@ def _work(plan: Plan, survey: "Survey", manifest: "Manifest", output: Path, thre
         name = job.raw.name
         try:
             made = plan.cleaner.clean(job.raw, job.stem)
-        except BrokenPicture as error:
+        except BrokenImage as error:
             return str(error)
-        except UserError:  # of a model, not of the picture
+        except UserError:  # of a model, not of the image
             raise
         except MemoryError:
             return say("too large for this machine's memory; make it smaller", "内存不足，请先缩小")
-        except Exception as error:  # one strange picture must not end the work on ten thousand
+        except Exception as error:  # one strange image must not end the work on ten thousand
             return say(f"failed: {type(error).__name__}: {error}", f"处理失败：{type(error).__name__}：{error}")
         before = manifest.records.get(name)
         manifest.begin(name, list(made.files))
@@ -409,7 +409,7 @@ def _work(plan: Plan, survey: "Survey", manifest: "Manifest", output: Path, thre
 
 
 def _stale(manifest: "Manifest", worked: Iterable[str], output: Path) -> dict[str, list[str]]:
-    """What earlier runs made of pictures that are not used any more, and is still there."""
+    """What earlier runs made of images that are not used any more, and is still there."""
     stale = {
         name: [file for file in record.report.get("size", {}) if (output / file).exists()]
         for name, record in manifest.records.items()

@@ -1,4 +1,4 @@
-"""Step 5: put pictures and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
+"""Step 5: put images and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
 below, then run this file; it takes no arguments.
 
 第 5 步：把图片和标签放进 [重复次数]_[概念] 目录。默认是复制。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
@@ -55,7 +55,7 @@ from library.reporting import pages
 from library.storage import undo
 
 PAGE = "folders.html"  # beside the numbered folders; the training passes it over
-THUMBNAILS = 8  # pictures shown of each concept
+THUMBNAILS = 8  # images shown of each concept
 MANY_TOKENS = 6  # a word of more is spelt out to the model rather than known
 REG = "reg"
 
@@ -69,9 +69,9 @@ class Job:
     """One folder that shall be there."""
 
     word: str
-    pictures: list[image_folder.CaptionedImage]  # of images_dir that belong into it
+    images: list[image_folder.CaptionedImage]  # of images_dir that belong into it
     files: list[folder_sorting.File]  # these, their captions and masks
-    names: list[str]  # its pictures once all is done, those that are there already too
+    names: list[str]  # its images once all is done, those that are there already too
     others: list[str]  # of these, what does not come from images_dir
     there: folder_sorting.Numbered | None  # the folder of this word that is there already
     fixed: int | None  # repeats that its source folder's name says
@@ -195,14 +195,14 @@ def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], 
             )
         )
     ours = {folders.folded(name) for name in concept.names}
-    others = [name for name in own[0].pictures if folders.folded(name) not in ours] if own else []
+    others = [name for name in own[0].images if folders.folded(name) not in ours] if own else []
     there_already = own[0] if own else None
-    return Job(word, concept.pictures, files, concept.names + others, others, there_already, concept.repeats)
+    return Job(word, concept.images, files, concept.names + others, others, there_already, concept.repeats)
 
 
 def refuse_faces_and_bodies(images: Path, found: image_folder.ImageFolder) -> None:
     """The two folders of faces = "recipe" are a training set and its regularization, not two concepts. Raises UserError."""
-    firsts = {picture.path.relative_to(found.folder).parts[0] for picture in found.pictures}
+    firsts = {image.path.relative_to(found.folder).parts[0] for image in found.images}
     if firsts == {"train", REG}:
         raise UserError(
             say(
@@ -336,7 +336,7 @@ def _placed(settings: SortIntoFolders, jobs: list[Job]) -> int:
 
 
 def _is_caption(file: folder_sorting.File) -> bool:
-    return not file.is_picture and not file.name.startswith(f"{folders.MASKS}/")
+    return not file.is_image and not file.name.startswith(f"{folders.MASKS}/")
 
 
 # ---- what is said ----
@@ -346,19 +346,19 @@ def checked(settings: SortIntoFolders, jobs: list[Job]) -> list[tag_statistics.A
     """Whether each word is one that can be learnt."""
     from library.families import clip_text
 
-    pictures = []
+    images = []
     for job in jobs:
-        those = job.pictures
+        those = job.images
         if not those and job.there:  # all was moved there before
             those = image_folder.find_images(
                 job.there.path, caption_extension=settings.caption_extension, may_be_empty=True
-            ).pictures
-        for picture in those:
-            line = None if picture.caption is None else captions.first_line(picture.caption)
-            pictures.append(tag_statistics.Captioned(job.word, picture.path.name, line))
+            ).images
+        for image in those:
+            line = None if image.caption is None else captions.first_line(image.caption)
+            images.append(tag_statistics.Captioned(job.word, image.path.name, line))
     found = []
     if Path(settings.images_dir).name != REG:  # regularization has other captions, or none
-        statistics = tag_statistics.count(pictures)
+        statistics = tag_statistics.count(images)
         words = {job.word: job.word for job in jobs}
         found += tag_statistics.about_words(statistics, words, clip_text.is_everyday_word)
     for job in jobs:

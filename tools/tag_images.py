@@ -1,4 +1,4 @@
-"""Step 3: write tags for every picture. Edit the values below, then run this file; it takes no arguments.
+"""Step 3: write tags for every image. Edit the values below, then run this file; it takes no arguments.
 
 第 3 步：给每张图片打标签。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
 """
@@ -54,7 +54,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from library.data import captions, folders, image_folder, decoding, tag_statistics, threads
+from library.data import captions, decoding, folders, image_folder, tag_statistics, threads
 from library.data.samples import folded
 from library.images import local_models
 from library.images import tagger as wd
@@ -72,7 +72,7 @@ FACTS_SIDE = 256
 FEW = 4  # tags: fewer are worth a look
 UNSURE = 0.5  # mean probability of the tags: lower is worth a look
 SHOWN_TAGS = 40
-SHOWN_ODD = 40  # pictures
+SHOWN_ODD = 40  # images
 MOST_BROKEN = 10  # named in the terminal
 PAGE = "tagged.html"  # edit_tags has its page in the same folder
 
@@ -83,9 +83,9 @@ def main() -> int:
 
 @dataclass
 class Results:
-    """What became of the pictures."""
+    """What became of the images."""
 
-    captions: dict[Path, str]  # picture -> its caption now, of those that have one
+    captions: dict[Path, str]  # image -> its caption now, of those that have one
     tagged: set[Path] = field(default_factory=set)  # looked at in this run, or known from an earlier one
     changed: int = 0  # caption files written
     sureness: dict[Path, float] = field(default_factory=dict)  # mean probability of the tags the tagger gave
@@ -99,26 +99,26 @@ def run(settings: TagImages) -> int:
     begun = time.monotonic()
     found = image_folder.find_images(settings.images_dir, caption_extension=settings.caption_extension)
     notes = list(found.notes)
-    pictures = to_do(found, settings, notes)
-    model = find_model(settings) if pictures else None
+    images = to_do(found, settings, notes)
+    model = find_model(settings) if images else None
     for note in notes:
         log.warning(note)
-    had = sum(bool(captions.first_line(picture.caption or "")) for picture in found.pictures)
+    had = sum(bool(captions.first_line(image.caption or "")) for image in found.images)
     log.info(
         say(
-            f"{plural(len(found.pictures), 'image')}, {had:,} with tags already ({stays(settings)})",
-            f"{len(found.pictures):,} 张图片，其中 {had:,} 张已有标签（{stays(settings)}）",
+            f"{plural(len(found.images), 'image')}, {had:,} with tags already ({stays(settings)})",
+            f"{len(found.images):,} 张图片，其中 {had:,} 张已有标签（{stays(settings)}）",
         )
     )
-    results = Results({picture.path: picture.caption for picture in found.pictures if picture.caption is not None})
+    results = Results({image.path: image.caption for image in found.images if image.caption is not None})
     seconds, name = 0.0, wd.name_of(model) if model else None
-    if pictures:
+    if images:
         with Backup(found.folder, "tag_images") as backup:
             try:
                 if model:
-                    name = tag(pictures, found, settings, model, backup, results)
+                    name = tag(images, found, settings, model, backup, results)
                 else:
-                    describe(pictures, found, settings, backup, results)
+                    describe(images, found, settings, backup, results)
             except KeyboardInterrupt:
                 results.stopped = True
             except UserError as error:
@@ -129,9 +129,9 @@ def run(settings: TagImages) -> int:
                 )
                 raise UserError([*error.problems, *([done] if results.changed else [])]) from error
         seconds = time.monotonic() - begun
-    if pictures and not model and settings.tagger:
+    if images and not model and settings.tagger:
         log.info("\n".join(advice_without()))
-    for line in result_lines(found, results, pictures, seconds):
+    for line in result_lines(found, results, images, seconds):
         log.info(line)
     path = write_summary(found, settings, results, name, notes)
     log.info(say(f"summary: {path}", f"结果页：{path}"))
@@ -149,30 +149,30 @@ def stays(settings: TagImages) -> str:
     }[settings.existing]
 
 
-# ---- which pictures, which model ----
+# ---- which images, which model ----
 
 
 def to_do(found: image_folder.ImageFolder, settings: TagImages, notes: list[str]) -> list[image_folder.CaptionedImage]:
-    """The pictures whose captions are to be written, each with a caption file of its own."""
+    """The images whose captions are to be written, each with a caption file of its own."""
     chosen: list[image_folder.CaptionedImage] = []
-    owners: dict[str, str] = {}  # caption file -> the picture whose it is
+    owners: dict[str, str] = {}  # caption file -> the image whose it is
     shared: list[str] = []
     without_word: list[str] = []  # stay as they are, and lack what stands first in all others
-    for picture in found.pictures:
-        now = captions.first_line(picture.caption or "")
+    for image in found.images:
+        now = captions.first_line(image.caption or "")
         if settings.existing == "keep" and now:
-            front = front_words(picture.path, found.folder, settings)
+            front = front_words(image.path, found.folder, settings)
             if not all(tag_statistics.has_word(now, word) for word in front):
-                without_word.append(found.name(picture))
+                without_word.append(found.name(image))
             continue
-        if folded(picture.caption_path.stem) != folded(picture.path.stem):  # of the picture it was cut out of
-            picture = picture._replace(caption_path=picture.path.with_suffix(picture.caption_path.suffix))
-        key = folded(str(picture.caption_path))
+        if folded(image.caption_path.stem) != folded(image.path.stem):  # of the image it was cut out of
+            image = image._replace(caption_path=image.path.with_suffix(image.caption_path.suffix))
+        key = folded(str(image.caption_path))
         if key in owners:
-            shared.append(f"{found.name(picture)} = {owners[key]}")
+            shared.append(f"{found.name(image)} = {owners[key]}")
         else:
-            owners[key] = picture.path.name
-            chosen.append(picture)
+            owners[key] = image.path.name
+            chosen.append(image)
     if shared:
         notes.append(
             say(
@@ -273,7 +273,7 @@ def where_to_get(name: str = wd.ADVISED) -> str:
 
 
 def front_words(path: Path, root: Path, settings: TagImages) -> list[str]:
-    """What stands first: the trigger word, or the concept of the picture's [repeats]_[concept] folder."""
+    """What stands first: the trigger word, or the concept of the image's [repeats]_[concept] folder."""
     if settings.trigger_word:
         return captions.tags(settings.trigger_word)
     for folder in path.parents:
@@ -286,7 +286,7 @@ def front_words(path: Path, root: Path, settings: TagImages) -> list[str]:
 
 
 def folder_words(path: Path, root: Path) -> list[str]:
-    """What the sub-folders that a picture lies in are called, the outermost first; without numbers."""
+    """What the sub-folders that an image lies in are called, the outermost first; without numbers."""
     words: list[str] = []
     for name in path.relative_to(root).parts[:-1]:
         meaning = folders.repeats_and_text(name)
@@ -304,23 +304,23 @@ def excluded(patterns: Iterable[str] | None) -> Callable[[str], bool]:
     return lambda word: shape is not None and bool(shape.fullmatch(tag_statistics.spelled(word)))
 
 
-def new_caption(picture: image_folder.CaptionedImage, front: list[str], words: list[str], settings: TagImages) -> str:
-    """The caption that a picture gets."""
-    now = captions.first_line(picture.caption or "")
+def new_caption(image: image_folder.CaptionedImage, front: list[str], words: list[str], settings: TagImages) -> str:
+    """The caption that an image gets."""
+    now = captions.first_line(image.caption or "")
     if settings.existing == "replace" or not now:
         return wd.joined([*front, *words], tag_statistics.spelled)
     missing = [word for word in front if not tag_statistics.has_word(now, word)]
-    return wd.extended(picture.caption, ", ".join(missing) or None, words, tag_statistics.spelled)
+    return wd.extended(image.caption, ", ".join(missing) or None, words, tag_statistics.spelled)
 
 
-def write_caption(picture: image_folder.CaptionedImage, text: str, backup: Backup, results: Results) -> None:
+def write_caption(image: image_folder.CaptionedImage, text: str, backup: Backup, results: Results) -> None:
     """Write a caption where it is another than the one that is there."""
-    results.tagged.add(picture.path)
-    results.captions[picture.path] = text
-    if text == picture.caption:
+    results.tagged.add(image.path)
+    results.captions[image.path] = text
+    if text == image.caption:
         return
     before = backup.count
-    backup.write(picture.caption_path, text.encode())
+    backup.write(image.caption_path, text.encode())
     results.changed += backup.count - before
 
 
@@ -328,51 +328,51 @@ def write_caption(picture: image_folder.CaptionedImage, text: str, backup: Backu
 
 
 class DecodedImage(NamedTuple):
-    """A picture, decoded ahead."""
+    """An image, decoded ahead."""
 
-    picture: image_folder.CaptionedImage
+    image: image_folder.CaptionedImage
     content: object  # what the work wants of it; None: it is broken
     problem: str = ""
 
 
 def decoded(
-    pictures: Iterable[image_folder.CaptionedImage], area: int, use: Callable[[Image.Image], object], results: Results
+    images: Iterable[image_folder.CaptionedImage], area: int, use: Callable[[Image.Image], object], results: Results
 ) -> Iterator[DecodedImage]:
-    """The pictures that can be read, upright, in sRGB and on white, some of them ahead of the reader."""
+    """The images that can be read, upright, in sRGB and on white, some of them ahead of the reader."""
 
-    def look(picture: image_folder.CaptionedImage) -> DecodedImage:
+    def look(image: image_folder.CaptionedImage) -> DecodedImage:
         try:
-            return DecodedImage(picture, use(on_white(decoding.raw(picture.path, area)[1])))
-        except decoding.BrokenPicture as error:
-            return DecodedImage(picture, None, str(error))
+            return DecodedImage(image, use(on_white(decoding.raw(image.path, area)[1])))
+        except decoding.BrokenImage as error:
+            return DecodedImage(image, None, str(error))
 
-    for looked in threads.in_order(look, pictures, DECODERS):
+    for looked in threads.in_order(look, images, DECODERS):
         if looked.content is None:
-            results.broken[looked.picture.path] = looked.problem
+            results.broken[looked.image.path] = looked.problem
         yield looked
 
 
-def first_whole(pictures: list[image_folder.CaptionedImage], results: Results) -> int:
-    """How many broken pictures stand before the first one that can be read."""
-    for at, picture in enumerate(pictures):
+def first_whole(images: list[image_folder.CaptionedImage], results: Results) -> int:
+    """How many broken images stand before the first one that can be read."""
+    for at, image in enumerate(images):
         try:
-            decoding.inspect(picture.path)
+            decoding.inspect(image.path)
             return at
-        except decoding.BrokenPicture as error:
-            results.broken[picture.path] = str(error)
-    return len(pictures)
+        except decoding.BrokenImage as error:
+            results.broken[image.path] = str(error)
+    return len(images)
 
 
-def on_white(picture: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     """RGB, with white in place of transparency, as the training sees it."""
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def tag(
-    pictures: list[image_folder.CaptionedImage],
+    images: list[image_folder.CaptionedImage],
     found: image_folder.ImageFolder,
     settings: TagImages,
     path: Path,
@@ -385,36 +385,35 @@ def tag(
     floor = min(wd.Sightings.FLOOR, settings.general_threshold, settings.character_threshold)
     is_excluded = excluded(settings.exclude_tags)
 
-    def write(picture: image_folder.CaptionedImage, seen: list[wd.Tag]) -> None:
+    def write(image: image_folder.CaptionedImage, seen: list[wd.Tag]) -> None:
         tags = wd.chosen_tags(
             seen, settings.general_threshold, settings.character_threshold, with_rating=settings.rating_tags
         )
         tags = [one for one in tags if not is_excluded(one.name)]
         sure = [one.probability for one in tags if one.category != wd.RATING]
-        results.sureness[picture.path] = sum(sure) / len(sure) if sure else 0.0
+        results.sureness[image.path] = sum(sure) / len(sure) if sure else 0.0
         if len(sure) < FEW:
-            results.few.append(picture.path)
+            results.few.append(image.path)
         words = [
             wd.written(one.name, underscores=settings.underscores, escape_brackets=settings.escape_brackets)
             for one in tags
         ]
-        front = front_words(picture.path, found.folder, settings)
-        write_caption(picture, new_caption(picture, front, words, settings), backup, results)
+        front = front_words(image.path, found.folder, settings)
+        write_caption(image, new_caption(image, front, words, settings), backup, results)
 
     with wd.Sightings(found.folder, table, by) as sightings:
         unseen = []
-        for picture in pictures:
-            seen = sightings.get(picture.path, floor)
+        for image in images:
+            seen = sightings.get(image.path, floor)
             if seen is None:
-                unseen.append(picture)
+                unseen.append(image)
             else:
-                write(picture, seen)
-        if len(unseen) < len(pictures):
+                write(image, seen)
+        if len(unseen) < len(images):
             log.info(
                 say(
-                    f"{plural(len(pictures) - len(unseen), 'image was', 'images were')} already processed by this "
-                    "tagger",
-                    f"{len(pictures) - len(unseen):,} 张图片此前已由该模型看过，不再重看",
+                    f"{plural(len(images) - len(unseen), 'image was', 'images were')} already processed by this tagger",
+                    f"{len(images) - len(unseen):,} 张图片此前已由该模型看过，不再重看",
                 )
             )
         unseen = unseen[first_whole(unseen, results) :]
@@ -441,8 +440,8 @@ def tag(
                 probabilities = model.probabilities([looked.content for looked in group])
                 for looked, row in zip(group, probabilities, strict=True):
                     seen = table.seen(row, floor)
-                    sightings.put(looked.picture.path, seen, floor)
-                    write(looked.picture, seen)
+                    sightings.put(looked.image.path, seen, floor)
+                    write(looked.image, seen)
                 group.clear()
 
             for looked in decoded(unseen, (wd.ENOUGH * model.size) ** 2, model.prepare, results):
@@ -459,29 +458,29 @@ def tag(
 
 
 def describe(
-    pictures: list[image_folder.CaptionedImage],
+    images: list[image_folder.CaptionedImage],
     found: image_folder.ImageFolder,
     settings: TagImages,
     backup: Backup,
     results: Results,
 ) -> None:
-    """Write captions of what folders are called, and of what can be said of a picture without a model."""
+    """Write captions of what folders are called, and of what can be said of an image without a model."""
     is_excluded = excluded(settings.exclude_tags)
 
-    def look(picture: Image.Image) -> list[str]:
-        return facts_of(picture) if settings.picture_facts else []
+    def look(image: Image.Image) -> list[str]:
+        return facts_of(image) if settings.picture_facts else []
 
-    with tqdm(total=len(pictures), disable=None, unit=say(" images", " 张")) as bar:
-        for looked in decoded(pictures, FACTS_SIDE**2, look, results):
+    with tqdm(total=len(images), disable=None, unit=say(" images", " 张")) as bar:
+        for looked in decoded(images, FACTS_SIDE**2, look, results):
             bar.update()
             if looked.content is None:
                 continue
-            words = [*folder_words(looked.picture.path, found.folder), *looked.content]
+            words = [*folder_words(looked.image.path, found.folder), *looked.content]
             words = [
                 word.replace(" ", "_") if settings.underscores else word for word in words if not is_excluded(word)
             ]
-            front = front_words(looked.picture.path, found.folder, settings)
-            write_caption(looked.picture, new_caption(looked.picture, front, words, settings), backup, results)
+            front = front_words(looked.image.path, found.folder, settings)
+            write_caption(looked.image, new_caption(looked.image, front, words, settings), backup, results)
 
 
 # ---- what is said of it ----
@@ -584,16 +583,16 @@ def write_summary(
     counted = tag_statistics.count(tag_statistics.Captioned("", short(path), line) for path, line in lines.items())
     tag_count = sum(counted.count(one) for one in counted.tags.values())
     numbers: dict[str, object] = {
-        say("images", "图片"): f"{len(found.pictures):,}",
+        say("images", "图片"): f"{len(found.images):,}",
         say("captions written now", "本次写入"): f"{results.changed:,}",
         say("different tags", "不同标签"): f"{len(counted.tags):,}",
         say("tags per image", "平均每张标签数"): f"{tag_count / max(1, len(lines)):.1f}",
     }
-    without = [picture.path for picture in found.pictures if picture.path not in lines]
+    without = [image.path for image in found.images if image.path not in lines]
     if without:
         numbers[say("without tags", "没有标签")] = f"{len(without):,}"
     odd = unsure_images(results)
-    shown = [picture.path for picture in found.pictures if picture.path in results.tagged] or list(lines)
+    shown = [image.path for image in found.images if image.path in results.tagged] or list(lines)
     content = TagImagesPage(
         folder=found.folder.name,
         images_dir=Path(settings.images_dir).as_posix(),

@@ -1,8 +1,8 @@
 """How the miniature base model is trained: draws a world, trains a VAE on it, then a text encoder and a U-Net together.
 
     python -m tools.train_miniature              everything: about an hour on two CPU cores
-    python -m tools.train_miniature --pictures   only writes train/ and reg/ with the model that is there
-    python -m tools.train_miniature --evaluate   only asks that model for 200 unseen pictures
+    python -m tools.train_miniature --images   only writes train/ and reg/ with the model that is there
+    python -m tools.train_miniature --evaluate   only asks that model for 200 unseen images
 
 The layout is Stable Diffusion 1's (latents of 4 channels at an eighth of the size, a CLIP text encoder of 77 tokens, a
 U-Net with cross attention, epsilon objective, the same noise schedule), only smaller; the result is an ordinary
@@ -52,9 +52,9 @@ from library.miniature.drawings import (
     world_words,
 )
 
-# Width x height in pixels, and the share of the pictures: a LoRA trained in buckets meets sizes it knows.
+# Width x height in pixels, and the share of the images: a LoRA trained in buckets meets sizes it knows.
 SHARES = {(64, 64): 0.60, (48, 80): 0.12, (80, 48): 0.12, (64, 48): 0.08, (48, 64): 0.08}
-PICTURE_COUNT = 20_000  # per worker
+IMAGE_COUNT = 20_000  # per worker
 WORKERS = 2  # processes of one thread each: they wait for one another once per step, threads at every operation
 
 PERSON_SHARE, PAIR_SHARE = 0.2, 0.07  # single shapes are what the model is judged by, and the hardest to learn
@@ -96,7 +96,7 @@ def start_calmly(module: nn.Module) -> None:
 
 
 def new_vae() -> AutoencoderKL:
-    """Pictures to latents of an eighth of their size and back; 1 M parameters.
+    """Images to latents of an eighth of their size and back; 1 M parameters.
 
     It starts calmly, and latents carry little noise: from diffusers' own initial values the colours were still not
     learnt after 250 steps.
@@ -165,7 +165,7 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-# ---- Pictures --------------------------------------------------------------------------------------------------------
+# ---- Images --------------------------------------------------------------------------------------------------------
 
 
 def is_unseen(scene: Scene) -> bool:
@@ -174,7 +174,7 @@ def is_unseen(scene: Scene) -> bool:
 
 
 def draw_world(count: int, seed: str) -> dict[tuple[int, int], tuple[list[list[str]], np.ndarray]]:
-    """Training pictures by size: their tags, and (count, H, W, 3) bytes."""
+    """Training images by size: their tags, and (count, H, W, 3) bytes."""
     rng = random.Random(seed)
     world = {}
     for size, share in SHARES.items():
@@ -187,16 +187,16 @@ def draw_world(count: int, seed: str) -> dict[tuple[int, int], tuple[list[list[s
     return world
 
 
-def as_pixels(pictures: np.ndarray) -> Tensor:
+def as_pixels(images: np.ndarray) -> Tensor:
     """(B, H, W, 3) bytes -> (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def shuffled_caption(picture_tags: list[str], rng: random.Random) -> str:
+def shuffled_caption(image_tags: list[str], rng: random.Random) -> str:
     """A caption as users write them: sometimes complete, sometimes with tags missing, in some order, or empty."""
     if rng.random() < EMPTY_CAPTION_RATE:
         return ""
-    kept = list(picture_tags)
+    kept = list(image_tags)
     if rng.random() < 0.5:
         kept = [tag for tag in kept if rng.random() > 0.2]
     if rng.random() < 0.7:
@@ -268,7 +268,7 @@ def train_steps(name: str, modules: list[nn.Module], loss_of_step, step_count: i
 
 
 def train_vae(world, seed: int, work: Path) -> AutoencoderKL:
-    """Error of the picture and of its edges, with a little KL.
+    """Error of the image and of its edges, with a little KL.
 
     For the first steps three of the four channels are drawn towards the mean colour of their 8 x 8 pixels. Without this
     anchor the colours take thousands of steps to get through the bottleneck.
@@ -281,13 +281,13 @@ def train_vae(world, seed: int, work: Path) -> AutoencoderKL:
         rng = random.Random(f"vae {seed} {step} {worker()}")
         size, whole = rng.choices(sizes, shares)[0], step >= VAE_CROP_STEPS
         count = VAE_BATCH if whole else VAE_CROP_BATCH
-        pictures = [world[size][1][rng.randrange(len(world[size][1]))] for _ in range(count * 3 // 4)]
-        for index in range(0, len(pictures), 6):  # colours exchanged, and anything: more than this world's pictures
-            pictures[index] = pictures[index][:, :, rng.sample(range(3), 3)]
-        pictures += [np.asarray(draw_anything(rng, size)) for _ in range(count - len(pictures))]
+        images = [world[size][1][rng.randrange(len(world[size][1]))] for _ in range(count * 3 // 4)]
+        for index in range(0, len(images), 6):  # colours exchanged, and anything: more than this world's images
+            images[index] = images[index][:, :, rng.sample(range(3), 3)]
+        images += [np.asarray(draw_anything(rng, size)) for _ in range(count - len(images))]
         if not whole:
-            pictures = [_cut_out(picture, rng) for picture in pictures]
-        pixels = as_pixels(np.stack(pictures))  # (B, 3, H, W)
+            images = [_cut_out(image, rng) for image in images]
+        pixels = as_pixels(np.stack(images))  # (B, 3, H, W)
         posterior = vae.encode(pixels).latent_dist
         decoded = vae.decode(posterior.sample()).sample
         edges = sum(F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis)) for axis in (2, 3))
@@ -302,15 +302,15 @@ def train_vae(world, seed: int, work: Path) -> AutoencoderKL:
     return vae
 
 
-def _cut_out(picture: np.ndarray, rng: random.Random) -> np.ndarray:
-    top, left = (rng.randrange(side - VAE_CROP + 1) for side in picture.shape[:2])
-    return picture[top : top + VAE_CROP, left : left + VAE_CROP]
+def _cut_out(image: np.ndarray, rng: random.Random) -> np.ndarray:
+    top, left = (rng.randrange(side - VAE_CROP + 1) for side in image.shape[:2])
+    return image[top : top + VAE_CROP, left : left + VAE_CROP]
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: np.ndarray) -> Tensor:
+def encode(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
     """(count, H, W, 3) bytes -> (count, 4, h, w) latents, not yet scaled."""
-    parts = [vae.encode(as_pixels(pictures[i : i + 50])).latent_dist.mode() for i in range(0, len(pictures), 50)]
+    parts = [vae.encode(as_pixels(images[i : i + 50])).latent_dist.mode() for i in range(0, len(images), 50)]
     return torch.cat(parts)
 
 
@@ -328,7 +328,7 @@ def train_denoiser(world, vae: AutoencoderKL, tokenizer, seed: int, work: Path):
     torch.manual_seed(seed)
     text_encoder, unet = new_text_encoder(tokenizer), new_unet()
     unet.to(memory_format=torch.channels_last)
-    latents = {size: encode(vae, pictures) * vae.config.scaling_factor for size, (_, pictures) in world.items()}
+    latents = {size: encode(vae, images) * vae.config.scaling_factor for size, (_, images) in world.items()}
     signal_squared = new_scheduler().alphas_cumprod  # (1000,)
     snr = signal_squared / (1 - signal_squared)
     sizes, shares = list(SHARES), list(SHARES.values())
@@ -395,10 +395,10 @@ def sample(
     guidance_scale: float = GUIDANCE_SCALE,
     step_count: int = SAMPLING_STEPS,
 ) -> list[Image.Image]:
-    """One picture per caption, 50 at a time."""
-    generator, pictures = torch.Generator().manual_seed(seed), []
+    """One image per caption, 50 at a time."""
+    generator, images = torch.Generator().manual_seed(seed), []
     for first in range(0, len(captions), 50):
-        pictures += pipeline(
+        images += pipeline(
             captions[first : first + 50],
             width=size[0],
             height=size[1],
@@ -406,7 +406,7 @@ def sample(
             num_inference_steps=step_count,
             generator=generator,
         ).images
-    return pictures
+    return images
 
 
 def unseen_scenes(count: int, seed: int) -> list[Scene]:
@@ -420,10 +420,10 @@ def unseen_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def evaluate(pipeline: StableDiffusionPipeline, count: int = 200, seed: int = 1, **options) -> dict[str, float]:
-    """Shares of unseen captions whose picture has the right shape, the right colour, and both."""
+    """Shares of unseen captions whose image has the right shape, the right colour, and both."""
     scenes = unseen_scenes(count, seed)
-    pictures = sample(pipeline, [caption(scene) for scene in scenes], seed, **options)
-    found = [identify(picture) for picture in pictures]
+    images = sample(pipeline, [caption(scene) for scene in scenes], seed, **options)
+    found = [identify(image) for image in images]
     asked = [(scene.things[0].shape, scene.things[0].colour) for scene in scenes]
     return {
         "shape": float(np.mean([f[0] == a[0] for f, a in zip(found, asked, strict=True)])),
@@ -432,7 +432,7 @@ def evaluate(pipeline: StableDiffusionPipeline, count: int = 200, seed: int = 1,
     }
 
 
-CHARACTER_PICTURES = [  # size in pixels, and the scene: as mixed as a user's folder
+CHARACTER_IMAGES = [  # size in pixels, and the scene: as mixed as a user's folder
     ((64, 64), CharacterScene("standing", "center", "large", "white")),
     ((200, 200), CharacterScene("waving", "center", "large", "blue")),
     ((128, 128), CharacterScene("arms up", "center", "large", "gray")),
@@ -446,25 +446,25 @@ CHARACTER_PICTURES = [  # size in pixels, and the scene: as mixed as a user's fo
     ((96, 96), CharacterScene("looking right", "center", "", "black", "dotted")),
     ((100, 75), CharacterScene("waving", "right", "", "gray", "gradient")),
 ]
-REGULARIZATION_SCENES = 24  # beside one picture for each of the character's
+REGULARIZATION_SCENES = 24  # beside one image for each of the character's
 
 
 def write_train_set(folder: Path) -> None:
-    """`10_mytag`: a dozen pictures of the character, with tags in text files."""
+    """`10_mytag`: a dozen images of the character, with tags in text files."""
     target = _emptied(folder / "10_mytag")
-    for index, (size, scene) in enumerate(CHARACTER_PICTURES, start=1):
+    for index, (size, scene) in enumerate(CHARACTER_IMAGES, start=1):
         _write(target / f"mytag_{index:02d}", draw_character(scene, size), character_caption(scene))
 
 
 def write_regularization_set(pipeline: StableDiffusionPipeline, seed: int, folder: Path) -> None:
     """`1_world`: what the base model itself makes of the character's tags less the character, and of its own world."""
     target, sizes = _emptied(folder / "1_world"), list(SHARES)
-    captions = [", ".join(character_caption(scene).split(", ")[2:]) for _, scene in CHARACTER_PICTURES]
+    captions = [", ".join(character_caption(scene).split(", ")[2:]) for _, scene in CHARACTER_IMAGES]
     rng = random.Random(f"regularization {seed}")
     captions += [caption(random_scene(rng)) for _ in range(REGULARIZATION_SCENES)]
     for index, text in enumerate(captions, start=1):
-        (picture,) = sample(pipeline, [text], seed + index, sizes[index % len(sizes)])
-        _write(target / f"world_{index:02d}", picture, text)
+        (image,) = sample(pipeline, [text], seed + index, sizes[index % len(sizes)])
+        _write(target / f"world_{index:02d}", image, text)
 
 
 def _emptied(folder: Path) -> Path:
@@ -474,8 +474,8 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-def _write(stem: Path, picture: Image.Image, text: str) -> None:
-    picture.save(stem.with_suffix(".png"), optimize=True)
+def _write(stem: Path, image: Image.Image, text: str) -> None:
+    image.save(stem.with_suffix(".png"), optimize=True)
     stem.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
 
 
@@ -485,7 +485,7 @@ def train(rank: int, arguments: argparse.Namespace) -> None:
     meeting = arguments.work_folder.resolve() / "meeting"
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORKERS)
     tokenizer, seed = world_tokenizer(), arguments.seed
-    world = draw_world(PICTURE_COUNT, f"world {seed} {rank}")
+    world = draw_world(IMAGE_COUNT, f"world {seed} {rank}")
     vae = train_vae(world, seed, arguments.work_folder)
     text_encoder, unet = train_denoiser(world, vae, tokenizer, seed, arguments.work_folder)
     if rank == 0:
@@ -503,7 +503,7 @@ def main() -> None:
     parser.add_argument("--guidance_scale", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--sampling_steps", type=int, default=SAMPLING_STEPS)
     arguments = parser.parse_args()
-    if not (arguments.evaluate or arguments.pictures):
+    if not (arguments.evaluate or arguments.images):
         arguments.work_folder.mkdir(parents=True, exist_ok=True)
         (arguments.work_folder / "meeting").unlink(missing_ok=True)
         torch.multiprocessing.spawn(train, args=(arguments,), nprocs=WORKERS)

@@ -1,8 +1,8 @@
-"""How text_network.onnx is trained, which tells text over a picture from all else.
+"""How text_network.onnx is trained, which tells text over an image from all else.
 
     python -m tools.train_text_network --photos FOLDER        about half an hour on two CPU cores
 
-Text in the machine's fonts is written over pictures that are drawn here and, every second time, over parts of photos
+Text in the machine's fonts is written over images that are drawn here and, every second time, over parts of photos
 without text; a small network of convolutions learns where. The one that is there was trained with 30 sample photos of
 scikit-image, scikit-learn, matplotlib and OpenCV, in two sittings of 3000 and 4000 steps. tests/overlaid_text.py
 measures it.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from library.images.text_regions import CELL, NETWORK
 
-SIDE = 192  # of the pictures learnt from; the network itself takes any size
+SIDE = 192  # of the images learnt from; the network itself takes any size
 BATCH, STEPS, LR = 8, 7000, 3e-3
 REUSED, MIXED = 3, 200  # how often a ground is written on, and among how many it waits for that
 WIDTH = 24  # channels
@@ -44,7 +44,7 @@ HANZI = "".join(  # the 3,755 usual ones
 Colour = tuple[int, int, int]
 
 
-# ---- Grounds: pictures without text ----------------------------------------------------------------------------------
+# ---- Grounds: images without text ----------------------------------------------------------------------------------
 
 
 def gradient(rng: random.Random, size: tuple[int, int]) -> Image.Image:
@@ -69,18 +69,18 @@ def texture(rng: random.Random, size: tuple[int, int]) -> Image.Image:
 def stripes(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Blinds, boards, bars: of one width and all the way, at any slant."""
     wide = max(size) * 2
-    picture = Image.new("RGB", (wide, wide), _colour(rng))
-    pen, colour = ImageDraw.Draw(picture), _colour(rng)
+    image = Image.new("RGB", (wide, wide), _colour(rng))
+    pen, colour = ImageDraw.Draw(image), _colour(rng)
     step = rng.randint(5, 44)
     thick = max(1, round(step * rng.uniform(0.15, 0.7)))
     for place in range(0, wide, step):
         pen.rectangle((place, 0, place + thick - 1, wide), fill=colour)
-    return _turned(rng, picture, size)
+    return _turned(rng, image, size)
 
 
 def fence(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Pales on rails, a row of short bars: like a line of letters l."""
-    picture, pen, colour = _plain(rng, size)
+    image, pen, colour = _plain(rng, size)
     step, tall = rng.randint(5, 30), rng.randint(max(6, size[1] // 24), size[1] // 4)
     top = rng.randint(0, size[1] - tall)
     for left in range(rng.randint(-step, 0), size[0], step):
@@ -88,12 +88,12 @@ def fence(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     for place in range(rng.randint(0, 2)):
         rail = top + tall // 5 + place * tall // 2
         pen.rectangle((0, rail, size[0], rail + step // 4), fill=colour)
-    return picture
+    return image
 
 
 def dots(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Cloth, lamps, pebbles in rows."""
-    picture, pen, colour = _plain(rng, size)
+    image, pen, colour = _plain(rng, size)
     step = rng.randint(7, 50)
     radius, shake = step * rng.uniform(0.12, 0.5), rng.choice([0, 0, step / 4])
     ring = rng.random() < 0.3
@@ -102,12 +102,12 @@ def dots(rng: random.Random, size: tuple[int, int]) -> Image.Image:
             x, y = left + step // 2 * (row % 2) + rng.uniform(-shake, shake), top + rng.uniform(-shake, shake)
             box = (x - radius, y - radius, x + radius, y + radius)
             pen.ellipse(box, fill=None if ring else colour, outline=colour, width=max(1, round(radius / 3)))
-    return picture
+    return image
 
 
 def hair(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Thin strands that run beside one another, or branches that cross."""
-    picture, pen, _ = _plain(rng, size)
+    image, pen, _ = _plain(rng, size)
     base, spread = np.array(_colour(rng)), rng.uniform(10, 60)
     lean, wave, mess = rng.uniform(-1.5, 1.5), rng.uniform(0, 40), rng.choice([0.05, 0.3, 2])
     thickest = rng.randint(1, 5)
@@ -116,12 +116,12 @@ def hair(rng: random.Random, size: tuple[int, int]) -> Image.Image:
         own = lean + rng.uniform(-mess, mess)
         points = [(x + own * t * long + wave * np.sin(t * 4 + x / 200), y + t * long) for t in np.linspace(0, 1, 9)]
         pen.line(points, fill=_near(rng, base, spread), width=rng.randint(1, thickest))
-    return picture
+    return image
 
 
 def leaves(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Small shapes over one another, of many shades: foliage, gravel, crowds."""
-    picture, pen, _ = _plain(rng, size)
+    image, pen, _ = _plain(rng, size)
     base, spread = np.array(_colour(rng)), rng.uniform(15, 90)
     smallest = rng.uniform(2, 8)
     largest = smallest * rng.uniform(1.2, 4)
@@ -134,12 +134,12 @@ def leaves(rng: random.Random, size: tuple[int, int]) -> Image.Image:
             for n, s in enumerate(rng.choices([1, 1, 0.5], k=corners))
         ]
         pen.polygon(points, fill=_near(rng, base, spread))
-    return picture
+    return image
 
 
 def houses(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Rows of windows, tiles, bricks, books: many boxes in a line."""
-    picture, pen, colour = _plain(rng, size)
+    image, pen, colour = _plain(rng, size)
     wide, high = rng.randint(4, 30), rng.randint(4, 40)
     gap = rng.randint(1, max(2, wide))
     frame, mixed, bond = _colour(rng), rng.random() < 0.4, rng.random() < 0.4
@@ -155,12 +155,12 @@ def houses(rng: random.Random, size: tuple[int, int]) -> Image.Image:
                 pen.line((left + own // 2, top, left + own // 2, top + high), fill=frame)
                 pen.line((left, top + high // 2, left + own, top + high // 2), fill=frame)
             left += own + gap
-    return picture
+    return image
 
 
 def things(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Large and small shapes, outlines, thick and thin lines, curves: drawings, machines, shelves."""
-    picture, pen, _ = _plain(rng, size)
+    image, pen, _ = _plain(rng, size)
     for _ in range(rng.randint(3, 50)):
         x, y = rng.uniform(0, size[0]), rng.uniform(0, size[1])
         wide, high = (2 ** rng.uniform(2, 7.5) for _ in range(2))
@@ -179,13 +179,13 @@ def things(rng: random.Random, size: tuple[int, int]) -> Image.Image:
                      fill=colour, width=line)  # fmt: skip
         else:
             pen.arc(box, rng.uniform(0, 360), rng.uniform(0, 720), fill=colour, width=line)
-    return picture
+    return image
 
 
 def clutter(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """Shapes of all sizes over one another, shaded and rimmed: what photos are, seen as edges ("dead leaves")."""
     twice = (2 * size[0], 2 * size[1])
-    picture, pen, _ = _plain(rng, twice)
+    image, pen, _ = _plain(rng, twice)
     palette, spread = [np.array(_colour(rng)) for _ in range(rng.randint(2, 5))], rng.uniform(5, 40)
     largest, smallest = rng.uniform(60, 200), rng.uniform(3, 12)
     count = rng.randint(60, 500)
@@ -208,7 +208,7 @@ def clutter(rng: random.Random, size: tuple[int, int]) -> Image.Image:
                 for a, s in ((turn + 6.3 * n / corners, rng.uniform(0.5, 1)) for n in range(corners))
             ]
             pen.polygon(points, fill=fill, outline=rim)
-    return picture.reduce(2)
+    return image.reduce(2)
 
 
 def relief(rng: random.Random, size: tuple[int, int]) -> Image.Image:
@@ -231,31 +231,31 @@ def photographed(rng: random.Random, size: tuple[int, int], photos: list[Image.I
     factor = 2 ** rng.uniform(-1, 1.3) * 640 / max(photo.size)
     wide, high = (min(side / factor, whole) for side, whole in zip(size, photo.size, strict=True))
     left, top = rng.uniform(0, photo.width - wide), rng.uniform(0, photo.height - high)
-    picture = photo.resize(size, Image.Resampling.BILINEAR, (left, top, left + wide, top + high), reducing_gap=2)
+    image = photo.resize(size, Image.Resampling.BILINEAR, (left, top, left + wide, top + high), reducing_gap=2)
     if rng.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.2:
-        picture = picture.transpose(rng.choice(list(Image.Transpose)[:5]))
-    return picture
+        image = image.transpose(rng.choice(list(Image.Transpose)[:5]))
+    return image
 
 
 def ground(rng: random.Random, size: tuple[int, int], photos: list[Image.Image]) -> Image.Image:
-    """A picture without text: one of the kinds, or two with a border between them; sharp or not, shaded, grainy."""
+    """An image without text: one of the kinds, or two with a border between them; sharp or not, shaded, grainy."""
     if photos and rng.random() < 0.5:
-        picture = photographed(rng, size, photos)
+        image = photographed(rng, size, photos)
         if rng.random() < 0.5:
-            return picture
+            return image
     else:
-        picture = rng.choice(GROUNDS)(rng, size)
+        image = rng.choice(GROUNDS)(rng, size)
     for _ in range(rng.choice([0, 1, 1, 2])):
         mask = Image.new("L", size)
         middle = [(rng.uniform(0, size[0]), rng.uniform(0, size[1])) for _ in range(rng.randint(3, 7))]
         ImageDraw.Draw(mask).polygon(middle, fill=255)
         mask = mask.filter(ImageFilter.GaussianBlur(rng.choice([0, 1, 4])))
-        picture = Image.composite(rng.choice(GROUNDS)(rng, size), picture, mask)
+        image = Image.composite(rng.choice(GROUNDS)(rng, size), image, mask)
     if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.choice([0.7, 1, 1.5, 3])))
-    pixels = np.asarray(picture, np.float32)
+        image = image.filter(ImageFilter.GaussianBlur(rng.choice([0.7, 1, 1.5, 3])))
+    pixels = np.asarray(image, np.float32)
     if rng.random() < 0.4:  # light falls from somewhere
         pixels = pixels * np.asarray(gradient(rng, size), np.float32)[..., :1] / 160
     if rng.random() < 0.3:
@@ -276,12 +276,12 @@ def _near(rng: random.Random, base: np.ndarray, spread: float) -> Colour:
 
 
 def _plain(rng: random.Random, size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw, Colour]:
-    picture = Image.new("RGB", size, _colour(rng))
-    return picture, ImageDraw.Draw(picture), _colour(rng)
+    image = Image.new("RGB", size, _colour(rng))
+    return image, ImageDraw.Draw(image), _colour(rng)
 
 
-def _turned(rng: random.Random, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    turned = picture.rotate(rng.choice([0, 0, 90, rng.uniform(0, 180)]), Image.Resampling.BILINEAR)
+def _turned(rng: random.Random, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    turned = image.rotate(rng.choice([0, 0, 90, rng.uniform(0, 180)]), Image.Resampling.BILINEAR)
     left, top = (turned.width - size[0]) // 2, (turned.height - size[1]) // 2
     return turned.crop((left, top, left + size[0], top + size[1]))
 
@@ -310,12 +310,12 @@ def words(rng: random.Random, chinese: bool) -> str:
 
 
 def written(
-    rng: random.Random, picture: Image.Image, kinds: tuple[list[Path], list[Path]]
+    rng: random.Random, image: Image.Image, kinds: tuple[list[Path], list[Path]]
 ) -> tuple[Image.Image, Image.Image, Image.Image]:
-    """One line of text over a picture.
+    """One line of text over an image.
 
     Returns:
-        The picture, the box of the text and its core (both L, 255 inside), which are slanted as the text is.
+        The image, the box of the text and its core (both L, 255 inside), which are slanted as the text is.
     """
     chinese = bool(kinds[1]) and rng.random() < 0.45
     height = round(2 ** rng.uniform(3.3, 6.1))  # pixels of the font: 10 to 69
@@ -326,12 +326,12 @@ def written(
         line = "\n".join(line.replace(" ", ""))
     colour = rng.choice([(255, 255, 255)] * 4 + [(0, 0, 0)] * 2 + [_colour(rng)] * 3)
     alpha = round(255 * rng.choice([1, rng.uniform(0.3, 1)]))
-    layer, pen = Image.new("RGBA", picture.size), None
+    layer, pen = Image.new("RGBA", image.size), None
     pen = ImageDraw.Draw(layer)
     left, top, right, bottom = pen.textbbox((0, 0), line, font=face, spacing=height // 8)
     wide, high = right - left, bottom - top
-    x = rng.randint(min(0, picture.width - wide), max(0, picture.width - wide)) if rng.random() < 0.9 else -wide // 3
-    y = rng.randint(0, max(0, picture.height - high))
+    x = rng.randint(min(0, image.width - wide), max(0, image.width - wide)) if rng.random() < 0.9 else -wide // 3
+    y = rng.randint(0, max(0, image.height - high))
     style = rng.choice(["plain", "plain", "shadow", "outline", "hollow"])
     bright = sum(colour) > 380
     opposite = (0, 0, 0, alpha) if bright else (255, 255, 255, alpha)
@@ -347,7 +347,7 @@ def written(
         pen.text((x - left, y - top), line, fill=(0, 0, 0, 0), **own)
     else:
         pen.text((x - left, y - top), line, fill=(*colour, alpha), stroke_width=stroke, stroke_fill=opposite, **own)
-    box, core = Image.new("L", picture.size), Image.new("L", picture.size)
+    box, core = Image.new("L", image.size), Image.new("L", image.size)
     inset = max(1.0, 0.15 * (wide if down else high))
     ImageDraw.Draw(box).rectangle((x - 1, y - 1, x + wide, y + high), fill=255)
     ImageDraw.Draw(core).rectangle((x + inset, y + inset, x + wide - inset, y + high - inset), fill=255)
@@ -356,21 +356,21 @@ def written(
         middle = (x + wide / 2, y + high / 2)
         layer = layer.rotate(angle, Image.Resampling.BICUBIC, center=middle)
         box, core = (mask.rotate(angle, Image.Resampling.NEAREST, center=middle) for mask in (box, core))
-    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB"), box, core
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB"), box, core
 
 
 def example(
-    rng: random.Random, picture: Image.Image, kinds: tuple[list[Path], list[Path]]
+    rng: random.Random, image: Image.Image, kinds: tuple[list[Path], list[Path]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture (SIDE, SIDE, 3), and of each cell of CELL pixels whether it is text and how much that counts."""
-    size = picture.size
+    """An image (SIDE, SIDE, 3), and of each cell of CELL pixels whether it is text and how much that counts."""
+    size = image.size
     target, counts = np.zeros(size, np.float32), np.ones(size, np.float32)
     for _ in range(rng.choice([0, 1, 1, 2, 2, 3])):
-        after, box, core = written(rng, picture, kinds)
+        after, box, core = written(rng, image, kinds)
         inside, middle = np.asarray(box) > 0, np.asarray(core) > 0
         if not inside.any() or (target[inside] > 0).any():  # one over the other
             continue
-        before = np.asarray(picture.convert("L"), np.float32)[inside]
+        before = np.asarray(image.convert("L"), np.float32)[inside]
         change = np.abs(np.asarray(after.convert("L"), np.float32)[inside] - before)
         contrast = np.percentile(change, 88)
         if contrast < 10:
@@ -379,17 +379,17 @@ def example(
         counts[inside] = 0  # the edge of a line may be either
         counts[middle] = float(seen)
         target[middle] = 1
-        picture = after
-    smaller = round(SIDE * rng.uniform(0.5, 1.0))  # many pictures were enlarged, or are
+        image = after
+    smaller = round(SIDE * rng.uniform(0.5, 1.0))  # many images were enlarged, or are
     if rng.random() < 0.4:
-        picture = picture.resize((smaller, smaller), Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
+        image = image.resize((smaller, smaller), Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
     if rng.random() < 0.5:
         data = io.BytesIO()
-        picture.save(data, "JPEG", quality=rng.randint(35, 95))
-        picture = Image.open(data)
+        image.save(data, "JPEG", quality=rng.randint(35, 95))
+        image = Image.open(data)
     cells = (SIDE // CELL, CELL, SIDE // CELL, CELL)
     return (
-        np.array(picture),
+        np.array(image),
         target.reshape(cells).mean((1, 3)) > 0.5,
         counts.reshape(cells).min((1, 3)),
     )
@@ -453,7 +453,7 @@ class TextNetwork(nn.Module):
 
 
 def loss_of(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-    """Cross entropy per cell, and one minus the Dice score, which does not care how little of a picture is text."""
+    """Cross entropy per cell, and one minus the Dice score, which does not care how little of an image is text."""
     cells = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     share = torch.sigmoid(logits) * counts
     both = (share * target).sum()
@@ -462,7 +462,7 @@ def loss_of(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
 
 
 def train(steps: int, seed: int, to: Path, photos: Path | None, report_every: int = 100) -> None:
-    """Train a network on ever new pictures, and save it now and then."""
+    """Train a network on ever new images, and save it now and then."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     network = TextNetwork().to(memory_format=torch.channels_last)

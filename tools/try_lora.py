@@ -1,4 +1,4 @@
-"""Draw pictures with LoRAs: a grid of prompts and strengths. Edit the values below, then run this file; it takes no
+"""Draw images with LoRAs: a grid of prompts and strengths. Edit the values below, then run this file; it takes no
 arguments.
 
 试用 LoRA：按提示词和强度画对比图。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
@@ -115,7 +115,7 @@ class Column:
 
 @dataclass
 class Cell:
-    """One picture."""
+    """One image."""
 
     row: Row
     column: Column
@@ -191,7 +191,7 @@ def run(settings: TryLora) -> int:
 
 
 def plan_job(settings: TryLora) -> Job:
-    """Read prompts and LoRA files, and find out which pictures are there.
+    """Read prompts and LoRA files, and find out which images are there.
 
     Raises:
         UserError: all that is wrong with prompts, files and base model together.
@@ -414,7 +414,7 @@ def _plain(text: str) -> str:
 
 
 def cells_of(job: Job) -> list[Cell]:
-    """All pictures of the grids, with the generation parameters of each."""
+    """All images of the grids, with the generation parameters of each."""
     from library.diffusion import sampling
     from library.tooling import generate
 
@@ -452,7 +452,7 @@ def cells_of(job: Job) -> list[Cell]:
 
 
 def find_existing(job: Job) -> None:
-    """Give each cell the picture that was drawn for it before, if it is there and whole."""
+    """Give each cell the image that was drawn for it before, if it is there and whole."""
     from library.images import generation_parameters
 
     there = {}
@@ -478,10 +478,10 @@ def next_number(paths: list[Path], beginning: str = "") -> int:
 
 
 def generate_missing(job: Job, missing: list[Cell]) -> None:
-    """Draw what is missing, row by row; each picture is on disk before the next is begun.
+    """Draw what is missing, row by row; each image is on disk before the next is begun.
 
     Raises:
-        UserError: memory is full, the model gives no picture, or the folder cannot be written.
+        UserError: memory is full, the model gives no image, or the folder cannot be written.
     """
     from tqdm import tqdm
 
@@ -492,7 +492,7 @@ def generate_missing(job: Job, missing: list[Cell]) -> None:
     family = generate.open_for_generation(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
-    sizes = family.size_conditioning(sampling.picture_sizes(*job.size, device))
+    sizes = family.size_conditioning(sampling.image_sizes(*job.size, device))
     hires = sampling.Hires(settings.hires_scale, settings.hires_strength) if settings.hires_scale > 1 else None
     number = next_number(generated_files(settings))
     layers = family.layers()
@@ -512,11 +512,11 @@ def generate_missing(job: Job, missing: list[Cell]) -> None:
                 sampler=settings.sampler,
             )
             if count:
-                picture = sampling.draw_told(family, prompt, *told, device, hires)
+                image = sampling.draw_told(family, prompt, *told, device, hires)
             else:
                 with job.machine.tuning():
-                    picture = sampling.draw_told(family, prompt, *told, device, hires)
-            cell.path = write(settings, number + count, cell, picture)
+                    image = sampling.draw_told(family, prompt, *told, device, hires)
+            cell.path = write(settings, number + count, cell, image)
             bar.update()
             taken = time.perf_counter() - began
             if count == 0 and taken * (len(missing) - 1) > SAY_ESTIMATE:
@@ -564,7 +564,7 @@ def conditioned(
         yield cell, told
 
 
-def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
+def write(settings: TryLora, number: int, cell: Cell, image) -> Path:
     """Write an image under a number of its own; where the disk is full, wait for room."""
     from library.images import generation_parameters
     from library.tooling import generate
@@ -573,9 +573,9 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
 
     def do() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        generation_parameters.write_image(path, picture, cell.parameters)
+        generation_parameters.write_image(path, image, cell.parameters)
 
-    generate.write_or_explain(path, do, 3 * picture.width * picture.height)
+    generate.write_or_explain(path, do, 3 * image.width * image.height)
     return path
 
 
@@ -583,7 +583,7 @@ def write(settings: TryLora, number: int, cell: Cell, picture) -> Path:
 
 
 def settings_line(job: Job, seed: int) -> str:
-    """What all pictures of a grid have in common."""
+    """What all images of a grid have in common."""
     settings = job.settings
     parts = [
         say(f"seed {seed}", f"种子 {seed}"),
@@ -619,11 +619,11 @@ def write_grid(job: Job, seed: int) -> Path:
             return path
 
     def opened(path: Path) -> Image.Image:
-        with Image.open(path) as picture:
-            picture.load()
-        if max(picture.size) > contact_sheet.LARGEST:  # all are held at once
-            picture.thumbnail((contact_sheet.LARGEST, contact_sheet.LARGEST))
-        return picture
+        with Image.open(path) as image:
+            image.load()
+        if max(image.size) > contact_sheet.LARGEST:  # all are held at once
+            image.thumbnail((contact_sheet.LARGEST, contact_sheet.LARGEST))
+        return image
 
     drawn = contact_sheet.sheet([[opened(path) for path in line] for line in table], rows, columns, title)
     texts = PngImagePlugin.PngInfo()
@@ -645,8 +645,8 @@ def _grid_content(path: Path) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return picture.info.get(GRID_KEY)
+        with Image.open(path) as image:
+            return image.info.get(GRID_KEY)
     except (OSError, ValueError, SyntaxError):
         return None
 

@@ -545,7 +545,7 @@ FEW_PLACES, LARGE_WEIGHT = 64, 2**23
 def _is_better_unfolded(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether a convolution of fp32 on the CPU is one matrix product rather.
 
-    oneDNN lays the weights out anew at each use. Where they are many and the places of the picture few, that takes
+    oneDNN lays the weights out anew at each use. Where they are many and the places of the image few, that takes
     longer than the convolution: unfolded, those of 1280 channels at 8 x 8 take half the time (docs/log.md).
     """
     return (
@@ -586,7 +586,7 @@ def _conv_backward(
 def plain_project(source: Tensor, layers: Sequence[Layer], recompute: Recompute | None = None) -> list[Tensor]:
     """`project` by the layers' own `forward`, for autograd."""
     x = source if recompute is None else recompute.plain(source)
-    if isinstance(layers[0], nn.Conv2d):  # tokens to places of a picture one token wide, and back
+    if isinstance(layers[0], nn.Conv2d):  # tokens to places of an image one token wide, and back
         return [layer(x.transpose(1, 2)[..., None])[..., 0].transpose(1, 2) for layer in layers]
     return [layer(x) for layer in layers]
 

@@ -82,7 +82,7 @@ class GroupNormSilu:
 
 
 class GroupNormTokens:
-    """(B, C, H, W) -> (B, H W, C): the norm before a transformer; each place of the picture becomes a token."""
+    """(B, C, H, W) -> (B, H W, C): the norm before a transformer; each place of the image becomes a token."""
 
     def __init__(self, norm: nn.GroupNorm):
         self.norm = norm

@@ -1,1 +1,1 @@
-"""Pictures and captions: found, checked, planned, cached, and handed out in batches."""
+"""Images and captions: found, checked, planned, cached, and handed out in batches."""

@@ -1,4 +1,4 @@
-"""Buckets: every picture trains near its own shape, in the bucket of the closest aspect ratio and about the same area.
+"""Buckets: every image trains near its own shape, in the bucket of the closest aspect ratio and about the same area.
 
 The lists and choices are sd-scripts' own, so a set gives the same buckets in both. To add a way of choosing: add a
 function beside `_nearest_bucket` and `_without_enlarging`, and a field of `BucketRule` that selects it.
@@ -20,14 +20,14 @@ from library.options.training import Config
 
 @dataclass(frozen=True)
 class BucketRule:
-    """Everything that decides the bucket of a picture. All in pixels."""
+    """Everything that decides the bucket of an image. All in pixels."""
 
     width: int
     height: int
     minimum: int  # shortest and longest side of a bucket
     maximum: int
     step: int  # sides of buckets are multiples of it
-    enable_bucket: bool = True  # False: all pictures are width x height
+    enable_bucket: bool = True  # False: all images are width x height
     bucket_no_upscale: bool = False
 
     @property
@@ -121,7 +121,7 @@ def bucket_sizes(rule: BucketRule) -> tuple[tuple[int, int], ...]:
 
 
 def fit(size: tuple[int, int], rule: BucketRule) -> Fit:
-    """How a picture of this (width, height) is brought to its bucket: resized to cover it, then cropped evenly."""
+    """How an image of this (width, height) is brought to its bucket: resized to cover it, then cropped evenly."""
     if not rule.enable_bucket:
         bucket, resized = (rule.width, rule.height), _cover(size, (rule.width, rule.height))
     elif rule.bucket_no_upscale:
@@ -133,20 +133,20 @@ def fit(size: tuple[int, int], rule: BucketRule) -> Fit:
 
 
 def fewer_buckets(sizes: Collection[tuple[int, int]], rule: BucketRule, limit: int) -> BucketRule:
-    """The rule with its step doubled until pictures of these sizes use at most `limit` buckets, or it is too coarse."""
+    """The rule with its step doubled until images of these sizes use at most `limit` buckets, or it is too coarse."""
     while len({fit(size, rule).bucket for size in sizes}) > limit and rule.step <= rule.width // 8:
         rule = replace(rule, step=rule.step * 2)
     return rule
 
 
 def crop_at_random(fit: Fit, rng: random.Random) -> Fit:
-    """The same resizing with another part of the picture cut off."""
+    """The same resizing with another part of the image cut off."""
     left, top = (rng.randint(0, resized - side) for resized, side in zip(fit.resized, fit.bucket, strict=True))
     return fit._replace(crop=(left, top))
 
 
 class Face(NamedTuple):
-    """Where a face is in its picture, in pixels."""
+    """Where a face is in its image, in pixels."""
 
     x: int  # of its centre
     y: int
@@ -155,7 +155,7 @@ class Face(NamedTuple):
 
 
 def face_in_name(path: Path) -> Face | None:
-    """The face that the name of a picture tells of, `name_x_y_width_height.png`, as face detectors write; else None."""
+    """The face that the name of an image tells of, `name_x_y_width_height.png`, as face detectors write; else None."""
     fields = path.stem.split("_")[-4:]
     if len(path.stem.split("_")) < 5 or not all(field.isdecimal() for field in fields):
         return None
@@ -172,11 +172,11 @@ def face_range(text: str) -> tuple[float, float]:
 def crop_around(
     face: Face, size: tuple[int, int], fit: Fit, faces: tuple[float, float], rng: random.Random, anywhere: bool = False
 ) -> Fit:
-    """The picture at a random scale, cut to its bucket around a face.
+    """The image at a random scale, cut to its bucket around a face.
 
     Args:
-        size: of the picture.
-        faces: see `face_range`. The picture is never enlarged for it, nor made smaller than its bucket.
+        size: of the image.
+        faces: see `face_range`. The image is never enlarged for it, nor made smaller than its bucket.
         anywhere: away from the face, too, the farther the rarer (`random_crop`); else close to it.
 
     Source: sd-scripts' face_crop_aug_range, which has no effect with buckets; here the bucket takes the place of the
@@ -247,7 +247,7 @@ def _without_enlarging(size: tuple[int, int], rule: BucketRule) -> tuple[tuple[i
 def size_record(size: tuple[int, int], fit: Fit) -> tuple[float, float, float, float, float, float]:
     """SDXL's micro-conditioning: original height, width, crop top, left, target height, width.
 
-    Top and left are sd-scripts' own, which describe a letterboxed picture rather than the cut one. LoRAs of its users
+    Top and left are sd-scripts' own, which describe a letterboxed image rather than the cut one. LoRAs of its users
     were trained with them, so they are kept.
     """
     (width, height), (bucket_width, bucket_height) = size, fit.bucket

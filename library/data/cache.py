@@ -1,9 +1,9 @@
 """Latents and caption states that are worked out once and kept, in memory or on disk.
 
 A cache that cannot be stale: the key under which something is kept is the SHA-256 of everything it follows from (the
-picture's bytes, the VAE, bucket, crop, kernel, mirroring, this file's FORMAT), never a file's name or date. What was
+image's bytes, the VAE, bucket, crop, kernel, mirroring, this file's FORMAT), never a file's name or date. What was
 changed is simply not found, and what is found is right. `shards` keeps the rows; a damaged one is made anew. Which
-bytes a picture has is `remembered` too, so that a run which starts need not read a hundred thousand pictures.
+bytes an image has is `remembered` too, so that a run which starts need not read a hundred thousand images.
 
 Numbers are kept in fp16, also in memory, so that a run does not depend on where its cache lies. Latents are about -5 to
 5; rounding moves them by less than 1 part in 2000, far less than the VAE's own noise, and takes half the space of fp32.
@@ -28,16 +28,16 @@ from library.data.threads import in_order
 from library.files import sha256, sha256_of_file
 from library.messages import UserError, say
 
-FORMAT = 2  # raise it when pictures are read, resized or kept in another way: old rows are then no longer found
+FORMAT = 2  # raise it when images are read, resized or kept in another way: old rows are then no longer found
 
 ROOM = 64  # captions that differ in length are kept in steps of so many tokens: lengths that have a shard of their own
 
-Wanted = tuple[Sample, Fit, bool]  # a picture, how it is fitted, whether it is mirrored
+Wanted = tuple[Sample, Fit, bool]  # an image, how it is fitted, whether it is mirrored
 Progress = Callable[[int, int], None]  # done, all that must be worked out
 
 
 class BadLatents(UserError):
-    """The VAE gave NaN or infinity for pictures that are named in the message."""
+    """The VAE gave NaN or infinity for images that are named in the message."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _rows_of(folder: Path | None, kind: str, fingerprint: str) -> Shards | Memor
 
 
 class LatentCache:
-    """The latents of pictures, each under everything it follows from.
+    """The latents of images, each under everything it follows from.
 
     Args:
         folder: where to keep them; None: in memory.
@@ -93,24 +93,24 @@ class LatentCache:
         thread_count: int = 2,
         progress: Progress | None = None,
     ) -> Filled:
-        """Make sure that all of these can be got. Reading pictures, encoding and writing overlap.
+        """Make sure that all of these can be got. Reading images, encoding and writing overlap.
 
         Args:
             apart: others that can be got as well. None of them is encoded together with the first, whose numbers, in
                 their last digits, are those that they would be without these.
             encode_images: (B, 3, H, W) float32 pixels in [-1, 1] on the CPU -> (B, C, h, w) scaled latents anywhere.
-            batch_size: pictures encoded at once; they share a bucket.
-            thread_count: threads that read pictures meanwhile.
+            batch_size: images encoded at once; they share a bucket.
+            thread_count: threads that read images meanwhile.
 
         Raises:
-            BadLatents: latents are not finite; the pictures are named.
+            BadLatents: latents are not finite; the images are named.
             UserError: the folder cannot be written.
         """
         parts = [[(sample.image_path, fit, flip) for sample, fit, flip in part] for part in (wanted, apart)]
         uses = parts[0] + parts[1]
-        pictures = list(dict.fromkeys(path for path, _, _ in uses))
-        found = facts_of(pictures, sha256_of_file, folder=self._folder, kind="digests", thread_count=thread_count)
-        digests = dict(zip(pictures, found, strict=True))
+        images = list(dict.fromkeys(path for path, _, _ in uses))
+        found = facts_of(images, sha256_of_file, folder=self._folder, kind="digests", thread_count=thread_count)
+        digests = dict(zip(images, found, strict=True))
         keys = [self._key(digests[path], fit, flip) for path, fit, flip in uses]
         missing = (self._rows.find(keys) < 0).nonzero()[0].tolist()
         repaired = sum(keys[at] in self._rows.damaged for at in missing)
@@ -170,11 +170,11 @@ class LatentCache:
         return _key("latents", *usual, *filter(None, [fit.kernel]))
 
 
-def _encode(pictures: list[Path], pixels: Tensor, encode_images: Callable[[Tensor], Tensor]) -> np.ndarray:
+def _encode(images: list[Path], pixels: Tensor, encode_images: Callable[[Tensor], Tensor]) -> np.ndarray:
     """(B, C, h, w) float16 latents."""
     with torch.no_grad():
         latents = encode_images(pixels).to("cpu", torch.float16)
-    bad = [path for path, own in zip(pictures, latents, strict=True) if not own.isfinite().all()]
+    bad = [path for path, own in zip(images, latents, strict=True) if not own.isfinite().all()]
     if bad:
         names = ", ".join(str(path) for path in bad)
         raise BadLatents(

@@ -75,7 +75,7 @@ def whole(caption: str, config: Config) -> str:
 
 
 def whole_of(sample: Sample, config: Config) -> str:
-    """The caption of a picture as it is before anything is left to chance.
+    """The caption of an image as it is before anything is left to chance.
 
     Args:
         config: the run's; a subset may have options of its own.
@@ -84,7 +84,7 @@ def whole_of(sample: Sample, config: Config) -> str:
 
 
 def process(caption: str, config: Config, *, rng: random.Random, epoch: int, warmup: float = 1.0) -> str:
-    """What the text encoder gets at one use of a picture.
+    """What the text encoder gets at one use of an image.
 
     Order: dropout of the whole caption (then nothing else happens); one line and one of each `{a|b}`, with
     `enable_wildcard`; prefix and suffix; warmup, shuffling and dropout of the tags that are not kept; separators.
@@ -165,7 +165,7 @@ def _has_choice(caption: str) -> bool:
 
 
 def tag_frequency(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: pictures with it}} in lower case, whatever the repeats: ss_tag_frequency."""
+    """{folder: {tag: images with it}} in lower case, whatever the repeats: ss_tag_frequency."""
     counts: dict[str, dict[str, int]] = {}
     for sample in samples:
         folder = counts.setdefault(sample.folder, {})

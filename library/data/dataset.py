@@ -1,7 +1,7 @@
 """The batches of an epoch, the same bits for the same (seed, epoch): on every system, with any number of threads, and
 when an epoch is continued in its middle.
 
-What is left to chance at a use of a picture (mirroring, cropping, colours, the order of tags) comes from a stream of
+What is left to chance at a use of an image (mirroring, cropping, colours, the order of tags) comes from a stream of
 its own, seeded with (seed, epoch, place in the epoch). No global random state is read or moved.
 """
 
@@ -24,7 +24,7 @@ from library.options.training import Config
 
 
 def latents_wanted(plan: Plan, config: Config) -> list[Wanted]:
-    """What `LatentCache.fill` must be given before training: with `flip_aug` every picture twice."""
+    """What `LatentCache.fill` must be given before training: with `flip_aug` every image twice."""
     wanted = [
         (sample, plan.fit(sample), flip)
         for sample in plan.samples_used
@@ -52,7 +52,7 @@ def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
 
 
 def latents_measured(plan: Plan) -> list[Wanted]:
-    """The same of the pictures that are not learnt, to be filled apart: latents depend by a hair on the pictures that
+    """The same of the images that are not learnt, to be filled apart: latents depend by a hair on the images that
     they are encoded with, and those of the training must not depend on these."""
     return [(sample, plan.fit(sample), False) for sample in plan.found.validation]
 
@@ -115,11 +115,11 @@ class Dataset:
         yield from in_order(make, range(start, len(batches)), self.config.max_data_loader_n_workers)
 
     def batch_of(self, samples: list[Sample]) -> Batch:
-        """A batch outside of all epochs, of pictures of one bucket that leave nothing to chance: `held_out.fixed`."""
+        """A batch outside of all epochs, of images of one bucket that leave nothing to chance: `held_out.fixed`."""
         return self._batch(samples, epoch=0, place=0, step=0)
 
     def _batch(self, samples: list[Sample], epoch: int, place: int, step: int) -> Batch:
-        texts, sizes, weights, pictures, uses, learnt = [], [], [], [], [], []
+        texts, sizes, weights, images, uses, learnt = [], [], [], [], [], []
         for offset, sample in enumerate(samples):
             rng = random.Random(f"{self.seed} {epoch} {place + offset}")
             options, fit = sample.options or self.config, self.plan.fit(sample)
@@ -134,7 +134,7 @@ class Dataset:
             else:
                 fit = _fit_of_use(sample, fit, options, rng)
                 colours = decoding.ColourChange.draw(rng) if options.color_aug else None
-                pictures.append(decoding.load(sample.image_path, fit, flip=flip, colours=colours))
+                images.append(decoding.load(sample.image_path, fit, flip=flip, colours=colours))
             mask = self._mask(sample, fit, self.scale) if sample.mask else None
             learnt.append(mask[:, ::-1] if flip and mask is not None else mask)
         return Batch(
@@ -143,14 +143,14 @@ class Dataset:
             weights=torch.tensor(weights, dtype=torch.float32),
             size_conditioning=self.size_conditioning(torch.tensor(sizes, dtype=torch.float32)),
             latents=self.latents.get_batch(uses) if self.latents else None,
-            pixels=None if self.latents else decoding.to_pixels(pictures),
+            pixels=None if self.latents else decoding.to_pixels(images),
             text_embeddings=self.texts.get(texts) if self.texts else None,
             masks=_stacked(learnt),
         )
 
 
 def _fit_of_use(sample: Sample, fit: Fit, options: Config, rng: random.Random) -> Fit:
-    """The fit of one use of a picture, where that is left to chance."""
+    """The fit of one use of an image, where that is left to chance."""
     face = face_in_name(sample.image_path)
     if face and options.face_crop_aug_range:
         size, faces = (sample.width, sample.height), face_range(options.face_crop_aug_range)
@@ -159,7 +159,7 @@ def _fit_of_use(sample: Sample, fit: Fit, options: Config, rng: random.Random) -
 
 
 def _stacked(learnt: list[np.ndarray | None]) -> Tensor | None:
-    """(B, 1, h, w) of masks (h, w), where None is all of a picture; None if that is so for all."""
+    """(B, 1, h, w) of masks (h, w), where None is all of an image; None if that is so for all."""
     shape = next((mask.shape for mask in learnt if mask is not None), None)
     if shape is None:
         return None

@@ -2,7 +2,7 @@
 
     [general]                       what holds for all
     [[datasets]]                    sizes and batches of a set: resolution, batch_size, enable_bucket, ...
-      [[datasets.subsets]]          a folder of pictures or a metadata file: image_dir, num_repeats, flip_aug, ...
+      [[datasets.subsets]]          a folder of images or a metadata file: image_dir, num_repeats, flip_aug, ...
 
 What a subset says goes before what its data set says, that before [general], and that before the run's own parameters.
 So a subset is a `Folder` with a `Config` of its own, and nothing else of the program knows where it came from: it reads
@@ -27,7 +27,7 @@ from library.options.declaration import declared, option
 from library.options.derived import changes_images
 from library.options.training import OPTIONS, TRAINING, Config
 
-OF_SETS = (  # their pictures share buckets
+OF_SETS = (  # their images share buckets
     "train_batch_size", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",
     "bucket_no_upscale", "skip_image_resolution",
 )  # fmt: skip
@@ -86,7 +86,7 @@ def values_of(options: Config) -> JsonObject:
 
 
 def of_in_json(config: Config) -> Described:
-    """The one data set of `in_json`: all pictures that the file names, below `train_data_dir`."""
+    """The one data set of `in_json`: all images that the file names, below `train_data_dir`."""
     assert config.in_json
     assert config.train_data_dir
     path, file = Path(config.train_data_dir), Path(config.in_json)
@@ -289,7 +289,7 @@ class _Reader:
 
     def _check_together(self, options: Config, level: _Level) -> None:
         """The rules between options, as far as they are about what stands in the file."""
-        if changes_images(options):  # the latents of no picture are then cached: `prepare.resolve` says so
+        if changes_images(options):  # the latents of no image are then cached: `prepare.resolve` says so
             options = dataclasses.replace(options, cache_latents=False)
         for names, text in contradictions(options):
             given = [name for name in names if name in level.where]

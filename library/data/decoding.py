@@ -1,15 +1,15 @@
-"""Pictures: upright, in sRGB, on white, and brought to their bucket.
+"""Images: upright, in sRGB, on white, and brought to their bucket.
 
 Differences from sd-scripts, all because a trainer should see what the user sees: EXIF orientation is applied (phone
 photos lie on their side otherwise), transparency becomes white (hidden colours appear otherwise), 16-bit greys are
 scaled, and colours of another space (Display P3, Adobe RGB, CMYK) are converted by their ICC profile.
 
 Resizing: sd-scripts shrinks with OpenCV's INTER_AREA (exact area averaging) and enlarges with Pillow's Lanczos. Of
-Pillow's antialiased kernels Hamming is the closest to area averaging: on noisy test pictures, shrunk 1.3 to 6.7 times,
+Pillow's antialiased kernels Hamming is the closest to area averaging: on noisy test images, shrunk 1.3 to 6.7 times,
 it differs by 0.8 to 1.7 grey levels on average, Lanczos by 2.6 to 3.1, bilinear by 1.2 to 4.2. So Hamming shrinks and
-Lanczos enlarges. No torch is imported with this file: pictures are checked before it is there.
+Lanczos enlarges. No torch is imported with this file: images are checked before it is there.
 
-`load` is for training. `raw` is for the tools that make training pictures of whatever was collected: it takes more
+`load` is for training. `raw` is for the tools that make training images of whatever was collected: it takes more
 formats and keeps transparency.
 """
 
@@ -52,14 +52,14 @@ RAW_READABLE = sorted({Image.registered_extensions()[ending] for ending in RAW_E
 
 INSPECTION_FORMAT = 1  # raise it when `inspect` refuses more or answers otherwise: earlier answers are then forgotten
 
-MOST_ELONGATED = 16  # times; of longer pictures a bucket would show less than a quarter
+MOST_ELONGATED = 16  # times; of longer images a bucket would show less than a quarter
 
-# A picture that is larger and emptier than this is a bomb. Not measured but guessed with room: a blank page has
+# An image that is larger and emptier than this is a bomb. Not measured but guessed with room: a blank page has
 # thousands of pixels to a byte, a photo few, and what is drawn lies between.
 BOMB_PIXELS = 30_000_000
 BOMB_PIXELS_PER_BYTE = 200
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves this many times the size needed; other large pictures are
+# A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves this many times the size needed; other large images are
 # shrunk in two goes. A 12 MP photo is read 1.6 times as fast and differs by half a grey level on average.
 SHRINK_AT_MOST_TO = 2.0
 
@@ -84,16 +84,16 @@ TURNS = {  # EXIF orientation -> what makes it upright
     8: Image.Transpose.ROTATE_90,
 }
 
-# Between Pillow's limit and twice that it only warns; those pictures are read. Beyond, it raises and we name the file.
+# Between Pillow's limit and twice that it only warns; those images are read. Beyond, it raises and we name the file.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-class BrokenPicture(ValueError):
-    """A picture that cannot be used; the message says why, in the user's language."""
+class BrokenImage(ValueError):
+    """An image that cannot be used; the message says why, in the user's language."""
 
 
 class Inspection(NamedTuple):
-    """What is known of a picture after it was decoded once."""
+    """What is known of an image after it was decoded once."""
 
     width: int  # upright
     height: int
@@ -101,26 +101,26 @@ class Inspection(NamedTuple):
 
 
 def inspect(path: Path) -> Inspection:
-    """Decode a whole picture: only that finds truncated files. JPEGs at an eighth of their size, which is fast.
+    """Decode a whole image: only that finds truncated files. JPEGs at an eighth of their size, which is fast.
 
     Raises:
-        BrokenPicture: empty, truncated or zeroed at its end, not a picture, much too elongated, a decompression
+        BrokenImage: empty, truncated or zeroed at its end, not an image, much too elongated, a decompression
             bomb, or beyond Pillow's limit of pixels.
     """
     return _decoded(path, READABLE, lambda width, height: (width // 8, height // 8), lambda image: image.load())[0]
 
 
 def raw(path: Path, area: int | None = None) -> tuple[Inspection, Image.Image]:
-    """A picture of any kind that is decoded without running other programs: upright, in sRGB, RGB or RGBA of 8 bits.
+    """An image of any kind that is decoded without running other programs: upright, in sRGB, RGB or RGBA of 8 bits.
 
     RGBA only where something is transparent. Of an animation it is the first frame.
 
     Args:
         area: pixels that are enough; a JPEG is then decoded at 1/2, 1/4 or 1/8 where that leaves as many. What is
-            known of it is still of the whole. None: the whole picture.
+            known of it is still of the whole. None: the whole image.
 
     Raises:
-        BrokenPicture: as `inspect`.
+        BrokenImage: as `inspect`.
     """
 
     def enough(width: int, height: int) -> tuple[int, int]:
@@ -129,18 +129,18 @@ def raw(path: Path, area: int | None = None) -> tuple[Inspection, Image.Image]:
 
     def upright(source: Image.Image) -> Image.Image:
         orientation, profile = _orientation(source), source.info.get("icc_profile")
-        picture = _eight_bits(source)
+        image = _eight_bits(source)
         alpha = None
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            alpha = picture.getchannel("A")
-        if picture.mode not in ("RGB", "L", "CMYK"):
-            picture = picture.convert("RGB")
-        picture.load()
-        picture = _to_srgb(picture, profile)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            alpha = image.getchannel("A")
+        if image.mode not in ("RGB", "L", "CMYK"):
+            image = image.convert("RGB")
+        image.load()
+        image = _to_srgb(image, profile)
         if alpha and np.asarray(alpha).min() < 255:
-            picture.putalpha(alpha)
-        return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+            image.putalpha(alpha)
+        return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
     return _decoded(path, RAW_READABLE, enough, upright)
 
@@ -151,7 +151,7 @@ Use = TypeVar("Use")
 def _decoded(
     path: Path, formats: list[str], size: Callable[[int, int], tuple[int, int]], use: Callable[[Image.Image], Use]
 ) -> tuple[Inspection, Use]:
-    """What is known of a picture, and what `use` gives, which must decode it. Raises BrokenPicture.
+    """What is known of an image, and what `use` gives, which must decode it. Raises BrokenImage.
 
     Args:
         size: of width and height as they lie in the file, what is enough of a JPEG.
@@ -159,7 +159,7 @@ def _decoded(
     try:
         byte_count = path.stat().st_size
         if byte_count == 0:
-            raise BrokenPicture(say("the file is empty (0 bytes); delete it", "文件是空的（0 字节），请删除"))
+            raise BrokenImage(say("the file is empty (0 bytes); delete it", "文件是空的（0 字节），请删除"))
         with Image.open(path, formats=formats) as image:
             if image.format == "PNG":
                 image.verify()  # the checksums of its parts, which decoding passes over
@@ -168,14 +168,14 @@ def _decoded(
             if _orientation(image) >= 5:  # lies on its side
                 width, height = height, width
             if max(width, height) > MOST_ELONGATED * min(width, height):
-                raise BrokenPicture(
+                raise BrokenImage(
                     say(
                         f"{width} x {height} pixels are too elongated to train on; crop it, or cut it into pieces",
                         f"{width} x {height} 像素过于狭长，无法用于训练，请裁剪或切成几张",
                     )
                 )
             if width * height > max(BOMB_PIXELS, BOMB_PIXELS_PER_BYTE * byte_count):
-                raise BrokenPicture(
+                raise BrokenImage(
                     say(
                         f"{width} x {height} pixels in a file of {byte_count:,} bytes: blank, but large enough to "
                         "fill the memory; delete it, or make it smaller",
@@ -183,27 +183,27 @@ def _decoded(
                         "内容空白却足以占满内存，请删除或缩小",
                     )
                 )
-            # phones store a second picture in MPO files; that is no animation
+            # phones store a second image in MPO files; that is no animation
             is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
             draft_width, draft_height = size(image.width, image.height)
             image.draft(None, (max(1, draft_width), max(1, draft_height)))
             used = use(image)
             if image.format in ("JPEG", "MPO", "WEBP") and _ends_in_zeros(path):
-                raise BrokenPicture(
+                raise BrokenImage(
                     say(
                         "its end is missing (all zeros), as after an interrupted download; download it again",
                         "结尾缺失，只有一片零字节，多半是下载中断所致，请重新获取",
                     )
                 )
-    except BrokenPicture:
+    except BrokenImage:
         raise
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise BrokenPicture(
+        raise BrokenImage(
             say(f"more than {limit} million pixels; make it smaller", f"超过 {limit} 百万像素，请先缩小")
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise BrokenPicture(
+        raise BrokenImage(
             say(
                 "not a supported image format, or its header is damaged; open it in an editor and save it again as "
                 ".png",
@@ -211,11 +211,11 @@ def _decoded(
             )
         ) from error
     except PermissionError as error:
-        raise BrokenPicture(
+        raise BrokenImage(
             say("no permission to read it; change its permissions", "没有读取权限，请修改文件权限")
         ) from error
     except Exception as error:  # a decoder that meets a broken file may raise anything
-        raise BrokenPicture(
+        raise BrokenImage(
             say(
                 f"damaged or truncated ({error}); open it in an editor and save it again",
                 f"已损坏或不完整（{error}），请重新保存",
@@ -237,7 +237,7 @@ def _ends_in_zeros(path: Path) -> bool:
 
 
 class Nature(NamedTuple):
-    """What `load` does to a picture so that training sees it as its viewer does."""
+    """What `load` does to an image so that training sees it as its viewer does."""
 
     is_turned: bool  # EXIF says that it lies on its side, on its head or mirrored
     transparent: float  # share of its pixels that are transparent, wholly or in part, and become white
@@ -245,7 +245,7 @@ class Nature(NamedTuple):
 
 
 def nature(path: Path) -> Nature:
-    """Look at a picture that `inspect` has found whole. Decodes it only where it may be transparent."""
+    """Look at an image that `inspect` has found whole. Decodes it only where it may be transparent."""
     with Image.open(path, formats=READABLE) as image:
         is_turned = _orientation(image) in TURNS
         own = _other_profile(image.info.get("icc_profile"))
@@ -286,10 +286,10 @@ class ColourChange(NamedTuple):
 def load(
     path: Path, fit: Fit, *, flip: bool = False, colours: ColourChange | None = None, data: bytes | None = None
 ) -> np.ndarray:
-    """A picture as its bucket shows it: (H, W, 3) uint8.
+    """An image as its bucket shows it: (H, W, 3) uint8.
 
     Args:
-        fit: bucket, resized size and crop, all for the upright picture.
+        fit: bucket, resized size and crop, all for the upright image.
         flip: mirrored, after cropping.
         colours: changed last.
         data: the file's bytes, where they were read already.
@@ -304,8 +304,8 @@ def load(
             is_turned = orientation >= 5
             file.draft(None, (least_height, least_width) if is_turned else (least_width, least_height))
             profile = file.info.get("icc_profile")
-            picture = _on_white(file)
-            picture.load()
+            image = _on_white(file)
+            image.load()
     except Exception as error:  # whole when it was inspected; a decoder that meets a broken file may raise anything
         raise UserError(
             say(
@@ -314,28 +314,28 @@ def load(
             )
         ) from error
     if orientation in TURNS:
-        picture = picture.transpose(TURNS[orientation])
+        image = image.transpose(TURNS[orientation])
     # Only the part that stays is resized: a panorama enlarged as a whole could take gigabytes.
     (left, top), (width, height) = fit.crop, fit.bucket
-    across, down = picture.width / fit.resized[0], picture.height / fit.resized[1]
-    right, bottom = min((left + width) * across, picture.width), min((top + height) * down, picture.height)
+    across, down = image.width / fit.resized[0], image.height / fit.resized[1]
+    right, bottom = min((left + width) * across, image.width), min((top + height) * down, image.height)
     box = (left * across, top * down, right, bottom)
     usual = Image.Resampling.HAMMING if across >= 1 and down >= 1 else Image.Resampling.LANCZOS
     kernel = KERNELS[fit.kernel] if fit.kernel else usual
-    picture = picture.resize(fit.bucket, kernel, box=box, reducing_gap=SHRINK_AT_MOST_TO)
-    picture = _to_srgb(picture, profile)
+    image = image.resize(fit.bucket, kernel, box=box, reducing_gap=SHRINK_AT_MOST_TO)
+    image = _to_srgb(image, profile)
     if flip:
-        picture = ImageOps.mirror(picture)
+        image = ImageOps.mirror(image)
     if colours:
-        picture = picture.convert("RGB", tuple(colours.matrix().ravel()))
-    return np.asarray(picture)
+        image = image.convert("RGB", tuple(colours.matrix().ravel()))
+    return np.asarray(image)
 
 
-def to_pixels(pictures: list[np.ndarray]) -> "Tensor":
-    """Pictures (H, W, 3) uint8 of one size -> (B, 3, H, W) float32 in [-1, 1]."""
-    import torch  # here: whoever only checks pictures must not wait for it
+def to_pixels(images: list[np.ndarray]) -> "Tensor":
+    """Images (H, W, 3) uint8 of one size -> (B, 3, H, W) float32 in [-1, 1]."""
+    import torch  # here: whoever only checks images must not wait for it
 
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -363,7 +363,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB by the picture's ICC profile. Done after resizing, which is cheaper and looks the same."""
+    """RGB by the image's ICC profile. Done after resizing, which is cheaper and looks the same."""
     own = _other_profile(profile)
     if own:
         try:
@@ -371,7 +371,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             assert converted, "it is None only in place"
             return converted
         except (ImageCms.PyCMSError, OSError):
-            pass  # a profile of another kind of picture: viewers ignore it too
+            pass  # a profile of another kind of image: viewers ignore it too
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 

@@ -1,8 +1,8 @@
-"""What earlier runs found out about files, so that a run which starts need not read a hundred thousand pictures; and
+"""What earlier runs found out about files, so that a run which starts need not read a hundred thousand images; and
 the folder in which this, latents and captions are kept.
 
 A file is known by its stamp: path, size, inode and both dates. On POSIX whatever changes a file sets ctime, which
-nothing can set back. On Windows st_ctime is the date of creation: there a picture that is replaced by another of the
+nothing can set back. On Windows st_ctime is the date of creation: there an image that is replaced by another of the
 same size, with the old date set on purpose, is taken for the old one. Nothing here imports torch.
 """
 

@@ -1,4 +1,4 @@
-"""Pictures into [repeats]_[concept] folders: which belongs where, how often each is repeated, and getting them there.
+"""Images into [repeats]_[concept] folders: which belongs where, how often each is repeated, and getting them there.
 
 Nothing is ever written over. What is there with the same content is done already, so a run that was killed, and a
 second run, go on where the one before stopped. Files are moved by first being in both places: only when all are in the
@@ -20,8 +20,8 @@ from library.data.folders import (
     MASKS,
     entries,
     folded,
+    images_in,
     is_file,
-    pictures_in,
     repeats_and_text,
     subfolders,
 )
@@ -34,16 +34,16 @@ class File(NamedTuple):
 
     source: Path
     name: str  # "a.png", "a.txt", "masks/a.png"
-    is_picture: bool
+    is_image: bool
 
 
 @dataclass
 class Concept:
-    """The pictures that one word stands for."""
+    """The images that one word stands for."""
 
     word: str
-    pictures: list[image_folder.CaptionedImage] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)  # of the pictures, in the new folder
+    images: list[image_folder.CaptionedImage] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of the images, in the new folder
     repeats: int | None = None  # that of a [repeats]_[concept] folder they come from
     joined: list[str] = field(default_factory=list)  # sub-folders that are no concepts, as their captions say
 
@@ -54,7 +54,7 @@ class Numbered(NamedTuple):
     path: Path
     repeats: int
     word: str
-    pictures: list[str]  # names
+    images: list[str]  # names
 
 
 # ---- what belongs where ----
@@ -64,60 +64,60 @@ def concepts(found: image_folder.ImageFolder, concept: str, sub_folders: str) ->
     """The concepts of a folder of images, sorted by the way their folders come.
 
     Args:
-        concept: the word of pictures that lie directly in it.
+        concept: the word of images that lie directly in it.
         sub_folders: "concepts": each first sub-folder is one of its own; "together": all belong to `concept`; "auto": a
-            sub-folder belongs to `concept` where all its captions hold that word: it says where the pictures came from,
+            sub-folder belongs to `concept` where all its captions hold that word: it says where the images came from,
             such as a phone. One that is named [repeats]_[concept] is always a concept.
     """
     by_folder: dict[str, list[image_folder.CaptionedImage]] = {}
-    for picture in found.pictures:
-        parts = picture.path.relative_to(found.folder).parts
-        by_folder.setdefault(parts[0] if len(parts) > 1 else "", []).append(picture)
+    for image in found.images:
+        parts = image.path.relative_to(found.folder).parts
+        by_folder.setdefault(parts[0] if len(parts) > 1 else "", []).append(image)
     made: dict[str, Concept] = {}
-    for name, pictures in by_folder.items():
+    for name, images in by_folder.items():
         meaning = repeats_and_text(name)
         is_numbered = bool(meaning) and meaning[0] >= 1
         word = (meaning[1].strip() if is_numbered else name) or concept
-        is_joined = bool(name) and not is_numbered and _joins(pictures, concept, sub_folders)
+        is_joined = bool(name) and not is_numbered and _joins(images, concept, sub_folders)
         one = made.setdefault(folded(concept if is_joined else word), Concept(concept if is_joined else word))
-        one.pictures += pictures
+        one.images += images
         one.repeats = meaning[0] if is_numbered else one.repeats
         one.joined += [name] if is_joined else []
     for one in made.values():
-        one.names = _names(found.folder, one.pictures)
+        one.names = _names(found.folder, one.images)
     return list(made.values())
 
 
-def _joins(pictures: list[image_folder.CaptionedImage], concept: str, sub_folders: str) -> bool:
+def _joins(images: list[image_folder.CaptionedImage], concept: str, sub_folders: str) -> bool:
     if sub_folders != "auto":
         return sub_folders == "together"
-    texts = [picture.caption for picture in pictures if picture.caption and picture.caption.strip()]
+    texts = [image.caption for image in images if image.caption and image.caption.strip()]
     return bool(texts) and all(has_word(text, concept) for text in texts)
 
 
-def _names(folder: Path, pictures: list[image_folder.CaptionedImage]) -> list[str]:
-    """The pictures' new names: those from a folder within another begin with its name, as they could be the same."""
-    places = {picture.path: picture.path.relative_to(folder).parent for picture in pictures}
+def _names(folder: Path, images: list[image_folder.CaptionedImage]) -> list[str]:
+    """The images' new names: those from a folder within another begin with its name, as they could be the same."""
+    places = {image.path: image.path.relative_to(folder).parent for image in images}
     first = min(places.values(), key=lambda place: (len(place.parts), place))
     starts = {place: "" if place == first else " ".join([*place.parts, ""]) for place in places.values()}
-    return [starts[places[picture.path]] + picture.path.name for picture in pictures]
+    return [starts[places[image.path]] + image.path.name for image in images]
 
 
 def files(concept: Concept) -> list[File]:
-    """All that goes into a concept's folder: each picture, its caption and its mask."""
+    """All that goes into a concept's folder: each image, its caption and its mask."""
     found: dict[str, File] = {}
-    masks: dict[Path, dict[str, Path]] = {}  # picture's folder -> folded name -> mask
-    for picture, name in zip(concept.pictures, concept.names, strict=True):
-        parent, start = picture.path.parent, name.removesuffix(picture.path.name)
+    masks: dict[Path, dict[str, Path]] = {}  # image's folder -> folded name -> mask
+    for image, name in zip(concept.images, concept.names, strict=True):
+        parent, start = image.path.parent, name.removesuffix(image.path.name)
         if parent not in masks:
             places = [path for path in subfolders(parent) if folded(path.name) == MASKS]
             those = [entry for place in places for entry in entries(place) if is_file(entry)]
             masks[parent] = {folded(entry.name): Path(entry.path) for entry in those}
-        found[name] = File(picture.path, name, True)
-        if picture.caption is not None:
-            caption = start + picture.caption_path.name
-            found[caption] = File(picture.caption_path, caption, False)
-        mask = masks[parent].get(folded(f"{picture.path.stem}.png"))
+        found[name] = File(image.path, name, True)
+        if image.caption is not None:
+            caption = start + image.caption_path.name
+            found[caption] = File(image.caption_path, caption, False)
+        mask = masks[parent].get(folded(f"{image.path.stem}.png"))
         if mask:
             found[f"{MASKS}/{start}{mask.name}"] = File(mask, f"{MASKS}/{start}{mask.name}", False)
     return list(found.values())
@@ -129,7 +129,7 @@ def numbered(folder: Path) -> list[Numbered]:
     for path in subfolders(folder) if folder.is_dir() else []:
         meaning = repeats_and_text(path.name)
         if meaning and meaning[0] >= 1:
-            there.append(Numbered(path, meaning[0], meaning[1].strip(), pictures_in(path)))
+            there.append(Numbered(path, meaning[0], meaning[1].strip(), images_in(path)))
     return there
 
 
@@ -142,7 +142,7 @@ def proposed(
     """Repeats of each concept with which the training has about so many steps, and each concept weighs alike.
 
     Args:
-        counts: word -> pictures.
+        counts: word -> images.
         fixed: word -> repeats of those that are given: their share of the steps is taken off first.
     """
     free = [word for word in counts if word not in fixed]
@@ -198,14 +198,14 @@ def put(file: File, folder: Path, *, is_link: bool) -> bool:
 def take_away(files: list[tuple[Path, File]], images_dir: Path) -> int:
     """Delete what was put into its folder from where it was, and sub-folders that are empty then; how many files.
 
-    A picture goes before what belongs to it: one that is left by a kill is left whole.
+    An image goes before what belongs to it: one that is left by a kill is left whole.
 
     Args:
         files: with the folder that each was put into.
         images_dir: where they were, below it or in it; it stays.
     """
     count = 0
-    for folder, file in sorted(files, key=lambda pair: not pair[1].is_picture):
+    for folder, file in sorted(files, key=lambda pair: not pair[1].is_image):
         if file.source.exists() and same(file.source, folder / file.name):
             file.source.unlink()
             count += 1

@@ -13,7 +13,7 @@ from library.options.training import Config
 NOT_OURS = {  # systems make them
     "__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information", "lost+found",
 }  # fmt: skip
-MASKS = "masks"  # folder beside pictures: for `photo.jpg` its `photo.png` is white where it is learnt, black where not
+MASKS = "masks"  # folder beside images: for `photo.jpg` its `photo.png` is white where it is learnt, black where not
 MANY_REPEATS = 500  # beyond: more likely a year or a size, such as 2023_holiday
 MOST_REPEATS = 100_000  # beyond: a date or a telephone number, such as 20230101_holiday; nobody would see the end
 
@@ -24,13 +24,13 @@ class Folder:
 
     path: Path
     repeats: int
-    text: str  # the concept: the caption of pictures without caption file
+    text: str  # the concept: the caption of images without caption file
     is_regularization: bool
-    picture_count: int = 0  # usable ones
+    image_count: int = 0  # usable ones
     caption_count: int = 0  # of those, with a caption file that was read
     dataset: int = 0  # place of the data set that it belongs to
     options: Config | None = None  # its own, of `dataset_config`; None: the run's
-    metadata_file: Path | None = None  # where the captions of all its pictures stand; None: in files beside them
+    metadata_file: Path | None = None  # where the captions of all its images stand; None: in files beside them
 
     @property
     def name(self) -> str:
@@ -81,14 +81,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's ending, in any mixture of cases, is that of a picture we read."""
+def is_image(name: str) -> bool:
+    """Whether a file's ending, in any mixture of cases, is that of an image we read."""
     return os.path.splitext(name)[1].lower() in decoding.EXTENSIONS
 
 
-def pictures_in(folder: Path) -> list[str]:
-    """Names of the pictures directly in a folder."""
-    return [entry.name for entry in entries(folder) if is_picture(entry.name) and is_file(entry)]
+def images_in(folder: Path) -> list[str]:
+    """Names of the images directly in a folder."""
+    return [entry.name for entry in entries(folder) if is_image(entry.name) and is_file(entry)]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -146,7 +146,7 @@ def numbered_folders(
     is_regularization = option == "reg_data_dir"
     other_option = "train_data_dir" if is_regularization else "reg_data_dir"
     numbered: list[Folder] = []
-    unnamed: list[Path] = []  # hold pictures, but have no number
+    unnamed: list[Path] = []  # hold images, but have no number
     notes: list[str] = []
     endless: list[str] = []
     for path in subfolders(parent):
@@ -210,7 +210,7 @@ def numbered_folders(
     for entry in entries(parent):
         if not is_folder(entry) and not is_file(entry):
             notes.append(say(f"{entry.path}: broken link", f"{entry.path}：链接失效"))
-    direct = pictures_in(parent)
+    direct = images_in(parent)
     problems += endless
     if not numbered and not endless:
         problems.append(_what_was_meant(parent, option, direct, unnamed))
@@ -230,9 +230,9 @@ def numbered_folders(
 
 
 def _held(path: Path, notes: list[str]) -> list[str]:
-    """Pictures in a folder that is not used; one that may not be read must not end the run."""
+    """Images in a folder that is not used; one that may not be read must not end the run."""
     try:
-        return pictures_in(path)
+        return images_in(path)
     except UserError as error:
         notes += error.problems
         return []

@@ -1,4 +1,4 @@
-"""Pictures that are measured and never learnt: a share of the training pictures, or a folder of their own.
+"""Images that are measured and never learnt: a share of the training images, or a folder of their own.
 
 They are used without anything that is left to chance: never mirrored or cut at random, with their whole caption.
 """
@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from library.contracts import Sample
 from library.data import captions
-from library.data.folders import Folder, numbered_folders, pictures_in, repeats_and_text, some, subfolders
+from library.data.folders import Folder, images_in, numbered_folders, repeats_and_text, some, subfolders
 from library.data.samples import Found, read_subsets
 from library.files import sha256_of_file
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
-AUTO_LEAST = 10  # of fewer pictures each one is missed
+AUTO_LEAST = 10  # of fewer images each one is missed
 AUTO_MOST = 16  # more would tell no more of an epoch
-LEAST_TIMESTEPS, MOST_TIMESTEPS = 4, 16  # of each picture; 4 as in sd-scripts, where there is time a multiple of it
+LEAST_TIMESTEPS, MOST_TIMESTEPS = 4, 16  # of each image; 4 as in sd-scripts, where there is time a multiple of it
 TIME_SHARE = 0.03  # of the arithmetic; small batches take longer, and so it stays below 5 % of the time
 PASSES_OF_A_SAMPLE = 3  # forward passes that a step's forward and backward take for each sample, about
 
@@ -39,17 +39,17 @@ ALREADY_DONE = dict(  # by `captions.whole`
 class Scope(NamedTuple):
     """How much is measured."""
 
-    held_out: int  # pictures; as many of the training beside them
-    regularization: int  # pictures
-    timesteps: int  # of each picture
+    held_out: int  # images; as many of the training beside them
+    regularization: int  # images
+    timesteps: int  # of each image
     every: int  # so many epochs
 
 
 def scope(held_out: int, regularization: int, samples: float, every: int | None) -> Scope:
-    """As much as there is time for: rather fewer pictures than fewer epochs, but no fewer than 8 for that.
+    """As much as there is time for: rather fewer images than fewer epochs, but no fewer than 8 for that.
 
     Args:
-        held_out, regularization: pictures that there are.
+        held_out, regularization: images that there are.
         samples: that an epoch trains.
         every: epochs between two measurements, if the user says so: then all that is held out is measured.
     """
@@ -58,19 +58,19 @@ def scope(held_out: int, regularization: int, samples: float, every: int | None)
         room = int(passes / (3 * LEAST_TIMESTEPS))
         held_out = max(min(held_out, 8), min(held_out, room))
     regularization = min(regularization, held_out)
-    pictures = 2 * held_out + regularization
-    count = LEAST_TIMESTEPS * int(passes / (pictures * LEAST_TIMESTEPS))
+    images = 2 * held_out + regularization
+    count = LEAST_TIMESTEPS * int(passes / (images * LEAST_TIMESTEPS))
     count = max(LEAST_TIMESTEPS, min(count, MOST_TIMESTEPS))
-    return Scope(held_out, regularization, count, every or max(1, math.ceil(pictures * count / passes)))
+    return Scope(held_out, regularization, count, every or max(1, math.ceil(images * count / passes)))
 
 
 def of_subject(found: Found, config: Config) -> list[Sample]:
-    """The user's pictures, learnt or held out of them: what is to be said of a set is said of all."""
+    """The user's images, learnt or held out of them: what is to be said of a set is said of all."""
     return found.train + ([] if config.validation_data_dir else found.validation)
 
 
 def fixed(samples: list[Sample], config: Config) -> list[Sample]:
-    """The same pictures with nothing left to chance.
+    """The same images with nothing left to chance.
 
     Args:
         config: the run's; a subset may have options of its own.
@@ -87,16 +87,16 @@ def fixed(samples: list[Sample], config: Config) -> list[Sample]:
 
 
 def split(found: Found, share: float | str, seed: int) -> Found:
-    """Move a share of the training pictures to `Found.validation`; never regularization images.
+    """Move a share of the training images to `Found.validation`; never regularization images.
 
-    Whole pictures leave: all their repeats, and copies of them. Each folder gives its share of them, and keeps at least
-    one. The choice follows from the names of folders and pictures and from the seed: it is the same on every system.
+    Whole images leave: all their repeats, and copies of them. Each folder gives its share of them, and keeps at least
+    one. The choice follows from the names of folders and images and from the seed: it is the same on every system.
 
     Args:
-        share: more than 0, less than 1; "auto": of AUTO_LEAST pictures and more a tenth, at most AUTO_MOST.
+        share: more than 0, less than 1; "auto": of AUTO_LEAST images and more a tenth, at most AUTO_MOST.
 
     Returns:
-        What was found, with a warning where a share that was asked for is less than a picture.
+        What was found, with a warning where a share that was asked for is less than an image.
     """
     same = identities([sample.image_path for sample in found.train])
     folders: dict[int, list[Path]] = defaultdict(list)
@@ -121,7 +121,7 @@ def split(found: Found, share: float | str, seed: int) -> Found:
     begin = rng.random()
     chosen = {candidates[int((place + begin) * len(candidates) / count)] for place in range(count)}
     gone = [sample for sample in found.train if same[sample.image_path] in chosen]
-    pictures = Counter(sample.subset for sample in gone)
+    images = Counter(sample.subset for sample in gone)
     captioned = Counter(sample.subset for sample in gone if sample.caption_path)
     once: dict[tuple[Path, int], Sample] = {}
     for sample in gone:
@@ -133,7 +133,7 @@ def split(found: Found, share: float | str, seed: int) -> Found:
         folders=[
             replace(
                 folder,
-                picture_count=folder.picture_count - pictures[place],
+                image_count=folder.image_count - images[place],
                 caption_count=folder.caption_count - captioned[place],
             )
             for place, folder in enumerate(found.folders)
@@ -141,9 +141,9 @@ def split(found: Found, share: float | str, seed: int) -> Found:
     )
 
 
-def automatic_count(pictures: int) -> int:
-    """How many of so many pictures are held out where the user says nothing."""
-    return 0 if pictures < AUTO_LEAST else min(round(pictures / 10), AUTO_MOST)
+def automatic_count(images: int) -> int:
+    """How many of so many images are held out where the user says nothing."""
+    return 0 if images < AUTO_LEAST else min(round(images / 10), AUTO_MOST)
 
 
 def _too_few(share: float, total: int, can_be_more: bool) -> Note:
@@ -160,10 +160,10 @@ def _too_few(share: float, total: int, can_be_more: bool) -> Note:
 
 
 def find_held_out(folder: str, found: Found, config: Config, memory: Path | None) -> Found:
-    """Read the pictures of `validation_data_dir` into `Found.validation`.
+    """Read the images of `validation_data_dir` into `Found.validation`.
 
     Args:
-        folder: holds `[repeats]_[concept]` folders (repeats do not count), or pictures directly.
+        folder: holds `[repeats]_[concept]` folders (repeats do not count), or images directly.
         memory: see `samples.find_samples`.
 
     Raises:
@@ -172,7 +172,7 @@ def find_held_out(folder: str, found: Found, config: Config, memory: Path | None
     parent, option = Path(folder), "validation_data_dir"
     problems: list[str] = []
     warnings: list[str] = []
-    direct = os.path.isdir(parent) and pictures_in(parent)
+    direct = os.path.isdir(parent) and images_in(parent)
     if direct and not any(repeats_and_text(path.name) for path in subfolders(parent)):
         meant = repeats_and_text(parent.resolve().name)
         subsets = [Folder(parent, 1, meant[1] if meant else "", False, options=config)]
@@ -202,11 +202,11 @@ def find_held_out(folder: str, found: Found, config: Config, memory: Path | None
 
 def _of_option(option: str, line: str) -> str:
     text = say(f"{option}: {line}", f"{option}：{line}")
-    return Note(text, line.level, topic=line.topic, pictures=line.pictures) if isinstance(line, Note) else text
+    return Note(text, line.level, topic=line.topic, images=line.images) if isinstance(line, Note) else text
 
 
 def identities(paths: list[Path]) -> dict[Path, Path]:
-    """Of each picture the first file with the same bytes. Only files of equal size are read."""
+    """Of each image the first file with the same bytes. Only files of equal size are read."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in dict.fromkeys(paths):
         by_size[path.stat().st_size].append(path)
@@ -220,13 +220,13 @@ def identities(paths: list[Path]) -> dict[Path, Path]:
 
 
 def beside(held: list[Sample], train: list[Sample], bucket: Callable[[Sample], object], seed: int) -> list[Sample]:
-    """For each held-out picture a training picture to compare it with.
+    """For each held-out image a training image to compare it with.
 
     One of the same bucket and folder where there is one, then of the same bucket, then any; none twice before all
     others have been taken.
 
     Args:
-        bucket: of a picture.
+        bucket: of an image.
     """
     rng = random.Random(f"{seed} beside")
     kinds: list[Callable[[Sample], object]] = [

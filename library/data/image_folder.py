@@ -1,4 +1,4 @@
-"""Pictures and captions of any folder and its sub-folders, named [repeats]_[concept] or not: what the tools work on.
+"""Images and captions of any folder and its sub-folders, named [repeats]_[concept] or not: what the tools work on.
 
 `samples` is for training, and refuses more. Nothing here imports torch.
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from library.data import captions
-from library.data.folders import MASKS, entries, is_file, is_folder, is_picture, some
 from library.data.decoding import UNREADABLE_EXTENSIONS
+from library.data.folders import MASKS, entries, is_file, is_folder, is_image, some
 from library.data.samples import CAPTION_EXTENSIONS, caption_file, folded
 from library.messages import UserError, plural, say
 
 
 class CaptionedImage(NamedTuple):
-    """A picture file and its caption, which may be missing."""
+    """An image file and its caption, which may be missing."""
 
     path: Path
     caption_path: Path  # where its caption is, or would be
@@ -35,24 +35,24 @@ class ImageFolder:
     """What a folder holds."""
 
     folder: Path
-    pictures: list[CaptionedImage]  # sorted by path
+    images: list[CaptionedImage]  # sorted by path
     notes: list[str] = field(default_factory=list)  # what was passed over, and why
 
-    def name(self, picture: CaptionedImage) -> str:
-        """A picture's path below the folder, as a person would write it."""
-        return picture.path.relative_to(self.folder).as_posix()
+    def name(self, image: CaptionedImage) -> str:
+        """An image's path below the folder, as a person would write it."""
+        return image.path.relative_to(self.folder).as_posix()
 
 
 def find_images(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: bool = False) -> ImageFolder:
-    """All pictures below a folder; hidden folders and those of masks are left out, links to folders not followed.
+    """All images below a folder; hidden folders and those of masks are left out, links to folders not followed.
 
     Raises:
-        UserError: there is no picture at all, unless that may be; or a caption that cannot be read: it would be lost if
+        UserError: there is no image at all, unless that may be; or a caption that cannot be read: it would be lost if
             it were written.
     """
     folder = Path(folder)
     extension = caption_extension if caption_extension.startswith(".") else f".{caption_extension}"
-    if not re.fullmatch(r"(\.[\w-]+)+", extension) or is_picture(f"x{extension}"):  # a picture would be overwritten
+    if not re.fullmatch(r"(\.[\w-]+)+", extension) or is_image(f"x{extension}"):  # an image would be overwritten
         raise UserError(
             say(
                 f'caption_extension = "{caption_extension}" is not an extension of caption files. Use ".txt" or '
@@ -60,20 +60,18 @@ def find_images(folder: str | Path, *, caption_extension: str = ".txt", may_be_e
                 f'caption_extension = "{caption_extension}" 不能作标注文件的扩展名。请用 ".txt" 或 ".caption"',
             )
         )
-    pictures: list[CaptionedImage] = []
+    images: list[CaptionedImage] = []
     notes: list[str] = []
     problems: list[str] = []
-    _collect(folder, extension, pictures, notes, problems)
-    if not pictures and not problems and not may_be_empty:
+    _collect(folder, extension, images, notes, problems)
+    if not images and not problems and not may_be_empty:
         problems.append(say(f"{folder}: contains no images", f"{folder}：里面没有图片"))
     if problems:
         raise UserError(problems + notes)
-    return ImageFolder(folder, pictures, notes)
+    return ImageFolder(folder, images, notes)
 
 
-def _collect(
-    folder: Path, extension: str, pictures: list[CaptionedImage], notes: list[str], problems: list[str]
-) -> None:
+def _collect(folder: Path, extension: str, images: list[CaptionedImage], notes: list[str], problems: list[str]) -> None:
     try:
         listed = entries(folder)
     except UserError as error:  # of one sub-folder; the others are still of use
@@ -91,7 +89,7 @@ def _collect(
             )
         )
     without: list[Path] = []
-    for name in filter(is_picture, names):
+    for name in filter(is_image, names):
         path = folder / name
         written = caption_file(path, files, extension)
         caption_path = folder / written if written else path.with_suffix(extension)
@@ -110,7 +108,7 @@ def _collect(
                 say(f"{caption_path}: {error}. Save it as UTF-8", f"{caption_path}：无法识别文字编码，请另存为 UTF-8")
             )
             continue
-        pictures.append(CaptionedImage(path, caption_path, text, encoding))
+        images.append(CaptionedImage(path, caption_path, text, encoding))
         if not written:
             without.append(path)
     for ending in CAPTION_EXTENSIONS:
@@ -126,4 +124,4 @@ def _collect(
             )
     for entry in listed:
         if is_folder(entry) and not entry.is_symlink() and folded(entry.name) != MASKS:
-            _collect(folder / entry.name, extension, pictures, notes, problems)
+            _collect(folder / entry.name, extension, images, notes, problems)

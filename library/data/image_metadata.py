@@ -1,7 +1,7 @@
-"""Metadata files: the captions of many pictures in one .json or .jsonl, as sd-scripts' fine-tuning takes them.
+"""Metadata files: the captions of many images in one .json or .jsonl, as sd-scripts' fine-tuning takes them.
 
-`{"a.png": {"caption": "...", "tags": "..."}, ...}`, or a line `{"image_path": "a.png", ...}` for each picture. Keys are
-paths, below the subset's folder or whole; the ending may be left out. Sizes that stand there are not believed: pictures
+`{"a.png": {"caption": "...", "tags": "..."}, ...}`, or a line `{"image_path": "a.png", ...}` for each image. Keys are
+paths, below the subset's folder or whole; the ending may be left out. Sizes that stand there are not believed: images
 are looked at in any case, to find broken ones.
 """
 
@@ -11,34 +11,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from library.data import captions
-from library.data.folders import Folder, folded, pictures_in, some
+from library.data.folders import Folder, folded, images_in, some
 from library.files import JsonObject
 from library.messages import UserError, plural, say
 
 KNOWN = {"caption", "tags", "image_path"}
-LOOKED_UP = {"image_size", "train_resolution", "width", "height"}  # in the pictures themselves
+LOOKED_UP = {"image_size", "train_resolution", "width", "height"}  # in the images themselves
 
 
 def read_captions(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[Path, str]:
-    """The pictures of a metadata file and their captions.
+    """The images of a metadata file and their captions.
 
     Args:
-        folder: a subset with a `metadata_file`; its own path is where the pictures are.
+        folder: a subset with a `metadata_file`; its own path is where the images are.
         all_lines: captions may have several lines (`enable_wildcard`); the tags then follow each of them.
         warnings: what is found is added to them.
 
     Raises:
-        UserError: it cannot be read, is no metadata file, or names no picture that is there.
+        UserError: it cannot be read, is no metadata file, or names no image that is there.
     """
     file, found = folder.metadata_file, {}
     missing: list[str] = []
     twice: list[str] = []
     unknown: dict[str, int] = {}
     separator = folder.options.caption_separator if folder.options else ","
-    listed: dict[Path, dict[str, str]] = {}  # of each folder, its pictures by stem
+    listed: dict[Path, dict[str, str]] = {}  # of each folder, its images by stem
     assert file, "only subsets with a metadata file are read here"
     for key, entry in _entries(file):
-        path = _picture(folder.path / key, listed)
+        path = _image(folder.path / key, listed)
         if path is None:
             missing.append(key)
             continue
@@ -84,7 +84,7 @@ def read_captions(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[
 
 
 def _entries(file: Path) -> Iterator[tuple[str, JsonObject]]:
-    """Key and entry of each picture. Raises UserError."""
+    """Key and entry of each image. Raises UserError."""
     try:
         text, _ = captions.decode(file.read_bytes())
     except OSError as error:
@@ -119,13 +119,13 @@ def _entries(file: Path) -> Iterator[tuple[str, JsonObject]]:
             yield key, entry
 
 
-def _picture(path: Path, listed: dict[Path, dict[str, str]]) -> Path | None:
-    """The picture that a key means: itself, or the one with its stem."""
+def _image(path: Path, listed: dict[Path, dict[str, str]]) -> Path | None:
+    """The image that a key means: itself, or the one with its stem."""
     if path.is_file():
         return path
     parent = path.parent
     if parent not in listed:
-        names = pictures_in(parent) if parent.is_dir() else []
+        names = images_in(parent) if parent.is_dir() else []
         listed[parent] = {folded(os.path.splitext(name)[0]): name for name in reversed(names)}
     for stem in (path.name, path.stem):  # a stem may hold a dot
         if name := listed[parent].get(folded(stem)):

@@ -1,12 +1,12 @@
-"""Masks: what of a picture is learnt, so that regions that were erased are not.
+"""Masks: what of an image is learnt, so that regions that were erased are not.
 
-Beside `photo.jpg` the grey picture `masks/photo.png` is white where it is learnt, black where not, grey where in part.
-It is of the upright picture, at any size of the same shape, and goes the picture's way: resized, cropped, mirrored.
+Beside `photo.jpg` the grey image `masks/photo.png` is white where it is learnt, black where not, grey where in part.
+It is of the upright image, at any size of the same shape, and goes the image's way: resized, cropped, mirrored.
 Each place of the latents then has the exact mean of the mask over the area that it stands for, a factor of its loss.
-Where a picture's own transparency counts too (`alpha_mask`), the two are multiplied. sd-scripts' users keep them in a
+Where an image's own transparency counts too (`alpha_mask`), the two are multiplied. sd-scripts' users keep them in a
 folder of their own (`conditioning_data_dir`).
 
-A mask is no part of the cached latents, so a mask that changed acts at the next start, and no picture is encoded anew.
+A mask is no part of the cached latents, so a mask that changed acts at the next start, and no image is encoded anew.
 Nothing here imports torch.
 """
 
@@ -22,7 +22,7 @@ from PIL import Image
 from library.contracts import Fit, Mask, Sample
 from library.data import decoding
 from library.data.file_index import facts_of
-from library.data.folders import MASKS, entries, folded, is_file, is_picture, some
+from library.data.folders import MASKS, entries, folded, is_file, is_image, some
 from library.files import sha256_of_file
 from library.messages import Note, UserError, plural, say
 
@@ -30,7 +30,7 @@ LOOKED = struct.Struct("<IIf32s")  # width, height, share that is learnt, digest
 OPACITY = struct.Struct("<f")
 LOOKED_FORMAT = 1  # raise it when a mask is read otherwise: what was remembered is then forgotten
 
-# Masks that were read stay in memory up to this: 4,096 of pictures of 512 x 512 pixels, 1,024 of 1024 x 1024. Others
+# Masks that were read stay in memory up to this: 4,096 of images of 512 x 512 pixels, 1,024 of 1024 x 1024. Others
 # are read at each use, by the threads that read ahead; one thread takes 8 ms at 512 x 512 and 23 ms at 1024 x 1024.
 KEPT_BYTES = 64 << 20
 
@@ -39,21 +39,21 @@ def read_mask(path: Path) -> np.ndarray:
     """A mask file, upright: (H, W) uint8, 255 where it is learnt. Colours count by their brightness, as if on black.
 
     Raises:
-        BrokenPicture: it cannot be read.
+        BrokenImage: it cannot be read.
     """
-    picture = decoding.raw(path)[1]
-    grey = np.asarray(picture.convert("L"))
-    return grey if picture.mode == "RGB" else (grey * (_alpha(picture) / 255) + 0.5).astype(np.uint8)
+    image = decoding.raw(path)[1]
+    grey = np.asarray(image.convert("L"))
+    return grey if image.mode == "RGB" else (grey * (_alpha(image) / 255) + 0.5).astype(np.uint8)
 
 
 def opacity(path: Path) -> np.ndarray | None:
-    """How opaque a picture is, upright: (H, W) uint8; None: nothing of it is transparent. Raises BrokenPicture."""
-    picture = decoding.raw(path)[1]
-    return None if picture.mode == "RGB" else _alpha(picture)
+    """How opaque an image is, upright: (H, W) uint8; None: nothing of it is transparent. Raises BrokenImage."""
+    image = decoding.raw(path)[1]
+    return None if image.mode == "RGB" else _alpha(image)
 
 
-def _alpha(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.getchannel("A"))
+def _alpha(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.getchannel("A"))
 
 
 def averaged(values: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
@@ -78,15 +78,15 @@ def _averaged_down(values: np.ndarray, start: float, stop: float, count: int) ->
 
 
 def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
-    """How much each place of a picture's latents is learnt, not mirrored: (h, w) float32 in [0, 1].
+    """How much each place of an image's latents is learnt, not mirrored: (h, w) float32 in [0, 1].
 
     Args:
         sample: one with a mask.
-        fit: as the picture's own: bucket, resized size and crop.
+        fit: as the image's own: bucket, resized size and crop.
         scale: pixels to a latent, along a side.
 
     Raises:
-        UserError: the mask or the picture cannot be read any more; names it.
+        UserError: the mask or the image cannot be read any more; names it.
     """
     assert sample.mask
     mask, path = None, sample.mask.path or sample.image_path
@@ -99,7 +99,7 @@ def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
             if mask is not None and alpha is not None and mask.shape != alpha.shape:
                 mask = averaged(mask, (0, 0, mask.shape[1], mask.shape[0]), (alpha.shape[1], alpha.shape[0]))
             mask = alpha if mask is None else mask if alpha is None else mask * (alpha / 255)
-    except decoding.BrokenPicture as error:
+    except decoding.BrokenImage as error:
         raise UserError(
             say(
                 f"{path}: cannot be read: {error}. It was changed or moved during the run; start again",
@@ -108,7 +108,7 @@ def load(sample: Sample, fit: Fit, scale: int) -> np.ndarray:
         ) from error
     (left, top), (width, height) = fit.crop, fit.bucket
     size = width // scale, height // scale
-    if mask is None:  # the picture was transparent when it was found, and is no more
+    if mask is None:  # the image was transparent when it was found, and is no more
         return np.ones(size[::-1], np.float32)
     across, down = mask.shape[1] / fit.resized[0], mask.shape[0] / fit.resized[1]
     right, bottom = min((left + width) * across, mask.shape[1]), min((top + height) * down, mask.shape[0])
@@ -139,11 +139,11 @@ def given(
     """The samples of a `[repeats]_[concept]` folder with their masks.
 
     Args:
-        uses_files, uses_alpha: whether mask files count, and the transparency of the pictures themselves.
-        memory: the cache folder, where it is remembered how much of each picture is learnt; None: nowhere.
+        uses_files, uses_alpha: whether mask files count, and the transparency of the images themselves.
+        memory: the cache folder, where it is remembered how much of each image is learnt; None: nowhere.
         problems, warnings: what is found is added to them.
-        masks_dir: the folder that holds the masks, or sub-folders with them named as the pictures' folders; None:
-            masks/ beside the pictures.
+        masks_dir: the folder that holds the masks, or sub-folders with them named as the images' folders; None:
+            masks/ beside the images.
     """
     files = _files(folder, samples, memory, problems, warnings, masks_dir) if uses_files and samples else {}
     shares = _opaque_shares([sample.image_path for sample in samples], memory) if uses_alpha else {}
@@ -163,7 +163,7 @@ def given(
             f"{names}. Make the masks again, or delete the images",
             f"{folder}：{len(black)} 张图片的蒙版全黑，什么也学不到：{names}。请重做蒙版，或删除这些图片",
         )
-        warnings.append(Note(line, "red", topic="pictures", pictures=black))
+        warnings.append(Note(line, "red", topic="pictures", images=black))
     return found
 
 
@@ -175,7 +175,7 @@ def _files(
     warnings: list[str],
     masks_dir: Path | None,
 ) -> dict[Path, tuple[Path, float, str]]:
-    """Mask file, share that is learnt and digest of each picture that has a file."""
+    """Mask file, share that is learnt and digest of each image that has a file."""
     parent, name = (folder, MASKS) if masks_dir is None else (masks_dir, folded(folder.name))
     place = next((parent / entry.name for entry in entries(parent) if folded(entry.name) == name), masks_dir)
     if place is None or not place.is_dir():
@@ -185,18 +185,18 @@ def _files(
         names = {folded(name): name for name in file_names}
         wanted = {sample: folded(f"{sample.image_path.stem}.png") for sample in samples}
     else:  # of any kind, as sd-scripts has it
-        names = {folded(os.path.splitext(name)[0]): name for name in file_names if is_picture(name)}
+        names = {folded(os.path.splitext(name)[0]): name for name in file_names if is_image(name)}
         wanted = {sample: folded(sample.image_path.stem) for sample in samples}
     paths = {sample: place / names[name] for sample, name in wanted.items() if name in names}
 
-    def attempt(path: Path) -> bytes | decoding.BrokenPicture:
+    def attempt(path: Path) -> bytes | decoding.BrokenImage:
         try:
             mask = read_mask(path)
             digest = sha256_of_file(path)
-        except decoding.BrokenPicture as broken:
+        except decoding.BrokenImage as broken:
             return broken
         except OSError as error:  # gone this moment
-            return decoding.BrokenPicture(error.strerror or error)
+            return decoding.BrokenImage(error.strerror or error)
         return LOOKED.pack(mask.shape[1], mask.shape[0], mask.mean() / 255, digest)
 
     unique = list(dict.fromkeys(paths.values()))  # a.png and a.jpg have the same
@@ -204,11 +204,11 @@ def _files(
     facts = facts_of(unique, attempt, folder=memory, kind=f"masks{LOOKED_FORMAT}", thread_count=threads)
     known = dict(zip(unique, facts, strict=True))
     found: dict[Path, tuple[Path, float, str]] = {}
-    broken = [f"{path.name} ({fact})" for path, fact in known.items() if isinstance(fact, decoding.BrokenPicture)]
+    broken = [f"{path.name} ({fact})" for path, fact in known.items() if isinstance(fact, decoding.BrokenImage)]
     other_shape: list[str] = []
     for sample, path in paths.items():
         fact = known[path]
-        if isinstance(fact, decoding.BrokenPicture):
+        if isinstance(fact, decoding.BrokenImage):
             continue
         width, height, share, digest = LOOKED.unpack(fact)
         if abs(width * sample.height - height * sample.width) > sample.width + sample.height:  # a pixel of the mask
@@ -239,11 +239,11 @@ def _files(
 
 
 def _tell_orphans(place: Path, names: list[str], warnings: list[str]) -> None:
-    orphans = [name for name in names if is_picture(name)]
+    orphans = [name for name in names if is_image(name)]
     if not orphans:
         return
     cure = ""
-    wrong = next((name for name in orphans if is_picture(os.path.splitext(name)[0])), None)  # "a.jpg.png"
+    wrong = next((name for name in orphans if is_image(os.path.splitext(name)[0])), None)  # "a.jpg.png"
     if wrong:
         right = f"{os.path.splitext(os.path.splitext(wrong)[0])[0]}.png"
         cure = say(f", such as {right} instead of {wrong}", f"，如 {wrong} 应为 {right}")
@@ -252,19 +252,19 @@ def _tell_orphans(place: Path, names: list[str], warnings: list[str]) -> None:
         f"its image's name and ends in .png{cure}",
         f"{place}：{len(orphans)} 个蒙版没有对应的可用图片：{some(orphans)}。蒙版与图片同名，扩展名为 .png{cure}",
     )
-    warnings.append(Note(line, topic="pictures", pictures=[place / name for name in orphans]))
+    warnings.append(Note(line, topic="pictures", images=[place / name for name in orphans]))
 
 
-def _opaque_shares(pictures: list[Path], memory: Path | None) -> dict[Path, float]:
-    """How much of each picture is opaque, 0 to 1; only those are decoded that may be transparent."""
+def _opaque_shares(images: list[Path], memory: Path | None) -> dict[Path, float]:
+    """How much of each image is opaque, 0 to 1; only those are decoded that may be transparent."""
 
     def attempt(path: Path) -> bytes | None:
         try:
             alpha = opacity(path) if decoding.nature(path).transparent else None
-        except (OSError, decoding.BrokenPicture):  # gone this moment: whoever loads it says so
+        except (OSError, decoding.BrokenImage):  # gone this moment: whoever loads it says so
             return None
         return OPACITY.pack(1.0 if alpha is None else alpha.mean() / 255)
 
     threads = min(8, os.cpu_count() or 1)
-    facts = facts_of(pictures, attempt, folder=memory, kind=f"opacity{LOOKED_FORMAT}", thread_count=threads)
-    return {picture: OPACITY.unpack(fact)[0] for picture, fact in zip(pictures, facts, strict=True) if fact is not None}
+    facts = facts_of(images, attempt, folder=memory, kind=f"opacity{LOOKED_FORMAT}", thread_count=threads)
+    return {image: OPACITY.unpack(fact)[0] for image, fact in zip(images, facts, strict=True) if fact is not None}

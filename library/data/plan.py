@@ -34,7 +34,7 @@ TOLD_OF_SUBSETS = (  # in ss_datasets
     "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min",
     "token_warmup_step", "resize_interpolation",
 )  # fmt: skip
-MUCH_CUT_OFF = 1 / 3  # a share of the picture lost by cropping that deserves a warning
+MUCH_CUT_OFF = 1 / 3  # a share of the image lost by cropping that deserves a warning
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SetPlan:
     rule: BucketRule
     train: list[Sample]
     regularization: list[Sample]
-    fits: dict[Path, Fit]  # of every picture, with the usual kernel
+    fits: dict[Path, Fit]  # of every image, with the usual kernel
 
     @property
     def batch_size(self) -> int:
@@ -66,12 +66,12 @@ class Plan:
     reg_rotate: bool
     batch_counts: list[int]  # of each epoch
     step_counts: list[int]  # of each epoch; the last may be cut by max_train_steps
-    samples_used: list[Sample]  # pictures that some epoch uses: what is worth caching
+    samples_used: list[Sample]  # images that some epoch uses: what is worth caching
     batches_per_step: int = 1  # that one optimizer step sees, in all processes together
-    whole_batches: bool = False  # a bucket's last batch is filled up with pictures of that bucket
+    whole_batches: bool = False  # a bucket's last batch is filled up with images of that bucket
 
     def fit(self, sample: Sample) -> Fit:
-        """How a picture is brought to its bucket."""
+        """How an image is brought to its bucket."""
         own = self.sets[sample.dataset]
         fit, kernel = own.fits[sample.image_path], (sample.options or own.config).resize_interpolation
         return fit._replace(kernel=kernel) if kernel else fit
@@ -170,7 +170,7 @@ def _sets(found: Found, configs: list[Config], rules: Sequence[BucketRule]) -> l
 
 
 def uses_of_epoch(plan: Plan, epoch: int) -> list[tuple[Sample, int]]:
-    """Every picture of an epoch and how often it is used, by data sets: training pictures, then the regularization
+    """Every image of an epoch and how often it is used, by data sets: training images, then the regularization
     images' turn."""
     return [use for own in plan.sets for use in _uses_of_set(own, plan.reg_rotate, epoch)]
 
@@ -200,7 +200,7 @@ def batches_of_epoch(plan: Plan, seed: int, epoch: int) -> list[list[Sample]]:
 
 
 def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
-    """A few captions to draw previews of: half of the training pictures (the new), half of regularization (the old)."""
+    """A few captions to draw previews of: half of the training images (the new), half of regularization (the old)."""
     found = plan.found
     new, old = (
         list(dict.fromkeys(captions.whole_of(sample, config) for sample in samples if sample.caption))
@@ -250,7 +250,7 @@ def metadata(plan: Plan) -> JsonObject:
 
 
 def _counts_of(folder: Folder) -> dict[str, int]:
-    return {"n_repeats": folder.repeats, "img_count": folder.picture_count}
+    return {"n_repeats": folder.repeats, "img_count": folder.image_count}
 
 
 def _bucket_info(own: SetPlan, rotate: bool) -> JsonObject:
@@ -276,7 +276,7 @@ def _set_metadata(plan: Plan, at: int) -> JsonObject:
     subsets = []
     for folder in folders:
         options = folder.options
-        told: JsonObject = {"img_count": folder.picture_count, "num_repeats": folder.repeats}
+        told: JsonObject = {"img_count": folder.image_count, "num_repeats": folder.repeats}
         told |= {name: getattr(options, name) for name in TOLD_OF_SUBSETS}
         told["image_dir"] = folder.path.name
         if folder.metadata_file:
@@ -355,7 +355,7 @@ def _check_sizes(plan: Plan) -> list[str]:
             f"{len(enlarged)} 张图片小于所在的桶，会被放大，容易学到模糊：{names}。"
             "请换更大的图、降低 resolution，或设 bucket_no_upscale = True",
         )
-        warnings.append(Note(line, topic="pictures", pictures=[path for _, path in enlarged]))
+        warnings.append(Note(line, topic="pictures", images=[path for _, path in enlarged]))
     if cut:
         cut.sort(reverse=True)
         names = some([f"{path.parent.name}/{path.name} ({lost:.0%})" for lost, path in cut])
@@ -365,7 +365,7 @@ def _check_sizes(plan: Plan) -> list[str]:
             f"{len(cut)} 张图片裁掉的部分超过三分之一：{names}。请自行裁剪，"
             "或允许更狭长的桶（enable_bucket、min_bucket_reso、max_bucket_reso）",
         )
-        warnings.append(Note(line, topic="pictures", pictures=[path for _, path in cut]))
+        warnings.append(Note(line, topic="pictures", images=[path for _, path in cut]))
     return warnings
 
 
@@ -374,7 +374,7 @@ def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str]
     warnings: list[str] = []
     for place, folder in enumerate(plan.found.folders):
         word = folder.text.strip()
-        if folder.is_regularization or not word or not folder.picture_count:
+        if folder.is_regularization or not word or not folder.image_count:
             continue
         texts = [captions.whole_of(sample, config) for sample in plan.found.train if sample.subset == place]
         if not any(_plain(word) in _plain(text) for text in texts):
@@ -466,7 +466,7 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
     for place, folder in enumerate(plan.found.folders):
         name = say(f"set {folder.dataset + 1}: ", f"数据集 {folder.dataset + 1}：") if len(plan.sets) > 1 else ""
         name += folder.name + (say(" (regularization)", "（正则化）") if folder.is_regularization else "")
-        without = folder.picture_count - folder.caption_count
+        without = folder.image_count - folder.caption_count
         told = []
         if folder.caption_count:
             told.append(say(f"{folder.caption_count} from files", f"{folder.caption_count} 个来自文件"))
@@ -474,7 +474,7 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
             told.append(
                 say(f'{without} from {folder.source}, "{folder.text}"', f"{without} 个用{folder.source}“{folder.text}”")
             )
-        numbers = [str(folder.picture_count), str(folder.repeats), str(per_epoch[place])]
+        numbers = [str(folder.image_count), str(folder.repeats), str(per_epoch[place])]
         rows.append([name, *numbers, say(", ", "，").join(told)])
     return rows
 
@@ -525,15 +525,15 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
 
 
 def _mask_lines(found: Found) -> list[str]:
-    pictures = found.train + found.regularization
-    shares = [sample.mask.share for sample in pictures if sample.mask]
+    images = found.train + found.regularization
+    shares = [sample.mask.share for sample in images if sample.mask]
     if not shares:
         return []
     mean = sum(shares) / len(shares)
     return [
         say(
-            f"masks: {len(shares)} of {len(pictures)} images have one; on average {mean:.0%} of their area is trained",
-            f"蒙版：{len(pictures)} 张图片中有 {len(shares)} 张带蒙版，平均学习其面积的 {mean:.0%}",
+            f"masks: {len(shares)} of {len(images)} images have one; on average {mean:.0%} of their area is trained",
+            f"蒙版：{len(images)} 张图片中有 {len(shares)} 张带蒙版，平均学习其面积的 {mean:.0%}",
         )
     ]
 

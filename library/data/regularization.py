@@ -1,12 +1,12 @@
-"""Which regularization pictures a training set wants: what each shows, its size, its seed, its file and its folder.
+"""Which regularization images a training set wants: what each shows, its size, its seed, its file and its folder.
 
-For every training picture one of the same caption without the trigger word, as the base model draws it. What is new in
-the training picture is then all that is left for the trigger word to mean.
+For every training image one of the same caption without the trigger word, as the base model draws it. What is new in
+the training image is then all that is left for the trigger word to mean.
 
-Folders are named `[repeats]_[class words]`, as sd-scripts' guides have it, and not after the concept: each picture has
+Folders are named `[repeats]_[class words]`, as sd-scripts' guides have it, and not after the concept: each image has
 a caption file of its own, but where it is lost or not read (`reg_captions = False`) the folder's name is the caption,
-and pictures by the base model under the trigger word would teach the opposite of what is trained. Which concept a
-picture belongs to, its file's name says. Nothing here imports torch.
+and images by the base model under the trigger word would teach the opposite of what is trained. Which concept a
+image belongs to, its file's name says. Nothing here imports torch.
 """
 
 import os
@@ -28,30 +28,30 @@ NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 
 
 class Wanted(NamedTuple):
-    """A regularization picture."""
+    """A regularization image."""
 
-    sample: Sample  # the training picture it stands beside
+    sample: Sample  # the training image it stands beside
     path: Path  # of its file
     caption: str  # what it is drawn from; also the text of its caption file
-    size: tuple[int, int]  # pixels, width first: the training picture's bucket, so nothing of it is cut off there
+    size: tuple[int, int]  # pixels, width first: the training image's bucket, so nothing of it is cut off there
     seed: int
 
 
 class Share(NamedTuple):
-    """The user's rule for one concept: training pictures x repeats >= regularization pictures x repeats."""
+    """The user's rule for one concept: training images x repeats >= regularization images x repeats."""
 
     folder: Folder  # of the training set
     reg_folder: str  # name
-    reg_pictures: int
+    reg_images: int
     reg_repeats: int
 
     @property
     def train_samples(self) -> int:
-        return self.folder.picture_count * self.folder.repeats
+        return self.folder.image_count * self.folder.repeats
 
     @property
     def reg_samples(self) -> int:
-        return self.reg_pictures * self.reg_repeats
+        return self.reg_images * self.reg_repeats
 
     @property
     def holds(self) -> bool:
@@ -123,18 +123,18 @@ def wanted(
     images_per_caption: int = 1,
     seed: int = 1,
 ) -> tuple[list[Wanted], list[Share]]:
-    """All regularization pictures of a training set, sorted by concept, then size, then name; and the rule's numbers.
+    """All regularization images of a training set, sorted by concept, then size, then name; and the rule's numbers.
 
     Args:
-        fits: of every training picture.
+        fits: of every training image.
         class_words: in place of a caption that is empty without the words; of all captions unless `uses_captions`.
         remove_words: left out of the captions beside the folders' own texts.
     """
     every_word = [folder.text for folder in found.folders] + list(remove_words)
-    pictures: list[Wanted] = []
+    images: list[Wanted] = []
     shares: list[Share] = []
     taken: set[tuple[str, str]] = set()
-    for folder in (folder for folder in found.folders if folder.picture_count):
+    for folder in (folder for folder in found.folders if folder.image_count):
         repeats = max(1, folder.repeats // images_per_caption)
         name = folder_name(repeats, class_words)
         samples = [sample for sample in found.train if sample.image_path.parent == folder.path]
@@ -148,13 +148,13 @@ def wanted(
                 own.append(
                     Wanted(sample, path, caption, size, seed_of(seed, folder.text, sample.image_path.name, index))
                 )
-        pictures += sorted(own, key=lambda one: one.size)  # stable: by name within a size
+        images += sorted(own, key=lambda one: one.size)  # stable: by name within a size
         shares.append(Share(folder, name, len(own), repeats))
-    return pictures, shares
+    return images, shares
 
 
 def seed_of(seed: int, concept: str, name: str, index: int) -> int:
-    """A picture's own seed below 2^32: the same whatever other pictures there are, and however often it is repeated."""
+    """An image's own seed below 2^32: the same whatever other images there are, and however often it is repeated."""
     identity = "\0".join(
         [str(seed), unicodedata.normalize("NFC", concept), unicodedata.normalize("NFC", name), str(index)]
     )
@@ -167,9 +167,9 @@ def folder_name(repeats: int, text: str) -> str:
     return f"{repeats}_{_shortened(valid)}"
 
 
-def file_stem(concept: str, picture: Path, index: int) -> str:
-    """The name of a training picture, with its concept before it unless it begins so; -2, -3, ... behind the others."""
-    stem = os.path.splitext(picture.name)[0]
+def file_stem(concept: str, image: Path, index: int) -> str:
+    """The name of a training image, with its concept before it unless it begins so; -2, -3, ... behind the others."""
+    stem = os.path.splitext(image.name)[0]
     before = NOT_IN_NAMES.sub(" ", concept).strip(" .")
     if before and not _plain(stem).startswith(_plain(before)):
         stem = f"{before} {stem}"
@@ -177,7 +177,7 @@ def file_stem(concept: str, picture: Path, index: int) -> str:
 
 
 def _free(stem: str, folder: str, taken: set[tuple[str, str]]) -> str:
-    """The stem, with something behind it where another picture of the folder has it: photo.jpg beside photo.png."""
+    """The stem, with something behind it where another image of the folder has it: photo.jpg beside photo.png."""
     free, number = stem, 1
     while (folder, folded(free)) in taken:
         number += 1
@@ -198,8 +198,8 @@ def _plain(text: str) -> str:
     return folded(text).replace("_", " ")
 
 
-def as_samples(pictures: Sequence[Wanted], shares: Sequence[Share]) -> list[Sample]:
-    """The pictures as the training will find them."""
+def as_samples(images: Sequence[Wanted], shares: Sequence[Share]) -> list[Sample]:
+    """The images as the training will find them."""
     repeats = {share.reg_folder: share.reg_repeats for share in shares}
     return [
         Sample(
@@ -210,5 +210,5 @@ def as_samples(pictures: Sequence[Wanted], shares: Sequence[Share]) -> list[Samp
             repeats=repeats[one.path.parent.name],
             is_regularization=True,
         )
-        for one in sorted(pictures, key=lambda one: one.path)
+        for one in sorted(images, key=lambda one: one.path)
     ]

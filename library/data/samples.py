@@ -1,8 +1,8 @@
-"""The pictures and captions of `[repeats]_[concept]` folders, and how many regularization images join each epoch.
+"""The images and captions of `[repeats]_[concept]` folders, and how many regularization images join each epoch.
 
 Meaning and names are sd-scripts'. Where we differ: sub-folders are taken in sorted order on every system; endings are
 found in any mixture of cases; an empty caption file is an empty caption; what is not used is told by name. What is
-wrong with a picture itself `decoding.inspect` says. Nothing here imports torch: mistakes are told within seconds.
+wrong with an image itself `decoding.inspect` says. Nothing here imports torch: mistakes are told within seconds.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from library.contracts import Sample
-from library.data import captions, image_metadata, decoding, masks
+from library.data import captions, decoding, image_metadata, masks
 from library.data.buckets import pixels_of
 from library.data.file_index import facts_of
 from library.data.folders import (
@@ -22,11 +22,11 @@ from library.data.folders import (
     Folder,
     entries,
     folded,
+    images_in,
     is_file,
     is_folder,
-    is_picture,
+    is_image,
     numbered_folders,
-    pictures_in,
     same,
     some,
 )
@@ -34,7 +34,7 @@ from library.files import JsonObject
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
 
-CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside pictures
+CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside images
 LONGEST_CAPTION = 10_000  # letters; 225 tokens, the most that can be seen, are about 1,000
 # What may be wrong with captions that are used all the same: (of one, of several), in Chinese.
 CAPTION_FAULTS = {
@@ -94,9 +94,9 @@ class Reading(NamedTuple):
 
     caption_extension: str
     all_lines: bool = False  # more than the first line of captions is used
-    alpha_mask: bool = False  # whether transparent parts of pictures are a mask, too
-    masks: Path | None = None  # the folder that holds the masks; None: masks/ beside the pictures
-    least: int = 0  # pixels; pictures with no more are left out
+    alpha_mask: bool = False  # whether transparent parts of images are a mask, too
+    masks: Path | None = None  # the folder that holds the masks; None: masks/ beside the images
+    least: int = 0  # pixels; images with no more are left out
 
     @classmethod
     def of(cls, options: Config) -> "Reading":
@@ -122,7 +122,7 @@ def find_samples(
     least: int = 0,
     memory: Path | None = None,
 ) -> Found:
-    """Find and check all pictures and captions. Threads decode every picture once, to find broken ones.
+    """Find and check all images and captions. Threads decode every image once, to find broken ones.
 
     Args:
         train_data_dir, reg_data_dir: the folders that hold the `[repeats]_[concept]` folders.
@@ -130,10 +130,10 @@ def find_samples(
         reg_captions: False gives regularization images their folder's text only.
         all_lines: more than the first line of captions is used.
         masked_loss: "auto" takes the masks that are there, True insists on some, False takes none.
-        alpha_mask: whether transparent parts of pictures are a mask, too.
-        masks_dir: the folder that holds the masks; None: masks/ beside the pictures.
-        least: pictures with no more pixels are left out.
-        memory: the cache folder, where pictures that were found whole are remembered and not decoded again until they
+        alpha_mask: whether transparent parts of images are a mask, too.
+        masks_dir: the folder that holds the masks; None: masks/ beside the images.
+        least: images with no more pixels are left out.
+        memory: the cache folder, where images that were found whole are remembered and not decoded again until they
             change; need not exist. None: all are decoded.
 
     Raises:
@@ -243,7 +243,7 @@ def _read_whole(
         if reading.least:
             used = _without_small(folder, used, reading.least, warnings)
             captioned = sum(1 for sample in used if sample.caption_path)
-            folder = replace(folder, picture_count=len(used), caption_count=captioned)
+            folder = replace(folder, image_count=len(used), caption_count=captioned)
         wants = (masked_loss is not False, reading.alpha_mask, memory, problems, warnings)
         used = masks.given(folder.path, used, *wants, reading.masks)
     except UserError as error:  # a folder that may not be read
@@ -262,7 +262,7 @@ def _without_small(folder: Folder, samples: list[Sample], least: int, warnings: 
         f"{folder.path}: {plural(len(small), 'image')} left out by skip_image_resolution: {names}",
         f"{folder.path}：按 skip_image_resolution 跳过 {len(small)} 张图片：{names}",
     )
-    warnings.append(Note(line, topic="pictures", pictures=small))
+    warnings.append(Note(line, topic="pictures", images=small))
     return [sample for sample in samples if sample.width * sample.height > least]
 
 
@@ -272,13 +272,13 @@ def _read_entries(
     """The samples of one metadata file, and the subset with its counts.
 
     Args:
-        entries: pictures and their captions.
+        entries: images and their captions.
     """
     usable = _inspected(list(entries), memory, warnings)
     assert folder.metadata_file
     texts = {path: (entries[path], folder.metadata_file) for path in usable if entries[path]}
     samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
-    return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
+    return samples, replace(folder, image_count=len(samples), caption_count=len(texts))
 
 
 def _sample(
@@ -319,15 +319,15 @@ def _read_folder(
     listed = entries(folder.path)
     paths = {path.name: path for path in folder.path.iterdir()}  # half the time of a Path(entry.path) for each
     listed = [entry for entry in listed if entry.name in paths]  # others were deleted this moment
-    pictures = _pictures_of(folder, listed, paths, warnings)
-    usable = _inspected(pictures, memory, warnings)
+    images = _images_of(folder, listed, paths, warnings)
+    usable = _inspected(images, memory, warnings)
     texts: dict[Path, tuple[str, Path]] = {}
     if read_captions:
         names = [entry.name for entry in listed if is_file(entry)]
         # a name written exactly so goes before one in another case; on Linux both may be there
         files = {folded(name): name for name in names} | dict(zip(names, names, strict=True))
-        caption_names = {picture: caption_file(picture, files, extension) for picture in pictures}
-        caption_paths = {picture: paths[name] for picture in usable if (name := caption_names[picture])}
+        caption_names = {image: caption_file(image, files, extension) for image in images}
+        caption_paths = {image: paths[name] for image in usable if (name := caption_names[image])}
         lines: list[str] = []
         texts = _captions_of(caption_paths, folder, all_lines, problems, lines)
         _tell_missing_captions(list(usable), texts, folder, files, extension, lines)
@@ -335,7 +335,7 @@ def _read_folder(
         topic = "regularization" if folder.is_regularization else "captions"
         warnings += (line if isinstance(line, Note) else Note(line, topic=topic) for line in lines)
     samples = [_sample(folder, place, path, seen, texts) for path, seen in usable.items()]
-    return samples, replace(folder, picture_count=len(samples), caption_count=len(texts))
+    return samples, replace(folder, image_count=len(samples), caption_count=len(texts))
 
 
 def _tell_missing_masks(
@@ -343,13 +343,13 @@ def _tell_missing_masks(
 ) -> None:
     found = [sample.mask for sample in samples if sample.mask]
     if masked_loss is True and not found and samples:
-        picture = samples[0].image_path
-        mask = picture.parent / MASKS / f"{picture.stem}.png"
+        image = samples[0].image_path
+        mask = image.parent / MASKS / f"{image.stem}.png"
         problems.append(
             say(
-                f"masked_loss = True: no image has a mask. For {picture} it would be {mask}. Make masks, or set "
+                f"masked_loss = True: no image has a mask. For {image} it would be {mask}. Make masks, or set "
                 'masked_loss = "auto" to train on the whole of images without one',
-                f"masked_loss = True：没有一张图片有蒙版。{picture} 的蒙版应为 {mask}。"
+                f"masked_loss = True：没有一张图片有蒙版。{image} 的蒙版应为 {mask}。"
                 '请制作蒙版；没有蒙版的图片要整张学习，请设 masked_loss = "auto"',
             )
         )
@@ -362,17 +362,17 @@ def _tell_missing_masks(
         )
 
 
-def _pictures_of(
+def _images_of(
     folder: Folder, listed: list[os.DirEntry[str]], paths: dict[str, Path], warnings: list[str]
 ) -> list[Path]:
-    """The picture files of a folder; whatever looks like one and is not read is named."""
-    pictures: list[Path] = []
+    """The image files of a folder; whatever looks like one and is not read is named."""
+    images: list[Path] = []
     unreadable: list[str] = []
     for entry in listed:
         path = paths[entry.name]
         ending = os.path.splitext(entry.name)[1].lower()
         if is_folder(entry):
-            inside = pictures_in(path) if folded(entry.name) != MASKS else []
+            inside = images_in(path) if folded(entry.name) != MASKS else []
             if inside:
                 warnings.append(
                     say(
@@ -389,7 +389,7 @@ def _pictures_of(
         elif ending in decoding.UNREADABLE_EXTENSIONS:
             unreadable.append(entry.name)
         elif ending in decoding.EXTENSIONS:
-            pictures.append(path)
+            images.append(path)
     if unreadable:
         warnings.append(
             say(
@@ -399,43 +399,43 @@ def _pictures_of(
                 "（.jxl 也可 pip install pillow-jxl-plugin）",
             )
         )
-    if not pictures:
+    if not images:
         warnings.append(say(f"{folder.path}: contains no images", f"{folder.path}：里面没有图片"))
-    return pictures
+    return images
 
 
-def _inspected(pictures: list[Path], memory: Path | None, warnings: list[str]) -> dict[Path, decoding.Inspection]:
-    """What `decoding.inspect` says of each usable picture; the others are named, by every run anew."""
+def _inspected(images: list[Path], memory: Path | None, warnings: list[str]) -> dict[Path, decoding.Inspection]:
+    """What `decoding.inspect` says of each usable image; the others are named, by every run anew."""
 
-    def attempt(path: Path) -> bytes | decoding.BrokenPicture:
+    def attempt(path: Path) -> bytes | decoding.BrokenImage:
         try:
             return INSPECTION.pack(*decoding.inspect(path))
-        except decoding.BrokenPicture as broken:
+        except decoding.BrokenImage as broken:
             return broken
 
     usable: dict[Path, decoding.Inspection] = {}
     kind, thread_count = f"inspected{decoding.INSPECTION_FORMAT}", min(8, os.cpu_count() or 1)
-    results = facts_of(pictures, attempt, folder=memory, kind=kind, thread_count=thread_count)
-    for path, result in zip(pictures, results, strict=True):
-        if isinstance(result, decoding.BrokenPicture):
+    results = facts_of(images, attempt, folder=memory, kind=kind, thread_count=thread_count)
+    for path, result in zip(images, results, strict=True):
+        if isinstance(result, decoding.BrokenImage):
             line = say(f"{path}: skipped: {result}", f"{path}：已跳过：{result}")
-            warnings.append(Note(line, topic="pictures", pictures=[path]))
+            warnings.append(Note(line, topic="pictures", images=[path]))
         else:
             usable[path] = decoding.Inspection(*INSPECTION.unpack(result))
     animated = [path.name for path, seen in usable.items() if seen.is_animated]
     if animated:
         warnings.append(
             say(
-                f"{pictures[0].parent}: of animated images only the first frame is used: {some(animated)}",
-                f"{pictures[0].parent}：动图只使用第一帧：{some(animated)}",
+                f"{images[0].parent}: of animated images only the first frame is used: {some(animated)}",
+                f"{images[0].parent}：动图只使用第一帧：{some(animated)}",
             )
         )
     return usable
 
 
-def caption_file(picture: Path, files: dict[str, str], extension: str) -> str | None:
-    """The file with a picture's caption. Cut-out faces, `name_x_y_w_h`, also take the caption of `name`."""
-    stems = [os.path.splitext(picture.name)[0]]
+def caption_file(image: Path, files: dict[str, str], extension: str) -> str | None:
+    """The file with an image's caption. Cut-out faces, `name_x_y_w_h`, also take the caption of `name`."""
+    stems = [os.path.splitext(image.name)[0]]
     fields = stems[0].split("_")
     if len(fields) >= 5:
         stems.append("_".join(fields[:-4]))
@@ -498,14 +498,14 @@ def _captions_of(
 
 
 def _tell_missing_captions(
-    pictures: list[Path],
+    images: list[Path],
     texts: dict[Path, tuple[str, Path]],
     folder: Folder,
     files: dict[str, str],
     extension: str,
     warnings: list[str],
 ) -> None:
-    missing = [path for path in pictures if path not in texts]
+    missing = [path for path in images if path not in texts]
     endings = {os.path.splitext(name)[1] for name in files} if missing else ()
     for ending in CAPTION_EXTENSIONS:
         if ending not in endings:
@@ -531,9 +531,9 @@ def _tell_missing_captions(
     elif texts and missing:  # where all are missing it is a way of working, and stands in the table
         warnings.append(
             say(
-                f"{folder.path}: {len(missing)} of {plural(len(pictures), 'image')} without a caption file; the "
+                f"{folder.path}: {len(missing)} of {plural(len(images), 'image')} without a caption file; the "
                 f'caption is "{folder.text}": {names}',
-                f"{folder.path}：{len(pictures)} 张图片中有 {len(missing)} 张没有标注文件，以"
+                f"{folder.path}：{len(images)} 张图片中有 {len(missing)} 张没有标注文件，以"
                 f"{folder.source}“{folder.text}”作标注：{names}",
             )
         )
@@ -544,7 +544,7 @@ def _tell_orphans(names: list[str], used: set[str], folder: Folder, extension: s
     orphans = [name for name in names if folded(name).endswith(ending) and name not in used]
     if orphans:
         stems = [os.path.splitext(name)[0] for name in orphans]
-        wrong = next((stem for stem in stems if is_picture(stem)), None)  # of "a.png.txt"
+        wrong = next((stem for stem in stems if is_image(stem)), None)  # of "a.png.txt"
         cure = ""
         if wrong:
             old, new = wrong + extension, os.path.splitext(wrong)[0] + extension

@@ -1,14 +1,14 @@
 """What the tags of a set will do in training: how often each stands there, and what follows from that.
 
-What a picture shows is learnt under the words that stand beside it whenever it shows it. So how often a tag stands
+What an image shows is learnt under the words that stand beside it whenever it shows it. So how often a tag stands
 there decides where its feature lives:
 
-    on nearly every picture (ALWAYS)    on that word. Deleted everywhere, the feature moves to the trigger word
-    on some (SOMETIMES to ALWAYS)       on that word, and it stays changeable: pictures without it show the difference
+    on nearly every image (ALWAYS)    on that word. Deleted everywhere, the feature moves to the trigger word
+    on some (SOMETIMES to ALWAYS)       on that word, and it stays changeable: images without it show the difference
     on one or two (FEW)                 hardly anywhere
 
 Deleting is advised for what the subject itself is (hair, eyes, clothes) only. A background, pose or view that is on
-every picture must stay a word, else it would belong to the subject from then on. Which tag is which is decided by the
+every image must stay a word, else it would belong to the subject from then on. Which tag is which is decided by the
 lists below, of danbooru's words; what is in none of them counts as the subject's.
 """
 
@@ -24,9 +24,9 @@ from library.data import captions
 from library.data.folders import some
 from library.messages import plural, say
 
-ALWAYS = 0.9  # a share of the pictures
+ALWAYS = 0.9  # a share of the images
 SOMETIMES = 0.2
-FEW = 2  # pictures
+FEW = 2  # images
 TOKEN_LIMITS = (75, 150, 225)  # what max_token_length may be
 SHOWN = 12  # tags named in one finding
 
@@ -111,9 +111,9 @@ SCENE_PATTERNS = re.compile(
 
 
 class Captioned(NamedTuple):
-    """A picture as the tags see it."""
+    """An image as the tags see it."""
 
-    folder: str  # its concept's: "10_mytag"; pictures of one folder are one set
+    folder: str  # its concept's: "10_mytag"; images of one folder are one set
     name: str  # as a person would write it
     caption: str | None  # its first line; None: there is no caption
 
@@ -123,43 +123,43 @@ class Tag:
     """One tag in all its spellings."""
 
     text: str  # its most frequent spelling
-    spellings: dict[str, int]  # as written -> pictures
-    pictures: int  # a bit for each picture that has it, the first picture's the lowest
+    spellings: dict[str, int]  # as written -> images
+    images: int  # a bit for each image that has it, the first image's the lowest
 
 
 @dataclass(frozen=True)
 class TagStatistics:
-    """Who has which tag. Sets of pictures are numbers with a bit for each."""
+    """Who has which tag. Sets of images are numbers with a bit for each."""
 
-    pictures: list[Captioned]
-    folders: dict[str, int]  # folder -> its pictures that have a caption
+    images: list[Captioned]
+    folders: dict[str, int]  # folder -> its images that have a caption
     tags: dict[str, Tag]  # `spelled` -> tag; the most frequent first, then by name
 
     def count(self, tag: Tag, folder: str | None = None) -> int:
-        """Pictures that have it, of all or of one folder."""
-        return (tag.pictures & self._of(folder)).bit_count()
+        """Images that have it, of all or of one folder."""
+        return (tag.images & self._of(folder)).bit_count()
 
     def total(self, folder: str | None = None) -> int:
-        """Pictures with a caption."""
+        """Images with a caption."""
         return self._of(folder).bit_count()
 
     def share(self, tag: Tag, folder: str | None = None) -> float:
-        """Of the pictures with a caption those that have it, 0 to 1."""
+        """Of the images with a caption those that have it, 0 to 1."""
         return self.count(tag, folder) / max(1, self.total(folder))
 
     def missing(self, tag: Tag, folder: str | None = None) -> list[str]:
-        """Names of the pictures that have a caption and not this tag."""
-        return self.names(self._of(folder) & ~tag.pictures)
+        """Names of the images that have a caption and not this tag."""
+        return self.names(self._of(folder) & ~tag.images)
 
-    def names(self, pictures: int) -> list[str]:
-        return [picture.name for at, picture in enumerate(self.pictures) if pictures >> at & 1]
+    def names(self, images: int) -> list[str]:
+        return [image.name for at, image in enumerate(self.images) if images >> at & 1]
 
     def _of(self, folder: str | None) -> int:
         if folder is not None:
             return self.folders[folder]
         together = 0
-        for pictures in self.folders.values():
-            together |= pictures
+        for images in self.folders.values():
+            together |= images
         return together
 
 
@@ -194,25 +194,25 @@ def _whole(word: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])")
 
 
-def count(pictures: Iterable[Captioned]) -> TagStatistics:
+def count(images: Iterable[Captioned]) -> TagStatistics:
     """Count every tag of a set."""
-    pictures = list(pictures)
+    images = list(images)
     folders: dict[str, int] = {}
     bits: dict[str, int] = {}
     spellings: dict[str, dict[str, int]] = {}
-    for at, picture in enumerate(pictures):
-        folders.setdefault(picture.folder, 0)
-        if picture.caption is None:
+    for at, image in enumerate(images):
+        folders.setdefault(image.folder, 0)
+        if image.caption is None:
             continue
-        folders[picture.folder] |= 1 << at
-        for text in dict.fromkeys(captions.tags(picture.caption)):
+        folders[image.folder] |= 1 << at
+        for text in dict.fromkeys(captions.tags(image.caption)):
             key = spelled(text)
             bits[key] = bits.get(key, 0) | 1 << at
             written = spellings.setdefault(key, {})
             written[text] = written.get(text, 0) + 1
     ordered = sorted(bits, key=lambda key: (-bits[key].bit_count(), key))
     tags = {key: Tag(max(spellings[key], key=spellings[key].__getitem__), spellings[key], bits[key]) for key in ordered}
-    return TagStatistics(pictures, folders, tags)
+    return TagStatistics(images, folders, tags)
 
 
 # ---- what follows ----
@@ -231,8 +231,8 @@ def fate(statistics: TagStatistics, tag: Tag, word: str | None, folder: str | No
     """What will become of one tag in training, in one line.
 
     Args:
-        word: the trigger word of those pictures; None: there is none.
-        folder: only its pictures count.
+        word: the trigger word of those images; None: there is none.
+        folder: only its images count.
     """
     share, number = statistics.share(tag, folder), statistics.count(tag, folder)
     own = f"`{word}`" if word else say("the trigger word", "触发词")
@@ -285,12 +285,12 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
     """Captions that are missing, hold nothing but the trigger word, or no tags."""
     found = []
     bare = []
-    for picture in statistics.pictures:
-        own = spelled(words.get(picture.folder) or "")
-        if all(spelled(tag) == own for tag in captions.tags(picture.caption or "")):
-            bare.append(picture.name)
+    for image in statistics.images:
+        own = spelled(words.get(image.folder) or "")
+        if all(spelled(tag) == own for tag in captions.tags(image.caption or "")):
+            bare.append(image.name)
     if bare:
-        total, names = len(statistics.pictures), some(bare)
+        total, names = len(statistics.images), some(bare)
         found.append(
             Advice(
                 "amber",
@@ -304,7 +304,7 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
                 ),
             )
         )
-    chinese = [picture.name for picture in statistics.pictures if "，" in (picture.caption or "")]
+    chinese = [image.name for image in statistics.images if "，" in (image.caption or "")]
     if chinese:
         found.append(
             Advice(
@@ -319,7 +319,7 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
                 ),
             )
         )
-    sentences = [picture.name for picture in statistics.pictures if is_sentence(picture.caption or "")]
+    sentences = [image.name for image in statistics.images if is_sentence(image.caption or "")]
     if sentences:
         found.append(
             Advice(
@@ -341,8 +341,8 @@ def about_words(
     found = []
     for word in dict.fromkeys(word for word in words.values() if word):
         own = {folder for folder, its in words.items() if its == word}
-        texts = [(picture, picture.caption or "") for picture in statistics.pictures if picture.folder in own]
-        without = [picture.name for picture, text in texts if picture.caption is not None and not has_word(text, word)]
+        texts = [(image, image.caption or "") for image in statistics.images if image.folder in own]
+        without = [image.name for image, text in texts if image.caption is not None and not has_word(text, word)]
         total = sum(statistics.total(folder) for folder in own if folder in statistics.folders)
         value = "None" if len(words) > 1 else _quoted(word)  # None: each [repeats]_[concept] folder's own word
         cure = say(
@@ -362,9 +362,9 @@ def about_words(
             )
             found.append(Advice("red", text, cure, (word,)))
         others = [
-            picture.name
-            for picture in statistics.pictures
-            if picture.folder in words and picture.folder not in own and has_word(picture.caption or "", word)
+            image.name
+            for image in statistics.images
+            if image.folder in words and image.folder not in own and has_word(image.caption or "", word)
         ]
         if others:
             found.append(
@@ -481,7 +481,7 @@ def _inseparable(statistics: TagStatistics, folder: str, tags: list[Tag]) -> Ite
     groups: dict[int, list[Tag]] = {}
     for tag in tags:
         if SOMETIMES <= statistics.share(tag, folder) < ALWAYS and statistics.count(tag, folder) > FEW:
-            groups.setdefault(tag.pictures & statistics.folders[folder], []).append(tag)
+            groups.setdefault(tag.images & statistics.folders[folder], []).append(tag)
     together = [group for group in groups.values() if len(group) > 1]
     if not together:
         return
@@ -563,10 +563,10 @@ def _about_spellings(statistics: TagStatistics) -> list[Advice]:
 
 def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]], list[int]]) -> list[Advice]:
     """Captions of which the text encoder would not see the end."""
-    pictures = [picture for picture in statistics.pictures if picture.caption]
-    counts = token_counts([picture.caption or "" for picture in pictures])
+    images = [image for image in statistics.images if image.caption]
+    counts = token_counts([image.caption or "" for image in images])
     long = sorted(
-        ((number, picture.name) for number, picture in zip(counts, pictures, strict=True) if number > TOKEN_LIMITS[0]),
+        ((number, image.name) for number, image in zip(counts, images, strict=True) if number > TOKEN_LIMITS[0]),
         reverse=True,
     )
     if not long:

@@ -27,7 +27,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], thread_c
         waiting = deque()
         for item in items:
             waiting.append(executor.submit(function, item))
-            if len(waiting) > 2 * thread_count:  # bounded: a hundred thousand pictures must not lie in memory
+            if len(waiting) > 2 * thread_count:  # bounded: a hundred thousand images must not lie in memory
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

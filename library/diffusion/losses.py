@@ -40,8 +40,8 @@ def per_sample(
 ) -> Tensor:
     """The loss of each sample: mean over channels and pixels.
 
-    Where a mask is 0 nothing is learnt. As in sd-scripts the mean is still over all places, so a picture of which a
-    third is learnt counts a third: each place counts as much as in any other picture.
+    Where a mask is 0 nothing is learnt. As in sd-scripts the mean is still over all places, so an image of which a
+    third is learnt counts a third: each place counts as much as in any other image.
 
     Args:
         prediction, target: (B, C, h, w), of any dtype; compared in float32.

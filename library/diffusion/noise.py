@@ -79,14 +79,14 @@ def draw_noise(
     Args:
         latents: (B, C, h, w); only their shape, device and (for the adaptive offset) mean matter.
         generator: on the CPU.
-        noise_offset: about 0.03 to 0.1 also shifts each channel as a whole, so that very dark and very bright pictures
+        noise_offset: about 0.03 to 0.1 also shifts each channel as a whole, so that very dark and very bright images
             can be learned. Guttenberg 2023, "Diffusion with Offset Noise".
         noise_offset_random_strength: draw the offset's strength between 0 and `noise_offset` for each batch.
         adaptive_noise_scale: added to the strength in proportion to each channel's |mean|.
         multires_noise_iterations: coarser and coarser noise on top, up to so many times; 6 to 10. Whitaker 2023,
             "Multi-Resolution Noise for Diffusion Model Training".
         multires_noise_discount: each coarser one is weaker by this factor.
-        candidates: so many noises are drawn for each picture and the nearest to it is taken, so that pictures do not
+        candidates: so many noises are drawn for each image and the nearest to it is taken, so that images do not
             all pass through the same noise. Li et al. 2024, "Immiscible Diffusion", arXiv:2406.12303, with their later
             choice among k in place of an assignment within the batch, which does nothing at small batches.
     """

@@ -6,7 +6,7 @@
     <lora:name:0.6>  a LoRA at strength 0.6; <lora:name:0.6:0.8>: 0.6 in the text encoder, 0.8 in the U-Net
 
 What the web UI knows beyond that (prompts that change on the way, AND, hypernetworks, ...) is refused by name: drawn as
-plain words it would give another picture. Source: the behaviour of stable-diffusion-webui 1.10 (prompt_parser,
+plain words it would give another image. Source: the behaviour of stable-diffusion-webui 1.10 (prompt_parser,
 extra_networks, its own examples are in the tests); no code.
 """
 

@@ -1,11 +1,11 @@
 """Drawing: prompt files as sd-scripts reads them, and diffusers' samplers on the noise levels of web UIs.
 
-Noise comes from a generator of each picture's own seed on the CPU, so a picture is the same on every device and
+Noise comes from a generator of each image's own seed on the CPU, so an image is the same on every device and
 drawing it disturbs nothing of the training. To add a sampler: add a row to SAMPLERS.
 
 AUTOMATIC1111's web UI draws with k-diffusion, whose noise levels are the model's at timesteps evenly spaced from the
 last to the first, between two of them by the logarithm. Set so (`web_ui_sigmas`), diffusers' Euler, Euler a, Heun, LMS
-and DPM++ 2M take the same steps: same seed, same picture as there with "RNG: CPU" and "Schedule type: Uniform". As
+and DPM++ 2M take the same steps: same seed, same image as there with "RNG: CPU" and "Schedule type: Uniform". As
 diffusers has them, all but the last are so within rounding; its DPM++ 2M leaves the lowest level out and rounds
 timesteps. The others (ddim, pndm, dpm_2, dpm_2_a, dpmsolver, dpmsingle) are diffusers' own.
 
@@ -57,7 +57,7 @@ AS_WEB_UI = {"euler", "euler_a", "heun", "lms", "dpmsolver++", "k_euler", "k_eul
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to draw; the options of a line in a prompt file stand behind the fields."""
+    """One image to draw; the options of a line in a prompt file stand behind the fields."""
 
     text: str
     negative: str = ""  # --n
@@ -264,7 +264,7 @@ def build_sampler(
     """diffusers' scheduler of this name for this noise process, ready for `step_count` steps.
 
     Args:
-        skipped: that many first steps are not taken: it begins with a picture and the noise of the next. Not for pndm,
+        skipped: that many first steps are not taken: it begins with an image and the noise of the next. Not for pndm,
             which has no beginning but the first.
         latent_size: rows and columns; the schedule of some "flow" families depends on them.
 
@@ -353,7 +353,7 @@ def _flow_sampler(
 
 
 def sampled_shares(noise: NoiseSpec) -> Tensor:
-    """(step_count) share of a picture's variance that is left at each timestep, float64.
+    """(step_count) share of an image's variance that is left at each timestep, float64.
 
     With `zero_terminal_snr` as good as nothing at the last: what AUTOMATIC1111's web UI and ComfyUI put in place of 0,
     which has no noise level.
@@ -389,7 +389,7 @@ class Hires(NamedTuple):
 
 @torch.no_grad()
 def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
-    """Draw one picture with the model as it is now.
+    """Draw one image with the model as it is now.
 
     Args:
         family: the model, its adapters attached or not.
@@ -397,16 +397,16 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
         device: where the model is.
 
     Returns:
-        An RGB picture of prompt.width x prompt.height pixels.
+        An RGB image of prompt.width x prompt.height pixels.
     """
-    own = family.size_conditioning(picture_sizes(*prompt.size, device))
+    own = family.size_conditioning(image_sizes(*prompt.size, device))
     positive = family.encode_captions([prompt.text]) | own
     negative = family.encode_captions([prompt.negative]) | own if prompt.scale != 1 else None
     return draw_told(family, prompt, positive, negative, device)
 
 
-def picture_sizes(width: int, height: int, device: torch.device | str = "cpu") -> Tensor:
-    """(1, 6) as `Family.size_conditioning` takes them, of a picture that is not cropped."""
+def image_sizes(width: int, height: int, device: torch.device | str = "cpu") -> Tensor:
+    """(1, 6) as `Family.size_conditioning` takes them, of an image that is not cropped."""
     return torch.tensor([[height, width, 0, 0, height, width]], device=device)
 
 
@@ -419,7 +419,7 @@ def draw_told(
     device: torch.device | str = "cpu",
     hires: Hires | None = None,
 ) -> Image.Image:
-    """Draw one picture of captions that are encoded already.
+    """Draw one image of captions that are encoded already.
 
     Args:
         prompt: completed by `complete`; its texts are not looked at.
@@ -427,7 +427,7 @@ def draw_told(
         hires: draw it a second time, larger. Takes `step_count` steps again, and noise from the same seed.
 
     Returns:
-        An RGB picture of prompt.width x prompt.height pixels, or `scale` times that in whole latents.
+        An RGB image of prompt.width x prompt.height pixels, or `scale` times that in whole latents.
     """
     assert prompt.seed is not None
     assert prompt.sampler is not None
@@ -442,7 +442,7 @@ def draw_told(
     if hires:
         size = (int(height * hires.scale) // factor, int(width * hires.scale) // factor)
         latents = functional.interpolate(latents, size, mode="bilinear", antialias=False)
-        own = family.size_conditioning(picture_sizes(size[1] * factor, size[0] * factor, device))
+        own = family.size_conditioning(image_sizes(size[1] * factor, size[0] * factor, device))
         positive, negative = positive | own, negative and negative | own
         generator = torch.Generator("cpu").manual_seed(prompt.seed)
         noise = torch.randn(latents.shape, generator=generator).to(device)
@@ -452,7 +452,7 @@ def draw_told(
         sampler = build_sampler(prompt.sampler, family.noise, step_count, device, skipped=skipped, latent_size=size)
         latents = sampler.add_noise(latents, noise, remaining(sampler)[:1])
         latents = denoised(guided(family, positive, negative, prompt.scale), sampler, latents, generator)
-    return to_picture(family.decode_latents(latents)[0])
+    return to_image(family.decode_latents(latents)[0])
 
 
 def remaining(sampler: Sampler) -> Tensor:
@@ -486,22 +486,22 @@ def guided(
     return predict
 
 
-def to_picture(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] -> a PIL picture."""
+def to_image(pixels: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] -> a PIL image."""
     values = ((pixels.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 
 
 def grid(rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
-    """Pictures side by side, in rows, on white; each at its own size."""
-    heights = [max(picture.height for picture in row) for row in rows]
-    width = max(sum(picture.width + gap for picture in row) for row in rows) - gap
+    """Images side by side, in rows, on white; each at its own size."""
+    heights = [max(image.height for image in row) for row in rows]
+    width = max(sum(image.width + gap for image in row) for row in rows) - gap
     sheet = Image.new("RGB", (width, sum(heights) + gap * (len(rows) - 1)), "white")
     top = 0
     for row, height in zip(rows, heights, strict=True):
         left = 0
-        for picture in row:
-            sheet.paste(picture, (left, top))
-            left += picture.width + gap
+        for image in row:
+            sheet.paste(image, (left, top))
+            left += image.width + gap
         top += height + gap
     return sheet

@@ -1,10 +1,10 @@
-"""How wrong the model is about pictures that it does not learn, measured in the same way each time.
+"""How wrong the model is about images that it does not learn, measured in the same way each time.
 
-A LoRA that overfits gets better at its own pictures and no better at others of the same kind. So a few pictures are
-held out, and a training picture is measured beside each of them, at the same timesteps and on the same noise: what is
+A LoRA that overfits gets better at its own images and no better at others of the same kind. So a few images are
+held out, and a training image is measured beside each of them, at the same timesteps and on the same noise: what is
 left between the two is the gap. Regularization images show what happens to old knowledge: how far their loss is from
 that of the unchanged model is the drift. Timesteps are fixed, as in sd-scripts; noise follows from the seed and a
-picture's place alone, so that two measurements differ by what the model has learnt and by nothing else. No random
+image's place alone, so that two measurements differ by what the model has learnt and by nothing else. No random
 stream of the training is read or moved.
 
 The loss is the plain mean square: weights (min-SNR, ...), Huber losses and noise offsets are ways to learn, and with
@@ -26,7 +26,7 @@ class MeasuredBatch(NamedTuple):
     """Images, and how the model answers to them."""
 
     latents: Tensor  # (B, C, h, w)
-    mask: Tensor | None  # (B, 1, h, w) how much each place counts; None: all of every picture
+    mask: Tensor | None  # (B, 1, h, w) how much each place counts; None: all of every image
     predict: Callable[[Tensor, Tensor], Tensor]  # noisy (B, C, h, w), t (B,) -> prediction (B, C, h, w)
 
 
@@ -34,15 +34,15 @@ class Measured(NamedTuple):
     """One validation."""
 
     timesteps: list[int]
-    held_out: Tensor  # (pictures, timesteps) float32, on the CPU: the loss of each at each
-    beside: Tensor  # the same for the training pictures beside them
-    regularization: Tensor  # (regularization pictures, timesteps); there may be none
+    held_out: Tensor  # (images, timesteps) float32, on the CPU: the loss of each at each
+    beside: Tensor  # the same for the training images beside them
+    regularization: Tensor  # (regularization images, timesteps); there may be none
 
     @classmethod
     def of(
         cls, times: list[int], held_out: dict[int, Tensor], beside: dict[int, Tensor], old: dict[int, Tensor]
     ) -> "Measured":
-        """From what `losses` gives for each; the n-th training picture goes with the n-th that is held out."""
+        """From what `losses` gives for each; the n-th training image goes with the n-th that is held out."""
         rows = [[of_place[place] for place in sorted(held_out)] for of_place in (held_out, beside)]
         rows.append([old[place] for place in sorted(old)])
         return cls(times, *(torch.stack(own) if own else torch.empty(0, len(times)) for own in rows))
@@ -88,11 +88,11 @@ def sample_of(count: int, wanted: int, seed: int) -> list[int]:
 
 
 def groups(kinds: list[Hashable], sizes: list[int], seed: int) -> list[list[int]]:
-    """The places of pictures, in batches of one kind, in an order of which any beginning is a fair sample.
+    """The places of images, in batches of one kind, in an order of which any beginning is a fair sample.
 
     Args:
-        kinds: of each picture; those of different kinds (sizes) cannot be in one batch.
-        sizes: of each picture, how many of its kind may be.
+        kinds: of each image; those of different kinds (sizes) cannot be in one batch.
+        sizes: of each image, how many of its kind may be.
     """
     places = list(range(len(kinds)))
     rng = random.Random(f"{seed} validation")
@@ -118,10 +118,10 @@ def losses(
     times: list[int],
     seed: int,
 ) -> dict[int, Tensor]:
-    """The loss of each picture at each timestep.
+    """The loss of each image at each timestep.
 
     Args:
-        batches: places of pictures.
+        batches: places of images.
         batch_of: gives a batch.
         corrupt: latents, noise, t (B,) -> noisy latents, and what the model should answer.
         loss: prediction, that answer, mask -> (B,).

@@ -165,8 +165,8 @@ def info_of_marks(header: Header, facts: FamilyFacts) -> ModelInfo:
     )
 
 
-def picture_step(vae_config: JsonObject, unet_config: JsonObject) -> int:
-    """Pictures are whole multiples of this: the VAE's factor times that of the U-Net's downsamplings."""
+def image_step(vae_config: JsonObject, unet_config: JsonObject) -> int:
+    """Images are whole multiples of this: the VAE's factor times that of the U-Net's downsamplings."""
     return vae_factor(vae_config) * 2 ** (len(unet_config["block_out_channels"]) - 1)
 
 
@@ -179,7 +179,7 @@ def family_of_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
     """Which line of base models these original names and shapes are.
 
     SD 1.x and 2.x have cross attention in their first block, to captions of width 768 and 1024; SDXL has none there
-    but embeds a vector of pooled caption and picture sizes: 2816 wide, 2560 in the refiner.
+    but embeds a vector of pooled caption and image sizes: 2816 wide, 2560 in the refiner.
     """
     vector = shapes.get(UNET + "label_emb.0.0.weight")
     caption = shapes.get(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
@@ -201,7 +201,7 @@ SDXL_BASE = (
 
 
 def refuse_other_inputs(path: Path, in_channels: object) -> None:
-    """A text-to-image U-Net sees 4 channels of latents; others see a picture or a mask besides."""
+    """A text-to-image U-Net sees 4 channels of latents; others see an image or a mask besides."""
     if in_channels == 4:
         return
     english, chinese = {
@@ -407,7 +407,7 @@ def inspect_folder(folder: Path) -> ModelInfo:
             if isinstance(side, int) and 0 < side <= 4096
             else facts_of(family).resolutions[objective]
         ),
-        size_step=picture_step(vae, unet),
+        size_step=image_step(vae, unet),
         width=unet["block_out_channels"][0],
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
     )

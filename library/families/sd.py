@@ -27,7 +27,7 @@ from library.families import clip_text
 from library.families.configs import Configs
 from library.families.configs import read_configs as read_configs  # of both families
 from library.families.lazily import lazily
-from library.families.recognise import picture_step
+from library.families.recognise import image_step
 from library.messages import say
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class StableDiffusion:
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
     def __post_init__(self) -> None:
-        self.size_step = picture_step(self.vae.config, self.unet.config)
+        self.size_step = image_step(self.vae.config, self.unet.config)
         self.denoiser = forward.UNetForward(self.unet)
         clip_text.refuse_deep_skip(self.clip_skip, self.text_encoder.config.num_hidden_layers)
 

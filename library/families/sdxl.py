@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (and Pony, Illustrious, NoobAI): two text encoders, picture sizes as a condition.
+"""Stable Diffusion XL (and Pony, Illustrious, NoobAI): two text encoders, image sizes as a condition.
 
 The U-Net sees the states of both encoders side by side, each from its last layer but one and without the final norm;
 and a vector of the second encoder's pooled caption and six numbers: original size, crop corner, target size. LoRA files
@@ -28,7 +28,7 @@ from library.families import clip_text
 from library.families.configs import Configs
 from library.families.configs import read_configs as read_configs
 from library.families.lazily import lazily
-from library.families.recognise import picture_step
+from library.families.recognise import image_step
 from library.families.sd import TINY_TEXT, TINY_UNET, TINY_VAE
 from library.families.sd import token_counts as token_counts  # both text encoders have CLIP's
 from library.messages import say
@@ -113,7 +113,7 @@ class StableDiffusionXL:
     warnings: list[str] = field(default_factory=list)  # what the user should know, in their language
 
     def __post_init__(self) -> None:
-        self.size_step = picture_step(self.vae.config, self.unet.config)
+        self.size_step = image_step(self.vae.config, self.unet.config)
         self.denoiser = forward.UNetForward(self.unet)
 
     def encode_images(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The VAE of Stable Diffusion: pictures to latents and back, and where files keep it.
+"""The VAE of Stable Diffusion: images to latents and back, and where files keep it.
 
 SD 1.x, SD 2.x and SDXL have the same architecture and differ in weights and scale. SDXL's overflows in fp16.
 """

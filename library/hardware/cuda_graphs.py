@@ -9,7 +9,7 @@ and gives the same bits. What it reads and writes lies at fixed addresses:
     outputs     are copied out before the next replay overwrites them
 
 Numbers that Python knows (the adapters' strength, "in training") are part of the recording: they must not change while
-it is used. Pictures and captions that are encoded on the fly, gradient checkpointing without dropout and any loss scale
+it is used. Images and captions that are encoded on the fly, gradient checkpointing without dropout and any loss scale
 are all right: they happen outside, or the same way each time. Dropout is not: each pass would drop what the first did.
 
 Nothing is taken on trust. A recording is compared with the plain step before it is used; where it differs, or anything
@@ -108,7 +108,7 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         # Not `with torch.cuda.graph(...)`: where a recording fails at its end, that leaves its stream the current one.
         with torch.cuda.stream(self.stream):
-            # "thread_local": other threads may read pictures ahead into page-locked memory meanwhile
+            # "thread_local": other threads may read images ahead into page-locked memory meanwhile
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
                 outputs = function()

@@ -23,7 +23,7 @@ from library.options.training import Config
 if TYPE_CHECKING:  # processes are started before torch is imported
     from torch import Tensor, distributed
 
-PATIENCE = 12 * 60  # minutes: the first process may encode 100,000 pictures while the others wait
+PATIENCE = 12 * 60  # minutes: the first process may encode 100,000 images while the others wait
 POLL_SECONDS = 0.2
 Value = TypeVar("Value")
 

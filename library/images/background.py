@@ -1,6 +1,6 @@
-"""What of a picture is its subject: by a model that rembg uses, or else by OpenCV's GrabCut from a guess.
+"""What of an image is its subject: by a model that rembg uses, or else by OpenCV's GrabCut from a guess.
 
-The guess is that the colours along the picture's edge are the background's, and that the subject is near the middle and
+The guess is that the colours along the image's edge are the background's, and that the subject is near the middle and
 unlike them. It is good for drawings and for people before walls, and poor in crowded rooms: `is_doubtful` tells some of
 its failures, a person sees the others. To add a model: a row in MODELS.
 """
@@ -24,13 +24,13 @@ class Model(NamedTuple):
     """How a model wants its pixels; the mask is the first output in any case."""
 
     pattern: str
-    side: int  # of the square that the picture is squeezed into, where the file leaves it open
+    side: int  # of the square that the image is squeezed into, where the file leaves it open
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     gives_logits: bool = False
 
 
-# As rembg runs them: pixels are divided by the picture's largest value, less the mean, by std; the mask is stretched
+# As rembg runs them: pixels are divided by the image's largest value, less the mean, by std; the mask is stretched
 # from its smallest value to its largest. Source: github.com/danielgatis/rembg, rembg/sessions. The best first.
 MODELS = (
     Model("birefnet*.onnx", 1024, *IMAGENET, gives_logits=True),
@@ -44,7 +44,7 @@ MODELS = (
 )
 MODEL_PATTERNS = tuple(model.pattern for model in MODELS)  # u2net_cloth_seg.onnx is none: it gives kinds of garments
 
-SIDE = 320  # of the picture that GrabCut sees, the longer one
+SIDE = 320  # of the image that GrabCut sees, the longer one
 ROUNDS = 4  # of GrabCut
 EDGE = 0.04  # of the shorter side: how far in from the edge colours are taken for the background's
 CORNER = 0.3  # of the width, at the upper edge; between them a hat may be
@@ -52,22 +52,22 @@ UPPER = 0.6  # of the height: below that the sides may be shoulders, and people 
 JUMP, JUMP_OVER = 10.0, 4  # steps of CIE L*a*b* within so many rows
 COLOURS, LEAST_OF_EDGE = 6, 0.07  # that the background may have; rarer ones may be an arm's that reaches the edge
 SMALLEST_PART = 0.1  # of the largest part of the subject; smaller ones are specks
-SMALLEST_HOLE = 0.015  # of the picture; smaller ones are filled: eyes before a white wall, though gaps under arms too
+SMALLEST_HOLE = 0.015  # of the image; smaller ones are filled: eyes before a white wall, though gaps under arms too
 
 SMALLEST_SHARE, LARGEST_SHARE, MOST_OF_EDGE = 0.03, 0.95, 0.6
 
 
-def subject(picture: np.ndarray, model: Onnx | None = None) -> np.ndarray:
+def subject(image: np.ndarray, model: Onnx | None = None) -> np.ndarray:
     """How much of each pixel is subject: (H, W) uint8, 255 where it is wholly.
 
     Args:
-        picture: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB.
         model: an opened model of MODELS (`local_models.Onnx`); None: GrabCut.
 
     Raises:
         UserError: the model is none of MODELS, or gives no mask.
     """
-    return _by_grabcut(picture) if model is None else _by_model(picture, model)
+    return _by_grabcut(image) if model is None else _by_model(image, model)
 
 
 def is_doubtful(mask: np.ndarray) -> bool:
@@ -80,7 +80,7 @@ def is_doubtful(mask: np.ndarray) -> bool:
 # ---- Models ----------------------------------------------------------------------------------------------------------
 
 
-def _by_model(picture: np.ndarray, model: Onnx) -> np.ndarray:
+def _by_model(image: np.ndarray, model: Onnx) -> np.ndarray:
     from PIL import Image
 
     name = model.path.name.lower()
@@ -97,7 +97,7 @@ def _by_model(picture: np.ndarray, model: Onnx) -> np.ndarray:
     given = model.session.get_inputs()[0]
     fixed = [size for size in given.shape[2:] if isinstance(size, int)]
     side = fixed[0] if fixed else kind.side
-    small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(small, np.float32)
     pixels = (pixels / max(float(pixels.max()), 1e-6) - kind.mean) / np.array(kind.std)
     dtype = np.float16 if "float16" in given.type else np.float32
@@ -116,29 +116,29 @@ def _by_model(picture: np.ndarray, model: Onnx) -> np.ndarray:
     lowest, highest = float(mask.min()), float(mask.max())
     mask = (mask - lowest) / max(highest - lowest, 1e-6)
     whole = Image.fromarray((mask * 255).astype(np.uint8))
-    return np.array(whole.resize(picture.shape[1::-1], Image.Resampling.LANCZOS))
+    return np.array(whole.resize(image.shape[1::-1], Image.Resampling.LANCZOS))
 
 
 # ---- GrabCut ---------------------------------------------------------------------------------------------------------
 
 
-def _by_grabcut(picture: np.ndarray) -> np.ndarray:
-    """Rother et al. 2004, "GrabCut", from a guess by colour and place, on a small picture."""
+def _by_grabcut(image: np.ndarray) -> np.ndarray:
+    """Rother et al. 2004, "GrabCut", from a guess by colour and place, on a small image."""
     import cv2
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     factor = min(1.0, SIDE / max(height, width))
     size = (max(8, round(width * factor)), max(8, round(height * factor)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     mask = _guess(*_unlike_edge(small))
     if (mask & 1).any() and not (mask & 1).all():
-        cv2.setRNGSeed(0)  # it begins with k-means, and the same picture must give the same mask
+        cv2.setRNGSeed(0)  # it begins with k-means, and the same image must give the same mask
         models = np.zeros((1, 65)), np.zeros((1, 65))
         bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
         # None is right in spite of its stubs: with a mask there is no rectangle
         cv2.grabCut(bgr, mask, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)  # pyrefly: ignore
     whole = _tidied((mask & 1).astype(np.uint8))
-    return _enlarged(whole, small, picture)
+    return _enlarged(whole, small, image)
 
 
 def _unlike_edge(small: np.ndarray) -> tuple[np.ndarray, float]:
@@ -204,11 +204,11 @@ def _tidied(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _enlarged(mask: np.ndarray, small: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """A mask of the small picture for the whole one, its edge where the picture has one.
+def _enlarged(mask: np.ndarray, small: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A mask of the small image for the whole one, its edge where the image has one.
 
     Source: He and Sun 2015, "Fast Guided Filter", arXiv:1505.00996: mask = a * grey + b in every neighbourhood of the
-    small picture; a and b are smooth, so they may be enlarged.
+    small image; a and b are smooth, so they may be enlarged.
     """
     import cv2
 
@@ -220,8 +220,8 @@ def _enlarged(mask: np.ndarray, small: np.ndarray, picture: np.ndarray) -> np.nd
     covariance = mean(grey * wanted) - mean(grey) * mean(wanted)
     a = covariance / (mean(grey * grey) - mean(grey) ** 2 + 1e-4)
     b = mean(wanted) - a * mean(grey)
-    size = picture.shape[1::-1]
+    size = image.shape[1::-1]
     a, b = (cv2.resize(mean(values), size, interpolation=cv2.INTER_LINEAR) for values in (a, b))
-    whole = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    whole = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     alpha = (a * whole + b - 0.5) * 1.6 + 0.5  # the filter leaves a wide grey seam
     return (alpha * 255).clip(0, 255).astype(np.uint8)

@@ -17,10 +17,10 @@ STRAIGHT = 0.6  # share of a line that changes where a border ends; of a circle'
 FRINGE = 20  # pixels within which a border ends: the ringing of a JPEG reaches over 16, resizing smears a few
 TRACES = 2  # lines that are cut beyond a smeared end
 REACH = 0.08  # of the size of what is inside: deeper in, also the outline of a ball is long and would pass for straight
-ARRIVED = 0.6  # of the picture's distance from the border's colour: a line that is as far belongs to the picture
-DEEP = 3  # pixels beyond the end at which the picture is compared with the border
+ARRIVED = 0.6  # of the image's distance from the border's colour: a line that is as far belongs to the image
+DEEP = 3  # pixels beyond the end at which the image is compared with the border
 PLAIN_INSIDE = 0.8  # share of one colour: a line inside that is as plain itself may be the next stripe of a wallpaper
-LEAST_LEFT = 0.15  # of each side: of less the rest would not be the picture; upright video in a wide frame leaves 0.32
+LEAST_LEFT = 0.15  # of each side: of less the rest would not be the image; upright video in a wide frame leaves 0.32
 MARGIN = 0.25  # of the subject's longer side, left around a subject on empty ground
 MOST_FRAMES = 4  # one within the other
 
@@ -29,7 +29,7 @@ SIDES = tuple(OPPOSITE)
 
 
 class Trim(NamedTuple):
-    """The part of a picture that stays, in pixels; right and bottom are the first that do not."""
+    """The part of an image that stays, in pixels; right and bottom are the first that do not."""
 
     left: int
     top: int
@@ -37,22 +37,22 @@ class Trim(NamedTuple):
     bottom: int
 
 
-def find_borders(picture: np.ndarray, *, ground: bool = True) -> Trim:
-    """The part within all borders; the whole picture where there are none.
+def find_borders(image: np.ndarray, *, ground: bool = True) -> Trim:
+    """The part within all borders; the whole image where there are none.
 
     Args:
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         ground: whether empty ground around a subject is cut to a margin too.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     trim = Trim(0, 0, width, height)
     for _ in range(MOST_FRAMES):
-        inside = _without_frame(picture, trim)
+        inside = _without_frame(image, trim)
         if inside == trim:
             break
         trim = inside
     if ground:
-        trim = _ground_cut(picture, trim)
+        trim = _ground_cut(image, trim)
     if trim.right - trim.left < LEAST_LEFT * width or trim.bottom - trim.top < LEAST_LEFT * height:
         return Trim(0, 0, width, height)
     return trim
@@ -67,9 +67,9 @@ class _Band(NamedTuple):
     is_rich: bool  # and what lies beyond is not plain itself
 
 
-def _without_frame(picture: np.ndarray, trim: Trim) -> Trim:
+def _without_frame(image: np.ndarray, trim: Trim) -> Trim:
     """One frame or letterbox less."""
-    part = picture[trim.top : trim.bottom, trim.left : trim.right]
+    part = image[trim.top : trim.bottom, trim.left : trim.right]
     sides = {"top": part, "bottom": part[::-1], "left": part.swapaxes(0, 1), "right": part[:, ::-1].swapaxes(0, 1)}
     bands = {side: band for side, view in sides.items() if (band := _band(view))}
     straight = {side: band for side, band in bands.items() if band.is_straight}
@@ -85,7 +85,7 @@ def _without_frame(picture: np.ndarray, trim: Trim) -> Trim:
         is_pair = is_pair and abs(band.end - straight[other].end) <= FRINGE
         if band.is_rich or is_frame or is_pair:
             cut[side] = band.end
-    for side in list(cut):  # at a dark part of the picture a black bar has no visible end
+    for side in list(cut):  # at a dark part of the image a black bar has no visible end
         other = OPPOSITE[side]
         if other not in cut and matches(side, other) and bands[other].end >= cut[side] - FRINGE:
             cut[other] = min(cut[side], bands[other].end)
@@ -126,7 +126,7 @@ def _band(lines: np.ndarray) -> _Band | None:
     depth = int(np.argmax(shares > MOST_SPECKS))
     if depth == 0:
         return None
-    # Where the picture is framed on all sides, the lines' ends are border too and do not count.
+    # Where the image is framed on all sides, the lines' ends are border too and do not count.
     across = np.flatnonzero(differs[depth:].mean(axis=0) > MOST_SPECKS)
     first, last = int(across[0]), int(across[-1]) + 1
     span = min(last - first, int(np.flatnonzero(shares > MOST_SPECKS)[-1]) + 1 - depth)
@@ -134,7 +134,7 @@ def _band(lines: np.ndarray) -> _Band | None:
     deep = max(1, min(DEEP, reach // 2))
     fringe = max(1, min(FRINGE, reach - deep - TRACES))
     distances = _difference(lines[depth : depth + fringe, first:last], colour).mean(axis=1)
-    typical = np.quantile(distances, 0.75)  # of the picture, also where most lines looked at are fringe
+    typical = np.quantile(distances, 0.75)  # of the image, also where most lines looked at are fringe
     smeared = int(np.argmax(distances >= ARRIVED * typical))
     end = depth + (smeared + TRACES if smeared else 0)
     beyond = lines[end : end + deep, first:last]
@@ -144,11 +144,11 @@ def _band(lines: np.ndarray) -> _Band | None:
     return _Band(colour, end, bool(changed >= STRAIGHT), bool(alike < PLAIN_INSIDE))
 
 
-def _ground_cut(picture: np.ndarray, trim: Trim) -> Trim:
+def _ground_cut(image: np.ndarray, trim: Trim) -> Trim:
     """Less of the empty ground around a subject, where it has the same colour on all four sides."""
     import cv2
 
-    part = cv2.medianBlur(np.ascontiguousarray(picture[trim.top : trim.bottom, trim.left : trim.right]), 3)  # no grain
+    part = cv2.medianBlur(np.ascontiguousarray(image[trim.top : trim.bottom, trim.left : trim.right]), 3)  # no grain
     edges = (part[0], part[-1], part[:, 0], part[:, -1])
     colours = [np.median(edge, axis=0) for edge in edges]
     if not all(_is_same(colours[0], colour) for colour in colours):

@@ -1,6 +1,6 @@
-"""Pictures in rows and columns with labels, as one picture: what was tried, at a glance.
+"""Images in rows and columns with labels, as one image: what was tried, at a glance.
 
-Labels are drawn in a font of the system that has Chinese letters, if there is one. Small pictures are enlarged, so that
+Labels are drawn in a font of the system that has Chinese letters, if there is one. Small images are enlarged, so that
 a label has room beside them; large ones are reduced, for the single files are there too.
 """
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-SMALLEST, LARGEST = 192, 512  # pixels of a picture's longer side on the sheet
+SMALLEST, LARGEST = 192, 512  # pixels of an image's longer side on the sheet
 FONTS = (  # with Chinese letters: Windows, macOS, Linux; Pillow looks for the names in the system's folders
     "msyh.ttc", "simhei.ttf", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc",
     "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf", "SourceHanSansSC-Regular.otf",
@@ -32,16 +32,16 @@ def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def sheet(
-    pictures: Sequence[Sequence[Image.Image | None]], rows: Sequence[str], columns: Sequence[str], title: str = ""
+    images: Sequence[Sequence[Image.Image | None]], rows: Sequence[str], columns: Sequence[str], title: str = ""
 ) -> Image.Image:
-    """A labelled table of pictures.
+    """A labelled table of images.
 
     Args:
-        pictures: by rows; None leaves a place empty.
+        images: by rows; None leaves a place empty.
         rows, columns: their labels.
         title: one line, or several, above all.
     """
-    sizes = [picture.size for row in pictures for picture in row if picture] or [(SMALLEST, SMALLEST)]
+    sizes = [image.size for row in images for image in row if image] or [(SMALLEST, SMALLEST)]
     longest = max(max(size) for size in sizes)
     factor = min(1.0, LARGEST / longest)
     if longest < SMALLEST:
@@ -70,16 +70,16 @@ def sheet(
     write(pad, pad, head)
     for number, text in enumerate(column_texts):
         write(side + gap + number * (width + gap) + pad, above + pad, text)
-    for number, (text, row) in enumerate(zip(row_texts, pictures, strict=True)):
+    for number, (text, row) in enumerate(zip(row_texts, images, strict=True)):
         begin = top + number * (height + gap)
         write(pad, begin + max(0, (height - len(text) * line) // 2), text)
-        for place, picture in enumerate(row):
-            if picture is None:
+        for place, image in enumerate(row):
+            if image is None:
                 continue
-            size = (round(picture.width * factor), round(picture.height * factor))
+            size = (round(image.width * factor), round(image.height * factor))
             kind = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
             left = side + gap + place * (width + gap)
-            drawn.paste(picture.convert("RGB").resize(size, kind), (left, begin))
+            drawn.paste(image.convert("RGB").resize(size, kind), (left, begin))
     return drawn
 
 

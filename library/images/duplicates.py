@@ -1,8 +1,8 @@
-"""Pictures that are the same: copies at other sizes, saved harder or in other formats; mirrored ones are told apart.
+"""Images that are the same: copies at other sizes, saved harder or in other formats; mirrored ones are told apart.
 
-A picture is compared by 64 bits of its coarsest light and dark, which survive resizing and compression, and, because
+An image is compared by 64 bits of its coarsest light and dark, which survive resizing and compression, and, because
 those bits are blind to colour, by the mean colours of an 8 x 8 grid: the same drawing with other hair is another
-picture. A copy that was cut differs in both and is not found.
+image. A copy that was cut differs in both and is not found.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,22 @@ MOST_CHANGED = 9  # of the grid's 192 values may differ more, as at contrasty ed
 
 
 class Fingerprint(NamedTuple):
-    """What of a picture is compared."""
+    """What of an image is compared."""
 
     bits: int  # 64
-    mirrored_bits: int  # of the mirrored picture
+    mirrored_bits: int  # of the mirrored image
     colours: bytes  # GRID x GRID x RGB
 
 
-def fingerprint(picture: np.ndarray) -> Fingerprint:
-    """What of a picture (H, W, 3) uint8 is compared.
+def fingerprint(image: np.ndarray) -> Fingerprint:
+    """What of an image (H, W, 3) uint8 is compared.
 
     Source of the bits: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", the hash by
     the discrete cosine transform: 32 x 32 grey, the 8 x 8 lowest frequencies, each above or below their median.
     """
     import cv2
 
-    small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     colours = cv2.resize(small, (GRID, GRID), interpolation=cv2.INTER_AREA)
     return Fingerprint(_bits(grey), _bits(np.ascontiguousarray(grey[:, ::-1])), colours.tobytes())
@@ -46,7 +46,7 @@ def _bits(grey: np.ndarray) -> int:
 
 
 class Fingerprints:
-    """What is compared of many pictures, as arrays: 10,000 take 2 MB, and each is compared with all others at once."""
+    """What is compared of many images, as arrays: 10,000 take 2 MB, and each is compared with all others at once."""
 
     def __init__(self, fingerprints: Sequence[Fingerprint]):
         self.bits = np.array([one.bits for one in fingerprints], np.uint64)
@@ -55,7 +55,7 @@ class Fingerprints:
         self.colours = colours.reshape(len(fingerprints), GRID, GRID, 3)
 
     def like(self, number: int, among: np.ndarray, most_bits: int, *, mirrored: bool = False) -> np.ndarray:
-        """Which of `among` (numbers) show the same as one picture, or the same mirrored.
+        """Which of `among` (numbers) show the same as one image, or the same mirrored.
 
         Args:
             most_bits: how many of the 64 bits may differ.
@@ -74,9 +74,9 @@ class Fingerprints:
 
 
 def groups(fingerprints: Fingerprints, most_bits: int) -> list[list[int]]:
-    """Numbers of pictures that hang together by likeness, two or more in each group, in order.
+    """Numbers of images that hang together by likeness, two or more in each group, in order.
 
-    One pass of numpy for each picture: 10,000 take about a second, and as many pairs as there may be are never listed.
+    One pass of numpy for each image: 10,000 take about a second, and as many pairs as there may be are never listed.
     """
     left = np.arange(len(fingerprints.bits))
     found = []
@@ -99,7 +99,7 @@ def kept(fingerprints: Fingerprints, group: Sequence[int], most_bits: int) -> li
     """Which of a group stay, so that every other is like one of them.
 
     A group may be a chain, as the frames of a film are: its ends are not alike, and leaving out all but one would lose
-    pictures that have no copy.
+    images that have no copy.
 
     Args:
         group: the best first.
@@ -114,9 +114,9 @@ def kept(fingerprints: Fingerprints, group: Sequence[int], most_bits: int) -> li
 
 
 def mirrored_pairs(fingerprints: Fingerprints, most_bits: int) -> list[tuple[int, int]]:
-    """Pairs (first, second) of which one is the other mirrored; each picture in one pair at most.
+    """Pairs (first, second) of which one is the other mirrored; each image in one pair at most.
 
-    Pictures that are like their own mirror image are in none.
+    Images that are like their own mirror image are in none.
     """
     numbers = np.arange(len(fingerprints.bits))
     own = np.bitwise_count(fingerprints.bits ^ fingerprints.mirrored_bits) <= 2 * most_bits

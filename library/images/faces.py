@@ -37,14 +37,14 @@ FRONTAL, PROFILE, EYE = (f"haarcascade_{name}.xml" for name in ("frontalface_alt
 # A cascade answers many times around a true face and few times elsewhere. In 43 photos the nine large frontal faces had
 # 4 answers and more, other places up to 11; where eyes were found in the upper part too, all were faces.
 FRONTAL_ANSWERS, FRONTAL_ANSWERS_WITH_EYES, PROFILE_ANSWERS, ANIME_ANSWERS = 15, 3, 14, 5
-FRONTAL_SIDE, PROFILE_SIDE = 800, 480  # of the picture they look at: their time grows with its area
+FRONTAL_SIDE, PROFILE_SIDE = 800, 480  # of the image they look at: their time grows with its area
 SMALLEST = 24  # pixels of a face there
 EYES_WIDTH, SMALLEST_EYE = 120, 18  # pixels that a face is brought to for finding its eyes
 
 YOLO_SCORE, YOLO_OVERLAP = 0.3, 0.5  # ADetailer's confidence; boxes that share more are one face
 YOLO_SIDE = 640  # where the file leaves the size open
 YUNET_SCORE, YUNET_OVERLAP, YUNET_SIDE = 0.7, 0.3, 1024
-GREY = 114  # what YOLO is trained to see around a picture that is not square
+GREY = 114  # what YOLO is trained to see around an image that is not square
 
 Detect = Callable[[np.ndarray], list[Region]]
 _of_thread = threading.local()  # OpenCV's detectors may not be shared by threads
@@ -58,16 +58,16 @@ class Detector:
     detect: Detect
 
 
-def find_faces(picture: np.ndarray, model: Detector | None = None) -> list[Region]:
+def find_faces(image: np.ndarray, model: Detector | None = None) -> list[Region]:
     """Faces, the surest first.
 
     Args:
-        picture: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB.
         model: of `open_model`; None: OpenCV's own detectors.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     detect = model.detect if model else _own("haar", _haar)
-    inside = [clipped(face, width, height) for face in detect(picture)]
+    inside = [clipped(face, width, height) for face in detect(image)]
     return merged((face for face in inside if face), share=0.5)
 
 
@@ -106,10 +106,10 @@ def open_model(path: Path, open_onnx: Callable[[Path], Onnx]) -> Detector:
 
 
 def around(face: Region, size: tuple[int, int], margin: float) -> Region:
-    """A square around a face, moved into the picture where it would hang over, as large as fits.
+    """A square around a face, moved into the image where it would hang over, as large as fits.
 
     Args:
-        size: the picture's width and height.
+        size: the image's width and height.
         margin: room on each side, in sides of the face.
     """
     width, height = size
@@ -130,7 +130,7 @@ def _own(name: Hashable, made: Callable[[], Detect]) -> Detect:
 
 
 def _per_thread(path: Path, made: Callable[[], Detect]) -> Detect:
-    return lambda picture: _own(path, made)(picture)
+    return lambda image: _own(path, made)(image)
 
 
 # ---- Cascades --------------------------------------------------------------------------------------------------------
@@ -143,15 +143,15 @@ def _haar() -> Detect:
     folder = cv2.data.haarcascades
     frontal, profile, eye = (cv2.CascadeClassifier(folder + name) for name in (FRONTAL, PROFILE, EYE))
 
-    def detect(picture: np.ndarray) -> list[Region]:
-        width = picture.shape[1]
+    def detect(image: np.ndarray) -> list[Region]:
+        width = image.shape[1]
         found = [
             face
-            for face in _answers(frontal, picture, FRONTAL_SIDE, FRONTAL_ANSWERS_WITH_EYES)
-            if face.score >= _score(FRONTAL_ANSWERS) or _has_eyes(eye, picture, face)
+            for face in _answers(frontal, image, FRONTAL_SIDE, FRONTAL_ANSWERS_WITH_EYES)
+            if face.score >= _score(FRONTAL_ANSWERS) or _has_eyes(eye, image, face)
         ]
-        found += _answers(profile, picture, PROFILE_SIDE, PROFILE_ANSWERS)  # it knows one side only
-        mirrored = _answers(profile, picture[:, ::-1], PROFILE_SIDE, PROFILE_ANSWERS)
+        found += _answers(profile, image, PROFILE_SIDE, PROFILE_ANSWERS)  # it knows one side only
+        mirrored = _answers(profile, image[:, ::-1], PROFILE_SIDE, PROFILE_ANSWERS)
         return found + [face._replace(left=width - face.right) for face in mirrored]
 
     return detect
@@ -163,14 +163,14 @@ def _cascade(path: Path) -> Detect:
     cascade = cv2.CascadeClassifier()
     if not cascade.load(str(path)):
         raise ValueError(say("no cascade of OpenCV", "不是 OpenCV 的级联分类器"))
-    return lambda picture: _answers(cascade, picture, FRONTAL_SIDE, ANIME_ANSWERS)
+    return lambda image: _answers(cascade, image, FRONTAL_SIDE, ANIME_ANSWERS)
 
 
-def _answers(cascade: cv2.CascadeClassifier, picture: np.ndarray, side: int, fewest: int) -> list[Region]:
-    """Where a cascade answers at least so often, in a picture whose longer side is that long."""
+def _answers(cascade: cv2.CascadeClassifier, image: np.ndarray, side: int, fewest: int) -> list[Region]:
+    """Where a cascade answers at least so often, in an image whose longer side is that long."""
     import cv2
 
-    small, factor = _shrunk(picture, side)
+    small, factor = _shrunk(image, side)
     grey = cv2.equalizeHist(cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_RGB2GRAY))
     boxes, counts = cascade.detectMultiScale2(grey, 1.1, fewest - 1, minSize=(SMALLEST, SMALLEST))
     return [
@@ -183,15 +183,15 @@ def _score(answers: int) -> float:
     return float(answers / (answers + FRONTAL_ANSWERS))
 
 
-def _has_eyes(eye: cv2.CascadeClassifier, picture: np.ndarray, face: Region) -> bool:
+def _has_eyes(eye: cv2.CascadeClassifier, image: np.ndarray, face: Region) -> bool:
     """Whether there are two eyes in the upper part of a face."""
     import cv2
 
     upper = face._replace(height=round(0.6 * face.height))
-    inside = clipped(upper, picture.shape[1], picture.shape[0])
+    inside = clipped(upper, image.shape[1], image.shape[0])
     if not inside:
         return False
-    part = np.ascontiguousarray(picture[inside.top : inside.bottom, inside.left : inside.right])
+    part = np.ascontiguousarray(image[inside.top : inside.bottom, inside.left : inside.right])
     size = (EYES_WIDTH, max(1, round(EYES_WIDTH * inside.height / inside.width)))
     grey = cv2.equalizeHist(cv2.resize(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), size))
     return len(eye.detectMultiScale(grey, 1.05, 2, minSize=(SMALLEST_EYE, SMALLEST_EYE))) >= 2
@@ -205,8 +205,8 @@ def _yunet(path: Path) -> Detect:
 
     network = cv2.FaceDetectorYN.create(str(path), "", (YUNET_SIDE, YUNET_SIDE), YUNET_SCORE, YUNET_OVERLAP)
 
-    def detect(picture: np.ndarray) -> list[Region]:
-        small, factor = _shrunk(picture, YUNET_SIDE)
+    def detect(image: np.ndarray) -> list[Region]:
+        small, factor = _shrunk(image, YUNET_SIDE)
         network.setInputSize((small.shape[1], small.shape[0]))
         rows = network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]  # box, five points, score; None: no face
         return [_region(row[:4], factor, score=float(row[-1])) for row in (rows if rows is not None else ())]
@@ -222,8 +222,8 @@ def _yolo(session: Session) -> Detect:
     side = given.shape[2] if isinstance(given.shape[2], int) else YOLO_SIDE
     kind = np.float16 if "float16" in given.type else np.float32
 
-    def detect(picture: np.ndarray) -> list[Region]:
-        framed, factor = _letterboxed(picture, side)
+    def detect(image: np.ndarray) -> list[Region]:
+        framed, factor = _letterboxed(image, side)
         pixels = (framed.transpose(2, 0, 1)[None] / 255).astype(kind)
         boxes, scores = decoded(session.run(None, {given.name: pixels}))
         kept = cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), YOLO_SCORE, YOLO_OVERLAP)
@@ -260,29 +260,29 @@ def _from_middles(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], 1)
 
 
-def _letterboxed(picture: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """A square with the picture in its upper left corner, and how much smaller the picture is there."""
+def _letterboxed(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+    """A square with the image in its upper left corner, and how much smaller the image is there."""
     import cv2
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     framed = np.full((side, side, 3), GREY, np.uint8)
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    framed[: size[1], : size[0]] = cv2.resize(picture, size, interpolation=how)
+    framed[: size[1], : size[0]] = cv2.resize(image, size, interpolation=how)
     return framed, factor
 
 
-def _shrunk(picture: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """The picture with its longer side at most that long, and how much smaller it is."""
+def _shrunk(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+    """The image with its longer side at most that long, and how much smaller it is."""
     import cv2
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     factor = min(1.0, side / max(height, width))
     if factor == 1:
-        return picture, 1.0
+        return image, 1.0
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA), factor
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), factor
 
 
 def _region(box: Iterable[float], factor: float, score: float) -> Region:

@@ -1,7 +1,7 @@
-"""What a picture that we have drawn says about itself: how it was made, for web UIs and for us.
+"""What an image that we have drawn says about itself: how it was made, for web UIs and for us.
 
 A PNG carries two texts. `parameters` is what AUTOMATIC1111's web UI writes and reads back ("PNG Info"); `lora_recipe`
-holds the same values as JSON, by which the picture is known again: it is finished, and drawn as is wanted now.
+holds the same values as JSON, by which the image is known again: it is finished, and drawn as is wanted now.
 """
 
 import json
@@ -23,12 +23,12 @@ SAMPLERS = {  # our name -> the web UI's; others have none there
 
 GenerationParameters = dict[str, str | int | float | None]
 # prompt, negative_prompt (plain text), steps, sampler, guidance_scale, seed, width, height, clip_skip, model,
-# model_hash, vae: all that decides a picture but the device's rounding. Of some: has_weights (the texts are in the web
+# model_hash, vae: all that decides an image but the device's rounding. Of some: has_weights (the texts are in the web
 # UI's writing, not plain), lora_hashes ("mytag: 0123456789ab, ..."), hires_scale, hires_strength.
 
 
 def infotext(parameters: GenerationParameters) -> str:
-    """The parameters as the web UI writes it below its pictures.
+    """The parameters as the web UI writes it below its images.
 
     Brackets are weights there. Where they are plain text here they are escaped: pasted there, the text encoder sees the
     same.
@@ -66,21 +66,21 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\()\[\]])", r"\\\1", text)
 
 
-def write_image(path: Path, picture: Image.Image, parameters: GenerationParameters) -> None:
-    """Write a picture with its generation parameters, at once or not at all. Raises OSError."""
+def write_image(path: Path, image: Image.Image, parameters: GenerationParameters) -> None:
+    """Write an image with its generation parameters, at once or not at all. Raises OSError."""
     texts = PngImagePlugin.PngInfo()
     texts.add_text("parameters", infotext(parameters))
     texts.add_text(KEY, json.dumps(parameters))
     with replacing(path, is_synced=True) as half:
-        picture.save(half, "PNG", pnginfo=texts)
+        image.save(half, "PNG", pnginfo=texts)
 
 
 def read_parameters(path: Path) -> GenerationParameters | None:
     """The generation parameters of an image made here; None: it is another's, or not whole."""
     try:
         with open(path, "rb") as file:
-            with Image.open(file, formats=["PNG"]) as picture:
-                text = picture.info.get(KEY)
+            with Image.open(file, formats=["PNG"]) as image:
+                text = image.info.get(KEY)
             file.seek(-len(END_OF_PNG), os.SEEK_END)
             is_whole = file.read() == END_OF_PNG
         parameters = json.loads(text) if text and is_whole else None
@@ -95,10 +95,10 @@ def differences(before: GenerationParameters, now: GenerationParameters) -> dict
 
 
 def model_of(path: Path) -> str | None:
-    """The name of the model that drew a picture, as a web UI or we wrote it into the PNG; None: it does not say."""
+    """The name of the model that drew an image, as a web UI or we wrote it into the PNG; None: it does not say."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            text = picture.info.get("parameters")
+        with Image.open(path, formats=["PNG"]) as image:
+            text = image.info.get("parameters")
     except (OSError, ValueError, SyntaxError):
         return None
     found = re.search(r"(?:^|, )Model: ([^,\n]+)", text, re.MULTILINE) if isinstance(text, str) else None

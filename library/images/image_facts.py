@@ -1,4 +1,4 @@
-"""What can be said of a picture without any model: its format, a plain background, its prevailing colour.
+"""What can be said of an image without any model: its format, a plain background, its prevailing colour.
 
 Weak but true, in danbooru's words where it has one ("white background", "greyscale", "red theme"). The format is called
 "portrait format", because "portrait" alone means a head. To name another colour: add it to COLOURS.
@@ -16,11 +16,11 @@ SIDE = 64  # pixels of the small copy that is looked at: grain and JPEG noise av
 SQUARE = 1.1  # a longer side up to this many times the shorter one counts as square
 
 EDGE = 0.03  # of the side: how wide the edges are
-PLAIN_SHARE = 0.95  # of the left, upper and right edge must have one colour; below the subject may leave the picture
+PLAIN_SHARE = 0.95  # of the left, upper and right edge must have one colour; below the subject may leave the image
 PLAIN_DISTANCE = 0.03  # in OKLab, where black and white are 1 apart
 THEME_SHARE = 0.5  # of what is not plain background has the prevailing colour
-SUBJECT_SHARE = 0.02  # of the picture, at least, must not be background for its colour to mean anything
-GREY_CHROMA = 0.015  # a greyscale picture has less everywhere; JPEG noise has up to 0.01
+SUBJECT_SHARE = 0.02  # of the image, at least, must not be background for its colour to mean anything
+GREY_CHROMA = 0.015  # a greyscale image has less everywhere; JPEG noise has up to 0.01
 HUE_WEIGHT = 2.0  # of green-red and blue-yellow against lightness: a shadow changes no name
 
 NEUTRAL = ("white", "grey", "black")
@@ -41,10 +41,10 @@ COLOURS = {  # word -> CSS colours that it stands for; the nearest one names a c
 }
 
 
-def facts(picture: Image.Image) -> list[str]:
-    """Tags for a picture: RGB, upright, on white."""
-    words = [orientation(*picture.size)]
-    small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+def facts(image: Image.Image) -> list[str]:
+    """Tags for an image: RGB, upright, on white."""
+    words = [orientation(*image.size)]
+    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     colours = oklab(np.asarray(small))
     background = plain_background(colours)
     subject = colours.reshape(-1, 3)
@@ -69,7 +69,7 @@ def orientation(width: int, height: int) -> str:
 
 
 def plain_background(colours: np.ndarray) -> np.ndarray | None:
-    """(3,) the one colour of a picture's left, upper and right edge; None: they have several.
+    """(3,) the one colour of an image's left, upper and right edge; None: they have several.
 
     Args:
         colours: (h, w, 3) in OKLab.

@@ -1,4 +1,4 @@
-"""What was made of which raw picture, so that a second run makes nothing anew and nobody's file is overwritten.
+"""What was made of which raw image, so that a second run makes nothing anew and nobody's file is overwritten.
 
 One line of JSON for each event in `prepared.jsonl`, appended while the tool runs: a run that is killed loses nothing.
 Before files are written their names are noted, so that what a killed run left half done is known to be ours.
@@ -17,7 +17,7 @@ FILE = "prepared.jsonl"
 
 
 class Record(NamedTuple):
-    """What was made of one raw picture."""
+    """What was made of one raw image."""
 
     digest: str  # of the raw file's bytes
     settings: str  # in short, of all that decided the result
@@ -40,7 +40,7 @@ class Manifest:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.records: dict[str, Record] = {}  # by the raw picture's name
+        self.records: dict[str, Record] = {}  # by the raw image's name
         self.begun: dict[str, set[str]] = {}  # files a killed run was about to write
         self.answers: JsonObject = {}  # see `remember`
         self._lock = threading.Lock()
@@ -89,7 +89,7 @@ class Manifest:
         return made + begun + [{"question": name, "answer": answer} for name, answer in self.answers.items()]
 
     def is_ours(self, raw: str, file: str) -> bool:
-        """Whether a file, named below the folder, was written for this raw picture and not changed since."""
+        """Whether a file, named below the folder, was written for this raw image and not changed since."""
         if file in self.begun.get(raw, ()):
             return True
         known = self.records[raw].files.get(file) if raw in self.records else None

@@ -1,6 +1,6 @@
-"""How good a picture is as a trainer sees it: how blurred, how noisy, and whether it was enlarged from a smaller one.
+"""How good an image is as a trainer sees it: how blurred, how noisy, and whether it was enlarged from a smaller one.
 
-Measure pictures at about the training size: a phone's twelve megapixels may be soft at their own size and are sharp at
+Measure images at about the training size: a phone's twelve megapixels may be soft at their own size and are sharp at
 512, and noise is averaged away by shrinking.
 """
 
@@ -8,27 +8,27 @@ import math
 
 import numpy as np
 
-BLURRED = 2.0  # pixels at the training size from which a picture is told to be blurred
+BLURRED = 2.0  # pixels at the training size from which an image is told to be blurred
 NOISY = 8.0  # grey levels at the training size; film grain has 2 to 5, a phone in the dark 5 to 15
 
 LEAST_ENLARGEMENT = 1.4  # times in each direction; of less a copy keeps too much to tell
-MOST_KEPT = 0.58  # see `was_enlarged`: 0.65 to 1.5 for genuine pictures, 0.17 to 0.55 for enlarged ones, JPEG or not
+MOST_KEPT = 0.58  # see `was_enlarged`: 0.65 to 1.5 for genuine images, 0.17 to 0.55 for enlarged ones, JPEG or not
 
 EDGE_SHARE = 0.002  # of the pixels are steeper than what counts as the strongest edge
 LEAST_EDGE = 1.5  # grey levels a pixel: less than the noise of a JPEG is no edge
 
 
-def grey_of(picture: np.ndarray) -> np.ndarray:
-    """Brightness of a picture (H, W, 3) uint8 as (H, W) float32, 0 to 255."""
+def grey_of(image: np.ndarray) -> np.ndarray:
+    """Brightness of an image (H, W, 3) uint8 as (H, W) float32, 0 to 255."""
     import cv2
 
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 
 def blur(grey: np.ndarray) -> float:
     """How wide the strongest edges are: the standard deviation, in pixels, of the blur that would make them so.
 
-    A sharp picture has 0.8, the width that the measuring itself has. It depends neither on contrast nor on how many
+    A sharp image has 0.8, the width that the measuring itself has. It depends neither on contrast nor on how many
     edges there are, as the usual variance of the Laplacian does, which calls every flat drawing blurred. Infinity where
     there is no edge at all.
 
@@ -90,7 +90,7 @@ def was_enlarged(larger: np.ndarray, smaller: np.ndarray) -> bool:
     """Whether the larger of two copies holds nothing that the smaller does not: it was made from it.
 
     Args:
-        larger, smaller: (H, W, 3) uint8, the same picture; False where they differ by less than LEAST_ENLARGEMENT.
+        larger, smaller: (H, W, 3) uint8, the same image; False where they differ by less than LEAST_ENLARGEMENT.
 
     What the larger loses when it is brought to the smaller's size and back is compared with what the smaller loses when
     it is shrunk as much. In photos and drawings each octave holds a good part of the one below; an enlarged copy holds
@@ -98,8 +98,8 @@ def was_enlarged(larger: np.ndarray, smaller: np.ndarray) -> bool:
     """
     import cv2
 
-    def lost(picture: np.ndarray, size: tuple[int, int]) -> float:
-        grey = grey_of(picture)
+    def lost(image: np.ndarray, size: tuple[int, int]) -> float:
+        grey = grey_of(image)
         small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         back = cv2.resize(small, grey.shape[::-1], interpolation=cv2.INTER_CUBIC)
         return float(np.sqrt(np.mean((grey - back) ** 2)))

@@ -1,11 +1,11 @@
-"""Rectangles of a picture: what was found in it, where, how surely."""
+"""Rectangles of an image: what was found in it, where, how surely."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Region(NamedTuple):
-    """A rectangle in pixels of the upright picture."""
+    """A rectangle in pixels of the upright image."""
 
     left: int
     top: int
@@ -28,14 +28,14 @@ class Region(NamedTuple):
 
 
 def grown(region: Region, by: int) -> Region:
-    """With so many more pixels on each side; it may then hang over the picture's edge."""
+    """With so many more pixels on each side; it may then hang over the image's edge."""
     return region._replace(
         left=region.left - by, top=region.top - by, width=region.width + 2 * by, height=region.height + 2 * by
     )
 
 
 def clipped(region: Region, width: int, height: int) -> Region | None:
-    """The part inside a picture of that size; None: there is none."""
+    """The part inside an image of that size; None: there is none."""
     left, top = max(0, region.left), max(0, region.top)
     right, bottom = min(width, region.right), min(height, region.bottom)
     if right <= left or bottom <= top:

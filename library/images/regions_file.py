@@ -1,6 +1,6 @@
 """The user's file of further regions to erase: one a line, `photo 1.jpg: left, top, width, height`.
 
-Numbers are pixels of the upright picture, or shares of it with %. `*` and `?` in the name stand for any letters, so one
+Numbers are pixels of the upright image, or shares of it with %. `*` and `?` in the name stand for any letters, so one
 line erases the same stamp on all screenshots. Chinese punctuation is understood; # begins a remark.
 """
 
@@ -20,12 +20,12 @@ NUMBER = re.compile(r"(-?\d+(?:[.．]\d+)?)\s*(%|％|px|像素)?", re.IGNORECASE
 def read_regions(
     text: str, names: Sequence[str], size_of: Callable[[str], tuple[int, int]], file: str
 ) -> dict[str, list[Region]]:
-    """The regions of each picture that has some.
+    """The regions of each image that has some.
 
     Args:
         text: of the file.
-        names: all pictures, as paths below their folder with "/".
-        size_of: width and height of a picture.
+        names: all images, as paths below their folder with "/".
+        size_of: width and height of an image.
         file: its name, for the messages.
 
     Raises:
@@ -40,12 +40,12 @@ def read_regions(
             continue
         try:
             name, values = _parts(line)
-            for picture in known.meant(name):
-                region = _region(values, *size_of(picture))
+            for image in known.meant(name):
+                region = _region(values, *size_of(image))
                 if region:
-                    regions.setdefault(picture, []).append(region)
+                    regions.setdefault(image, []).append(region)
                 elif not known.is_pattern(name):
-                    width, height = size_of(picture)
+                    width, height = size_of(image)
                     raise ValueError(
                         say(
                             f"this lies outside the image, which is {width} x {height}",
@@ -92,7 +92,7 @@ def _region(values: list[tuple[float, bool]], width: int, height: int) -> Region
 
 
 class _Names:
-    """The pictures, found by what a person writes."""
+    """The images, found by what a person writes."""
 
     def __init__(self, names: Sequence[str]):
         self.names = names
@@ -108,7 +108,7 @@ class _Names:
         return "*" in name or "?" in name
 
     def meant(self, name: str) -> list[str]:
-        """The pictures of that name; with the whole path, without folders, or without ending."""
+        """The images of that name; with the whole path, without folders, or without ending."""
         written = _folded(name).removeprefix("./")
         found = self.by_spelling.get(written, [])
         exact = [one for one in found if _folded(one) == written] or [

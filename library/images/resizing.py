@@ -1,6 +1,6 @@
-"""Sizes: pictures brought to about what a trainer needs, and removing noise.
+"""Sizes: images brought to about what a trainer needs, and removing noise.
 
-A trainer shrinks every picture to a bucket of about resolution x resolution pixels. More than the picture needs costs
+A trainer shrinks every image to a bucket of about resolution x resolution pixels. More than the image needs costs
 disk and time at every start; less is enlarged, be it here or there, and only here by a model that adds detail.
 """
 
@@ -15,7 +15,7 @@ from PIL import Image
 from library.messages import UserError, say
 
 LARGEST = 1.5  # times the resolution, as the side of a square: room for random crops and a next larger resolution
-TILE, OVERLAP = 256, 16  # pixels of a picture that a model enlarges at once, and how far tiles reach into one another
+TILE, OVERLAP = 256, 16  # pixels of an image that a model enlarges at once, and how far tiles reach into one another
 
 # Files of super-resolution models, for local_models.find_models: RealESRGAN and others that spandrel opens.
 MODEL_PATTERNS = (
@@ -26,9 +26,9 @@ MODEL_PATTERNS = (
 
 
 def wanted_size(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """The size a picture should have: its area between resolution^2 and (LARGEST x resolution)^2, its shape kept.
+    """The size an image should have: its area between resolution^2 and (LARGEST x resolution)^2, its shape kept.
 
-    A picture between the two keeps its pixels as they are.
+    An image between the two keeps its pixels as they are.
     """
     area = width * height
     least, most = resolution**2, (LARGEST * resolution) ** 2
@@ -39,15 +39,15 @@ def wanted_size(width: int, height: int, resolution: int) -> tuple[int, int]:
     return max(1, round_to(width * scale)), max(1, round_to(height * scale))
 
 
-def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, 3 or 4) uint8 at (width, height) by Lanczos; transparent colours do not bleed into the rest."""
-    if picture.shape[1::-1] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (H, W, 3 or 4) uint8 at (width, height) by Lanczos; transparent colours do not bleed into the rest."""
+    if image.shape[1::-1] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
-def denoise(picture: np.ndarray, strength: float) -> np.ndarray:
-    """A picture (H, W, 3) uint8 with less noise.
+def denoise(image: np.ndarray, strength: float) -> np.ndarray:
+    """An image (H, W, 3) uint8 with less noise.
 
     Args:
         strength: 3 to 10; as large as the noise's standard deviation, or a little less.
@@ -56,7 +56,7 @@ def denoise(picture: np.ndarray, strength: float) -> np.ndarray:
     """
     import cv2
 
-    return cv2.fastNlMeansDenoisingColored(picture, None, strength, strength)
+    return cv2.fastNlMeansDenoisingColored(image, None, strength, strength)
 
 
 class Enlarger(NamedTuple):
@@ -114,31 +114,31 @@ def open_model(path: Path, device: str) -> Enlarger:
             larger = model(pixels)
         return (larger[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
 
-    return Enlarger(path.name, model.scale, lambda picture: by_tiles(picture, enlarge, model.scale))
+    return Enlarger(path.name, model.scale, lambda image: by_tiles(image, enlarge, model.scale))
 
 
-def by_tiles(picture: np.ndarray, enlarge: Callable[[np.ndarray], np.ndarray], factor: int) -> np.ndarray:
-    """Enlarge a picture piece by piece, so that memory does not grow with it; each piece sees a rim of its neighbours.
+def by_tiles(image: np.ndarray, enlarge: Callable[[np.ndarray], np.ndarray], factor: int) -> np.ndarray:
+    """Enlarge an image piece by piece, so that memory does not grow with it; each piece sees a rim of its neighbours.
 
     Args:
-        picture: (H, W, C) uint8.
+        image: (H, W, C) uint8.
         enlarge: makes (h, w, C) into (factor x h, factor x w, C).
     """
-    height, width, channels = picture.shape
+    height, width, channels = image.shape
     result = np.empty((height * factor, width * factor, channels), np.uint8)
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
             above, before = min(OVERLAP, top), min(OVERLAP, left)
-            tile = picture[top - above : top + TILE + OVERLAP, left - before : left + TILE + OVERLAP]
+            tile = image[top - above : top + TILE + OVERLAP, left - before : left + TILE + OVERLAP]
             larger = enlarge(tile)[above * factor :, before * factor :]
             room = result[top * factor : (top + TILE) * factor, left * factor : (left + TILE) * factor]
             room[:] = larger[: room.shape[0], : room.shape[1]]
     return result
 
 
-def enlarge(picture: np.ndarray, size: tuple[int, int], enlarger: Enlarger | None) -> np.ndarray:
-    """A picture (H, W, 3) uint8 at a larger (width, height): by the model if there is one, the rest by Lanczos.
+def enlarge(image: np.ndarray, size: tuple[int, int], enlarger: Enlarger | None) -> np.ndarray:
+    """An image (H, W, 3) uint8 at a larger (width, height): by the model if there is one, the rest by Lanczos.
 
     Once only: what a model makes of its own inventions is a pattern.
     """
-    return resize(enlarger.enlarge(picture) if enlarger else picture, size)
+    return resize(enlarger.enlarge(image) if enlarger else image, size)

@@ -1,7 +1,7 @@
-"""WD-style taggers: an ONNX model and a table of tags beside it say which of some ten thousand tags a picture has.
+"""WD-style taggers: an ONNX model and a table of tags beside it say which of some ten thousand tags an image has.
 
 They are SmilingWolf's models and what follows their form: `selected_tags.csv` with a row for each output (name and
-danbooru's category), and an input of BGR values from 0 to 255, the picture in the middle of a white square. Read for
+danbooru's category), and an input of BGR values from 0 to 255, the image in the middle of a white square. Read for
 the facts, no code taken: the models' cards, sd-scripts' `tag_images_by_wd14_tagger.py`, ComfyUI-WD14-Tagger (with
 `name.csv` beside `name.onnx`) and the web UI's wd14-tagger.
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from library.images.local_models import Onnx, Session
 
 TABLE = "selected_tags.csv"
-OTHER_INPUT = "preprocess.json"  # beside models whose pictures are prepared otherwise
+OTHER_INPUT = "preprocess.json"  # beside models whose images are prepared otherwise
 ADVISED = "SmilingWolf/wd-swinv2-tagger-v3"  # 467 MB; as good as the base-sized ones get
 USUAL_SIZE = 448  # pixels, where a model does not say
-ENOUGH = 3  # times the model's size: what a picture is averaged down to before it is resized well
+ENOUGH = 3  # times the model's size: what an image is averaged down to before it is resized well
 
 KNOWN = (  # best first: by generation, then by the F1 of their cards (v3 counts rare tags more: 0.477 to 0.440)
     "wd-eva02-large-tagger-v3", "wd-vit-large-tagger-v3", "wd-swinv2-tagger-v3", "wd-convnext-tagger-v3",
@@ -105,7 +105,7 @@ class Table:
         """The ratings, and all other tags more probable than `floor`; the most probable first.
 
         Args:
-            probabilities: (T,) of one picture.
+            probabilities: (T,) of one image.
         """
         found = [
             Tag(name, category, float(probability))
@@ -154,14 +154,14 @@ class Tagger:
     number: type  # np.float32 or np.float16
     size: int  # S, the side of the square it looks at
     is_channels_first: bool
-    fixed_batch: int | None  # B, where the model takes no other number of pictures
+    fixed_batch: int | None  # B, where the model takes no other number of images
 
-    def prepare(self, picture: Image.Image) -> np.ndarray:
-        """An RGB picture as the model looks at it: whole, in the middle of a white square, (S, S, 3) uint8, BGR."""
-        return on_square(picture, self.size)
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """An RGB image as the model looks at it: whole, in the middle of a white square, (S, S, 3) uint8, BGR."""
+        return on_square(image, self.size)
 
     def probabilities(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-        """(B, T) probability of each tag in each of some pictures of `prepare`. Raises UserError."""
+        """(B, T) probability of each tag in each of some images of `prepare`. Raises UserError."""
         step = self.fixed_batch or len(prepared)
         return np.concatenate([self._run(prepared[at : at + step], step) for at in range(0, len(prepared), step)])
 
@@ -204,7 +204,7 @@ def open_tagger(model: Onnx, table: Table) -> Tagger:
     Args:
 
     Raises:
-        UserError: it looks at no picture, or has another number of outputs than there are tags.
+        UserError: it looks at no image, or has another number of outputs than there are tags.
     """
     inputs = model.session.get_inputs()
     shape = list(inputs[0].shape) if len(inputs) == 1 else []
@@ -244,17 +244,17 @@ def _other_table(table: Table, outputs: int) -> UserError:
     )
 
 
-def on_square(picture: Image.Image, size: int) -> np.ndarray:
-    """An RGB picture in the middle of a white square, (S, S, 3) uint8, BGR; padded, then resized bicubically.
+def on_square(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB image in the middle of a white square, (S, S, 3) uint8, BGR; padded, then resized bicubically.
 
-    So the models' own demonstration does it. A picture of many times the size is averaged down before.
+    So the models' own demonstration does it. An image of many times the size is averaged down before.
     """
-    factor = max(picture.size) // (ENOUGH * size)
+    factor = max(image.size) // (ENOUGH * size)
     if factor > 1:
-        picture = picture.reduce(factor)
-    side = max(picture.size)
+        image = image.reduce(factor)
+    side = max(image.size)
     square = Image.new("RGB", (side, side), "white")
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))[:, :, ::-1]
 
 
@@ -330,9 +330,9 @@ def extended(caption: str, missing_word: str | None, words: Iterable[str], same:
 
 
 class Sightings:
-    """What a tagger saw in the pictures of a set, on disk: with other thresholds no picture is looked at again.
+    """What a tagger saw in the images of a set, on disk: with other thresholds no image is looked at again.
 
-    `.tags/seen.jsonl` in the folder of the set has a line for each look, of about 2 kB: the picture, what its file was,
+    `.tags/seen.jsonl` in the folder of the set has a line for each look, of about 2 kB: the image, what its file was,
     the model, and all tags above a floor that lies below every usual threshold. In memory are only the lines' places.
     """
 
@@ -386,29 +386,29 @@ class Sightings:
         except (ValueError, TypeError):
             return None
 
-    def _now(self, picture: Path) -> list[int]:
-        stat = picture.stat()
+    def _now(self, image: Path) -> list[int]:
+        stat = image.stat()
         return [stat.st_size, stat.st_mtime_ns]
 
-    def get(self, picture: Path, floor: float) -> list[Tag] | None:
-        """What was seen in a picture that is still the same file; None: it must be looked at."""
-        place = self._places.get(picture.relative_to(self._folder).as_posix())
+    def get(self, image: Path, floor: float) -> list[Tag] | None:
+        """What was seen in an image that is still the same file; None: it must be looked at."""
+        place = self._places.get(image.relative_to(self._folder).as_posix())
         if place is None:
             return None
         self._file.seek(place)
         entry = self._entry(self._file.readline())
         try:
-            if entry is None or entry["file"] != self._now(picture) or entry["floor"] > floor:
+            if entry is None or entry["file"] != self._now(image) or entry["floor"] > floor:
                 return None
             return [Tag(name, self._categories[name], float(value)) for name, value in entry["tags"].items()]
         except (OSError, KeyError, ValueError, AttributeError, TypeError):  # somebody else wrote it
             return None
 
-    def put(self, picture: Path, seen: Iterable[Tag], floor: float) -> None:
+    def put(self, image: Path, seen: Iterable[Tag], floor: float) -> None:
         """Remember what was seen; on disk when the next one is read or the file is closed."""
-        name = picture.relative_to(self._folder).as_posix()
+        name = image.relative_to(self._folder).as_posix()
         tags = {tag.name: round(tag.probability, 4) for tag in seen}
-        entry = {"picture": name, "file": self._now(picture), "by": self._by, "floor": floor, "tags": tags}
+        entry = {"picture": name, "file": self._now(image), "by": self._by, "floor": floor, "tags": tags}
         self._file.seek(0, 2)
         self._places[name] = self._file.tell()
         self._file.write(json.dumps(entry, ensure_ascii=False).encode(errors="replace") + b"\n")

@@ -1,4 +1,4 @@
-"""Tells from a picture which shape and colour is in it, and whether it shows the character. numpy only, no network.
+"""Tells from an image which shape and colour is in it, and whether it shows the character. numpy only, no network.
 
 The way is the same for both: a soft mask of the thing is shifted to its centre and scaled to its area, so position and
 size do not matter, and is compared with masks of drawings made in the same way. Right answers on the drawings
@@ -35,25 +35,25 @@ CHARACTER_THRESHOLD = (
 
 
 class Finding(NamedTuple):
-    """What was found in a picture; empty names where nothing stands out from the border."""
+    """What was found in an image; empty names where nothing stands out from the border."""
 
     shape: str
     colour: str
     likeness: float  # 0..1, correlation with the nearest drawing
 
 
-def identify(picture: Image.Image | np.ndarray) -> tuple[str, str]:
-    """Shape and colour of the thing in a picture: ("circle", "red"). For pictures of one thing.
+def identify(image: Image.Image | np.ndarray) -> tuple[str, str]:
+    """Shape and colour of the thing in an image: ("circle", "red"). For images of one thing.
 
     Args:
-        picture: an RGB picture, or (H, W, 3) bytes.
+        image: an RGB image, or (H, W, 3) bytes.
     """
-    return examine(picture)[:2]
+    return examine(image)[:2]
 
 
-def examine(picture: Image.Image | np.ndarray) -> Finding:
+def examine(image: Image.Image | np.ndarray) -> Finding:
     """As `identify`, with how well the shape fits the nearest drawing."""
-    found = _foreground(_values(picture))
+    found = _foreground(_values(image))
     if found is None:
         return Finding("", "", 0.0)
     mask, colour = found
@@ -63,18 +63,18 @@ def examine(picture: Image.Image | np.ndarray) -> Finding:
     return Finding(shape, colour, max(0.0, likenesses[shape]))
 
 
-def thing_score(picture: Image.Image | np.ndarray, shape: str, colour: str) -> float:
-    """How much a picture looks like one thing of that shape and colour, 0..1; 0 in another colour."""
-    found = _foreground(_values(picture))
+def thing_score(image: Image.Image | np.ndarray, shape: str, colour: str) -> float:
+    """How much an image looks like one thing of that shape and colour, 0..1; 0 in another colour."""
+    found = _foreground(_values(image))
     if found is None or found[1] != colour:
         return 0.0
     points = _normalised([found[0]], found[0])
     return max(0.0, max(_correlation(points, template) for template in _shape_templates()[shape]))
 
 
-def character_score(picture: Image.Image | np.ndarray) -> float:
-    """How much a picture looks like the character, 0..1; above CHARACTER_THRESHOLD it is the character."""
-    points, teal_share = _character_points(_values(picture))
+def character_score(image: Image.Image | np.ndarray) -> float:
+    """How much an image looks like the character, 0..1; above CHARACTER_THRESHOLD it is the character."""
+    points, teal_share = _character_points(_values(image))
     if points is None:
         return 0.0
     likeness = max(_correlation(points, template) for template in _character_templates())
@@ -84,11 +84,11 @@ def character_score(picture: Image.Image | np.ndarray) -> float:
 # ---- How ------------------------------------------------------------------------------------------------------------
 
 
-def _values(picture: Image.Image | np.ndarray) -> np.ndarray:
+def _values(image: Image.Image | np.ndarray) -> np.ndarray:
     """(H, W, 3) floats, 0..255."""
-    if isinstance(picture, Image.Image):
-        picture = picture.convert("RGB")
-    return np.asarray(picture).astype(np.float32)
+    if isinstance(image, Image.Image):
+        image = image.convert("RGB")
+    return np.asarray(image).astype(np.float32)
 
 
 def _distance(values: np.ndarray, colour: np.ndarray | Colour) -> np.ndarray:
@@ -147,14 +147,14 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 def _shape_templates() -> dict[str, list[np.ndarray]]:
     templates = {}
     for shape in SHAPES:
-        pictures = [_values(draw(Scene(things=(Thing(shape, "blue", size),)))) for size in SIZES]
-        foregrounds = [_foreground(values) for values in pictures]
+        images = [_values(draw(Scene(things=(Thing(shape, "blue", size),)))) for size in SIZES]
+        foregrounds = [_foreground(values) for values in images]
         templates[shape] = [_normalised([found[0]], found[0]) for found in foregrounds if found is not None]
     return templates
 
 
 def _character_points(values: np.ndarray) -> tuple[np.ndarray | None, float]:
-    """Where teal and orange are, seen from the middle of the teal; and the teal's share of the picture.
+    """Where teal and orange are, seen from the middle of the teal; and the teal's share of the image.
 
     By hue, not by distance, and on a coarse grid: a VAE that has never seen the character blurs and fades it.
     """

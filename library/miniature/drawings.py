@@ -1,7 +1,7 @@
-"""The world of the miniature base model: simple pictures with tags, drawn by a few rules from a seed.
+"""The world of the miniature base model: simple images with tags, drawn by a few rules from a seed.
 
-Two thirds of the pictures show one or two coloured shapes, one third a figure in clothes (so that questions about
-garments, faces and full bodies can be asked). Everything that a caption says can be seen in the picture and the other
+Two thirds of the images show one or two coloured shapes, one third a figure in clothes (so that questions about
+garments, faces and full bodies can be asked). Everything that a caption says can be seen in the image and the other
 way round, so a checker can tell whether a model obeys. Outside this world lives one character, `mytag`, which the base
 model has never seen: the subject of the built-in training set.
 
@@ -95,7 +95,7 @@ POSITIONS = {"center": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1),
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape somewhere in the picture."""
+    """A coloured shape somewhere in the image."""
 
     shape: str
     colour: str
@@ -123,7 +123,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: things or one person, before a background."""
+    """What an image shows: things or one person, before a background."""
 
     background: str = "white"
     pattern: str = "plain"
@@ -181,7 +181,7 @@ def _random_person(rng: random.Random) -> Person:
 
 
 def tags(scene: Scene) -> list[str]:
-    """What can be seen in the picture of a scene, most important first."""
+    """What can be seen in the image of a scene, most important first."""
     if scene.person:
         found = _person_tags(scene.person)
     elif len(scene.things) == 2:
@@ -224,7 +224,7 @@ def world_words() -> list[str]:
 
 
 class _Canvas:
-    """A picture in units of its shorter side: (0, 0) is the middle, x to the right, y downwards."""
+    """An image in units of its shorter side: (0, 0) is the middle, x to the right, y downwards."""
 
     def __init__(self, size: tuple[int, int], colour: Colour):
         self.size = size
@@ -278,7 +278,7 @@ def _draw_background(canvas: _Canvas, background: str, pattern: str, shift: floa
 
 
 def draw(scene: Scene, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """The picture of a scene.
+    """The image of a scene.
 
     Args:
         scene: what it shows.
@@ -314,7 +314,7 @@ def draw_anything(rng: random.Random, size: tuple[int, int] = (64, 64)) -> Image
 
 
 def _place(canvas: _Canvas, position: str, radius_x: float, radius_y: float, jitter: Point) -> Point:
-    """The middle of something that large at a named position, never over the picture's edge."""
+    """The middle of something that large at a named position, never over the image's edge."""
     room_x, room_y = canvas.half_width - radius_x - 0.02, canvas.half_height - radius_y - 0.02
     side_x, side_y = POSITIONS[position]
     x = max(-room_x, min(room_x, 0.85 * side_x * room_x + 0.05 * jitter[0]))
@@ -339,7 +339,7 @@ def _draw_thing(canvas: _Canvas, thing: Thing) -> None:
 
 def _draw_person(canvas: _Canvas, person: Person) -> None:
     """A figure built in its own height: 0 is the crown of the head, 1 the soles of the feet."""
-    height, above = {  # in shorter sides of the picture: crown to soles, crown to the picture's middle
+    height, above = {  # in shorter sides of the image: crown to soles, crown to the image's middle
         "full body": (min(1.92 * canvas.half_height, 1.7), min(0.94 * canvas.half_height, 0.83)),
         "upper body": (1.45, 0.45),
         "face": (2.9, 0.40),
@@ -401,7 +401,7 @@ POSES = ("standing", "waving", "arms up", "looking left", "looking right")
 
 @dataclass(frozen=True)
 class CharacterScene:
-    """One picture of the character: a teal, round, cat-eared creature with an orange belly and big eyes."""
+    """One image of the character: a teal, round, cat-eared creature with an orange belly and big eyes."""
 
     pose: str = "standing"
     position: str = "center"
@@ -419,7 +419,7 @@ def character_caption(scene: CharacterScene) -> str:
 
 
 def draw_character(scene: CharacterScene, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """The picture of a character scene, at any size."""
+    """The image of a character scene, at any size."""
     canvas = _Canvas(size, BACKGROUNDS[scene.background])
     _draw_background(canvas, scene.background, scene.pattern, 0.3)
     unit = 0.85 * SIZES[scene.size]  # half the creature's height, about

@@ -98,7 +98,7 @@ def option(
         minimum, maximum: limits, both allowed values.
         above: a limit that is not itself allowed.
         choices: the only values, where they can be listed.
-        path: "file", "folder" (must exist), "model" (file or folder, must exist), "picture" (file, or a data URL),
+        path: "file", "folder" (must exist), "model" (file or folder, must exist), "image" (file, or a data URL),
             "prompts" (file, or the text itself), "output" (a folder, will be made) or "new file".
         in_block: whether the parameter block shows it; rare options are flags only.
         is_flag: whether `train_network.py` takes it; what only the parameter block needs is not a flag.

@@ -38,7 +38,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class PrepareImages(Tool):
-    """Step 1 and 2: make a clean set of raw pictures. Edit the values below, then run this file; it takes no arguments.
+    """Step 1 and 2: make a clean set of raw images. Edit the values below, then run this file; it takes no arguments.
 
     第 1、2 步：把收集来的图片整理成干净的训练图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
@@ -133,7 +133,7 @@ class PrepareImages(Tool):
 
 @dataclass(frozen=True)
 class TagImages(Tool):
-    """Step 3: write tags for every picture. Edit the values below, then run this file; it takes no arguments.
+    """Step 3: write tags for every image. Edit the values below, then run this file; it takes no arguments.
 
     第 3 步：给每张图片打标签。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
@@ -238,7 +238,7 @@ class EditTags(Tool):
 
 @dataclass(frozen=True)
 class SortIntoFolders(Tool):
-    """Step 5: put pictures and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
+    """Step 5: put images and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
     below, then run this file; it takes no arguments.
 
     第 5 步：把图片和标签放进 [重复次数]_[概念] 目录。默认是复制。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
@@ -301,7 +301,7 @@ class SortIntoFolders(Tool):
 
 @dataclass(frozen=True)
 class MakeRegImages(Tool):
-    """Step 4: draw regularization pictures with the base model. Edit the values below, then run this file; it takes no
+    """Step 4: draw regularization images with the base model. Edit the values below, then run this file; it takes no
     arguments. Stop it at any time: started again, it goes on.
 
     第 4 步：用底模生成正则化图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。随时可以停止，再次运行会接着做。
@@ -399,7 +399,7 @@ class MakeRegImages(Tool):
 
 @dataclass(frozen=True)
 class TryLora(Tool):
-    """Draw pictures with LoRAs: a grid of prompts and strengths. Edit the values below, then run this file; it takes no
+    """Draw images with LoRAs: a grid of prompts and strengths. Edit the values below, then run this file; it takes no
     arguments.
 
     试用 LoRA：按提示词和强度画对比图。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
@@ -660,7 +660,7 @@ class ShowLora(Tool):
 
 @dataclass(frozen=True)
 class Doctor(Tool):
-    """One page over everything: pictures, tags, buckets, regularization, parameters, machine; what is wrong and how to
+    """One page over everything: images, tags, buckets, regularization, parameters, machine; what is wrong and how to
     cure it. It reads lora_train_command_line.py and trains nothing. Run this file; it takes no arguments.
 
     一页看清全部：图片、标签、分桶、正则化、参数、机器，哪里有问题、怎么解决。它读取 lora_train_command_line.py，不训练。

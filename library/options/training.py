@@ -286,7 +286,7 @@ class Config:
         english="give noisy timesteps, where the composition is decided, more weight",
         chinese="提高噪声大的时间步（决定构图）的权重")
 
-    # ---- pictures and captions ----
+    # ---- images and captions ----
     caption_extension: str = option("data", ".txt",
         english="extension of the caption files, .txt or .caption",
         chinese="标注文件的扩展名，.txt 或 .caption")

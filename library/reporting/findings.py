@@ -33,13 +33,13 @@ TOPICS = {  # in the page's order
     "machine": ("Machine", "机器"),
 }
 
-FEW_PICTURES, MANY_PICTURES = 10, 200  # of a concept; the usual is 20 to 100
+FEW_IMAGES, MANY_IMAGES = 10, 200  # of a concept; the usual is 20 to 100
 FEW_STEPS, USUAL_STEPS, MANY_STEPS = 400, 1500, 6000
 MANY_EPOCHS = 40  # beyond, more repeats are the better way to more steps: each epoch saves, draws and shuffles
-MUCH_TRANSPARENT = 0.02  # a share of the picture; less is the smooth edge of a drawing
-ENOUGH_REGULARIZATION = 0.8  # pictures, as a share of the training pictures; as many are wanted, nearly so do as well
+MUCH_TRANSPARENT = 0.02  # a share of the image; less is the smooth edge of a drawing
+ENOUGH_REGULARIZATION = 0.8  # images, as a share of the training images; as many are wanted, nearly so do as well
 SHARE_OF_OTHER_BUCKETS = 0.1  # of the regularization samples
-# Pixels of training against those of the base model's own pictures; beyond, heads double or faces melt.
+# Pixels of training against those of the base model's own images; beyond, heads double or faces melt.
 USUAL_AREA = (0.5, 2.0)
 
 # Between what is wrong and what to do ends a sentence, in every line of this project; a question mark stays with it.
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
     topic: str  # a key of TOPICS
     text: str
     cure: str = ""
-    pictures: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
 
     @property
     def line(self) -> str:
@@ -72,7 +72,7 @@ def of_line(line: str, topic: str, level: str = "amber") -> Finding:
         text, cure = line[: end.start()], line[end.end() :]
     if not isinstance(line, Note):
         return Finding(level, topic, text, cure)
-    return Finding(line.level, line.topic or topic, text, cure, line.pictures)
+    return Finding(line.level, line.topic or topic, text, cure, line.images)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
@@ -109,7 +109,7 @@ def steps(step_count: int, epoch_count: int, views: int, by_epochs: bool) -> Ite
     """Whether a training is of a usual length.
 
     Args:
-        views: how often a training picture is seen in all, on average.
+        views: how often a training image is seen in all, on average.
         by_epochs: whether max_train_epochs decides, and not max_train_steps.
     """
     text = say(
@@ -178,7 +178,7 @@ def saving(epoch_count: int, step_count: int, every_epochs: int | None, every_st
 
 
 def resolution(width: int, height: int, usual: int) -> Iterator[Finding]:
-    """Whether pictures are trained at about the size the base model knows."""
+    """Whether images are trained at about the size the base model knows."""
     share = width * height / usual**2
     if USUAL_AREA[0] <= share <= USUAL_AREA[1]:
         return
@@ -216,17 +216,17 @@ def missing_packages(wanted: Mapping[str, str], is_there: Callable[[str], bool])
             )
 
 
-# ---- pictures ----
+# ---- images ----
 
 
-def picture_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
-    """Whether there are enough pictures.
+def image_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
+    """Whether there are enough images.
 
     Args:
-        counts: folder -> usable pictures.
+        counts: folder -> usable images.
     """
     for folder, number in counts.items():
-        if number < FEW_PICTURES:
+        if number < FEW_IMAGES:
             yield Finding(
                 "amber",
                 "pictures",
@@ -239,7 +239,7 @@ def picture_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
                     "请收集 20 张以上，姿势、视角、背景各不相同",
                 ),
             )
-        elif number > MANY_PICTURES:
+        elif number > MANY_IMAGES:
             yield Finding(
                 "amber",
                 "pictures",
@@ -257,22 +257,22 @@ def picture_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
             yield Finding("green", "pictures", say(f"{folder}: {number} images", f"{folder}：{number} 张图片"))
 
 
-def small_buckets(pictures: Mapping[tuple[int, int], Sequence[Path]], batch_size: int) -> Iterator[Finding]:
-    """Buckets with one picture, whose batches show nothing else.
+def small_buckets(images: Mapping[tuple[int, int], Sequence[Path]], batch_size: int) -> Iterator[Finding]:
+    """Buckets with one image, whose batches show nothing else.
 
     Args:
-        pictures: bucket -> the pictures an epoch uses of it.
+        images: bucket -> the images an epoch uses of it.
     """
-    lonely = {bucket: paths[0] for bucket, paths in pictures.items() if len(paths) == 1}
-    if batch_size == 1 or not lonely or len(pictures) == 1:
+    lonely = {bucket: paths[0] for bucket, paths in images.items() if len(paths) == 1}
+    if batch_size == 1 or not lonely or len(images) == 1:
         return
     listed = some([f"{path.name} ({width}x{height})" for (width, height), path in lonely.items()])
     yield Finding(
         "amber",
         "pictures",
         say(
-            f"{len(lonely)} of {len(pictures)} buckets hold a single image, so its quirks are over-learned: {listed}",
-            f"{len(pictures)} 个桶中有 {len(lonely)} 个只有一张图：这张图容易被过度学习：{listed}",
+            f"{len(lonely)} of {len(images)} buckets hold a single image, so its quirks are over-learned: {listed}",
+            f"{len(images)} 个桶中有 {len(lonely)} 个只有一张图：这张图容易被过度学习：{listed}",
         ),
         say(
             "Crop such images to the shape of others, or raise bucket_reso_steps",
@@ -283,10 +283,10 @@ def small_buckets(pictures: Mapping[tuple[int, int], Sequence[Path]], batch_size
 
 
 def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bool) -> Iterator[Finding]:
-    """What is done to pictures so that training sees them as their viewer does.
+    """What is done to images so that training sees them as their viewer does.
 
     Args:
-        natures: of each picture: turned by EXIF, transparent share, colours of another space.
+        natures: of each image: turned by EXIF, transparent share, colours of another space.
         has_alpha_mask: what is transparent is not learnt at all.
     """
     turned = [path for path, (is_turned, _, _) in natures.items() if is_turned]
@@ -337,27 +337,27 @@ def natures(natures: Mapping[Path, tuple[bool, float, bool]], has_alpha_mask: bo
         )
 
 
-def blurred(pictures: Sequence[Path]) -> Iterator[Finding]:
-    """Pictures that are blurred at the training size, the worst first."""
-    if pictures:
+def blurred(images: Sequence[Path]) -> Iterator[Finding]:
+    """Images that are blurred at the training size, the worst first."""
+    if images:
         yield Finding(
             "amber",
             "pictures",
             say(
-                f"{plural(len(pictures), 'image is', 'images are')} blurred at the training size, and blur is "
-                f"learned too: {names_of(pictures)}",
-                f"{len(pictures)} 张图片在训练分辨率下是模糊的，模糊也会被学进去：{names_of(pictures)}",
+                f"{plural(len(images), 'image is', 'images are')} blurred at the training size, and blur is "
+                f"learned too: {names_of(images)}",
+                f"{len(images)} 张图片在训练分辨率下是模糊的，模糊也会被学进去：{names_of(images)}",
             ),
             say("Check them, and leave the bad ones out", "请看一下，去掉不好的"),
-            tuple(pictures),
+            tuple(images),
         )
 
 
 def duplicates(groups: Sequence[Sequence[Sample]]) -> Iterator[Finding]:
-    """Pictures that are there more than once.
+    """Images that are there more than once.
 
     Args:
-        groups: pictures that show the same, two or more in each.
+        groups: images that show the same, two or more in each.
     """
     alike = []
     for group in groups:
@@ -422,7 +422,7 @@ def trigger_word(
     """Whether the word that shall call the concept up stands where it must.
 
     Args:
-        tags: of each picture of the folder, in order.
+        tags: of each image of the folder, in order.
         has_word: whether a word stands in a tag.
         shuffles, drops, keep_tokens: shuffle_caption, caption_tag_dropout_rate above 0, and keep_tokens.
     """
@@ -479,19 +479,19 @@ def trigger_word(
 
 def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tuple[str, int, int]],
     *, uses: Sequence[int], unused: int) -> Iterator[Finding]:  # fmt: skip
-    """The rule: training repeats x pictures >= regularization repeats x pictures, with its numbers.
+    """The rule: training repeats x images >= regularization repeats x images, with its numbers.
 
     Args:
-        train, reg: (folder, repeats, pictures) of each.
-        uses: how often each regularization picture of an epoch is used.
-        unused: regularization pictures that no epoch uses.
+        train, reg: (folder, repeats, images) of each.
+        uses: how often each regularization image of an epoch is used.
+        unused: regularization images that no epoch uses.
     """
 
     def arithmetic(folders: Sequence[tuple[str, int, int]]) -> str:
-        return " + ".join(f"{repeats} x {pictures}" for _, repeats, pictures in folders)
+        return " + ".join(f"{repeats} x {images}" for _, repeats, images in folders)
 
-    left, right = (sum(repeats * pictures for _, repeats, pictures in folders) for folders in (train, reg))
-    reg_count = sum(pictures for _, _, pictures in reg)
+    left, right = (sum(repeats * images for _, repeats, images in folders) for folders in (train, reg))
+    reg_count = sum(images for _, _, images in reg)
     numbers = say(
         f"training {arithmetic(train)} = {left}, regularization {arithmetic(reg)} = {right}",
         f"训练集 {arithmetic(train)} = {left}，正则化 {arithmetic(reg)} = {right}",
@@ -520,7 +520,7 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
             ),
             cure,
         )
-    elif reg_count < ENOUGH_REGULARIZATION * sum(pictures for _, _, pictures in train):
+    elif reg_count < ENOUGH_REGULARIZATION * sum(images for _, _, images in train):
         yield Finding(
             "amber",
             "regularization",
@@ -550,12 +550,12 @@ def words_in_regularization(
     words: Iterable[str], samples: Sequence[Sample], captions: Mapping[Path, str],
     has_word: Callable[[str, str], bool], drawn_by: Mapping[Path, str],
 ) -> Iterator[Finding]:  # fmt: skip
-    """Regularization pictures that are called by a trigger word: they teach it the look of what they show.
+    """Regularization images that are called by a trigger word: they teach it the look of what they show.
 
     Args:
         words: of the training folders.
         captions: as they are trained.
-        drawn_by: regularization pictures that say which model drew them, and that model; those of whom nothing is known
+        drawn_by: regularization images that say which model drew them, and that model; those of whom nothing is known
             are missing.
     """
     for word in dict.fromkeys(words):
@@ -599,10 +599,10 @@ def words_in_regularization(
 
 
 def drawn_by_another(drawn_by: Mapping[Path, str], model: str) -> Iterator[Finding]:
-    """Regularization pictures that another model drew.
+    """Regularization images that another model drew.
 
     Args:
-        drawn_by: model that each picture says it was drawn by.
+        drawn_by: model that each image says it was drawn by.
         model: name of the base model, without ending.
     """
 
@@ -635,10 +635,10 @@ def drawn_by_another(drawn_by: Mapping[Path, str], model: str) -> Iterator[Findi
 
 
 def other_buckets(train: set[tuple[int, int]], reg: Mapping[tuple[int, int], int]) -> Iterator[Finding]:
-    """Regularization pictures of shapes that no training picture has.
+    """Regularization images of shapes that no training image has.
 
     Args:
-        train: the training pictures' buckets.
+        train: the training images' buckets.
         reg: bucket -> samples of an epoch.
     """
     total, other = sum(reg.values()), {bucket: number for bucket, number in reg.items() if bucket not in train}

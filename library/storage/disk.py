@@ -49,10 +49,10 @@ def needed(
 
     Args:
         parameter_count: values of the LoRA.
-        preview_count: pictures drawn each time.
-        preview_pixels: of one picture.
+        preview_count: images drawn each time.
+        preview_pixels: of one image.
         keeps_best: whether a copy of the best epoch is left.
-        cache_folder: where encoded pictures and captions are kept; None: in memory.
+        cache_folder: where encoded images and captions are kept; None: in memory.
         cache_bytes: of what is not there yet.
     """
     output_dir = Path(config.output_dir)

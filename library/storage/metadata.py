@@ -36,7 +36,7 @@ OFF = {
 }
 
 
-# What sd-scripts records only where the pictures come from train_data_dir, not from dataset_config.
+# What sd-scripts records only where the images come from train_data_dir, not from dataset_config.
 OF_FOLDERS = (
     "ss_batch_size_per_device", "ss_total_batch_size", "ss_color_aug", "ss_flip_aug", "ss_random_crop",
     "ss_shuffle_caption", "ss_enable_bucket", "ss_bucket_no_upscale", "ss_min_bucket_reso", "ss_max_bucket_reso",
@@ -143,12 +143,12 @@ def _modelspec(config: Config, resolution: tuple[int, int], run: Run) -> dict[st
     return entries
 
 
-def as_data_url(picture: str) -> str:
-    """A picture's file as the text that a browser shows as that picture; such a text as it is."""
-    if picture.startswith("data:"):
-        return picture
-    kind = mimetypes.guess_type(picture)[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(Path(picture).read_bytes()).decode()}"
+def as_data_url(image: str) -> str:
+    """An image's file as the text that a browser shows as that image; such a text as it is."""
+    if image.startswith("data:"):
+        return image
+    kind = mimetypes.guess_type(image)[0] or "image/png"
+    return f"data:{kind};base64,{base64.b64encode(Path(image).read_bytes()).decode()}"
 
 
 def _of_config(config: Config) -> dict[str, object]:
@@ -265,7 +265,7 @@ def of_file(path: Path) -> dict[str, str]:
 
 
 def web_ui_hash(path: Path) -> str:
-    """The 12 digits by which A1111 names a LoRA in its pictures: of `sshs_model_hash`, or of the whole file if it is no
+    """The 12 digits by which A1111 names a LoRA in its images: of `sshs_model_hash`, or of the whole file if it is no
     .safetensors."""
     start = 0
     if path.suffix == ".safetensors":

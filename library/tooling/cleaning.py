@@ -1,6 +1,6 @@
-"""One raw picture becomes clean ones: trimmed, erased where asked, without its background, at the training size.
+"""One raw image becomes clean ones: trimmed, erased where asked, without its background, at the training size.
 
-Whatever is erased becomes transparent first. So what was there cannot bleed into the rest when the picture is resized,
+Whatever is erased becomes transparent first. So what was there cannot bleed into the rest when the image is resized,
 and the mask that keeps it from being learnt is what is transparent in the end. To add a step: put it into `clean`, what
 it found into the report, and the options that decide it into `_settings`.
 """
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from library.images.faces import Detector
     from library.images.local_models import Onnx
 
-VERSION = 1  # raise it when the same settings give another picture: all are then made anew
-LARGE = 16_000_000  # pixels; larger pictures are worked on one at a time, so that memory stays flat
-WHOLE = 250  # of 255; a picture nowhere more transparent than this counts as opaque
+VERSION = 1  # raise it when the same settings give another image: all are then made anew
+LARGE = 16_000_000  # pixels; larger images are worked on one at a time, so that memory stays flat
+WHOLE = 250  # of 255; an image nowhere more transparent than this counts as opaque
 ERASED_FACE_MARGIN = 0.15  # sides of the face: chin and hairline, but not the collar
-LEAST_SHOWN = 0.02  # share of the picture; with less left it is not written
+LEAST_SHOWN = 0.02  # share of the image; with less left it is not written
 PACKING = 2  # of PNG, 0 to 9: 6, the usual one, takes four times as long for files a tenth smaller
 
 
@@ -56,17 +56,17 @@ class Models:
 
 @dataclass
 class Made:
-    """What one raw picture became."""
+    """What one raw image became."""
 
-    files: dict[str, bytes] = field(default_factory=dict)  # path below output_dir -> content; pictures and masks
+    files: dict[str, bytes] = field(default_factory=dict)  # path below output_dir -> content; images and masks
     report: JsonObject = field(default_factory=dict)  # see `Cleaner.clean`
 
 
 class Cleaner:
-    """Makes clean pictures. Threads may share it.
+    """Makes clean images. Threads may share it.
 
     Args:
-        regions: picture's name -> further regions to erase, in pixels of the upright picture.
+        regions: image's name -> further regions to erase, in pixels of the upright image.
     """
 
     def __init__(self, settings: PrepareImages, models: Models, regions: dict[str, list[Region]]):
@@ -76,7 +76,7 @@ class Cleaner:
         self._large, self._enlarging = threading.Lock(), threading.Lock()
 
     def settings_of(self, raw: Raw) -> str:
-        """All that decides what becomes of a picture, in short."""
+        """All that decides what becomes of an image, in short."""
         s = self.settings
         decides: list[object] = [VERSION, s.resolution, s.trim_borders, s.text, s.background, self.colour]
         decides += [s.faces, s.denoise, [list(region)[:4] for region in self.regions.get(raw.name, ())]]
@@ -91,11 +91,11 @@ class Cleaner:
         return manifest.digest_of(repr(decides).encode())[:16]
 
     def is_poor(self, raw: Raw) -> bool:
-        """Whether a picture is too blurred or too small for learning a body by; its face may still be of use."""
+        """Whether an image is too blurred or too small for learning a body by; its face may still be of use."""
         return raw.blur >= quality.BLURRED or raw.area < self.settings.resolution**2
 
     def full_file(self, stem: str) -> str | None:
-        """Where the whole picture goes; None: only faces are wanted."""
+        """Where the whole image goes; None: only faces are wanted."""
         folder = {"recipe": "reg/", "cut out": None}.get(self.settings.faces, "")
         return None if folder is None else f"{folder}{stem}.png"
 
@@ -105,35 +105,35 @@ class Cleaner:
 
     @staticmethod
     def mask_file(file: str) -> str:
-        """Where the mask of a picture goes."""
+        """Where the mask of an image goes."""
         path = PurePosixPath(file)
         return (path.parent / MASKS / path.name).as_posix()
 
     @property
     def cuts_faces(self) -> bool:
-        """Whether faces become pictures of their own. Captions are not taken along then: they describe the whole."""
+        """Whether faces become images of their own. Captions are not taken along then: they describe the whole."""
         return self.settings.faces in ("cut out", "recipe")
 
     def area_of(self, raw: Raw) -> float:
-        """Pixels that its clean pictures will have, about."""
+        """Pixels that its clean images will have, about."""
         resolution = self.settings.resolution
         least = 0 if self.settings.upscale == "off" else resolution**2
         return min(max(raw.area, least), (resizing.LARGEST * resolution) ** 2)
 
     def clean(self, raw: Raw, stem: str) -> Made:
-        """The clean pictures of a raw one, and their masks.
+        """The clean images of a raw one, and their masks.
 
         Returns:
             Files, none of which is written yet, and a report for the summary, all of which JSON can hold:
-            "trim" (left, top, right, bottom as shares of the raw picture), "text" (left, top, width, height as shares
-            of the raw picture, and score), "faces" (how many were found), "face_model" (that looked
+            "trim" (left, top, right, bottom as shares of the raw image), "text" (left, top, width, height as shares
+            of the raw image, and score), "faces" (how many were found), "face_model" (that looked
             for them; "": OpenCV's detectors), "size" (width, height by file), "enlarged" (times by file), "erased"
             (share by file), "small" (files below the training size), "by" (the model that enlarged), "guessed" (whether
             GrabCut removed the background, and no model), "doubtful" (no subject was found, the background stayed),
             "gone" (nothing was left).
 
         Raises:
-            BrokenPicture: it cannot be read any more.
+            BrokenImage: it cannot be read any more.
         """
         if raw.width * raw.height <= LARGE:
             return self._clean(raw, stem)
@@ -192,7 +192,7 @@ class Cleaner:
         return made
 
     def _finish(self, pixels: np.ndarray, alpha: np.ndarray, file: str, made: Made) -> None:
-        """Bring a picture to its size and add it, with its mask, to what was made."""
+        """Bring an image to its size and add it, with its mask, to what was made."""
         s = self.settings
         if alpha.mean() < 255 * LEAST_SHOWN:
             made.report["gone"] = True

@@ -40,7 +40,7 @@ class Outcome:
     @property
     def worked(self) -> list[Raw]:
         """The raw images that were worked on."""
-        return [raw for raw in self.survey.pictures if raw.name in self.records]
+        return [raw for raw in self.survey.images if raw.name in self.records]
 
     @property
     def blurred(self) -> list[Raw]:

@@ -115,7 +115,7 @@ def numbers(outcome: Outcome) -> dict[str, object]:
     """The few that matter most."""
     survey = outcome.survey
     return {
-        say("raw images", "原始图片"): len(survey.pictures) + len(survey.skipped),
+        say("raw images", "原始图片"): len(survey.images) + len(survey.skipped),
         say("clean images", "整理后的图片"): len(outcome.files),
         say("duplicates left out", "去掉的重复图片"): len(outcome.left_out),
         say("skipped", "略过"): len(survey.skipped),
@@ -130,7 +130,7 @@ def raw_figure(raw: Raw, note: str, boxes: list[Box] | None = None) -> Figure:
     image: Image.Image | Path
     try:
         image = decoding.raw(raw.path, area=2 * pages.THUMBNAIL**2)[1]
-    except decoding.BrokenPicture:  # since it was looked at
+    except decoding.BrokenImage:  # since it was looked at
         image = Path()
     return pages.figure_of(image, raw.name, note, boxes or [])
 

@@ -3,7 +3,7 @@
 machine = choose_machine(device, mixed_precision, info.width)     before anything imports torch
 family = open_for_drawing(path, machine, vae=..., clip_skip=...)
 with told_if_memory_is_full():
-    picture = sampling.draw(family, prompt, machine.device)
+    image = sampling.draw(family, prompt, machine.device)
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def open_for_generation(
 
 
 class GenerationFamily:
-    """A family for drawing: each caption with the chunks it needs itself, and no spoilt picture passes in silence.
+    """A family for drawing: each caption with the chunks it needs itself, and no spoilt image passes in silence.
 
     All that is not here is the family's own.
     """
@@ -91,7 +91,7 @@ class GenerationFamily:
         return getattr(self.family, name)
 
     def encode_captions(self, captions: list[str]) -> Conditioning:
-        """As the family does, at the length that these captions have: a picture depends on no other."""
+        """As the family does, at the length that these captions have: an image depends on no other."""
         self.family.fit_length(captions)
         return self.family.encode_captions(captions)
 
@@ -164,7 +164,7 @@ class GenerationFamily:
 
 
 def write_or_explain(path: Path, write: Callable[[], object], size: int) -> None:
-    """Let `write` write a drawn picture; where the disk is full, wait for room.
+    """Let `write` write a drawn image; where the disk is full, wait for room.
 
     Args:
         size: bytes that it takes, about.

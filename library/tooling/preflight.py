@@ -1,6 +1,6 @@
 """A training that is about to begin, looked at from all sides: facts are gathered here, `doctor` says what they mean.
 
-Whatever is wrong, the rest is looked at all the same. Every picture is decoded, once: what is found is remembered.
+Whatever is wrong, the rest is looked at all the same. Every image is decoded, once: what is found is remembered.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROW_FORMAT = 1  # raise it when one of these is worked out otherwise
 SMALLEST = 16  # pixels of a side below which nothing is told to be blurred
 FULL_WIDTH = 320  # channels of the first block of every Stable Diffusion
 
-Progress = Callable[[int], AbstractContextManager[Any]]  # of so many pictures; what is entered has `update`, as tqdm
+Progress = Callable[[int], AbstractContextManager[Any]]  # of so many images; what is entered has `update`, as tqdm
 
 
 @dataclasses.dataclass
@@ -81,7 +81,7 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
 
     Args:
         script: a copy of lora_train_command_line.py, or a .toml of train_network.py.
-        similarity: how many of 64 bits may differ in the same picture.
+        similarity: how many of 64 bits may differ in the same image.
         with_machine: also try the device, which takes seconds.
     """
     examination = Examination()
@@ -91,7 +91,7 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
     examine_model(examination, wrong)
     memory = examine_set(examination, wrong)
     if examination.plan:
-        examine_pictures(examination, memory, similarity, progress)
+        examine_images(examination, memory, similarity, progress)
     examine_output(examination)
     if with_machine:
         try:
@@ -194,11 +194,11 @@ def examine_model(examination: Examination, wrong: set[str]) -> None:
             examination.findings.append(Finding("green", "model", text))
 
 
-# ---- pictures and captions ----
+# ---- images and captions ----
 
 
 def examine_set(examination: Examination, wrong: set[str]) -> Path | None:
-    """Find pictures and captions, and plan the epochs; gives the cache folder."""
+    """Find images and captions, and plan the epochs; gives the cache folder."""
     from library.data import buckets, file_index, plan
 
     config = examination.config
@@ -208,7 +208,7 @@ def examine_set(examination: Examination, wrong: set[str]) -> Path | None:
     examination.note([line] if line else [], "parameters")
     found = examination.attempt("pictures", find_set, config, memory)
     if found is None and config.reg_data_dir and not config.dataset_config:
-        # the training pictures can perhaps be looked at
+        # the training images can perhaps be looked at
         config = dataclasses.replace(config, reg_data_dir=None)
         found = examination.attempt("pictures", find_set, config, memory)
     if found is None:
@@ -237,8 +237,8 @@ def examine_set(examination: Examination, wrong: set[str]) -> Path | None:
     return memory
 
 
-def examine_pictures(examination: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
-    """Decode every picture: which are the same, blurred, transparent; and what the captions and the plan tell."""
+def examine_images(examination: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
+    """Decode every image: which are the same, blurred, transparent; and what the captions and the plan tell."""
     from library.data import held_out
     from library.data.file_index import facts_of
     from library.images import duplicates, generation_parameters, quality
@@ -292,15 +292,15 @@ def examine_pictures(examination: Examination, memory: Path | None, similarity: 
 
 
 def row_of(path: Path, sample: Sample, area: int) -> bytes:
-    """What is kept of a picture, looked at whole and at about the training size."""
+    """What is kept of an image, looked at whole and at about the training size."""
     from library.data import decoding
     from library.images import duplicates, quality
 
     scale = min(1.0, math.sqrt(area / (sample.width * sample.height)))
     size = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
-    picture = decoding.load(path, Fit(size, size, (0, 0)))
-    look, nature = duplicates.fingerprint(picture), decoding.nature(path)
-    blur = min(1e3, quality.blur(quality.grey_of(picture))) if min(size) >= SMALLEST else 0.0
+    image = decoding.load(path, Fit(size, size, (0, 0)))
+    look, nature = duplicates.fingerprint(image), decoding.nature(path)
+    blur = min(1e3, quality.blur(quality.grey_of(image))) if min(size) >= SMALLEST else 0.0
     return ROW.pack(*look, blur, nature.transparent, nature.is_turned, nature.is_other_colour)
 
 

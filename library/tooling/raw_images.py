@@ -1,7 +1,7 @@
-"""The raw pictures of a folder: which there are, what is known of each after one quick look, and which are the same.
+"""The raw images of a folder: which there are, what is known of each after one quick look, and which are the same.
 
 The look decodes JPEGs at a fraction of their size, and what was found is remembered, so that the second run over ten
-thousand pictures reads none of them.
+thousand images reads none of them.
 """
 
 import os
@@ -24,7 +24,7 @@ from library.messages import UserError, say
 FACTS = struct.Struct("<32s2I?4f2fQQ192sx")
 FACTS_FORMAT = 1  # raise it when a look finds out something else
 
-NO_PICTURES = {  # endings that are not tried
+NO_IMAGES = {  # endings that are not tried
     *CAPTION_EXTENSIONS, ".json", ".jsonl", ".csv", ".html", ".htm", ".md", ".py", ".ini", ".db", ".npz", ".pt", ".log",
     ".zip", ".rar", ".7z", ".tar", ".gz", ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mp3", ".pdf", ".svg", ".eps",
     ".psb", ".xmp", ".safetensors", ".ckpt", ".doc", ".docx", ".exe", ".url", ".lnk",
@@ -36,12 +36,12 @@ CAMERA = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".rw2", ".orf"}
 
 
 class Raw(NamedTuple):
-    """A raw picture after a look at it."""
+    """A raw image after a look at it."""
 
     path: Path
     name: str  # path below the folder, with "/"
     digest: str  # of the file's bytes
-    width: int  # of the whole picture, upright
+    width: int  # of the whole image, upright
     height: int
     is_animated: bool
     trim: tuple[float, float, float, float]  # left, top, right, bottom of what is within borders, as shares
@@ -58,7 +58,7 @@ class Raw(NamedTuple):
 
 @dataclass
 class Group:
-    """Pictures that show the same."""
+    """Images that show the same."""
 
     members: list[Raw]  # the best first
     kept: set[str]  # names of those that no better one is like
@@ -66,17 +66,17 @@ class Group:
 
 @dataclass
 class Survey:
-    """A folder of raw pictures."""
+    """A folder of raw images."""
 
     folder: Path
-    pictures: list[Raw] = field(default_factory=list)  # sorted by name
+    images: list[Raw] = field(default_factory=list)  # sorted by name
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why
     notes: list[str] = field(default_factory=list)
-    captions: dict[str, Path] = field(default_factory=dict)  # picture's name -> its caption file
+    captions: dict[str, Path] = field(default_factory=dict)  # image's name -> its caption file
 
 
 def find_raw_images(folder: Path) -> tuple[list[str], Survey]:
-    """Names of all files that may be pictures, sorted, and a survey with their captions and what is passed over.
+    """Names of all files that may be images, sorted, and a survey with their captions and what is passed over.
 
     Raises:
         UserError: there is none.
@@ -109,7 +109,7 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
                 f"{ending} cannot be read here: {english}save it as .png or .jpg",
                 f"无法读取 {ending}：{chinese}另存为 .png 或 .jpg",
             )
-        elif ending in NO_PICTURES:
+        elif ending in NO_IMAGES:
             if ending not in CAPTION_EXTENSIONS:
                 passed[ending] = passed.get(ending, 0) + 1
         else:  # also endings never heard of: browsers save "photo.jpg_large", and files without any
@@ -140,18 +140,18 @@ def inspect(
     thread_count: int,
     told: Callable[[], object],
 ) -> None:
-    """Look at every picture once and put it into the survey, with what is known of it or why it is skipped.
+    """Look at every image once and put it into the survey, with what is known of it or why it is skipped.
 
     Args:
-        trims: whether borders will be cut, and so do not count when pictures are compared.
+        trims: whether borders will be cut, and so do not count when images are compared.
         memory: where what was found out is remembered.
-        told: called for each picture that is looked at; one that is remembered is not.
+        told: called for each image that is looked at; one that is remembered is not.
     """
 
     def facts(path: Path) -> bytes | str:
         try:
             return _facts(path, resolution, trims)
-        except decoding.BrokenPicture as error:
+        except decoding.BrokenImage as error:
             return str(error)
         except MemoryError:
             return say("too large for this machine's memory; make it smaller", "内存不足，无法打开，请先缩小")
@@ -166,10 +166,10 @@ def inspect(
     unknown: dict[str, int] = {}
     for name, path, packed in zip(names, paths, found, strict=True):
         if isinstance(packed, bytes):
-            survey.pictures.append(_raw(path, name, packed))
+            survey.images.append(_raw(path, name, packed))
         elif os.path.splitext(name)[1].lower() in decoding.RAW_EXTENSIONS:
             survey.skipped[name] = packed
-        else:  # no picture by its name, nor by what is in it
+        else:  # no image by its name, nor by what is in it
             ending = os.path.splitext(name)[1].lower()
             unknown[ending] = unknown.get(ending, 0) + 1
     if unknown:
@@ -212,8 +212,8 @@ def _raw(path: Path, name: str, packed: bytes) -> Raw:
     return Raw(path, name, digest.decode(), width, height, is_animated, tuple(trim), blur, noise, fingerprint)
 
 
-def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.ndarray:
-    """A picture RGB or RGBA as (H, W, 3) uint8; where it is transparent the colour shows."""
+def on_colour(image: decoding.Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    """An image RGB or RGBA as (H, W, 3) uint8; where it is transparent the colour shows."""
     if image.mode == "RGBA":
         ground = decoding.Image.new("RGBA", image.size, colour)
         image = decoding.Image.alpha_composite(ground, image).convert("RGB")
@@ -221,25 +221,25 @@ def on_colour(image: "images.Image.Image", colour: tuple[int, int, int]) -> np.n
 
 
 def groups(survey: Survey, similarity: int, manifest: Manifest) -> list[Group]:
-    """The pictures that are the same, the best of each group first.
+    """The images that are the same, the best of each group first.
 
     Better is what has more pixels, unless they were only blown up; then what was compressed less, and lies higher
     up. A best one without caption gets that of the next.
 
     Args:
-        manifest: remembers which pictures were found to be blown up.
+        manifest: remembers which images were found to be blown up.
     """
-    pictures = survey.pictures
-    fingerprints = duplicates.Fingerprints([raw.fingerprint for raw in pictures])
+    images = survey.images
+    fingerprints = duplicates.Fingerprints([raw.fingerprint for raw in images])
     found = []
     for numbers in duplicates.groups(fingerprints, similarity):
-        best_first = _best_first([pictures[number] for number in numbers], manifest)
-        of = {raw.name: number for raw, number in zip([pictures[n] for n in numbers], numbers, strict=True)}
+        best_first = _best_first([images[number] for number in numbers], manifest)
+        of = {raw.name: number for raw, number in zip([images[n] for n in numbers], numbers, strict=True)}
         kept = duplicates.kept(fingerprints, [of[raw.name] for raw in best_first], similarity)
         caption = next((survey.captions[raw.name] for raw in best_first if raw.name in survey.captions), None)
         if caption:
             survey.captions.setdefault(best_first[0].name, caption)
-        found.append(Group(best_first, {pictures[number].name for number in kept}))
+        found.append(Group(best_first, {images[number].name for number in kept}))
     return found
 
 
@@ -262,7 +262,7 @@ def _was_enlarged(larger: Raw, others: Iterable[Raw], manifest: Manifest) -> boo
     if question not in manifest.answers:
         try:
             manifest.remember(question, quality.was_enlarged(*(_inside(raw) for raw in (larger, smaller))))
-        except decoding.BrokenPicture:  # changed since it was looked at; it will be told when it is worked on
+        except decoding.BrokenImage:  # changed since it was looked at; it will be told when it is worked on
             return False
     return manifest.answers[question]
 
@@ -276,7 +276,7 @@ def _inside(raw: Raw) -> np.ndarray:
     return pixels[top:bottom, left:right]
 
 
-def mirrored(pictures: list[Raw], similarity: int) -> list[tuple[Raw, Raw]]:
+def mirrored(images: list[Raw], similarity: int) -> list[tuple[Raw, Raw]]:
     """Pairs of which one is the other mirrored."""
-    pairs = duplicates.mirrored_pairs(duplicates.Fingerprints([raw.fingerprint for raw in pictures]), similarity)
-    return [(pictures[first], pictures[second]) for first, second in pairs]
+    pairs = duplicates.mirrored_pairs(duplicates.Fingerprints([raw.fingerprint for raw in images]), similarity)
+    return [(images[first], images[second]) for first, second in pairs]

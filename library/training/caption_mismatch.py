@@ -1,9 +1,9 @@
-"""Which training pictures do not go with their captions: measured once, at the end of a run.
+"""Which training images do not go with their captions: measured once, at the end of a run.
 
-A picture of something else, or with another picture's caption, is learnt as willingly as the others, so its loss says
+An image of something else, or with another image's caption, is learnt as willingly as the others, so its loss says
 little. What tells it is how much its caption helps: the loss with the caption beside that with an empty one, on the
 same noise, of the trained and of the unchanged model. The mean over both and over the timesteps of
-log(loss with / loss without) is what pictures are ranked by (docs/log.md: what else was tried, and how well it does).
+log(loss with / loss without) is what images are ranked by (docs/log.md: what else was tried, and how well it does).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from library.reporting.run_log import RunLog
 
 TIME_SHARE = 0.03  # of the run's that may be spent
-LEAST = 4  # pictures among which one can stand out
-TIMESTEPS = (2, 8)  # of each picture, at least and at most
+LEAST = 4  # images among which one can stand out
+TIMESTEPS = (2, 8)  # of each image, at least and at most
 CAPTIONS = ("with", "without")
-ODD = 1.5  # deviations from the others beyond which a picture is worth a look
+ODD = 1.5  # deviations from the others beyond which an image is worth a look
 
 
-def tell_pictures(run: Run, training: Training, run_log: RunLog) -> None:
-    """Measure all pictures of the subject, or as many as there is time for, and write them down as "pictures"."""
+def tell_images(run: Run, training: Training, run_log: RunLog) -> None:
+    """Measure all images of the subject, or as many as there is time for, and write them down as "images"."""
     import torch
 
     from library.data import held_out
@@ -39,12 +39,12 @@ def tell_pictures(run: Run, training: Training, run_log: RunLog) -> None:
     config = run.settings
     unique = {sample.image_path: sample for sample in held_out.of_subject(run.plan.found, config)}
     scope = extent(len(unique), samples_trained(run))
-    if scope.pictures < LEAST:
+    if scope.images < LEAST:
         return
     every = list(unique.values())
-    samples = [every[at] for at in validation.sample_of(len(every), scope.pictures, seed_of(run))]
+    samples = [every[at] for at in validation.sample_of(len(every), scope.images, seed_of(run))]
     timesteps = validation.timesteps(config.min_timestep, config.max_timestep, scope.timesteps)
-    training.step.clear()  # the pictures are shown in other batches than those that CUDA graphs have recorded
+    training.step.clear()  # the images are shown in other batches than those that CUDA graphs have recorded
     try:
         rows = _measured(run, training, samples, timesteps, scope.models)
     except torch.OutOfMemoryError:
@@ -57,16 +57,16 @@ def tell_pictures(run: Run, training: Training, run_log: RunLog) -> None:
 class Extent(NamedTuple):
     """How much is measured."""
 
-    pictures: int
+    images: int
     timesteps: int  # of each
     models: tuple[str, ...]
 
 
-def extent(pictures: int, samples: float) -> Extent:
-    """As much as there is time for: the unchanged model alone, fewer timesteps, at last a sample of the pictures.
+def extent(images: int, samples: float) -> Extent:
+    """As much as there is time for: the unchanged model alone, fewer timesteps, at last a sample of the images.
 
     Args:
-        pictures: that there are.
+        images: that there are.
         samples: that the run has trained.
     """
     from library.data.held_out import PASSES_OF_A_SAMPLE
@@ -74,10 +74,10 @@ def extent(pictures: int, samples: float) -> Extent:
     least, most = TIMESTEPS
     passes = TIME_SHARE * PASSES_OF_A_SAMPLE * samples
     both = ("trained", "unchanged")
-    models = both if passes >= pictures * len(both) * len(CAPTIONS) * least else both[1:]
+    models = both if passes >= images * len(both) * len(CAPTIONS) * least else both[1:]
     each = len(models) * len(CAPTIONS)
-    times = min(most, max(least, int(passes / pictures / each)))
-    return Extent(min(pictures, int(passes / times / each)), times, models)
+    times = min(most, max(least, int(passes / images / each)))
+    return Extent(min(images, int(passes / times / each)), times, models)
 
 
 def samples_trained(run: Run) -> float:
@@ -87,7 +87,7 @@ def samples_trained(run: Run) -> float:
 def _measured(
     run: Run, training: Training, samples: list[Sample], timesteps: list[int], models: tuple[str, ...]
 ) -> dict[str, list[list[float]]]:
-    """Losses of each picture (outer) at each timestep (inner), of each model, with and without captions."""
+    """Losses of each image (outer) at each timestep (inner), of each model, with and without captions."""
     from library.data import held_out
 
     texts = training.dataset.texts  # an empty caption need not be in the cache
@@ -119,18 +119,18 @@ def _measured(
 
 
 class Ranked(NamedTuple):
-    """A training picture and how it goes with its caption."""
+    """A training image and how it goes with its caption."""
 
-    picture: str  # "10_mytag/003.png"
+    image: str  # "10_mytag/003.png"
     help: float  # by how much its caption lowers the loss, as a share; negative: it raises it
     is_odd: bool  # worth a look
 
 
 def ranked(event: JsonObject) -> list[Ranked]:
-    """The pictures of an event "pictures", the odd ones first.
+    """The images of an event "images", the odd ones first.
 
-    A picture is odd whose logarithm lies above the median by more than ODD deviations, as the median of the distances
-    from it tells a deviation: single pictures that are far off do not change that.
+    An image is odd whose logarithm lies above the median by more than ODD deviations, as the median of the distances
+    from it tells a deviation: single images that are far off do not change that.
     """
     names, rows = event["pictures"], event["rows"]
     logs: list[list[float]] = [[] for _ in names]
@@ -142,4 +142,4 @@ def ranked(event: JsonObject) -> list[Ranked]:
     usual = median(means)
     bound = usual + ODD * 1.4826 * median(abs(mean - usual) for mean in means)
     found = [Ranked(name, 1 - math.exp(mean), mean > bound) for name, mean in zip(names, means, strict=True)]
-    return sorted(found, key=lambda one: (one.help, one.picture))
+    return sorted(found, key=lambda one: (one.help, one.image))

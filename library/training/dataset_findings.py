@@ -1,6 +1,6 @@
-"""What plan and captions of a set tell, without a look at the pictures: cheap, so that every run does it.
+"""What plan and captions of a set tell, without a look at the images: cheap, so that every run does it.
 
-A thousand pictures take a tenth of a second. `examination` looks at the pictures too.
+A thousand images take a tenth of a second. `examination` looks at the images too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from library.data.plan import Plan
     from library.data.tag_statistics import TagStatistics
 
-MOST_TAGGED = 20_000  # pictures beyond which a start does not wait for the tags to be counted
+MOST_TAGGED = 20_000  # images beyond which a start does not wait for the tags to be counted
 MOST_LINES = 6  # said before a run begins
 
 
@@ -34,11 +34,11 @@ def of_set(
     drawn_by: Mapping[Path, str],
     statistics: TagStatistics | None,
 ) -> list[Finding]:
-    """What plan and captions tell, beyond what `plan.check` says of them. Reads no picture.
+    """What plan and captions tell, beyond what `plan.check` says of them. Reads no image.
 
     Args:
-        groups: pictures that are there more than once.
-        drawn_by: regularization pictures that say which model drew them.
+        groups: images that are there more than once.
+        drawn_by: regularization images that say which model drew them.
         statistics: from `statistics_of`; None: the tags are not looked at.
     """
     from library.data import captions, held_out, tag_statistics
@@ -49,7 +49,7 @@ def of_set(
     texts = {sample.image_path: captions.whole_of(sample, config) for sample in subject + reg}
     steps_of_epoch = -(-plan.batch_counts[0] // plan.batches_per_step)
     views = sum(sample.repeats for sample in train) / len(train) * plan.step_count / steps_of_epoch
-    used = [folder for folder in found.folders if folder.picture_count]
+    used = [folder for folder in found.folders if folder.image_count]
     words = {folder.name: folder.text.strip() for folder in used if not folder.is_regularization}
     buckets: list[dict[tuple[int, int], list[Path]]] = [{} for _ in plan.sets]
     for sample in train:
@@ -57,7 +57,7 @@ def of_set(
     findings = [
         *doctor.steps(plan.step_count, plan.epoch_count, round(views), config.max_train_steps is None),
         *doctor.saving(plan.epoch_count, plan.step_count, config.save_every_n_epochs, config.save_every_n_steps),
-        *doctor.picture_counts({folder.name: folder.picture_count for folder in used if not folder.is_regularization}),
+        *doctor.image_counts({folder.name: folder.image_count for folder in used if not folder.is_regularization}),
         *doctor.duplicates(groups),
         *(
             finding
@@ -82,7 +82,7 @@ def of_set(
     if not reg:
         text = say("no regularization images: faster, but overfits sooner", "没有正则化图片：更快，但更容易过拟合")
         return [*findings, Finding("green", "regularization", text)]
-    rows = {is_reg: [(folder.name, folder.repeats, folder.picture_count) for folder in used
+    rows = {is_reg: [(folder.name, folder.repeats, folder.image_count) for folder in used
                      if folder.is_regularization == is_reg] for is_reg in (False, True)}  # fmt: skip
     reg_buckets: Counter[tuple[int, int]] = Counter()
     for sample, count in uses:
@@ -102,7 +102,7 @@ def of_set(
 
 
 def statistics_of(plan: Plan, config: Config) -> TagStatistics | None:
-    """The tags of the subject's pictures, as they are trained; None where there are none to count."""
+    """The tags of the subject's images, as they are trained; None where there are none to count."""
     from library.data import captions, held_out, tag_statistics
 
     written = [sample for sample in held_out.of_subject(plan.found, config) if sample.caption_path]
@@ -125,19 +125,19 @@ def of_tags(
     for level, text, cure, tags in tag_statistics.advice(statistics, {name: words[name] or None for name in words}):
         if not tags:
             continue
-        pictures: list[Path] = []
+        images: list[Path] = []
         if level == "red":  # the trigger word is missing
             own = [sample for sample in subject if words.get(sample.folder) == tags[0] and sample.caption_path]
-            pictures = [
+            images = [
                 sample.image_path for sample in own if not tag_statistics.has_word(texts[sample.image_path], tags[0])
             ]
-            if len(pictures) == len(own):
+            if len(images) == len(own):
                 continue  # in all: `data.plan` says so
-        yield Finding(level, "captions", text, cure, tuple(pictures))
+        yield Finding(level, "captions", text, cure, tuple(images))
 
 
 def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
-    """Pictures whose files are the same byte by byte. Only those of equal length and size are read."""
+    """Images whose files are the same byte by byte. Only those of equal length and size are read."""
     alike: dict[tuple[int, int, int], list[Sample]] = {}
     for sample in {sample.image_path: sample for sample in samples}.values():  # one may be in several data sets
         with suppress(OSError):

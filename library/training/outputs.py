@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.messages import UserError, log, plural, say
-from library.training.caption_mismatch import tell_pictures
+from library.training.caption_mismatch import tell_images
 from library.training.previews import last_previews, preview
 from library.training.report_facts import facts_of
 from library.training.report_page import ReportPage
@@ -144,7 +144,7 @@ class Outputs:
             raise not_finite(str(error)) from None
         norms = self.saver.read_back(path)
         last_previews(self.run, self.training, self.run_log, self.saver.write)
-        tell_pictures(self.run, self.training, self.run_log)
+        tell_images(self.run, self.training, self.run_log)
         self.run_log.event("end", step=self.run_log.step, file=path.name)
         self.write_page(is_due=True)
         self.saver.end_states(position)

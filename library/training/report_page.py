@@ -407,7 +407,7 @@ def ranking(facts: Facts, compared: Event, thumbnail: Thumbnail) -> Ranking:
     first, others = images[:FIRST_IMAGES], images[FIRST_IMAGES:]
     return Ranking(
         images=[ranked_image(facts, one, thumbnail) for one in first],
-        others=[(one.picture, caption_help(one), caption_of(facts, one)) for one in others],
+        others=[(one.image, caption_help(one), caption_of(facts, one)) for one in others],
         count=len(images),
         total=compared["of"],
         odd_count=sum(one.is_odd for one in images),
@@ -415,18 +415,18 @@ def ranking(facts: Facts, compared: Event, thumbnail: Thumbnail) -> Ranking:
 
 
 def ranked_image(facts: Facts, one: Ranked, thumbnail: Thumbnail) -> RankedImage:
-    image = facts.images.get(one.picture)  # it may be another set by now
+    image = facts.images.get(one.image)  # it may be another set by now
     return RankedImage(
-        figure=Figure(thumbnail(image.path) if image else "", description=one.picture),
+        figure=Figure(thumbnail(image.path) if image else "", description=one.image),
         help=caption_help(one),
         is_odd=one.is_odd,
         caption=caption_of(facts, one),
-        file=one.picture.rpartition("/")[2],
+        file=one.image.rpartition("/")[2],
     )
 
 
 def caption_of(facts: Facts, one: Ranked) -> str:
-    return facts.images[one.picture].caption if one.picture in facts.images else ""
+    return facts.images[one.image].caption if one.image in facts.images else ""
 
 
 def caption_help(one: Ranked) -> str:

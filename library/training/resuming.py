@@ -55,9 +55,9 @@ def lock_name(config: Config, state: State | None) -> tuple[State | None, RunLoc
 
 
 def fingerprint_of_data(plan: Plan) -> str:
-    """Changes with the pictures' names, sizes and bytes, the captions, masks, folders and how often they are repeated.
+    """Changes with the images' names, sizes and bytes, the captions, masks, folders and how often they are repeated.
 
-    Bytes are counted, not read: there may be a hundred thousand pictures, and a copy has another date.
+    Bytes are counted, not read: there may be a hundred thousand images, and a copy has another date.
     """
     from library.data import dataset_config
 

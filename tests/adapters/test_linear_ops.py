@@ -85,7 +85,7 @@ def projection(layers, recomputed=None):
     return lambda operations, x: operations.project(x, layers, recomputed)
 
 
-def of_pictures(channels):
+def of_images(channels):
     """What is recomputed, and the shape of its source for 6 inputs of a linear layer."""
     norm = frozen(nn.GroupNorm(2, channels))
     return recompute.GroupNormTokens(norm), (2, channels, 2, 4)
@@ -94,7 +94,7 @@ def of_pictures(channels):
 RECOMPUTED = {
     "none": lambda: (None, (2, 8, 6)),
     "LayerNorm": lambda: (recompute.LayerNorm(frozen(nn.LayerNorm(6))), (2, 8, 6)),
-    "GroupNormTokens": lambda: of_pictures(6),
+    "GroupNormTokens": lambda: of_images(6),
     "Geglu": lambda: (recompute.Geglu(), (2, 8, 12)),
 }
 
@@ -180,7 +180,7 @@ def test_a_1x1_convolution_is_a_projection_of_tokens():
     layer = frozen(nn.Conv2d(6, 5, 1))
     adapters = adapted([layer])
     same(projection([layer]), adapters, numbers(2, 8, 6))
-    recomputed, shape = of_pictures(6)
+    recomputed, shape = of_images(6)
     same(projection([layer], recomputed), adapters, numbers(*shape))
 
 
@@ -326,10 +326,10 @@ def check_by_differences(adapters, loss, size=1e-6):
 
 
 @pytest.mark.parametrize("name", RECOMPUTED)
-@pytest.mark.parametrize("tokens_per_picture", [8, 2])
-def test_projections_agree_with_finite_differences(name, tokens_per_picture):
+@pytest.mark.parametrize("tokens_per_image", [8, 2])
+def test_projections_agree_with_finite_differences(name, tokens_per_image):
     recomputed, shape = RECOMPUTED[name]()
-    shape = shape if len(shape) == 4 else (2, tokens_per_picture, shape[2])
+    shape = shape if len(shape) == 4 else (2, tokens_per_image, shape[2])
     layers = [frozen(nn.Linear(6, 5), seed=i) for i in range(2)]
     (adapters,) = adapted(layers, rank=2)
     source = numbers(*shape).requires_grad_()

@@ -60,7 +60,7 @@ AT_1024 = BucketRule(1024, 1024, 256, 2048, 64)
         ((3000, 2000), AT_1024, ((1216, 832), (1248, 832)), ((1216, 832), (1248, 832))),
     ],
 )
-def test_the_nine_pictures_of_sd_scripts(size, rule, usual, no_upscale):
+def test_the_nine_images_of_sd_scripts(size, rule, usual, no_upscale):
     assert fit(size, rule)[:2] == usual
     without_enlarging = BucketRule(rule.width, rule.height, rule.minimum, rule.maximum, rule.step, True, True)
     assert fit(size, without_enlarging)[:2] == no_upscale
@@ -80,7 +80,7 @@ SIDES = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
     st.booleans(),
     st.integers(),
 )
-def test_every_picture_lands_in_a_legal_bucket_that_it_covers(size, numbers, enable_bucket, no_upscale, seed):
+def test_every_image_lands_in_a_legal_bucket_that_it_covers(size, numbers, enable_bucket, no_upscale, seed):
     rule = BucketRule(*numbers, enable_bucket, no_upscale)
     one = fit(size, rule)
     assert all(side > 0 and side % rule.step == 0 for side in one.bucket)

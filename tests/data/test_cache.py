@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from library.contracts import Fit, Sample
 from library.data import cache as caches
-from library.data import file_index, decoding, shards
+from library.data import decoding, file_index, shards
 from library.data.cache import BadLatents, LatentCache, TextCache, fingerprint
 from library.data.file_index import cache_folder
 from library.messages import UserError
@@ -21,9 +21,9 @@ FIT = Fit((16, 8), (16, 10), (0, 1))
 
 def sample(folder, name="a.png", colour=(10, 200, 90)):
     path = folder / name
-    picture = Image.new("RGB", (32, 20), colour)
-    picture.paste((0, 0, 0), (0, 0, 7, 7))  # so that mirrored is another picture
-    picture.save(path)
+    image = Image.new("RGB", (32, 20), colour)
+    image.paste((0, 0, 0), (0, 0, 7, 7))  # so that mirrored is another image
+    image.save(path)
     return Sample(path, "", 32, 20, "1_a", 1, False)
 
 
@@ -74,7 +74,7 @@ def refill(place, one, *, fingerprint="vae", fit=FIT, flip=False):
     return filled.made, filled.repaired, cache.get(one, fit, flip)
 
 
-def test_the_next_run_encodes_nothing_even_if_the_picture_moved(tmp_path):
+def test_the_next_run_encodes_nothing_even_if_the_image_moved(tmp_path):
     one = sample(tmp_path)
     place = tmp_path / "cache"
     assert refill(place, one)[0] == 1
@@ -100,7 +100,7 @@ def test_whatever_latents_follow_from_makes_other_latents(tmp_path, change):
     assert refill(tmp_path / "cache", one, **change)[0] == 1
 
 
-def test_a_changed_picture_never_gets_its_old_latents_even_with_the_old_date(tmp_path):
+def test_a_changed_image_never_gets_its_old_latents_even_with_the_old_date(tmp_path):
     one = sample(tmp_path)
     stat = one.image_path.stat()
     _, _, old = refill(tmp_path / "cache", one)
@@ -111,7 +111,7 @@ def test_a_changed_picture_never_gets_its_old_latents_even_with_the_old_date(tmp
     assert not torch.equal(old, new)
 
 
-def test_a_picture_that_changes_while_the_cache_is_filled_is_kept_as_what_it_became(tmp_path, monkeypatch):
+def test_an_image_that_changes_while_the_cache_is_filled_is_kept_as_what_it_became(tmp_path, monkeypatch):
     one, really = sample(tmp_path), caches.sha256_of_file
 
     def change_after(path):
@@ -146,8 +146,8 @@ def test_damaged_latents_are_made_anew(tmp_path, damage):
 
 
 def test_an_interrupted_run_is_continued_where_it_was(tmp_path):
-    pictures = [sample(tmp_path, f"{index}.png", (index, 0, 0)) for index in range(7)]
-    wanted = [(one, FIT, False) for one in pictures]
+    images = [sample(tmp_path, f"{index}.png", (index, 0, 0)) for index in range(7)]
+    wanted = [(one, FIT, False) for one in images]
     place, encoder = tmp_path / "cache", Encoder()
 
     def interrupted(pixels):
@@ -177,17 +177,17 @@ def test_batches_share_a_bucket_and_progress_counts_what_is_missing(tmp_path, pl
 
 
 def test_threads_change_nothing(tmp_path):
-    pictures = [sample(tmp_path, f"{index}.png", (index, 5 * index, 9)) for index in range(9)]
+    images = [sample(tmp_path, f"{index}.png", (index, 5 * index, 9)) for index in range(9)]
     got = []
     for thread_count in (0, 3):
         cache = LatentCache(None, "vae")
-        cache.fill([(one, FIT, False) for one in pictures], Encoder(), batch_size=4, thread_count=thread_count)
-        got.append(torch.stack([cache.get(one, FIT) for one in pictures]))
+        cache.fill([(one, FIT, False) for one in images], Encoder(), batch_size=4, thread_count=thread_count)
+        got.append(torch.stack([cache.get(one, FIT) for one in images]))
     assert torch.equal(*got)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
-def test_latents_that_are_not_finite_name_their_picture_and_are_not_kept(tmp_path, value):
+def test_latents_that_are_not_finite_name_their_image_and_are_not_kept(tmp_path, value):
     good, bad = sample(tmp_path, "good.png", (0, 0, 0)), sample(tmp_path, "bad.png", (255, 0, 0))
 
     def broken_vae(pixels):
@@ -249,26 +249,26 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path, monkeypatch):
         LatentCache(tmp_path / "cache", "vae").fill([(sample(tmp_path), FIT, False)], Encoder())
 
 
-# ---- what the pictures hold, without reading them ----
+# ---- what the images hold, without reading them ----
 
 
 @pytest.fixture
 def read(monkeypatch):
-    """Names of the pictures whose bytes were read to learn what they hold; none of them counts as too young."""
+    """Names of the images whose bytes were read to learn what they hold; none of them counts as too young."""
     names, really = [], caches.sha256_of_file
     monkeypatch.setattr(caches, "sha256_of_file", lambda path: names.append(path.name) or really(path))
     monkeypatch.setattr(file_index, "SETTLED_SECONDS", -60)
     return names
 
 
-def test_the_next_run_reads_no_picture_that_it_knows(tmp_path, read):
+def test_the_next_run_reads_no_image_that_it_knows(tmp_path, read):
     one = sample(tmp_path)
     refill(tmp_path / "cache", one)
     assert refill(tmp_path / "cache", one)[0] == 0
     assert read == ["a.png"]
 
 
-def test_a_touched_picture_is_read_and_not_encoded_again(tmp_path, read):
+def test_a_touched_image_is_read_and_not_encoded_again(tmp_path, read):
     one = sample(tmp_path)
     refill(tmp_path / "cache", one)
     os.utime(one.image_path, (1, 1))
@@ -279,7 +279,7 @@ def test_a_touched_picture_is_read_and_not_encoded_again(tmp_path, read):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no date that tells of every change")
 def test_another_content_of_the_same_size_with_the_old_date_is_noticed(tmp_path, read):
-    path = tmp_path / "a.bmp"  # every picture of a size has as many bytes
+    path = tmp_path / "a.bmp"  # every image of a size has as many bytes
     Image.new("RGB", (32, 20), "red").save(path)
     one, before = Sample(path, "", 32, 20, "1_a", 1, False), path.stat()
     _, _, old = refill(tmp_path / "cache", one)
@@ -292,7 +292,7 @@ def test_another_content_of_the_same_size_with_the_old_date_is_noticed(tmp_path,
     assert not torch.equal(old, new)
 
 
-def test_a_picture_written_just_now_is_read_again(tmp_path, read, monkeypatch):
+def test_an_image_written_just_now_is_read_again(tmp_path, read, monkeypatch):
     """It may change once more within the same tick of the clock."""
     monkeypatch.setattr(file_index, "SETTLED_SECONDS", 60)
     one = sample(tmp_path)
@@ -301,7 +301,7 @@ def test_a_picture_written_just_now_is_read_again(tmp_path, read, monkeypatch):
     assert read == ["a.png", "a.png"]
 
 
-def test_what_is_known_of_pictures_may_be_damaged(tmp_path, read):
+def test_what_is_known_of_images_may_be_damaged(tmp_path, read):
     one = sample(tmp_path)
     refill(tmp_path / "cache", one)
     for file in (tmp_path / "cache" / "pictures").glob("*.rows"):
@@ -332,15 +332,15 @@ def test_a_folder_that_can_only_be_read_serves_what_it_has(tmp_path, read, monke
         refill(tmp_path / "cache", two)
 
 
-# ---- pictures decoded small ----
+# ---- images decoded small ----
 
 
 def photo(size):
     """Coarse and fine detail, as a photo has."""
     noise = np.random.default_rng(0)
-    picture = Image.fromarray(noise.integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8))
-    picture = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).astype(int)
-    return Image.fromarray((picture + noise.integers(-20, 21, picture.shape)).clip(0, 255).astype(np.uint8))
+    image = Image.fromarray(noise.integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8))
+    image = np.asarray(image.resize(size, Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray((image + noise.integers(-20, 21, image.shape)).clip(0, 255).astype(np.uint8))
 
 
 def test_a_photo_decoded_small_differs_by_less_than_a_grey_level(tmp_path, monkeypatch):

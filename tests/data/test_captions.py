@@ -142,7 +142,7 @@ def test_captions_that_can_be_listed_are_listed_with_what_dropout_makes():
     assert captions.possible(["{{a}}"], Config(enable_wildcard=True)) == ["{a}"]
 
 
-def test_tag_frequency_counts_pictures_not_repeats(tmp_path):
+def test_tag_frequency_counts_images_not_repeats(tmp_path):
     rows = [("10_a", "1Girl, smile"), ("10_a", "smile,\nsecond line"), ("2_b", "smile")]
     samples = [Sample(tmp_path, caption, 1, 1, folder, 10, False) for folder, caption in rows]
     assert captions.tag_frequency(samples) == {"10_a": {"1girl": 1, "smile": 2}, "2_b": {"smile": 1}}

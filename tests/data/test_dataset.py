@@ -32,13 +32,13 @@ def _english():
     messages.set_language("en")
 
 
-def pictures(folder, sizes, captions=()):
+def images(folder, sizes, captions=()):
     folder.mkdir(parents=True)
     rng = random.Random(folder.name)
     for index, size in enumerate(sizes):
-        picture = Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3)))
-        picture.paste((255, 255, 255), (0, 0, size[0] // 3, size[1] // 2))
-        picture.save(folder / f"{index}.png")
+        image = Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3)))
+        image.paste((255, 255, 255), (0, 0, size[0] // 3, size[1] // 2))
+        image.save(folder / f"{index}.png")
     for index, caption in enumerate(captions):
         (folder / f"{index}.txt").write_text(caption, encoding="utf-8")
 
@@ -49,9 +49,9 @@ SHAPES = [(100, 80), (64, 64), (70, 140), (200, 90), (66, 61)]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     root = tmp_path_factory.mktemp("set")
-    pictures(root / "train/3_mytag", SHAPES, [f"mytag, tag {index}, red, blue" for index in range(5)])
-    pictures(root / "train/1_other", SHAPES[:2])
-    pictures(root / "reg/2_thing", SHAPES * 4)
+    images(root / "train/3_mytag", SHAPES, [f"mytag, tag {index}, red, blue" for index in range(5)])
+    images(root / "train/1_other", SHAPES[:2])
+    images(root / "reg/2_thing", SHAPES * 4)
     return find_samples(root / "train", root / "reg")
 
 
@@ -124,7 +124,7 @@ def test_every_sample_is_seen_as_often_as_promised_and_steps_are_exact(train, re
 
 
 def test_steps_of_the_guides_example():
-    """30 pictures x 6 repeats x 10 epochs at batch 1 are 1800 steps; with regularization images 3600."""
+    """30 images x 6 repeats x 10 epochs at batch 1 are 1800 steps; with regularization images 3600."""
     train = [Sample(Path(f"t{index}"), "", 64, 64, "6_cloths", 6, False) for index in range(30)]
     reg = [Sample(Path(f"r{index}"), "", 64, 64, "1_cloths", 1, True) for index in range(300)]
     assert make(Found(train, [], []), train_batch_size=1, max_train_epochs=10)[0].step_count == 1800
@@ -169,7 +169,7 @@ def test_batches_are_shuffled_among_buckets_and_samples_within(found):
     buckets = [plan.fit(batch[0]).bucket for batch in batches]
     assert buckets != sorted(buckets)
     whole_buckets = planning.batches_of_epoch(make(found, train_batch_size=99)[0], 1, 1)
-    assert any(batch != sorted(batch, key=batch.index) for batch in whole_buckets)  # a picture's repeats are spread
+    assert any(batch != sorted(batch, key=batch.index) for batch in whole_buckets)  # an image's repeats are spread
 
 
 @pytest.mark.parametrize("threads", [0, 3])
@@ -190,7 +190,7 @@ def test_threads_change_nothing(found):
     )
 
 
-def test_uses_of_one_picture_differ_by_chance(found):
+def test_uses_of_one_image_differ_by_chance(found):
     plan, config = make(found, **CHANCE)
     uses = {}
     for batch in dataset(plan, config, 7).batches(1):
@@ -198,7 +198,7 @@ def test_uses_of_one_picture_differ_by_chance(found):
             uses.setdefault(sample.image_path, []).append((caption, pixels))
     several = [made for made in uses.values() if len(made) > 1]
     assert all(not torch.equal(made[0][1], made[1][1]) for made in several)
-    assert len({caption for made in several for caption, _ in made if "tag" in caption}) > 5  # of five pictures
+    assert len({caption for made in several for caption, _ in made if "tag" in caption}) > 5  # of five images
 
 
 def test_a_reader_who_stops_early_leaves_no_threads(found):
@@ -250,7 +250,7 @@ def test_cached_batches_are_the_fresh_ones_encoded(found):
             assert one.text_embeddings["states"][:, 0, 0].tolist() == [len(text) for text in one.captions]
 
 
-def test_only_pictures_that_will_be_used_are_cached(found):
+def test_only_images_that_will_be_used_are_cached(found):
     plan, config = make(found, max_train_epochs=1)
     wanted = {sample.image_path for sample, _, _ in latents_wanted(plan, config)}
     used = {sample.image_path for batch in planning.batches_of_epoch(plan, 1, 1) for sample in batch}
@@ -330,7 +330,7 @@ def test_the_table_says_when_reg_captions_are_not_read(found):
     assert "regularization: none" in planning.plan_table(*make(replace(found, regularization=[])))
 
 
-def test_pictures_smaller_than_their_bucket_are_named(found):
+def test_images_smaller_than_their_bucket_are_named(found):
     plan, config = make(found)
     assert planning.check(plan, config) == []
     plan = planning.make_plan(found, config, resolve_resolution(Config(resolution=128), 64, 16))

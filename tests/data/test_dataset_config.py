@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from library.contracts import Fit, Sample
-from library.data import dataset_config, image_metadata, decoding, plan, samples
+from library.data import dataset_config, decoding, image_metadata, plan, samples
 from library.data.buckets import BucketRule, Face, crop_around, face_in_name, resolve_resolution
 from library.data.cache import LatentCache
 from library.data.dataset import Dataset, captions_wanted, latents_wanted
@@ -26,8 +26,8 @@ from tests.conftest import draw_set, events
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three folders of pictures: one/, two/ and reg/."""
+def images(tmp_path):
+    """Three folders of images: one/, two/ and reg/."""
     draw_set(tmp_path / "one", ["mytag, red, smile", "mytag, blue"], [(64, 64), (48, 80)])
     draw_set(tmp_path / "two", ["cat, grey", "cat, black"], [(64, 64), (96, 96)], seed=1)
     draw_set(tmp_path / "reg", ["person, hat"], [(64, 64)], seed=2)
@@ -80,9 +80,9 @@ batch_size = 2
 """
 
 
-def test_what_stands_nearest_to_the_pictures_goes_first(pictures):
+def test_what_stands_nearest_to_the_images_goes_first(images):
     """The example of sd-scripts' own documentation, with our folders; and what it leaves open is the run's."""
-    found = described(pictures, TWO_SETS, keep_tokens=9, flip_aug=True, dataset_repeats=3, train_batch_size=7)
+    found = described(images, TWO_SETS, keep_tokens=9, flip_aug=True, dataset_repeats=3, train_batch_size=7)
     assert [(subset.path.name, subset.dataset, subset.options.keep_tokens) for subset in found.subsets] == [
         ("one", 0, 2),
         ("two", 0, 3),
@@ -102,14 +102,14 @@ def test_what_stands_nearest_to_the_pictures_goes_first(pictures):
     assert found.notes == []
 
 
-def test_json_says_the_same_as_toml(pictures):
+def test_json_says_the_same_as_toml(images):
     import tomllib
 
-    toml = described(pictures, TWO_SETS)
+    toml = described(images, TWO_SETS)
     table = tomllib.loads(TWO_SETS)
     table["general"]["caption_prefix"] = None  # which sd-scripts takes as not given
-    assert described(pictures, json.dumps(table))[1:] == toml[1:]
-    again = described(pictures, json.dumps(table)).subsets
+    assert described(images, json.dumps(table))[1:] == toml[1:]
+    again = described(images, json.dumps(table)).subsets
     config = {"dataset_config": None}
     assert [replace(one, options=replace(one.options, **config)) for one in again] == [
         replace(one, options=replace(one.options, **config)) for one in toml.subsets
@@ -197,25 +197,25 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize(("text", "problem"), PROBLEMS.values(), ids=PROBLEMS)
-def test_a_mistake_is_told_with_its_line(pictures, text, problem):
+def test_a_mistake_is_told_with_its_line(images, text, problem):
     options = dict(cache_text_encoder_outputs=True, text_encoder_lr=0.0) if "text_encoder" in problem else {}
     with pytest.raises(checks.ConfigError) as told:
-        described(pictures, text, **options)
+        described(images, text, **options)
     assert [line for line in told.value.problems if problem in line], told.value.problems
     assert len(told.value.problems) == 1
 
 
-def test_all_mistakes_are_told_at_once(pictures):
+def test_all_mistakes_are_told_at_once(images):
     text = "[general]\nx = 1\n[[datasets]]\nresolution = 'big'\n[[datasets.subsets]]\nimage_dir = '<nowhere>'\n"
     with pytest.raises(checks.ConfigError) as told:
-        described(pictures, text)
+        described(images, text)
     lines = told.value.problems
     assert [line.partition(" ")[0] for line in lines] == ["sets.toml:2:", "sets.toml:4:", "sets.toml:6:"]
     assert "image_dir" in lines[2]
     assert "nowhere" in lines[2]
 
 
-def test_what_has_no_effect_is_said_once(pictures):
+def test_what_has_no_effect_is_said_once(images):
     text = """
 [general]
 keep_tokens = 2
@@ -230,22 +230,22 @@ network_multiplier = 1.0
   image_dir = '<two>'
   {more}
 """
-    found = described(pictures, text.replace("{more}", ""))
+    found = described(images, text.replace("{more}", ""))
     assert [subset.path.name for subset in found.subsets] == ["one", "two"]
     assert found.notes == [
         "sets.toml:4: cache_info has no effect: image information is always cached",
-        f"data set 1, subset 2 ({pictures / 'one'}) is left out: an earlier one of the same data set is the same",
+        f"data set 1, subset 2 ({images / 'one'}) is left out: an earlier one of the same data set is the same",
         "sets.toml:3: keep_tokens = 2 has no effect without shuffle_caption / caption_tag_dropout_rate / "
         "token_warmup_step",
     ]
-    with_effect = described(pictures, text.replace("{more}", "shuffle_caption = true"))  # in one of the subsets
+    with_effect = described(images, text.replace("{more}", "shuffle_caption = true"))  # in one of the subsets
     assert not [note for note in with_effect.notes if "keep_tokens" in note]
 
 
-def test_folders_given_beside_a_file_of_data_sets_are_said_to_have_no_effect(pictures):
-    file = pictures / "sets.toml"
-    file.write_text(f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{pictures / 'one'}'\n")
-    given = dict(dataset_config=str(file), train_data_dir=str(pictures), reg_data_dir=str(pictures / "reg"))
+def test_folders_given_beside_a_file_of_data_sets_are_said_to_have_no_effect(images):
+    file = images / "sets.toml"
+    file.write_text(f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{images / 'one'}'\n")
+    given = dict(dataset_config=str(file), train_data_dir=str(images), reg_data_dir=str(images / "reg"))
     config, warnings = checks.check(given, {name: f"--{name}" for name in given})
     for name in ("train_data_dir", "reg_data_dir"):
         assert f'--{name} "{given[name]}" has no effect: dataset_config overrides it' in warnings
@@ -295,7 +295,7 @@ def test_regularization_images_are_balanced_within_each_data_set(first):
 
 
 def test_each_data_set_has_buckets_and_batches_of_its_own():
-    """The same pictures at 512 and at 1024, as sd-scripts' documentation does it; the buckets are sd-scripts'."""
+    """The same images at 512 and at 1024, as sd-scripts' documentation does it; the buckets are sd-scripts'."""
     sizes = {(1000, 1500): ((384, 640), (832, 1216)), (1920, 1080): ((640, 384), (1344, 768))}
     train = [replace(one, dataset=at) for size in sizes for at in (0, 1) for one in imagined(5, size, name=str(size))]
     limits = dict(min_bucket_reso=256, max_bucket_reso=1024), dict(min_bucket_reso=256, max_bucket_reso=2048)
@@ -316,8 +316,8 @@ def test_each_data_set_has_buckets_and_batches_of_its_own():
     assert batches == plan.batches_of_epoch(found, 7, 1) != plan.batches_of_epoch(found, 7, 2)
 
 
-def test_the_table_of_the_plan_tells_the_sets_apart(pictures):
-    found = described(pictures, TWO_SETS)
+def test_the_table_of_the_plan_tells_the_sets_apart(images):
+    found = described(images, TWO_SETS)
     read = samples.read_subsets(found.subsets, found.overrides)
     table = plan.plan_table(planned(read, 64, 16), Config(max_train_epochs=2))
     assert re.search(r"set 1: one +2 +1 +2 ", table)
@@ -327,13 +327,13 @@ def test_the_table_of_the_plan_tells_the_sets_apart(pictures):
     assert "in batches of 4 or 2" in table
 
 
-def test_a_set_of_regularization_images_alone_is_told(pictures):
+def test_a_set_of_regularization_images_alone_is_told(images):
     text = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\n"
-    found = described(pictures, text + text.replace("one", "reg") + "is_reg = true\n")
+    found = described(images, text + text.replace("one", "reg") + "is_reg = true\n")
     read = samples.read_subsets(found.subsets, found.overrides)
     assert "data set 2 contains regularization images only" in read.warnings[0]
-    assert planned(read, 64, 16).batch_counts == [2, 2]  # of the two pictures, of two buckets
-    alone = described(pictures, text.replace("one", "reg") + "is_reg = true\n")
+    assert planned(read, 64, 16).batch_counts == [2, 2]  # of the two images, of two buckets
+    alone = described(images, text.replace("one", "reg") + "is_reg = true\n")
     with pytest.raises(UserError, match="no usable image in .*reg"):
         samples.read_subsets(alone.subsets, alone.overrides)
 
@@ -348,7 +348,7 @@ def batches_of(read: samples.Found, config: Config, *rules: BucketRule, seed: in
     return list(Dataset(made, config, seed, latents=latents).batches(1))
 
 
-def test_each_subset_is_treated_by_its_own_options(pictures):
+def test_each_subset_is_treated_by_its_own_options(images):
     text = """
 [[datasets]]
   [[datasets.subsets]]
@@ -364,11 +364,11 @@ def test_each_subset_is_treated_by_its_own_options(pictures):
   is_reg = true
 """
     for folder in ("one", "two", "reg"):
-        for path in (pictures / folder).glob("*.png"):
-            picture = Image.open(path)
-            picture.paste((255, 0, 0), (0, 0, 20, 20))  # not the same when it is mirrored
-            picture.save(path)
-    found = described(pictures, text)
+        for path in (images / folder).glob("*.png"):
+            image = Image.open(path)
+            image.paste((255, 0, 0), (0, 0, 20, 20))  # not the same when it is mirrored
+            image.save(path)
+    found = described(images, text)
     read = samples.read_subsets(found.subsets, found.overrides)
     config = Config(max_train_epochs=1, train_batch_size=3, prior_loss_weight=0.5, max_data_loader_n_workers=0)
     rule = BucketRule(64, 64, 32, 128, 16)
@@ -411,24 +411,24 @@ def test_folders_described_by_a_file_train_as_folders_do(run, small_set, tmp_pat
     assert losses(described) == losses(run(output="folders", shuffle_caption=True, max_train_steps=8))
 
 
-def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, pictures, monkeypatch):
+def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, images, monkeypatch):
     """Each set planned alone from folders, its batches taken where the run of both has them: the same losses."""
     from library.data import dataset as module
 
-    file = pictures / "sets.toml"
-    text = TWO_SETS.replace("'<", "'" + pictures.as_posix() + "/").replace(">'", "'")
+    file = images / "sets.toml"
+    text = TWO_SETS.replace("'<", "'" + images.as_posix() + "/").replace(">'", "'")
     file.write_text(re.sub(r"(?m)^ *(shuffle_caption|keep_tokens) = .*$", "", text))
     options = dict(dataset_config=str(file), max_train_epochs=2, enable_bucket=False)
     ours = run(output="a", **options)
     for name, folder in (("set1", "1_one"), ("set1", "1_two"), ("set1reg", "1_reg"), ("set2", "5_one")):
-        (pictures / name).mkdir(exist_ok=True)
-        (pictures / name / folder).symlink_to(pictures / folder.partition("_")[2])
+        (images / name).mkdir(exist_ok=True)
+        (images / name / folder).symlink_to(images / folder.partition("_")[2])
 
     class ByHand:
         def __init__(self, planned, config, seed, *, latents, texts, scale, size_conditioning):
             own = [
-                samples.find_samples(pictures / "set1", pictures / "set1reg"),
-                samples.find_samples(pictures / "set2"),
+                samples.find_samples(images / "set1", images / "set1reg"),
+                samples.find_samples(images / "set2"),
             ]
             sizes = dict(resolution=64, train_batch_size=4), dict(resolution="96,64", train_batch_size=2)
             own = [replace(read, train=real(read.train), regularization=real(read.regularization)) for read in own]
@@ -449,7 +449,7 @@ def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, pictures,
                 yield from module_dataset(made, of_set, self.seed, **self.inputs).batches(1)
 
     def real(found):
-        """As the cache of latents knows the pictures: it has them under that very path and fit, or fails."""
+        """As the cache of latents knows the images: it has them under that very path and fit, or fails."""
         return [replace(one, image_path=one.image_path.resolve()) for one in found]
 
     module_dataset = module.Dataset
@@ -459,11 +459,11 @@ def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, pictures,
     assert losses(ours) == losses(by_hand)
 
 
-def test_the_file_tells_its_data_sets(run, pictures):
+def test_the_file_tells_its_data_sets(run, images):
     from tests.conftest import Result
 
-    (pictures / "sets.toml").write_text(TWO_SETS.replace("'<", f"'{pictures.as_posix()}/").replace(">'", "'"))
-    out = run(dataset_config=str(pictures / "sets.toml"), max_train_epochs=1)
+    (images / "sets.toml").write_text(TWO_SETS.replace("'<", f"'{images.as_posix()}/").replace(">'", "'"))
+    out = run(dataset_config=str(images / "sets.toml"), max_train_epochs=1)
     told = Result(out, "").metadata
     first, second = json.loads(told["ss_datasets"])
     assert (first["batch_size_per_device"], first["resolution"]) == (4, [64, 64])
@@ -482,7 +482,7 @@ def test_the_file_tells_its_data_sets(run, pictures):
     assert not folder_keys & told.keys()
 
 
-def test_debug_dataset_shows_the_first_batches_and_trains_nothing(run, pictures, capsys):
+def test_debug_dataset_shows_the_first_batches_and_trains_nothing(run, images, capsys):
     out = run(debug_dataset=True, caption_prefix="<b>new,", max_train_epochs=1)
     page = (out / "it.dataset.html").read_text(encoding="utf-8")
     assert [path.name for path in out.iterdir()] == ["it.dataset.html"]
@@ -508,35 +508,35 @@ def test_debug_dataset_shows_the_first_batches_and_trains_nothing(run, pictures,
         ({"tags": "x\ny"}, True, "x,y"),
     ],
 )
-def test_caption_and_tags_are_joined_as_sd_scripts_does(pictures, entry, all_lines, caption):
-    file = pictures / "meta.json"
+def test_caption_and_tags_are_joined_as_sd_scripts_does(images, entry, all_lines, caption):
+    file = images / "meta.json"
     file.write_text(json.dumps({"0": entry}), encoding="utf-8")
-    folder = Folder(pictures / "one", 1, "", False, metadata_file=file)
-    assert image_metadata.read_captions(folder, all_lines, []) == {pictures / "one" / "0.png": caption}
+    folder = Folder(images / "one", 1, "", False, metadata_file=file)
+    assert image_metadata.read_captions(folder, all_lines, []) == {images / "one" / "0.png": caption}
 
 
-def test_pictures_of_a_metadata_file_are_found_by_path_name_or_stem(pictures):
-    Image.new("RGB", (64, 64)).save(pictures / "one" / "v1.5.png")
+def test_images_of_a_metadata_file_are_found_by_path_name_or_stem(images):
+    Image.new("RGB", (64, 64)).save(images / "one" / "v1.5.png")
     entries = {
-        str(pictures / "two" / "0.png"): {"caption": "whole path"},
+        str(images / "two" / "0.png"): {"caption": "whole path"},
         "one/0.png": {"caption": "below"},
         "one/1": {"caption": "no ending", "train_resolution": [64, 64], "score": 3},
         "one/v1.5": {"caption": "a dot", "score": 1},
         "one/9.png": {"caption": "gone"},
     }
-    (pictures / "meta.json").write_text(json.dumps(entries), encoding="utf-8")
+    (images / "meta.json").write_text(json.dumps(entries), encoding="utf-8")
     lines = [json.dumps({"image_path": key, **entry}) for key, entry in entries.items()]
-    (pictures / "meta.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
+    (images / "meta.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
     for name in ("meta.json", "meta.jsonl"):
         warnings: list[str] = []
-        folder = Folder(pictures, 1, "", False, metadata_file=pictures / name)
+        folder = Folder(images, 1, "", False, metadata_file=images / name)
         found = image_metadata.read_captions(folder, False, warnings)
         assert {f"{path.parent.name}/{path.name}": text for path, text in found.items()} == {
             "two/0.png": "whole path", "one/0.png": "below", "one/1.png": "no ending", "one/v1.5.png": "a dot",
         }  # fmt: skip
         assert warnings == [
-            f"{pictures / name}: 1 listed image does not exist: one/9.png",
-            f"{pictures / name}: only caption and tags are read; not used: score (2)",
+            f"{images / name}: 1 listed image does not exist: one/9.png",
+            f"{images / name}: only caption and tags are read; not used: score (2)",
         ]
 
 
@@ -553,9 +553,9 @@ def test_pictures_of_a_metadata_file_are_found_by_path_name_or_stem(pictures):
         ("meta.json", "{}", "lists no images"),
     ],
 )
-def test_a_wrong_metadata_file_is_told(pictures, name, text, problem):
-    (pictures / name).write_text(text)
-    folder = Folder(pictures / "one", 1, "", False, metadata_file=pictures / name)
+def test_a_wrong_metadata_file_is_told(images, name, text, problem):
+    (images / name).write_text(text)
+    folder = Folder(images / "one", 1, "", False, metadata_file=images / name)
     with pytest.raises(UserError, match=re.escape(problem)):
         image_metadata.read_captions(folder, False, [])
 
@@ -634,10 +634,10 @@ def test_crops_around_a_face_vary_within_their_range(anywhere):
 
 def test_a_face_crop_shows_the_face(tmp_path):
     """White where the face is: at 1.0 to 1.2 faces the crop is nearly all white."""
-    picture = Image.new("RGB", (400, 300))
-    picture.paste((255, 255, 255), (50, 150, 150, 250))
+    image = Image.new("RGB", (400, 300))
+    image.paste((255, 255, 255), (50, 150, 150, 250))
     (tmp_path / "1_a").mkdir()
-    picture.save(tmp_path / "1_a" / "x_100_200_100_100.png")
+    image.save(tmp_path / "1_a" / "x_100_200_100_100.png")
     config = Config(
         max_train_epochs=1, face_crop_aug_range="1,1.2", cache_latents=False, max_data_loader_n_workers=0,
         train_batch_size=1,
@@ -649,7 +649,7 @@ def test_a_face_crop_shows_the_face(tmp_path):
 
 
 @pytest.mark.parametrize("kernel", sorted(decoding.KERNELS))
-def test_pictures_are_resized_with_the_kernel_that_is_asked_for(tmp_path, kernel):
+def test_images_are_resized_with_the_kernel_that_is_asked_for(tmp_path, kernel):
     values = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "a.png")
     fit = Fit((64, 64), (64, 64), (0, 0), kernel)
@@ -676,20 +676,20 @@ def test_latents_of_another_kernel_are_others(tmp_path):
     assert not torch.equal(plain, nearest)
 
 
-def test_pictures_with_no_more_pixels_are_left_out(tmp_path):
+def test_images_with_no_more_pixels_are_left_out(tmp_path):
     draw_set(tmp_path / "1_a", ["a", "b", "c"], [(64, 64), (64, 65), (40, 90)])
     found = samples.find_samples(tmp_path, least=64 * 64)
     assert [sample.image_path.name for sample in found.train] == ["1.png"]
-    assert [(folder.picture_count, folder.caption_count) for folder in found.folders] == [(1, 1)]
+    assert [(folder.image_count, folder.caption_count) for folder in found.folders] == [(1, 1)]
     (line,) = found.warnings
     assert "2 images left out by skip_image_resolution: 0.png, 2.png" in line
 
 
-def test_options_that_change_pictures_switch_the_cache_off(pictures, run, capsys):
-    (pictures / "sets.toml").write_text(
-        f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{pictures / 'one'}'\nrandom_crop = true\n"
+def test_options_that_change_images_switch_the_cache_off(images, run, capsys):
+    (images / "sets.toml").write_text(
+        f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{images / 'one'}'\nrandom_crop = true\n"
     )
-    run(dataset_config=str(pictures / "sets.toml"), max_train_steps=1)
+    run(dataset_config=str(images / "sets.toml"), max_train_steps=1)
     said = capsys.readouterr().out
     assert "cache_latents is off, because" in said
     assert "encoded" not in said
@@ -707,15 +707,15 @@ def test_ranges_and_sizes_are_checked():
             checks.check({name: value}, {})
 
 
-def test_the_command_of_a_run_describes_the_same_data_sets(run, pictures, monkeypatch):
+def test_the_command_of_a_run_describes_the_same_data_sets(run, images, monkeypatch):
     """Sizes that follow from one data set must not become the run's wish, which the others would take over."""
     from library.options import command_line
     from library.training import outputs
 
     kept = []
     monkeypatch.setattr(outputs, "closing_words", lambda run, *_: kept.append(run) or "")
-    (pictures / "sets.toml").write_text(TWO_SETS.replace("'<", f"'{pictures.as_posix()}/").replace(">'", "'"))
-    run(dataset_config=str(pictures / "sets.toml"), max_train_steps=1)
+    (images / "sets.toml").write_text(TWO_SETS.replace("'<", f"'{images.as_posix()}/").replace(">'", "'"))
+    run(dataset_config=str(images / "sets.toml"), max_train_steps=1)
     (trained,) = kept
     config, _ = checks.check(*command_line.parse(command_line.to_arguments(trained.settings)))
     model = trained.model

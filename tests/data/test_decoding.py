@@ -1,4 +1,4 @@
-"""Pictures reach the VAE as the user sees them."""
+"""Images reach the VAE as the user sees them."""
 
 import random
 
@@ -17,7 +17,7 @@ def whole(width, height):
 
 
 def gradient(width, height):
-    """Different everywhere and in every direction, so that a turned picture cannot pass for an upright one."""
+    """Different everywhere and in every direction, so that a turned image cannot pass for an upright one."""
     x, y = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 120, height))
     return Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
 
@@ -38,7 +38,7 @@ def test_every_exif_orientation_becomes_upright(tmp_path, orientation):
     assert np.abs(loaded.astype(int) - np.asarray(upright)).mean() < 3
 
 
-def test_a_turned_photo_decoded_small_is_the_same_picture(tmp_path, monkeypatch):
+def test_a_turned_photo_decoded_small_is_the_same_image(tmp_path, monkeypatch):
     """JPEGs are decoded at a fraction of their size; which side is which must not be mixed up."""
     upright = gradient(600, 1600)
     exif = Image.Exif()
@@ -49,18 +49,18 @@ def test_a_turned_photo_decoded_small_is_the_same_picture(tmp_path, monkeypatch)
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", lambda *given: asked.append(given[2]) or draft(*given))
     expected = upright.resize((32, 85), Image.Resampling.HAMMING).crop((0, 10, 32, 74))
     assert np.abs(decoding.load(tmp_path / "a.jpg", fit).astype(int) - np.asarray(expected)).mean() < 2
-    assert asked == [(170, 64)]  # of the picture as it lies in the file
+    assert asked == [(170, 64)]  # of the image as it lies in the file
 
 
 @pytest.mark.parametrize("size", [(90, 70), (30, 20)])
 def test_resizing_only_what_stays_equals_resizing_all_and_cropping(tmp_path, size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)  # shows any other kernel
-    picture = Image.fromarray(noise)
-    picture.save(tmp_path / "a.png")
+    image = Image.fromarray(noise)
+    image.save(tmp_path / "a.png")
     shrinks = size[0] > 64
     fit = Fit((48, 48), (64, 50), (9, 1))
     kernel = Image.Resampling.HAMMING if shrinks else Image.Resampling.LANCZOS
-    expected = picture.resize((64, 50), kernel).crop((9, 1, 57, 49))
+    expected = image.resize((64, 50), kernel).crop((9, 1, 57, 49))
     assert np.abs(decoding.load(tmp_path / "a.png", fit).astype(int) - np.asarray(expected)).max() <= 1
 
 
@@ -69,8 +69,8 @@ def colour(path):
 
 
 def test_transparency_becomes_white_not_the_hidden_colour(tmp_path):
-    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    picture.save(tmp_path / "rgba.png")
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.save(tmp_path / "rgba.png")
     Image.new("RGBA", (8, 8), (0, 0, 0, 128)).save(tmp_path / "half.png")
     Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "la.png")
     palette = Image.new("P", (8, 8), 1)
@@ -103,10 +103,10 @@ def test_grey_black_and_white_and_cmyk(tmp_path):
 
 def test_colours_are_converted_by_the_profile_and_damaged_profiles_ignored(tmp_path):
 
-    picture = Image.new("RGB", (8, 8), (200, 100, 50))
+    image = Image.new("RGB", (8, 8), (200, 100, 50))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    picture.save(tmp_path / "srgb.png", icc_profile=srgb)
-    picture.save(tmp_path / "broken.png", icc_profile=b"not a profile")
+    image.save(tmp_path / "srgb.png", icc_profile=srgb)
+    image.save(tmp_path / "broken.png", icc_profile=b"not a profile")
     assert colour(tmp_path / "srgb.png") == [200, 100, 50]
     assert colour(tmp_path / "broken.png") == [200, 100, 50]
     # the same profile with red and blue primaries exchanged, under another name
@@ -114,7 +114,7 @@ def test_colours_are_converted_by_the_profile_and_damaged_profiles_ignored(tmp_p
     swapped = bytearray(srgb.replace(b"sRGB", b"ours").replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be")))
     red, blue = table[b"rXYZ"] + 4, table[b"bXYZ"] + 4
     swapped[red : red + 4], swapped[blue : blue + 4] = srgb[blue : blue + 4], srgb[red : red + 4]
-    picture.save(tmp_path / "swapped.png", icc_profile=bytes(swapped))
+    image.save(tmp_path / "swapped.png", icc_profile=bytes(swapped))
     assert np.abs(np.array(colour(tmp_path / "swapped.png")) - [50, 100, 200]).max() <= 3
 
 
@@ -168,14 +168,14 @@ def test_a_file_that_broke_since_it_was_checked_is_named(tmp_path):
         decoding.load(tmp_path / "a.png", whole(8, 8))
 
 
-def test_phones_second_picture_is_no_animation(tmp_path):
+def test_phones_second_image_is_no_animation(tmp_path):
     gradient(16, 16).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[gradient(8, 8)])
     assert not decoding.inspect(tmp_path / "a.jpg").is_animated
     assert np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg"))).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_raw_picture_is_upright_whole_or_reduced(tmp_path, orientation):
+def test_a_raw_image_is_upright_whole_or_reduced(tmp_path, orientation):
     upright = gradient(640, 320)
     back = {
         6: Image.Transpose.ROTATE_90,
@@ -186,16 +186,16 @@ def test_a_raw_picture_is_upright_whole_or_reduced(tmp_path, orientation):
     exif[0x0112] = orientation
     stored = upright.transpose(back[orientation]) if orientation > 1 else upright
     stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    seen, whole_picture = decoding.raw(tmp_path / "a.jpg")
-    assert (seen.width, seen.height) == whole_picture.size == (640, 320)
-    assert np.abs(np.asarray(whole_picture).astype(int) - np.asarray(upright)).mean() < 3
+    seen, whole_image = decoding.raw(tmp_path / "a.jpg")
+    assert (seen.width, seen.height) == whole_image.size == (640, 320)
+    assert np.abs(np.asarray(whole_image).astype(int) - np.asarray(upright)).mean() < 3
     seen, reduced = decoding.raw(tmp_path / "a.jpg", area=160 * 80)
     assert (seen.width, seen.height) == (640, 320)
     assert reduced.size == (160, 80)
     assert np.abs(np.asarray(reduced.resize((640, 320))).astype(int) - np.asarray(upright)).mean() < 3
 
 
-def test_a_raw_picture_keeps_what_is_transparent_and_only_that(tmp_path):
+def test_a_raw_image_keeps_what_is_transparent_and_only_that(tmp_path):
     hidden = np.array([[[255, 0, 0, 0], [0, 128, 255, 255]]], np.uint8)
     Image.fromarray(hidden).save(tmp_path / "rgba.png")
     assert np.array_equal(np.asarray(decoding.raw(tmp_path / "rgba.png")[1]), hidden)
@@ -207,7 +207,7 @@ def test_a_raw_picture_keeps_what_is_transparent_and_only_that(tmp_path):
     assert decoding.raw(tmp_path / "palette.png")[1].getpixel((3, 3)) == (0, 255, 0, 0)
 
 
-def test_raw_pictures_of_every_depth_and_colour_space_have_their_colours(tmp_path):
+def test_raw_images_of_every_depth_and_colour_space_have_their_colours(tmp_path):
     sixteen = Image.fromarray(np.full((8, 8), 0x8000, np.uint16))
     sixteen.save(tmp_path / "grey.png")
     sixteen.save(tmp_path / "grey.tiff")
@@ -229,6 +229,6 @@ def test_raw_runs_no_other_program_and_tells_what_is_broken(tmp_path):
     gradient(200, 200).save(tmp_path / "whole.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
     for name in ("a.png", "half.jpg"):
-        with pytest.raises(decoding.BrokenPicture):
+        with pytest.raises(decoding.BrokenImage):
             decoding.raw(tmp_path / name)
     assert not {"EPS", "WMF", "PDF"} & set(decoding.RAW_READABLE)

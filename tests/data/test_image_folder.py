@@ -1,4 +1,4 @@
-"""What lies in any folder: every picture with its caption, whatever the names, encodings and other things there."""
+"""What lies in any folder: every image with its caption, whatever the names, encodings and other things there."""
 
 import os
 
@@ -9,7 +9,7 @@ from library.messages import UserError
 
 
 def fill(folder, files):
-    """Files by name; a picture's bytes do not matter here."""
+    """Files by name; an image's bytes do not matter here."""
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -18,12 +18,12 @@ def fill(folder, files):
 
 
 def found(folder, **options):
-    """Name of each picture -> its caption."""
+    """Name of each image -> its caption."""
     whole = image_folder.find_images(folder, **options)
-    return {whole.name(picture): picture.caption for picture in whole.pictures}
+    return {whole.name(image): image.caption for image in whole.images}
 
 
-def test_pictures_of_all_folders_are_found_with_their_captions(tmp_path):
+def test_images_of_all_folders_are_found_with_their_captions(tmp_path):
     files = {
         "b.png": "", "b.txt": "b", "a.JPG": "", "a.TXT": "a, second tag\nanother line",
         "10_mytag/照片（1）.webp": "", "10_mytag/照片（1）.txt": "猫",
@@ -41,22 +41,22 @@ def test_pictures_of_all_folders_are_found_with_their_captions(tmp_path):
 
 def test_a_missing_caption_has_a_place_where_it_would_be(tmp_path):
     fill(tmp_path, {"x.y.png": ""})
-    (picture,) = image_folder.find_images(tmp_path, caption_extension="caption").pictures
-    assert (picture.caption, picture.caption_path) == (None, tmp_path / "x.y.caption")
-    assert picture.tags == []
+    (image,) = image_folder.find_images(tmp_path, caption_extension="caption").images
+    assert (image.caption, image.caption_path) == (None, tmp_path / "x.y.caption")
+    assert image.tags == []
 
 
 def test_only_the_first_line_holds_tags(tmp_path):
     fill(tmp_path, {"a.png": "", "a.txt": "\n  red hair ,, 1girl,\nsecond, line"})
-    assert image_folder.find_images(tmp_path).pictures[0].tags == ["red hair", "1girl"]
+    assert image_folder.find_images(tmp_path).images[0].tags == ["red hair", "1girl"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
 def test_captions_are_read_in_whatever_encoding_and_it_is_known(tmp_path, encoding):
     fill(tmp_path, {"a.png": "", "a.txt": "红色头发, 1girl".encode(encoding)})
-    (picture,) = image_folder.find_images(tmp_path).pictures
-    assert picture.tags == ["红色头发", "1girl"]
-    assert picture.encoding == {"utf-8": "utf-8-sig"}.get(encoding, encoding)
+    (image,) = image_folder.find_images(tmp_path).images
+    assert image.tags == ["红色头发", "1girl"]
+    assert image.encoding == {"utf-8": "utf-8-sig"}.get(encoding, encoding)
 
 
 def test_masks_hidden_things_and_what_systems_make_are_left_out(tmp_path):
@@ -72,7 +72,7 @@ def test_masks_hidden_things_and_what_systems_make_are_left_out(tmp_path):
     assert list(found(fill(tmp_path, {"a.png": ""} | dict.fromkeys(names, "")))) == ["a.png"]
 
 
-def test_links_to_folders_are_not_followed_and_those_to_pictures_are(tmp_path):
+def test_links_to_folders_are_not_followed_and_those_to_images_are(tmp_path):
     fill(tmp_path, {"set/a.png": "", "other/b.png": "", "other/b.txt": "b"})
     (tmp_path / "set" / "circle").symlink_to(tmp_path)
     (tmp_path / "set" / "b.png").symlink_to(tmp_path / "other" / "b.png")
@@ -81,11 +81,11 @@ def test_links_to_folders_are_not_followed_and_those_to_pictures_are(tmp_path):
     assert list(found(tmp_path / "set")) == ["a.png", "b.png"]
 
 
-def test_a_folder_named_like_a_picture_is_none(tmp_path):
+def test_a_folder_named_like_an_image_is_none(tmp_path):
     assert list(found(fill(tmp_path, {"a.png/b.png": ""}))) == ["a.png/b.png"]
 
 
-def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path):
+def test_images_of_kinds_that_are_not_read_are_named(tmp_path):
     whole = image_folder.find_images(fill(tmp_path, {"a.png": "", "b.gif": "", "d/c.HEIC": ""}))
     assert [note.partition(":")[2] for note in whole.notes] == [
         " 1 file in unsupported formats: b.gif. Convert them to .png",
@@ -137,11 +137,11 @@ def test_a_sub_folder_that_may_not_be_read_is_named_and_the_rest_is_found(tmp_pa
 
     monkeypatch.setattr(os, "scandir", scandir)
     whole = image_folder.find_images(tmp_path)
-    assert [picture.path.name for picture in whole.pictures] == ["a.png"]
+    assert [image.path.name for image in whole.images] == ["a.png"]
     assert "locked: this folder cannot be read (denied)" in whole.notes[0]
 
 
-def test_no_picture_is_told_with_what_was_passed_over(tmp_path):
+def test_no_image_is_told_with_what_was_passed_over(tmp_path):
     fill(tmp_path, {"a.gif": "", "a.txt": "a"})
     with pytest.raises(UserError) as caught:
         image_folder.find_images(tmp_path)

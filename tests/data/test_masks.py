@@ -1,4 +1,4 @@
-"""Masks go the picture's way to the latents, and what they hide is not learnt; what is wrong with them is told."""
+"""Masks go the image's way to the latents, and what they hide is not learnt; what is wrong with them is told."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -64,15 +64,15 @@ def test_averages_are_exact_where_cells_cut_through_pixels(rows, columns):
     torch.testing.assert_close(torch.from_numpy(ours), area(fine, rows, columns)[0, 0])
 
 
-def test_a_grid_within_the_picture_sees_only_that_part():
+def test_a_grid_within_the_image_sees_only_that_part():
     values = noise(20, 30)
     ours = masks.averaged(values, (2.5, 3.25, 27.5, 18.25), (5, 3))
     fine = values.repeat(4, 0).repeat(4, 1)[13:73, 10:110]
     torch.testing.assert_close(torch.from_numpy(ours), area(fine, 3, 5)[0, 0])
 
 
-def test_a_mask_is_resized_and_cropped_as_the_picture_and_averaged_as_by_sd_scripts(tmp_path):
-    """sd-scripts: area resize with the picture, crop, area resize to the latents: 60 x 48 -> 40 x 32 -> 32 x 32."""
+def test_a_mask_is_resized_and_cropped_as_the_image_and_averaged_as_by_sd_scripts(tmp_path):
+    """sd-scripts: area resize with the image, crop, area resize to the latents: 60 x 48 -> 40 x 32 -> 32 x 32."""
     mask = noise(48, 60)
     fit = Fit((32, 32), (40, 32), (5, 0))
     ours = masks.load(sample(tmp_path, mask, (60, 48)), fit, 8)
@@ -103,20 +103,20 @@ def test_black_and_white_stay_exactly_0_and_1(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_masks_of_every_mode_are_read(tmp_path, mode):
     """Left half white, right half black."""
-    picture = Image.new("L", (8, 4))
-    picture.paste(255, (0, 0, 4, 4))
+    image = Image.new("L", (8, 4))
+    image.paste(255, (0, 0, 4, 4))
     if mode == "I;16":
-        picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
-    picture = picture if mode == "I;16" else picture.convert(mode)
-    picture.save(tmp_path / "a.png")
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image = image if mode == "I;16" else image.convert(mode)
+    image.save(tmp_path / "a.png")
     assert masks.read_mask(tmp_path / "a.png").tolist() == [[255] * 4 + [0] * 4] * 4
 
 
 def test_what_is_transparent_in_a_mask_is_not_learnt_and_colours_count_by_brightness(tmp_path):
-    picture = Image.new("RGBA", (4, 1), (255, 255, 255, 255))
+    image = Image.new("RGBA", (4, 1), (255, 255, 255, 255))
     for x, colour in enumerate([(255, 255, 255, 0), (255, 255, 255, 128), (0, 255, 0, 255)]):
-        picture.putpixel((x, 0), colour)
-    picture.save(tmp_path / "a.png")
+        image.putpixel((x, 0), colour)
+    image.save(tmp_path / "a.png")
     assert masks.read_mask(tmp_path / "a.png").tolist() == [[0, 128, 150, 255]]
 
 
@@ -127,11 +127,11 @@ def test_a_mask_that_lies_on_its_side_is_turned(tmp_path):
     assert (masks.read_mask(tmp_path / "a.png") == np.rot90(noise(4, 8), -1)).all()
 
 
-def test_mask_and_transparency_are_multiplied_at_the_pictures_size(tmp_path):
+def test_mask_and_transparency_are_multiplied_at_the_images_size(tmp_path):
     alpha, mask = noise(32, 32), noise(16, 16, seed=1)
-    picture = Image.new("RGB", (32, 32))
-    picture.putalpha(Image.fromarray(alpha))
-    picture.save(tmp_path / "a.png")
+    image = Image.new("RGB", (32, 32))
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "a.png")
     fit = Fit((32, 32), (32, 32), (0, 0))
     alone = masks.load(sample(tmp_path, None, (32, 32), is_alpha=True), fit, 8)
     torch.testing.assert_close(torch.from_numpy(alone).double(), area(alpha, 4, 4)[0, 0] / 255, rtol=0, atol=1e-6)
@@ -156,7 +156,7 @@ RULE = BucketRule(64, 64, 32, 128, 16)
 
 @pytest.fixture
 def own_masks(tmp_path):
-    """A set whose pictures are their own masks, of several shapes and sizes; and one without."""
+    """A set whose images are their own masks, of several shapes and sizes; and one without."""
     folder = tmp_path / "set" / "1_a"
     for index, (width, height) in enumerate([(64, 64), (64, 64), (48, 80), (128, 128), (150, 70), (90, 90)]):
         values = noise(height, width, block=height // 8, seed=index)
@@ -183,8 +183,8 @@ def batches_of(folder, **options):
     [{}, {"flip_aug": True}, {"cache_latents": False, "random_crop": True, "enable_bucket": False, "flip_aug": True}],
     ids=["plain", "flipped", "cropped at random"],
 )
-def test_a_mask_meets_its_picture_whatever_is_done_to_it(own_masks, options):
-    """So a picture's brightness at each place is its mask there, but for the kernels of resizing."""
+def test_a_mask_meets_its_image_whatever_is_done_to_it(own_masks, options):
+    """So an image's brightness at each place is its mask there, but for the kernels of resizing."""
     count = 0
     for batch in batches_of(own_masks, **options):
         if batch.masks is None:
@@ -290,7 +290,7 @@ def test_white_masks_and_masks_that_are_not_used_change_no_bit(run, half_masked,
     assert first_losses(masked, 12) != first_losses(unused, 12)
 
 
-def test_regularization_pictures_without_masks_are_learnt_whole(run, half_masked):
+def test_regularization_images_without_masks_are_learnt_whole(run, half_masked):
     """Black masks: only they give a loss."""
     folder = Path(half_masked("left"))
     for path in folder.rglob("masks/*.png"):
@@ -329,7 +329,7 @@ def test_the_table_and_the_file_tell_of_masks(run, half_masked, capsys):
 # ---- what is found, and what is told ----
 
 
-def picture(path: Path, size=(40, 30), **options) -> Path:
+def image(path: Path, size=(40, 30), **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "red").save(path, **options)
     return path
@@ -345,9 +345,9 @@ def by_name(folder: Path, **options) -> dict[str, Mask | None]:
     return {sample.image_path.name: sample.mask for sample in find_samples(folder, **options).train}
 
 
-def test_masks_belong_to_pictures_whatever_the_case_and_the_form_of_their_names(tmp_path):
-    picture(tmp_path / "1_a/Käse 你好.JPG")
-    picture(tmp_path / "1_a/b.png")
+def test_masks_belong_to_images_whatever_the_case_and_the_form_of_their_names(tmp_path):
+    image(tmp_path / "1_a/Käse 你好.JPG")
+    image(tmp_path / "1_a/b.png")
     path = mask(tmp_path / "1_a/Masks/ka\u0308se 你好.PNG")
     found = find_samples(tmp_path)
     assert [sample.mask and sample.mask.path for sample in found.train] == [path, None] or [
@@ -360,10 +360,10 @@ def test_masks_belong_to_pictures_whatever_the_case_and_the_form_of_their_names(
     assert by_name(tmp_path, masked_loss=False) == {"b.png": None, "Käse 你好.JPG": None}
 
 
-def test_a_mask_is_for_the_upright_picture(tmp_path):
+def test_a_mask_is_for_the_upright_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(tmp_path / "1_a/phone.jpg", (40, 30), exif=exif)
+    image(tmp_path / "1_a/phone.jpg", (40, 30), exif=exif)
     mask(tmp_path / "1_a/masks/phone.png", (15, 20))
     assert by_name(tmp_path)["phone.jpg"].share == pytest.approx(0.5, abs=0.04)
     mask(tmp_path / "1_a/masks/phone.png", (40, 30))
@@ -376,14 +376,14 @@ def test_a_mask_is_for_the_upright_picture(tmp_path):
 
 @pytest.mark.parametrize("size", [(1000, 667), (501, 333), (250, 167), (90, 60)])
 def test_a_mask_may_be_a_pixel_off_by_rounding(tmp_path, size):
-    picture(tmp_path / "1_a/a.png", (1000, 667))
+    image(tmp_path / "1_a/a.png", (1000, 667))
     mask(tmp_path / "1_a/masks/a.png", size)
     assert by_name(tmp_path)["a.png"]
 
 
 def test_a_broken_mask_stops_the_run_by_name(tmp_path):
     for name in "ab":
-        picture(tmp_path / f"1_a/{name}.png")
+        image(tmp_path / f"1_a/{name}.png")
     data = mask(tmp_path / "1_a/masks/a.png").read_bytes()
     (tmp_path / "1_a/masks/a.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "1_a/masks/b.png").write_bytes(b"")
@@ -394,8 +394,8 @@ def test_a_broken_mask_stops_the_run_by_name(tmp_path):
     assert "b.png (the file is empty" in problem
 
 
-def test_masks_of_no_picture_are_told_with_their_right_name(tmp_path):
-    picture(tmp_path / "1_a/a.jpg")
+def test_masks_of_no_image_are_told_with_their_right_name(tmp_path):
+    image(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.jpg.png")
     mask(tmp_path / "1_a/masks/gone.png")
     (tmp_path / "1_a/masks/notes.txt").write_text("mine")
@@ -405,21 +405,21 @@ def test_masks_of_no_picture_are_told_with_their_right_name(tmp_path):
 
 
 def test_a_black_mask_is_told_by_name(tmp_path):
-    picture(tmp_path / "1_a/a.jpg")
+    image(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.png", white=0)
     (line,) = find_samples(tmp_path).warnings
     assert "1 image teaches nothing: completely black mask: a.jpg" in line
 
 
 def test_a_folder_of_masks_at_the_wrong_place_is_told(tmp_path):
-    picture(tmp_path / "1_a/a.jpg")
+    image(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "masks/a.png")
     (line,) = find_samples(tmp_path).warnings
     assert f"masks belong beside their images, in {tmp_path / '[repeats]_[concept]' / 'masks'}. Move them there" in line
 
 
 def test_masks_that_are_insisted_on_must_be_there(tmp_path):
-    picture(tmp_path / "1_a/a.jpg")
+    image(tmp_path / "1_a/a.jpg")
     with pytest.raises(UserError) as error:
         find_samples(tmp_path, masked_loss=True)
     (problem,) = error.value.problems
@@ -429,8 +429,8 @@ def test_masks_that_are_insisted_on_must_be_there(tmp_path):
 
 
 def test_transparency_is_a_mask_where_it_is_asked_for(tmp_path):
-    picture(tmp_path / "1_a/opaque.png")
-    half = Image.open(picture(tmp_path / "1_a/half.png"))
+    image(tmp_path / "1_a/opaque.png")
+    half = Image.open(image(tmp_path / "1_a/half.png"))
     half.putalpha(Image.fromarray(np.repeat([[0, 255]], 20, 1).repeat(30, 0).astype(np.uint8)))
     half.save(tmp_path / "1_a/half.png")
     assert by_name(tmp_path) == {"half.png": None, "opaque.png": None}
@@ -453,7 +453,7 @@ def test_the_next_run_reads_only_masks_that_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "raw", lambda path, *area: read.append(path.name) or really(path, *area))
     monkeypatch.setattr("library.data.file_index.SETTLED_SECONDS", -1.0)
     for name in "ab":
-        picture(tmp_path / f"set/1_a/{name}.png")
+        image(tmp_path / f"set/1_a/{name}.png")
         mask(tmp_path / f"set/1_a/masks/{name}.png")
     first = by_name(tmp_path / "set", memory=tmp_path / "memory")
     assert sorted(read) == ["a.png", "b.png"]
@@ -470,7 +470,7 @@ def test_the_next_run_reads_only_masks_that_changed(tmp_path, monkeypatch):
 
 def test_messages_are_told_in_chinese_too(tmp_path):
     set_language("zh")
-    picture(tmp_path / "1_a/a.jpg")
+    image(tmp_path / "1_a/a.jpg")
     mask(tmp_path / "1_a/masks/a.png", white=0)
     assert "蒙版全黑" in find_samples(tmp_path).warnings[0]
     (tmp_path / "1_a/masks/a.png").unlink()

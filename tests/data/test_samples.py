@@ -11,7 +11,7 @@ from PIL import Image
 
 from library import messages
 from library.contracts import Sample
-from library.data import file_index, decoding, shards
+from library.data import decoding, file_index, shards
 from library.data.folders import offered_name
 from library.data.samples import balance, find_samples
 from library.messages import UserError
@@ -24,7 +24,7 @@ def _english():
     messages.set_language("en")
 
 
-def picture(path, size=(12, 8), **options):
+def image(path, size=(12, 8), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "red").save(path, **options)
     return path
@@ -36,10 +36,10 @@ def told(found):
 
 def test_several_folders_repeats_and_captions_in_sorted_order(tmp_path):
     for name in ("2_b/2.png", "2_b/1.JPG", "10_my tag/x.WebP", "3_/y.bmp", "10_my tag/w.jpeg"):
-        picture(tmp_path / "train" / name)
+        image(tmp_path / "train" / name)
     (tmp_path / "train/2_b/1.txt").write_text("b, one")
     (tmp_path / "train/3_/y.txt").write_text("three")
-    picture(tmp_path / "reg/5_my tag/r.png")
+    image(tmp_path / "reg/5_my tag/r.png")
     found = find_samples(tmp_path / "train", tmp_path / "reg")
     assert [(s.folder, s.image_path.name, s.repeats, s.caption) for s in found.train] == [
         ("10_my tag", "w.jpeg", 10, "my tag"),
@@ -49,30 +49,30 @@ def test_several_folders_repeats_and_captions_in_sorted_order(tmp_path):
         ("3_", "y.bmp", 3, "three"),
     ]
     assert [(s.caption, s.is_regularization, s.caption_path) for s in found.regularization] == [("my tag", True, None)]
-    assert [(f.name, f.picture_count, f.caption_count) for f in found.folders] == [
+    assert [(f.name, f.image_count, f.caption_count) for f in found.folders] == [
         ("10_my tag", 2, 0), ("2_b", 2, 1), ("3_", 1, 1), ("5_my tag", 1, 0)]  # fmt: skip
     assert found.warnings == [
         f'{tmp_path / "train/2_b"}: 1 of 2 images without a caption file; the caption is "b": 2.png'
     ]
 
 
-def test_pictures_with_sizes_of_the_upright_picture(tmp_path):
+def test_images_with_sizes_of_the_upright_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(tmp_path / "1_a/phone.jpg", (40, 30), exif=exif)
+    image(tmp_path / "1_a/phone.jpg", (40, 30), exif=exif)
     (sample,) = find_samples(tmp_path).train
     assert (sample.width, sample.height) == (30, 40)
 
 
 def test_mixed_cases_and_unicode_forms_belong_together(tmp_path):
     """macOS writes names decomposed, Windows ignores cases: the same folder must mean the same on Linux."""
-    picture(tmp_path / "1_a" / unicodedata.normalize("NFD", "Käse.PNG"))
+    image(tmp_path / "1_a" / unicodedata.normalize("NFD", "Käse.PNG"))
     (tmp_path / "1_a" / unicodedata.normalize("NFC", "käse.TXT")).write_text("cheese")
     assert find_samples(tmp_path).train[0].caption == "cheese"
 
 
-def test_cut_out_faces_take_the_caption_of_their_picture(tmp_path):
-    picture(tmp_path / "1_a/my_wife_10_20_30_40.png")
+def test_cut_out_faces_take_the_caption_of_their_image(tmp_path):
+    image(tmp_path / "1_a/my_wife_10_20_30_40.png")
     (tmp_path / "1_a/my_wife.txt").write_text("smile")
     assert find_samples(tmp_path).train[0].caption == "smile"
 
@@ -80,9 +80,9 @@ def test_cut_out_faces_take_the_caption_of_their_picture(tmp_path):
 def test_chinese_users_files(tmp_path):
     folder = tmp_path / "训练集" / "6_我的衣服"
     for name, text in (("正面", "连衣裙, 红色".encode("gbk")), ("背面", "连衣裙".encode("utf-16"))):
-        picture(folder / f"{name}.png")
+        image(folder / f"{name}.png")
         (folder / f"{name}.txt").write_bytes(text)
-    picture(folder / "侧面.png")
+    image(folder / "侧面.png")
     (folder / "侧面.txt").write_text("裙子，鞋", encoding="utf-8-sig")
     found = find_samples(tmp_path / "训练集")
     assert {s.image_path.stem: s.caption for s in found.train} == {
@@ -96,7 +96,7 @@ def test_chinese_users_files(tmp_path):
 
 
 def test_an_empty_caption_file_is_an_empty_caption(tmp_path):
-    picture(tmp_path / "1_word/a.png")
+    image(tmp_path / "1_word/a.png")
     (tmp_path / "1_word/a.txt").write_bytes(b"")
     found = find_samples(tmp_path)
     assert found.train[0].caption == ""
@@ -105,7 +105,7 @@ def test_an_empty_caption_file_is_an_empty_caption(tmp_path):
 
 
 def test_captions_with_another_ending_are_told_with_the_option_to_set(tmp_path):
-    picture(tmp_path / "1_a/x.png")
+    image(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.caption").write_text("smile")
     found = find_samples(tmp_path)
     assert found.train[0].caption == "a"
@@ -113,39 +113,39 @@ def test_captions_with_another_ending_are_told_with_the_option_to_set(tmp_path):
     assert find_samples(tmp_path, caption_extension="caption").train[0].caption == "smile"
 
 
-def test_captions_of_no_picture_are_told(tmp_path):
-    picture(tmp_path / "1_a/x.png")
+def test_captions_of_no_image_are_told(tmp_path):
+    image(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.png.txt").write_text("smile")
     assert "1 caption file has no image: x.png.txt. Rename x.png.txt to x.txt" in told(find_samples(tmp_path))
 
 
 def test_neither_caption_nor_concept(tmp_path):
-    picture(tmp_path / "1_/x.png")
+    image(tmp_path / "1_/x.png")
     assert "neither a caption file nor a concept" in told(find_samples(tmp_path))
 
 
 def test_a_caption_that_is_no_text_stops_the_run_by_name(tmp_path):
-    picture(tmp_path / "1_a/x.png")
+    image(tmp_path / "1_a/x.png")
     (tmp_path / "1_a/x.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
     with pytest.raises(UserError, match=r"x\.txt: neither UTF-8.* Save it as UTF-8"):
         find_samples(tmp_path)
 
 
 def test_reg_captions_off_gives_the_folders_text(tmp_path):
-    picture(tmp_path / "train/1_a/x.png")
-    picture(tmp_path / "reg/1_woman/x.png")
+    image(tmp_path / "train/1_a/x.png")
+    image(tmp_path / "reg/1_woman/x.png")
     (tmp_path / "reg/1_woman/x.txt").write_text("smile")
     assert find_samples(tmp_path / "train", tmp_path / "reg").regularization[0].caption == "smile"
     found = find_samples(tmp_path / "train", tmp_path / "reg", reg_captions=False)
     assert (found.regularization[0].caption, found.reg_captions) == ("woman", False)
 
 
-def test_broken_pictures_are_skipped_by_name_and_the_rest_is_used(tmp_path):
+def test_broken_images_are_skipped_by_name_and_the_rest_is_used(tmp_path):
     folder = tmp_path / "1_a"
-    picture(folder / "good.png")
-    whole = picture(folder / "cut.jpg", (400, 300), quality=95).read_bytes()
+    image(folder / "good.png")
+    whole = image(folder / "cut.jpg", (400, 300), quality=95).read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    png = picture(folder / "cut.png", (90, 90)).read_bytes()
+    png = image(folder / "cut.png", (90, 90)).read_bytes()
     (folder / "cut.png").write_bytes(png[:-40])
     (folder / "empty.png").write_bytes(b"")
     (folder / "page.jpg").write_text("<html>404</html>")
@@ -162,16 +162,16 @@ def test_broken_pictures_are_skipped_by_name_and_the_rest_is_used(tmp_path):
         assert any(f"{folder / name}: skipped:" in line and why in line for line in found.warnings), name
 
 
-def test_huge_pictures_are_named_instead_of_filling_the_memory(tmp_path, monkeypatch):
-    picture(tmp_path / "1_a/huge.png", (50, 50))
-    picture(tmp_path / "1_a/large.png", (30, 40))  # beyond Pillow's limit, where it only warns
+def test_huge_images_are_named_instead_of_filling_the_memory(tmp_path, monkeypatch):
+    image(tmp_path / "1_a/huge.png", (50, 50))
+    image(tmp_path / "1_a/large.png", (30, 40))  # beyond Pillow's limit, where it only warns
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     found = find_samples(tmp_path)
     assert [s.image_path.name for s in found.train] == ["large.png"]
     assert "huge.png: skipped: more than 0 million pixels; make it smaller" in told(found)
 
 
-def test_no_usable_picture_is_an_error_that_names_the_broken_ones(tmp_path):
+def test_no_usable_image_is_an_error_that_names_the_broken_ones(tmp_path):
     (tmp_path / "1_a").mkdir()
     (tmp_path / "1_a/x.png").write_bytes(b"")
     with pytest.raises(UserError) as error:
@@ -180,15 +180,15 @@ def test_no_usable_picture_is_an_error_that_names_the_broken_ones(tmp_path):
     assert "x.png: skipped: the file is empty" in str(error.value)
 
 
-def test_files_that_are_no_pictures_of_ours(tmp_path):
+def test_files_that_are_no_images_of_ours(tmp_path):
     folder = tmp_path / "1_a"
-    picture(folder / "good.png")
+    image(folder / "good.png")
     (folder / "._good.png").write_bytes(b"\0\5\26\7")
     (folder / "Thumbs.db").write_bytes(b"x")
     (folder / "dir.png").mkdir()
     (folder / "moving.gif").write_bytes(b"GIF89a")
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    picture(folder / "more/inner.png")
+    image(folder / "more/inner.png")
     (tmp_path / "__MACOSX").mkdir()
     found = find_samples(tmp_path)
     assert [s.image_path.name for s in found.train] == ["good.png"]
@@ -208,8 +208,8 @@ def test_animations_give_their_first_frame_and_a_note(tmp_path):
 
 def test_regularization_folder_within_the_training_folder(tmp_path):
     """The layout of the guide: train/10_x beside train/reg/5_x."""
-    picture(tmp_path / "10_mywife/a.png")
-    picture(tmp_path / "reg/5_mywife/b.png")
+    image(tmp_path / "10_mywife/a.png")
+    image(tmp_path / "reg/5_mywife/b.png")
     found = find_samples(tmp_path, tmp_path / "reg")
     assert [s.folder for s in found.train + found.regularization] == ["10_mywife", "5_mywife"]
     assert found.warnings == [f"{tmp_path / 'reg'}: left out of train_data_dir, it belongs to reg_data_dir"]
@@ -217,15 +217,15 @@ def test_regularization_folder_within_the_training_folder(tmp_path):
 
 
 def test_a_numbered_regularization_folder_is_not_trained_on(tmp_path):
-    picture(tmp_path / "10_a/a.png")
-    picture(tmp_path / "5_reg/1_a/b.png")
+    image(tmp_path / "10_a/a.png")
+    image(tmp_path / "5_reg/1_a/b.png")
     found = find_samples(tmp_path, tmp_path / "5_reg")
     assert [s.folder for s in found.train] == ["10_a"]
 
 
 def test_regularization_folder_within_a_numbered_folder_takes_nothing_from_it(tmp_path):
-    picture(tmp_path / "10_a/a.png")
-    picture(tmp_path / "10_a/reg/1_a/b.png")
+    image(tmp_path / "10_a/a.png")
+    image(tmp_path / "10_a/reg/1_a/b.png")
     found = find_samples(tmp_path, tmp_path / "10_a/reg")
     assert [s.folder for s in found.train + found.regularization] == ["10_a", "1_a"]
     assert found.warnings == []
@@ -238,32 +238,32 @@ def problem(*arguments):
 
 
 def test_one_level_too_deep(tmp_path):
-    picture(tmp_path / "10_mytag/a.png")
+    image(tmp_path / "10_mytag/a.png")
     told = problem(tmp_path / "10_mytag")
     assert f"one level too deep. Choose the folder that contains it: {tmp_path}" in told
 
 
 def test_one_level_too_high(tmp_path):
-    picture(tmp_path / "project/train/10_mytag/a.png")
+    image(tmp_path / "project/train/10_mytag/a.png")
     assert f"is one level too high. Choose {tmp_path / 'project/train'}" in problem(tmp_path / "project")
 
 
 def test_missing_prefix_is_offered(tmp_path):
-    picture(tmp_path / "mytag/a.png")
-    picture(tmp_path / "6-cloths/a.png")
+    image(tmp_path / "mytag/a.png")
+    image(tmp_path / "6-cloths/a.png")
     assert "Rename: 6-cloths -> 6_cloths; mytag -> 10_mytag" in problem(tmp_path)
-    picture(tmp_path / "2_good/a.png")
+    image(tmp_path / "2_good/a.png")
     assert "mytag: skipped: its name does not begin with [repeats]_. To use it, rename it to 10_mytag" in told(
         find_samples(tmp_path)
     )
 
 
-def test_pictures_directly_in_the_folder(tmp_path):
-    picture(tmp_path / "mine/a.png")
+def test_images_directly_in_the_folder(tmp_path):
+    image(tmp_path / "mine/a.png")
     assert f"Move them into a sub-folder named [repeats]_[concept], such as {tmp_path / 'mine/10_mytag'}" in problem(
         tmp_path / "mine"
     )
-    picture(tmp_path / "mine/2_good/a.png")
+    image(tmp_path / "mine/2_good/a.png")
     assert "1 image is not used, beside the folders: a.png" in told(find_samples(tmp_path / "mine"))
 
 
@@ -275,13 +275,13 @@ def test_nothing_there_and_both_folders_are_told_at_once(tmp_path):
 
 
 def test_training_folder_as_regularization_folder(tmp_path):
-    picture(tmp_path / "1_a/a.png")
+    image(tmp_path / "1_a/a.png")
     assert "are the same folder" in problem(tmp_path, tmp_path / "1_a" / "..")
 
 
 def test_numbers_that_are_no_repeats(tmp_path):
-    picture(tmp_path / "0_a/a.png")
-    picture(tmp_path / "2023_b/a.png")
+    image(tmp_path / "0_a/a.png")
+    image(tmp_path / "2023_b/a.png")
     found = find_samples(tmp_path)
     assert [s.repeats for s in found.train] == [2023]
     assert "0_a: skipped: 0 repeats" in told(found)
@@ -298,7 +298,7 @@ def test_offered_names(name, offered):
     assert offered_name(name) == offered
 
 
-def test_pictures_are_checked_without_torch():
+def test_images_are_checked_without_torch():
     code = "import sys, library.data.samples, library.data.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
@@ -308,7 +308,7 @@ def test_pictures_are_checked_without_torch():
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Names of the pictures that were decoded, in any order; none of them counts as too young to be remembered."""
+    """Names of the images that were decoded, in any order; none of them counts as too young to be remembered."""
     names, really = [], decoding.inspect
     monkeypatch.setattr(decoding, "inspect", lambda path: names.append(path.name) or really(path))
     monkeypatch.setattr(file_index, "SETTLED_SECONDS", -60)
@@ -316,8 +316,8 @@ def decoded(monkeypatch):
 
 
 def test_the_next_run_decodes_only_what_was_broken_and_finds_the_same(tmp_path, decoded):
-    picture(tmp_path / "1_a/wide.png", (50, 7))
-    picture(tmp_path / "1_a/broken.png").write_bytes(b"no picture")
+    image(tmp_path / "1_a/wide.png", (50, 7))
+    image(tmp_path / "1_a/broken.png").write_bytes(b"no picture")
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "1_a/moving.webp", save_all=True, append_images=frames[1:])
     first = find_samples(tmp_path, memory=tmp_path / ".cache")
@@ -330,8 +330,8 @@ def test_the_next_run_decodes_only_what_was_broken_and_finds_the_same(tmp_path, 
 
 
 @pytest.mark.parametrize("change", ["painted over", "another file in its place", "truncated", "other rules"])
-def test_a_picture_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatch, change):
-    path, kept = picture(tmp_path / "1_a/a.bmp", (16, 8)), picture(tmp_path / "1_a/b.bmp")
+def test_an_image_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatch, change):
+    path, kept = image(tmp_path / "1_a/a.bmp", (16, 8)), image(tmp_path / "1_a/b.bmp")
     find_samples(tmp_path, memory=tmp_path / ".cache")
     decoded.clear()
     before = path.stat()
@@ -340,7 +340,7 @@ def test_a_picture_that_changed_is_looked_at_again(tmp_path, decoded, monkeypatc
     elif change == "truncated":
         path.write_bytes(path.read_bytes()[:60])
     else:
-        other = picture(tmp_path / "other.bmp", (8, 16))  # of the same length
+        other = image(tmp_path / "other.bmp", (8, 16))  # of the same length
         assert other.stat().st_size == before.st_size
         if change == "painted over":
             path.write_bytes(other.read_bytes())
@@ -359,7 +359,7 @@ def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path,
     monkeypatch.setattr(file_index, "FILES_AT_ONCE", 1)
     memory = tmp_path / ".cache"
     for name in (f"{number}.png" for number in range(8)):
-        picture(tmp_path / "1_a" / name)
+        image(tmp_path / "1_a" / name)
     if damage == "read-only":
         memory.write_text("a file is in the way")
     else:
@@ -378,7 +378,7 @@ def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_only(tmp_path,
 def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_out(tmp_path, decoded, monkeypatch):
     monkeypatch.setattr(file_index, "FILES_AT_ONCE", 2)
     for number in range(40):
-        picture(tmp_path / f"1_a/{number:02}.png")
+        image(tmp_path / f"1_a/{number:02}.png")
     really = decoding.inspect
 
     def interrupted(path):
@@ -401,10 +401,10 @@ def test_an_interruption_and_a_mistake_elsewhere_lose_little_of_what_was_found_o
     assert len(decoded) == 4
 
 
-def test_a_picture_written_just_now_is_not_remembered(tmp_path, decoded, monkeypatch):
+def test_an_image_written_just_now_is_not_remembered(tmp_path, decoded, monkeypatch):
     """It may change once more within the same tick of the clock."""
     monkeypatch.setattr(file_index, "SETTLED_SECONDS", 60)
-    picture(tmp_path / "1_a/a.png")
+    image(tmp_path / "1_a/a.png")
     for _ in range(2):
         find_samples(tmp_path, memory=tmp_path / ".cache")
     assert decoded == ["a.png", "a.png"]

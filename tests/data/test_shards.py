@@ -99,7 +99,7 @@ def test_the_next_run_appends_to_the_same_file_until_it_is_full(tmp_path, monkey
 
 
 def test_few_files_are_open_however_many_there_are(tmp_path, monkeypatch):
-    """A process may have 256 to 1,024 of them, and ten million pictures fill thousands."""
+    """A process may have 256 to 1,024 of them, and ten million images fill thousands."""
     monkeypatch.setattr(shards, "SHARD_BYTES", BYTES)
     monkeypatch.setattr(shards, "FILES_OPEN", 3)
     append(Shards(tmp_path, "a"), 0)

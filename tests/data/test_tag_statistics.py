@@ -32,22 +32,22 @@ def about(found, *tags):
 def test_counts_are_those_of_a_plain_count():
     rng = random.Random(1)
     words = ["1girl", "long_hair", "Long Hair", "hat", r"x \(y\)", "x (y)", "smile"]
-    pictures = [
+    images = [
         Captioned(rng.choice(["a", "b"]), str(n), ", ".join(rng.choices(words, k=rng.randrange(6)))) for n in range(60)
     ]
-    whole = count(pictures)
+    whole = count(images)
     for key, tag in whole.tags.items():
-        having = [p for p in pictures if key in {spelled(t) for t in p.caption.split(", ")}]
+        having = [p for p in images if key in {spelled(t) for t in p.caption.split(", ")}]
         assert whole.count(tag) == len(having)
         assert whole.count(tag, "a") == sum(p.folder == "a" for p in having)
-        assert whole.missing(tag, "b") == [p.name for p in pictures if p.folder == "b" and p not in having]
+        assert whole.missing(tag, "b") == [p.name for p in images if p.folder == "b" and p not in having]
         assert sum(tag.spellings.values()) >= whole.count(tag)
         assert tag.text == max(tag.spellings, key=tag.spellings.get)
     counts = [whole.count(tag) for tag in whole.tags.values()]
     assert counts == sorted(counts, reverse=True)
 
 
-def test_pictures_without_caption_count_in_no_share():
+def test_images_without_caption_count_in_no_share():
     whole = statistics(["hat", "hat", None, ""])
     assert whole.total() == 3
     assert whole.share(whole.tags["hat"]) == pytest.approx(2 / 3)
@@ -109,14 +109,14 @@ def test_sentences_are_known_from_tags(caption, is_prose):
 
 
 def the_garment():
-    """15 pictures as in the README's recipe: one tag was forgotten once."""
+    """15 images as in the README's recipe: one tag was forgotten once."""
     captions = [f"mytag, 1girl, school uniform, short sleeves, {n % 2 * 'hat, '}{n % 3 * 'smile, '}" for n in range(15)]
     captions[4] = captions[4].replace("short sleeves, ", "")
     captions[7] += "scarf"
     return statistics(captions)
 
 
-def test_a_feature_on_nearly_every_picture_is_named_with_the_line_that_moves_it():
+def test_a_feature_on_nearly_every_image_is_named_with_the_line_that_moves_it():
     (one,) = about(advice(the_garment(), {"10_mytag": "mytag"}), "school uniform", "short sleeves")
     assert one.level == "amber"
     assert "`school uniform` 100 %, `short sleeves` 93 %" in one.text
@@ -124,7 +124,7 @@ def test_a_feature_on_nearly_every_picture_is_named_with_the_line_that_moves_it(
     assert "keep the tags" in one.cure
 
 
-def test_a_forgotten_tag_is_named_with_its_picture():
+def test_a_forgotten_tag_is_named_with_its_image():
     (one,) = about(advice(the_garment(), {"10_mytag": "mytag"}), "short sleeves")
     assert "`short sleeves`: 4.png" in one.text
 
@@ -172,7 +172,7 @@ def test_a_trigger_word_with_a_meaning_of_its_own_is_told():
     assert not any("meaning" in one.text for one in advice(the_garment(), {"10_mytag": "mytag"}))
 
 
-def test_a_word_on_another_concepts_pictures_is_told():
+def test_a_word_on_another_concepts_images_is_told():
     whole = count(
         [
             *(Captioned("a", f"{n}", "aaa, x") for n in range(4)),
@@ -220,7 +220,7 @@ def test_long_captions_are_told_with_the_length_that_holds_them():
     assert not any("tokens" in one.text for one in advice(the_garment(), {"10_mytag": "mytag"}, token_counts=lengths))
 
 
-def test_pictures_without_tags_and_chinese_commas_are_named():
+def test_images_without_tags_and_chinese_commas_are_named():
     found = advice(statistics(["mytag, hat", "mytag", "", None, "红发，帽子"]), {"10_mytag": "mytag"})
     assert any("3 of 5 images have no tags besides the trigger word: 1.png, 2.png, 3.png" in o.text for o in found)
     assert any("Chinese commas" in one.text and "4.png" in one.text for one in found)

@@ -26,7 +26,7 @@ def test_the_tables_are_those_of_stable_diffusion():
     torch.testing.assert_close(schedule.signal(T) ** 2 + schedule.sigma(T) ** 2, torch.ones(7))
 
 
-def test_zero_terminal_snr_leaves_nothing_of_the_picture_and_keeps_the_first_step():
+def test_zero_terminal_snr_leaves_nothing_of_the_image_and_keeps_the_first_step():
     schedule = DiscreteSchedule(NoiseSpec(objective="v", zero_terminal_snr=True))
     t = torch.tensor([0, 500, 998, 999])
     golden = torch.tensor([0.99915, 0.24101878, 1.9678881e-07, 0.0])

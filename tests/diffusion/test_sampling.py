@@ -53,7 +53,7 @@ SAMPLERS = [name for name in sampling.SAMPLERS if not name.startswith("k_") and 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # diffusers' own
 @pytest.mark.parametrize(("objective", "zero_terminal_snr"), [("epsilon", False), ("v", False), ("v", True)])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_reaches_the_picture_of_a_perfect_model(sampler, objective, zero_terminal_snr):
+def test_every_sampler_reaches_the_image_of_a_perfect_model(sampler, objective, zero_terminal_snr):
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     family = PerfectFamily(objective, answer, zero_terminal_snr)
     sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=30, scale=1, sampler=sampler))
@@ -74,7 +74,7 @@ class PerfectFlow(PerfectFamily):
 
 @pytest.mark.parametrize("step_count", [1, 7])
 @pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim"])
-def test_flow_reaches_the_picture_of_a_perfect_model_exactly(sampler, step_count):
+def test_flow_reaches_the_image_of_a_perfect_model_exactly(sampler, step_count):
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     family = PerfectFlow(answer, shift=3.0)
     sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=step_count, scale=1, sampler=sampler))
@@ -83,7 +83,7 @@ def test_flow_reaches_the_picture_of_a_perfect_model_exactly(sampler, step_count
 
 @pytest.mark.parametrize(("spec", "shift"), [(dict(shift=3.0), 3.0), (dict(timestep_law="flux_shift"), 1.58308)])
 def test_flow_begins_at_pure_noise_and_takes_the_shifted_steps_of_diffusers(spec, shift):
-    """Of the FLUX pipeline: sigmas from 1 to 1 / n, shifted by exp(mu) of the 16 tokens of this picture."""
+    """Of the FLUX pipeline: sigmas from 1 to 1 / n, shifted by exp(mu) of the 16 tokens of this image."""
     family = PerfectFlow(torch.zeros(1, 4, 8, 8), **spec)
     sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=4, scale=1, sampler="euler"))
     even = [1, 0.75, 0.5, 0.25]
@@ -106,7 +106,7 @@ def test_latents_are_those_of_the_family(monkeypatch):
     assert family.times[1] == pytest.approx(1000 * shift * 0.5 / (1 + (shift - 1) * 0.5), rel=1e-4)
 
 
-def test_flow_draws_a_second_time_from_a_noisy_picture():
+def test_flow_draws_a_second_time_from_a_noisy_image():
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     family = PerfectFlow(answer)
     told = family.encode_captions([""])
@@ -276,7 +276,7 @@ def test_the_second_drawing_tells_sdxl_its_own_size():
             return torch.zeros_like(noisy)
 
     family = Sized("epsilon", torch.zeros(1))
-    told = family.encode_captions([""]) | family.size_conditioning(sampling.picture_sizes(64, 48))
+    told = family.encode_captions([""]) | family.size_conditioning(sampling.image_sizes(64, 48))
     prompt = Prompt("", width=64, height=48, seed=1, step_count=2, scale=1, sampler="euler")
     sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(2, 0.5))
     assert seen == [((6, 8), [48, 64, 0, 0, 48, 64])] * 2 + [((12, 16), [96, 128, 0, 0, 96, 128])] * 2
@@ -350,9 +350,9 @@ def test_sizes_are_multiples_of_8_and_not_too_small():
     assert [(p.width, p.height, p.seed, p.sampler) for p in completed] == [(512, 64, 5, "ddim"), (512, 768, 5, "ddim")]
 
 
-def test_a_grid_holds_all_pictures_at_their_size():
-    pictures = [sampling.to_picture(torch.full((3, 8, 16), value)) for value in (-1.0, 0.0, 1.0)]
-    sheet = sampling.grid([pictures[:2], pictures[2:]], gap=2)
+def test_a_grid_holds_all_images_at_their_size():
+    images = [sampling.to_image(torch.full((3, 8, 16), value)) for value in (-1.0, 0.0, 1.0)]
+    sheet = sampling.grid([images[:2], images[2:]], gap=2)
     assert sheet.size == (16 + 2 + 16, 8 + 2 + 8)
     assert sheet.getpixel((0, 0)) == (0, 0, 0)
     assert sheet.getpixel((20, 0)) == (128, 128, 128)

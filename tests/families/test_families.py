@@ -765,7 +765,7 @@ def test_a_folder_without_tokenizer_gets_clips_own_if_it_fits(tmp_path):
         folder_tokenizer(tmp_path, 770, "!")
 
 
-# ---- Pictures and the rest ----
+# ---- Images and the rest ----
 
 
 def test_latents_are_the_mean_of_the_vae_scaled():

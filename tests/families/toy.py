@@ -1,6 +1,6 @@
 """A family of another kind: a flow transformer of kilobytes, with a text encoder of 2 blocks over letters.
 
-Nothing in it is Stable Diffusion's: latents of 8 channels at a quarter of the picture's sides, captions of any length,
+Nothing in it is Stable Diffusion's: latents of 8 channels at a quarter of the image's sides, captions of any length,
 "flow" as objective, its own names in files. It shows what a family's file has to say, and that nothing else needs to
 know of it; `test_toy.py` adds its row to the table. That it imports torch at once is the only liberty it takes.
 """
@@ -118,7 +118,7 @@ class ToyTransformer(nn.Module):
         return (call,)
 
     def forward(self, noisy: Tensor, time: Tensor, states: Tensor, is_own: Tensor) -> Tensor:
-        """(B, C, h, w), (B,) from 0 (a picture) to 1 (noise), (B, S, D), (B, S) -> (B, C, h, w)."""
+        """(B, C, h, w), (B,) from 0 (an image) to 1 (noise), (B, S, D), (B, S) -> (B, C, h, w)."""
         rows, columns = noisy.shape[2] // self.patch, noisy.shape[3] // self.patch
         tokens = self.patches(functional.pixel_unshuffle(noisy, self.patch).flatten(2).transpose(1, 2))
         clock = self.time(torch.stack([torch.cos(3 * time), torch.sin(3 * time)], -1).to(tokens.dtype))

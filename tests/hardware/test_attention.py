@@ -369,7 +369,7 @@ def test_a_vae_computes_what_it_did(kind):
 
 
 def test_a_unet_computes_what_it_did():
-    """Attention to captions, on tokens instead of pictures, with several heads."""
+    """Attention to captions, on tokens instead of images, with several heads."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_config(TINY_UNET)
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([3, 500]), torch.randn(2, 77, 16)

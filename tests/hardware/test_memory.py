@@ -338,7 +338,7 @@ def test_what_is_predicted_for_a_true_size_run_is_what_it_takes():
     """SD 1.5's U-Net at 128 pixels in fp32, in a process of its own.
 
     The model, the LoRA, its optimizer and the step are exact; what oneDNN takes beside them is at most what is said: it
-    depends on the processor (none, one or two copies of the largest kernel were seen) and on the pictures' size.
+    depends on the processor (none, one or two copies of the largest kernel were seen) and on the images' size.
     """
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", PREDICT_AND_MEASURE]

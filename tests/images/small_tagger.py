@@ -22,7 +22,7 @@ def weights(tag_count: int = len(TAGS)) -> tuple[np.ndarray, np.ndarray]:
 
 
 def probabilities(bgr: np.ndarray) -> np.ndarray:
-    """(T,) what `colours` gives for one prepared picture, (S, S, 3), in plain numpy."""
+    """(T,) what `colours` gives for one prepared image, (S, S, 3), in plain numpy."""
     matrix, offset = weights()
     return 1 / (1 + np.exp(-(bgr.astype(np.float64).mean(axis=(0, 1)) @ matrix + offset)))
 

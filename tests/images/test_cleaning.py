@@ -1,4 +1,4 @@
-"""Cleaning raw pictures: the same is found, borders are cut and subjects never, poor ones are known, sizes fit."""
+"""Cleaning raw images: the same is found, borders are cut and subjects never, poor ones are known, sizes fit."""
 
 import io
 
@@ -11,7 +11,7 @@ from library.messages import UserError
 
 
 def textured(seed, width=480, height=360):
-    """A picture with something at every scale, as photos have it."""
+    """An image with something at every scale, as photos have it."""
     rng = np.random.default_rng(seed)
     layers = []
     for cells, strength in ((4, 90), (16, 45), (64, 22), (240, 11)):
@@ -22,26 +22,26 @@ def textured(seed, width=480, height=360):
     return Image.fromarray((128 + sum(layers)).clip(0, 255).astype(np.uint8))
 
 
-def as_jpeg(picture, quality=75):
+def as_jpeg(image, quality=75):
     data = io.BytesIO()
-    picture.save(data, "JPEG", quality=quality)
+    image.save(data, "JPEG", quality=quality)
     return Image.open(data).convert("RGB")
 
 
 def figure(width=400, height=400, ground="white", ink="navy"):
     """A drawing on plain ground: a round head, and legs that taper."""
-    picture = Image.new("RGB", (width, height), ground)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), ground)
+    pen = ImageDraw.Draw(image)
     pen.ellipse((width * 0.4, height * 0.35, width * 0.6, height * 0.55), fill=ink)
     pen.polygon([(width * 0.45, height * 0.5), (width * 0.55, height * 0.5), (width * 0.5, height * 0.75)], fill=ink)
-    return picture
+    return image
 
 
 # ---- duplicates ----
 
 
-def looks_of(*pictures):
-    return duplicates.Fingerprints([duplicates.fingerprint(np.asarray(picture)) for picture in pictures])
+def looks_of(*images):
+    return duplicates.Fingerprints([duplicates.fingerprint(np.asarray(image)) for image in images])
 
 
 def test_copies_at_other_sizes_and_qualities_are_one_group_and_others_are_not():
@@ -51,7 +51,7 @@ def test_copies_at_other_sizes_and_qualities_are_one_group_and_others_are_not():
     assert duplicates.groups(looks_of(*copies, *others), 6) == [[0, 1, 2], [3, 4]]
 
 
-def test_the_same_drawing_in_another_colour_is_another_picture():
+def test_the_same_drawing_in_another_colour_is_another_image():
     """The bits are the same, as both are as dark: only the colours tell them apart."""
     red, blue = figure(ink=(200, 0, 0)), figure(ink=(0, 66, 180))
     looks = looks_of(red, blue)
@@ -60,10 +60,10 @@ def test_the_same_drawing_in_another_colour_is_another_picture():
 
 
 def test_a_mirrored_copy_is_told_but_is_no_duplicate():
-    picture = textured(1)
-    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = textured(1)
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     symmetric = figure()
-    looks = looks_of(picture, textured(2), as_jpeg(mirrored), symmetric, symmetric)
+    looks = looks_of(image, textured(2), as_jpeg(mirrored), symmetric, symmetric)
     assert duplicates.groups(looks, 6) == [[3, 4]]
     assert duplicates.mirrored_pairs(looks, 6) == [(0, 2)]
 
@@ -98,7 +98,7 @@ def test_of_a_chain_all_stay_that_have_no_copy_among_those_that_stay():
     assert duplicates.kept(looks, [2, 0, 1, 3, 4], 4) == [2, 0, 4]
 
 
-def test_ten_thousand_pictures_are_compared_within_seconds():
+def test_ten_thousand_images_are_compared_within_seconds():
     import time
 
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def test_noise_is_measured_in_grey_levels():
     assert quality.noise(quality.grey_of(np.asarray(figure()))) < 0.5
 
 
-def test_a_plain_picture_has_no_edges():
+def test_a_plain_image_has_no_edges():
     assert quality.blur(np.full((64, 64), 200, np.float32)) == float("inf")
 
 
@@ -152,7 +152,7 @@ def test_an_enlarged_copy_is_told_from_a_genuine_large_one(saved):
 @pytest.mark.parametrize("saved", [30, 75, 95])
 @pytest.mark.parametrize("thickness", [(0, 60), (43, 43), (60, 0), (0, 11)], ids=str)
 def test_borders_are_cut_though_a_jpeg_has_smeared_them(colour, saved, thickness):
-    """Nothing of the border may stay, and of the picture at most a few lines may go."""
+    """Nothing of the border may stay, and of the image at most a few lines may go."""
     across, down = thickness
     inner = textured(1)
     framed = Image.new("RGB", (inner.width + 2 * across, inner.height + 2 * down), colour)
@@ -181,8 +181,8 @@ def test_one_bar_is_cut_and_frames_within_frames_too():
 @pytest.mark.parametrize("saved", [None, 60])
 def test_a_subject_on_plain_ground_keeps_a_margin(ground, saved):
     drawing = figure(ground=ground, ink=(60, 120, 60))
-    picture = as_jpeg(drawing, saved) if saved else drawing
-    left, top, right, bottom = borders.find_borders(np.asarray(picture))
+    image = as_jpeg(drawing, saved) if saved else drawing
+    left, top, right, bottom = borders.find_borders(np.asarray(image))
     subject = (160, 140, 241, 301)
     margin = borders.MARGIN * (subject[3] - subject[1])
     assert 0 < left <= subject[0] - margin * 0.8
@@ -191,7 +191,7 @@ def test_a_subject_on_plain_ground_keeps_a_margin(ground, saved):
     assert 400 > bottom >= subject[3] + margin * 0.8
 
 
-def test_a_picture_is_whole_where_its_plain_sides_are_no_borders():
+def test_an_image_is_whole_where_its_plain_sides_are_no_borders():
     sky = textured(1)
     ImageDraw.Draw(sky).rectangle((0, 0, 480, 120), fill=(180, 210, 255))
     hills = [(0, 121), *((x, 60 + 50 * np.sin(x / 60)) for x in range(0, 481, 10)), (480, 121)]
@@ -202,8 +202,8 @@ def test_a_picture_is_whole_where_its_plain_sides_are_no_borders():
     floor = Image.new("RGB", (400, 400), (180, 210, 255))
     ImageDraw.Draw(floor).rectangle((0, 250, 400, 400), fill=(60, 140, 60))
     cut_figure = figure(300, 300).crop((90, 90, 210, 225))  # head and feet near the edges already
-    for picture in (textured(5), sky, stripes, floor, cut_figure, Image.new("RGB", (90, 60), "white")):
-        assert borders.find_borders(np.asarray(picture)) == (0, 0, *picture.size)
+    for image in (textured(5), sky, stripes, floor, cut_figure, Image.new("RGB", (90, 60), "white")):
+        assert borders.find_borders(np.asarray(image)) == (0, 0, *image.size)
 
 
 # ---- resizing ----
@@ -220,10 +220,10 @@ def test_sizes_lie_in_the_training_range_and_stay_there(size):
 
 
 def test_hidden_colours_do_not_bleed_when_a_cut_out_is_resized():
-    picture = np.zeros((200, 200, 4), np.uint8)
-    picture[..., 0] = 255  # hidden red
-    picture[50:150, 50:150] = (0, 0, 255, 255)
-    small = resizing.resize(picture, (70, 70))
+    image = np.zeros((200, 200, 4), np.uint8)
+    image[..., 0] = 255  # hidden red
+    image[50:150, 50:150] = (0, 0, 255, 255)
+    small = resizing.resize(image, (70, 70))
     assert small[small[..., 3] > 8][:, 0].max() < 8
 
 
@@ -232,12 +232,12 @@ def test_tiles_are_the_whole(monkeypatch):
     import cv2
 
     monkeypatch.setattr(resizing, "TILE", 40)
-    picture = np.asarray(textured(1, 130, 97))
+    image = np.asarray(textured(1, 130, 97))
 
     def enlarge(tile):
         return np.repeat(np.repeat(cv2.blur(tile, (7, 7)), 2, axis=0), 2, axis=1)
 
-    assert np.array_equal(resizing.by_tiles(picture, enlarge, 2), enlarge(picture))
+    assert np.array_equal(resizing.by_tiles(image, enlarge, 2), enlarge(image))
 
 
 def test_denoising_removes_noise_and_little_else():
@@ -278,7 +278,7 @@ B.C.png: -5, 0, 8, 100
     }
 
 
-def test_a_star_stands_for_many_pictures():
+def test_a_star_stands_for_many_images():
     assert set(read("*.png: 0, 90%, 100%, 10%")) == {"sub/a.png", "other/a.png", "b.c.png"}
     assert set(read("sub/*: 0, 0, 60, 60")) == {"sub/a.png"}
 

@@ -1,4 +1,4 @@
-"""Facts of a picture are stated only where they are true."""
+"""Facts of an image are stated only where they are true."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from library.images.image_facts import colour_names, facts, oklab, orientation
 
 def drawn(background: str, subject: str = "teal", size: tuple[int, int] = (200, 300), grain: float = 0) -> Image.Image:
     """A subject that stands on the lower edge."""
-    picture = Image.new("RGB", size, background)
+    image = Image.new("RGB", size, background)
     across, down = size
-    ImageDraw.Draw(picture).rectangle((across * 0.3, down * 0.3, across * 0.7, down), fill=subject)
-    noisy = np.asarray(picture) + np.random.default_rng(0).normal(0, grain, (down, across, 3))
+    ImageDraw.Draw(image).rectangle((across * 0.3, down * 0.3, across * 0.7, down), fill=subject)
+    noisy = np.asarray(image) + np.random.default_rng(0).normal(0, grain, (down, across, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
@@ -38,11 +38,11 @@ def test_what_is_not_plain_is_not_called_so():
     gradient = Image.fromarray(np.tile(np.linspace(0, 255, 200, dtype=np.uint8)[:, None, None], (1, 200, 3)))
     striped = drawn("white")
     ImageDraw.Draw(striped).rectangle((0, 0, 40, 300), fill="silver")
-    for picture in (gradient, striped):
-        assert not [word for word in facts(picture) if "background" in word]
+    for image in (gradient, striped):
+        assert not [word for word in facts(image) if "background" in word]
 
 
-def test_a_grey_picture_is_greyscale_and_one_with_a_little_colour_is_not():
+def test_a_grey_image_is_greyscale_and_one_with_a_little_colour_is_not():
     grey = drawn("white", "dimgray")
     assert facts(grey) == ["portrait format", "white background", "greyscale", "monochrome"]
     ImageDraw.Draw(grey).rectangle((90, 120, 110, 140), fill="red")
@@ -50,10 +50,10 @@ def test_a_grey_picture_is_greyscale_and_one_with_a_little_colour_is_not():
 
 
 def test_several_colours_are_no_theme():
-    picture = drawn("white", "red")
-    ImageDraw.Draw(picture).rectangle((60, 150, 140, 220), fill="blue")
-    ImageDraw.Draw(picture).rectangle((60, 221, 140, 300), fill="green")
-    assert not [word for word in facts(picture) if "theme" in word]
+    image = drawn("white", "red")
+    ImageDraw.Draw(image).rectangle((60, 150, 140, 220), fill="blue")
+    ImageDraw.Draw(image).rectangle((60, 221, 140, 300), fill="green")
+    assert not [word for word in facts(image) if "theme" in word]
 
 
 @pytest.mark.parametrize(

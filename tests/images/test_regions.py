@@ -1,4 +1,4 @@
-"""Regions of a picture: text over it, faces, and what is its subject."""
+"""Regions of an image: text over it, faces, and what is its subject."""
 
 import random
 import threading
@@ -36,7 +36,7 @@ REGIONS = st.builds(Region, st.integers(-20, 60), st.integers(-20, 60), st.integ
 
 @pytest.mark.slow("looks for text in many pictures")
 @given(REGIONS)
-def test_what_is_clipped_lies_in_the_picture(region):
+def test_what_is_clipped_lies_in_the_image(region):
     inside = clipped(region, 50, 40)
     if inside is None:
         assert overlap(region, Region(0, 0, 50, 40)) == 0
@@ -67,7 +67,7 @@ def test_a_union_has_the_surer_ones_kind():
 
 @pytest.mark.slow("looks for text in many pictures")
 def test_most_text_is_found_over_most_grounds_and_little_else():
-    """The figures over more pictures, and photos, are in docs/log.md; here they may only not fall far below them."""
+    """The figures over more images, and photos, are in docs/log.md; here they may only not fall far below them."""
     rows = overlaid_text.measured(random.Random(1), 18)
     everything = [row for kind in rows.values() for row in kind]
     assert len(everything) >= 12
@@ -83,14 +83,14 @@ def test_text_is_found_wherever_it_stands(words, place):
     if face is None and not words.isascii():
         pytest.skip("no Chinese font on this machine")
     face = face or overlaid_text.ImageFont.load_default(28)
-    picture = draw_character(CharacterScene("waving", background="blue"), (512, 512)).convert("RGB")
-    pen = ImageDraw.Draw(picture)
+    image = draw_character(CharacterScene("waving", background="blue"), (512, 512)).convert("RGB")
+    pen = ImageDraw.Draw(image)
     box = pen.textbbox(place, words, font=face)
     pen.text(place, words, font=face, fill="white", stroke_width=1, stroke_fill="black")
     text = clipped(Region(box[0], box[1], box[2] - box[0], box[3] - box[1]), 512, 512)
-    found = text_regions.find_text(np.asarray(picture))
-    assert overlaid_text.found_share(text, found, picture.size) > 0.7
-    assert overlaid_text.stray_share(text, found, picture.size) < 0.01
+    found = text_regions.find_text(np.asarray(image))
+    assert overlaid_text.found_share(text, found, image.size) > 0.7
+    assert overlaid_text.stray_share(text, found, image.size) < 0.01
     assert all(region.kind == "text" and 0 < region.score <= 1 for region in found)
 
 
@@ -101,17 +101,17 @@ def test_no_text_is_found_on_the_character(side):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (640, 7), (33, 65)])
-def test_pictures_of_any_size_can_be_looked_at(size):
-    picture = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+def test_images_of_any_size_can_be_looked_at(size):
+    image = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
     for find in (text_regions.find_text, faces.find_faces):
-        assert all(clipped(region, *size) == region for region in find(picture))
-    assert background.subject(picture).shape == picture.shape[:2]
+        assert all(clipped(region, *size) == region for region in find(image))
+    assert background.subject(image).shape == image.shape[:2]
 
 
 def test_the_same_is_found_in_threads():
-    picture = np.asarray(overlaid_text.overlaid(random.Random(2), Image.new("RGB", (300, 300), "gray"))[0])
-    expected, answers = text_regions.find_text(picture), []
-    threads = [threading.Thread(target=lambda: answers.append(text_regions.find_text(picture))) for _ in range(3)]
+    image = np.asarray(overlaid_text.overlaid(random.Random(2), Image.new("RGB", (300, 300), "gray"))[0])
+    expected, answers = text_regions.find_text(image), []
+    threads = [threading.Thread(target=lambda: answers.append(text_regions.find_text(image))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -145,8 +145,8 @@ def test_the_saved_network_is_the_trained_one(tmp_path):
 
 def drawn_face(height: int) -> Image.Image:
     """A face as light and dark as a photographed one, which is what the cascades look at."""
-    picture = Image.new("RGB", (200, 260), (90, 110, 130))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (200, 260), (90, 110, 130))
+    pen = ImageDraw.Draw(image)
     pen.rectangle((70, 190, 130, 260), fill=(180, 140, 118))
     pen.ellipse((38, 16, 162, 170), fill=(50, 36, 28))  # hair
     pen.ellipse((46, 60, 154, 215), fill=(214, 172, 148))
@@ -159,14 +159,14 @@ def drawn_face(height: int) -> Image.Image:
     pen.line((86, 153, 114, 153), fill=(120, 80, 66), width=5)
     pen.ellipse((76, 170, 124, 186), fill=(160, 80, 78))
     pen.line((78, 178, 122, 178), fill=(90, 36, 36), width=3)
-    return picture.filter(ImageFilter.GaussianBlur(3)).resize((round(height * 200 / 260), height))
+    return image.filter(ImageFilter.GaussianBlur(3)).resize((round(height * 200 / 260), height))
 
 
 @pytest.mark.parametrize("height", [150, 600])
 def test_a_face_is_found_where_it_is(height):
-    picture = Image.new("RGB", (800, 700), (120, 130, 140))
-    picture.paste(drawn_face(height), (100, 60))
-    (face,) = faces.find_faces(np.asarray(picture))
+    image = Image.new("RGB", (800, 700), (120, 130, 140))
+    image.paste(drawn_face(height), (100, 60))
+    (face,) = faces.find_faces(np.asarray(image))
     middle = (face.left + face.width / 2 - 100) / height, (face.top + face.height / 2 - 60) / height
     assert middle == pytest.approx((0.38, 0.5), abs=0.06)
     assert 0.4 < face.height / height < 0.75
@@ -185,26 +185,26 @@ def test_a_face_is_found_where_it_is(height):
     ],  # in the last two the cascade answers 8 and 12 times
 )
 def test_no_face_is_found_where_none_is(ground, seed):
-    picture = getattr(overlaid_text, ground)(random.Random(seed), (512, 512))
-    assert faces.find_faces(np.asarray(picture)) == []
+    image = getattr(overlaid_text, ground)(random.Random(seed), (512, 512))
+    assert faces.find_faces(np.asarray(image)) == []
 
 
 def test_faces_that_look_to_the_other_side_are_found_in_the_mirror(monkeypatch):
-    def answers(cascade, picture, side, fewest):  # in place of a cascade: the white, where it is left of the middle
-        down, across = np.nonzero(picture.min(axis=2) == 255)
+    def answers(cascade, image, side, fewest):  # in place of a cascade: the white, where it is left of the middle
+        down, across = np.nonzero(image.min(axis=2) == 255)
         if side != faces.PROFILE_SIDE or across.min() > 100:
             return []
         return [Region(int(across.min()), int(down.min()), 20, 30, 0.6, "face")]
 
     monkeypatch.setattr(faces, "_answers", answers)
     for left in (30, 150):
-        picture = np.zeros((100, 200, 3), np.uint8)
-        picture[40:70, left : left + 20] = 255
-        assert faces.find_faces(picture) == [Region(left, 40, 20, 30, 0.6, "face")]
+        image = np.zeros((100, 200, 3), np.uint8)
+        image[40:70, left : left + 20] = 255
+        assert faces.find_faces(image) == [Region(left, 40, 20, 30, 0.6, "face")]
 
 
 @given(st.integers(0, 300), st.integers(0, 200), st.integers(1, 200), st.integers(1, 200), st.floats(0, 3))
-def test_what_is_around_a_face_is_a_square_in_the_picture(left, top, width, height, margin):
+def test_what_is_around_a_face_is_a_square_in_the_image(left, top, width, height, margin):
     face = clipped(Region(left, top, width, height), 320, 240)
     if face:
         square = faces.around(face, (320, 240), margin)
@@ -216,7 +216,7 @@ def test_what_is_around_a_face_is_a_square_in_the_picture(left, top, width, heig
 
 
 def constant_file(path: Path, output: np.ndarray, side: int | str) -> Path:
-    """An ONNX model that gives the same for every picture."""
+    """An ONNX model that gives the same for every image."""
     nodes = [
         helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
@@ -231,7 +231,7 @@ def constant_file(path: Path, output: np.ndarray, side: int | str) -> Path:
     return path
 
 
-# Of a 320 x 160 picture in a square of 640: a face at (40, 20), 60 x 80, that comes twice, and one too unsure to count.
+# Of a 320 x 160 image in a square of 640: a face at (40, 20), 60 x 80, that comes twice, and one too unsure to count.
 MIDDLES = np.array([[140, 120, 120, 160], [144, 120, 120, 160], [500, 200, 60, 60]], np.float32)
 SCORES = np.array([0.9, 0.6, 0.1], np.float32)
 CORNERS = np.concatenate([MIDDLES[:, :2] - MIDDLES[:, 2:] / 2, MIDDLES[:, :2] + MIDDLES[:, 2:] / 2], 1)
@@ -254,7 +254,7 @@ def test_every_kind_of_yolo_model_gives_its_face_once(tmp_path, version, side):
     assert face == (40, 20, 60, 80, pytest.approx(0.9, abs=1e-3), "face")
 
 
-def test_yolo_sees_the_picture_in_a_grey_square(monkeypatch):
+def test_yolo_sees_the_image_in_a_grey_square(monkeypatch):
     seen = []
 
     class Session:
@@ -277,9 +277,9 @@ def test_yolo_sees_the_picture_in_a_grey_square(monkeypatch):
 def test_a_cascade_file_is_used(tmp_path):
     path = tmp_path / "lbpcascade_animeface.xml"
     path.write_bytes((Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt.xml").read_bytes())
-    picture = Image.new("RGB", (300, 300), (120, 130, 140))
-    picture.paste(drawn_face(240), (40, 20))
-    (face,) = faces.find_faces(np.asarray(picture), faces.open_model(path, local_models.open_onnx))
+    image = Image.new("RGB", (300, 300), (120, 130, 140))
+    image.paste(drawn_face(240), (40, 20))
+    (face,) = faces.find_faces(np.asarray(image), faces.open_model(path, local_models.open_onnx))
     assert 80 < face.width < 200
 
 
@@ -331,15 +331,15 @@ def truth(scene: CharacterScene, size: tuple[int, int]) -> np.ndarray:
 def test_the_subject_of_a_drawing_is_found(scene):
     size = (512, 640)
     grain = np.random.default_rng(0).normal(0, 4, (640, 512, 3))
-    picture = (np.asarray(draw_character(scene, size), np.float32) + grain).clip(0, 255).astype(np.uint8)
-    mask = background.subject(picture)
+    image = (np.asarray(draw_character(scene, size), np.float32) + grain).clip(0, 255).astype(np.uint8)
+    mask = background.subject(image)
     inside, true = mask > 127, truth(scene, size)
     assert (inside & true).sum() / (inside | true).sum() > 0.95
     assert not background.is_doubtful(mask)
-    assert np.array_equal(mask, background.subject(picture))  # GrabCut begins at random
+    assert np.array_equal(mask, background.subject(image))  # GrabCut begins at random
 
 
-def test_a_large_picture_has_a_sharp_edge():
+def test_a_large_image_has_a_sharp_edge():
     scene, size = SCENES[0], (1600, 1600)
     mask, true = background.subject(np.asarray(draw_character(scene, size))), truth(scene, size).astype(np.uint8)
     kernel = np.ones((13, 13), np.uint8)  # 6 pixels: about one of those that GrabCut saw
@@ -385,9 +385,9 @@ class Session:
 )
 def test_models_are_fed_as_rembg_feeds_them(name, side, mean, std):
     session = Session("side")
-    picture = np.zeros((30, 40, 3), np.uint8)
-    picture[:, :20] = (255, 102, 51)
-    mask = background.subject(picture, SimpleNamespace(session=session, path=Path("models") / name))
+    image = np.zeros((30, 40, 3), np.uint8)
+    image[:, :20] = (255, 102, 51)
+    mask = background.subject(image, SimpleNamespace(session=session, path=Path("models") / name))
     pixels = session.seen[0]
     assert (pixels.shape, pixels.dtype) == ((1, 3, side, side), np.float32)
     assert pixels[0, :, 5, 5] == pytest.approx((np.array([1, 0.4, 0.2]) - mean) / std, abs=1e-3)
@@ -397,7 +397,7 @@ def test_models_are_fed_as_rembg_feeds_them(name, side, mean, std):
 
 
 def test_the_largest_value_counts_as_one():
-    """As in rembg: a dark picture is brightened before it is looked at."""
+    """As in rembg: a dark image is brightened before it is looked at."""
     session = Session("side")
     background.subject(np.full((9, 9, 3), 100, np.uint8), SimpleNamespace(session=session, path=Path("silueta.onnx")))
     assert session.seen[0][0, :, 0, 0] == pytest.approx((np.ones(3) - background.IMAGENET[0]) / background.IMAGENET[1])

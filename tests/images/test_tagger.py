@@ -30,31 +30,31 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.mark.parametrize("size", [(8, 8), (8, 5), (3, 8), (8, 1)])
 def test_the_model_gets_bgr_in_the_middle_of_a_white_square(tmp_path, size):
     """Seen by a model that hands its input through; nothing is resized here, so it is exact."""
-    picture = noise(*size)
+    image = noise(*size)
     model = opened(small_tagger.pixels(tmp_path, size=8))
-    got = model.probabilities([model.prepare(picture)])[0].reshape(8, 8, 3) * 255
+    got = model.probabilities([model.prepare(image)])[0].reshape(8, 8, 3) * 255
     expected = np.full((8, 8, 3), 255)
     left, top = (8 - size[0]) // 2, (8 - size[1]) // 2
-    expected[top : top + size[1], left : left + size[0]] = np.asarray(picture)[:, :, ::-1]
+    expected[top : top + size[1], left : left + size[0]] = np.asarray(image)[:, :, ::-1]
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(("size", "most"), [((150, 100), 0), ((40, 30), 0), ((900, 600), 4), ((300, 1000), 4)])
-def test_large_pictures_are_averaged_down_first_which_changes_little(size, most):
+def test_large_images_are_averaged_down_first_which_changes_little(size, most):
     """Even of noise, whose seam may move by a sixth of a pixel; up to three times the size nothing is averaged."""
-    picture = noise(size[0] // 30 + 1, size[1] // 30 + 1).resize(size, Image.Resampling.BICUBIC)
+    image = noise(size[0] // 30 + 1, size[1] // 30 + 1).resize(size, Image.Resampling.BICUBIC)
     side = max(size)
     square = Image.new("RGB", (side, side), "white")
-    square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+    square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
     expected = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC))[:, :, ::-1].astype(int)
-    assert np.abs(tagger.on_square(picture, 64) - expected).mean() <= most
+    assert np.abs(tagger.on_square(image, 64) - expected).mean() <= most
 
 
 @pytest.mark.parametrize(
     "form", [{}, {"batch": 1}, {"batch": 4}, {"channels_first": True}, {"half": True}, {"logits": True}], ids=str
 )
 def test_probabilities_are_those_of_plain_numpy(tmp_path, form):
-    """In every form of the same model, five pictures at once."""
+    """In every form of the same model, five images at once."""
     model = opened(small_tagger.colours(tmp_path, **form))
     prepared = [model.prepare(Image.new("RGB", (8, 8), colour)) for colour in ("red", "lime", "blue", "white", "teal")]
     expected = [small_tagger.probabilities(one) for one in prepared]
@@ -78,7 +78,7 @@ def test_another_number_of_tags_than_outputs_is_told_with_both(tmp_path):
     )
 
 
-def test_a_model_that_takes_no_picture_is_no_tagger(tmp_path):
+def test_a_model_that_takes_no_image_is_no_tagger(tmp_path):
     from onnx import TensorProto, helper, save
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "ab"]
@@ -128,7 +128,7 @@ def test_a_table_makes_a_tagger_of_a_model(tmp_path):
     assert tagger.table_of(tmp_path / "a/model.onnx") == tmp_path / "a/selected_tags.csv"
     assert tagger.table_of(tmp_path / "b/wd.onnx") == tmp_path / "b/wd.csv"
     assert tagger.table_of(tmp_path / "c/u2net.onnx") is None
-    assert tagger.table_of(tmp_path / "pixai/model.onnx") is None  # its pictures are prepared otherwise
+    assert tagger.table_of(tmp_path / "pixai/model.onnx") is None  # its images are prepared otherwise
 
 
 HUB = "hub/models--SmilingWolf--wd-vit-tagger-v3/snapshots/0123abcd/model.onnx"
@@ -279,15 +279,15 @@ def test_what_was_seen_comes_back_in_the_next_run(tmp_path, table):
         assert sightings.get(tmp_path / "图 1.png", 0.1) is None  # another model
 
 
-def test_a_changed_picture_is_looked_at_again(tmp_path, table):
-    picture = tmp_path / "1.png"
-    picture.write_bytes(b"picture")
+def test_a_changed_image_is_looked_at_again(tmp_path, table):
+    image = tmp_path / "1.png"
+    image.write_bytes(b"picture")
     with tagger.Sightings(tmp_path, table, "wd") as sightings:
-        sightings.put(picture, FOUND, 0.1)
-        picture.write_bytes(b"another picture")
-        assert sightings.get(picture, 0.1) is None
-        sightings.put(picture, FOUND[:1], 0.1)
-        assert sightings.get(picture, 0.1) == FOUND[:1]
+        sightings.put(image, FOUND, 0.1)
+        image.write_bytes(b"another picture")
+        assert sightings.get(image, 0.1) is None
+        sightings.put(image, FOUND[:1], 0.1)
+        assert sightings.get(image, 0.1) == FOUND[:1]
 
 
 @pytest.mark.parametrize("end", [b'{"picture": "1.png", "fi', b"null\n", b"\x00\xff\n", b'{"picture": 1}\n'])

@@ -2,7 +2,7 @@
 
     python -m tests.laboratory [--claims white_areas,...] [--seeds 2] [--processes 2] [--keep FOLDER]
 
-tries each claim of the user's text against its opposite, prints a table and writes docs/laboratory.md with a picture
+tries each claim of the user's text against its opposite, prints a table and writes docs/laboratory.md with an image
 for each. It takes minutes for each claim, so no test of the suite runs it. How a claim is written: `experiment.py`.
 """
 
@@ -17,6 +17,6 @@ CLAIMS = (  # files of this folder, in the order of the user's text
     "rank_and_alpha",
     "learning_rates",
     "which_epoch",
-    "odd_pictures",
+    "caption_mismatch",
     "peer",
 )

@@ -1,8 +1,8 @@
-"""The built-in character as the subject of claims: its pictures, what is asked for, and what makes a good LoRA of it.
+"""The built-in character as the subject of claims: its images, what is asked for, and what makes a good LoRA of it.
 
-Three virtues, each 0 to 1: *concept*, how much pictures of the trigger word look like the character; *obedience*,
-whether their background and side are those asked for; *prior*, how much pictures of old words, without the trigger
-word, look like the shape and colour asked for. *Score* is their mean. Besides, a vice: *leak*, the share of pictures of
+Three virtues, each 0 to 1: *concept*, how much images of the trigger word look like the character; *obedience*,
+whether their background and side are those asked for; *prior*, how much images of old words, without the trigger
+word, look like the shape and colour asked for. *Score* is their mean. Besides, a vice: *leak*, the share of images of
 the character's other tags, without the trigger word, that show the character all the same.
 """
 
@@ -26,10 +26,10 @@ from library.miniature.drawings import (
     draw_character,
     random_scene,
 )
-from tests.laboratory.experiment import Pictures
+from tests.laboratory.experiment import Images
 
 COLOURS = ("white", "gray", "blue", "green", "pink")  # black is left out: the miniature's LoRA loses the teal
-LIKE = 0.6  # character_score of a good picture: drawings have 0.51 to 0.96 after the VAE
+LIKE = 0.6  # character_score of a good image: drawings have 0.51 to 0.96 after the VAE
 SIDES = ("left", "center", "right")
 WANTED = [CharacterScene(pose, side, "", colour) for colour, pose, side in product(COLOURS, POSES, SIDES)]
 OLD = [random_scene(random.Random(seed), person_share=0, pair_share=0) for seed in range(len(WANTED))]
@@ -60,7 +60,7 @@ def random_character(rng: random.Random) -> CharacterScene:
 def make_set(
     folder: Path, rng: random.Random, repeats: int = 10, with_regularization: bool = False, count: int = 16
 ) -> None:
-    """Pictures of the character; beside them, if wanted, the miniature's own regularization pictures."""
+    """Images of the character; beside them, if wanted, the miniature's own regularization images."""
     place = folder / "train" / f"{repeats}_mytag"
     place.mkdir(parents=True)
     for index in range(count):
@@ -71,20 +71,20 @@ def make_set(
         shutil.copytree(REGULARIZATION_FOLDER, folder / "reg", ignore=shutil.ignore_patterns(".cache"))
 
 
-def obeys(picture: np.ndarray, scene: CharacterScene) -> float:
+def obeys(image: np.ndarray, scene: CharacterScene) -> float:
     """1: background and side are those asked for; 0.5: one of them."""
-    values = picture.astype(float)
+    values = image.astype(float)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     distances = [np.linalg.norm(border - colour, axis=-1) for colour in BACKGROUNDS.values()]
     ground = list(BACKGROUNDS)[np.bincount(np.argmin(distances, axis=0)).argmax()]
     red, green, blue = np.moveaxis(values, -1, 0)
     teal = (np.minimum(green, blue) - red > 40) & (abs(green - blue) < 60)
-    place = np.nonzero(teal)[1].mean() / picture.shape[1] if teal.any() else -1
+    place = np.nonzero(teal)[1].mean() / image.shape[1] if teal.any() else -1
     side = "" if place < 0 else "left" if place < 0.43 else "center" if place < 0.57 else "right"
     return ((ground == scene.background) + (side == scene.position)) / 2
 
 
-def virtues(subject: Pictures, old: Pictures) -> dict[str, float]:
+def virtues(subject: Images, old: Images) -> dict[str, float]:
     """The three, and their mean.
 
     Args:
@@ -93,16 +93,16 @@ def virtues(subject: Pictures, old: Pictures) -> dict[str, float]:
     """
     things = [scene.things[0] for scene in OLD]
     found = {
-        "concept": mean(min(1.0, character_score(picture) / LIKE) for picture in subject),
-        "obedience": mean(obeys(picture, scene) for picture, scene in zip(subject, WANTED, strict=True)),
-        "prior": mean(thing_score(picture, one.shape, one.colour) for picture, one in zip(old, things, strict=True)),
+        "concept": mean(min(1.0, character_score(image) / LIKE) for image in subject),
+        "obedience": mean(obeys(image, scene) for image, scene in zip(subject, WANTED, strict=True)),
+        "prior": mean(thing_score(image, one.shape, one.colour) for image, one in zip(old, things, strict=True)),
     }
     return found | {"score": mean(found.values())}
 
 
-def measure(drawn: Mapping[str, Pictures]) -> dict[str, float]:
+def measure(drawn: Mapping[str, Images]) -> dict[str, float]:
     """The virtues, for claims that ask OF_VIRTUES, and the vice, for those that ask QUESTIONS."""
     if "without the word" not in drawn:
         return virtues(drawn["subject"], drawn["old words"])
-    leaked = [character_score(picture) > CHARACTER_THRESHOLD for picture in drawn["without the word"]]
+    leaked = [character_score(image) > CHARACTER_THRESHOLD for image in drawn["without the word"]]
     return virtues(drawn["subject"], drawn["old words"]) | {"leak": mean(leaked)}

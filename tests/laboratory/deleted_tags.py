@@ -1,7 +1,7 @@
 """Does deleting a tag move its feature to the trigger word, and does keeping it keep generality?
 
 A character with red hair and a green shirt is learnt from faces and full bodies, once with all tags and once without
-"red hair" and "green shirt". Everything else about the pictures differs at random and is in both captions.
+"red hair" and "green shirt". Everything else about the images differs at random and is in both captions.
 """
 
 import random
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from tests.laboratory.experiment import Claim, Comparison, Pictures, Training
+from tests.laboratory.experiment import Claim, Comparison, Images, Training
 from tests.laboratory.eyes import see
 from tests.laboratory.people import asked, described, person, write
 
@@ -24,14 +24,14 @@ def make_set(folder: Path, rng: random.Random, deleted: tuple[str, ...] = ()) ->
     write(folder / "train" / "10_mytag", scenes, [described(scene, deleted) for scene in scenes])
 
 
-def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
-    """Shares of pictures that show the character's feature, or the other colour that was asked for."""
+def measure(drawn: dict[str, Images]) -> dict[str, float]:
+    """Shares of images that show the character's feature, or the other colour that was asked for."""
 
     def hair(question: str, colour: str) -> float:
-        return mean(see(picture).hair == colour for picture in drawn[f"face, {question}"])
+        return mean(see(image).hair == colour for image in drawn[f"face, {question}"])
 
     def shirt(question: str, colour: str) -> float:
-        return mean(see(picture).garment_colour == colour for picture in drawn[f"body, {question}"])
+        return mean(see(image).garment_colour == colour for image in drawn[f"body, {question}"])
 
     return {
         "trigger alone: red hair": hair("alone", "red"),

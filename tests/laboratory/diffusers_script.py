@@ -26,7 +26,7 @@ def train_as_diffusers(folder: Path, values: dict[str, Any]) -> None:
 
     LoRA by peft on `to_q`, `to_k`, `to_v` and `to_out.0` of the U-Net, alpha as large as the rank, the text encoder as
     it is; captions of 77 tokens; uniform timesteps; latents sampled from the VAE at each use; AdamW with a weight decay
-    of 0.01 and a constant rate; gradients cut to length 1. Its resizing and cropping do nothing to square pictures.
+    of 0.01 and a constant rate; gradients cut to length 1. Its resizing and cropping do nothing to square images.
 
     Args:
         values: options by our names; used are those that the script has, too.

@@ -6,15 +6,15 @@ A claim is a sentence of the user's text, tried against its opposite. Its file `
         title=..., sentence=..., method=...,
         trainings={"tag kept": Training(make_set), "tag deleted": Training(make_other_set, dict(unet_lr=1e-3))},
         questions={"trigger": ["mytag, blue background", ...], ...},   # all are drawn with every condition
-        measure=measure,                                       # {question: pictures} -> {name: number}
+        measure=measure,                                       # {question: images} -> {name: number}
         comparisons=[Comparison("what is expected, in words", ("tag kept", "red hair"), "less",
                                 ("tag deleted", "red hair"), margin=0.1)],
-        shown=[("trigger", 0), ("trigger", 1)],                # columns of the picture of the claim
+        shown=[("trigger", 0), ("trigger", 1)],                # columns of the image of the claim
     )
 
 and its name stands in `tests.laboratory.CLAIMS`. `make_set(folder, rng)` writes `folder/train/<repeats>_<concept>`
-and, where there shall be regularization pictures, `folder/reg/<repeats>_<concept>`; `rng` is the seed's, so that a seed
-means other pictures, another order and other noise, the same in all trainings of that seed: differences are paired.
+and, where there shall be regularization images, `folder/reg/<repeats>_<concept>`; `rng` is the seed's, so that a seed
+means other images, another order and other noise, the same in all trainings of that seed: differences are paired.
 Without `conditions` each training is one, at strength 1, and "base model" is another; with them, a condition is any
 LoRAs at any strengths, also files saved after an epoch: `(Lora("a", 0.6), Lora("b", 0.5, "it-000002.safetensors"))`. A
 training that is not ours gives its own `train` (see `Training`). A claim about what else a run leaves has `read` in
@@ -83,7 +83,7 @@ STUDENT = (
 MOST_SEEDS = len(STUDENT) + 1
 GUIDANCE_SCALE, SAMPLING_STEPS = 4.0, 20
 
-Pictures = list[np.ndarray]  # each (H, W, 3) uint8
+Images = list[np.ndarray]  # each (H, W, 3) uint8
 
 
 # ---- A claim ---------------------------------------------------------------------------------------------------------
@@ -133,12 +133,12 @@ class Claim:
     method: str  # what is done, for the reader of the results; a paragraph or two of Markdown
     trainings: Mapping[str, Training]
     questions: Mapping[str, Sequence[str]]  # name -> prompts
-    measure: Callable[[Mapping[str, Pictures]], dict[str, float]] | None  # of what was drawn; None: see `read`
+    measure: Callable[[Mapping[str, Images]], dict[str, float]] | None  # of what was drawn; None: see `read`
     comparisons: Sequence[Comparison]
     shown: Sequence[tuple[str, int]]  # question and place of its prompt
     conditions: Mapping[str, tuple[Lora, ...]] | None = None  # None: the base model, and each training at strength 1
     size: tuple[int, int] = (64, 64)  # width and height of what is drawn
-    sampling_steps: int | None = None  # None: SAMPLING_STEPS; fewer where many pictures are drawn
+    sampling_steps: int | None = None  # None: SAMPLING_STEPS; fewer where many images are drawn
     limits: str = ""  # what the miniature cannot tell
     derived: Mapping[str, Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, float]]] = field(
         default_factory=dict
@@ -202,11 +202,11 @@ def base_model() -> Family:
 @torch.no_grad()
 def drawn(
     prompts: Sequence[str], seed: int, loras: Sequence[tuple[Path, float]] = (), size=(64, 64), steps=None
-) -> Pictures:
-    """A picture of each prompt, all in one batch; the same seed begins with the same noise whatever the LoRAs.
+) -> Images:
+    """An image of each prompt, all in one batch; the same seed begins with the same noise whatever the LoRAs.
 
     Args:
-        loras: files and strengths; none: the base model's own pictures.
+        loras: files and strengths; none: the base model's own images.
         size: width and height in pixels.
         steps: of the sampler; None: SAMPLING_STEPS.
     """
@@ -226,7 +226,7 @@ def drawn(
         predict = sampling.guided(family, positive, negative, GUIDANCE_SCALE)
         for t in sampler.timesteps:
             latents = sampler.step(predict(latents, t.repeat(len(prompts))), t, latents).prev_sample
-        return [np.asarray(sampling.to_picture(pixels)) for pixels in family.decode_latents(latents)]
+        return [np.asarray(sampling.to_image(pixels)) for pixels in family.decode_latents(latents)]
 
 
 def claim_of(name: str) -> Claim:
@@ -268,16 +268,16 @@ def run_seed(name: str, seed: int, folder: Path, overriding: Mapping[str, Any] |
 
 def _answers(
     claim: Claim, seed: int, loras: Sequence[tuple[Path, float]], place: Path, condition: str
-) -> dict[str, Pictures]:
+) -> dict[str, Images]:
     """What is drawn to each question; strips of it are left in `place`."""
     prompts = [prompt for asked in claim.questions.values() for prompt in asked]
     rest = iter(drawn(prompts, seed, loras, claim.size, claim.sampling_steps))
-    pictures = {question: list(islice(rest, len(asked))) for question, asked in claim.questions.items()}
+    images = {question: list(islice(rest, len(asked))) for question, asked in claim.questions.items()}
     place.mkdir(parents=True, exist_ok=True)
-    for question, of_question in pictures.items():
-        strip = sampling.grid([[Image.fromarray(picture) for picture in of_question]], gap=0)
+    for question, of_question in images.items():
+        strip = sampling.grid([[Image.fromarray(image) for image in of_question]], gap=0)
         strip.save(place / f"{condition}, {question}.png")
-    return pictures
+    return images
 
 
 def _trained(training: Training, seed: int, folder: Path, overriding: Mapping[str, Any]) -> str:
@@ -316,7 +316,7 @@ def _stamp(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def shown_pictures(name: str, claim: Claim, seed: int, folder: Path) -> list[list[Image.Image]]:
+def shown_images(name: str, claim: Claim, seed: int, folder: Path) -> list[list[Image.Image]]:
     """What `claim.shown` names, as it was drawn: a row for each condition."""
     width, height = claim.size
     rows = []

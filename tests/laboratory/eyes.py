@@ -1,8 +1,8 @@
-"""Tells what a picture of a person shows: framing, hair, garment, sleeves, legwear, hat, background. numpy only.
+"""Tells what an image of a person shows: framing, hair, garment, sleeves, legwear, hat, background. numpy only.
 
 Every figure of the miniature's world is made of flat regions (background, skin, hair, garment, legwear, hat, dark) in a
 few hundred arrangements. For each arrangement the best colour of every region is found by itself, and the arrangement
-whose drawing is nearest to the picture is what is seen. Right answers on drawings, before and after the VAE: see
+whose drawing is nearest to the image is what is seen. Right answers on drawings, before and after the VAE: see
 `tests/test_laboratory.py`.
 """
 
@@ -32,7 +32,7 @@ OUTFITS = (("shirt", "trousers"), ("shirt", "skirt"), ("dress", ""))
 
 
 class Seen(NamedTuple):
-    """What a picture of a person shows; "" for what cannot be seen in this framing."""
+    """What an image of a person shows; "" for what cannot be seen in this framing."""
 
     framing: str
     hair: str
@@ -55,11 +55,11 @@ class _Arrangement(NamedTuple):
     has_hat: bool
 
 
-def see(picture: np.ndarray) -> Seen:
-    """What is in a picture (H, W, 3) of one person before a plain background; any side from 48 to 80 pixels."""
-    height, width = picture.shape[:2]
+def see(image: np.ndarray) -> Seen:
+    """What is in an image (H, W, 3) of one person before a plain background; any side from 48 to 80 pixels."""
+    height, width = image.shape[:2]
     arrangements, regions = _templates((width, height))
-    pixels = picture.reshape(-1, 1, 3).astype(np.float32)
+    pixels = image.reshape(-1, 1, 3).astype(np.float32)
     distances = np.sqrt(((pixels - PALETTE) ** 2).sum(axis=-1)).clip(max=SHARPEST)  # (P, C)
     costs = (regions.reshape(-1, regions.shape[-1]) @ distances).reshape(*regions.shape[:2], -1)  # (T, R, C)
     total, chosen, start = np.zeros(len(arrangements)), {}, 0
@@ -109,13 +109,13 @@ def _templates(size: tuple[int, int]) -> tuple[list[_Arrangement], np.ndarray]:
     return arrangements, np.stack(regions)
 
 
-def head_share(picture: np.ndarray, garment_colour: str) -> float:
+def head_share(image: np.ndarray, garment_colour: str) -> float:
     """The part of a figure's height that lies above its garment, 0 to 1; 1 where no garment is seen.
 
     Args:
-        picture: (H, W, 3), one full body before a plain background.
+        image: (H, W, 3), one full body before a plain background.
     """
-    values = picture.astype(np.float32)
+    values = image.astype(np.float32)
     border = np.median(np.concatenate([values[:, 0], values[:, -1]]), axis=0)  # left and right: the figure reaches none
     figure = np.sqrt(((values - border) ** 2).sum(axis=-1)) > 60
     distances = np.sqrt(((values[..., None, :] - PALETTE) ** 2).sum(axis=-1))  # (H, W, C)

@@ -1,7 +1,7 @@
 """Do face cut-outs with full bodies as regularization keep a person's proportions?
 
 A person with blonde hair is learnt, its hair's tag deleted: from faces alone; from faces with full bodies as
-regularization pictures of the same concept without captions, as the user's text says; from captioned full bodies alone.
+regularization images of the same concept without captions, as the user's text says; from captioned full bodies alone.
 Captions of faces tell what is in the face and not that it is one, as a tagger does.
 """
 
@@ -13,17 +13,17 @@ from statistics import mean
 import numpy as np
 
 from library.miniature.drawings import Person, Scene, draw
-from tests.laboratory.experiment import BASE, Claim, Comparison, Pictures, Training
+from tests.laboratory.experiment import BASE, Claim, Comparison, Images, Training
 from tests.laboratory.eyes import head_share, see
 from tests.laboratory.people import BACKGROUNDS, asked, described, person, write
 
 CLOTHES = ("blue shirt", "yellow skirt")
 RATE = dict(learning_rate=1e-3)
-TWICE = RATE | dict(max_train_steps=300)  # half of what is seen are regularization pictures
+TWICE = RATE | dict(max_train_steps=300)  # half of what is seen are regularization images
 
 
 def make_set(folder: Path, rng: random.Random, framing: str, bodies: str | None = None) -> None:
-    """Twelve pictures of the person, and its own bodies, others' or none for regularization."""
+    """Twelve images of the person, and its own bodies, others' or none for regularization."""
     scenes = [person(rng, hair_colour="blonde", framing=framing) for _ in range(12)]
     write(folder / "train" / "10_mytag", scenes, [described(scene, ("blonde hair", "face")) for scene in scenes])
     if bodies:
@@ -32,20 +32,20 @@ def make_set(folder: Path, rng: random.Random, framing: str, bodies: str | None 
         write(folder / "reg" / "5_mytag", whole, [None] * len(whole))
 
 
-def face_distance(picture: np.ndarray, background: str) -> float:
+def face_distance(image: np.ndarray, background: str) -> float:
     """From the drawing of the person's face, 0 to 1."""
     wanted = Person("blonde", "short hair", "shirt", "red", "short sleeves", "skirt", "red", "", "face")
-    return float(abs(picture.astype(float) - np.asarray(draw(Scene(background, person=wanted)))).mean() / 255)
+    return float(abs(image.astype(float) - np.asarray(draw(Scene(background, person=wanted)))).mean() / 255)
 
 
-def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
-    """Shares of pictures with a full body and the person's hair; sizes of heads; faces."""
-    seen = {question: [see(picture) for picture in pictures] for question, pictures in drawn.items()}
+def measure(drawn: dict[str, Images]) -> dict[str, float]:
+    """Shares of images with a full body and the person's hair; sizes of heads; faces."""
+    seen = {question: [see(image) for image in images] for question, images in drawn.items()}
     return {
         "clothes asked: full body": mean(one.framing == "full body" for one in seen["clothes"]),
         "clothes asked: blonde": mean(one.hair == "blonde" for one in seen["clothes"]),
         "full body asked: full body": mean(one.framing == "full body" for one in seen["full body"]),
-        "head / height": mean(head_share(picture, "blue") for picture in drawn["full body"]),
+        "head / height": mean(head_share(image, "blue") for image in drawn["full body"]),
         "full body asked: blonde": mean(one.hair == "blonde" for one in seen["full body"]),
         "face: distance": mean(map(face_distance, drawn["face"], BACKGROUNDS)),
     }

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from tests.laboratory.experiment import Claim, Comparison, Pictures, Training
+from tests.laboratory.experiment import Claim, Comparison, Images, Training
 from tests.laboratory.eyes import see
 from tests.laboratory.people import asked, described, person, write
 
@@ -22,15 +22,13 @@ def make_set(folder: Path, rng: random.Random, deleted: tuple[str, ...]) -> None
     write(folder / "train" / "10_mytag", scenes, [described(scene, deleted) for scene in scenes])
 
 
-def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
-    """Shares of pictures with a hat of its colour, and with the shirt's colour."""
-    hats = {
-        question: mean(see(picture).hat == "purple" for picture in pictures) for question, pictures in drawn.items()
-    }
+def measure(drawn: dict[str, Images]) -> dict[str, float]:
+    """Shares of images with a hat of its colour, and with the shirt's colour."""
+    hats = {question: mean(see(image).hat == "purple" for image in images) for question, images in drawn.items()}
     return {
         "trigger alone: hat": hats["alone"],
         "hat typed: hat": hats["typed"],
-        "trigger alone: green shirt": mean(see(picture).garment_colour == "green" for picture in drawn["alone"]),
+        "trigger alone: green shirt": mean(see(image).garment_colour == "green" for image in drawn["alone"]),
     }
 
 

@@ -6,7 +6,7 @@ from tests.laboratory.character import OF_VIRTUES, SHOWN_OF_VIRTUES, make_set, m
 from tests.laboratory.experiment import Claim, Comparison, Lora, Training
 
 RATE = dict(learning_rate=1.5e-3, lr_scheduler="constant")
-EPOCH = 40  # steps of an epoch of 10 repeats: 16 pictures in batches of 4
+EPOCH = 40  # steps of an epoch of 10 repeats: 16 images in batches of 4
 
 CLAIM = Claim(
     title="Many repeats and epochs overfit",

@@ -23,12 +23,12 @@ def person(rng: random.Random, **shared: str) -> Scene:
 
 
 def described(scene: Scene, deleted: Sequence[str] = (), trigger: str = "mytag") -> str:
-    """The caption of a picture, behind the trigger word and without the tags that were deleted."""
+    """The caption of an image, behind the trigger word and without the tags that were deleted."""
     return ", ".join([trigger, *(tag for tag in tags(scene) if tag not in deleted)])
 
 
 def write(folder: Path, scenes: Sequence[Scene], captions: Sequence[str | None]) -> None:
-    """Pictures with their captions; None: without a caption file."""
+    """Images with their captions; None: without a caption file."""
     folder.mkdir(parents=True)
     for index, (scene, caption) in enumerate(zip(scenes, captions, strict=True)):
         draw(scene).save(folder / f"{index:02}.png")

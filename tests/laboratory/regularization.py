@@ -1,4 +1,4 @@
-"""Do regularization pictures keep old knowledge, what do they cost the concept, and do they need tags?"""
+"""Do regularization images keep old knowledge, what do they cost the concept, and do they need tags?"""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ from tests.laboratory.character import QUESTIONS, SHOWN, make_set, measure
 from tests.laboratory.experiment import Claim, Comparison, Training
 
 RATE = dict(learning_rate=1.5e-3)
-STEPS, LONG = 100, 600  # without regularization pictures, which double them
+STEPS, LONG = 100, 600  # without regularization images, which double them
 with_regularization = partial(make_set, with_regularization=True)
 
 CLAIM = Claim(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from tests.laboratory.experiment import BASE, Claim, Comparison, Lora, Pictures, Training
+from tests.laboratory.experiment import BASE, Claim, Comparison, Images, Lora, Training
 from tests.laboratory.eyes import see
 from tests.laboratory.people import asked, described, person, write
 
@@ -22,9 +22,9 @@ def make_set(folder: Path, rng: random.Random, trigger: str, deleted: tuple[str,
     write(folder / "train" / f"10_{trigger}", scenes, [described(scene, deleted, trigger) for scene in scenes])
 
 
-def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
-    """Shares of pictures with the person's hair, with the garment, with both; distance from the nearest drawing."""
-    seen = [see(picture) for picture in drawn["both"]]
+def measure(drawn: dict[str, Images]) -> dict[str, float]:
+    """Shares of images with the person's hair, with the garment, with both; distance from the nearest drawing."""
+    seen = [see(image) for image in drawn["both"]]
     has_hair = [one.hair == "blonde" for one in seen]
     has_shirt = [one.garment_colour == "green" for one in seen]
     return {

@@ -5,7 +5,7 @@ from functools import partial
 from statistics import mean
 
 from tests.laboratory.character import OLD_PROMPTS, SUBJECT_PROMPTS, make_set, virtues
-from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Lora, Pictures, Training
+from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Images, Lora, Training
 
 EPOCHS = 8
 NEAR = 0.95  # of the best epoch's score: a hit
@@ -14,7 +14,7 @@ TWENTY, TEN, BESIDE = KINDS = ("alone", "ten pictures", "beside regularization")
 Results = Mapping[str, Mapping[str, float]]  # of a seed
 
 
-def measure(drawn: Mapping[str, Pictures]) -> dict[str, float]:
+def measure(drawn: Mapping[str, Images]) -> dict[str, float]:
     """The score of the first turn, to choose by; that of the others, to compare by, and its virtues."""
     chosen_by, *others = (virtues(drawn[f"subject, {turn} noise"], drawn[f"old words, {turn} noise"]) for turn in TURNS)
     return {"first score": chosen_by["score"]} | {name: mean(one[name] for one in others) for name in chosen_by}

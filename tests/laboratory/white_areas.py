@@ -1,6 +1,6 @@
 """Are areas that were erased to white not learnt, and do masks keep them from being learnt?
 
-The built-in character is trained on pictures of which a part was erased to white, as a person deletes what does not
+The built-in character is trained on images of which a part was erased to white, as a person deletes what does not
 belong there; captions say what was there before. Then it is asked for on coloured backgrounds.
 """
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from library.data.folders import MASKS
 from library.miniature.drawings import POSES, CharacterScene, character_caption, draw_character
-from tests.laboratory.experiment import Claim, Comparison, Pictures, Training
+from tests.laboratory.experiment import Claim, Comparison, Images, Training
 
 SIDE = 64  # pixels
 BOX = (2, 10, 42, 58)  # around the character, which stands on the left: left, top, right, bottom
@@ -32,39 +32,39 @@ def erased_place(kind: str) -> np.ndarray:
 
 
 def make_set(folder: Path, rng: random.Random, kind: str | None = None, is_masked: bool = False) -> None:
-    """Twelve pictures of the character with captions, and masks where something is erased."""
+    """Twelve images of the character with captions, and masks where something is erased."""
     place = folder / "train" / "10_mytag"
     (place / MASKS).mkdir(parents=True)
     for index in range(12):
         pattern = ("plain", "plain", "striped", "dotted")[index // 2 % 4]
         jitter = (rng.uniform(-1, 1), rng.uniform(-1, 1))
         scene = CharacterScene(POSES[index % len(POSES)], "left", "", COLOURS[index % len(COLOURS)], pattern, jitter)
-        picture = np.array(draw_character(scene, (SIDE, SIDE)))
+        image = np.array(draw_character(scene, (SIDE, SIDE)))
         (place / f"{index}.txt").write_text(character_caption(scene), encoding="utf-8")
         if kind:
             where = erased_place(kind)
-            picture[where] = 255
+            image[where] = 255
             if is_masked:
                 Image.fromarray(np.where(where, 0, 255).astype(np.uint8)).save(place / MASKS / f"{index}.png")
-        Image.fromarray(picture).save(place / f"{index}.png")
+        Image.fromarray(image).save(place / f"{index}.png")
 
 
-def measure(drawn: dict[str, Pictures]) -> dict[str, float]:
+def measure(drawn: dict[str, Images]) -> dict[str, float]:
     """White shares of the two places, 0 to 1; distance from the drawing asked for in the character's box, 0 to 1."""
     left, top, right, bottom = BOX
-    pictures = drawn["the character"]
+    images = drawn["the character"]
 
     def white(kind: str) -> float:
-        return mean(float((picture[erased_place(kind)].min(axis=-1) > WHITE).mean()) for picture in pictures)
+        return mean(float((image[erased_place(kind)].min(axis=-1) > WHITE).mean()) for image in images)
 
-    def distance(picture: np.ndarray, scene: CharacterScene) -> float:
+    def distance(image: np.ndarray, scene: CharacterScene) -> float:
         wanted = np.asarray(draw_character(scene, (SIDE, SIDE))).astype(float)
-        return float(abs(picture - wanted)[top:bottom, left:right].mean() / 255)
+        return float(abs(image - wanted)[top:bottom, left:right].mean() / 255)
 
     return {
         "white right third": white("edge"),
         "white around": white("around"),
-        "distance": mean(distance(picture, scene) for picture, scene in zip(pictures, SCENES, strict=True)),
+        "distance": mean(distance(image, scene) for image, scene in zip(images, SCENES, strict=True)),
     }
 
 

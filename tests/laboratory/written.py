@@ -1,4 +1,4 @@
-"""What the laboratory found, as a table and as docs/laboratory.md with a picture for each claim.
+"""What the laboratory found, as a table and as docs/laboratory.md with an image for each claim.
 
 The page holds a part for each claim between two marks, so that claims can be run, and written, a few at a time.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.laboratory import CLAIMS
-from tests.laboratory.experiment import Claim, Comparison, Effect, effect, shown_pictures, verdict
+from tests.laboratory.experiment import Claim, Comparison, Effect, effect, shown_images, verdict
 
 HEAD = """# The laboratory
 
@@ -28,7 +28,7 @@ The miniature is a Stable Diffusion of a few megabytes that knows a world of sha
 what it shows is how training moves features between words, not how a photograph will look.
 
 """
-LARGEST_PICTURE = 80_000  # bytes
+LARGEST_IMAGE = 80_000  # bytes
 
 
 class Study(NamedTuple):
@@ -63,15 +63,15 @@ def table(studies: list[Study]) -> str:
 
 
 def write(studies: list[Study], docs: Path, folder: Path) -> None:
-    """Put the studies into docs/laboratory.md, beside those that stand in it already, and write their pictures."""
+    """Put the studies into docs/laboratory.md, beside those that stand in it already, and write their images."""
     page = docs / "laboratory.md"
     parts = _parts(page.read_text(encoding="utf-8")) if page.exists() else {}
     for study in studies:
         if study.claim.shown:
-            picture = docs / "images" / "laboratory" / f"{study.name}.webp"
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            rows = shown_pictures(study.name, study.claim, study.claim.seeds[0], folder)
-            _save_small(labelled(list(study.claim.all_conditions()), rows), picture)
+            image = docs / "images" / "laboratory" / f"{study.name}.webp"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            rows = shown_images(study.name, study.claim, study.claim.seeds[0], folder)
+            _save_small(labelled(list(study.claim.all_conditions()), rows), image)
         parts[study.name] = _part(study)
     known = [parts[name] for name in CLAIMS if name in parts]
     page.write_text(HEAD + _overview(known) + "\n" + "\n".join(known), encoding="utf-8")
@@ -120,7 +120,7 @@ def _part(study: Study) -> str:
 
 
 def labelled(names: list[str], rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
-    """Rows of pictures with the condition's name at the left."""
+    """Rows of images with the condition's name at the left."""
     width, height = rows[0][0].size
     margin = 12 + int(max(ImageFont.load_default().getlength(name) for name in names))
     size = (margin + len(rows[0]) * (width + gap), len(rows) * (height + gap))
@@ -129,13 +129,13 @@ def labelled(names: list[str], rows: list[list[Image.Image]], gap: int = 4) -> I
     for index, (name, row) in enumerate(zip(names, rows, strict=True)):
         top = index * (height + gap)
         pen.text((4, top + height // 2 - 6), name, fill="black")
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (margin + column * (width + gap), top))
+        for column, image in enumerate(row):
+            sheet.paste(image, (margin + column * (width + gap), top))
     return sheet
 
 
-def _save_small(picture: Image.Image, path: Path) -> None:
+def _save_small(image: Image.Image, path: Path) -> None:
     for quality in (90, 80, 70, 50, 30):
-        picture.save(path, quality=quality, method=6)
-        if path.stat().st_size < LARGEST_PICTURE:
+        image.save(path, quality=quality, method=6)
+        if path.stat().st_size < LARGEST_IMAGE:
             return

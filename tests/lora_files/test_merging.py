@@ -1,4 +1,4 @@
-"""LoRA files in a model's weights: every writing of them, the same picture as diffusers', and out again to the bit."""
+"""LoRA files in a model's weights: every writing of them, the same image as diffusers', and out again to the bit."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_a_merged_model_computes_what_the_trained_one_does(name):
     """The adapter beside each layer and the adapter in its weight are the same function."""
     family = families.tiny(name)
     tensors = random_lora(family, rank=2, conv=True, size=0.2)
-    sizes = family.size_conditioning(sampling.picture_sizes(SIZE, SIZE))
+    sizes = family.size_conditioning(sampling.image_sizes(SIZE, SIZE))
     noisy, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([500])
     with torch.no_grad():
         attached = adapters.attach(family.targets(), rank=2, alpha=1, conv_rank=2, conv_alpha=1)
@@ -122,10 +122,10 @@ def test_a_convolution_in_three_steps_is_their_composition():
     draw = torch.Generator().manual_seed(0)
     down, mid, up = (torch.randn(*s, generator=draw) for s in ((2, 5, 1, 1), (2, 2, 3, 3), (4, 2, 1, 1)))
     factors = read({"x.lora_down.weight": down, "x.lora_mid.weight": mid, "x.lora_up.weight": up})["x"]
-    picture = torch.randn(1, 5, 6, 6, generator=draw)
+    image = torch.randn(1, 5, 6, 6, generator=draw)
     conv = torch.nn.functional.conv2d
-    expected = conv(conv(conv(picture, down), mid, padding=1), up)
-    torch.testing.assert_close(conv(picture, factors.update("cpu"), padding=1), expected, rtol=1e-4, atol=1e-4)
+    expected = conv(conv(conv(image, down), mid, padding=1), up)
+    torch.testing.assert_close(conv(image, factors.update("cpu"), padding=1), expected, rtol=1e-4, atol=1e-4)
 
 
 # ---- writings ----
@@ -247,7 +247,7 @@ def test_strange_layers_are_counted_and_named():
         merging.fit("my.safetensors", read(tensors), family.layers())
 
 
-# ---- the same picture as diffusers' own loading ----
+# ---- the same image as diffusers' own loading ----
 
 
 def pipeline(family):
@@ -272,7 +272,7 @@ def ours(family, loras, prompt, seed=3):
     drawn = []
     decode = family.decode_latents
     family.decode_latents = lambda latents: (drawn.append(latents), decode(latents))[1]
-    sizes = family.size_conditioning(sampling.picture_sizes(SIZE, SIZE))
+    sizes = family.size_conditioning(sampling.image_sizes(SIZE, SIZE))
     wanted = sampling.Prompt("", width=SIZE, height=SIZE, seed=seed, step_count=6, scale=5.0, sampler="euler")
     with Merging(family.layers()) as model, torch.no_grad():
         model.apply([Strength(read(tensors), strength, strength) for tensors, strength in loras])
@@ -287,7 +287,7 @@ def ours(family, loras, prompt, seed=3):
 @pytest.mark.slow("draws with the pipelines of diffusers")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
-def test_the_picture_is_the_one_that_diffusers_draws_with_the_same_files(name):
+def test_the_image_is_the_one_that_diffusers_draws_with_the_same_files(name):
     """`load_lora_weights` and `set_adapters` at 0.6, and two files at 0.6 and 0.5: same noise, same latents."""
     family, prompt = families.tiny(name), "1girl, red hair"
     first, second = random_lora(family, size=0.3), random_lora(family, rank=3, seed=1, size=0.3, alpha=2.0)

@@ -26,7 +26,7 @@ from library.miniature.drawings import (
     world_words,
 )
 
-PICTURE_SIZES = [(64, 64), (48, 80), (80, 48)]
+IMAGE_SIZES = [(64, 64), (48, 80), (80, 48)]
 
 
 def random_character(rng: random.Random) -> CharacterScene:
@@ -51,7 +51,7 @@ def test_a_caption_says_what_is_drawn():
 def test_the_same_seed_draws_the_same_world():
     def world(seed):
         rng = random.Random(seed)
-        return [np.asarray(draw(random_scene(rng), size)) for size in PICTURE_SIZES * 10]
+        return [np.asarray(draw(random_scene(rng), size)) for size in IMAGE_SIZES * 10]
 
     assert all(np.array_equal(first, second) for first, second in zip(world(1), world(1), strict=True))
     assert not all(np.array_equal(first, second) for first, second in zip(world(1), world(2), strict=True))
@@ -60,26 +60,26 @@ def test_the_same_seed_draws_the_same_world():
 @pytest.mark.slow("reads hundreds of drawings")
 @pytest.mark.parametrize("noise", [0.0, 8.0])
 def test_checker_reads_the_drawings(noise):
-    """Also with as much noise (in steps of 255) as a picture may have after the VAE."""
+    """Also with as much noise (in steps of 255) as an image may have after the VAE."""
     rng, noise_source, right, count = random.Random(0), np.random.default_rng(0), 0, 200
     for _ in range(count):
         scene = random_scene(rng, person_share=0, pair_share=0)
-        pixels = np.asarray(draw(scene, rng.choice(PICTURE_SIZES))).astype(float)
+        pixels = np.asarray(draw(scene, rng.choice(IMAGE_SIZES))).astype(float)
         pixels = (pixels + noise_source.normal(0, noise, pixels.shape)).clip(0, 255)
         right += identify(pixels) == (scene.things[0].shape, scene.things[0].colour)
     assert right >= 0.98 * count
 
 
-def test_checker_says_how_much_a_picture_looks_like_a_thing():
+def test_checker_says_how_much_an_image_looks_like_a_thing():
     for shape in SHAPES:
-        picture = draw(Scene(things=(Thing(shape, "blue", "small", "left"),)))
-        scores = {other: thing_score(picture, other, "blue") for other in SHAPES}
+        image = draw(Scene(things=(Thing(shape, "blue", "small", "left"),)))
+        scores = {other: thing_score(image, other, "blue") for other in SHAPES}
         assert max(scores, key=scores.get) == shape
         assert scores[shape] > 0.95
-        assert thing_score(picture, shape, "red") == 0
+        assert thing_score(image, shape, "red") == 0
 
 
-def test_checker_finds_nothing_in_an_empty_picture():
+def test_checker_finds_nothing_in_an_empty_image():
     assert identify(np.full((64, 64, 3), 200)) == ("", "")
     assert thing_score(np.full((64, 64, 3), 200), "circle", "red") == 0
     assert character_score(np.full((64, 64, 3), 200)) == 0
@@ -87,18 +87,18 @@ def test_checker_finds_nothing_in_an_empty_picture():
 
 def test_checker_knows_the_character_from_the_world():
     rng = random.Random(0)
-    character = [character_score(draw_character(random_character(rng), size)) for size in PICTURE_SIZES * 20]
-    world = [character_score(draw(random_scene(rng), size)) for size in PICTURE_SIZES * 40]
+    character = [character_score(draw_character(random_character(rng), size)) for size in IMAGE_SIZES * 20]
+    world = [character_score(draw(random_scene(rng), size)) for size in IMAGE_SIZES * 40]
     assert min(character) > CHARACTER_THRESHOLD + 0.2
     assert max(world) < CHARACTER_THRESHOLD - 0.2
 
 
-def test_picture_sets_have_a_caption_each():
+def test_image_sets_have_a_caption_each():
     for folder, count in [(TRAIN_FOLDER / "10_mytag", 12), (REGULARIZATION_FOLDER / "1_world", 36)]:
-        pictures = sorted(folder.glob("*.png"))
-        assert len(pictures) == count
-        for picture in pictures:
-            text = picture.with_suffix(".txt").read_text(encoding="utf-8")
+        images = sorted(folder.glob("*.png"))
+        assert len(images) == count
+        for image in images:
+            text = image.with_suffix(".txt").read_text(encoding="utf-8")
             assert text.startswith("mytag, ") == (folder.name == "10_mytag")
 
 
@@ -121,8 +121,8 @@ def test_model_folder_is_an_sd1_folder_of_a_few_megabytes():
     pipeline = open_pipeline()
     assert (pipeline.vae_scale_factor, pipeline.unet.config.in_channels) == (8, 4)
     assert pipeline.text_encoder.config.eos_token_id == pipeline.tokenizer.eos_token_id
-    (picture,) = sample(pipeline, ["red circle"], seed=0, size=(80, 48), step_count=2)
-    assert picture.size == (80, 48)
+    (image,) = sample(pipeline, ["red circle"], seed=0, size=(80, 48), step_count=2)
+    assert image.size == (80, 48)
 
 
 @pytest.mark.slow("draws with the model")

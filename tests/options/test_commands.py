@@ -103,7 +103,7 @@ COMMANDS = {  # the command, the family it is for, and the file that it leaves
     "docs/loha_lokr.md": (LOKR, "sdxl", "my-lokr"),
     "a guide for Kaggle": (KAGGLE, "sdxl", "fablegh"),
 }
-# So that a CPU does it within seconds: two steps of pictures of the tiny models' size, and no previews.
+# So that a CPU does it within seconds: two steps of images of the tiny models' size, and no previews.
 SMALL = [
     "--max_train_steps=2",
     "--resolution=64",

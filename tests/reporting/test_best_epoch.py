@@ -12,7 +12,7 @@ TIMES = [200, 400, 600, 800]
 
 
 def validations(curve: list[float], noise: float = 0.0, old: list[float] | None = None, seed: int = 0) -> list:
-    """Events of a run: the mean loss of four pictures after each epoch, of the unchanged model 1; noise of each cell.
+    """Events of a run: the mean loss of four images after each epoch, of the unchanged model 1; noise of each cell.
 
     Args:
         old: the mean loss of two regularization images after each epoch, of the unchanged model 0.5.
@@ -97,7 +97,7 @@ def test_whatever_is_recommended_at_the_end_was_recommended_when_it_was_measured
             assert kept == recommend(events[:count]).epoch
 
 
-def test_measurements_between_epochs_and_of_other_pictures_do_not_count():
+def test_measurements_between_epochs_and_of_other_images_do_not_count():
     events = validations([0.8, 0.5, 0.6])
     events.insert(
         2, events[1] | dict(step=15, ends_epoch=False, rows=events[1]["rows"] | dict(held_out=[[0.1] * 4] * 4))

@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 
 
 def shown(html_text: str) -> Image.Image:
-    """The picture of a figure."""
+    """The image of a figure."""
     (image,) = Reader(html_text).all("img")
     kind, _, data = image["src"].partition(",")
     assert kind == "data:image/webp;base64"
@@ -157,7 +157,7 @@ def test_of_very_many_images_only_the_first_are_shown_and_that_is_said():
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), None])
-def test_a_picture_that_cannot_be_read_gives_its_name_alone(tmp_path, content):
+def test_an_image_that_cannot_be_read_gives_its_name_alone(tmp_path, content):
     path = tmp_path / "broken.png"
     if content is not None:
         path.write_bytes(content)
@@ -198,7 +198,7 @@ def test_sixteen_bit_greys_keep_their_shades(tmp_path):
     assert abs(level - 128) <= 2
 
 
-def test_a_picture_given_in_memory_is_left_as_it_is():
+def test_an_image_given_in_memory_is_left_as_it_is():
     image = Image.new("RGB", (1000, 500))
     figure(image)
     assert image.size == (1000, 500)

@@ -103,14 +103,14 @@ def test_no_metadata_keeps_what_tools_need_to_use_the_file():
 
 
 def test_what_the_user_says_stands_in_the_modelspec_also_without_other_metadata(tmp_path):
-    picture = tmp_path / "small.png"
-    Image.new("RGB", (4, 4)).save(picture)
-    said = entries(no_metadata=True, metadata_title="A title", metadata_author="小明", metadata_thumbnail=str(picture))
+    image = tmp_path / "small.png"
+    Image.new("RGB", (4, 4)).save(image)
+    said = entries(no_metadata=True, metadata_title="A title", metadata_author="小明", metadata_thumbnail=str(image))
     assert said["modelspec.title"] == "A title"
     assert said["modelspec.author"] == "小明"
     head, _, data = said["modelspec.thumbnail"].partition(",")
     assert head == "data:image/png;base64"
-    assert base64.b64decode(data) == picture.read_bytes()
+    assert base64.b64decode(data) == image.read_bytes()
     assert set(said) == MINIMAL | {"modelspec.author", "modelspec.thumbnail"}
     url = "data:image/webp;base64,UklG"
     assert entries(metadata_thumbnail=url)["modelspec.thumbnail"] == url

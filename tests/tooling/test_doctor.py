@@ -42,13 +42,13 @@ class Case:
         self.reg.mkdir(parents=True)
         rng = random.Random(0)
         for number in range(12):
-            picture = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
-            pen = ImageDraw.Draw(picture)
+            image = Image.new("RGB", (64, 64), tuple(rng.randrange(256) for _ in range(3)))
+            pen = ImageDraw.Draw(image)
             for _ in range(4):
                 corner = rng.randrange(50), rng.randrange(50)
                 box = (*corner, corner[0] + rng.randrange(5, 40), corner[1] + rng.randrange(5, 40))
                 pen.rectangle(box, fill=tuple(rng.randrange(256) for _ in range(3)))
-            picture.save(self.reg / f"{number}.png")
+            image.save(self.reg / f"{number}.png")
             (self.reg / f"{number}.txt").write_text("square, center", encoding="utf-8")
         (folder / "mini").symlink_to(MINIATURE / "model")
         self.values = dict(
@@ -60,11 +60,11 @@ class Case:
         self.extra = ""  # lines of the script, as the user has written them
 
     @property
-    def pictures(self) -> list[Path]:
+    def images(self) -> list[Path]:
         return sorted(self.train.glob("*.png"))
 
-    def caption(self, picture: Path) -> Path:
-        return picture.with_suffix(".txt")
+    def caption(self, image: Path) -> Path:
+        return image.with_suffix(".txt")
 
     def script(self) -> Path:
         path = self.folder / "my script.py"
@@ -79,16 +79,14 @@ class Case:
     def examine(self, *, machine: bool = False, script: Path | None = None):
         return examine(script or self.script(), similarity=6, with_machine=machine, progress=no_bar)
 
-    def sees(
-        self, level: str, topic: str, text: str, cure: str = "", pictures: int | None = None, **options
-    ) -> Finding:
+    def sees(self, level: str, topic: str, text: str, cure: str = "", images: int | None = None, **options) -> Finding:
         """The one finding of this kind."""
         findings = self.examine(**options).findings
         found = [one for one in findings if (one.level, one.topic) == (level, topic) and text in one.text]
         assert len(found) == 1, "\n".join(f"{one.level} {one.topic}: {one.line}" for one in findings)
         assert cure in found[0].cure, found[0]
-        if pictures is not None:
-            assert len(found[0].pictures) == pictures
+        if images is not None:
+            assert len(found[0].images) == images
         return found[0]
 
 
@@ -301,63 +299,61 @@ def test_a_vae_of_another_line_is_red(case):
     case.sees("red", "model", "this VAE's latents are scaled by 0.5", "Choose a VAE")
 
 
-# ---- pictures ----
+# ---- images ----
 
 
-def test_broken_pictures_are_named_and_shown(case):
+def test_broken_images_are_named_and_shown(case):
     (case.train / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    found = case.sees("amber", "pictures", "broken.png: skipped", pictures=1)
+    found = case.sees("amber", "pictures", "broken.png: skipped", images=1)
     assert "open it in an editor and save it again as .png" in found.line
 
 
-def test_pictures_that_are_much_enlarged_or_cut(case):
-    Image.open(case.pictures[0]).resize((30, 30)).save(case.train / "tiny.png")
+def test_images_that_are_much_enlarged_or_cut(case):
+    Image.open(case.images[0]).resize((30, 30)).save(case.train / "tiny.png")
     case.caption(case.train / "tiny.png").write_text("mytag", encoding="utf-8")
-    case.sees("amber", "pictures", "1 image is smaller than the bucket", "Use larger images", pictures=1)
+    case.sees("amber", "pictures", "1 image is smaller than the bucket", "Use larger images", images=1)
     Image.effect_noise((500, 40), 90).save(case.train / "long.png")
-    case.sees("amber", "pictures", "1 image loses more than a third by cropping", "Crop them yourself", pictures=1)
+    case.sees("amber", "pictures", "1 image loses more than a third by cropping", "Crop them yourself", images=1)
 
 
-def test_animated_pictures(case):
+def test_animated_images(case):
     frames = [Image.effect_noise((64, 64), 90) for _ in range(2)]
     frames[0].save(case.train / "moves.webp", save_all=True, append_images=frames[1:])
     case.sees("amber", "pictures", "of animated images only the first frame is used: moves.webp")
 
 
 def test_too_few_and_very_many(case):
-    for picture in case.pictures[5:]:
-        picture.unlink()
-        case.caption(picture).unlink()
+    for image in case.images[5:]:
+        image.unlink()
+        case.caption(image).unlink()
     case.sees("amber", "pictures", "10_mytag: 5 images", "Collect 20 or more")
-    (many,) = doctor.picture_counts({"5_style": 2000})
+    (many,) = doctor.image_counts({"5_style": 2000})
     assert (many.level, "Fine for a style" in many.cure) == ("amber", True)
 
 
-def test_a_picture_alone_in_its_bucket(case):
+def test_an_image_alone_in_its_bucket(case):
     case.values["train_batch_size"] = 4
     Image.effect_noise((96, 40), 90).save(case.train / "wide.png")
     case.caption(case.train / "wide.png").write_text("mytag, wide", encoding="utf-8")
-    case.sees("amber", "pictures", "buckets hold a single image", "raise bucket_reso_steps", pictures=1)
+    case.sees("amber", "pictures", "buckets hold a single image", "raise bucket_reso_steps", images=1)
     assert not list(doctor.small_buckets({(64, 64): [Path("a")], (48, 80): [Path("b"), Path("c")]}, 1))
 
 
-def test_the_same_picture_at_another_size_within_a_folder(case):
-    picture = Image.open(case.pictures[0]).convert("RGB")
-    picture.resize((picture.width * 2, picture.height * 2)).save(case.train / "again.jpg", quality=80)
+def test_the_same_image_at_another_size_within_a_folder(case):
+    image = Image.open(case.images[0]).convert("RGB")
+    image.resize((image.width * 2, image.height * 2)).save(case.train / "again.jpg", quality=80)
     case.caption(case.train / "again.jpg").write_text("mytag, waving", encoding="utf-8")
-    found = case.sees("amber", "pictures", "1 image has duplicates", "prepare_images.py", pictures=2)
+    found = case.sees("amber", "pictures", "1 image has duplicates", "prepare_images.py", images=2)
     assert "again.jpg" in found.text
 
 
-def test_the_same_picture_in_training_and_regularization_is_red(case):
-    shutil.copy(case.pictures[0], case.reg / "copy.png")
+def test_the_same_image_in_training_and_regularization_is_red(case):
+    shutil.copy(case.images[0], case.reg / "copy.png")
     case.caption(case.reg / "copy.png").write_text("square", encoding="utf-8")
-    case.sees(
-        "red", "pictures", "in both the training and the regularization set", "Delete it from the reg", pictures=2
-    )
+    case.sees("red", "pictures", "in both the training and the regularization set", "Delete it from the reg", images=2)
 
 
-def test_the_same_picture_in_two_concepts_is_red(case):
+def test_the_same_image_in_two_concepts_is_red(case):
     other = case.folder / "train" / "10_zwei"
     shutil.copytree(case.train, other)
     for caption in other.glob("*.txt"):
@@ -367,28 +363,28 @@ def test_the_same_picture_in_two_concepts_is_red(case):
     assert len(findings) == 12
 
 
-def test_blurred_pictures_are_shown_the_worst_first(case):
+def test_blurred_images_are_shown_the_worst_first(case):
     for name, radius in (("soft", 3), ("softer", 6)):
-        sharp = Image.open(case.pictures[len(name) % 5]).convert("RGB").resize((256, 256), Image.Resampling.NEAREST)
+        sharp = Image.open(case.images[len(name) % 5]).convert("RGB").resize((256, 256), Image.Resampling.NEAREST)
         sharp.filter(ImageFilter.GaussianBlur(4 * radius)).save(case.train / f"{name}.png")
         case.caption(case.train / f"{name}.png").write_text(f"mytag, {name}", encoding="utf-8")
     found = case.sees("amber", "pictures", "2 images are blurred at the training size", "leave the bad ones out")
-    assert [path.stem for path in found.pictures] == ["softer", "soft"]
+    assert [path.stem for path in found.images] == ["softer", "soft"]
 
 
-def test_transparent_pictures_become_white_unless_they_are_masked(case):
-    picture = Image.open(case.pictures[0]).convert("RGBA")
-    picture.paste((0, 0, 0, 0), (0, 0, 40, 40))
-    picture.save(case.pictures[0])
-    case.sees("amber", "pictures", "1 image has transparent parts", "Set alpha_mask = True", pictures=1)
+def test_transparent_images_become_white_unless_they_are_masked(case):
+    image = Image.open(case.images[0]).convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 40, 40))
+    image.save(case.images[0])
+    case.sees("amber", "pictures", "1 image has transparent parts", "Set alpha_mask = True", images=1)
     case.values["alpha_mask"] = True
     case.sees("green", "pictures", "the transparent parts of 1 image are not trained")
 
 
-def test_turned_and_coloured_pictures_are_in_order(case):
+def test_turned_and_coloured_images_are_in_order(case):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.open(case.pictures[0]).convert("RGB").save(case.train / "phone.jpg", exif=exif)
+    Image.open(case.images[0]).convert("RGB").save(case.train / "phone.jpg", exif=exif)
     case.sees("green", "pictures", "1 image is rotated upright by EXIF")
     (finding,) = doctor.natures({Path("a/b.png"): (False, 0.0, True)}, False)
     assert finding == (
@@ -400,7 +396,7 @@ def test_turned_and_coloured_pictures_are_in_order(case):
     )
 
 
-def test_what_was_found_of_a_picture_is_remembered(case, monkeypatch):
+def test_what_was_found_of_an_image_is_remembered(case, monkeypatch):
     monkeypatch.setattr("library.data.file_index.SETTLED_SECONDS", -60.0)
     first = case.examine().findings
     monkeypatch.setattr(preflight, "row_of", lambda *_: pytest.fail("looked again"))
@@ -411,8 +407,8 @@ def test_what_was_found_of_a_picture_is_remembered(case, monkeypatch):
 
 
 def test_captions_with_another_ending_are_red(case):
-    for picture in case.pictures:
-        case.caption(picture).rename(picture.with_suffix(".caption"))
+    for image in case.images:
+        case.caption(image).rename(image.with_suffix(".caption"))
     case.sees(
         "red", "captions", "have captions ending in .caption, which are not read", 'Set caption_extension = ".cap'
     )
@@ -428,7 +424,7 @@ def test_captions_with_another_ending_are_red(case):
     ],
 )
 def test_captions_that_are_not_as_meant(case, content, text, cure):
-    path = case.caption(case.pictures[0])
+    path = case.caption(case.images[0])
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -438,48 +434,48 @@ def test_captions_that_are_not_as_meant(case, content, text, cure):
 def test_captions_that_are_too_long(case):
     case.values["max_token_length"] = 75
     tags = ", ".join(f"unusual thing {number}" for number in range(60))
-    case.caption(case.pictures[0]).write_text(f"mytag, {tags}", encoding="utf-8")
+    case.caption(case.images[0]).write_text(f"mytag, {tags}", encoding="utf-8")
     case.sees("amber", "captions", "is longer than the 75 tokens that are read", "raise max_token_length")
 
 
 def rewrite(case, change):
-    for picture in case.pictures:
-        caption = case.caption(picture)
-        caption.write_text(change(picture, caption.read_text(encoding="utf-8").strip()), encoding="utf-8")
+    for image in case.images:
+        caption = case.caption(image)
+        caption.write_text(change(image, caption.read_text(encoding="utf-8").strip()), encoding="utf-8")
 
 
 def test_a_trigger_word_that_is_missing_is_told_once_and_is_red(case):
-    rewrite(case, lambda picture, text: text.replace("mytag, ", ""))
+    rewrite(case, lambda image, text: text.replace("mytag, ", ""))
     found = [one for one in case.examine().findings if one.level == "red"]
     assert len(found) == 1
     assert '"mytag" is in none of its captions' in found[0].text
     assert "Add it to the captions" in found[0].cure
 
 
-def test_a_trigger_word_that_some_pictures_lack_is_red_and_they_are_shown(case):
-    first = case.pictures[0]
-    rewrite(case, lambda picture, text: text.replace("mytag, ", "") if picture == first else text)
-    assert case.sees("red", "captions", "missing in 1 of 12 captions", "edit_tags.py").pictures == (first,)
+def test_a_trigger_word_that_some_images_lack_is_red_and_they_are_shown(case):
+    first = case.images[0]
+    rewrite(case, lambda image, text: text.replace("mytag, ", "") if image == first else text)
+    assert case.sees("red", "captions", "missing in 1 of 12 captions", "edit_tags.py").images == (first,)
 
 
 def test_an_everyday_word_is_amber(case):
     case.train.rename(case.train.with_name("10_dog"))
     case.train = case.train.with_name("10_dog")
-    rewrite(case, lambda picture, text: text.replace("mytag", "dog"))
+    rewrite(case, lambda image, text: text.replace("mytag", "dog"))
     case.sees("amber", "captions", '"dog" is a common word', "Use a made-up word")
 
 
-def test_pictures_that_are_held_out_are_looked_at_too(case):
+def test_images_that_are_held_out_are_looked_at_too(case):
     case.values |= dict(validation_split=0.5)
     held = {sample.image_path for sample in case.examine().plan.found.validation}
     assert len(held) == 6
-    for picture in held:
-        case.caption(picture).write_text("standing, center", encoding="utf-8")
-    assert set(case.sees("red", "captions", "`mytag` is missing in 6 of 12 captions").pictures) == held
+    for image in held:
+        case.caption(image).write_text("standing, center", encoding="utf-8")
+    assert set(case.sees("red", "captions", "`mytag` is missing in 6 of 12 captions").images) == held
     copy = case.train / "copy.png"
     shutil.copy(min(held), copy)
     case.caption(copy).write_text("mytag", encoding="utf-8")
-    assert copy in case.sees("amber", "pictures", "duplicates").pictures
+    assert copy in case.sees("amber", "pictures", "duplicates").images
 
 
 def test_a_trigger_word_that_is_shuffled_or_dropped(case):
@@ -489,12 +485,12 @@ def test_a_trigger_word_that_is_shuffled_or_dropped(case):
     case.sees("amber", "captions", '"mytag" is dropped at times like all other tags', "set keep_tokens = 1")
     case.values["keep_tokens"] = 1
     assert wrong(case.examine().findings) == []
-    rewrite(case, lambda picture, text: re.sub("^mytag, ([^,]+)", r"\1, mytag", text))  # second now
+    rewrite(case, lambda image, text: re.sub("^mytag, ([^,]+)", r"\1, mytag", text))  # second now
     case.sees("amber", "captions", "is not among the first keep_tokens = 1 tags of 12", 'Put "mytag" first')
 
 
 def test_a_feature_that_stays_on_its_tag_is_told_with_what_to_delete(case):
-    rewrite(case, lambda picture, text: f"{text}, school uniform")
+    rewrite(case, lambda image, text: f"{text}, school uniform")
     case.sees("amber", "captions", "`school uniform` 100 %", 'delete_tags = ["school uniform"]')
 
 
@@ -511,7 +507,7 @@ def test_the_rule_with_its_numbers(case):
     assert found.cure == "Rename 20_world to 10_world"
 
 
-def test_more_regularization_pictures_than_can_be_used():
+def test_more_regularization_images_than_can_be_used():
     rows = [("10_a", 1, 20)], [("1_b", 1, 300)]
     (found,) = doctor.regularization_rule(*rows, uses=[1] * 20, unused=280)
     assert found.level == "amber"
@@ -520,7 +516,7 @@ def test_more_regularization_pictures_than_can_be_used():
     assert found.level == "green"  # they take turns until all were used
 
 
-def test_fewer_regularization_pictures_than_training_pictures(case):
+def test_fewer_regularization_images_than_training_images(case):
     for number in range(3, 12):
         (case.reg / f"{number}.png").unlink()
         (case.reg / f"{number}.txt").unlink()
@@ -544,10 +540,10 @@ def test_a_broken_regularization_folder_does_not_hide_the_training_set(case):
 def test_a_trigger_word_in_regularization_captions_is_red(case):
     (case.reg / "3.txt").write_text("mytag, square", encoding="utf-8")
     found = case.sees("red", "regularization", '"mytag" is also on 1 regularization image', "Remove the word")
-    assert [path.name for path in found.pictures] == ["3.png"]
+    assert [path.name for path in found.images] == ["3.png"]
 
 
-def test_a_regularization_folder_named_as_the_concept_is_right_for_own_pictures_and_wrong_for_drawn_ones(case):
+def test_a_regularization_folder_named_as_the_concept_is_right_for_own_images_and_wrong_for_drawn_ones(case):
     for caption in case.reg.glob("*.txt"):
         caption.unlink()
     case.reg.rename(case.reg.with_name("1_mytag"))
@@ -558,7 +554,7 @@ def test_a_regularization_folder_named_as_the_concept_is_right_for_own_pictures_
 
 
 def drawn(path: Path, model: str) -> None:
-    """Write what a web UI writes into its pictures."""
+    """Write what a web UI writes into its images."""
     texts = PngImagePlugin.PngInfo()
     texts.add_text(
         "parameters", f"1girl, smile\nNegative prompt: bad\nSteps: 20, Model hash: 12, Model: {model}, Seed: 1"
@@ -566,17 +562,17 @@ def drawn(path: Path, model: str) -> None:
     Image.open(path).save(path, pnginfo=texts)
 
 
-def test_regularization_pictures_of_another_model(case):
+def test_regularization_images_of_another_model(case):
     drawn(case.reg / "0.png", "anything-v5")
     drawn(case.reg / "1.png", "MINI")
     found = case.sees("amber", "regularization", "1 regularization image was generated by another model (anything-v5)")
-    assert [path.name for path in found.pictures] == ["0.png"]
+    assert [path.name for path in found.images] == ["0.png"]
     assert "make_reg_images.py" in found.cure
     drawn(case.reg / "0.png", "mini.safetensors")
     case.sees("green", "regularization", "2 images were generated by the base model")
 
 
-def test_regularization_pictures_of_other_shapes(case):
+def test_regularization_images_of_other_shapes(case):
     for number in range(6):
         Image.effect_noise((120, 40), 90 + number).save(case.reg / f"{number}.png")
     found = case.sees("amber", "regularization", "have shapes that no training image has", "make_reg_images.py")
@@ -640,7 +636,7 @@ def test_a_line_becomes_a_finding_whose_cure_is_what_follows_the_first_sentence(
     assert of_line("how long? Give one", "parameters")[2:4] == ("how long?", "Give one")
     assert of_line("it was a.png. Did you mean b?", "parameters")[2:4] == ("it was a.png", "Did you mean b?")
     assert of_line("多久？请填一个。", "parameters")[2:4] == ("多久？", "请填一个。")
-    note = Note("word is missing", "red", topic="captions", pictures=[Path("a")])
+    note = Note("word is missing", "red", topic="captions", images=[Path("a")])
     assert of_line(note, "pictures") == ("red", "captions", "word is missing", "", (Path("a"),))
     assert note == "word is missing"  # and is printed as ever
 
@@ -656,8 +652,8 @@ def test_the_order_is_by_level_then_topic_and_nothing_is_said_twice():
 
 
 def test_the_short_form_says_the_most_urgent_and_counts_all(case):
-    first = case.pictures[0]
-    rewrite(case, lambda picture, text: text.replace("mytag, ", "") if picture == first else text)
+    first = case.images[0]
+    rewrite(case, lambda image, text: text.replace("mytag, ", "") if image == first else text)
     case.values["save_every_n_epochs"] = None
     seen = case.examine()
     lines, counted = dataset_findings.short(seen.plan, seen.config, [Note("a", "red"), "b"])
@@ -675,7 +671,7 @@ def test_the_short_form_says_nothing_where_all_is_green(case):
 
 
 def test_copies_are_found_without_decoding_and_only_candidates_are_read(case, monkeypatch):
-    first = case.pictures[0]
+    first = case.images[0]
     shutil.copy(first, case.train / "copy.png")
     samples = case.examine().plan.found.train
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
@@ -743,7 +739,7 @@ def test_both_languages_say_the_same_numbers():
         *doctor.steps(100, 5, 20, False),
         *doctor.saving(9, 100, None, None),
         *doctor.resolution(512, 512, 1024),
-        *doctor.picture_counts({"a": 3, "b": 300}),
+        *doctor.image_counts({"a": 3, "b": 300}),
         *doctor.regularization_rule(*rows, uses=[1] * 20, unused=280),
         *doctor.regularization_rule(rows[1], rows[0], uses=[15] * 20, unused=0),
     ]

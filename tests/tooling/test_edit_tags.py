@@ -143,7 +143,7 @@ def test_a_numbered_folder_has_its_own_word(folder, capsys):
     assert "is also added to the captions of 10_mikuwear" in run(folder, capsys)
 
 
-def test_regularization_pictures_beside_the_training_set_get_no_trigger_word(folder, capsys):
+def test_regularization_images_beside_the_training_set_get_no_trigger_word(folder, capsys):
     (folder / "sub").rename(folder / "reg")
     before = (folder / "reg" / "ミク.txt").read_bytes()
     said = run(folder, capsys, action="apply")
@@ -153,7 +153,7 @@ def test_regularization_pictures_beside_the_training_set_get_no_trigger_word(fol
     assert (folder / "reg" / "ミク.txt").read_text(encoding="utf-8") == "红发, school uniform"
 
 
-def test_two_pictures_with_one_caption_file(folder, capsys):
+def test_two_images_with_one_caption_file(folder, capsys):
     Image.new("RGB", (32, 32)).save(folder / "a.jpg")
     run(folder, capsys, action="apply", **RECIPE)
     assert (folder / "a.txt").read_text(encoding="utf-8") == "mytag, 1girl, standing"

@@ -1,4 +1,4 @@
-"""tools/make_reg_images.py: the right pictures are drawn, once, and training takes them without a word."""
+"""tools/make_reg_images.py: the right images are drawn, once, and training takes them without a word."""
 
 import random
 import shutil
@@ -30,7 +30,7 @@ CPU = Device(torch.device("cpu"), torch.float32, "CPU")
 
 @pytest.fixture
 def train(tmp_path):
-    """Two concepts, four pictures in two buckets, captions in several spellings."""
+    """Two concepts, four images in two buckets, captions in several spellings."""
     captions = ["mytag, red hair, smile", "My_Tag, blue hair", "a photo of MYTAG outside"]
     draw_set(tmp_path / "train" / "4_mytag", captions, [(64, 64), (48, 80), (200, 200)])
     draw_set(tmp_path / "train" / "2_other one", ["other_one"], [(64, 64)], seed=1)
@@ -40,7 +40,7 @@ def train(tmp_path):
 
 @pytest.fixture
 def make(tiny_model, tmp_path, train):
-    """make(option=value, ...) -> the folder of pictures, by a random model of kilobytes in two steps."""
+    """make(option=value, ...) -> the folder of images, by a random model of kilobytes in two steps."""
 
     def make(output: str = "reg", **options) -> Path:
         values = dict(
@@ -59,7 +59,7 @@ def make(tiny_model, tmp_path, train):
 
 
 def drawn(folder: Path) -> dict[str, bytes]:
-    """{name below the folder: bytes} of all pictures."""
+    """{name below the folder: bytes} of all images."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
 
 
@@ -145,7 +145,7 @@ def test_a_folders_name_is_one_on_every_system(text, name):
     assert not set(made) & set('<>:"/\\|?*')
 
 
-def test_a_pictures_name_says_its_concept_and_fits_every_system():
+def test_an_images_name_says_its_concept_and_fits_every_system():
     stem = regularization.file_stem
     assert stem("mytag", Path("photo 1.jpg"), 1) == "mytag photo 1"
     assert stem("my tag", Path("my_tag_01.jpg"), 3) == "my_tag_01-3"
@@ -155,7 +155,7 @@ def test_a_pictures_name_says_its_concept_and_fits_every_system():
     assert long != stem("mytag", Path("长" * 81 + ".png"), 12)
 
 
-def test_two_pictures_of_one_name_get_two_files(make, train):
+def test_two_images_of_one_name_get_two_files(make, train):
     shutil.copy(train / "4_mytag" / "0.png", train / "4_mytag" / "0.webp")
     assert {name for name in drawn(make()) if "mytag 0" in name} == {
         "4_a person/mytag 0.png",
@@ -163,7 +163,7 @@ def test_two_pictures_of_one_name_get_two_files(make, train):
     }
 
 
-def test_a_new_training_picture_changes_no_other(make, train):
+def test_a_new_training_image_changes_no_other(make, train):
     before = drawn(make())
     draw_set(train / "3_a new one", ["hat"], [(64, 64)])
     shutil.copy(train / "4_mytag" / "0.png", train / "4_mytag" / "a first one.png")
@@ -172,7 +172,7 @@ def test_a_new_training_picture_changes_no_other(make, train):
     assert {name: after[name] for name in before} == before
 
 
-def test_seeds_differ_by_picture_index_and_seed():
+def test_seeds_differ_by_image_index_and_seed():
     seeds = [
         regularization.seed_of(seed, concept, name, index)
         for seed in (1, 2)
@@ -185,7 +185,7 @@ def test_seeds_differ_by_picture_index_and_seed():
 
 
 @pytest.mark.parametrize(("resolution", "step"), [(64, 16), (512, 64), (768, 64), (1024, 32), (1024, 128)])
-def test_a_picture_of_a_buckets_size_falls_into_that_bucket_uncut(resolution, step):
+def test_an_image_of_a_buckets_size_falls_into_that_bucket_uncut(resolution, step):
     rng = random.Random(resolution)
     rule = buckets.BucketRule(resolution, resolution, resolution // 2, resolution * 2, step)
     for _ in range(200):
@@ -208,14 +208,14 @@ def test_fewer_buckets_are_used_where_each_costs_minutes():
 def test_the_rule_is_kept_wherever_it_can_be(train, per_caption, repeats, holds):
     found = samples.find_samples(train)
     fits = {sample.image_path: buckets.fit((64, 64), buckets.BucketRule(64, 64, 32, 128, 16)) for sample in found.train}
-    pictures, shares = regularization.wanted(
+    images, shares = regularization.wanted(
         found, fits, Path("reg"), class_words="1girl", images_per_caption=per_caption
     )
     share = next(share for share in shares if share.folder.name == "4_mytag")
-    assert (share.reg_repeats, share.reg_pictures, share.holds) == (repeats, 3 * per_caption, holds)
+    assert (share.reg_repeats, share.reg_images, share.holds) == (repeats, 3 * per_caption, holds)
     assert share.train_samples == 12
-    assert len({picture.path for picture in pictures}) == len(pictures) == 4 * per_caption
-    assert len({picture.seed for picture in pictures}) == len(pictures)
+    assert len({image.path for image in images}) == len(images) == 4 * per_caption
+    assert len({image.seed for image in images}) == len(images)
 
 
 def test_the_rule_is_told_with_its_numbers(make, capsys):
@@ -235,7 +235,7 @@ def test_the_rule_is_told_with_its_numbers(make, capsys):
 # ---- drawing, stopping, going on ----
 
 
-def test_pictures_have_their_buckets_size_and_training_takes_them_without_a_word(make, train, run, capsys):
+def test_images_have_their_buckets_size_and_training_takes_them_without_a_word(make, train, run, capsys):
     folder = make()
     sizes = {path.stem: Image.open(path).size for path in folder.rglob("*.png")}
     assert sizes == {"mytag 0": (64, 64), "mytag 1": (48, 80), "mytag 2": (64, 64), "other one 0": (64, 64)}
@@ -257,7 +257,7 @@ def test_pictures_have_their_buckets_size_and_training_takes_them_without_a_word
     ],
 )
 def test_sizes_are_those_of_a_training_with_the_same_options(make, options, sizes):
-    """Of pictures of 64 x 64, 48 x 80 and 200 x 200; test_options.py sees the same of a training."""
+    """Of images of 64 x 64, 48 x 80 and 200 x 200; test_options.py sees the same of a training."""
     assert {Image.open(path).size for path in make(**options).rglob("*.png")} == sizes
 
 
@@ -324,7 +324,7 @@ def test_overwrite_draws_anew_what_changed_and_only_that(make, train):
     assert (folder / "4_a person" / "mytag 0.txt").read_text(encoding="utf-8") == "green hair"
 
 
-def test_pictures_move_with_their_folders_name(make, train, monkeypatch):
+def test_images_move_with_their_folders_name(make, train, monkeypatch):
     """Another number of repeats, or another class: nothing is drawn anew that need not be."""
     before = drawn(make())
     (train / "4_mytag").rename(train / "6_mytag")
@@ -359,7 +359,7 @@ def test_what_is_not_ours_is_never_overwritten(make, tmp_path, capsys):
     assert "contains 1 more image without a training image: my own.png" in capsys.readouterr().out
 
 
-def test_a_picture_that_is_not_whole_is_no_finished_one(make):
+def test_an_image_that_is_not_whole_is_no_finished_one(make):
     folder = make()
     path = folder / "4_a person" / "mytag 0.png"
     assert generation_parameters.read_parameters(path)
@@ -446,7 +446,7 @@ def test_a_trigger_that_stands_in_no_caption_is_told_with_what_may_be_meant(make
     assert 'class_words = "mytag girl" contains the trigger word "mytag girl"' in said
 
 
-def test_a_broken_picture_is_named_and_left_out(make, train, capsys):
+def test_a_broken_image_is_named_and_left_out(make, train, capsys):
     (train / "4_mytag" / "坏的.png").write_bytes(b"no picture")
     assert len(drawn(make())) == 4
     assert "坏的.png: skipped" in capsys.readouterr().out
@@ -511,7 +511,7 @@ def test_a_vae_that_overflows_goes_on_in_float32(tiny_model, monkeypatch, capsys
 
 
 @pytest.mark.parametrize(("latents", "told"), [(float("nan"), "the U-Net gives NaN"), (0.0, "the VAE gives NaN")])
-def test_a_black_picture_is_an_error_with_its_cure(tiny_model, monkeypatch, latents, told):
+def test_a_black_image_is_an_error_with_its_cure(tiny_model, monkeypatch, latents, told):
     family = generate.open_for_generation(tiny_model("sd1"), CPU)
     monkeypatch.setattr(family.family, "decode_latents", lambda latents: torch.full((1, 3, 32, 32), float("nan")))
     with pytest.raises(UserError, match=told):
@@ -562,7 +562,7 @@ def test_the_miniature_draws_what_the_captions_say(tmp_path):
     values["pretrained_model_name_or_path"] = str(PROJECT / "library" / "miniature" / "model")
     assert make_reg_images.run(check_tool(TOOLS["make_reg_images.py"], values, {})) == 0
     for index, word in enumerate(words):
-        picture = np.asarray(Image.open(tmp_path / "reg" / "5_1girl" / f"mytag {index}.png"), float)
-        border = np.concatenate([picture[:6].reshape(-1, 3), picture[-6:].reshape(-1, 3)]).mean(0)
+        image = np.asarray(Image.open(tmp_path / "reg" / "5_1girl" / f"mytag {index}.png"), float)
+        border = np.concatenate([image[:6].reshape(-1, 3), image[-6:].reshape(-1, 3)]).mean(0)
         distances = {other: np.abs(border - np.array(rgb)).sum() for other, rgb in words.items()}
         assert min(distances, key=distances.get) == word, (word, border)

@@ -30,9 +30,9 @@ def tool():
 
 @pytest.fixture
 def prepare(tool, tmp_path, monkeypatch, capsys):
-    """prepare(option=value, ...) -> what it printed. Nothing is found in pictures unless a test says so."""
-    monkeypatch.setattr(text_regions, "find_text", lambda picture: [])
-    monkeypatch.setattr(faces, "find_faces", lambda picture, model=None: [])
+    """prepare(option=value, ...) -> what it printed. Nothing is found in images unless a test says so."""
+    monkeypatch.setattr(text_regions, "find_text", lambda image: [])
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None: [])
     monkeypatch.setattr("library.images.local_models.find_models", lambda patterns, extra=None: [])
 
     def prepare(**options):
@@ -55,9 +55,9 @@ def photo(seed, width=96, height=80):
     return Image.fromarray((128 + layers).clip(0, 255).astype(np.uint8))
 
 
-def save(picture, path, **options):
+def save(image, path, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    image.save(path, **options)
 
 
 def files(folder):
@@ -72,7 +72,7 @@ def states(folder):
 
 @pytest.fixture
 def raw(tmp_path):
-    """A few pictures of every kind of trouble."""
+    """A few images of every kind of trouble."""
     folder = tmp_path / "raw"
     save(photo(1), folder / "角色 1.png")
     (folder / "角色 1.txt").write_bytes("红发, 微笑".encode("gbk"))
@@ -110,9 +110,9 @@ def test_a_messy_folder_becomes_a_clean_set(raw, prepare, tmp_path):
     }  # fmt: skip
     assert (out / "角色 1.txt").read_text(encoding="utf-8") == "红发, 微笑"
     for file in files(out) - {"角色 1.txt", "prepared.jsonl", "summary.html"}:
-        with Image.open(out / file) as picture:
-            assert (picture.format, picture.mode) == ("PNG", "L" if "masks/" in file else "RGB"), file
-            assert 64 * 64 <= picture.width * picture.height <= 96 * 96, file
+        with Image.open(out / file) as image:
+            assert (image.format, image.mode) == ("PNG", "L" if "masks/" in file else "RGB"), file
+            assert 64 * 64 <= image.width * image.height <= 96 * 96, file
     assert np.array_equal(Image.open(out / "角色 1.png"), photo(1))  # within the range: its pixels as they were
     assert np.abs(np.asarray(Image.open(out / "sub" / "turned.png")).astype(int) - photo(2)).mean() < 4
     assert np.array_equal(Image.open(out / "sub" / "film.png"), photo(3))
@@ -135,8 +135,8 @@ def test_what_is_transparent_becomes_the_colour_and_black_in_the_mask(raw, prepa
 
 
 def test_transparent_backgrounds_stay_so_and_hide_nothing(raw, prepare, tmp_path, monkeypatch):
-    def subject(picture, model=None):
-        alpha = np.zeros(picture.shape[:2], np.uint8)
+    def subject(image, model=None):
+        alpha = np.zeros(image.shape[:2], np.uint8)
         alpha[20:60, 30:70] = 255
         return alpha
 
@@ -151,7 +151,7 @@ def test_transparent_backgrounds_stay_so_and_hide_nothing(raw, prepare, tmp_path
 
 
 def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_regions, "find_text", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
+    monkeypatch.setattr(text_regions, "find_text", lambda image: [Region(8, 60, 40, 12, 0.9, "text")])
     said = prepare()
     assert "may contain text or a watermark: 7 (" in said
     assert 'class="box"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
@@ -166,7 +166,7 @@ def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkey
     assert np.array_equal(clean[mask == 255], np.asarray(photo(1))[mask == 255])
 
 
-def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_picture(raw, prepare, tmp_path):
+def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_image(raw, prepare, tmp_path):
     text = "film.png： 20，50%，30，20\nsub/turned.jpg: 10, 20, 30, 40\n*.gif: 0, 0, 10, 10\n"
     (tmp_path / "区域.txt").write_bytes(text.encode("gbk"))
     prepare(regions=str(tmp_path / "区域.txt"))
@@ -180,7 +180,7 @@ def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_picture(ra
 
 
 def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "find_faces", lambda picture, model=None: [Region(30, 20, 20, 20, 0.9, "face")])
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None: [Region(30, 20, 20, 20, 0.9, "face")])
     prepare(faces="erase")
     mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png"))
     assert (mask[20:40, 30:50] == 0).all()
@@ -195,7 +195,7 @@ def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
 
 
 def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "find_faces", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
     said = prepare(faces="recipe")
     made = files(tmp_path / "out")
     assert {"train/角色 1_face1.png", "train/角色 1_face2.png", "reg/角色 1.png", "train/sub/film_face1.png"} <= made
@@ -220,7 +220,7 @@ def test_a_face_recipe_without_a_face_is_red(raw, prepare, tmp_path, kind):
 def test_whoever_has_a_face_model_is_not_told_to_get_one(raw, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(cleaning.Models, "names", lambda self: {"face": "yolo.onnx", "background": "", "enlarger": ""})
     monkeypatch.setattr(
-        faces, "find_faces", lambda picture, model=None: [Region(9, 9, 15, 15, 0.9, "face")][picture[0, 0, 0] % 2 :]
+        faces, "find_faces", lambda image, model=None: [Region(9, 9, 15, 15, 0.9, "face")][image[0, 0, 0] % 2 :]
     )
     said = prepare(faces="recipe")
     assert "no face found: " in said
@@ -230,9 +230,9 @@ def test_whoever_has_a_face_model_is_not_told_to_get_one(raw, prepare, tmp_path,
 def test_backgrounds_removed_by_a_guess_are_shown_first(raw, prepare, tmp_path, monkeypatch):
     """角色 1.png is cut out by a guess, nearly whole; film.png loses its frame, which is more."""
 
-    def subject(picture, model=None):
-        alpha = np.full(picture.shape[:2], 255, np.uint8)
-        if np.array_equal(picture, photo(1)):
+    def subject(image, model=None):
+        alpha = np.full(image.shape[:2], 255, np.uint8)
+        if np.array_equal(image, photo(1)):
             alpha[:2] = 0
         return alpha
 
@@ -248,16 +248,16 @@ def test_backgrounds_removed_by_a_guess_are_shown_first(raw, prepare, tmp_path, 
         assert min(places, key=places.get).endswith(first)
 
 
-def test_two_raw_pictures_of_one_name_do_not_collide(prepare, tmp_path):
+def test_two_raw_images_of_one_name_do_not_collide(prepare, tmp_path):
     for seed, name in enumerate(("a.png", "a.jpg", "a_jpg.png", "a (1).png")):
         save(photo(seed), tmp_path / "raw" / name)
     prepare()
     save(photo(9), tmp_path / "raw" / "A.webp")  # the same name to Windows
     prepare()
-    pictures = {file for file in files(tmp_path / "out") if file.endswith(".png")}
-    assert len(pictures) == 5
-    assert len({file.lower() for file in pictures}) == 5
-    shown = {hashlib.sha256((tmp_path / "out" / file).read_bytes()).digest() for file in pictures}
+    images = {file for file in files(tmp_path / "out") if file.endswith(".png")}
+    assert len(images) == 5
+    assert len({file.lower() for file in images}) == 5
+    shown = {hashlib.sha256((tmp_path / "out" / file).read_bytes()).digest() for file in images}
     assert len(shown) == 5
 
 
@@ -280,8 +280,8 @@ def test_a_missing_spandrel_is_told_and_lanczos_helps(raw, prepare, tmp_path, mo
 
 
 def test_a_model_that_is_there_enlarges_the_small(raw, prepare, tmp_path, monkeypatch):
-    def twice(picture):
-        return np.repeat(np.repeat(picture, 2, axis=0), 2, axis=1) // 2  # darker: so it can be told from Lanczos
+    def twice(image):
+        return np.repeat(np.repeat(image, 2, axis=0), 2, axis=1) // 2  # darker: so it can be told from Lanczos
 
     model = tmp_path / "2x_any.pth"
     model.write_bytes(b"model")
@@ -332,7 +332,7 @@ def test_only_what_is_new_is_made_and_what_was_deleted_stays_away(raw, prepare, 
 
 
 def test_other_settings_make_anew_and_leave_nothing_of_the_earlier(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_regions, "find_text", lambda picture: [Region(8, 60, 40, 12, 0.9, "text")])
+    monkeypatch.setattr(text_regions, "find_text", lambda image: [Region(8, 60, 40, 12, 0.9, "text")])
     prepare(text="erase")
     assert (tmp_path / "out" / "masks" / "角色 1.png").exists()
     prepare(text="off")
@@ -356,7 +356,7 @@ def test_no_file_of_the_users_is_overwritten(raw, prepare, tmp_path):
     assert Image.open(out / "large.png").size != photo(50).size
 
 
-def test_a_picture_retouched_by_hand_is_not_overwritten_by_other_settings(raw, prepare, tmp_path):
+def test_an_image_retouched_by_hand_is_not_overwritten_by_other_settings(raw, prepare, tmp_path):
     prepare()
     save(photo(60), tmp_path / "out" / "large.png")
     prepare()  # nothing is to do
@@ -368,11 +368,11 @@ def test_a_picture_retouched_by_hand_is_not_overwritten_by_other_settings(raw, p
 def test_a_run_that_was_stopped_goes_on(raw, prepare, tmp_path, monkeypatch):
     clean, count = cleaning.Cleaner.clean, []
 
-    def stops(self, picture, stem):
+    def stops(self, image, stem):
         count.append(stem)
         if len(count) == 4:
             raise KeyboardInterrupt
-        return clean(self, picture, stem)
+        return clean(self, image, stem)
 
     with monkeypatch.context() as patch:
         patch.setattr(cleaning.Cleaner, "clean", stops)
@@ -387,7 +387,7 @@ def test_a_run_that_was_stopped_goes_on(raw, prepare, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
-def test_what_is_left_of_pictures_that_are_gone_is_told_and_left(raw, prepare, tmp_path):
+def test_what_is_left_of_images_that_are_gone_is_told_and_left(raw, prepare, tmp_path):
     prepare()
     (raw / "large.bmp").unlink()
     fine = np.random.default_rng(0).integers(-40, 41, (160, 192, 1))  # what an enlarged copy would not have
@@ -402,13 +402,13 @@ def test_what_is_left_of_pictures_that_are_gone_is_told_and_left(raw, prepare, t
     ) == "红发, 微笑"  # the only caption of the group
 
 
-def test_one_picture_that_fails_does_not_end_the_others(raw, prepare, tmp_path, monkeypatch):
+def test_one_image_that_fails_does_not_end_the_others(raw, prepare, tmp_path, monkeypatch):
     clean = cleaning.Cleaner.clean
 
-    def fails(self, picture, stem):
+    def fails(self, image, stem):
         if stem == "large":
             raise RuntimeError("strange")
-        return clean(self, picture, stem)
+        return clean(self, image, stem)
 
     monkeypatch.setattr(cleaning.Cleaner, "clean", fails)
     said = prepare()
@@ -437,7 +437,7 @@ def test_contradictions_are_told_all_at_once(tmp_path):
         check_tool(DECLARED, {"images_dir": str(tmp_path), "output_dir": str(tmp_path.parent)}, {})
 
 
-def test_a_folder_without_pictures_is_told(prepare, tmp_path):
+def test_a_folder_without_images_is_told(prepare, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "notes.txt").write_text("x")
     with pytest.raises(UserError, match="no images in"):

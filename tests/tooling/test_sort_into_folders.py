@@ -35,7 +35,7 @@ def draw(folder, names, caption="mytag, hat", masks=()):
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """Six pictures of one concept, one in a sub-folder by source, one mask."""
+    """Six images of one concept, one in a sub-folder by source, one mask."""
     names = ["a.png", "b.png", "照片（1）.png", "naïve café.png", "x.y.png", "手机/IMG 1.png"]
     return draw(tmp_path / "image_folder", names, masks=["masks/a.png", "手机/Masks/IMG 1.png"])
 
@@ -61,7 +61,7 @@ ALL = {
 
 
 @pytest.mark.parametrize("action", ["copy", "link", "move"])
-def test_pictures_captions_and_masks_go_into_one_folder(image_folder, capsys, action):
+def test_images_captions_and_masks_go_into_one_folder(image_folder, capsys, action):
     before = files(image_folder)
     said = run(image_folder, capsys, action=action, repeats=6)
     after = files(image_folder.parent / "train")
@@ -97,7 +97,7 @@ def test_showing_makes_the_plan_and_nothing_else(image_folder, capsys):
     assert "nothing has been done yet" in said
 
 
-def test_linked_pictures_take_no_room_and_captions_are_copies(image_folder):
+def test_linked_images_take_no_room_and_captions_are_copies(image_folder):
     run(image_folder, action="link", repeats=1)
     made = image_folder.parent / "train" / "1_mytag"
     assert os.path.samefile(made / "a.png", image_folder / "a.png")
@@ -145,7 +145,7 @@ def test_what_is_there_with_other_content_is_never_written_over_unasked(image_fo
     assert "Nothing to do" in run(image_folder, capsys, repeats=6, overwrite=True)
 
 
-def test_pictures_there_that_come_from_elsewhere_are_named_and_counted(image_folder, capsys):
+def test_images_there_that_come_from_elsewhere_are_named_and_counted(image_folder, capsys):
     run(image_folder, repeats=6)
     draw(image_folder.parent / "train" / "6_mytag", ["old.png"])
     said = run(image_folder, capsys, repeats=6)
@@ -174,7 +174,7 @@ def test_sub_folders_become_concepts_or_not(tmp_path, capsys):
     assert {path.name for path in mytag.glob("*.png")} == {"1.png", "catty 1.png", "手机 1.png"}
 
 
-def test_a_sub_folder_within_a_concept_keeps_its_pictures_apart(tmp_path):
+def test_a_sub_folder_within_a_concept_keeps_its_images_apart(tmp_path):
     folder = draw(tmp_path / "image_folder", ["catty/1.png", "catty/more/1.png", "catty/more/still/1.png"], "catty")
     run(folder, repeats=2)
     assert {name for name in files(tmp_path / "train") if name.endswith(".png")} == {
@@ -214,7 +214,7 @@ def test_concepts_weigh_alike_and_given_repeats_are_taken_off_first():
 
 
 def test_the_readmes_example():
-    """30 pictures as 6_mycloths, 10 epochs: 1,800 steps at a batch of one."""
+    """30 images as 6_mycloths, 10 epochs: 1,800 steps at a batch of one."""
     assert folder_sorting.proposed({"mycloths": 30}, {}, steps=1800, epochs=10, batch_size=1) == {"mycloths": 6}
     assert folder_sorting.step_count(180, 10, 1) == 1800
 
@@ -360,7 +360,7 @@ def test_a_copy_that_is_killed_goes_on(tmp_path, capsys):
     assert {path.name for path in made.glob("*.png")} == {path.name for path in folder.iterdir()}
 
 
-def test_the_page_shows_the_pictures_in_the_users_language(image_folder):
+def test_the_page_shows_the_images_in_the_users_language(image_folder):
     set_language("zh")
     run(image_folder)
     page = (image_folder.parent / "train" / "folders.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""tools/try_lora.py: the grid that was asked for, each picture once; what is wrong is told before a model is loaded."""
+"""tools/try_lora.py: the grid that was asked for, each image once; what is wrong is told before a model is loaded."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def pixels(folder: Path) -> list[bytes]:
-    """Of the pictures, in the order they were drawn; without what is written into the files."""
+    """Of the images, in the order they were drawn; without what is written into the files."""
     return [Image.open(path).tobytes() for path in sorted((folder / "pictures").iterdir())]
 
 
@@ -113,7 +113,7 @@ def test_the_base_model_comes_once_then_each_lora_at_each_strength(tried, loras)
     assert 'href="grid-0001-4.png"' in page
 
 
-def test_every_cell_is_another_picture_and_strength_0_is_the_base_model(tried):
+def test_every_cell_is_another_image_and_strength_0_is_the_base_model(tried):
     folder = tried(loras=None, strengths=[1])
     base = files(folder / "pictures")
     again = tried(strengths=[0, 0.3, 1])
@@ -134,7 +134,7 @@ def test_loras_of_the_prompt_act_in_every_row(tried, loras):
 
 
 def test_a_lora_in_the_row_is_the_lora_in_the_prompt(tried, loras, tmp_path):
-    """The same picture, whichever way it was asked for; two at 0.6 and 0.5 as the user's recipe says."""
+    """The same image, whichever way it was asked for; two at 0.6 and 0.5 as the user's recipe says."""
     (row,) = pixels(tried(strengths=[0.6]))
     named = tried(loras=None, prompts=["mytag, (red:1.2) hat <lora:mytag:0.6>"], lora_dir=str(loras))
     assert parameters_in(named)[0]["prompt"] == "mytag, (red:1.2) hat <lora:mytag:0.6>"
@@ -151,7 +151,7 @@ def test_the_second_run_draws_nothing_and_a_new_prompt_only_itself(tried, capsys
     assert "2 of 2 images already exist\nnothing left to generate" in said
     after = files(tried(prompts=["mytag, (red:1.2) hat", "new"]))
     assert before.items() <= after.items()
-    assert len(after) == len(before) + 3  # two pictures and a grid
+    assert len(after) == len(before) + 3  # two images and a grid
     assert "2 of 4 images already exist" in capsys.readouterr().out
 
 
@@ -168,10 +168,10 @@ def test_a_lora_that_was_trained_anew_is_drawn_anew(tried, loras, tmp_path):
 def test_ctrl_c_keeps_what_was_drawn(tried, settings, monkeypatch, capsys, tmp_path):
     write = try_lora.write
 
-    def stopped(settings, number, cell, picture):
+    def stopped(settings, number, cell, image):
         if number == 2:
             raise KeyboardInterrupt
-        return write(settings, number, cell, picture)
+        return write(settings, number, cell, image)
 
     monkeypatch.setattr(try_lora, "write", stopped)
     with pytest.raises(Stopped):
@@ -183,11 +183,11 @@ def test_ctrl_c_keeps_what_was_drawn(tried, settings, monkeypatch, capsys, tmp_p
     assert "1 of 2 images already exist" in capsys.readouterr().out
 
 
-def test_a_picture_says_how_it_was_made_as_the_web_ui_does(tried, loras):
+def test_an_image_says_how_it_was_made_as_the_web_ui_does(tried, loras):
     folder = tried(strengths=[0.6], negative_prompt="(bad:1.3)", hires_scale=1.5, hires_strength=0.4, clip_skip=2)
-    picture = Image.open(folder / "pictures" / "00001-1.png")
-    assert picture.size == (96, 96)
-    prompt, negative, facts = picture.info["parameters"].split("\n")
+    image = Image.open(folder / "pictures" / "00001-1.png")
+    assert image.size == (96, 96)
+    prompt, negative, facts = image.info["parameters"].split("\n")
     assert prompt == "mytag, (red:1.2) hat <lora:mytag:0.6>"
     assert negative == "Negative prompt: (bad:1.3)"
     digest = metadata.web_ui_hash(loras / "mytag.safetensors")
@@ -318,16 +318,16 @@ def test_trigger_words_are_read_from_the_metadata(tags, words):
 # ---- the sheet ----
 
 
-def test_a_sheet_has_every_picture_at_its_place_and_room_for_labels():
-    pictures = [[Image.new("RGB", (64, 64), colour) for colour in row] for row in (("red", "lime"), ("blue", "black"))]
-    drawn = contact_sheet.sheet(pictures, ["one", "two"], ["a long prompt, of several words", "b"], "title")
+def test_a_sheet_has_every_image_at_its_place_and_room_for_labels():
+    images = [[Image.new("RGB", (64, 64), colour) for colour in row] for row in (("red", "lime"), ("blue", "black"))]
+    drawn = contact_sheet.sheet(images, ["one", "two"], ["a long prompt, of several words", "b"], "title")
     right, bottom = drawn.width - 100, drawn.height - 100
     assert drawn.getpixel((right, bottom)) == (0, 0, 0)
     assert drawn.getpixel((right - 196, bottom)) == (0, 0, 255)
     assert drawn.getpixel((right, bottom - 196)) == (0, 255, 0)
 
 
-def test_large_pictures_are_reduced_and_small_ones_enlarged_by_whole_numbers():
+def test_large_images_are_reduced_and_small_ones_enlarged_by_whole_numbers():
     def side(size):
         sheet = contact_sheet.sheet([[Image.new("RGB", (size, size), "red")]], [""], [""])
         columns = [x for x in range(sheet.width) if sheet.getpixel((x, sheet.height - 20)) == (255, 0, 0)]

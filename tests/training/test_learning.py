@@ -448,7 +448,7 @@ def test_the_two_text_encoders_of_sdxl_have_rates_of_their_own(run):
 
 
 def test_a_run_can_begin_in_the_middle(run):
-    """The same pictures, noise and timesteps as the whole run sees there: with almost no learning, the same losses."""
+    """The same images, noise and timesteps as the whole run sees there: with almost no learning, the same losses."""
     options = dict(learning_rate=1e-9, save_precision="float", resume="new")
     whole = [event["loss"] for event in events(run(output="whole", **options))]  # 2 epochs of 6 steps
     for output, more, first in (

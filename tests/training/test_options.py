@@ -106,7 +106,7 @@ def small_norms(plain: Result, changed: Result) -> bool:
     return largest(changed) < 0.0101 < largest(plain)
 
 
-def other_picture(plain: Result, changed: Result) -> bool:
+def other_image(plain: Result, changed: Result) -> bool:
     name = "it.preview.png"
     return (plain.folder / name).read_bytes() != (changed.folder / name).read_bytes()
 
@@ -343,12 +343,12 @@ EFFECTS = {
         and "captions: " not in changed.said, dict(text_encoder_lr=0.0),
     ),
     "device": Effect(dict(device="cpu"), lambda _, changed: "device cpu" in changed.said),
-    "sample_prompts": Effect(dict(sample_prompts="{other prompts}"), other_picture, PREVIEW),
+    "sample_prompts": Effect(dict(sample_prompts="{other prompts}"), other_image, PREVIEW),
     "sample_every_n_epochs": Effect(dict(sample_every_n_epochs=1), made("sample/it_e000001_00_*.png"), PREVIEW),
     "sample_every_n_steps": Effect(dict(sample_every_n_steps=4), made("sample/it_000004_00_*.png"), PREVIEW),
     "sample_at_first": Effect(dict(sample_at_first=True), made("sample/it_e000000_00_*.png"), PREVIEW),
     "sample_strengths": Effect(dict(sample_strengths=[0.7]), made("sample/it_end_00_x0.7_*.png"), PREVIEW),
-    "sample_sampler": Effect(dict(sample_sampler="ddim"), other_picture, PREVIEW),
+    "sample_sampler": Effect(dict(sample_sampler="ddim"), other_image, PREVIEW),
     "save_every_n_steps": Effect(dict(save_every_n_steps=2), made("it-step00000002.safetensors")),
     "save_last_n_epochs": Effect(
         dict(save_last_n_epochs=1),
@@ -459,13 +459,13 @@ def places(tmp_path_factory, tiny_model):
     for kind in ("masked", "transparent"):
         folder = draw_set(root / kind / "1_cat", ["a cat", "a dog"], [(64, 64)] * 2)
         (folder / "masks").mkdir()
-        for picture in folder.glob("*.png"):
+        for image in folder.glob("*.png"):
             if kind == "masked":
-                mask.save(folder / "masks" / picture.name)
+                mask.save(folder / "masks" / image.name)
             else:
-                opened = Image.open(picture)
+                opened = Image.open(image)
                 opened.putalpha(mask)
-                opened.save(picture)
+                opened.save(image)
     (root / "some masks").mkdir()
     mask.save(root / "some masks" / "0.png")
     draw_set(root / "faces" / "1_cat", ["a cat"] * 2, [(128, 128)] * 2)
@@ -553,7 +553,7 @@ def test_lowram_loads_straight_to_the_device(run, monkeypatch):
     assert asked == ["cpu", torch.device("cpu")]
 
 
-def test_pictures_are_encoded_so_many_at_once(run, monkeypatch):
+def test_images_are_encoded_so_many_at_once(run, monkeypatch):
     from library.data.cache import LatentCache
 
     asked = []

@@ -68,14 +68,14 @@ def told_events(folder: Path, until: int = EPOCHS, *, is_finished: bool = False)
         at = dict(time=1000.7 + 2 * STEPS * EPOCHS, step=STEPS * EPOCHS)
         files = [drawn(folder, f"end{strength}") for strength in (0, 0.5, 1)]
         found.append(dict(event="preview", epoch=EPOCHS, strengths=[0.0, 0.5, 1.0], files=files, **at))
-        found.append(pictures_event(0.9, 1.1, 0.5, 0.5, 0.52, **at))
+        found.append(images_event(0.9, 1.1, 0.5, 0.5, 0.52, **at))
         found.append(dict(event="end", file="it.safetensors", **at))
     return found
 
 
 def validation(epoch: int) -> dict:
     losses = [0.30, 0.22, 0.10, 0.16, 0.24][epoch]
-    rows = [[losses + 0.001 * picture, 2 * losses] for picture in range(2)]
+    rows = [[losses + 0.001 * image, 2 * losses] for image in range(2)]
     old = [[0.2 + 0.01 * epoch] * 2]
     return dict(
         event="validation", time=1000.6 + 2 * epoch * STEPS, epoch=epoch, step=epoch * STEPS, ends_epoch=epoch > 0,
@@ -84,8 +84,8 @@ def validation(epoch: int) -> dict:
     )  # fmt: skip
 
 
-def pictures_event(*helped: float, **at) -> dict:
-    """Pictures whose losses with their captions are these shares of those without."""
+def images_event(*helped: float, **at) -> dict:
+    """Images whose losses with their captions are these shares of those without."""
     rows = {f"{model}, with caption": [[0.2 * share] for share in helped] for model in ("trained", "unchanged")}
     rows |= {f"{model}, without caption": [[0.2] for _ in helped] for model in ("trained", "unchanged")}
     names = [f"10_mytag/{place}.png" for place in range(len(helped))]
@@ -161,10 +161,10 @@ def test_everything_told_is_there(tmp_path):
     assert len([image for image in read.all("img") if "mytag, smile" in image["alt"]]) == EPOCHS + 3  # and strengths
 
 
-def test_pictures_whose_captions_do_not_help_come_first(tmp_path):
-    event = pictures_event(0.5, 0.52, 1.1, 0.48, 0.51)
+def test_images_whose_captions_do_not_help_come_first(tmp_path):
+    event = images_event(0.5, 0.52, 1.1, 0.48, 0.51)
     found = ranked(event)
-    assert [one.picture for one in found][0] == "10_mytag/2.png"
+    assert [one.image for one in found][0] == "10_mytag/2.png"
     assert [one.is_odd for one in found] == [True, False, False, False, False]
     assert found[0].help == pytest.approx(-0.1)
     assert found[-1].help == pytest.approx(0.52)
@@ -178,7 +178,7 @@ def end() -> dict:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "samples", "expected"),
+    ("images", "samples", "expected"),
     [
         (10, 2000, (10, 4, 2)),
         (10, 100_000, (10, 8, 2)),
@@ -187,17 +187,17 @@ def end() -> dict:
         (3, 24, (0, 2, 1)),
     ],
 )
-def test_measuring_the_pictures_takes_three_percent_of_the_run_at_most(pictures, samples, expected):
-    much = extent(pictures, samples)
-    assert (much.pictures, much.timesteps, len(much.models)) == expected
-    passes = much.pictures * much.timesteps * len(much.models) * 2  # a step's sample takes about three
+def test_measuring_the_images_takes_three_percent_of_the_run_at_most(images, samples, expected):
+    much = extent(images, samples)
+    assert (much.images, much.timesteps, len(much.models)) == expected
+    passes = much.images * much.timesteps * len(much.models) * 2  # a step's sample takes about three
     assert passes <= 0.03 * 3 * samples
 
 
 def test_the_unchanged_model_alone_ranks_too():
-    event = pictures_event(0.5, 1.1, 0.4)
+    event = images_event(0.5, 1.1, 0.4)
     event["rows"] = {name: rows for name, rows in event["rows"].items() if name.startswith("unchanged")}
-    assert [one.picture[-5] for one in ranked(event)] == ["1", "0", "2"]
+    assert [one.image[-5] for one in ranked(event)] == ["1", "0", "2"]
 
 
 def test_without_validation_it_says_why(tmp_path):
@@ -358,7 +358,7 @@ def test_a_run_that_goes_on_shows_the_epochs_before(run):
     assert "18 / 18" in text_of(page)
 
 
-def test_pictures_are_measured_with_and_without_captions_by_both_models(run, monkeypatch):
+def test_images_are_measured_with_and_without_captions_by_both_models(run, monkeypatch):
     monkeypatch.setattr(caption_mismatch, "LEAST", 3)
     monkeypatch.setattr(caption_mismatch, "TIME_SHARE", 10.0)
     options = dict(text_encoder_lr=0.0, network_dim=4)
@@ -378,7 +378,7 @@ def test_pictures_are_measured_with_and_without_captions_by_both_models(run, mon
 
 
 def test_telling_more_changes_no_bit_of_the_training(run, monkeypatch):
-    """Neither the page, the norms nor the losses of the pictures move what is random."""
+    """Neither the page, the norms nor the losses of the images move what is random."""
     from library.training.outputs import Outputs
 
     options = dict(max_train_epochs=2, save_every_n_epochs=1, shuffle_caption=True, network_dropout=0.1)

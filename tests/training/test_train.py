@@ -1,4 +1,4 @@
-"""The whole run on tiny models: from folders of pictures to a file that others can load, and to the same bits again."""
+"""The whole run on tiny models: from folders of images to a file that others can load, and to the same bits again."""
 
 import dataclasses
 import json
@@ -234,7 +234,7 @@ def test_a_family_may_write_another_layout_and_a_run_continues_from_it(run, monk
         torch.testing.assert_close(factors.update("cpu"), theirs[name].update("cpu"), rtol=1e-3, atol=1e-4)
 
 
-def test_problems_of_pictures_prompts_and_model_are_told_together(run, tmp_path):
+def test_problems_of_images_prompts_and_model_are_told_together(run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "prompts.txt").write_text("cat --w big")
     (tmp_path / "model.safetensors").write_bytes(b"<!DOCTYPE html><html>not found</html>")

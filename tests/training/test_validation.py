@@ -1,4 +1,4 @@
-"""Pictures that are held out: never learnt, measured the same way every time, and the training does not notice."""
+"""Images that are held out: never learnt, measured the same way every time, and the training does not notice."""
 
 import json
 import random
@@ -30,7 +30,7 @@ def plain(prediction, target, mask):
     return losses.per_sample(prediction, target, mask=mask)
 
 
-def pictures_of(latents: torch.Tensor, predict, mask=None):
+def images_of(latents: torch.Tensor, predict, mask=None):
     """What `validation.losses` is given: batches of latents and a model."""
 
     def show(places: list[int]) -> MeasuredBatch:
@@ -40,8 +40,8 @@ def pictures_of(latents: torch.Tensor, predict, mask=None):
     return show
 
 
-def knows_the_picture(latents, noisy, t):
-    """The noise, worked out from the picture itself."""
+def knows_the_image(latents, noisy, t):
+    """The noise, worked out from the image itself."""
     signal, sigma = (x[:, None, None, None] for x in (PROCESS.schedule.signal(t), PROCESS.schedule.sigma(t)))
     return (noisy - signal * latents) / sigma
 
@@ -54,14 +54,14 @@ def test_timesteps_are_sd_scripts():
     assert validation.timesteps(0, 1000, 4) == TIMES
 
 
-def test_a_model_that_knows_the_picture_has_no_loss_and_a_mute_one_the_noises():
+def test_a_model_that_knows_the_image_has_no_loss_and_a_mute_one_the_noises():
     latents = torch.randn(5, 4, 8, 8)
     batches = [[0, 3], [4, 1, 2]]
-    exact = validation.losses(batches, pictures_of(latents, knows_the_picture), PROCESS.corrupt, plain, TIMES, 1)
+    exact = validation.losses(batches, images_of(latents, knows_the_image), PROCESS.corrupt, plain, TIMES, 1)
     assert sorted(exact) == list(range(5))
     assert all(float(rows.max()) < 1e-9 for rows in exact.values())
 
-    mute = pictures_of(latents, lambda own, noisy, t: torch.zeros_like(noisy))
+    mute = images_of(latents, lambda own, noisy, t: torch.zeros_like(noisy))
     rows = validation.losses(batches, mute, PROCESS.corrupt, plain, TIMES, 1)
     for place in range(5):  # of epsilon the target is the noise itself
         expected = validation.noise_of(1, place, (4, 4, 8, 8)).square().mean((1, 2, 3))
@@ -71,7 +71,7 @@ def test_a_model_that_knows_the_picture_has_no_loss_and_a_mute_one_the_noises():
 def test_a_mask_leaves_out_what_is_not_learnt():
     latents, mask = torch.zeros(1, 4, 8, 8), torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
-    mute = pictures_of(latents, lambda own, noisy, t: torch.zeros_like(noisy), mask)
+    mute = images_of(latents, lambda own, noisy, t: torch.zeros_like(noisy), mask)
     rows = validation.losses([[0]], mute, PROCESS.corrupt, plain, TIMES, 3)[0]
     expected = validation.noise_of(3, 0, (4, 4, 8, 8))[..., :4].square().mean((1, 2, 3)) / 2
     torch.testing.assert_close(rows, expected)
@@ -79,7 +79,7 @@ def test_a_mask_leaves_out_what_is_not_learnt():
 
 def test_the_numbers_are_the_same_twice_in_any_batches_and_no_stream_of_chance_moves():
     latents = torch.randn(6, 4, 8, 8)
-    show = pictures_of(latents, lambda own, noisy, t: 0.3 * noisy)
+    show = images_of(latents, lambda own, noisy, t: 0.3 * noisy)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     first = validation.losses([[0, 1, 2], [3, 4, 5]], show, PROCESS.corrupt, plain, TIMES, 5)
     again = validation.losses([[5, 3], [0, 4], [1, 2]], show, PROCESS.corrupt, plain, TIMES, 5)
@@ -93,7 +93,7 @@ def test_the_numbers_are_the_same_twice_in_any_batches_and_no_stream_of_chance_m
 
 def test_no_graph_is_kept():
     weight = torch.ones((), requires_grad=True)
-    show = pictures_of(torch.zeros(1, 4, 8, 8), lambda own, noisy, t: weight * noisy)
+    show = images_of(torch.zeros(1, 4, 8, 8), lambda own, noisy, t: weight * noisy)
     assert not validation.losses([[0]], show, PROCESS.corrupt, plain, TIMES, 1)[0].requires_grad
 
 
@@ -129,7 +129,7 @@ def test_whoever_says_how_often_has_all_measured_as_often():
     assert held_out.scope(50, 9, 10, 3) == (50, 9, 4, 3)
 
 
-def test_batches_are_of_one_kind_and_hold_every_picture_once():
+def test_batches_are_of_one_kind_and_hold_every_image_once():
     kinds = ["a", "b", "a", "a", "b"]
     batches = validation.groups(kinds, [2, 3, 2, 2, 3], seed=1)
     assert sorted(place for places in batches for place in places) == list(range(5))
@@ -138,11 +138,11 @@ def test_batches_are_of_one_kind_and_hold_every_picture_once():
     assert batches == validation.groups(kinds, [2, 3, 2, 2, 3], seed=1)
 
 
-# ---- which pictures ----
+# ---- which images ----
 
 
 def found_of(root: Path, *counts: int, repeats: int = 3) -> Found:
-    """Folders of files of so many different pictures; one regularization picture."""
+    """Folders of files of so many different images; one regularization image."""
     samples, folders = [], []
     for subset, count in enumerate(counts):
         own = root / f"{repeats}_c{subset}"
@@ -151,10 +151,10 @@ def found_of(root: Path, *counts: int, repeats: int = 3) -> Found:
             path = own / f"{number:03}.png"
             path.write_bytes(f"{subset} {number}".encode())
             samples.append(Sample(path, "a, b", 64, 64, own.name, repeats, False, subset=subset))
-        folders.append(Folder(own, repeats, f"c{subset}", False, picture_count=count))
+        folders.append(Folder(own, repeats, f"c{subset}", False, image_count=count))
     reg = Sample(root / "reg.png", "", 64, 64, "1_reg", 1, True, subset=len(counts))
     reg.image_path.write_bytes(b"reg")
-    return Found(samples, [reg], [*folders, Folder(root, 1, "reg", True, picture_count=1)])
+    return Found(samples, [reg], [*folders, Folder(root, 1, "reg", True, image_count=1)])
 
 
 @pytest.mark.parametrize(("counts", "share"), [((20,), 0.1), ((30, 10), 0.2), ((4, 4, 4), 0.25), ((1, 9), 0.3)])
@@ -172,7 +172,7 @@ def test_each_folder_gives_its_share_and_keeps_one(tmp_path, counts, share):
             held = sum(sample.subset == subset for sample in split.validation)
             assert held < count
             assert abs(held - count * share) <= 1
-            assert split.folders[subset].picture_count == count - held
+            assert split.folders[subset].image_count == count - held
 
 
 def test_the_choice_follows_from_names_and_seed_alone(tmp_path):
@@ -186,9 +186,9 @@ def test_the_choice_follows_from_names_and_seed_alone(tmp_path):
     assert len({frozenset(names(here, seed)) for seed in range(5)}) > 1
 
 
-def test_copies_of_a_held_out_picture_are_not_learnt_either(tmp_path):
+def test_copies_of_a_held_out_image_are_not_learnt_either(tmp_path):
     found = found_of(tmp_path, 10, 10)
-    for sample in found.train[10:]:  # the second folder holds the same pictures under other names
+    for sample in found.train[10:]:  # the second folder holds the same images under other names
         sample.image_path.write_bytes((tmp_path / "3_c0" / sample.image_path.name).read_bytes())
     split = held_out.split(found, 0.3, 1)
     learnt = {sample.image_path.name for sample in split.train}
@@ -201,7 +201,7 @@ def test_copies_of_a_held_out_picture_are_not_learnt_either(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "held"), [((9,), 0), ((10,), 1), ((20,), 2), ((40,), 4), ((9, 7), 2), ((1,) * 12, 0), ((400,), 16)]
 )
-def test_left_alone_a_tenth_of_ten_pictures_and_more_is_held_out(tmp_path, counts, held):
+def test_left_alone_a_tenth_of_ten_images_and_more_is_held_out(tmp_path, counts, held):
     found = found_of(tmp_path, *counts)
     split = held_out.split(found, "auto", 1)
     assert len(split.validation) == held
@@ -211,7 +211,7 @@ def test_left_alone_a_tenth_of_ten_pictures_and_more_is_held_out(tmp_path, count
 @pytest.mark.parametrize(
     ("counts", "share", "said"), [((12,), 0.04, "at least 0.05,"), ((25,), 0.02, "at least 0.03,"), ((1,), 0.9, "Add")]
 )
-def test_too_few_pictures_are_told_with_the_cure(tmp_path, counts, share, said):
+def test_too_few_images_are_told_with_the_cure(tmp_path, counts, share, said):
     found = found_of(tmp_path, *counts)
     split = held_out.split(found, share, 1)
     assert split.train == found.train
@@ -223,7 +223,7 @@ def test_too_few_pictures_are_told_with_the_cure(tmp_path, counts, share, said):
         assert len(held_out.split(found, least, 1).validation) == 1
 
 
-def test_a_picture_is_compared_with_one_of_its_size_and_folder(tmp_path):
+def test_an_image_is_compared_with_one_of_its_size_and_folder(tmp_path):
     found = found_of(tmp_path, 6, 6)
     sizes = {sample.image_path: (64, 64) if place % 2 else (48, 80) for place, sample in enumerate(found.train)}
 
@@ -261,7 +261,7 @@ def test_nothing_is_left_to_chance(tmp_path):
 
 @pytest.fixture(scope="module")
 def ten(tmp_path_factory):
-    """Ten pictures in two buckets, and four others: (train_data_dir, validation_data_dir)."""
+    """Ten images in two buckets, and four others: (train_data_dir, validation_data_dir)."""
     root = tmp_path_factory.mktemp("ten")
     sizes = [(64, 64)] * 7 + [(48, 80)] * 3
     draw_set(root / "train" / "1_mytag", [f"mytag, hat {n}" for n in range(10)], sizes)
@@ -313,7 +313,7 @@ def test_training_does_not_notice(run, ten, tmp_path, options):
     assert with_it.metadata["ss_num_validation_images"] == "4"
 
 
-def test_held_out_pictures_are_in_no_batch(run, ten, monkeypatch, capsys):
+def test_held_out_images_are_in_no_batch(run, ten, monkeypatch, capsys):
     seen = names_in_batches(monkeypatch)
     folder = run(train_data_dir=str(ten[0]), reg_data_dir=None, validation_split=0.3, **FEW)
     assert len(seen) == 7
@@ -430,7 +430,7 @@ def test_what_is_not_finite_is_said_and_not_written(run, ten, monkeypatch, capsy
     assert "validation after step 9: NaN or infinity" in capsys.readouterr().out
 
 
-def test_a_share_of_less_than_a_picture_is_told_and_trained(run, capsys):
+def test_a_share_of_less_than_an_image_is_told_and_trained(run, capsys):
     folder = run(validation_split=0.1, max_train_epochs=1, text_encoder_lr=0)
     assert "validation_split = 0.1 holds out none of 3 images" in capsys.readouterr().out
     assert not events(folder, "validation")
@@ -464,7 +464,7 @@ def test_no_memory_for_it_ends_nothing(run, ten, monkeypatch, capsys):
     assert "no validation: not enough memory" in capsys.readouterr().out
 
 
-def test_a_folder_of_learnt_pictures_is_refused(run, ten, tmp_path):
+def test_a_folder_of_learnt_images_is_refused(run, ten, tmp_path):
     copied = tmp_path / "copied"
     copied.mkdir()
     shutil.copy(ten[0] / "1_mytag" / "3.png", copied / "new name.png")
@@ -484,7 +484,7 @@ def test_folders_with_repeats_are_taken_too(run, ten, tmp_path):
         run(output=f"{n}", validation_data_dir=str(d), **options) for n, d in enumerate((ten[1], tmp_path / "valid"))
     ]
     first, second = (events(folder, "validation")[0] for folder in folders)
-    assert first["loss"] == second["loss"]  # each picture once
+    assert first["loss"] == second["loss"]  # each image once
 
 
 def test_options_of_a_validation_that_there_is_not_say_so():

@@ -122,7 +122,7 @@ class UNetForward:
         return hidden + tokens.transpose(1, 2).unflatten(2, hidden.shape[2:])
 
     def transformer_block(self, block: BasicTransformerBlock, tokens: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, T, C) tokens of the picture, (B, S, C) keys and values of the captions -> (B, T, C)."""
+        """(B, T, C) tokens of the image, (B, S, C) keys and values of the captions -> (B, T, C)."""
         project, normed = self.operations.project, self.recompute.LayerNorm
         own = block.attn1
         attended = self.attention(own.heads, *project(tokens, [own.to_q, own.to_k, own.to_v], normed(block.norm1)))

@@ -219,7 +219,7 @@ def precedence(c: Config) -> Iterator[Rule]:
         )
 
 
-def captions_and_pictures(c: Config) -> Iterator[Rule]:
+def captions_and_images(c: Config) -> Iterator[Rule]:
     """What is learnt, and from which model."""
     if c.weighted_captions and _changes_tags(c):
         yield (
@@ -276,4 +276,4 @@ def why_no_8bit_adam(device: str = "auto") -> str | None:
     return None
 
 
-SUBJECTS = (unusual_rates, precedence, unavailable, without_effect, captions_and_pictures)
+SUBJECTS = (unusual_rates, precedence, unavailable, without_effect, captions_and_images)

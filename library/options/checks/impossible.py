@@ -21,7 +21,7 @@ def contradictions(config: Config) -> Iterator[Rule]:
         yield from subject(config)
 
 
-def pictures(c: Config) -> Iterator[Rule]:
+def images(c: Config) -> Iterator[Rule]:
     """Changed at every use, held out, or given twice."""
     for name in ("color_aug", "random_crop", "face_crop_aug_range"):
         if getattr(c, name) and c.cache_latents:
@@ -287,7 +287,7 @@ def noise_and_loss(c: Config) -> Iterator[Rule]:
 
 
 def buckets(c: Config) -> Iterator[Rule]:
-    """Sizes of pictures."""
+    """Sizes of images."""
     if c.enable_bucket:
         sides = [] if c.resolution == "auto" else [int(side) for side in str(c.resolution).split(",")]
         step = c.bucket_reso_steps or 64  # the limits are rounded outwards to multiples of it, as sd-scripts does
@@ -321,7 +321,7 @@ def buckets(c: Config) -> Iterator[Rule]:
 
 
 SUBJECTS = (
-    pictures,
+    images,
     trained_parts,
     cached_captions,
     learning_rates,

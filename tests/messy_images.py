@@ -1,6 +1,6 @@
-"""Sixty pictures as a person collects them: turned, doubled, framed, stamped, broken, with captions in old encodings.
+"""Sixty images as a person collects them: turned, doubled, framed, stamped, broken, with captions in old encodings.
 
-    python -m tests.messy_pictures FOLDER
+    python -m tests.messy_images FOLDER
 
 All show the miniature's character, so what is made of them can be trained on. `make` says what each file is.
 """
@@ -39,9 +39,9 @@ def _scene(number: int) -> CharacterScene:
 
 def _drawn(number: int, width: int, height: int) -> Image.Image:
     """A drawing with some grain, as photos have it; smooth areas of one colour would pass for borders."""
-    picture = np.asarray(draw_character(_scene(number), (width, height)), np.int16)
-    grain = np.random.default_rng(number).normal(0, 4, picture.shape)
-    return Image.fromarray((picture + grain).clip(0, 255).astype(np.uint8))
+    image = np.asarray(draw_character(_scene(number), (width, height)), np.int16)
+    grain = np.random.default_rng(number).normal(0, 4, image.shape)
+    return Image.fromarray((image + grain).clip(0, 255).astype(np.uint8))
 
 
 def _font(size: int) -> ImageFont.ImageFont:
@@ -53,57 +53,57 @@ def _font(size: int) -> ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _stamped(picture: Image.Image, text: str, opacity: int, place: str) -> Image.Image:
+def _stamped(image: Image.Image, text: str, opacity: int, place: str) -> Image.Image:
     """A watermark in a corner or along the bottom."""
-    layer = Image.new("RGBA", picture.size)
-    pen, font = ImageDraw.Draw(layer), _font(max(14, picture.height // 18))
+    layer = Image.new("RGBA", image.size)
+    pen, font = ImageDraw.Draw(layer), _font(max(14, image.height // 18))
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    x = 12 if place == "left" else picture.width - (right - left) - 12
-    y = picture.height - (bottom - top) - 16
+    x = 12 if place == "left" else image.width - (right - left) - 12
+    y = image.height - (bottom - top) - 16
     pen.text((x + 2, y + 2 - top), text, font=font, fill=(0, 0, 0, opacity))
     pen.text((x, y - top), text, font=font, fill=(255, 255, 255, opacity))
-    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
-def _framed(picture: Image.Image, colour: tuple[int, int, int], across: int, down: int) -> Image.Image:
-    framed = Image.new("RGB", (picture.width + 2 * across, picture.height + 2 * down), colour)
-    framed.paste(picture, (across, down))
+def _framed(image: Image.Image, colour: tuple[int, int, int], across: int, down: int) -> Image.Image:
+    framed = Image.new("RGB", (image.width + 2 * across, image.height + 2 * down), colour)
+    framed.paste(image, (across, down))
     return framed
 
 
-def _cut_out(picture: Image.Image, number: int) -> Image.Image:
+def _cut_out(image: Image.Image, number: int) -> Image.Image:
     """The character alone; what is transparent keeps its hidden colours."""
     scene = _scene(number)
     plain = draw_character(
-        CharacterScene(scene.pose, scene.position, scene.size, "white", jitter=scene.jitter), picture.size
+        CharacterScene(scene.pose, scene.position, scene.size, "white", jitter=scene.jitter), image.size
     )
     alpha = np.asarray(plain.convert("RGB"), np.int16).min(axis=-1) < 235
-    picture = picture.copy()
-    picture.putalpha(Image.fromarray((alpha * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(5)))
-    return picture
+    image = image.copy()
+    image.putalpha(Image.fromarray((alpha * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(5)))
+    return image
 
 
-def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
     data = io.BytesIO()
     quickly = dict(compress_level=1) if kind == "PNG" else {}
-    picture.save(data, kind, **(quickly | options))
+    image.save(data, kind, **(quickly | options))
     return data.getvalue()
 
 
-def _turned(picture: Image.Image, orientation: int) -> bytes:
+def _turned(image: Image.Image, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    return _saved(picture.transpose(TURNED_BACK[orientation]), "JPEG", quality=92, exif=exif)
+    return _saved(image.transpose(TURNED_BACK[orientation]), "JPEG", quality=92, exif=exif)
 
 
-def _sixteen_bit(picture: Image.Image) -> bytes:
-    return _saved(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "PNG")
+def _sixteen_bit(image: Image.Image) -> bytes:
+    return _saved(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG")
 
 
 Made = tuple[str, str, Callable[[], bytes]]  # name, what it is, its bytes
 
 
-def _pictures() -> Iterator[Made]:
+def _images() -> Iterator[Made]:
     """Name, kind and bytes of each."""
     for number in range(12):  # as they should be, but of many sizes and formats
         width, height = [(640, 640), (512, 768), (900, 600), (1200, 1200)][number % 4]
@@ -179,22 +179,22 @@ def _pictures() -> Iterator[Made]:
 
 def _saved_again(twin: int, side: int) -> bytes:
     """One of the good ones or of the turned ones once more: as a copy to the byte, smaller, larger or saved harder."""
-    made = [data for _, kind, data in _pictures() if kind in ("good", "turned")]
+    made = [data for _, kind, data in _images() if kind in ("good", "turned")]
     original = made[twin]()
     if side == 640:
         return original
     with Image.open(io.BytesIO(original)) as opened:
-        picture = opened.convert("RGB")
+        image = opened.convert("RGB")
         orientation = opened.getexif().get(ORIENTATION, 1)
     if orientation == 3:
-        picture = picture.transpose(TURNED_BACK[3])
-    picture = picture.resize((side, round(side * picture.height / picture.width)), Image.Resampling.LANCZOS)
-    return _saved(picture, "JPEG", quality=60)
+        image = image.transpose(TURNED_BACK[3])
+    image = image.resize((side, round(side * image.height / image.width)), Image.Resampling.LANCZOS)
+    return _saved(image, "JPEG", quality=60)
 
 
-def _noisy(picture: Image.Image) -> Image.Image:
-    noise = np.random.default_rng(1).normal(0, 40, (picture.height, picture.width, 3))
-    return Image.fromarray((np.asarray(picture, np.float32) + noise).clip(0, 255).astype(np.uint8))
+def _noisy(image: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(1).normal(0, 40, (image.height, image.width, 3))
+    return Image.fromarray((np.asarray(image, np.float32) + noise).clip(0, 255).astype(np.uint8))
 
 
 def _animated(number: int) -> bytes:
@@ -210,7 +210,7 @@ CAPTIONS = {  # of the good ones, by number: encoding
 def make(folder: Path) -> dict[str, str]:
     """Write them all; gives {name: what it is}. Six of them have captions, in four encodings."""
     made = {}
-    for number, (name, kind, data) in enumerate(_pictures()):
+    for number, (name, kind, data) in enumerate(_images()):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data())
@@ -224,6 +224,6 @@ def make(folder: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("python -m tests.messy_pictures FOLDER")
+        raise SystemExit("python -m tests.messy_images FOLDER")
     for made_name, what in make(Path(sys.argv[1])).items():
         print(f"{what:14} {made_name}")

@@ -1,4 +1,4 @@
-"""The whole way: sixty messy pictures through the tools into a LoRA and pictures of it, editing only the blocks."""
+"""The whole way: sixty messy images through the tools into a LoRA and images of it, editing only the blocks."""
 
 import shutil
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from library.options.declaration import PROJECT
-from tests import messy_pictures
+from tests import messy_images
 from tests.conftest import edit_block
 from tests.scripts import Script
 
@@ -43,7 +43,7 @@ class Person:
 @pytest.fixture(scope="module")
 def person(tmp_path_factory):
     person = Person(tmp_path_factory.mktemp("person"))
-    person.made = messy_pictures.make(person.home / "收集的 pictures")
+    person.made = messy_images.make(person.home / "收集的 pictures")
     person.raw = contents(person.home / "收集的 pictures")
     at = {name: str(person.home / name) for name in ("prepared", "train", "reg", "out", "tried", "page")}
     person.runs(
@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def pictures(folder: Path) -> list[Path]:
+def images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.png") if "masks" not in path.parts)
 
 
@@ -97,14 +97,14 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_prepared(person):
     broken = [name for name, kind in person.made.items() if kind in ("truncated", "empty", "not an image", "elongated")]
     assert all(Path(name).name in said for name in broken)
     unique = len(person.made) - counts["duplicate"] - len(broken)
-    assert len(pictures(person.home / "prepared")) == unique
+    assert len(images(person.home / "prepared")) == unique
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")
-def test_every_picture_has_a_caption_that_begins_with_the_trigger_word(person):
-    train = pictures(person.home / "train")
+def test_every_image_has_a_caption_that_begins_with_the_trigger_word(person):
+    train = images(person.home / "train")
     captions = [path.with_suffix(".txt").read_text(encoding="utf-8") for path in train]
-    assert len(train) == len(pictures(person.home / "prepared"))
+    assert len(train) == len(images(person.home / "prepared"))
     assert all(caption.startswith("mytag") for caption in captions)
     assert sum("角色" in caption for caption in captions) == 2  # from files in GBK
 
@@ -120,8 +120,8 @@ def test_stamps_are_erased_and_masked(person):
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")
-def test_a_regularization_picture_belongs_to_every_training_picture(person):
-    train, reg = pictures(person.home / "train"), pictures(person.home / "reg")
+def test_a_regularization_image_belongs_to_every_training_image(person):
+    train, reg = images(person.home / "train"), images(person.home / "reg")
     assert len(reg) == len(train)
     assert not any("mytag" in path.with_suffix(".txt").read_text(encoding="utf-8") for path in reg)
 
@@ -134,6 +134,6 @@ def test_the_lora_and_its_grid_are_there(person):
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")
-def test_the_raw_pictures_are_as_they_were(person):
+def test_the_raw_images_are_as_they_were(person):
     assert len(person.raw) >= len(person.made)
     assert contents(person.home / "收集的 pictures") == person.raw

@@ -1,4 +1,4 @@
-"""Does the report's ranking put mislabelled and odd training pictures first?"""
+"""Does the report's ranking put mislabelled and odd training images first?"""
 
 import random
 from pathlib import Path
@@ -10,13 +10,13 @@ from library.training.report_history import History
 from tests.laboratory.character import make_set, random_character
 from tests.laboratory.experiment import BLOCK_WEIGHTS, Claim, Comparison, Training
 
-COUNT = 12  # pictures, two of them wrong
+COUNT = 12  # images, two of them wrong
 MISLABELLED, ODD = "00.png", "01.png"
 LENGTHS = (150, 400, 1200)  # steps
 
 
 def make_wrong_set(folder: Path, rng: random.Random) -> None:
-    """The character's pictures; one has a caption that tells another background, one shows something else."""
+    """The character's images; one has a caption that tells another background, one shows something else."""
     make_set(folder, rng, with_regularization=True, count=COUNT)
     place = folder / "train" / "10_mytag"
     scene, other = random_character(rng), random_character(rng)
@@ -26,8 +26,8 @@ def make_wrong_set(folder: Path, rng: random.Random) -> None:
     _put(place / ODD, draw(random_scene(rng, person_share=0, pair_share=0)), random_character(rng))
 
 
-def _put(path: Path, picture, described: CharacterScene) -> None:
-    picture.save(path)
+def _put(path: Path, image, described: CharacterScene) -> None:
+    image.save(path)
     path.with_suffix(".txt").write_text(character_caption(described), encoding="utf-8")
 
 
@@ -44,11 +44,11 @@ def read(folder: Path) -> dict[str, float]:
         return Path(name).name in (MISLABELLED, ODD)
 
     return {
-        "both on top": float(all(is_wrong(one.picture) for one in found[:2])),
-        "one on top": float(is_wrong(found[0].picture)),
+        "both on top": float(all(is_wrong(one.image) for one in found[:2])),
+        "one on top": float(is_wrong(found[0].image)),
         "by loss, both on top": float(all(map(is_wrong, by_loss[:2]))),
-        "wrong ones marked": fmean(one.is_odd for one in found if is_wrong(one.picture)),
-        "right ones marked": fmean(one.is_odd for one in found if not is_wrong(one.picture)),
+        "wrong ones marked": fmean(one.is_odd for one in found if is_wrong(one.image)),
+        "right ones marked": fmean(one.is_odd for one in found if not is_wrong(one.image)),
         "timesteps": float(len(event["timesteps"])),
     }
 
