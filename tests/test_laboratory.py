@@ -206,7 +206,7 @@ def test_where_wrong_images_stand_is_read_from_the_run(tmp_path):
     rows = {"with": [1.0, 0.9, 0.3, 0.2], "without": [0.8, 0.6, 0.7, 0.5]}  # the captions of the first two harm
     told = {f"{model}, {kind} caption": [[one] for one in losses] for model in ("trained", "unchanged")
             for kind, losses in rows.items()}  # fmt: skip
-    event = dict(event="pictures", timesteps=[500], images=names, rows=told)
+    event = dict(event="pictures", timesteps=[500], pictures=names, rows=told)
     (tmp_path / "it.run.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
     found = caption_mismatch.read(tmp_path)
     assert (found["both on top"], found["by loss, both on top"], found["timesteps"]) == (1.0, 1.0, 1.0)

@@ -154,7 +154,7 @@ def with_absolute_paths(values: Values, folder: str | Path, declared: AnyDeclare
         if value.startswith("~") or os.path.isabs(value) or PureWindowsPath(value).drive:
             continue
         path = os.path.join(folder, os.path.normpath(value))
-        may_be_other = kind in ("model", "picture", "prompts")  # a name for downloading, which check explains; a text
+        may_be_other = kind in ("model", "image", "prompts")  # a name for downloading, which check explains; a text
         is_file = kind == "model" and (value.startswith(".") or value.lower().endswith(WEIGHTS))
         if not may_be_other or is_file or os.path.exists(path):
             values[name] = path

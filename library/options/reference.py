@@ -56,7 +56,7 @@ PATHS = {  # see `declaration.option`
     "file": {"english": "file", "chinese": "文件"},
     "folder": {"english": "folder", "chinese": "目录"},
     "model": {"english": "file or folder", "chinese": "文件或目录"},
-    "picture": {"english": "image file", "chinese": "图片文件"},
+    "image": {"english": "image file", "chinese": "图片文件"},
     "prompts": {"english": "file or text", "chinese": "文件或文字"},
     "output": {"english": "folder", "chinese": "目录"},
     "new file": {"english": "file", "chinese": "文件"},

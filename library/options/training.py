@@ -601,7 +601,7 @@ class Config:
     metadata_usage_hint: str | None = option("output", None, in_block=False,
         english="how to use it, in the same place, such as a strength",
         chinese="用法提示（如建议强度），写在同一处")
-    metadata_thumbnail: str | None = option("output", None, path="picture", in_block=False,
+    metadata_thumbnail: str | None = option("output", None, path="image", in_block=False,
         english="thumbnail: image file or data URL, in the same place",
         chinese="缩略图：图片文件或 data URL，写在同一处")
     metadata_merged_from: str | None = option("output", None, in_block=False,

@@ -127,7 +127,7 @@ class Ranked(NamedTuple):
 
 
 def ranked(event: JsonObject) -> list[Ranked]:
-    """The images of an event "images", the odd ones first.
+    """The images of an event "pictures", the odd ones first.
 
     An image is odd whose logarithm lies above the median by more than ODD deviations, as the median of the distances
     from it tells a deviation: single images that are far off do not change that.

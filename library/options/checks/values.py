@@ -363,7 +363,7 @@ def _path(value: str, kind: str) -> str:
     control = next((letter for letter in value if ord(letter) < 32), None)
     if control:
         _refuse_escape(value, control)
-    if kind == "picture" and value.startswith("data:image/"):
+    if kind == "image" and value.startswith("data:image/"):
         return value
     if kind == "prompts" and re.search(r"\s", value.strip()) and not re.search(r"\.(txt|toml|json)$", value.strip()):
         return value
@@ -373,11 +373,11 @@ def _path(value: str, kind: str) -> str:
     is_file, is_folder = os.path.isfile(path), os.path.isdir(path)
     if is_file and kind in ("folder", "output"):
         _refuse("is a file; a folder is needed", "是文件；需要的是文件夹")
-    if is_folder and kind in ("file", "picture", "prompts", "new file"):
+    if is_folder and kind in ("file", "image", "prompts", "new file"):
         _refuse("is a folder; a file is needed", "是文件夹；需要的是文件")
     if not (kind in ("output", "new file") or is_file or is_folder):
         _missing(path, is_hub_name=kind == "model" and bool(HUB_NAME.fullmatch(value)))
-    if kind == "picture":
+    if kind == "image":
         _thumbnail(path)
     return path
 
