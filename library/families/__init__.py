@@ -178,29 +178,14 @@ def noise_of(info: ModelInfo, objective: str | None) -> tuple[NoiseSpec, list[st
         )
     warnings = []
     if objective not in (None, info.objective) and info.is_objective_seen:
-        warnings.append(
-            say(
-                f"{info.path.name}: training for {objective} as you asked, although the model looks like "
-                f"{info.objective} ({info.objective_source}). If the images turn to noise, leave v_parameterization "
-                "unset.",
-                f"{info.path.name}：按您的要求以 {objective} 训练，但该模型看起来是 {info.objective}"
-                f"（{info.objective_source}）。如果出图变成噪点，请不要设置 v_parameterization。",
-            )
-        )
+        warnings.append(_other_objective_asked(info, objective))
     spec = replace(facts.noise, objective=objective or info.objective)
     spec = replace(spec, zero_terminal_snr=info.zero_terminal_snr and spec.objective == "v")
     scheduler = read_json(info.path / "scheduler" / "scheduler_config.json") if info.path.is_dir() else None
     if not scheduler:
         return spec, warnings
     if scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear":
-        warnings.append(
-            say(
-                f"{info.path}: its beta_schedule is {scheduler['beta_schedule']}; training uses scaled_linear, as all "
-                "Stable Diffusion does.",
-                f"{info.path}：它的 beta_schedule 是 {scheduler['beta_schedule']}，训练时按 Stable Diffusion 通用的 "
-                "scaled_linear 处理。",
-            )
-        )
+        warnings.append(_other_beta_schedule(info.path, scheduler["beta_schedule"]))
     return (
         replace(
             spec,
@@ -221,11 +206,30 @@ def vae_warnings(vae: str | Path | None, config: JsonObject) -> list[str]:
     scale, needed = own.get("scaling_factor", 0.18215), config.get("scaling_factor", 0.18215)
     if scale == needed:
         return []
-    return [
-        say(
-            f"{vae}: this VAE's latents are scaled by {scale}, the base model's by {needed}: it belongs to another "
-            "model family, and images will be wrong. Choose a VAE of the base model's family.",
-            f"{vae}：这个 VAE 的缩放系数是 {scale}，而底模是 {needed}，二者不属于同一系列，"
-            "出图会不正常。请换用与底模配套的 VAE。",
-        )
-    ]
+    return [_scaled_otherwise(vae, scale, needed)]
+
+
+def _other_objective_asked(info: ModelInfo, objective: str | None) -> str:
+    return say(
+        f"{info.path.name}: training for {objective} as you asked, although the model looks like "
+        f"{info.objective} ({info.objective_source}). If the images turn to noise, leave v_parameterization "
+        "unset.",
+        f"{info.path.name}：按您的要求以 {objective} 训练，但该模型看起来是 {info.objective}"
+        f"（{info.objective_source}）。如果出图变成噪点，请不要设置 v_parameterization。",
+    )
+
+
+def _other_beta_schedule(path: Path, schedule: object) -> str:
+    return say(
+        f"{path}: its beta_schedule is {schedule}; training uses scaled_linear, as all Stable Diffusion does.",
+        f"{path}：它的 beta_schedule 是 {schedule}，训练时按 Stable Diffusion 通用的 scaled_linear 处理。",
+    )
+
+
+def _scaled_otherwise(vae: str | Path | None, scale: object, needed: object) -> str:
+    return say(
+        f"{vae}: this VAE's latents are scaled by {scale}, the base model's by {needed}: it belongs to another "
+        "model family, and images will be wrong. Choose a VAE of the base model's family.",
+        f"{vae}：这个 VAE 的缩放系数是 {scale}，而底模是 {needed}，二者不属于同一系列，"
+        "出图会不正常。请换用与底模配套的 VAE。",
+    )

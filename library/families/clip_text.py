@@ -125,14 +125,7 @@ def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str = "<|endoftex
             )
         ) from error
     if len(tokenizer) > vocab_size:
-        raise UserError(
-            say(
-                f"{folder}: the tokenizer has {len(tokenizer):,} tokens, the text encoder knows {vocab_size:,}. They "
-                "are not of the same model; download the folder again.",
-                f"{folder}：分词器有 {len(tokenizer):,} 个词元，而文本编码器只认识 {vocab_size:,} 个，"
-                "二者不是同一个模型的，请重新下载。",
-            )
-        )
+        raise UserError(_other_tokenizer(folder, len(tokenizer), vocab_size))
     return tokenizer
 
 
@@ -397,14 +390,7 @@ def encode_weighted(
 def refuse_deep_skip(clip_skip: int | None, layer_count: int) -> None:
     """Raise a UserError where clip_skip goes beyond the encoder's layers."""
     if clip_skip is not None and not 1 <= clip_skip <= layer_count:
-        raise UserError(
-            say(
-                f"clip_skip = {clip_skip}: it can be 1 to {layer_count}, the layers of this text encoder; usual are 1 "
-                "and, for anime models of SD 1.x, 2.",
-                f"clip_skip = {clip_skip}：这个文本编码器有 {layer_count} 层，只能填 1～{layer_count}；"
-                "常用 1，SD 1.x 的动漫模型常用 2。",
-            )
-        )
+        raise UserError(_skips_too_much(clip_skip, layer_count))
 
 
 # ---- Where files keep a text encoder ----
@@ -491,3 +477,21 @@ def load_text_encoder(
         tensors = open_tensors([path])
     model = build_text_encoder(config, "meta", has_projection)
     return fill(model, tensors, sources, place, part=part, path=path, scope=scope, ignored=ignored)
+
+
+def _other_tokenizer(folder: Path, count: int, vocab_size: int) -> str:
+    return say(
+        f"{folder}: the tokenizer has {count:,} tokens, the text encoder knows {vocab_size:,}. They "
+        "are not of the same model; download the folder again.",
+        f"{folder}：分词器有 {count:,} 个词元，而文本编码器只认识 {vocab_size:,} 个，"
+        "二者不是同一个模型的，请重新下载。",
+    )
+
+
+def _skips_too_much(clip_skip: int, layer_count: int) -> str:
+    return say(
+        f"clip_skip = {clip_skip}: it can be 1 to {layer_count}, the layers of this text encoder; usual are 1 "
+        "and, for anime models of SD 1.x, 2.",
+        f"clip_skip = {clip_skip}：这个文本编码器有 {layer_count} 层，只能填 1～{layer_count}；"
+        "常用 1，SD 1.x 的动漫模型常用 2。",
+    )

@@ -177,20 +177,8 @@ def is_finite(tensor: Tensor) -> bool:
 
 def refuse_not_finite(path: Path, part: str, names: list[str], dtype: torch.dtype) -> None:
     """Raise a UserError that names tensors with NaN: training on them fails at the first step, or learns nothing."""
-    if not names:
-        return
-    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    kind = str(dtype).removeprefix("torch.")
-    raise UserError(
-        say(
-            f"{path}: {len(names)} tensors of its {part} contain NaN or infinities (in {kind}): {listed}. The file "
-            "is damaged or was merged wrongly; use another copy or another base model"
-            + (', or mixed_precision = "bf16" or "no".' if dtype == torch.float16 else "."),
-            f"{path}：{part} 中有 {len(names)} 个张量含有 NaN 或无穷大（{kind} 精度下）：{listed}。"
-            "文件已损坏，或合并模型时出了错，请换一份文件或换一个底模"
-            + ('，也可以设 mixed_precision = "bf16" 或 "no"。' if dtype == torch.float16 else "。"),
-        )
-    )
+    if names:
+        raise UserError(_not_finite(path, part, names, dtype))
 
 
 def materialise_buffers(module: nn.Module, device: str | torch.device) -> None:
@@ -247,3 +235,16 @@ def folder_tensors(folder: Path, part: str) -> Mapping[str, Tensor]:
     for file in files:
         read_header(file)
     return open_tensors(files)
+
+
+def _not_finite(path: Path, part: str, names: list[str], dtype: torch.dtype) -> str:
+    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    kind = str(dtype).removeprefix("torch.")
+    return say(
+        f"{path}: {len(names)} tensors of its {part} contain NaN or infinities (in {kind}): {listed}. The file "
+        "is damaged or was merged wrongly; use another copy or another base model"
+        + (', or mixed_precision = "bf16" or "no".' if dtype == torch.float16 else "."),
+        f"{path}：{part} 中有 {len(names)} 个张量含有 NaN 或无穷大（{kind} 精度下）：{listed}。"
+        "文件已损坏，或合并模型时出了错，请换一份文件或换一个底模"
+        + ('，也可以设 mixed_precision = "bf16" 或 "no"。' if dtype == torch.float16 else "。"),
+    )

@@ -284,16 +284,7 @@ def objective_of_file(header: Header, family: str) -> tuple[str, str, bool]:
         objective = "v" if spread > 0.09 else "epsilon"
         return (
             objective,
-            say(
-                f"guessed as ComfyUI does: a bias spreads by {spread:.3f}, and "
-                + ("more" if objective == "v" else "less")
-                + " than 0.09 is the way of "
-                + ("SD 2.x 768-v" if objective == "v" else "SD 2.x base models")
-                + "; if that is wrong, set v_parameterization",
-                f"按 ComfyUI 的办法推断：某层偏置的标准差为 {spread:.3f}，"
-                + ("大于 0.09，像 SD 2.x 768-v" if objective == "v" else "不大于 0.09，像 SD 2.x base")
-                + "；如果不对，请自行设置 v_parameterization",
-            ),
+            _guessed_by_spread(spread, objective),
             True,
         )
     return "epsilon", say("no mark of v-prediction in the file", "文件里没有 v 预测的标记"), False
@@ -370,14 +361,7 @@ def inspect_folder(folder: Path) -> ModelInfo:
     kind = scheduler.get("prediction_type")
     objective = {"v_prediction": "v", "epsilon": "epsilon", "None": "epsilon"}.get(str(kind))
     if objective is None or "EDM" in str(scheduler.get("_class_name")):
-        raise UserError(
-            say(
-                f"{folder}: its scheduler says prediction_type = {kind} ({scheduler.get('_class_name')}); only epsilon "
-                "and v_prediction can be trained here. Use another base model.",
-                f"{folder}：scheduler 写明 prediction_type = {kind}（{scheduler.get('_class_name')}），本程序只支持 "
-                "epsilon 和 v_prediction，请换用其他底模。",
-            )
-        )
+        raise UserError(_other_prediction(folder, kind, scheduler.get("_class_name")))
     source = (
         f"scheduler_config.json: prediction_type = {kind}"
         if kind
@@ -385,14 +369,7 @@ def inspect_folder(folder: Path) -> ModelInfo:
     )
     vae = read_json(folder / "vae" / "config.json")
     if vae is None or not has_channels(vae) or not has_channels(unet):
-        raise UserError(
-            say(
-                f"{folder}: vae/config.json or unet/config.json is missing or has no block_out_channels such as [320, "
-                "640]; the download is not complete or damaged. Download it again.",
-                f"{folder}：vae/config.json 或 unet/config.json 缺失，或没有形如 [320, 640] 的 block_out_channels，"
-                "文件夹没有下载完整或已损坏，请重新下载。",
-            )
-        )
+        raise UserError(_lacks_channels(folder))
     refuse_odd_numbers(folder)
     side = unet.get("sample_size")
     return ModelInfo(
@@ -464,14 +441,7 @@ def not_a_whole_folder(folder: Path) -> UserError:
                 f"{folder}：这是文件夹，不是模型。请填写其中某个文件的路径：{listed}",
             )
         )
-    return UserError(
-        say(
-            f"{folder}: this folder contains no model: neither model_index.json (a diffusers folder) nor a "
-            ".safetensors or .ckpt file. Give the path of the model.",
-            f"{folder}：这个文件夹里没有模型：既没有 model_index.json（diffusers 文件夹的标志），"
-            "也没有 .safetensors 或 .ckpt 文件。请填写模型的路径。",
-        )
-    )
+    return UserError(_contains_no_model(folder))
 
 
 def read_json(path: Path) -> JsonObject | None:
@@ -492,3 +462,43 @@ def read_json(path: Path) -> JsonObject | None:
             )
         ) from error
     return content if isinstance(content, dict) else {}
+
+
+def _guessed_by_spread(spread: float, objective: str) -> str:
+    return say(
+        f"guessed as ComfyUI does: a bias spreads by {spread:.3f}, and "
+        + ("more" if objective == "v" else "less")
+        + " than 0.09 is the way of "
+        + ("SD 2.x 768-v" if objective == "v" else "SD 2.x base models")
+        + "; if that is wrong, set v_parameterization",
+        f"按 ComfyUI 的办法推断：某层偏置的标准差为 {spread:.3f}，"
+        + ("大于 0.09，像 SD 2.x 768-v" if objective == "v" else "不大于 0.09，像 SD 2.x base")
+        + "；如果不对，请自行设置 v_parameterization",
+    )
+
+
+def _other_prediction(folder: Path, kind: object, class_name: object) -> str:
+    return say(
+        f"{folder}: its scheduler says prediction_type = {kind} ({class_name}); only epsilon "
+        "and v_prediction can be trained here. Use another base model.",
+        f"{folder}：scheduler 写明 prediction_type = {kind}（{class_name}），本程序只支持 "
+        "epsilon 和 v_prediction，请换用其他底模。",
+    )
+
+
+def _lacks_channels(folder: Path) -> str:
+    return say(
+        f"{folder}: vae/config.json or unet/config.json is missing or has no block_out_channels such as [320, "
+        "640]; the download is not complete or damaged. Download it again.",
+        f"{folder}：vae/config.json 或 unet/config.json 缺失，或没有形如 [320, 640] 的 block_out_channels，"
+        "文件夹没有下载完整或已损坏，请重新下载。",
+    )
+
+
+def _contains_no_model(folder: Path) -> str:
+    return say(
+        f"{folder}: this folder contains no model: neither model_index.json (a diffusers folder) nor a "
+        ".safetensors or .ckpt file. Give the path of the model.",
+        f"{folder}：这个文件夹里没有模型：既没有 model_index.json（diffusers 文件夹的标志），"
+        "也没有 .safetensors 或 .ckpt 文件。请填写模型的路径。",
+    )

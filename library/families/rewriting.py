@@ -134,14 +134,7 @@ def stored_weights(info: ModelInfo, family: Family, original: Sources) -> dict[n
                 problems.append(source.name)
             found[layer] = Stored(header.path, source)
     if problems:
-        raise UserError(
-            say(
-                f"{info.path}: {len(problems)} weights are missing or of another shape, the first is {problems[0]}. "
-                "The file is damaged, or its model was changed in its structure",
-                f"{info.path}：有 {len(problems)} 个权重缺失或形状不符，第一个是 {problems[0]}。"
-                "文件已损坏，或模型结构被改动过",
-            )
-        )
+        raise UserError(_weights_missing(info.path, problems))
     return found
 
 
@@ -289,14 +282,7 @@ def _changed(reader: Reader, name: str, changes: list[tuple[Source, Change]], dt
     was_finite = bool(tensor.isfinite().all())
     tensor = tensor.to(dtype)
     if was_finite and not tensor.isfinite().all():
-        raise UserError(
-            say(
-                f"{name} is too large for {str(dtype).removeprefix('torch.')}: nothing was written. Set save_precision "
-                'to "bf16" or "float"',
-                f"{name} 的数值超出 {str(dtype).removeprefix('torch.')} 的范围，没有写入。"
-                '请把 save_precision 设为 "bf16" 或 "float"',
-            )
-        )
+        raise UserError(_too_large(name, dtype))
     return tensor
 
 
@@ -328,3 +314,20 @@ def _type(code: str) -> torch.dtype:
 
 def as_bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _weights_missing(path: Path, names: list[str]) -> str:
+    return say(
+        f"{path}: {len(names)} weights are missing or of another shape, the first is {names[0]}. "
+        "The file is damaged, or its model was changed in its structure",
+        f"{path}：有 {len(names)} 个权重缺失或形状不符，第一个是 {names[0]}。文件已损坏，或模型结构被改动过",
+    )
+
+
+def _too_large(name: str, dtype: torch.dtype) -> str:
+    return say(
+        f"{name} is too large for {str(dtype).removeprefix('torch.')}: nothing was written. Set save_precision "
+        'to "bf16" or "float"',
+        f"{name} 的数值超出 {str(dtype).removeprefix('torch.')} 的范围，没有写入。"
+        '请把 save_precision 设为 "bf16" 或 "float"',
+    )

@@ -105,21 +105,25 @@ def refuse_other_vae(path: Path, shapes: dict[str, tuple[int, ...]], scope: str)
     """Raise a UserError that names what was given in place of a VAE with 4 latent channels."""
     first = shapes.get(scope + "decoder.conv_in.weight")
     if first is None:
-        raise UserError(
-            say(
-                f"{path}: this file contains no VAE of Stable Diffusion. Give a VAE under `vae` (sd-vae-ft-mse, "
-                "kl-f8-anime2, sdxl_vae, ...).",
-                f"{path}：这个文件里没有 Stable Diffusion 的 VAE。请在 vae 里填写 VAE 文件"
-                "（如 sd-vae-ft-mse、kl-f8-anime2、sdxl_vae）。",
-            )
-        )
+        raise UserError(_no_vae(path))
     channels = first[1] if len(first) == 4 else 0
     if channels != 4:
-        raise UserError(
-            say(
-                f"{path}: this VAE has latents of {channels} channels, not 4: it belongs to another model family "
-                "(SD3, FLUX, ...). Use a VAE of SD 1.x, 2.x or SDXL.",
-                f"{path}：这个 VAE 的潜变量有 {channels} 个通道，而不是 4 个，属于别的模型（SD3、FLUX 等）。"
-                "请使用 SD 1.x、2.x 或 SDXL 的 VAE。",
-            )
-        )
+        raise UserError(_other_channels(path, channels))
+
+
+def _no_vae(path: Path) -> str:
+    return say(
+        f"{path}: this file contains no VAE of Stable Diffusion. Give a VAE under `vae` (sd-vae-ft-mse, "
+        "kl-f8-anime2, sdxl_vae, ...).",
+        f"{path}：这个文件里没有 Stable Diffusion 的 VAE。请在 vae 里填写 VAE 文件"
+        "（如 sd-vae-ft-mse、kl-f8-anime2、sdxl_vae）。",
+    )
+
+
+def _other_channels(path: Path, channels: int) -> str:
+    return say(
+        f"{path}: this VAE has latents of {channels} channels, not 4: it belongs to another model family "
+        "(SD3, FLUX, ...). Use a VAE of SD 1.x, 2.x or SDXL.",
+        f"{path}：这个 VAE 的潜变量有 {channels} 个通道，而不是 4 个，属于别的模型（SD3、FLUX 等）。"
+        "请使用 SD 1.x、2.x 或 SDXL 的 VAE。",
+    )

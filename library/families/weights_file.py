@@ -149,23 +149,7 @@ def refuse_absent(given: str | Path) -> None:
         )
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.lower().endswith(SUFFIXES) and not path.parent.exists():
         cached = in_hub_cache(text)
-        raise UserError(
-            say(
-                f"{text}: there is no such file; it looks like the name of a model on the Hugging Face Hub, and "
-                "nothing is downloaded here. "
-                + (
-                    f"A copy is already on this machine; give its path: {cached}"
-                    if cached
-                    else "Download the model's .safetensors file, or the whole folder, and give its path."
-                ),
-                f"{text}：没有这个文件。它看起来是 Hugging Face 上的模型名，而本程序不联网下载。"
-                + (
-                    f"本机缓存里已经有一份，请填写它的路径：{cached}"
-                    if cached
-                    else "请先下载该模型的 .safetensors 文件（或整个文件夹），再填写它在本机的路径。"
-                ),
-            )
-        )
+        raise UserError(_name_on_the_hub(text, cached))
     if "\n" in text or "\t" in text:
         raise UserError(
             say(
@@ -223,14 +207,7 @@ def refuse_what_is_no_weights_file(path: Path, start: bytes, size: int) -> None:
     if size == 0:
         raise UserError(say(f"{path}: the file is empty. {again_en}", f"{path}：文件是空的。{again_zh}"))
     if start.startswith(b"version https://git-lfs"):
-        raise UserError(
-            say(
-                f"{path}: this is a Git-LFS pointer, a note of {size} bytes that stands for the model. Fetch the model "
-                "itself (git lfs pull), or download it in the browser.",
-                f"{path}：这只是 Git-LFS 的指针文件（{size} 字节），并不是模型本身。"
-                "请执行 git lfs pull 取回模型，或用浏览器下载。",
-            )
-        )
+        raise UserError(_git_lfs_pointer(path, size))
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(
             say(
@@ -270,14 +247,7 @@ def refuse_other_archives(path: Path) -> None:
     if not any(entry.filename.endswith("/data.pkl") for entry in entries):
         raise packed_archive(path)
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise UserError(
-            say(
-                f"{path}: this checkpoint was repacked by another program (torch does not compress). Get the "
-                "original, better the .safetensors version of the model.",
-                f"{path}：这个 ckpt 被其他程序重新压缩过（torch 保存的文件不压缩）。"
-                "请使用原始文件，最好是该模型的 .safetensors 版本。",
-            )
-        )
+        raise UserError(_repacked(path))
 
 
 def header_length(start: bytes) -> int:
@@ -290,14 +260,7 @@ def read_safetensors_header(path: Path, size: int) -> Header:
     with open(path, "rb") as file:
         length = header_length(file.read(8))
         if length > min(size - 8, LARGEST_HEADER) and (length > LARGEST_HEADER or file.read(1) != b"{"):
-            raise UserError(
-                say(
-                    f"{path}: this is not a file of weights: neither safetensors nor a torch checkpoint. Check which "
-                    "file you chose, or download it again.",
-                    f"{path}：这不是权重文件：既不是 safetensors，也不是 torch 的 ckpt。"
-                    "请检查是否选错了文件，或重新下载。",
-                )
-            )
+            raise UserError(_no_weights(path))
         if length > size - 8:
             raise cut_short(path, size, 8 + length)
         file.seek(8)
@@ -377,22 +340,10 @@ def read_pickle(path: Path) -> dict[str, "Tensor"]:
         except pickle.UnpicklingError as error:
             named = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.[\w.]+)", str(error))
             name = named[1] if named else str(error).splitlines()[0]
-            raise UserError(
-                say(
-                    f"{path}: this file does not only hold weights: loading it would run {name}. It was not loaded. "
-                    "Get the .safetensors version of the model, which cannot run anything.",
-                    f"{path}：这个文件里不只有权重，加载它会执行 {name}，因此没有加载。"
-                    "请改用该模型的 .safetensors 版本（它无法执行代码）。",
-                )
-            ) from error
+            raise UserError(_would_run(path, name)) from error
         except Exception as error:  # a damaged pickle may raise anything
             raise UserError(
-                say(
-                    f"{path}: this checkpoint cannot be read; the download probably broke off. Download it again. "
-                    f"({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-                    f"{path}：这个 ckpt 无法读取，多半是下载中断了，请重新下载。"
-                    f"（{str(error).splitlines()[0] if str(error) else type(error).__name__}）",
-                )
+                _checkpoint_unreadable(path, str(error).splitlines()[0] if str(error) else type(error).__name__)
             ) from error
     return flat_tensors(content)
 
@@ -414,3 +365,63 @@ def flat_tensors(content: object) -> dict[str, "Tensor"]:
         elif isinstance(value, dict):
             flat |= {f"{name}.{inner}": t.detach() for inner, t in value.items() if isinstance(t, torch.Tensor)}
     return flat
+
+
+def _name_on_the_hub(text: str, cached: Path | None) -> str:
+    return say(
+        f"{text}: there is no such file; it looks like the name of a model on the Hugging Face Hub, and "
+        "nothing is downloaded here. "
+        + (
+            f"A copy is already on this machine; give its path: {cached}"
+            if cached
+            else "Download the model's .safetensors file, or the whole folder, and give its path."
+        ),
+        f"{text}：没有这个文件。它看起来是 Hugging Face 上的模型名，而本程序不联网下载。"
+        + (
+            f"本机缓存里已经有一份，请填写它的路径：{cached}"
+            if cached
+            else "请先下载该模型的 .safetensors 文件（或整个文件夹），再填写它在本机的路径。"
+        ),
+    )
+
+
+def _git_lfs_pointer(path: Path, size: int) -> str:
+    return say(
+        f"{path}: this is a Git-LFS pointer, a note of {size} bytes that stands for the model. Fetch the model "
+        "itself (git lfs pull), or download it in the browser.",
+        f"{path}：这只是 Git-LFS 的指针文件（{size} 字节），并不是模型本身。"
+        "请执行 git lfs pull 取回模型，或用浏览器下载。",
+    )
+
+
+def _repacked(path: Path) -> str:
+    return say(
+        f"{path}: this checkpoint was repacked by another program (torch does not compress). Get the "
+        "original, better the .safetensors version of the model.",
+        f"{path}：这个 ckpt 被其他程序重新压缩过（torch 保存的文件不压缩）。"
+        "请使用原始文件，最好是该模型的 .safetensors 版本。",
+    )
+
+
+def _no_weights(path: Path) -> str:
+    return say(
+        f"{path}: this is not a file of weights: neither safetensors nor a torch checkpoint. Check which "
+        "file you chose, or download it again.",
+        f"{path}：这不是权重文件：既不是 safetensors，也不是 torch 的 ckpt。请检查是否选错了文件，或重新下载。",
+    )
+
+
+def _would_run(path: Path, name: str) -> str:
+    return say(
+        f"{path}: this file does not only hold weights: loading it would run {name}. It was not loaded. "
+        "Get the .safetensors version of the model, which cannot run anything.",
+        f"{path}：这个文件里不只有权重，加载它会执行 {name}，因此没有加载。"
+        "请改用该模型的 .safetensors 版本（它无法执行代码）。",
+    )
+
+
+def _checkpoint_unreadable(path: Path, reason: str) -> str:
+    return say(
+        f"{path}: this checkpoint cannot be read; the download probably broke off. Download it again. ({reason})",
+        f"{path}：这个 ckpt 无法读取，多半是下载中断了，请重新下载。（{reason}）",
+    )
