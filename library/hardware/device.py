@@ -122,16 +122,7 @@ def _asked_for(name: str) -> torch.device:
     }.get(device.type, False)
     if not there:
         count = torch.cuda.device_count()
-        raise UserError(
-            say(
-                f'device = "{name}" is not there: torch {torch.__version__} sees {plural(count, "GPU")}. A torch '
-                'whose version ends in "+cpu" never sees one: install the CUDA or ROCm build (README, '
-                'Installation), or use "auto".',
-                f'device = "{name}" 不可用：torch {torch.__version__} 能看到 {count} 块显卡。'
-                '版本号以 "+cpu" 结尾的 torch 看不到显卡，'
-                '请按 README 的“安装”一节换成 CUDA 或 ROCm 版，或改用 "auto"。',
-            )
-        )
+        raise UserError(_device_absent(name, count))
     return device
 
 
@@ -289,14 +280,7 @@ def self_test(device: Device, seconds: float = 180) -> None:
     except RuntimeError as error:
         symptom = detail = str(error).strip().partition("\n")[0]
     english, chinese = next(cure for pattern, *cure in CURES if re.search(pattern, symptom, re.IGNORECASE))
-    raise UserError(
-        say(
-            f"{device.description}: it failed a test of its arithmetic ({detail}). Try: {english}. "
-            'device = "cpu" trains without it, slowly.',
-            f"{device.description}：未通过运算测试（{detail}）。可以尝试：{chinese}。"
-            '设 device = "cpu" 可不用它训练，但很慢。',
-        )
-    )
+    raise UserError(_self_test_failed(device, detail, english, chinese))
 
 
 def arithmetic_errors(device: str, numbers: str) -> dict[str, float]:
@@ -358,3 +342,23 @@ def _exit(code: int) -> str:
     if code < 0:
         return signal.Signals(-code).name
     return "" if code == 1 else f"0x{code:X}"
+
+
+def _device_absent(name: str, count: int) -> str:
+    return say(
+        f'device = "{name}" is not there: torch {torch.__version__} sees {plural(count, "GPU")}. A torch '
+        'whose version ends in "+cpu" never sees one: install the CUDA or ROCm build (README, '
+        'Installation), or use "auto".',
+        f'device = "{name}" 不可用：torch {torch.__version__} 能看到 {count} 块显卡。'
+        '版本号以 "+cpu" 结尾的 torch 看不到显卡，'
+        '请按 README 的“安装”一节换成 CUDA 或 ROCm 版，或改用 "auto"。',
+    )
+
+
+def _self_test_failed(device: Device, detail: str, english: str, chinese: str) -> str:
+    return say(
+        f"{device.description}: it failed a test of its arithmetic ({detail}). Try: {english}. "
+        'device = "cpu" trains without it, slowly.',
+        f"{device.description}：未通过运算测试（{detail}）。可以尝试：{chinese}。"
+        '设 device = "cpu" 可不用它训练，但很慢。',
+    )

@@ -110,15 +110,7 @@ class ProcessGroup:
             host = torch.distributed.new_group(backend="gloo", timeout=timeout)  # int: for those outside of it
         except (RuntimeError, ValueError, OSError) as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise UserError(
-                say(
-                    f"the processes do not find one another at {where} ({_first_line(error)}). Check main_process_ip "
-                    "and main_process_port (the first machine's, open in its firewall), and that each machine has its "
-                    "own machine_rank, counted from 0.",
-                    f"各进程无法在 {where} 会合（{_first_line(error)}）。请检查 main_process_ip 和 main_process_port"
-                    "（填第一台机器的，并在防火墙放行），以及各机器的 machine_rank 是否从 0 起互不相同。",
-                )
-            ) from None
+            raise UserError(_processes_apart(where, _first_line(error))) from None
         self._host = cast("distributed.ProcessGroup", host)
         self.rank, self.count, self.device = state.process_index, state.num_processes, str(state.device)
 
@@ -176,3 +168,13 @@ class ProcessGroup:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _processes_apart(where: str, reason: str) -> str:
+    return say(
+        f"the processes do not find one another at {where} ({reason}). Check main_process_ip "
+        "and main_process_port (the first machine's, open in its firewall), and that each machine has its "
+        "own machine_rank, counted from 0.",
+        f"各进程无法在 {where} 会合（{reason}）。请检查 main_process_ip 和 main_process_port"
+        "（填第一台机器的，并在防火墙放行），以及各机器的 machine_rank 是否从 0 起互不相同。",
+    )

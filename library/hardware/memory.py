@@ -335,17 +335,8 @@ def table(plan: Plan, device: torch.device, title: str) -> str:
     lines += [f"  {_padded(name, 34)}{size / MIB:8,.0f} MiB" for name, size in rows]
     if plan.budget is not None:
         lines.append(f"  {_padded(say(f'free on {device}', f'{device} 可用'), 34)}{plan.budget / MIB:8,.0f} MiB")
-    block_count = len(plan.unlimited.blocks)
     if plan.recomputed:
-        freed = (plan.unlimited.peak - plan.cost.peak) / MIB
-        lines.append(
-            say(
-                f"  {len(plan.recomputed)} of {block_count} blocks are checkpointed: {freed:,.0f} MiB less, "
-                f"{plan.extra:.0%} more compute",
-                f"  {block_count} 个模块中有 {len(plan.recomputed)} 个启用梯度检查点：省 {freed:,.0f} MiB，计算量多 "
-                f"{plan.extra:.0%}",
-            )
-        )
+        lines.append(_checkpointed(plan))
     else:
         lines.append(say("  enough memory: no gradient checkpointing is needed", "  显存充足，未启用梯度检查点"))
     return "\n".join(lines)
@@ -368,3 +359,14 @@ def to_int8(layer: nn.Linear | nn.Conv2d) -> None:
     rounded = (flat / scale).round().to(torch.int8)
     layer.weight_scale = scale.to(weight.dtype)
     layer.weight = nn.Parameter(rounded.view(weight.shape), requires_grad=False)
+
+
+def _checkpointed(plan: Plan) -> str:
+    block_count = len(plan.unlimited.blocks)
+    freed = (plan.unlimited.peak - plan.cost.peak) / MIB
+    return say(
+        f"  {len(plan.recomputed)} of {block_count} blocks are checkpointed: {freed:,.0f} MiB less, "
+        f"{plan.extra:.0%} more compute",
+        f"  {block_count} 个模块中有 {len(plan.recomputed)} 个启用梯度检查点：省 {freed:,.0f} MiB，计算量多 "
+        f"{plan.extra:.0%}",
+    )

@@ -383,25 +383,11 @@ def advice(cards: list[Card], torch: Torch | None, vendors: frozenset[str], may_
         line = _install_line("rocm7.2") if has_build else say("AMD's own build of torch", "AMD 自己的 torch")
         lines.append(_wrong_build(torch, build, f"AMD {best.architecture}" if best else "AMD", line))
     if torch.hip and cards and not may_open:
-        lines.append(
-            say(
-                f"{GATE} is not accessible to your user, so torch can't see the AMD card: sudo usermod -aG "
-                "render,video $USER, and log in again",
-                f"当前用户无权打开 {GATE}，torch 会看不到 AMD 显卡：请运行 sudo usermod -aG render,video $USER "
-                "后重新登录",
-            )
-        )
+        lines.append(_gate_closed())
     if torch.hip and best and torch.architectures:
         twin = SAME_CODE.get(best.architecture, "")
         if not torch.has_code_for(best.architecture) and not torch.has_code_for(twin):
-            lines.append(
-                say(
-                    f"torch {torch.version} has no code for {best.architecture}: AMD's own build of torch may have it "
-                    "(README, Installation)",
-                    f"torch {torch.version} 不含 {best.architecture} 的代码，AMD 自己的 torch 可能支持"
-                    "（见 README 的“安装”）",
-                )
-            )
+            lines.append(_no_code_for(torch.version, best.architecture))
     return lines
 
 
@@ -433,3 +419,18 @@ def vendors(platform: str = sys.platform, pci: Path = PCI, windows: Path | None 
             if is_display and (device / "vendor").read_text().strip() == "0x10de":
                 return frozenset({"nvidia"})
     return frozenset()
+
+
+def _gate_closed() -> str:
+    return say(
+        f"{GATE} is not accessible to your user, so torch can't see the AMD card: sudo usermod -aG "
+        "render,video $USER, and log in again",
+        f"当前用户无权打开 {GATE}，torch 会看不到 AMD 显卡：请运行 sudo usermod -aG render,video $USER 后重新登录",
+    )
+
+
+def _no_code_for(version: str, architecture: str) -> str:
+    return say(
+        f"torch {version} has no code for {architecture}: AMD's own build of torch may have it (README, Installation)",
+        f"torch {version} 不含 {architecture} 的代码，AMD 自己的 torch 可能支持（见 README 的“安装”）",
+    )
