@@ -301,23 +301,9 @@ def _missing_and_unexpected(adapters: Adapters, tensors: dict[str, Tensor]) -> l
             )
         ]
     if missing:
-        problems.append(
-            say(
-                f"{_some(missing)} not in the file. If it was trained with fewer parts of the model, train the same: "
-                "text_encoder_lr = 0 for a U-Net only one, conv_dim = None for one without convolutions.",
-                f"文件中缺少 {_some(missing)}。如果它训练的部分较少，请保持一致：只含 U-Net 的设 text_encoder_lr = 0，"
-                "不含卷积层的设 conv_dim = None。",
-            )
-        )
+        problems.append(_not_in_the_file(missing))
     if unexpected:
-        problems.append(
-            say(
-                f"{_some(unexpected)} only in the file and would be lost. Train these parts too (text_encoder_lr, "
-                "unet_lr, conv_dim), and check that the file was made for this kind of base model.",
-                f"{_some(unexpected)} 只在文件中有，继续训练会丢失。请同时训练这些部分"
-                "（text_encoder_lr、unet_lr、conv_dim），并确认该文件对应同类底模。",
-            )
-        )
+        problems.append(_only_in_the_file(unexpected))
     return problems
 
 
@@ -357,12 +343,7 @@ def _mismatches(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
         elif rank != layer.rank and ranks:
             problems.setdefault(
                 option,
-                say(
-                    f"{name}: rank {rank} in the file, {layer.rank} in this run. Set {option} = {rank}, or "
-                    "dim_from_weights = True for every layer's own.",
-                    f"{name}：文件的秩为 {rank}，本次为 {layer.rank}。请设 {option} = {rank}；"
-                    "若各层不同，请设 dim_from_weights = True。",
-                ),
+                _other_rank(name, rank, layer.rank, option),
             )
         elif ranks and abs(alpha - layer.alpha) > 0.01 * abs(layer.alpha):  # the file may hold it in bfloat16: 3 digits
             other, setting = (
@@ -371,12 +352,7 @@ def _mismatches(adapters: Adapters, tensors: dict[str, Tensor]) -> list[str]:
             )
             problems.setdefault(
                 other,
-                say(
-                    f"{name}: alpha {alpha:g} in the file, {layer.alpha:g} in this run: the update would change its "
-                    f"strength. Set {other} = {setting:g}.",
-                    f"{name}：文件的 alpha 为 {alpha:g}，本次为 {layer.alpha:g}，效果强度会改变。"
-                    f"请设 {other} = {setting:g}。",
-                ),
+                _other_alpha(name, alpha, layer.alpha, other, setting),
             )
     return list(problems.values())
 
@@ -405,3 +381,37 @@ def _some(names: list[str]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape))
+
+
+def _not_in_the_file(names: list[str]) -> str:
+    return say(
+        f"{_some(names)} not in the file. If it was trained with fewer parts of the model, train the same: "
+        "text_encoder_lr = 0 for a U-Net only one, conv_dim = None for one without convolutions.",
+        f"文件中缺少 {_some(names)}。如果它训练的部分较少，请保持一致：只含 U-Net 的设 text_encoder_lr = 0，"
+        "不含卷积层的设 conv_dim = None。",
+    )
+
+
+def _only_in_the_file(names: list[str]) -> str:
+    return say(
+        f"{_some(names)} only in the file and would be lost. Train these parts too (text_encoder_lr, "
+        "unet_lr, conv_dim), and check that the file was made for this kind of base model.",
+        f"{_some(names)} 只在文件中有，继续训练会丢失。请同时训练这些部分"
+        "（text_encoder_lr、unet_lr、conv_dim），并确认该文件对应同类底模。",
+    )
+
+
+def _other_rank(name: str, rank: int, ours: int, option: str) -> str:
+    return say(
+        f"{name}: rank {rank} in the file, {ours} in this run. Set {option} = {rank}, or "
+        "dim_from_weights = True for every layer's own.",
+        f"{name}：文件的秩为 {rank}，本次为 {ours}。请设 {option} = {rank}；若各层不同，请设 dim_from_weights = True。",
+    )
+
+
+def _other_alpha(name: str, alpha: float, ours: float, option: str, setting: float) -> str:
+    return say(
+        f"{name}: alpha {alpha:g} in the file, {ours:g} in this run: the update would change its "
+        f"strength. Set {option} = {setting:g}.",
+        f"{name}：文件的 alpha 为 {alpha:g}，本次为 {ours:g}，效果强度会改变。请设 {option} = {setting:g}。",
+    )

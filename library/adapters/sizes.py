@@ -318,17 +318,19 @@ def of_file(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
         if ending in first
     }
     if not ranks:
-        raise UserError(
-            say(
-                "dim_from_weights: the file does not tell its ranks. Set network_dim and conv_dim as its training had "
-                "them, and dim_from_weights to False",
-                "dim_from_weights：无法从该文件得知秩。请按它训练时的值填写 network_dim 与 conv_dim，"
-                "并把 dim_from_weights 设为 False",
-            )
-        )
+        raise UserError(_ranks_unknown())
     return {layer: Size(rank, float(tensors.get(f"{layer}.alpha", rank))) for layer, rank in ranks.items()}
 
 
 def most_common(tensors: Mapping[str, Tensor], config: Config) -> Size:
     """The rank and alpha that most layers of a file have: what its metadata can say in two numbers."""
     return Counter(_as_asked(size, config) for size in of_file(tensors).values()).most_common(1)[0][0]
+
+
+def _ranks_unknown() -> str:
+    return say(
+        "dim_from_weights: the file does not tell its ranks. Set network_dim and conv_dim as its training had "
+        "them, and dim_from_weights to False",
+        "dim_from_weights：无法从该文件得知秩。请按它训练时的值填写 network_dim 与 conv_dim，"
+        "并把 dim_from_weights 设为 False",
+    )
