@@ -460,12 +460,7 @@ def trigger_word(
         yield Finding(
             "amber",
             "captions",
-            say(
-                f'{folder}: "{word}" is not among the first keep_tokens = {keep_tokens} tags of '
-                f"{plural(len(late), 'caption')}, so another tag is kept fixed instead: {names_of(late)}",
-                f"{folder}：有 {len(late)} 个标注文件的前 keep_tokens = {keep_tokens} 个里没有“{word}”，固定下来的是"
-                f"别的标签：{names_of(late)}",
-            ),
+            _word_comes_late(folder, word, keep_tokens, late),
             say(
                 f'Put "{word}" first: tools/edit_tags.py does this with trigger_word',
                 f"请把“{word}”放到最前面，可用 tools/edit_tags.py 的 trigger_word 处理",
@@ -589,12 +584,7 @@ def words_in_regularization(
                     f'folder\'s "{word}", the same as for training',
                     f"{folders}：这些正则化图片没有标注文件，以目录名中的“{word}”作标注，与训练集相同",
                 ),
-                say(
-                    "Fine if they show the same person (faces as the training set, full images here). If the base "
-                    "model generated them, name the folder after the class, e.g. 1_woman",
-                    "如果拍的就是同一个人（脸部作训练集、完整图片放这里）则正确；如果是底模画的，"
-                    "目录请以类别命名，如 1_woman",
-                ),
+                _class_or_same_person(),
             )
 
 
@@ -648,14 +638,34 @@ def other_buckets(train: set[tuple[int, int]], reg: Mapping[tuple[int, int], int
     yield Finding(
         "amber",
         "regularization",
-        say(
-            f"{sum(other.values())} of {total} regularization samples of an epoch have shapes that no training "
-            f"image has ({listed}): they help only at those sizes",
-            f"每轮 {total} 个正则化样本中有 {sum(other.values())} 个的尺寸在训练集里没有（{listed}）："
-            "只在这些尺寸上起作用",
-        ),
+        _shapes_without_training(sum(other.values()), total, listed),
         say(
             "Generate them in the training images' sizes: tools/make_reg_images.py does this",
             "请按训练图的尺寸生成：tools/make_reg_images.py 会这样做",
         ),
+    )
+
+
+def _word_comes_late(folder: str, word: str, keep_tokens: int, paths: list[Path]) -> str:
+    return say(
+        f'{folder}: "{word}" is not among the first keep_tokens = {keep_tokens} tags of '
+        f"{plural(len(paths), 'caption')}, so another tag is kept fixed instead: {names_of(paths)}",
+        f"{folder}：有 {len(paths)} 个标注文件的前 keep_tokens = {keep_tokens} 个里没有“{word}”，固定下来的是"
+        f"别的标签：{names_of(paths)}",
+    )
+
+
+def _class_or_same_person() -> str:
+    return say(
+        "Fine if they show the same person (faces as the training set, full images here). If the base "
+        "model generated them, name the folder after the class, e.g. 1_woman",
+        "如果拍的就是同一个人（脸部作训练集、完整图片放这里）则正确；如果是底模画的，目录请以类别命名，如 1_woman",
+    )
+
+
+def _shapes_without_training(other: int, total: int, listed: str) -> str:
+    return say(
+        f"{other} of {total} regularization samples of an epoch have shapes that no training "
+        f"image has ({listed}): they help only at those sizes",
+        f"每轮 {total} 个正则化样本中有 {other} 个的尺寸在训练集里没有（{listed}）：只在这些尺寸上起作用",
     )
