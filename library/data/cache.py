@@ -29,6 +29,7 @@ from library.files import sha256, sha256_of_file
 from library.messages import UserError, say
 
 FORMAT = 2  # raise it when images are read, resized or kept in another way: old rows are then no longer found
+CAPTION_FORMAT = 2  # raise it when captions become other tokens
 
 ROOM = 64  # captions that differ in length are kept in steps of so many tokens: lengths that have a shard of their own
 

@@ -66,14 +66,20 @@ def build_tokenizer(merges: tuple[tuple[str, str], ...], pad_token: str = "<|end
         pad_token: what fills a caption up: "<|endoftext|>" (SD 1.x, SDXL's first encoder) or "!" (id 0: SD 2.x and
             SDXL's second encoder).
     """
-    from transformers import CLIPTokenizer
-
     letters = byte_letters()
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return _tokenizer(vocabulary, list(merges), pad_token)
+
+
+def _tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], pad_token: str) -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
     # pyrefly: ignore[bad-argument-type]  # pairs are right: transformers names the type of the file's lines
-    return CLIPTokenizer(vocab=vocabulary, merges=list(merges), pad_token=pad_token, model_max_length=77)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    tokenizer.pad_token = pad_token  # not at once: a "!" in a caption would become what fills up, and no longer a word
+    return tokenizer
 
 
 @lru_cache(maxsize=1)
@@ -102,8 +108,6 @@ def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str = "<|endoftex
     Raises:
         UserError: the files are damaged, or the vocabulary does not fit the text encoder.
     """
-    from transformers import CLIPTokenizer
-
     try:
         vocabulary, merges = read_vocabulary(folder)
         if vocabulary is None:
@@ -114,8 +118,7 @@ def folder_tokenizer(folder: Path, vocab_size: int, pad_token: str = "<|endoftex
                     named = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
                     named = named.get("content") if isinstance(named, dict) else named
                     pad_token = named if named in vocabulary else pad_token
-            # pyrefly: ignore[bad-argument-type]  # as in `build_tokenizer`
-            tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=77)
+            tokenizer = _tokenizer(vocabulary, merges, pad_token)
     except Exception as error:  # the tokenizers library raises no narrower one for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -150,7 +153,18 @@ def caption_tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> list[list[i
     """The ids of each caption, without marks and uncut."""
     if not captions:
         return []
-    return tokenizer(captions, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokenizer([clean(caption) for caption in captions], add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def clean(caption: str) -> str:
+    """A caption as CLIP's own tokenizer, sd-scripts and the web UI prepare it: by ftfy, which CLIP was trained with.
+
+    Curly quotes become straight ones, full-width letters and ligatures plain ones, &amp; an &, mojibake the letters
+    that it was made of. The tokenizer of transformers 5 leaves that out.
+    """
+    from ftfy import fix_text
+
+    return re.sub(r"\s+", " ", fix_text(caption)).strip().lower()
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str], chunk_count: int, positions: int = 77) -> Tensor:

@@ -72,7 +72,12 @@ def fill_texts(run: Run, family: Family) -> TextCache | None:
     if captions is None or not settings.cache_text_encoder_outputs or trains_text_encoder(settings):
         return None
     encoders = [modules[name].to(run.machine.device) for name in modules if name.startswith("text_encoder")]
-    decides = [settings.clip_skip, settings.max_token_length, *["weighted"] * settings.weighted_captions]
+    decides = [
+        cache.CAPTION_FORMAT,
+        settings.clip_skip,
+        settings.max_token_length,
+        *["weighted"] * settings.weighted_captions,
+    ]
     fingerprint = cache.fingerprint(*encoders, settings=decides)
 
     def fill(batch_size: int) -> TextCache:

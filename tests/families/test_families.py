@@ -32,6 +32,7 @@ from library.families import (
 )
 from library.families.clip_text import (
     build_tokenizer,
+    caption_tokens,
     clip_merges,
     clip_sources,
     encode,
@@ -674,6 +675,32 @@ def test_captions_are_cut_into_chunks_each_with_its_marks(pad_token, pad):
     assert ids[2] == [[BOS, *[2368] * 75, EOS], [BOS, *[2368] * 5, EOS] + [pad] * 70]
     assert ids[3] == [[BOS, *[2368] * 75, EOS]] * 2
     assert tokenize(tokenizer, [], 3).shape == (0, 3, 77)
+
+
+GOLDEN_IDS = {  # of transformers 4.44's CLIPTokenizer with ftfy 6.1.1, as sd-scripts installs them
+    "woman\u2019s hair, \u201cquoted\u201d": [2308, 568, 2225, 267, 257, 27706, 257],
+    "it\u2019s, I\u2019m, we\u2019ll": [585, 568, 267, 328, 880, 267, 649, 1342],
+    "\uff21\uff22\uff23\u3000\uff44\uff52\uff45\uff53\uff53": [5334, 2595],  # full-width ABC dress
+    "\uff11girl\uff0cred hair": [272, 1611, 267, 736, 2225],
+    "\ufb01re, \ufb02ower, o\ufb03ce": [1769, 267, 4055, 267, 2171],  # ligatures
+    "salt &amp; pepper": [6611, 261, 8253],
+    "&lt;3 &quot;x&quot;": [283, 274, 257, 343, 257],
+    "Pok\u00e9mon, cafe\u0301": [22066, 267, 15304],
+    "Pok\u00c3\u00a9mon": [22066],  # UTF-8 read as Windows-1252
+    "\u2026 dots \u2014 dash": [959, 19019, 2005, 10206],
+    "\uff8a\uff9d\uff76\uff78": [2429, 237, 17671, 37367, 3909, 363],  # half-width katakana
+    "\u03a3\u039f\u03a6\u039f\u03a3": [139, 225, 138, 123, 139, 228, 138, 123, 139, 480],
+    "a\u00a0b\u2028c\x1b[31m": [320, 321, 322],
+    "1girl, long_hair, \\(x\\)": [272, 1611, 267, 1538, 318, 2225, 267, 59, 263, 343, 59, 264],
+    "hello! wow!!": [3306, 256, 2781, 748],
+    "<|endoftext|> x": [49407, 343],
+}
+
+
+@pytest.mark.parametrize("pad_token", ["<|endoftext|>", "!"])
+def test_a_caption_becomes_the_tokens_that_it_becomes_in_sd_scripts(pad_token):
+    tokenizer = build_tokenizer(clip_merges(), pad_token)
+    assert caption_tokens(tokenizer, list(GOLDEN_IDS)) == list(GOLDEN_IDS.values())
 
 
 def test_chunks_are_encoded_each_by_itself_and_laid_end_to_end():
