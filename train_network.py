@@ -126,7 +126,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
     except UserError:
         raise
     except Exception as error:
-        facts = dict(device=run.machine.description, name=run.name)
+        facts = dict(device=run.device.description, name=run.name)
         last_steps = outputs.run_log.last_steps(20) if outputs else []
         path = crash_report.write(run.output_dir, error, config=run.settings, facts=facts, last_lines=last_steps)
         log.error(crash_report.cause_line(error))
@@ -223,7 +223,7 @@ def forward_backward(
     """
     import torch
 
-    loss = torch.zeros((), device=run.machine.device)
+    loss = torch.zeros((), device=run.device.torch_device)
     for place, batch in enumerate(batches):
         if batch is None:
             continue
@@ -244,7 +244,7 @@ def draw(run: Run, training: Training, batch: Batch, generator: torch.Generator)
     from library.diffusion import losses
     from library.diffusion.noise import draw_noise, draw_perturbation
 
-    settings, process, family, place = run.settings, training.process, training.family, run.machine.place
+    settings, process, family, place = run.settings, training.process, training.family, run.device.place
     latents = batch.encoded(family.encode_images)  # (B, C, h, w)
     t = process.draw_timesteps(latents.shape, generator, settings.min_timestep, settings.max_timestep)  # (B,)
     noise = draw_noise(
@@ -288,7 +288,7 @@ def backward(run: Run, training: Training, inputs: Inputs, share: float) -> Tens
     if embeddings is None:
         with torch.set_grad_enabled(trains_text):
             embeddings = training.family.encode_captions(inputs.captions)
-        embeddings = {name: run.machine.place(tensor) for name, tensor in embeddings.items()}
+        embeddings = {name: run.device.place(tensor) for name, tensor in embeddings.items()}
     step = training.step.plain if training.blocks.is_observed else training.step
     scale = training.scaler.scale(torch.ones((), device=inputs.noisy.device))
     shown = (inputs.noisy, inputs.t, inputs.target, inputs.mask, inputs.huber_c, inputs.weights * share, scale)

@@ -78,9 +78,9 @@ def run(settings: ExtractLora) -> int:
     if made := lora_files.made_before(target, provenance):
         log.info(say(f"nothing to do: {made} was extracted already", f"无需处理：{made} 之前已提取"))
         return 0
-    machine = generate.choose_machine(settings.device, "no", infos[0].width)
+    device = generate.choose_device(settings.device, "no", infos[0].width)
     target = free_path(target)
-    extract(settings, infos, machine.device, target, provenance)
+    extract(settings, infos, device.torch_device, target, provenance)
     log.info(say(f"written: {target} ({lora_files.size(target)})", f"已写入：{target}（{lora_files.size(target)}）"))
     return 0
 

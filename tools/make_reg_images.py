@@ -86,7 +86,7 @@ class Job:
 
     settings: MakeRegImages
     info: Any  # families.ModelInfo
-    machine: Any  # device.Device
+    device: Any  # hardware.device.Device
     found: Any  # data.samples.Found, of the training set
     fits: dict  # path -> contracts.Fit, of the training images
     images: list  # of data.regularization.Wanted
@@ -173,12 +173,12 @@ def plan_job(settings: MakeRegImages) -> Job:
     config = Config(**{name: getattr(settings, name) for name in SIZES})
     attempt(make_folder, output)
     rule = attempt(buckets.resolve_resolution, config, info.resolution, info.size_step) if info else None
-    machine = attempt(generate.choose_machine, settings.device, settings.mixed_precision, info.width) if info else None
+    device = attempt(generate.choose_device, settings.device, settings.mixed_precision, info.width) if info else None
     if problems:
         raise UserError(problems)
     sizes = {(sample.width, sample.height) for sample in found.train}
-    if machine.bucket_limit:  # as the training does on such a card
-        rule = buckets.fewer_buckets(sizes, rule, machine.bucket_limit)
+    if device.bucket_limit:  # as the training does on such a card
+        rule = buckets.fewer_buckets(sizes, rule, device.bucket_limit)
     fits = {sample.image_path: buckets.fit((sample.width, sample.height), rule) for sample in found.train}
     uses_captions = settings.prompts == "captions"
     images, shares = regularization.wanted(
@@ -215,7 +215,7 @@ def plan_job(settings: MakeRegImages) -> Job:
         line for line in found.warnings if not line.startswith(f"{output}:")
     ]  # it may lie beside the numbered ones
     notes += notes_on_captions(settings, info, found, images)
-    job = Job(settings, info, machine, found, fits, images, shares, parameters, notes)
+    job = Job(settings, info, device, found, fits, images, shares, parameters, notes)
     sort_out(job)
     return job
 
@@ -416,8 +416,8 @@ def generate_missing(job: Job) -> None:
 
     from library.tooling import generate
 
-    settings, device = job.settings, job.machine.device
-    family = generate.open_for_generation(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    settings, device = job.settings, job.device.torch_device
+    family = generate.open_for_generation(job.info.path, job.device, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
     tuned: set[tuple[int, int]] = set()
@@ -440,12 +440,12 @@ def generate_missing(job: Job) -> None:
             began = time.perf_counter()
             with ExitStack() as around:
                 around.enter_context(generate.memory_errors_explained())
-                if one.size not in tuned and job.machine.tunes_per_shape:
+                if one.size not in tuned and job.device.tunes_per_shape:
                     tuned.add(one.size)
                     log.info(
                         say(f"tuning size {len(tuned)} of {sizes}", f"正在调优第 {len(tuned)} 种尺寸，共 {sizes} 种")
                     )
-                    around.enter_context(job.machine.tuning())
+                    around.enter_context(job.device.tuning())
                 try:
                     image = sampling.draw(family, prompt, device)
                 except UserError as error:

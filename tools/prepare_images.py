@@ -262,7 +262,7 @@ def _enlarger(settings: PrepareImages, lines: list[str]) -> Any:
     from library.hardware import device
 
     try:
-        chosen = device.choose(settings.device, "no").device
+        chosen = device.choose(settings.device, "no").torch_device
         enlarger = resizing.open_model(file, str(chosen))
     except UserError as error:
         if asked:

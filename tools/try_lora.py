@@ -130,7 +130,7 @@ class Job:
 
     settings: TryLora
     info: Any  # families.ModelInfo
-    machine: Any  # device.Device
+    device: Any  # hardware.device.Device
     negative: list  # contracts.WeightedPrompt
     rows: list[Row]
     columns: list[Column]
@@ -228,8 +228,8 @@ def plan_job(settings: TryLora) -> Job:
     if problems:
         raise UserError(problems)
 
-    machine = generate.choose_machine(settings.device, settings.mixed_precision, info.width)
-    job = Job(settings, info, machine, negative.weighted, rows_of(settings, files), columns, image_size(settings, info))
+    device = generate.choose_device(settings.device, settings.mixed_precision, info.width)
+    job = Job(settings, info, device, negative.weighted, rows_of(settings, files), columns, image_size(settings, info))
     blueprint = families.blueprint(info)
     layers = blueprint.layers()
     for file in job.files:
@@ -488,8 +488,8 @@ def generate_missing(job: Job, missing: list[Cell]) -> None:
     from library.lora_files import merging
     from library.tooling import generate
 
-    settings, device = job.settings, job.machine.device
-    family = generate.open_for_generation(job.info.path, job.machine, vae=settings.vae, clip_skip=settings.clip_skip)
+    settings, device = job.settings, job.device.torch_device
+    family = generate.open_for_generation(job.info.path, job.device, vae=settings.vae, clip_skip=settings.clip_skip)
     from library.diffusion import sampling
 
     sizes = family.size_conditioning(sampling.image_sizes(*job.size, device))
@@ -514,7 +514,7 @@ def generate_missing(job: Job, missing: list[Cell]) -> None:
             if count:
                 image = sampling.draw_told(family, prompt, *told, device, hires)
             else:
-                with job.machine.tuning():
+                with job.device.tuning():
                     image = sampling.draw_told(family, prompt, *told, device, hires)
             cell.path = write(settings, number + count, cell, image)
             bar.update()

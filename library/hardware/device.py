@@ -32,7 +32,7 @@ FULL_WIDTH = 320  # channels of the first block of every Stable Diffusion
 class Device:
     """A device and how to compute on it."""
 
-    device: torch.device
+    torch_device: torch.device
     dtype: torch.dtype  # of the base model and its activations
     description: str  # one line for the person: what was chosen and why
     architecture: str = ""  # of AMD cards: "gfx1031"
@@ -70,9 +70,9 @@ class Device:
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the device; from page-locked memory where that lets the host go on at once."""
-        if tensor.device.type == "cpu" and self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+        if tensor.device.type == "cpu" and self.torch_device.type == "cuda":
+            return tensor.pin_memory().to(self.torch_device, non_blocking=True)
+        return tensor.to(self.torch_device)
 
 
 def choose(device: str = "auto", mixed_precision: str = "auto", model_width: int = 0) -> Device:
@@ -259,9 +259,9 @@ def self_test(device: Device, seconds: float = 180) -> None:
     Raises:
         UserError: the device computes wrongly, fails or gives no answer; with the likely cause and what to try.
     """
-    if device.device.type == "cpu":
+    if device.torch_device.type == "cpu":
         return
-    name, numbers = str(device.device), str(device.dtype).removeprefix("torch.")
+    name, numbers = str(device.torch_device), str(device.dtype).removeprefix("torch.")
     try:
         if device.architecture:
             errors = _in_child(

@@ -1,9 +1,9 @@
 """A base model opened for drawing alone: what the scripts in tools/ that draw share.
 
-machine = choose_machine(device, mixed_precision, info.width)     before anything imports torch
-family = open_for_drawing(path, machine, vae=..., clip_skip=...)
-with told_if_memory_is_full():
-    image = sampling.draw(family, prompt, machine.device)
+device = choose_device(name, mixed_precision, info.width)     before anything imports torch
+family = open_for_generation(path, device, vae=..., clip_skip=...)
+with memory_errors_explained():
+    image = sampling.draw(family, prompt, device.torch_device)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from library.hardware.device import Device
 
 
-def choose_machine(device: str, mixed_precision: str, width: int) -> Device:
+def choose_device(device: str, mixed_precision: str, width: int) -> Device:
     """The device to draw on, tested. AMD's environment is set first: torch must not be there yet.
 
     Args:
@@ -37,15 +37,15 @@ def choose_machine(device: str, mixed_precision: str, width: int) -> Device:
         log.info(say(f"device plan: {line}", f"设备设置：{line}"))
     from library.hardware.device import choose, self_test
 
-    machine = choose(device, mixed_precision, width)
-    self_test(machine)
-    return machine
+    chosen = choose(device, mixed_precision, width)
+    self_test(chosen)
+    return chosen
 
 
 def open_for_generation(
-    path: str | Path, machine: Device, *, vae: str | None = None, clip_skip: int | None = None
+    path: str | Path, device: Device, *, vae: str | None = None, clip_skip: int | None = None
 ) -> GenerationFamily:
-    """Load a base model onto the machine, ready for `sampling.draw`; what the user should know is printed.
+    """Load a base model onto the device, ready for `sampling.draw`; what the user should know is printed.
 
     Raises:
         UserError: it is no model that can be drawn with, or it does not fit into the device's memory.
@@ -57,15 +57,15 @@ def open_for_generation(
     from library.hardware import attention
     from library.hardware.blocks import Blocks
 
-    attend = attention.choose(machine.device, machine.dtype)
-    log.info(f"{machine.description}\n{attend.description}")
+    attend = attention.choose(device.torch_device, device.dtype)
+    log.info(f"{device.description}\n{attend.description}")
     with memory_errors_explained():
         family = families.open_model(
             path,
-            dtype=machine.dtype,
-            device=machine.device,
+            dtype=device.dtype,
+            device=device.torch_device,
             vae=vae,
-            vae_dtype=torch.float32 if machine.dtype == torch.float16 else None,  # many a VAE overflows in fp16
+            vae_dtype=torch.float32 if device.dtype == torch.float16 else None,  # many a VAE overflows in fp16
             clip_skip=clip_skip,
         )
     for line in family.warnings:

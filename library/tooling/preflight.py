@@ -348,32 +348,32 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
         examination.note(rocm.advice(there, torch, rocm.vendors(), may_open), "machine", "red")
         rocm.prepare_environment()  # so that the device is tried as the run will use it
     from library.diffusion import sampling
-    from library.hardware import device
+    from library.hardware.device import choose, self_test
     from library.hardware.distributed import ProcessGroup
     from library.optim import optimizers
     from library.storage.training_state import Position
 
     width = examination.model.width if examination.model else FULL_WIDTH
-    machine = examination.attempt("machine", device.choose, config.device, config.mixed_precision, width)
+    device = examination.attempt("machine", choose, config.device, config.mixed_precision, width)
     examination.attempt("parameters", optimizers.parse_args, config.optimizer_args)
     if config.sample_prompts:
         examination.attempt("parameters", sampling.prompts_of, config.sample_prompts)
     if config.network_weights:
         examination.attempt("parameters", read_start, config, examination.model)
-    if machine is None:
+    if device is None:
         return
-    if machine.device.type == "cpu" and width >= FULL_WIDTH:
-        text = say(f"{machine.description}: no graphics card is used", f"{machine.description}：没有使用显卡")
+    if device.torch_device.type == "cpu" and width >= FULL_WIDTH:
+        text = say(f"{device.description}: no graphics card is used", f"{device.description}：没有使用显卡")
         cure = say(
             "On a CPU a full-size Stable Diffusion takes many seconds per step: hours for a LoRA",
             "用处理器训练完整的 Stable Diffusion，每步要很多秒，一个 LoRA 要几个小时以上",
         )
         examination.findings.append(Finding("amber", "machine", text, cure))
     else:
-        examination.findings.append(Finding("green", "machine", machine.description))
+        examination.findings.append(Finding("green", "machine", device.description))
     errors = len(examination.findings)
-    examination.attempt("machine", device.self_test, machine)
-    if machine.device.type != "cpu" and len(examination.findings) == errors:
+    examination.attempt("machine", self_test, device)
+    if device.torch_device.type != "cpu" and len(examination.findings) == errors:
         examination.findings.append(
             Finding("green", "machine", say("its arithmetic was tested and is correct", "已试算，运算结果正确"))
         )
@@ -388,7 +388,7 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
         model=examination.model,
         plan=examination.plan,
         prompts=[],
-        machine=machine,
+        device=device,
         processes=ProcessGroup(),
         position=Position(),
         cache_folder=memory,
@@ -406,10 +406,10 @@ def examine_memory(examination: Examination, run: Run) -> None:
     from library.training.attach import attach
     from library.training.memory_plan import plan_memory, ways_to_fit
 
-    config, machine, plan = run.settings, run.machine, run.plan
-    attend = attention.choose(machine.device, machine.dtype, config.attention)
+    config, device, plan = run.settings, run.device, run.plan
+    attend = attention.choose(device.torch_device, device.dtype, config.attention)
     planned = plan_memory(run, attend)
-    examination.memory = memory.table(planned, machine.device, "")
+    examination.memory = memory.table(planned, device.torch_device, "")
     first, *ways = ways_to_fit(run, attend, planned) or [""]
     if first:
         examination.findings.append(of_line(" ".join([first, *ways]), "machine", "red"))
@@ -455,7 +455,7 @@ def examine_state(examination: Examination, run: Run) -> None:
         if config.seed is None:
             config = settings_of(config, dict(seed=state.facts["seed"]))
         try:
-            changes = changes_since(state, config, fingerprint_of_data(run.plan), run.machine.dtype)
+            changes = changes_since(state, config, fingerprint_of_data(run.plan), run.device.dtype)
         except UserError as error:
             heading, *changes, cure = str(error).splitlines()
             text = " ".join([heading, *map(str.strip, changes)])

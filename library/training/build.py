@@ -41,12 +41,12 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
     from library.hardware.cuda_graphs import PlainStep
     from library.optim.averages import Average
 
-    settings, machine = run.settings, run.machine
-    attend = attention.choose(machine.device, machine.dtype, settings.attention)
+    settings, device = run.settings, run.device
+    attend = attention.choose(device.torch_device, device.dtype, settings.attention)
     log.info(attend.description)
     plan = plan_memory(run, attend)
-    is_gpu = machine.device.type != "cpu"
-    log.info(memory.table(plan, machine.device, say("memory:", "显存：" if is_gpu else "内存：")))
+    is_gpu = device.torch_device.type != "cpu"
+    log.info(memory.table(plan, device.torch_device, say("memory:", "显存：" if is_gpu else "内存：")))
     for line in ways_to_fit(run, attend, plan):
         run.note(line)
 
@@ -56,7 +56,7 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
         pack_base(family)
     for name, module in family.modules().items():  # what is in the caches is not needed on the device
         is_cached = (name == "vae" and latents) or (name.startswith("text_encoder") and texts)
-        module.to("cpu" if is_cached else machine.device)
+        module.to("cpu" if is_cached else device.torch_device)
         if (
             name.startswith("text_encoder")
             and settings.gradient_checkpointing is True
@@ -86,7 +86,7 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
         optimizer=built.optimizer,
         optimizer_text=built.described_as,
         schedule=build_schedule(run, built.optimizer),
-        scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.needs_loss_scale),
+        scaler=torch.amp.GradScaler(device.torch_device.type, enabled=device.needs_loss_scale),
         blocks=blocks,
         memory=plan,
         step=PlainStep(step_of(settings, family)),
@@ -112,14 +112,14 @@ def open_family(run: Run, attend: Attention) -> Family:
     from library.hardware import attention
     from library.lora_files import merging
 
-    settings, machine = run.settings, run.machine
+    settings, device = run.settings, run.device
     family = families.open_model(
         settings.pretrained_model_name_or_path,
-        dtype=machine.dtype,
-        device=machine.device if settings.lowram else "cpu",
+        dtype=device.dtype,
+        device=device.torch_device if settings.lowram else "cpu",
         vae=settings.vae,
         # many a VAE overflows in fp16
-        vae_dtype=torch.float32 if settings.no_half_vae or machine.dtype == torch.float16 else None,
+        vae_dtype=torch.float32 if settings.no_half_vae or device.dtype == torch.float16 else None,
         objective="v" if settings.v_parameterization else None,
         clip_skip=settings.clip_skip,
         max_token_length=settings.max_token_length,
@@ -184,7 +184,7 @@ def record_steps(run: Run, training: Training) -> None:
     """Let CUDA graphs take the place of the step, where there are any."""
     from library.hardware import cuda_graphs
 
-    device = run.machine.device
+    device = run.device.torch_device
     reason = cuda_graphs.reason_unavailable(device, is_random=has_dropout(run.settings))
     if reason is None:
         buffers = [flat.gradient for flat in training.adapters.flat_parameters.values()]

@@ -35,7 +35,7 @@ def fill_latents(run: Run, family: Family) -> LatentCache:
     from library.data import cache, dataset
 
     settings, plan = run.settings, run.plan
-    vae = family.modules()["vae"].to(run.machine.device)
+    vae = family.modules()["vae"].to(run.device.torch_device)
 
     def fill(batch_size: int) -> LatentCache:
         latents = cache.LatentCache(run.cache_folder, cache.fingerprint(vae))
@@ -71,7 +71,7 @@ def fill_texts(run: Run, family: Family) -> TextCache | None:
     captions = dataset.captions_wanted(plan, settings)
     if captions is None or not settings.cache_text_encoder_outputs or trains_text_encoder(settings):
         return None
-    encoders = [modules[name].to(run.machine.device) for name in modules if name.startswith("text_encoder")]
+    encoders = [modules[name].to(run.device.torch_device) for name in modules if name.startswith("text_encoder")]
     decides = [
         cache.CAPTION_FORMAT,
         settings.clip_skip,

@@ -97,7 +97,7 @@ def _measured(
     encoders = {name: module for name, module in training.family.modules().items() if name.startswith("text_encoder")}
     places = {name: next(module.parameters()).device for name, module in encoders.items()}
     for module in encoders.values():  # where captions are cached they wait elsewhere
-        module.to(run.machine.device)
+        module.to(run.device.torch_device)
     strength = training.adapters.multiplier
     training.adapters.eval()
     rows_of: dict[str, list[list[float]]] = {}

@@ -34,7 +34,7 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
     from library.hardware.blocks import Blocks
     from library.optim import optimizers
 
-    settings, device, dtype = settings_of(run.settings, instead), run.machine.device, run.machine.dtype
+    settings, device, dtype = settings_of(run.settings, instead), run.device.torch_device, run.device.dtype
     family = families.blueprint(run.model, settings.max_token_length)
     modules = {name: module.to(dtype).requires_grad_(False) for name, module in family.modules().items()}
     if settings.int8_base:

@@ -51,7 +51,7 @@ class Outputs:
         self.ended_early = False  # by early_stop
         if run.state is None:  # before all other files: a run of which only these are left could not be gone on with
             self.saver.save_state(run.position)
-        memory_text = memory.table(training.memory, run.machine.device, say("planned:", "计划："))
+        memory_text = memory.table(training.memory, run.device.torch_device, say("planned:", "计划："))
         self.page_facts = facts_of(run, memory_text)
         self.page_problem = ""  # the last that was said
         self.open_log(run.position.global_step)
@@ -77,7 +77,7 @@ class Outputs:
         self.run_log = saver.run_log = RunLog(
             events, run.plan.step_count, first_step=step, writer=writer, bar=console.progress_stream(run.settings)
         )
-        self.page = ReportPage(saver.path(".report.html"), events, self.page_facts, run.machine.device)
+        self.page = ReportPage(saver.path(".report.html"), events, self.page_facts, run.device.torch_device)
 
     # ---- When what is due ----
 

@@ -39,7 +39,7 @@ class Sources:
 
     found: Found
     model: ModelInfo
-    machine: Device
+    device: Device
     rules: list[BucketRule]  # of each data set
     prompts: list[Prompt]  # none: the captions of the set are taken
     state: State | None
@@ -94,15 +94,15 @@ def read_sources(asked: Config, processes: ProcessGroup) -> Sources:
     found = attempt(find_set, asked, cache_folder)
     from library import families  # these import torch
     from library.diffusion import objectives, sampling
-    from library.hardware import device
+    from library.hardware.device import choose, self_test
     from library.optim import optimizers
     from library.reporting import trackers
 
     model = attempt(families.inspect, asked.pretrained_model_name_or_path)
     width = model.width if model else 0
-    machine = attempt(device.choose, processes.device or asked.device, asked.mixed_precision, width)
-    if machine:
-        attempt(device.self_test, machine)
+    device = attempt(choose, processes.device or asked.device, asked.mixed_precision, width)
+    if device:
+        attempt(self_test, device)
     of_sets = found.configs(asked) if found else [] if asked.dataset_config else [asked]
     rules = [attempt(buckets.resolve_resolution, own, model.resolution, model.size_step) for own in of_sets if model]
     attempt(make_folder, Path(asked.output_dir))
@@ -122,12 +122,12 @@ def read_sources(asked: Config, processes: ProcessGroup) -> Sources:
         raise UserError(problems)
     assert found is not None  # whatever is missing is a problem
     assert model is not None
-    assert machine is not None
+    assert device is not None
     assert optimizer_args is not None
     return Sources(
         found=found,
         model=model,
-        machine=machine,
+        device=device,
         rules=[rule for rule in rules if rule],
         prompts=prompts or [],
         state=state,
@@ -155,9 +155,9 @@ def resolve(
     from library.diffusion import sampling
     from library.storage.training_state import Position
 
-    model, machine = sources.model, sources.machine
+    model, device = sources.model, sources.device
     planned, of_data, lines = plan_data(
-        asked, sources.found, model, sources.rules, seed=seed, device=machine, process_count=processes.count
+        asked, sources.found, model, sources.rules, seed=seed, device=device, process_count=processes.count
     )
     settings = settings_of(asked, of_data, decide(asked, sources, planned, seed, processes.count))
     notes = [*notes, *sources.notes, *lines]
@@ -171,7 +171,7 @@ def resolve(
             notes.append(_begins_later(position))
     data = fingerprint_of_data(planned)
     if state:
-        notes += state.notices + changes_since(state, settings, data, machine.dtype)
+        notes += state.notices + changes_since(state, settings, data, device.dtype)
     elif name != settings.output_name:
         notes.append(_name_is_taken(settings, name))
     prompts = sources.prompts or [sampling.Prompt(caption) for caption in typical_captions(planned, settings)]
@@ -184,7 +184,7 @@ def resolve(
         model=model,
         plan=planned,
         prompts=sampling.complete(prompts, size=size, seed=seed, sampler=settings.sample_sampler),
-        machine=machine,
+        device=device,
         processes=processes,
         position=position,
         data=data,
@@ -337,9 +337,9 @@ def _in_one_line(run: Run) -> str:
 
     settings, model = run.settings, families.describe(run.model)
     return say(
-        f"model: {model}; {run.machine.description}; {settings.optimizer_type}, learning rate "
+        f"model: {model}; {run.device.description}; {settings.optimizer_type}, learning rate "
         f"{settings.learning_rate:g}; seed {run.seed}; {settings.max_token_length} caption tokens",
-        f"底模：{model}；{run.machine.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；随"
+        f"底模：{model}；{run.device.description}；{settings.optimizer_type}，学习率 {settings.learning_rate:g}；随"
         f"机种子 {run.seed}；标注 {settings.max_token_length} 个 token",
     )
 

@@ -57,7 +57,7 @@ def sample_images(
     from library.diffusion import sampling
 
     training.step.clear()  # previews want its memory
-    device, modules = run.machine.device, training.family.modules()
+    device, modules = run.device.torch_device, training.family.modules()
     places = {name: next(module.parameters()).device for name, module in modules.items()}
     for module in modules.values():
         module.to(device)

@@ -103,7 +103,7 @@ def facts_of(run: Run, memory: str) -> Facts:
         held_out_count=len(planned.found.validation),
         family=families.facts_of(run.model.family).title,
         model="/".join(run.model.path.resolve().parts[-2 if run.model.path.is_dir() else -1 :]),
-        machine=run.machine.description,
+        machine=run.device.description,
         memory=memory,
         plan=plan.overview(planned, settings),
         trigger_words=sorted({folder.text.strip() for folder in folders} - {""}),

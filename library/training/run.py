@@ -49,7 +49,7 @@ class Run:
     model: ModelInfo
     plan: Plan
     prompts: list[Prompt]  # of the previews
-    machine: Device
+    device: Device
     processes: ProcessGroup
     position: Position  # where it begins, or goes on
     data: str = ""  # changes with the images, captions and folders

@@ -182,7 +182,7 @@ class Saver:
                 seed=run.seed,
                 config=dataclasses.asdict(run.settings),
                 data=run.data,
-                dtype=str(run.machine.dtype).removeprefix("torch."),
+                dtype=str(run.device.dtype).removeprefix("torch."),
                 session_id=self.session_id,
                 started_at=self.started_at,
                 finished=is_finished,

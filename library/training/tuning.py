@@ -14,7 +14,7 @@ class Tuning:
     """Called with a step's batches: a context in which kernels for new sizes are tuned."""
 
     def __init__(self, run: Run):
-        self.device = run.machine
+        self.device = run.device
         self.bucket_count = len(run.plan.sizes)
         self.met: set[tuple[int, ...]] = set()  # shapes of batches
 

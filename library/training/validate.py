@@ -157,7 +157,7 @@ def losses_of(
     from library.diffusion import losses, validation
     from library.diffusion.validation import MeasuredBatch
 
-    family, place = training.family, run.machine.place
+    family, place = training.family, run.device.place
 
     def plain_loss(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         return losses.per_sample(prediction, target, mask=mask)

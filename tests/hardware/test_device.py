@@ -36,7 +36,7 @@ def pretend_gpu(monkeypatch, architecture: str, has_bf16: bool):
 def test_auto_takes_bf16_only_where_the_hardware_has_it(monkeypatch, architecture, has_bf16, dtype):
     pretend_gpu(monkeypatch, architecture, has_bf16)
     chosen = device.choose()
-    assert (chosen.device.type, chosen.dtype) == ("cuda", dtype)
+    assert (chosen.torch_device.type, chosen.dtype) == ("cuda", dtype)
     assert chosen.needs_loss_scale == (dtype == torch.float16)
     assert "a card" in chosen.description
 
@@ -61,7 +61,7 @@ def pretend_cpu(monkeypatch, gain: float, **capabilities: bool):
 def test_a_cpu_takes_bf16_only_where_it_is_clearly_faster(monkeypatch, width, gain, capabilities, dtype):
     pretend_cpu(monkeypatch, gain, **capabilities)
     chosen = device.choose(model_width=width)
-    assert (chosen.device.type, chosen.dtype, chosen.needs_loss_scale) == ("cpu", dtype, False)
+    assert (chosen.torch_device.type, chosen.dtype, chosen.needs_loss_scale) == ("cpu", dtype, False)
 
 
 def test_the_trial_draws_no_random_numbers():
@@ -86,7 +86,7 @@ def test_a_device_that_is_not_there_is_told_with_its_likely_cause(monkeypatch, n
 
 def test_a_second_card_that_is_not_there_is_told(monkeypatch):
     pretend_gpu(monkeypatch, "", True)
-    assert device.choose("cuda:0").device.index == 0
+    assert device.choose("cuda:0").torch_device.index == 0
     with pytest.raises(UserError, match="sees 1 GPU"):
         device.choose("cuda:1")
 

@@ -222,7 +222,7 @@ def told(settings, **options) -> list[str]:
 
 
 def test_all_problems_are_told_at_once(settings, loras, monkeypatch):
-    monkeypatch.setattr("library.tooling.generate.choose_machine", lambda *_: pytest.fail("too early"))
+    monkeypatch.setattr("library.tooling.generate.choose_device", lambda *_: pytest.fail("too early"))
     problems = told(
         settings,
         loras=[str(loras / "mytg.safetensors"), "nothing/here.safetensors"],

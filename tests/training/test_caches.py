@@ -12,7 +12,7 @@ def test_captions_encoded_of_older_tokens_are_not_taken_from_the_cache(tmp_path,
     run = SimpleNamespace(
         settings=Config(cache_text_encoder_outputs=True, network_train_unet_only=True),
         plan=SimpleNamespace(batch_size=1),
-        machine=SimpleNamespace(device="cpu"),
+        device=SimpleNamespace(torch_device="cpu"),
         cache_folder=tmp_path,
     )
     made = []
