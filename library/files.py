@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -29,7 +29,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-REPLACE_ATTEMPTS, SECONDS_BETWEEN = 20, 0.1
+ATTEMPTS, SECONDS_BETWEEN = 20, 0.1
+HELD = {5, 32, 33, 1224}  # Windows: access denied, sharing violation, lock violation, a file that is mapped
 LOCKED_BYTE = 2**31 - 2  # Windows lets nobody read a locked byte: the last it can lock, which no file of ours reaches
 
 # ---- Written whole or not at all ----
@@ -100,13 +101,28 @@ def write_verified(path: Path, data: bytes | memoryview) -> bytes:
 
 
 def replace(source: Path, target: Path) -> None:
-    """os.replace; Windows refuses it for a moment while a virus scanner or a web UI reads the old file."""
-    for _ in range(REPLACE_ATTEMPTS):
+    """os.replace, tried for two seconds where Windows refuses it because one of the two is held. Raises OSError."""
+    _when_free(lambda: os.replace(source, target))
+
+
+def _when_free(action: Callable[[], None]) -> None:
+    for _ in range(ATTEMPTS):
         try:
-            return os.replace(source, target)
-        except PermissionError:
+            return action()
+        except OSError as error:
+            if not is_held(error):
+                raise
             time.sleep(SECONDS_BETWEEN)
-    os.replace(source, target)
+    action()
+
+
+def is_held(error: OSError) -> bool:
+    """Whether a file was refused because a program, perhaps this one, has it open, so that waiting helps.
+
+    Windows neither deletes nor replaces such a file: for a moment where a virus scanner looks at it, longer in a folder
+    that is being synchronised, for hours where a web UI has loaded it.
+    """
+    return getattr(error, "winerror", None) in HELD
 
 
 def sync_folder(folder: Path) -> None:
@@ -120,11 +136,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there. Raises OSError."""
+    """Remove a file or a folder with all that is in it, if it is there; tried as `replace`. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        _when_free(lambda: shutil.rmtree(path))
     else:
-        path.unlink(missing_ok=True)
+        _when_free(lambda: path.unlink(missing_ok=True))
 
 
 # ---- Told apart ----
@@ -197,14 +213,17 @@ class Lock:
 
 def lock(path: Path) -> Lock | None:
     """Make a lock file and hold it; None: another process holds it (see `lock_holder`). Raises OSError."""
+    attempts = 0
     while True:
+        attempts += 1
         handle = os.open(path, os.O_CREAT | os.O_RDWR)
         with suppress(OSError):  # a disk that knows no locks
             if not try_lock(handle):
                 os.close(handle)
                 return None
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(handle)):
+            # Some network drives number their files anew at each look: as a disk that knows no locks.
+            if os.path.samestat(os.stat(path), os.fstat(handle)) or attempts == ATTEMPTS:
                 break
         os.close(handle)  # its holder removed it between our two calls
     text = json.dumps(dict(pid=os.getpid(), host=socket.gethostname(), started=time.strftime("%Y-%m-%d %H:%M:%S")))

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from library import files
+from tests.held_files import sharing_violation
 
 FULL = OSError(28, "No space left on device")
 
@@ -97,7 +98,7 @@ def test_threads_write_one_file_without_mixing(tmp_path):
 
 
 def test_a_file_that_another_program_reads_is_replaced_when_it_is_done(path, monkeypatch):
-    real, refusals = os.replace, [PermissionError()] * 3
+    real, refusals = os.replace, [sharing_violation(path)] * 3
 
     def busy(source, target):
         if refusals:
@@ -110,14 +111,23 @@ def test_a_file_that_another_program_reads_is_replaced_when_it_is_done(path, mon
     assert path.read_bytes() == b"new"
 
 
-def test_a_file_that_stays_protected_is_told(path, monkeypatch):
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_file_that_stays_held_is_told_after_two_seconds_and_a_protected_one_at_once(path, monkeypatch, is_held):
     waits = []
-    monkeypatch.setattr(files.os, "replace", fails(PermissionError(13, "Permission denied")))
+    error = sharing_violation(path) if is_held else PermissionError(13, "Permission denied")
+    monkeypatch.setattr(files.os, "replace", fails(error))
     monkeypatch.setattr(files.time, "sleep", waits.append)
     with pytest.raises(PermissionError):
         files.write(path, b"new")
-    assert 1 < sum(waits) < 5  # seconds
+    assert sum(waits) == pytest.approx(2 if is_held else 0)  # seconds
     assert path.read_bytes() == b"old"
+
+
+def test_a_drive_that_numbers_its_files_anew_at_each_look_is_locked_all_the_same(path, monkeypatch):
+    monkeypatch.setattr(files.os.path, "samestat", lambda *two: False)
+    held = files.lock(path.with_suffix(".lock"))
+    assert held is not None
+    held.release()
 
 
 def test_a_disk_that_gives_back_something_else_is_noticed(path, monkeypatch):

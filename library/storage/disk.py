@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from library import files
 from library.messages import UserError, log, say
 from library.options.derived import last_strengths
 from library.options.training import Config
+from library.storage.problems import HELD_BY
 
 MIB = 2**20
 OPTIMIZER_VALUES = 2  # per trained value: AdamW's moments. Lion keeps 1, Prodigy 4
@@ -157,16 +159,18 @@ def writing(
     *,
     size: int,
     may_free: Callable[[], bool],
+    waits_for_holder: bool = True,
     is_stopped: Callable[[], bool] = lambda: False,
     wait_seconds: float = 10.0,
 ) -> Any:
-    """Write until it works: where the disk is full, make room, else tell the user once, wait and try again.
+    """Write until it works: where the disk is full or another program holds the file, say so once, wait, try again.
 
     Args:
         path: what is written; for the messages.
         write: does it, and leaves an older file whole when it fails. Raises an OSError, or an error caused by one.
         size: bytes that it takes, about.
-        may_free: removes one old file that may go, and says whether it did.
+        may_free: where the disk is full, removes one old file that may go, and says whether it did.
+        waits_for_holder: False: raise at once where another program holds the file.
         is_stopped: whether the user wants to stop, asked twice a second while waiting.
 
     Returns:
@@ -180,8 +184,8 @@ def writing(
         try:
             result = write()
         except Exception as error:
-            reason = _disk_error(error)
-            if reason is None:
+            reason = curable_error(error)
+            if reason is None or (files.is_held(reason) and not waits_for_holder):
                 raise
             if reason.errno in FULL and may_free():
                 continue
@@ -197,19 +201,22 @@ def writing(
         return result
 
 
-def _disk_error(error: BaseException | None) -> OSError | None:
-    """The error of a disk that may be cured while we wait, be it behind another error."""
+def curable_error(error: BaseException | None) -> OSError | None:
+    """The error of a disk or a file that may be cured while we wait, be it behind another error."""
     while error is not None:
         if isinstance(error, OSError):
             is_full = getattr(error, "winerror", None) in (39, 112)  # Windows' own names for a full disk
-            return error if is_full or error.errno in TRANSIENT else None
+            return error if is_full or error.errno in TRANSIENT or files.is_held(error) else None
         error = error.__cause__
     return None
 
 
 def _waiting_line(path: Path, reason: OSError, size: int, wait_seconds: float) -> str:
     place = _existing(path.parent)
-    if reason.errno in (errno.EROFS, errno.EIO):
+    if files.is_held(reason):
+        english = f"{reason.filename} is open in another program: {HELD_BY[0]}. Close it there"
+        chinese = f"{reason.filename} 正被其他程序占用：{HELD_BY[1]}。请在那边关闭它"
+    elif reason.errno in (errno.EROFS, errno.EIO):
         english = f"the disk of {path} cannot be written ({reason.strerror}): check it and its cable or network"
         chinese = f"{path} 所在磁盘无法写入（{reason.strerror}）：请检查磁盘、连接线或网络"
     else:

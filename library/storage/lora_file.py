@@ -198,7 +198,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(say(f"{path}: there is no such file.", f"{path}：没有这个文件。"))
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load(path.read_bytes())  # not mapped: Windows would not let it be replaced
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(_unreadable(path, one_line(error))) from error

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from library import files
 from library.messages import UserError, say
+
+HELD_BY = (  # in English and Chinese
+    "a web UI that has loaded it, a sync folder, a virus scanner",
+    "加载了它的网页界面、同步盘或杀毒软件",
+)
 
 
 def refuse_non_finite(path: Path, names: Iterator[str], reason: str = "") -> None:
@@ -32,14 +38,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            say(
-                f"{path}: cannot be written ({error.strerror or error}). Is the disk full, or the folder protected? "
-                "What was there before is intact.",
-                f"{path}：无法写入（{error.strerror or error}）。"
-                "磁盘是否已满，或文件夹没有写入权限？原有文件未受影响。",
-            )
-        ) from error
+        raise UserError(_cannot_be_written(path, error)) from error
 
 
 def one_line(error: Exception) -> str:
@@ -47,3 +46,17 @@ def one_line(error: Exception) -> str:
     if foreign := re.search(r"GLOBAL (\S+)", str(error)):  # torch refuses to unpickle anything but tensors and numbers
         return say(f"it contains a {foreign[1]}", f"含有 {foreign[1]}")
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _cannot_be_written(path: Path, error: OSError) -> str:
+    if files.is_held(error):
+        return say(
+            f"{path}: cannot be written: it is open in another program ({HELD_BY[0]}). Close it there. What was there "
+            "before is intact.",
+            f"{path}：无法写入：它正被其他程序占用（{HELD_BY[1]}）。请在那边关闭它。原有文件未受影响。",
+        )
+    return say(
+        f"{path}: cannot be written ({error.strerror or error}). Is the disk full, or the folder protected? "
+        "What was there before is intact.",
+        f"{path}：无法写入（{error.strerror or error}）。磁盘是否已满，或文件夹没有写入权限？原有文件未受影响。",
+    )

@@ -61,18 +61,27 @@ def expired_step(step: int, save_every_n_steps: int, save_last_n_steps: int | No
     return old if old > 0 else None
 
 
-def remove_save(path: Path) -> None:
-    """Remove an adapter file or a training state of this run, if it is there."""
+def remove_save(path: Path) -> bool:
+    """Remove an adapter file or a training state of this run, if it is there.
+
+    Returns:
+        False: it is still there, in whole or in part. Another program holds it, or the folder is protected.
+    """
     if path.is_file():
-        path.unlink()
-        return
-    names = [name for slot in training_state.SLOTS for name in training_state.state_files(slot)]
-    written = [path / name for name in names]
-    if ours := [file for file in (*written, *map(files.part_of, written)) if file.is_file()]:  # a kill leaves a part
+        ours = [path]
+    else:
+        names = [name for slot in training_state.SLOTS for name in training_state.state_files(slot)]
+        written = [path / name for name in names]
+        ours = [file for file in (*written, *map(files.part_of, written)) if file.is_file()]  # a kill leaves a part
+    try:
         for file in ours:
-            file.unlink()
+            files.remove(file)
+    except OSError:
+        return False
+    if ours and ours[0] != path:
         with suppress(OSError):  # it holds something else as well, which is not ours
             path.rmdir()
+    return True
 
 
 def remove_oldest_epoch(output_dir: Path, output_name: str, keep: int) -> bool:
@@ -86,7 +95,4 @@ def remove_oldest_epoch(output_dir: Path, output_name: str, keep: int) -> bool:
     epochs = sorted({epoch for epoch, _ in saves})
     if len(epochs) <= max(1, keep):
         return False
-    for epoch, path in saves:
-        if epoch == epochs[0]:
-            remove_save(path)
-    return True
+    return all([remove_save(path) for epoch, path in saves if epoch == epochs[0]])

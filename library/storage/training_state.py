@@ -102,7 +102,7 @@ def save_state(folder: Path, state: State) -> None:
         description, *others = (folder / name for name in state_files(slot))
         try:
             for path in (description, *others):
-                path.unlink(missing_ok=True)  # gives its space free
+                files.remove(path)  # gives its space free
             written = zip(others, data, strict=True)
             checksums = {path.name: files.write_verified(path, content).hex() for path, content in written}
             _make_sure_it_can_be_read(others[-1])
@@ -119,8 +119,9 @@ def save_state(folder: Path, state: State) -> None:
             with files.replacing(description, files.part_of(description)) as half:
                 files.write_verified(half, json.dumps(described, indent=2, ensure_ascii=False).encode())
         except BaseException:
-            for path in (description, *others):
-                path.unlink(missing_ok=True)
+            with suppress(OSError):  # held by another program; without a description it counts as no state
+                for path in (description, *others):
+                    path.unlink(missing_ok=True)
             with suppress(OSError):  # another generation lies there
                 folder.rmdir()
             raise
@@ -161,7 +162,7 @@ def _read_state(folder: Path, generation: _Generation) -> State:
     try:
         return State(
             Position(**generation.position),
-            safetensors.torch.load_file(adapter),
+            safetensors.torch.load(adapter.read_bytes()),  # not mapped: Windows would never let it be replaced
             **torch.load(training, map_location="cpu", weights_only=True),
             facts=generation.facts,
         )

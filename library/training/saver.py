@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from library import files
+from library.messages import UserError, log, say
 from library.options.training import Config
 from library.training.run import Run, Training
 from library.training.soundness import what_is_lost
@@ -55,6 +57,7 @@ class Saver:
         self.run_log: RunLog | None = None  # of the run, once it is open
         self.state_wait = STATE_SECONDS
         self.state_saved_at = time.monotonic()
+        self.held: set[Path] = set()  # saves that should be gone, and that another program holds
 
     def path(self, ending: str) -> Path:
         return self.run.output_dir / f"{self.run.name}{ending}"
@@ -138,9 +141,20 @@ class Saver:
         else:
             return
         if old := expired(last_file):
-            saves.remove_save(folder / saves.file_name(name, settings.save_model_as, **{by: old}))
+            self._remove(folder / saves.file_name(name, settings.save_model_as, **{by: old}))
         if old := expired(last_state or last_file):
-            saves.remove_save(folder / saves.state_name(name, **{by: old}))
+            self._remove(folder / saves.state_name(name, **{by: old}))
+
+    def _remove(self, path: Path) -> None:
+        """Remove a save and those that could not be removed before. One that stays ends no run."""
+        from library.storage import saves
+
+        for save in (*self.held, path):
+            if saves.remove_save(save):
+                self.held.discard(save)
+            elif save not in self.held:
+                self.held.add(save)
+                log.warning(_could_not_be_removed(save))
 
     # ---- States ----
 
@@ -155,14 +169,27 @@ class Saver:
         return time.monotonic() - self.state_saved_at > self.state_wait
 
     def save_state(self, position: Position, skipped: Collection[int] = (), *, is_finished: bool = False) -> None:
-        """Keep what is needed to go on exactly from here."""
+        """Keep what is needed to go on exactly from here; left out where another program holds the files."""
+        from library.storage import disk
+
         began = time.monotonic()
-        self._write_state(self.state_folder, position, skipped, is_finished)
+        try:
+            self._write_state(self.state_folder, position, skipped, is_finished, waits_for_holder=False)
+        except UserError as error:
+            reason = disk.curable_error(error)
+            if reason is None or not files.is_held(reason):
+                raise
+            log.warning(error)  # the state before it is whole, and the next one will be written
         self.state_saved_at = time.monotonic()
         self.state_wait = max(STATE_SECONDS, 50 * (self.state_saved_at - began))
 
     def _write_state(
-        self, folder: Path, position: Position, skipped: Collection[int], is_finished: bool = False
+        self,
+        folder: Path,
+        position: Position,
+        skipped: Collection[int],
+        is_finished: bool = False,
+        waits_for_holder: bool = True,
     ) -> None:
         from library.storage import training_state
 
@@ -190,7 +217,7 @@ class Saver:
             more=dict(skipped=sorted(skipped), **(dict(average=training.average.values) if training.average else {})),
         )
         size = 3 * sum(tensor.nbytes for tensor in state.adapter.values())
-        self.write(folder, size, lambda: training_state.save_state(folder, state))
+        self.write(folder, size, lambda: training_state.save_state(folder, state), waits_for_holder)
 
     def load_state(self) -> State:
         """The last state of this run."""
@@ -200,13 +227,12 @@ class Saver:
 
     def end_states(self, position: Position) -> None:
         """The run has its result: the state that was kept for a kill goes, unless the user wants states."""
-        from library.storage import saves
 
         settings = self.run.settings
         if settings.save_state or settings.save_state_on_train_end:
             self.save_state(self._for_a_longer_run(position), is_finished=True)
         else:
-            saves.remove_save(self.state_folder)
+            self._remove(self.state_folder)
 
     def _for_a_longer_run(self, position: Position) -> Position:
         """Within the last epoch, where max_train_steps ended it there: a longer run begins with the rest of it."""
@@ -218,11 +244,12 @@ class Saver:
 
     # ---- The disk ----
 
-    def write(self, path: Path, size: int, write: Callable[[], object]) -> None:
+    def write(self, path: Path, size: int, write: Callable[[], object], waits_for_holder: bool = True) -> None:
         """Let `write` write to a path; where the disk is full, make room if that is allowed, and wait for more.
 
         Args:
             size: bytes that it takes, about.
+            waits_for_holder: wait also while another program holds the file; False: raise at once.
         """
         from library.storage import disk, saves
 
@@ -236,6 +263,7 @@ class Saver:
             write,
             size=size,
             may_free=may_free,
+            waits_for_holder=waits_for_holder,
             is_stopped=lambda: self.stop.requested() == "signal",
         )
 
@@ -257,3 +285,13 @@ def check_disk(run: Run, training: Training) -> None:
     )
     for line in disk.check(needs):
         run.note(line)
+
+
+def _could_not_be_removed(path: Path) -> str:
+    from library.storage.problems import HELD_BY
+
+    return say(
+        f"{path} could not be removed: it is open in another program ({HELD_BY[0]}), or its folder is protected. "
+        "Training goes on, and tries again at the next save",
+        f"{path} 无法删除：它正被其他程序占用（{HELD_BY[1]}），或文件夹没有写入权限。训练继续，下次保存时会再试",
+    )

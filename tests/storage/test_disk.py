@@ -13,6 +13,7 @@ from library.messages import UserError, set_language
 from library.options.training import Config
 from library.storage import disk
 from library.storage.disk import MIB, Need
+from tests.held_files import sharing_violation
 
 
 @pytest.fixture
@@ -129,6 +130,15 @@ def test_what_is_missing_is_told(tmp_path, room):
     full = Disk(OSError(errno.ENOSPC, "full"))
     full.writing(tmp_path / "a", size=30 * MIB)
     assert f"free 20 MiB on {tmp_path}" in full.lines[0]
+
+
+def test_a_file_that_another_program_holds_is_waited_for_and_named_unless_it_may_be_left_out(tmp_path):
+    path = tmp_path / "a.safetensors"
+    held = Disk(*[sharing_violation(path)] * 3)
+    assert held.writing(path) == "written"
+    assert f"{path} is open in another program: a web UI that has loaded it" in held.lines[0]
+    with pytest.raises(UserError):
+        Disk(sharing_violation(path)).writing(path, waits_for_holder=False)
 
 
 def test_another_error_is_not_waited_for(tmp_path):

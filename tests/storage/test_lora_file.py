@@ -14,6 +14,7 @@ from library import files
 from library.messages import UserError
 from library.storage import lora_file, training_state
 from library.storage.lora_file import load_adapter, read_back, save_adapter
+from tests.held_files import sharing_violation
 from tests.storage.written import lora, state
 
 PARTS = {"lora_te_fc1": "text_encoder", "lora_unet_conv1": "denoiser"}
@@ -125,7 +126,7 @@ def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch)
 
 def test_a_file_that_another_program_reads_is_replaced_when_it_is_done(tmp_path, monkeypatch):
     """Windows refuses to replace a file that is open elsewhere."""
-    replace, refusals = os.replace, [PermissionError(13, "Access is denied")] * 2
+    replace, refusals = os.replace, [sharing_violation(tmp_path / "a.safetensors")] * 2
 
     def busy(*paths):
         if refusals:

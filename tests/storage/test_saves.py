@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from library import files
 from library.storage import saves, training_state
 from library.storage.lora_file import save_adapter
 from library.storage.saves import file_name, free_name, is_taken
@@ -55,6 +56,15 @@ def test_only_our_own_saves_are_removed(tmp_path):
     for name in ["a.safetensors", "a-state", "pictures", "missing"]:
         saves.remove_save(tmp_path / name)
     assert os.listdir(tmp_path) == ["pictures"]
+
+
+def test_a_save_that_another_program_holds_is_left_whole_or_gone_another_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    save_adapter(tmp_path / "a.safetensors", lora())
+    with open(tmp_path / "a.safetensors", "rb"):  # as a web UI does: tests/held_files.py
+        assert not saves.remove_save(tmp_path / "a.safetensors")
+    assert saves.remove_save(tmp_path / "a.safetensors")
+    assert saves.remove_save(tmp_path / "a.safetensors")  # nothing is there
 
 
 def test_room_is_made_by_the_oldest_epoch_but_the_last_good_file_stays(tmp_path):

@@ -11,13 +11,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from library import adapters, families
+from library import adapters, families, files
 from library.families import sd
 from library.lora_files.factors import canonical, read_factors
 from library.messages import UserError
 from library.options import checks, command_line
 from library.storage import lora_file
+from library.storage.problems import explain_write_errors
 from tests.conftest import FEW, events
+from tests.held_files import sharing_violation
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,6 +199,38 @@ def test_only_the_last_files_are_kept_if_asked(run):
     out = run(max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=2)
     kept = sorted(path.name for path in out.glob("*.safetensors"))
     assert kept == ["it-000003.safetensors", "it-000004.safetensors", "it.safetensors"]
+
+
+def test_a_file_that_a_web_ui_has_loaded_is_removed_later_and_ends_no_run(run, monkeypatch, capsys):
+    real, tries = files.remove, []
+
+    def remove(path):
+        if path.name == "it-000001.safetensors":
+            tries.append(path)
+            if len(tries) < 3:
+                raise sharing_violation(path)
+        real(path)
+
+    monkeypatch.setattr(files, "remove", remove)
+    out = run(max_train_epochs=5, save_every_n_epochs=1, save_last_n_epochs=1)
+    assert len(tries) == 3
+    assert sorted(path.name for path in out.glob("*.safetensors")) == ["it-000004.safetensors", "it.safetensors"]
+    assert (
+        capsys.readouterr().out.count("it-000001.safetensors could not be removed: it is open in another program") == 1
+    )
+
+
+def test_a_training_is_finished_even_if_its_state_cannot_be_written(run, monkeypatch, capsys):
+    from library.storage import training_state
+
+    def held(folder, state):
+        with explain_write_errors(folder):
+            raise sharing_violation(folder / "state-1.pt")
+
+    monkeypatch.setattr(training_state, "save_state", held)
+    out = run(save_state_on_train_end=True)
+    assert (out / "it.safetensors").is_file()
+    assert "it-state: cannot be written: it is open in another program" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_cure(run, monkeypatch):
