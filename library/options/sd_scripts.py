@@ -62,7 +62,13 @@ RENAMED = {
     "LoRA_type": "network_module",
     "text_encoder_learning_rate": "text_encoder_lr",
     "unet_learning_rate": "unet_lr",
-    # presets of lora-scripts (SD-Trainer)
+    # lora-scripts (SD-Trainer): train.sh and train.ps1, and presets
+    "pretrained_model": "pretrained_model_name_or_path",
+    "parameterization": "v_parameterization",
+    "max_train_epoches": "max_train_epochs",
+    "train_unet_only": "network_train_unet_only",
+    "train_text_encoder_only": "network_train_text_encoder_only",
+    "lr": "learning_rate",
     "lr_restart_cycles": "lr_scheduler_num_cycles",
     "dropout": "network_dropout",
     # sd-scripts' own earlier spelling
@@ -202,7 +208,7 @@ WITHOUT_EFFECT: dict[str, Reason] = {
         "gradient_checkpointing 保留的数据留在显存中；如果放不下，启动时会提示如何调整",
     ),
     **dict.fromkeys(("fused_backward_pass", "ddp_gradient_as_bucket_view", "ddp_static_graph"), GRADIENTS),
-    **dict.fromkeys(("v2", "sdxl", "model_train_type"), RECOGNISED),
+    **dict.fromkeys(("v2", "is_v2_model", "sdxl", "model_train_type"), RECOGNISED),
     **dict.fromkeys(
         ("gpu_ids", "multi_gpu"), ("device and num_processes choose the GPUs", "显卡由 device 和 num_processes 决定")
     ),

@@ -35,10 +35,10 @@ def unfold(given: Given) -> None:
         if isinstance(text := given.values.get(name), str) and '"' in text:
             given.values[name] = shlex.split(text)
     _drop_what_is_switched_off(given.values)
+    _choose_by_network(given)
     _join_parts(given)
     _choose_noise(given)
     _choose_length(given)
-    _choose_by_network(given)
     for name, usual in SAYS_NOTHING.items():
         if str(given.values.get(name)).lower() == usual:
             del given.values[name]
@@ -114,8 +114,8 @@ def _join_parts(given: Given) -> None:
         prompt = str(values["positive_prompts"]).replace("\n", " ")
         put("sample_prompts", " ".join([prompt, *parts]), "positive_prompts")
     _drop(values, PREVIEW)
-    of_network = {"lycoris_algo": "algo", "lokr_factor": "factor"}
-    if "lycoris_algo" in values:
+    of_network = {"lycoris_algo": "algo", "algo": "algo", "lokr_factor": "factor"}
+    if "lycoris_algo" in values or "algo" in values:
         of_network |= {"conv_dim": "conv_dim", "conv_alpha": "conv_alpha"}
     for ours, custom, single in (
         ("optimizer_args", "optimizer_args_custom", {"prodigy_d0": "d0", "prodigy_d_coef": "d_coef"}),
@@ -178,6 +178,9 @@ def _choose_by_network(given: Given) -> None:
     values = given.values
     if str(values.get("LoRA_type", "")).lower() == "standard":
         _leave_out(given, ("conv_dim", "conv_alpha"), 'LoRA_type = "Standard"')
+    if "algo" in values and str(values.get("network_module")).lower() != "lycoris.kohya":  # train.sh of lora-scripts
+        _drop(values, ("algo",))
+        _leave_out(given, ("conv_dim", "conv_alpha", "dropout"), 'network_module = "networks.lora"')
     if asks(values.pop("dora_wd", None)):
         values["LoRA_type" if "LoRA_type" in values else "network_module"] = "dora"
     if values.get("factor") is not None:

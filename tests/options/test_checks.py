@@ -48,7 +48,6 @@ def problems_of(values, where=None):
 WRONG = [
     ({"network_dims": 4}, "network_dims: there is no such parameter. Did you mean network_dim?"),
     ({"qqqqqqqq": 4}, "qqqqqqqq: there is no such parameter."),
-    ({"network_dim": "32"}, 'network_dim = "32" is text; remove the quotes: 32'),
     ({"network_dim": "large"}, 'network_dim = "large" is not a number'),
     ({"network_dim": 4.5}, "network_dim = 4.5 is not a whole number"),
     ({"network_dim": True}, "network_dim = True is not a number"),
@@ -62,7 +61,7 @@ WRONG = [
     ({"learning_rate": math.nan}, "learning_rate = nan is not a number"),
     ({"clip_skip": 13}, "clip_skip = 13 is not between 1 and 12"),
     ({"seed": -1}, "seed = -1 is not between 0 and 4294967295"),
-    ({"cache_latents": "False"}, 'cache_latents = "False" is text; remove the quotes: False'),
+    ({"learning_rate": "0"}, "learning_rate = \"0\" is not above 0"),
     ({"cache_latents": "off"}, 'cache_latents = "off" is neither True nor False'),
     ({"save_precision": "fp61"}, 'save_precision = "fp61" is not one of "fp16", "bf16", "float". Did you mean "fp16"?'),
     ({"output_name": 7}, 'output_name = 7 is not text; put it in quotes: "7"'),
@@ -309,8 +308,25 @@ def test_the_training_folder_cannot_be_the_regularization_folder(places):
     assert line.endswith("is the training folder itself. Choose another folder, or None")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("network_dim", "32", 32),
+        ("learning_rate", "1e-4", 1e-4),
+        ("text_encoder_lr", "0", 0.0),
+        ("seed", " 23 ", 23),
+        ("cache_latents", "False", False),
+        ("flip_aug", "1", True),
+        ("lr_warmup_steps", "100", 100),
+        ("max_token_length", "225", 225),
+    ],
+)
+def test_quotes_around_a_number_or_a_switch_do_not_change_it(places, name, text, value):
+    assert getattr(check(places | {name: text}, {})[0], name) == value
+
+
 def test_everything_wrong_is_told_at_once_each_with_its_place(places):
-    values = places | {"network_dims": 3, "max_train_steps": 100, "lr_warmup_steps": 200, "seed": "23"}
+    values = places | {"network_dims": 3, "max_train_steps": 100, "lr_warmup_steps": 200, "seed": "many"}
     where = {"network_dims": f"{SCRIPT}:41", "lr_warmup_steps": f"{SCRIPT}:58", "seed": "--seed"}
     with pytest.raises(ConfigError) as caught:
         check(values, where, ["what kohya found"])
@@ -318,7 +334,7 @@ def test_everything_wrong_is_told_at_once_each_with_its_place(places):
         "4 problems in the parameters:",
         "  what kohya found",
         f"  {SCRIPT}:41: network_dims: there is no such parameter. Did you mean network_dim?",
-        '  --seed "23" is text; remove the quotes: 23',
+        '  --seed "many" is not a number',
         f"  {SCRIPT}:58: lr_warmup_steps = 200 is not less than max_train_steps = 100: "
         "the learning rate would never reach its value. Lower it, or train longer.",
     ]
@@ -326,8 +342,8 @@ def test_everything_wrong_is_told_at_once_each_with_its_place(places):
 
 def test_a_value_that_was_refused_causes_no_further_complaint(places):
     """The default that stands in for it must not be held against the user."""
-    assert problems_of(places | {"cache_text_encoder_outputs": True, "text_encoder_lr": "0"}) == [
-        'text_encoder_lr = "0" is text; remove the quotes: 0'
+    assert problems_of(places | {"cache_text_encoder_outputs": True, "text_encoder_lr": "none at all"}) == [
+        'text_encoder_lr = "none at all" is not a number'
     ]
 
 

@@ -196,7 +196,7 @@ def test_the_script_can_be_imported_without_a_run_and_without_torch(project):
 
 
 def test_mistakes_are_told_with_their_lines_before_anything_is_loaded(project):
-    edit(project, network_dim="32", output_dir="C:\new", learning_rates=1)
+    edit(project, network_dim="wide", output_dir="C:\new", learning_rates=1)
     (project / "train_network.py").write_text("raise SystemExit('must not be imported')", encoding="utf-8")
     lines = (project / SCRIPT).read_text(encoding="utf-8").splitlines()
     at = {
@@ -212,7 +212,7 @@ def test_mistakes_are_told_with_their_lines_before_anything_is_loaded(project):
         "3 problems in the parameters:",
         f"  {SCRIPT}:{at['output_dir']}: output_dir = 'C:\\new' contains a line break, because \\ in plain quotes is "
         """special: write it with / or as r"C:\\new" (in .toml: 'C:\\new')""",
-        f'  {SCRIPT}:{at["network_dim"]}: network_dim = "32" is text; remove the quotes: 32',
+        f'  {SCRIPT}:{at["network_dim"]}: network_dim = "wide" is not a number',
         f"  {SCRIPT}:{at['learning_rates']}: learning_rates: there is no such parameter. Did you mean learning_rate?",
     ]
 

@@ -107,6 +107,20 @@ ui_custom_params = "seed = 5"
 """
 
 
+# The variables of lora-scripts' train.sh and train.ps1 as delivered; paths are those of the test.
+TRAIN_SH = {
+    "is_v2_model": 0, "parameterization": 0, "reg_data_dir": "", "network_module": "networks.lora",
+    "network_weights": "", "network_dim": 32, "network_alpha": 32, "resolution": "512,512", "batch_size": 1,
+    "max_train_epoches": 10, "save_every_n_epochs": 2, "train_unet_only": 0, "train_text_encoder_only": 0,
+    "stop_text_encoder_training": 0, "noise_offset": "0", "keep_tokens": 0, "min_snr_gamma": 0, "lr": "1e-4",
+    "unet_lr": "1e-4", "text_encoder_lr": "1e-5", "lr_scheduler": "cosine_with_restarts", "lr_warmup_steps": 0,
+    "lr_restart_cycles": 1, "output_name": "aki", "save_model_as": "safetensors", "save_state": 0, "resume": "",
+    "min_bucket_reso": 256, "max_bucket_reso": 1024, "persistent_data_loader_workers": 0, "clip_skip": 2,
+    "multi_gpu": 0, "lowram": 0, "optimizer_type": "AdamW8bit", "algo": "lora", "conv_dim": 4, "conv_alpha": 4,
+    "dropout": "0", "use_wandb": 0, "wandb_api_key": "", "log_tracker_name": "",
+}  # fmt: skip
+
+
 @pytest.fixture
 def read(tmp_path):
     """read("p.json", preset) -> the configuration, and every line that is said."""
@@ -231,6 +245,37 @@ def test_a_template_of_lora_scripts_is_taken_and_its_description_told(read):
     config, lines = read("p.toml", text + "conv_dim = 8\nlokr_factor = 8\n")
     assert (config.network_module, config.lokr_factor, config.conv_dim) == ("lokr", 8, 8)
     assert "name, author have no effect: it describes the preset" in lines
+
+
+@pytest.fixture
+def pasted(tmp_path):
+    """pasted(variables) -> the configuration and notices, as if they stood in the parameter block."""
+    (tmp_path / "model.ckpt").touch()
+    (tmp_path / "aki").mkdir()
+    paths = {"pretrained_model": str(tmp_path / "model.ckpt"), "train_data_dir": str(tmp_path / "aki")}
+
+    def pasted(variables: dict) -> tuple[Config, list[str]]:
+        values, where, notices, problems = sd_scripts.translate(paths | variables, {})
+        return check(values, where, problems)[0], notices
+
+    return pasted
+
+
+def test_the_variables_of_train_sh_are_taken(pasted):
+    config, notices = pasted(TRAIN_SH)
+    expected = dict(
+        learning_rate=1e-4, unet_lr=1e-4, text_encoder_lr=1e-5, max_train_epochs=10, train_batch_size=1,
+        network_train_unet_only=False, v_parameterization=False, network_dropout=None, min_snr_gamma=None,
+        noise_offset=0.0, stop_text_encoder_training=None, conv_dim=None, lr_scheduler_num_cycles=1, resume=None,
+    )  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert 'conv_dim, conv_alpha have no effect: network_module = "networks.lora"' in notices
+
+
+def test_the_variables_of_train_sh_choose_the_kind_of_network(pasted):
+    config, _ = pasted(TRAIN_SH | {"network_module": "lycoris.kohya", "algo": "loha", "train_unet_only": 1})
+    assert (config.network_module, config.conv_dim, config.conv_alpha) == ("loha", 4, 4.0)
+    assert config.network_train_unet_only
 
 
 def test_prompts_of_a_preset_are_drawn():

@@ -129,6 +129,8 @@ def checked(name: str, value: object, where: Where, declared: AnyDeclared) -> Va
         value = None  # None in quotes
     if value is None:
         return None if NoneType in kinds else _refuse_none(option)
+    if kinds & {int, float} and isinstance(value, str):
+        value = as_number(value)  # "1e-4": quotes do not change what is meant
     if name in OWN_FORM and kinds != {int}:  # a tool's resolution may be a plain number
         return OWN_FORM[name](value)
     if list in kinds and (isinstance(value, (list, tuple)) or not kinds & {int, float}):
@@ -176,8 +178,6 @@ def _number(value: object, option: Option, *, in_list: bool = False) -> int | fl
 
 
 def _finite(value: object, whole: bool) -> int | float:
-    if isinstance(value, str) and not isinstance(as_number(value), str):
-        _refuse(f"is text; remove the quotes: {value}", f"是文字；请去掉引号：{value}")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         _refuse("is not a number", "不是数字")
     if not whole:
@@ -190,9 +190,8 @@ def _finite(value: object, whole: bool) -> int | float:
 def _switch(value: object) -> bool:
     if isinstance(value, (bool, int, float)) and value in (True, False):  # 1 and 0 as well
         return value == 1
-    if str(value).lower() in ("true", "false"):
-        plain = str(value).capitalize()
-        _refuse(f"is text; remove the quotes: {plain}", f"是文字；请去掉引号：{plain}")
+    if str(value).strip().lower() in ("true", "false", "1", "0"):  # in quotes
+        return str(value).strip().lower() in ("true", "1")
     _refuse("is neither True nor False", "不是 True 或 False")
 
 
@@ -329,7 +328,8 @@ OWN_FORM: dict[str, Callable[[object], Value]] = {  # options that are written i
     "face_crop_aug_range": _face_range,
     **dict.fromkeys(("down_lr_weight", "up_lr_weight"), partial(_block_weights, takes_preset=True)),
     "mid_lr_weight": partial(_block_weights, takes_preset=False),
-    **dict.fromkeys(("lr_warmup_steps", "lr_decay_steps", "stop_text_encoder_training"), _steps_or_share),
+    **dict.fromkeys(("lr_warmup_steps", "lr_decay_steps"), _steps_or_share),
+    "stop_text_encoder_training": lambda value: _steps_or_share(value) or None,  # 0: other trainers' "never"
 }
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
