@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from library.messages import say
-from library.options.checks import asks, from_text, no_effect, place
+from library.options.checks import as_number, asks, from_text, no_effect, place
 from library.options.declaration import Given, Values
 from library.options.training import OPTIONS
 
@@ -18,13 +18,28 @@ PROMPT_PARTS = {  # lora-scripts' settings of a preview -> sd-scripts' letters
     "negative_prompts": "n", "sample_width": "w", "sample_height": "h", "sample_cfg": "l", "sample_steps": "s",
     "sample_seed": "d",
 }  # fmt: skip
-PREVIEW = ("positive_prompts", *PROMPT_PARTS)
+PREVIEW = ("prompt_file", "positive_prompts", *PROMPT_PARTS)
 
 SWITCHED_BY = {  # lora-scripts: a switch -> values that count only where it is on
     "enable_block_weights": ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold"),
     "enable_base_weight": ("base_weights", "base_weights_multiplier"),
     "enable_preview": (*PREVIEW, "sample_prompts", "sample_every_n_epochs"),
 }
+
+# What a 0 of kohya_ss's window stands for: it is no number there but "not given", and sd-scripts takes its default.
+# Of others (a file every 0 epochs, 0 images held out) ours is the same.
+ZERO_MEANT: Values = {
+    "seed": None, "network_dim": 4, "network_alpha": 1, "prior_loss_weight": 1.0, "max_grad_norm": 1.0,
+    "lr_scheduler_power": 1.0, "lr_scheduler_num_cycles": 1, "max_timestep": 1000, "max_token_length": 75,
+    "huber_c": 0.1, "multires_noise_discount": 0.3, "gradient_accumulation_steps": 1, "train_batch_size": 1,
+    "bucket_reso_steps": 64, "min_bucket_reso": 256, "max_bucket_reso": 1024, "clip_skip": None,
+}  # fmt: skip
+
+# What LoRA_type "Standard" and kohya's own LoCon do not read: it is for LyCORIS.
+OF_LYCORIS = (
+    "bypass_mode", "dora_wd", "use_cp", "use_tucker", "use_scalar", "rank_dropout_scale", "constrain", "rescaled",
+    "train_norm", "decompose_both",
+)  # fmt: skip
 SAYS_NOTHING = {"dynamo_backend": "no", "dynamo_mode": "default", "LyCORIS_preset": "full", "xformers": "sdpa"}
 
 
@@ -32,9 +47,11 @@ def unfold(given: Given) -> None:
     """Make plain values of everything that a window keeps in its own way."""
     _read_texts_of_flags(given)
     for name in ("optimizer_args", "lr_scheduler_args", "network_args"):
-        if isinstance(text := given.values.get(name), str) and '"' in text:
-            given.values[name] = shlex.split(text)
+        if isinstance(text := given.values.get(name), str):
+            given.values[name] = shlex.split(text) if '"' in text else text.split()
     _drop_what_is_switched_off(given.values)
+    if "LoRA_type" in given.values:  # kohya_ss
+        fill_zeros(given)
     _choose_by_network(given)
     _join_parts(given)
     _choose_noise(given)
@@ -99,6 +116,22 @@ def _drop_what_is_switched_off(values: Values) -> None:
         values.pop(switch, None)
 
 
+def fill_zeros(given: Given) -> None:
+    """Windows that have no empty field: 0 for what was not given, as ZERO_MEANT; and two rates of 0: learning_rate."""
+    values = given.values
+    zeros = [name for name, value in values.items() if not isinstance(value, bool) and as_number(str(value)) == 0]
+    rates = {"unet_lr", "text_encoder_lr"}
+    empty = [name for name in zeros if name in ZERO_MEANT or (name in rates and rates <= set(zeros))]
+    if "learning_rate" in zeros and rates & values.keys() - empty:
+        empty.append("learning_rate")  # each part has its own
+    _drop(values, empty)
+    values |= {name: ZERO_MEANT[name] for name in empty if name in ZERO_MEANT}
+    if said := [name for name in empty if name != "multires_noise_discount"]:  # 0 as delivered there, and mostly idle
+        given.notices.append(_zero_is_no_number(said, given))
+    if values.get("lr_scheduler") == "cosine_with_restarts" and asks(values.get("epoch")):
+        values.setdefault("lr_scheduler_num_cycles", values["epoch"])  # an empty field: one cycle an epoch
+
+
 def _join_parts(given: Given) -> None:
     """lora-scripts: several values that are one of ours."""
     values = given.values
@@ -109,7 +142,9 @@ def _join_parts(given: Given) -> None:
     for name in ("base_weights", "base_weights_multiplier"):
         if isinstance(values.get(name), str):
             values[name] = [line.strip() for line in values[name].splitlines() if line.strip()]
-    if asks(values.get("positive_prompts")):
+    if asks(values.get("prompt_file")):
+        put("sample_prompts", values["prompt_file"], "prompt_file")
+    elif asks(values.get("positive_prompts")):
         parts = [f"--{letter} {values[name]}" for name, letter in PROMPT_PARTS.items() if asks(values.get(name))]
         prompt = str(values["positive_prompts"]).replace("\n", " ")
         put("sample_prompts", " ".join([prompt, *parts]), "positive_prompts")
@@ -124,8 +159,7 @@ def _join_parts(given: Given) -> None:
         names = [custom, *single]
         if not any(name in values for name in names if name not in OPTIONS):
             continue
-        more = values.get(custom)
-        arguments = [*(values.get(ours) or []), *(more.splitlines() if isinstance(more, str) else more or [])]
+        arguments = [item for name in (ours, custom) for item in _lines(values.get(name))]
         arguments += [f"{argument}={values[name]}" for name, argument in single.items() if asks(values.get(name))]
         first = next(name for name in names if name in values)
         _drop(values, names)
@@ -134,6 +168,13 @@ def _join_parts(given: Given) -> None:
     if "text_encoder_lr1" in values or "text_encoder_lr2" in values:  # of SDXL's two
         rates = [values.pop(name, values.get("text_encoder_lr")) for name in ("text_encoder_lr1", "text_encoder_lr2")]
         put("text_encoder_lr", rates, "text_encoder_lr1")
+
+
+def _lines(value: object) -> list[object]:
+    """The items of a list, or of a text with one in each line."""
+    if isinstance(value, str):
+        return [*value.splitlines()]
+    return [*value] if isinstance(value, (list, tuple)) else []
 
 
 def _choose_noise(given: Given) -> None:
@@ -176,8 +217,11 @@ def _choose_length(given: Given) -> None:
 def _choose_by_network(given: Given) -> None:
     """What counts of the network's values, by its kind."""
     values = given.values
-    if str(values.get("LoRA_type", "")).lower() == "standard":
-        _leave_out(given, ("conv_dim", "conv_alpha"), 'LoRA_type = "Standard"')
+    kind = str(values.get("LoRA_type", "")).lower()
+    if kind in ("standard", "kohya locon", "lora-fa"):
+        idle = OF_LYCORIS if kind == "kohya locon" else (*OF_LYCORIS, "conv_dim", "conv_alpha")
+        _leave_out(given, idle, f'LoRA_type = "{values["LoRA_type"]}"')
+        _drop(values, ("factor", "unit"))  # never empty
     if "algo" in values and str(values.get("network_module")).lower() != "lycoris.kohya":  # train.sh of lora-scripts
         _drop(values, ("algo",))
         _leave_out(given, ("conv_dim", "conv_alpha", "dropout"), 'network_module = "networks.lora"')
@@ -200,3 +244,14 @@ def _leave_out(given: Given, names: tuple[str, ...], because: str) -> None:
     _drop(given.values, names)
     if gone:
         given.notices.append(no_effect(gone, (because, because), given.where))
+
+
+# ---- what is said ----
+
+
+def _zero_is_no_number(names: list[str], given: Given) -> str:
+    listed = ", ".join([place(names[0], given.where), *names[1:]])
+    return say(
+        f"{listed}: 0 there means not given, as in the window that wrote this preset",
+        f"{listed}：其中的 0 表示“不填”，与写出该预设的界面一致",
+    )

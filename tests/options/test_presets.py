@@ -199,6 +199,29 @@ def test_what_does_not_count_in_a_preset_is_told_by_reason(read):
         ({"fp8_base": True}, dict(int8_base=True)),
         ({"block_dims": ",".join(["4"] * 25)}, dict(block_dims=[4] * 25)),
         ({"text_encoder_lr": ""}, dict(text_encoder_lr=None)),
+        (  # 0 is "not given" in kohya_ss's window
+            {"text_encoder_lr": 0, "unet_lr": 0.0, "learning_rate": 2e-4},
+            dict(text_encoder_lr=None, unet_lr=None, learning_rate=2e-4),
+        ),
+        ({"text_encoder_lr": "0", "unet_lr": "0"}, dict(text_encoder_lr=None, unet_lr=None, learning_rate=5e-4)),
+        ({"text_encoder_lr": 0, "learning_rate": 0}, dict(text_encoder_lr=0.0, unet_lr=1e-4, learning_rate=None)),
+        (
+            {
+                "seed": 0,
+                "prior_loss_weight": 0,
+                "max_grad_norm": 0,
+                "max_timestep": 0,
+                "network_alpha": 0,
+                "huber_c": 0,
+            },
+            dict(
+                seed=None, prior_loss_weight=1.0, max_grad_norm=1.0, max_timestep=1000, network_alpha=1.0, huber_c=0.1
+            ),
+        ),
+        ({"enable_bucket": False}, dict(enable_bucket=False)),
+        ({"lr_scheduler": "cosine_with_restarts"}, dict(lr_scheduler_num_cycles=8)),
+        ({"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 2}, dict(lr_scheduler_num_cycles=2)),
+        ({"use_cp": True, "train_norm": True}, dict(network_module="lora")),
     ],
 )
 def test_values_that_say_something_about_others_are_understood(read, change, understood):
@@ -214,7 +237,10 @@ def test_values_that_say_something_about_others_are_understood(read, change, und
             {"flux1_checkbox": True},
             "flux1_checkbox is not supported: only Stable Diffusion 1.x, 2.x and XL are trained here",
         ),
-        ({"use_scalar": True}, "use_scalar is not supported: this network argument is not supported here"),
+        (
+            {"use_scalar": True, "LoRA_type": "LyCORIS/LoCon"},
+            "use_scalar is not supported: this network argument is not supported here",
+        ),
         ({"a_key_of_tomorrow": 0}, "a_key_of_tomorrow: there is no such parameter."),
         ({"additional_parameters": "fast"}, "additional_parameters: cannot be read"),
         ({"sample_prompts": "prompt.txt"}, 'sample_prompts = "prompt.txt" does not exist'),
@@ -225,6 +251,11 @@ def test_what_cannot_be_done_is_refused_at_its_line(read, change, problem):
         read("p.json", WINDOW | change)
     (told,) = caught.value.problems
     assert re.match(rf"p\.json:\d+: {re.escape(problem)}", told)
+
+
+def test_a_zero_that_is_no_number_is_told(read):
+    _, lines = read("p.json", WINDOW | {"text_encoder_lr": 0, "unet_lr": 0, "seed": 0})
+    assert "seed, text_encoder_lr, unet_lr: 0 there means not given, as in the window that wrote this preset" in lines
 
 
 def test_a_preset_of_lora_scripts_is_taken(read):
@@ -238,6 +269,15 @@ def test_a_preset_of_lora_scripts_is_taken(read):
     )  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
     assert "model_train_type has no effect: the base model is detected automatically" in lines
+
+
+def test_a_preset_of_lora_scripts_may_name_its_file_of_prompts(read, tmp_path):
+    (tmp_path / "prompts.txt").touch()
+    file = (tmp_path / "prompts.txt").as_posix()
+    config, _ = read(
+        "p.toml", LORA_SCRIPTS.replace("enable_preview = true", f'enable_preview = true\nprompt_file = "{file}"')
+    )
+    assert config.sample_prompts == file
 
 
 def test_a_template_of_lora_scripts_is_taken_and_its_description_told(read):
