@@ -17,14 +17,14 @@ from typing import NamedTuple
 from library.data import image_folder
 from library.data.folders import (
     MANY_REPEATS,
-    MASKS,
     entries,
-    folded,
     images_in,
     is_file,
+    masks_in,
     repeats_and_text,
     subfolders,
 )
+from library.data.image_names import MASKS, folded
 from library.data.tag_statistics import has_word
 from library.files import replacing
 
@@ -107,12 +107,14 @@ def files(concept: Concept) -> list[File]:
     """All that goes into a concept's folder: each image, its caption and its mask."""
     found: dict[str, File] = {}
     masks: dict[Path, dict[str, Path]] = {}  # image's folder -> folded name -> mask
+    labels: dict[Path, dict[str, Path]] = {}  # image's folder -> folded stem -> mask beside it
     for image, name in zip(concept.images, concept.names, strict=True):
         parent, start = image.path.parent, name.removesuffix(image.path.name)
         if parent not in masks:
             places = [path for path in subfolders(parent) if folded(path.name) == MASKS]
             those = [entry for place in places for entry in entries(place) if is_file(entry)]
             masks[parent] = {folded(entry.name): Path(entry.path) for entry in those}
+            labels[parent] = masks_in(parent)
         found[name] = File(image.path, name, True)
         if image.caption is not None:
             caption = start + image.caption_path.name
@@ -120,6 +122,8 @@ def files(concept: Concept) -> list[File]:
         mask = masks[parent].get(folded(f"{image.path.stem}.png"))
         if mask:
             found[f"{MASKS}/{start}{mask.name}"] = File(mask, f"{MASKS}/{start}{mask.name}", False)
+        if label := labels[parent].get(folded(image.path.stem)):
+            found[start + label.name] = File(label, start + label.name, False)
     return list(found.values())
 
 

@@ -2,18 +2,18 @@
 
 import os
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.data import captions, decoding
+from library.data import captions
+from library.data.image_names import MASKS, Sorted, folded, is_image, some, sort_out
 from library.messages import UserError, plural, say
 from library.options.training import Config
 
 NOT_OURS = {  # systems make them
     "__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "System Volume Information", "lost+found",
 }  # fmt: skip
-MASKS = "masks"  # folder beside images: for `photo.jpg` its `photo.png` is white where it is learnt, black where not
+REG = "reg"  # usual name of the folder of regularization images
 MANY_REPEATS = 500  # beyond: more likely a year or a size, such as 2023_holiday
 MOST_REPEATS = 100_000  # beyond: a date or a telephone number, such as 20230101_holiday; nobody would see the end
 
@@ -81,31 +81,23 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's ending, in any mixture of cases, is that of an image we read."""
-    return os.path.splitext(name)[1].lower() in decoding.EXTENSIONS
-
-
 def images_in(folder: Path) -> list[str]:
-    """Names of the images directly in a folder."""
-    return [entry.name for entry in entries(folder) if is_image(entry.name) and is_file(entry)]
+    """Names of the images directly in a folder; no masks, control images or previews."""
+    return _sorted_out(folder).images
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    """The masks beside the images of a folder in OneTrainer's way, by the folded stem of the image."""
+    return {stem: folder / name for stem, name in _sorted_out(folder).masks.items()}
+
+
+def _sorted_out(folder: Path) -> Sorted:
+    return sort_out(folder, [entry.name for entry in entries(folder) if is_image(entry.name) and is_file(entry)])
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, sorted by name."""
     return [Path(entry.path) for entry in entries(folder) if is_folder(entry)]
-
-
-def folded(name: str) -> str:
-    """A file name as Windows and macOS compare it: the same files belong together on every system."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def some(names: list[str], limit: int = 5) -> str:
-    """The first few of many names."""
-    shown = say(", ", "、").join(names[:limit])
-    rest = len(names) - limit
-    return shown + (say(f" and {rest} more", f" 等 {len(names)} 个") if rest > 0 else "")
 
 
 def repeats_and_text(name: str) -> tuple[int, str] | None:
@@ -264,6 +256,15 @@ def _concept(path: Path, text: str, notes: list[str]) -> str:
     return shown
 
 
+def _holds_numbered(path: Path) -> bool:
+    """Whether a folder is one to choose: [repeats]_[concept] folders with images are in it."""
+    notes: list[str] = []
+    try:
+        return any(repeats_and_text(child.name) and _held(child, notes) for child in subfolders(path))
+    except UserError:  # it may not be read
+        return False
+
+
 def _what_was_meant(parent: Path, option: str, direct: list[str], unnamed: list[Path]) -> str:
     """Why there is no `[repeats]_[concept]` folder in a folder, and what to choose or rename."""
     where = f"{option} = {parent}"
@@ -281,16 +282,17 @@ def _what_was_meant(parent: Path, option: str, direct: list[str], unnamed: list[
             f"named [repeats]_[concept], such as {example}",
             f"{where}：{len(direct)} 张图片直接放在里面。请移入 [重复次数]_[概念] 形式的子目录，如 {example}",
         )
+    below = [path for path in subfolders(parent) if _holds_numbered(path)]
+    own = [path for path in below if (path.name == REG) == (option == "reg_data_dir")]
+    if below:
+        choices = say(" or ", " 或 ").join(str(path) for path in own or below)
+        return say(f"{where} is one level too high. Choose {choices}", f"{where} 选高了一级。请选 {choices}")
     if unnamed:
         cures = "; ".join(f"{path.name} -> {offered_name(path.name)}" for path in unnamed)
         return say(
             f"{where}: no sub-folder is named [repeats]_[concept]. Rename: {cures}",
             f"{where}：没有子目录的名称是 [重复次数]_[概念] 的形式。请改名：{cures}",
         )
-    below = [path for path in subfolders(parent) if any(repeats_and_text(child.name) for child in subfolders(path))]
-    if below:
-        choices = say(" or ", " 或 ").join(str(path) for path in below)
-        return say(f"{where} is one level too high. Choose {choices}", f"{where} 选高了一级。请选 {choices}")
     return say(
         f"{where}: no [repeats]_[concept] folder with images in it, such as {example}",
         f"{where}：里面没有装着图片的 [重复次数]_[概念] 目录，如 {example}",

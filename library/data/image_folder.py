@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from library.data import captions
 from library.data.decoding import UNREADABLE_EXTENSIONS
-from library.data.folders import MASKS, entries, is_file, is_folder, is_image, some
+from library.data.folders import entries, is_file, is_folder
+from library.data.image_names import holds_companions, is_image, some, sort_out
 from library.data.samples import CAPTION_EXTENSIONS, caption_file, folded
 from library.messages import UserError, plural, say
 
@@ -44,7 +45,7 @@ class ImageFolder:
 
 
 def find_images(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: bool = False) -> ImageFolder:
-    """All images below a folder; hidden folders and those of masks are left out, links to folders not followed.
+    """All images below a folder, without masks, control images and previews; links to folders are not followed.
 
     Raises:
         UserError: there is no image at all, unless that may be; or a caption that cannot be read: it would be lost if
@@ -89,7 +90,9 @@ def _collect(folder: Path, extension: str, images: list[CaptionedImage], notes: 
             )
         )
     without: list[Path] = []
-    for name in filter(is_image, names):
+    listed_images = sort_out(folder, filter(is_image, names))
+    notes += listed_images.lines(folder)
+    for name in listed_images.images:
         path = folder / name
         written = caption_file(path, files, extension)
         caption_path = folder / written if written else path.with_suffix(extension)
@@ -123,5 +126,6 @@ def _collect(folder: Path, extension: str, images: list[CaptionedImage], notes: 
                 )
             )
     for entry in listed:
-        if is_folder(entry) and not entry.is_symlink() and folded(entry.name) != MASKS:
-            _collect(folder / entry.name, extension, images, notes, problems)
+        path = folder / entry.name
+        if is_folder(entry) and not entry.is_symlink() and not holds_companions(path, listed_images.images):
+            _collect(path, extension, images, notes, problems)

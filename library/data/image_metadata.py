@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from library.data import captions
-from library.data.folders import Folder, folded, images_in, some
+from library.data.folders import Folder, images_in
+from library.data.image_names import folded, some, sort_out
 from library.files import JsonObject
 from library.messages import UserError, plural, say
 
@@ -47,6 +48,14 @@ def read_captions(folder: Folder, all_lines: bool, warnings: list[str]) -> dict[
         for name in entry.keys() - KNOWN - LOOKED_UP:
             unknown[name] = unknown.get(name, 0) + 1
         found[path] = _caption(entry, separator, all_lines)
+    by_folder: dict[Path, list[str]] = {}
+    for path in sorted(found):
+        by_folder.setdefault(path.parent, []).append(path.name)
+    for parent, names in by_folder.items():
+        known = sort_out(parent, names)
+        warnings += known.lines(parent)
+        for name in set(names) - set(known.images):
+            del found[parent / name]
     if not found:
         raise UserError(
             say(

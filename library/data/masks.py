@@ -1,6 +1,7 @@
 """Masks: what of an image is learnt, so that regions that were erased are not.
 
 Beside `photo.jpg` the grey image `masks/photo.png` is white where it is learnt, black where not, grey where in part.
+A coloured one counts by its red, as in sd-scripts. OneTrainer's `photo-masklabel.png` beside the image means the same.
 It is of the upright image, at any size of the same shape, and goes the image's way: resized, cropped, mirrored.
 Each place of the latents then has the exact mean of the mask over the area that it stands for, a factor of its loss.
 Where an image's own transparency counts too (`alpha_mask`), the two are multiplied. sd-scripts' users keep them in a
@@ -22,13 +23,14 @@ from PIL import Image
 from library.contracts import Fit, Mask, Sample
 from library.data import decoding
 from library.data.file_index import facts_of
-from library.data.folders import MASKS, entries, folded, is_file, is_image, some
+from library.data.folders import entries, is_file, masks_in
+from library.data.image_names import MASKS, folded, is_image, some
 from library.files import sha256_of_file
 from library.messages import Note, UserError, plural, say
 
 LOOKED = struct.Struct("<IIf32s")  # width, height, share that is learnt, digest of a mask file as they are remembered
 OPACITY = struct.Struct("<f")
-LOOKED_FORMAT = 1  # raise it when a mask is read otherwise: what was remembered is then forgotten
+LOOKED_FORMAT = 2  # raise it when a mask is read otherwise: what was remembered is then forgotten
 
 # Masks that were read stay in memory up to this: 4,096 of images of 512 x 512 pixels, 1,024 of 1024 x 1024. Others
 # are read at each use, by the threads that read ahead; one thread takes 8 ms at 512 x 512 and 23 ms at 1024 x 1024.
@@ -36,14 +38,14 @@ KEPT_BYTES = 64 << 20
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask file, upright: (H, W) uint8, 255 where it is learnt. Colours count by their brightness, as if on black.
+    """A mask file, upright: (H, W) uint8, 255 where it is learnt. Of colours only red counts, as if on black.
 
     Raises:
         BrokenImage: it cannot be read.
     """
     image = decoding.raw(path)[1]
-    grey = np.asarray(image.convert("L"))
-    return grey if image.mode == "RGB" else (grey * (_alpha(image) / 255) + 0.5).astype(np.uint8)
+    red = np.asarray(image.getchannel("R"))
+    return red if image.mode == "RGB" else (red * (_alpha(image) / 255) + 0.5).astype(np.uint8)
 
 
 def opacity(path: Path) -> np.ndarray | None:
@@ -176,18 +178,47 @@ def _files(
     masks_dir: Path | None,
 ) -> dict[Path, tuple[Path, float, str]]:
     """Mask file, share that is learnt and digest of each image that has a file."""
+    beside = _labels(samples)
     parent, name = (folder, MASKS) if masks_dir is None else (masks_dir, folded(folder.name))
     place = next((parent / entry.name for entry in entries(parent) if folded(entry.name) == name), masks_dir)
-    if place is None or not place.is_dir():
-        return {}
-    file_names = [entry.name for entry in entries(place) if is_file(entry)]
-    if masks_dir is None:
-        names = {folded(name): name for name in file_names}
-        wanted = {sample: folded(f"{sample.image_path.stem}.png") for sample in samples}
-    else:  # of any kind, as sd-scripts has it
-        names = {folded(os.path.splitext(name)[0]): name for name in file_names if is_image(name)}
-        wanted = {sample: folded(sample.image_path.stem) for sample in samples}
-    paths = {sample: place / names[name] for sample, name in wanted.items() if name in names}
+    inside: dict[Path, Path] = {}
+    if place and place.is_dir():
+        file_names = [entry.name for entry in entries(place) if is_file(entry)]
+        if masks_dir is None:
+            names = {folded(name): name for name in file_names}
+            wanted = {sample.image_path: folded(f"{sample.image_path.stem}.png") for sample in samples}
+        else:  # of any kind, as sd-scripts has it
+            names = {folded(os.path.splitext(name)[0]): name for name in file_names if is_image(name)}
+            wanted = {sample.image_path: folded(sample.image_path.stem) for sample in samples}
+        inside = {path: place / names[name] for path, name in wanted.items() if name in names}
+        if place != masks_dir:  # which may hold those of other folders, too
+            _tell_orphans(place, sorted(set(names.values()) - {path.name for path in inside.values()}), warnings)
+        if twice := [beside[path].name for path in beside if path in inside]:
+            warnings.append(_have_two(folder, place, twice))
+    return _looked_at(beside | inside, samples, memory, problems)
+
+
+def _labels(samples: list[Sample]) -> dict[Path, Path]:
+    """The mask that lies beside each image in OneTrainer's way."""
+    by_folder: dict[Path, list[Path]] = {}
+    for sample in samples:
+        by_folder.setdefault(sample.image_path.parent, []).append(sample.image_path)
+    found: dict[Path, Path] = {}
+    for parent, images in by_folder.items():
+        masks = masks_in(parent)
+        stems = {path: folded(os.path.splitext(path.name)[0]) for path in images} if masks else {}
+        found |= {path: masks[stem] for path, stem in stems.items() if stem in masks}
+    return found
+
+
+def _looked_at(
+    paths: dict[Path, Path], samples: list[Sample], memory: Path | None, problems: list[str]
+) -> dict[Path, tuple[Path, float, str]]:
+    """What is known of each image's mask: its file, the share that is learnt, its digest.
+
+    Args:
+        paths: of each image that has one, its mask.
+    """
 
     def attempt(path: Path) -> bytes | decoding.BrokenImage:
         try:
@@ -204,37 +235,23 @@ def _files(
     facts = facts_of(unique, attempt, folder=memory, kind=f"masks{LOOKED_FORMAT}", thread_count=threads)
     known = dict(zip(unique, facts, strict=True))
     found: dict[Path, tuple[Path, float, str]] = {}
-    broken = [f"{path.name} ({fact})" for path, fact in known.items() if isinstance(fact, decoding.BrokenImage)]
-    other_shape: list[str] = []
-    for sample, path in paths.items():
-        fact = known[path]
+    broken: dict[Path, list[str]] = {}  # of each folder of masks
+    other_shape: dict[Path, list[str]] = {}
+    for path, fact in known.items():
         if isinstance(fact, decoding.BrokenImage):
+            broken.setdefault(path.parent, []).append(f"{path.name} ({fact})")
+    for sample in samples:
+        path = paths.get(sample.image_path)
+        fact = known[path] if path else None
+        if path is None or not isinstance(fact, bytes):
             continue
         width, height, share, digest = LOOKED.unpack(fact)
         if abs(width * sample.height - height * sample.width) > sample.width + sample.height:  # a pixel of the mask
             own = f"{sample.image_path.name}: {sample.width}x{sample.height}"
-            other_shape.append(f"{path.name} ({width}x{height}, {own})")
+            other_shape.setdefault(path.parent, []).append(f"{path.name} ({width}x{height}, {own})")
         found[sample.image_path] = path, share, digest.hex()
-    if broken:
-        problems.append(
-            say(
-                f"{place}: {plural(len(broken), 'mask')} cannot be read: {some(broken)}. Make them again, or delete "
-                "them to train on the whole images",
-                f"{place}：{len(broken)} 个蒙版无法读取：{some(broken)}。请重做，或删除（相应图片就会整张学习）",
-            )
-        )
-    if other_shape:
-        problems.append(
-            say(
-                f"{place}: {plural(len(other_shape), 'mask is', 'masks are')} of another shape than their image: "
-                f"{some(other_shape)}. A mask must match the image as displayed, after EXIF rotation. Make them "
-                "again, or set masked_loss = False",
-                f"{place}：{len(other_shape)} 个蒙版与图片的长宽比不同：{some(other_shape)}。"
-                "蒙版应与摆正后的图片一致。请重做，或设 masked_loss = False",
-            )
-        )
-    if place != masks_dir:  # which may hold those of other folders, too
-        _tell_orphans(place, sorted(set(names.values()) - {path.name for path in paths.values()}), warnings)
+    problems += [_cannot_be_read(place, names) for place, names in broken.items()]
+    problems += [_are_of_another_shape(place, names) for place, names in other_shape.items()]
     return found
 
 
@@ -268,3 +285,31 @@ def _opaque_shares(images: list[Path], memory: Path | None) -> dict[Path, float]
     threads = min(8, os.cpu_count() or 1)
     facts = facts_of(images, attempt, folder=memory, kind=f"opacity{LOOKED_FORMAT}", thread_count=threads)
     return {image: OPACITY.unpack(fact)[0] for image, fact in zip(images, facts, strict=True) if fact is not None}
+
+
+# ---- messages ----
+
+
+def _have_two(folder: Path, place: Path, names: list[str]) -> str:
+    return say(
+        f"{folder}: {plural(len(names), 'image has', 'images have')} a mask in {place.name}/, too, which is used "
+        f"instead of {some(names)}. Delete one of the two",
+        f"{folder}：{len(names)} 张图片在 {place.name}/ 里也有蒙版，使用那里的，不用 {some(names)}。请删除其中一个",
+    )
+
+
+def _cannot_be_read(place: Path, broken: list[str]) -> str:
+    return say(
+        f"{place}: {plural(len(broken), 'mask')} cannot be read: {some(broken)}. Make them again, or delete "
+        "them to train on the whole images",
+        f"{place}：{len(broken)} 个蒙版无法读取：{some(broken)}。请重做，或删除（相应图片就会整张学习）",
+    )
+
+
+def _are_of_another_shape(place: Path, names: list[str]) -> str:
+    return say(
+        f"{place}: {plural(len(names), 'mask is', 'masks are')} of another shape than their image: {some(names)}. A "
+        "mask must match the image as displayed, after EXIF rotation. Make them again, or set masked_loss = False",
+        f"{place}：{len(names)} 个蒙版与图片的长宽比不同：{some(names)}。蒙版应与摆正后的图片一致。请重做，或设 "
+        "masked_loss = False",
+    )

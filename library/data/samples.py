@@ -18,18 +18,15 @@ from library.data import captions, decoding, image_metadata, masks
 from library.data.buckets import pixels_of
 from library.data.file_index import facts_of
 from library.data.folders import (
-    MASKS,
     Folder,
     entries,
-    folded,
     images_in,
     is_file,
     is_folder,
-    is_image,
     numbered_folders,
     same,
-    some,
 )
+from library.data.image_names import MASKS, folded, holds_companions, is_image, some, sort_out
 from library.files import JsonObject
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
@@ -366,30 +363,26 @@ def _images_of(
     folder: Folder, listed: list[os.DirEntry[str]], paths: dict[str, Path], warnings: list[str]
 ) -> list[Path]:
     """The image files of a folder; whatever looks like one and is not read is named."""
-    images: list[Path] = []
+    names: list[str] = []
     unreadable: list[str] = []
+    inner: list[Path] = []
     for entry in listed:
         path = paths[entry.name]
         ending = os.path.splitext(entry.name)[1].lower()
         if is_folder(entry):
-            inside = images_in(path) if folded(entry.name) != MASKS else []
-            if inside:
-                warnings.append(
-                    say(
-                        f"{path}: {plural(len(inside), 'image is', 'images are')} not used, in a folder within a "
-                        "[repeats]_[concept] folder. Move them one level up",
-                        f"{path}：[重复次数]_[概念] 目录里的子目录不会读取，其中 {len(inside)} 张图片未使用。"
-                        "请移到上一级",
-                    )
-                )
-            elif ending in decoding.EXTENSIONS:
-                warnings.append(say(f"{path}: is a folder, not an image", f"{path}：是目录，不是图片"))
+            inner.append(path)
         elif not is_file(entry):
             warnings.append(say(f"{path}: broken link, or not a regular file", f"{path}：链接失效，或不是普通文件"))
         elif ending in decoding.UNREADABLE_EXTENSIONS:
             unreadable.append(entry.name)
         elif ending in decoding.EXTENSIONS:
-            images.append(path)
+            names.append(entry.name)
+    known = sort_out(folder.path, names)
+    warnings += known.lines(folder.path)
+    for path in inner:
+        if folded(path.name) != MASKS:
+            warnings += _inner_folder(path, holds_companions(path, known.images))
+    images = [paths[name] for name in known.images]
     if unreadable:
         warnings.append(
             say(
@@ -602,6 +595,31 @@ def balanced_epochs(
 
 
 # ---- messages ----
+
+
+def _inner_folder(path: Path, is_of_companions: bool) -> list[str]:
+    """What there is to say of a folder within a [repeats]_[concept] folder."""
+    inside = images_in(path)
+    if inside and is_of_companions:
+        return [
+            say(
+                f"{path}: masks or control images, not used. To use masks whose white is learned, rename the folder to "
+                f"{MASKS}, and each to its image's name with .png",
+                f"{path}：蒙版或控制图，未使用。如果是白色处要学习的蒙版，请把目录改名为 {MASKS}，"
+                "里面的文件与图片同名，扩展名为 .png",
+            )
+        ]
+    if inside:
+        return [
+            say(
+                f"{path}: {plural(len(inside), 'image is', 'images are')} not used, in a folder within a "
+                "[repeats]_[concept] folder. Move them one level up",
+                f"{path}：[重复次数]_[概念] 目录里的子目录不会读取，其中 {len(inside)} 张图片未使用。请移到上一级",
+            )
+        ]
+    if is_image(path.name):
+        return [say(f"{path}: is a folder, not an image", f"{path}：是目录，不是图片")]
+    return []
 
 
 def _caption_is_unreadable(path: Path, error: OSError) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 
 from library.data import decoding
 from library.data.file_index import facts_of
-from library.data.folders import MASKS, entries, is_file, is_folder
-from library.data.samples import CAPTION_EXTENSIONS, folded
+from library.data.folders import entries, is_file, is_folder
+from library.data.image_names import folded, holds_companions, some, sort_out
+from library.data.samples import CAPTION_EXTENSIONS
 from library.images import borders, duplicates, quality
 from library.images.manifest import Manifest, digest_of
 from library.messages import UserError, say
@@ -98,8 +99,14 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
         survey.notes += error.problems
         return
     files = {folded(entry.name): entry.name for entry in listed if is_file(entry)}
+    endings = {entry.name: os.path.splitext(entry.name)[1].lower() for entry in listed if is_file(entry)}
+    known = sort_out(folder, [name for name, ending in endings.items() if ending not in NO_IMAGES])
+    survey.notes += known.lines(folder)
+    if known.masks:
+        survey.notes.append(_masks_are_not_taken(folder, sorted(known.masks.values())))
+    images = set(known.images)
     for entry in listed:
-        if not is_file(entry):
+        if not is_file(entry) or (endings[entry.name] not in NO_IMAGES and entry.name not in images):
             continue
         name, ending = below + entry.name, os.path.splitext(entry.name)[1].lower()
         if ending in CAMERA or ending in decoding.UNREADABLE_EXTENSIONS - decoding.RAW_EXTENSIONS:
@@ -119,13 +126,8 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
             if caption:
                 survey.captions[name] = folder / caption
     for entry in listed:
-        if is_folder(entry) and entry.name == MASKS:
-            survey.notes.append(
-                say(
-                    f"{below}{MASKS}: skipped: masks belong to clean images and are made again",
-                    f"{below}{MASKS}：未处理：蒙版属于整理后的图片，会重新生成",
-                )
-            )
+        if is_folder(entry) and holds_companions(folder / entry.name, images):
+            survey.notes.append(_masks_are_not_taken(folder, [entry.name]))
         elif is_folder(entry) and not entry.is_symlink():
             _collect(folder / entry.name, f"{below}{entry.name}/", names, survey, passed)
 
@@ -280,3 +282,14 @@ def mirrored(images: list[Raw], similarity: int) -> list[tuple[Raw, Raw]]:
     """Pairs of which one is the other mirrored."""
     pairs = duplicates.mirrored_pairs(duplicates.Fingerprints([raw.fingerprint for raw in images]), similarity)
     return [(images[first], images[second]) for first, second in pairs]
+
+
+# ---- messages ----
+
+
+def _masks_are_not_taken(folder: Path, names: list[str]) -> str:
+    return say(
+        f"{folder}: masks and control images are left out: {some(names)}. A mask fits an image as it is: after "
+        "cleaning, put those you still need beside the clean images",
+        f"{folder}：蒙版和控制图未处理：{some(names)}。蒙版只适用于原样的图片，仍然需要的请在整理之后放到新图片旁边",
+    )

@@ -112,12 +112,18 @@ def test_masks_of_every_mode_are_read(tmp_path, mode):
     assert masks.read_mask(tmp_path / "a.png").tolist() == [[255] * 4 + [0] * 4] * 4
 
 
-def test_what_is_transparent_in_a_mask_is_not_learnt_and_colours_count_by_brightness(tmp_path):
+def test_what_is_transparent_in_a_mask_is_not_learnt_and_colours_count_by_their_red(tmp_path):
     image = Image.new("RGBA", (4, 1), (255, 255, 255, 255))
-    for x, colour in enumerate([(255, 255, 255, 0), (255, 255, 255, 128), (0, 255, 0, 255)]):
+    for x, colour in enumerate([(255, 255, 255, 0), (255, 255, 255, 128), (0, 255, 255, 255)]):
         image.putpixel((x, 0), colour)
     image.save(tmp_path / "a.png")
-    assert masks.read_mask(tmp_path / "a.png").tolist() == [[0, 128, 150, 255]]
+    assert masks.read_mask(tmp_path / "a.png").tolist() == [[0, 128, 0, 255]]
+
+
+def test_a_red_mask_is_learnt_as_in_sd_scripts(tmp_path):
+    for colour, learnt in (("red", 255), ("blue", 0), ("lime", 0), ("yellow", 255)):
+        Image.new("RGB", (2, 2), colour).save(tmp_path / "a.png")
+        assert masks.read_mask(tmp_path / "a.png").tolist() == [[learnt] * 2] * 2
 
 
 def test_a_mask_that_lies_on_its_side_is_turned(tmp_path):
@@ -358,6 +364,36 @@ def test_masks_belong_to_images_whatever_the_case_and_the_form_of_their_names(tm
     assert of_mask.share == pytest.approx(0.5)
     assert not of_mask.is_alpha
     assert by_name(tmp_path, masked_loss=False) == {"b.png": None, "Käse 你好.JPG": None}
+
+
+def test_a_mask_beside_its_image_in_onetrainers_way_is_its_mask(tmp_path):
+    for name in ("photo0.jpg", "photo1.jpg"):
+        image(tmp_path / "1_a" / name)
+    path = mask(tmp_path / "1_a/Photo0-masklabel.png", white=0.25)
+    found = find_samples(tmp_path)
+    assert [(one.image_path.name, one.mask and one.mask.path) for one in found.train] == [
+        ("photo0.jpg", path), ("photo1.jpg", None)]  # fmt: skip
+    assert found.train[0].mask.share == pytest.approx(0.25)
+    assert found.warnings == []
+    assert by_name(tmp_path, masked_loss=False) == {"photo0.jpg": None, "photo1.jpg": None}
+    assert by_name(tmp_path, masked_loss=True)["photo0.jpg"]
+
+
+def test_of_two_masks_that_in_the_folder_of_masks_counts_and_it_is_said(tmp_path):
+    image(tmp_path / "1_a/a.jpg")
+    mask(tmp_path / "1_a/a-masklabel.png", white=1)
+    path = mask(tmp_path / "1_a/masks/a.png")
+    found = find_samples(tmp_path)
+    assert found.train[0].mask.path == path
+    assert "1 image has a mask in masks/, too, which is used instead of a-masklabel.png" in found.warnings[0]
+
+
+@pytest.mark.parametrize("place", ["masks", "."])
+def test_a_mask_of_another_shape_is_told_wherever_it_lies(tmp_path, place):
+    image(tmp_path / "1_a/a.jpg")
+    mask(tmp_path / "1_a" / place / ("a.png" if place == "masks" else "a-masklabel.png"), (40, 40))
+    with pytest.raises(UserError, match=r"1 mask is of another shape than their image: a.*\(40x40, a.jpg: 40x30\)"):
+        find_samples(tmp_path)
 
 
 def test_a_mask_is_for_the_upright_image(tmp_path):
