@@ -97,6 +97,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
         UserError: something only the user can put right.
         Stopped: by the user; LoRA and state are saved.
     """
+    from library.hardware.awake import kept_awake
     from library.hardware.distributed import ProcessGroup
     from library.reporting import crash_report
 
@@ -110,7 +111,7 @@ def train_one(config: Config, warnings: list[str]) -> int:
             if processes.is_first:
                 show_dataset(run)
             return 0
-        with Stop(run.output_dir) as stop:
+        with Stop(run.output_dir) as stop, kept_awake():
             hashing = ThreadPoolExecutor(1).submit(hashes_of, run.settings) if processes.is_first else None
             training = build(run, denoiser_step)
             if hashing:

@@ -49,11 +49,26 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def let_every_letter_pass() -> None:
-    """Show ? for a letter that the terminal or log file has not: a Chinese path must not end the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+def prepare_streams() -> None:
+    """Let every line pass, wherever it goes.
+
+    A letter that the terminal or log file has not becomes ?: a Chinese path must not end the run. Without a window
+    (pythonw) there is no stream at all; that of IDLE or a notebook is none of Python's own, and needs nothing.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for as long as we run
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can go back on its line. IDLE's window says so and cannot."""
+    try:
+        return stream.isatty() and stream.fileno() >= 0
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 class LineFormatter(logging.Formatter):
@@ -133,7 +148,7 @@ def exit_code(work: Callable[[], int]) -> int:
         What `work` gives: 0 where it is done, 1 where it crashed. 0: stopped by the user, and saved. 2: the user has
         something to put right. 130: a second Ctrl-C.
     """
-    let_every_letter_pass()
+    prepare_streams()
     try:
         return work()
     except UserError as error:

@@ -1,11 +1,12 @@
 """What is said through the log, as the terminal shows it."""
 
+import io
 import sys
 
 import pytest
 from tqdm import tqdm
 
-from library.messages import Note, log, set_language
+from library.messages import Note, is_terminal, log, prepare_streams, set_language
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +38,28 @@ def test_a_line_stands_above_a_progress_bar(capsys):
     assert "0/2" in before
     assert before.endswith(" \r")  # wiped
     assert "0/2" in after  # drawn again
+
+
+class OfIdle:
+    """IDLE's window: it says that it is a terminal, and has no file."""
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        raise io.UnsupportedOperation
+
+
+def test_without_a_window_or_in_idles_every_line_passes(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", OfIdle())
+    prepare_streams()
+    log.info("nobody reads this 图")
+    log.error("图")
+    assert not is_terminal(sys.stderr)

@@ -105,11 +105,11 @@ def choose(
 def is_fused(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     """Whether SDPA has a fused kernel, gradients included, for heads of this width. Tried once, with a tiny attention.
 
-    On the CPU it has one for all widths in fp16, bf16, fp32 and fp64 (torch 2.13). On Apple's MPS it cannot be asked
-    and is taken as given.
+    On the CPU it has one for all widths in fp16, bf16, fp32 and fp64 (torch 2.13). On Apple's MPS it cannot be asked;
+    profiles of torch there show plain mathematics wherever gradients are wanted.
     """
     if device.type == "mps":
-        return True
+        return False
     packed = torch.ones(1, 16, 3, 2, width, device=device, dtype=dtype, requires_grad=True)  # as a model has them
     # The first call may come from within a checkpoint or a memory plan, whose hooks must not see this attention.
     own_hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)

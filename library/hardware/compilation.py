@@ -103,6 +103,7 @@ def _adapted(module: nn.Module) -> list[Tensor]:
 def _are_near(result: Tensor | None, expected: Tensor | None) -> bool:
     if result is None or expected is None:  # the keys and values of the captions are computed elsewhere
         return result is expected
+    result, expected = result.cpu(), expected.cpu()  # Apple's MPS has no float64
     distance = torch.linalg.vector_norm(result - expected, dtype=torch.float64)
     return bool(distance <= TOLERANCE[expected.dtype] * torch.linalg.vector_norm(expected, dtype=torch.float64))
 

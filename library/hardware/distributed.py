@@ -106,7 +106,10 @@ class ProcessGroup:
 
         timeout = timedelta(minutes=patience or PATIENCE)
         try:
-            state = PartialState(cpu=is_cpu or not torch.cuda.is_available(), timeout=timeout)
+            is_cpu = is_cpu or not torch.cuda.is_available()
+            # Windows' builds of torch have no NCCL, which accelerate takes for GPUs; gloo sums their tensors, too.
+            others = {} if is_cpu or torch.distributed.is_nccl_available() else {"backend": "gloo"}
+            state = PartialState(cpu=is_cpu, timeout=timeout, **others)
             host = torch.distributed.new_group(backend="gloo", timeout=timeout)  # int: for those outside of it
         except (RuntimeError, ValueError, OSError) as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

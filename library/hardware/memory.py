@@ -11,6 +11,7 @@ only choice elsewhere, costs a whole forward pass.
 
 import contextlib
 import os
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,7 @@ from library.hardware.blocks import Result
 from library.messages import say
 
 MIB = 2**20
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 MOVES_NOTHING = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view"}
 IN_PLACE = {"addmm_": "addmm", "baddbmm_": "baddbmm"}  # whose arithmetic torch's counter knows under another name
 
@@ -260,6 +262,21 @@ def plan(
             recomputed = tuple(by_gain[:count])
             cost = measure(recomputed)
     return Plan(parts, cost, recomputed, budget, whole)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether memory ran out, be it a GPU's, Apple's (whose error has no kind of its own) or the host's."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+    )
+
+
+def free_unused() -> None:
+    """Give back what torch keeps of freed memory, so that a larger piece may fit."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def available(device: torch.device) -> int | None:

@@ -227,7 +227,7 @@ def _ask_torch(seconds: float = 60) -> frozenset[str]:
     """The list that torch was built for; empty where it cannot be told."""
     command = [sys.executable, "-c", "import torch; print(torch._C._cuda_getArchFlags())"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds).stdout
     except (OSError, subprocess.TimeoutExpired):
         return frozenset()
     return frozenset(re.findall(r"gfx[0-9a-f]{3,4}", answer))

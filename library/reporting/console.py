@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from library.messages import TERMINAL, LineFormatter, UserError, log, say
+from library.messages import TERMINAL, LineFormatter, UserError, is_terminal, log, say
 from library.options.training import Config
 
 LEVELS = {  # console_log_level -> the least that is shown; errors always are
@@ -57,4 +57,4 @@ def _copy(path: Path) -> logging.Handler:
 def progress_stream(config: Config) -> TextIO | None:
     """Where a progress bar is drawn: on a terminal that shows every line; None: nowhere."""
     is_wanted = LEVELS[config.console_log_level] == logging.INFO and not config.console_log_simple
-    return sys.stdout if is_wanted and sys.stdout.isatty() else None
+    return sys.stdout if is_wanted and is_terminal(sys.stdout) else None

@@ -71,7 +71,11 @@ class Backup:
                 self._own.mkdir(parents=True, exist_ok=True)
                 self._journal = open(self._own / JOURNAL, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
             copy_name = None if before is None else f"{self.count:06d}{path.suffix}"
-            line = {"path": os.path.relpath(path, self.folder), "before": copy_name, "after": files.sha256(data).hex()}
+            line = {
+                "path": Path(os.path.relpath(path, self.folder)).as_posix(),
+                "before": copy_name,
+                "after": files.sha256(data).hex(),
+            }
             if path.is_symlink():
                 line["link"] = os.readlink(path)
             if before is not None and copy_name is not None:
@@ -118,7 +122,7 @@ def undo(folder: Path) -> Undone:
         entries = []
         problems.append(f"{own / JOURNAL}: {error}")
     for entry in reversed(entries):
-        path = folder / entry["path"]
+        path = _place_of(folder, entry["path"])
         try:
             is_restored = _restore(path, entry, own)
         except OSError as error:
@@ -127,7 +131,7 @@ def undo(folder: Path) -> Undone:
         if is_restored is not None:
             (restored if is_restored else left).append(path)
     try:
-        if not problems:
+        if not problems and (restored or not left):
             own.rename(own.with_name(own.name + UNDONE))
     except OSError as error:
         problems.append(f"{own}: {error.strerror or error}")
@@ -141,6 +145,12 @@ def undo(folder: Path) -> Undone:
             ),
         )
     return Undone(own.name, restored, left)
+
+
+def _place_of(folder: Path, relative: str) -> Path:
+    """Where a journal's file is; earlier versions wrote \\ between folders on Windows."""
+    path = folder / relative
+    return path if path.exists() else folder / relative.replace("\\", "/")
 
 
 def _restore(path: Path, entry: JsonObject, own: Path) -> bool | None:

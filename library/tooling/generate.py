@@ -136,12 +136,14 @@ class GenerationFamily:
         return pixels
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        import torch
+        from library.hardware import memory
 
         if not self.is_tight:
             try:
                 return self.family.decode_latents(latents)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not memory.is_full(error):
+                    raise
                 self.is_tight = True
             log.warning(
                 say(
@@ -154,8 +156,7 @@ class GenerationFamily:
         device = next(idle[0].parameters()).device
         for module in idle:
             module.to("cpu")
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        memory.free_unused()
         try:
             return self.family.decode_latents(latents)
         finally:
@@ -220,11 +221,13 @@ def memory_errors_explained() -> Iterator[None]:
     Raises:
         UserError: it did.
     """
-    import torch
+    from library.hardware import memory
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not memory.is_full(error):
+            raise
         first = str(error).partition("\n")[0]
         raise UserError(
             say(

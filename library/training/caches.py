@@ -93,12 +93,12 @@ def fill_texts(run: Run, family: Family) -> TextCache | None:
 
 def _with_room(run: Run, fill: Callable[[int], Cache], batch_size: int, reason: str) -> Cache:
     """What `fill` gives for batches of this size, or for single ones where memory is short; then that is said."""
-    import torch
+    from library.hardware import memory
 
     try:
         return fill(batch_size)
-    except torch.OutOfMemoryError:
-        if batch_size == 1:
+    except RuntimeError as error:
+        if batch_size == 1 or not memory.is_full(error):
             raise
     run.note(reason)
     return fill(1)

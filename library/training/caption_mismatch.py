@@ -31,10 +31,9 @@ ODD = 1.5  # deviations from the others beyond which an image is worth a look
 
 def tell_images(run: Run, training: Training, run_log: RunLog) -> None:
     """Measure all images of the subject, or as many as there is time for, and write them down as "images"."""
-    import torch
-
     from library.data import held_out
     from library.diffusion import validation
+    from library.hardware import memory
 
     config = run.settings
     unique = {sample.image_path: sample for sample in held_out.of_subject(run.plan.found, config)}
@@ -47,7 +46,9 @@ def tell_images(run: Run, training: Training, run_log: RunLog) -> None:
     training.step.clear()  # the images are shown in other batches than those that CUDA graphs have recorded
     try:
         rows = _measured(run, training, samples, timesteps, scope.models)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory.is_full(error):
+            raise
         log.info(say("the training images are not ranked: not enough memory", "显存不足，未对训练图片排序"))
         return
     names = [f"{sample.folder}/{sample.image_path.name}" for sample in samples]

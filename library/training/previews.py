@@ -52,9 +52,8 @@ def sample_images(
     run: Run, training: Training, run_log: RunLog, strengths: tuple[float, ...] = (1.0,)
 ) -> list[list[Image]]:
     """A row of images for each strength of the LoRA, one for each prompt; none where memory is too small."""
-    import torch
-
     from library.diffusion import sampling
+    from library.hardware import memory
 
     training.step.clear()  # previews want its memory
     device, modules = run.device.torch_device, training.family.modules()
@@ -68,7 +67,9 @@ def sample_images(
             training.adapters.multiplier = strength
             with training.averaged():
                 rows.append([sampling.draw(training.family, prompt, device) for prompt in run.prompts])
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory.is_full(error):
+            raise
         log.info(say("no previews: not enough memory", "显存不足，这次没有画预览图"))
         return []
     finally:

@@ -62,12 +62,12 @@ class Recovery:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         """Whether the loop can begin again, at `position`."""
-        import torch
+        from library.hardware import memory
 
         if isinstance(error, FloatingPointError):
             self._go_back(self._state_before(error))
             return True
-        if isinstance(error, torch.OutOfMemoryError):  # while the optimizer stepped: a part of it may have been done
+        if memory.is_full(error):  # while the optimizer stepped: a part of it may have been done
             measure = (
                 use_less_memory(self.run, self.training) if self.outputs and self.run.processes.count == 1 else None
             )
@@ -99,18 +99,19 @@ class Recovery:
 
     def with_room_for(self, passes: Callable[[], Tensor], step: int) -> Tensor:
         """What a step's passes give; where memory runs out they are done again with less, the same arithmetic."""
-        import torch
+        from library.hardware import memory
 
         while True:
             try:
                 return passes()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not memory.is_full(error):
+                    raise
                 reason = str(error)
             # outside of `except`: its traceback would hold the tensors of the failed pass
             self.training.adapters.refresh()  # forgets what was gathered
             measure = use_less_memory(self.run, self.training)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            memory.free_unused()
             if measure is None:
                 raise memory_full(reason)
             self.say(say(f"out of memory at step {step + 1}: {measure}", f"第 {step + 1} 步显存不足：{measure}"))

@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 from library.messages import say
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    SIGNALS.append(signal.SIGBREAK)  # Ctrl-Break, and a window that is closed
 LOOK_SECONDS = 1.0  # between two looks into the folder: it may lie on a network
 
 
@@ -37,7 +40,7 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job
                     self._before[number] = signal.signal(number, self._take)
         return self

@@ -60,12 +60,14 @@ def validate(
 
 def _measure_with_room(run: Run, training: Training, *, is_unchanged: bool) -> Measured | None:
     """None where memory is too small."""
-    import torch
+    from library.hardware import memory
 
     for _ in range(2):
         try:
             return measure(run, training, is_unchanged=is_unchanged)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not memory.is_full(error):
+                raise
             training.step.clear()  # CUDA graphs hold memory; the next steps record them anew
     return None
 

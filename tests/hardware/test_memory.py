@@ -346,3 +346,19 @@ def test_what_is_predicted_for_a_true_size_run_is_what_it_takes():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert 0.99 * (found["predicted"] - found["libraries"]) < found["measured"] < 1.01 * found["predicted"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5.2 GB, max allowed: 18.1 GB)"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+        (None, False),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_each_devices_error(error, is_full):
+    assert memory.is_full(error) == is_full

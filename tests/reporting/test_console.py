@@ -15,6 +15,9 @@ LINES = ["device cpu", "note: 3 images are small", "注意：图片太小", "ste
 
 
 class Terminal(io.StringIO):
+    def fileno(self):
+        return 1
+
     def isatty(self):
         return True
 

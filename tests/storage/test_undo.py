@@ -256,3 +256,21 @@ def test_a_copy_that_is_gone_is_named_and_the_others_are_restored(folder):
     copy.write_bytes(data)
     assert len(undo(folder).restored) == 1
     assert contents(folder) == before
+
+
+def test_a_journal_that_was_written_on_windows_is_undone_elsewhere(folder):
+    before = contents(folder)
+    changes = change_all(folder)
+    (journal,) = folder.glob(f"{FOLDER}/*/{JOURNAL}")
+    journal.write_text(journal.read_text(encoding="utf-8").replace("/", "\\\\"), encoding="utf-8")  # as JSON has it
+    assert len(undo(folder).restored) == changes.count
+    assert contents(folder) == before
+
+
+def test_where_nothing_could_be_undone_it_can_be_tried_again(folder):
+    with Backup(folder, "edit_tags") as changes:
+        changes.write(folder / "a.txt", b"new")
+    (folder / "a.txt").write_bytes(b"by hand")
+    for _ in range(2):
+        undone = undo(folder)
+        assert (undone.restored, [path.name for path in undone.left]) == ([], ["a.txt"])
