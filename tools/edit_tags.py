@@ -468,7 +468,8 @@ def tag_rows(
 
 
 def _parts(line: str | None) -> list[str]:
-    return captions.tags((line or "").replace(tag_edits.CHINESE_COMMA, ","))
+    line = (line or "").replace(tag_edits.CHINESE_COMMA, ",")
+    return [str(tag) for tag in captions.weighted_tags(line)]
 
 
 def _same(first: str, second: str) -> bool:

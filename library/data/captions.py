@@ -8,6 +8,7 @@ import codecs
 import random
 import re
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from library.contracts import Sample
 from library.options.training import Config
@@ -22,9 +23,14 @@ INVISIBLE = re.compile(
 JOINERS = re.compile("(?<![^\\x00-\\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\\x00-\\x7f])")
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line breaks
 
-
 WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 BRACES = {"{{": "{", "}}": "}"}
+
+CLOSED = {")": "(", "]": "["}
+BRACKET = re.compile(r"\\.|[()\[\]]")  # or an escaped letter
+WEIGHT = r":\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*"
+LEADING = re.compile(r"[\s(\[]*")  # where a tag begins with brackets
+TRAILING = re.compile(rf"(?<!\\)(?:\s*(?:{WEIGHT})?[)\]])*\s*$")  # where it ends with some
 
 
 def decode(data: bytes) -> tuple[str, str]:
@@ -68,6 +74,60 @@ def tags(caption: str) -> list[str]:
     return [tag.strip() for tag in caption.split(",") if tag.strip()]
 
 
+class WeightedTag(NamedTuple):
+    """A tag and the weight around it: "(", "red hair", ":1.2)"."""
+
+    before: str
+    text: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.text}{self.after}"
+
+
+def weighted_tags(caption: str) -> list[WeightedTag]:
+    """The tags of a caption, each with its own weight: `(red hair, hat:1.2)` gives both of them 1.2.
+
+    Brackets are a weight where they enclose whole tags; in `mash (arknights)` and `\\(x\\)` they are letters.
+    """
+    parts = tags(caption)
+    cuts: list[list[slice]] = [[] for _ in parts]  # what is no letter of a tag
+    around: list[list[tuple[int, str, str]]] = [[] for _ in parts]  # depth, opening, closing
+    opened: list[tuple[str, int, int]] = []  # bracket, its tag, its place there
+    for at, part in enumerate(parts):
+        for match in BRACKET.finditer(part):
+            mark, place = match[0], match.start()
+            if mark in CLOSED.values():
+                opened.append((mark, at, place))
+            elif opened and CLOSED.get(mark) == opened[-1][0]:
+                bracket, first, begin = opened.pop()
+                if begin < LEADING.match(parts[first]).end() and place >= TRAILING.search(part).start():
+                    number = re.search(f"({WEIGHT}|)$", part[:place] if mark == ")" else "")[0]
+                    cuts[first].append(slice(begin, begin + 1))
+                    cuts[at].append(slice(place - len(number), place + 1))
+                    for one in around[first : at + 1]:
+                        one.append((len(opened), bracket, number + mark))
+    found = []
+    for part, spans, weights in zip(parts, cuts, around, strict=True):
+        letters = list(part)
+        for span in sorted(spans, key=lambda span: -span.start):
+            del letters[span]
+        before = "".join(opening for _, opening, _ in sorted(weights))
+        after = "".join(closing for _, _, closing in sorted(weights, reverse=True))
+        found.append(WeightedTag(before, "".join(letters).strip(), after))
+    return [tag for tag in found if tag.text]
+
+
+def unweighted(caption: str) -> str:
+    """The same tags without weights: what they are compared by."""
+    return ", ".join(tag.text for tag in weighted_tags(caption)) if re.search(r"[(\[]", caption) else caption
+
+
+def unescaped(text: str) -> str:
+    """`\\(` and `\\)`, with which taggers and web UIs write brackets, as the letters that they stand for."""
+    return re.sub(r"\\([()])", r"\1", text) if "\\(" in text and "\\)" in text else text
+
+
 def whole(caption: str, config: Config) -> str:
     """The caption as it is before anything is left to chance; of several lines or alternatives the first."""
     fixed, loose, end = _parts(_chosen(caption, config, lambda options: options[0]), config)
@@ -81,6 +141,15 @@ def whole_of(sample: Sample, config: Config) -> str:
         config: the run's; a subset may have options of its own.
     """
     return whole(sample.caption, sample.options or config)
+
+
+def compared(sample: Sample, config: Config) -> str:
+    """The caption of an image as its tags are compared: whole, without weights, a comma between two tags."""
+    own = sample.options or config
+    text, separator = whole_of(sample, config), own.caption_separator
+    if separator != ",":
+        text = ", ".join(tag.replace(",", " ") for tag in _split(text, own))
+    return unescaped(unweighted(text))
 
 
 def process(caption: str, config: Config, *, rng: random.Random, epoch: int, warmup: float = 1.0) -> str:
@@ -114,13 +183,16 @@ def changes_tags(config: Config) -> bool:
 
 
 def _chosen(caption: str, config: Config, choose: Callable[[list[str]], str]) -> str:
-    """One line with prefix and suffix; with `enable_wildcard`, of each `{a|b|c}` one, `{{` and `}}` as braces."""
+    r"""One line with prefix and suffix; with `enable_wildcard`, of each `{a|b|c}` one, `{{` and `}}` as braces.
+
+    `\(` is read as `(`: so web UIs read the prompt that shall call it up. With weights that is done with them.
+    """
     lines = [line.strip() for line in caption.splitlines() if line.strip()] or [""]
     line = choose(lines) if config.enable_wildcard and len(lines) > 1 else lines[0]
     text = " ".join(part for part in (config.caption_prefix, line, config.caption_suffix) if part)
     if config.enable_wildcard:
         text = WILDCARD.sub(lambda found: BRACES.get(found[0]) or choose(found[1].split("|")), text)
-    return text
+    return text if config.weighted_captions else unescaped(text)
 
 
 def _parts(text: str, config: Config) -> tuple[list[str], list[str], list[str]]:
@@ -143,7 +215,7 @@ def _split(text: str, config: Config) -> list[str]:
 
 
 def _joined(parts: list[str], config: Config) -> str:
-    text = ", ".join(parts)
+    text = f"{config.caption_separator.rstrip()} ".join(parts)
     return text.replace(config.secondary_separator, config.caption_separator) if config.secondary_separator else text
 
 
@@ -169,8 +241,8 @@ def tag_frequency(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for sample in samples:
         folder = counts.setdefault(sample.folder, {})
-        for tag in tags(first_line(sample.caption).lower()):
-            folder[tag] = folder.get(tag, 0) + 1
+        for tag in weighted_tags(first_line(sample.caption).lower()):
+            folder[tag.text] = folder.get(tag.text, 0) + 1
     return counts
 
 

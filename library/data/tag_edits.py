@@ -170,28 +170,28 @@ def edited(lines: Iterable[tuple[str, str | None]], edits: Edits) -> Iterator[st
     for line, word in lines:
         parts = _tags_of(line, word, edits)
         is_prose = is_sentence(", ".join(parts))
-        is_put_first = bool(word) and not (is_prose and has_word(", ".join(parts), word))
-        if is_put_first:
+        first = None
+        if word and not (is_prose and has_word(", ".join(parts), word)):
+            own = next((part for part in parts if spelled(part) == spelled(word)), word)
+            first = _weighted_as(own, word)
             parts = [part for part in parts if spelled(part) != spelled(word)]
-        changed.append((parts, is_prose, is_put_first))
+        changed.append((parts, is_prose, first))
     rank = Counter(tag for parts, _, _ in changed for tag in {spelled(part) for part in parts})
-    for (line, word), (parts, is_prose, is_put_first) in zip(lines, changed, strict=True):
+    for (line, _), (parts, is_prose, first) in zip(lines, changed, strict=True):
         if not is_prose and edits.order == "frequent first":
             parts = sorted(parts, key=lambda part: (-rank[spelled(part)], spelled(part)))
         elif not is_prose and edits.order == "alphabetical":
             parts = sorted(parts, key=spelled)
-        if is_put_first:
-            parts = [word, *parts]
-        same = CHINESE_COMMA not in line and parts == captions.tags(line)
+        if first:
+            parts = [first, *parts]
+        same = CHINESE_COMMA not in line and parts == [str(tag) for tag in captions.weighted_tags(line)]
         yield line if same else ", ".join(parts)
 
 
 def _tags_of(line: str, word: str | None, edits: Edits) -> list[str]:
     """The parts of a caption, all but ordered."""
-    replaced = [_replaced(part, edits.replace) for part in captions.tags(line.replace(CHINESE_COMMA, ","))]
-    parts = [
-        part for part in replaced if part is not None and not any(matches(pattern, part) for pattern in edits.delete)
-    ]
+    parts = [_renamed(tag, edits.replace) for tag in captions.weighted_tags(line.replace(CHINESE_COMMA, ","))]
+    parts = [part for part in parts if not any(matches(pattern, part) for pattern in edits.delete)]
     parts = _implied(parts, [*edits.add, *([word] if word else [])], edits.imply)
     present = {spelled(part) for part in parts}
     parts = [tag for tag in dict.fromkeys(edits.add) if spelled(tag) not in present] + parts
@@ -201,6 +201,18 @@ def _tags_of(line: str, word: str | None, edits: Edits) -> list[str]:
     for part in parts:
         once.setdefault(spelled(part), part)
     return list(once.values())
+
+
+def _renamed(tag: captions.WeightedTag, rules: list[Rule]) -> str:
+    """A tag after all replacements, with its weight; a rule that names the weight changes that, too."""
+    exact = next((rule.new for rule in rules if tag.before and rule.old == str(tag)), None)
+    return exact or _weighted_as(str(tag), _replaced(tag.text, rules) or tag.text)
+
+
+def _weighted_as(own: str, text: str) -> str:
+    """A text with the weight that a tag has, unless it brings one."""
+    given, new = captions.weighted_tags(own)[0], captions.weighted_tags(text)[0]
+    return text if new.before else str(new._replace(before=given.before, after=given.after))
 
 
 def _replaced(tag: str, rules: list[Rule]) -> str | None:

@@ -165,8 +165,11 @@ class TagStatistics:
 
 @lru_cache(maxsize=100_000)
 def spelled(tag: str) -> str:
-    """A tag in the one spelling that decides whether two are the same: `Long_Hair` is `long hair`, `\\(` is `(`."""
-    plain = unicodedata.normalize("NFKC", tag).casefold().replace("\\", "").replace("_", " ")
+    """A tag in the one spelling that decides whether two are the same.
+
+    `Long_Hair` and `(long hair:1.2)` are `long hair`, `\\(` is `(`.
+    """
+    plain = unicodedata.normalize("NFKC", captions.unweighted(tag)).casefold().replace("\\", "").replace("_", " ")
     return " ".join(plain.split())
 
 
@@ -205,7 +208,7 @@ def count(images: Iterable[Captioned]) -> TagStatistics:
         if image.caption is None:
             continue
         folders[image.folder] |= 1 << at
-        for text in dict.fromkeys(captions.tags(image.caption)):
+        for text in dict.fromkeys(tag.text for tag in captions.weighted_tags(image.caption)):
             key = spelled(text)
             bits[key] = bits.get(key, 0) | 1 << at
             written = spellings.setdefault(key, {})

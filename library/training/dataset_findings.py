@@ -46,7 +46,7 @@ def of_set(
 
     found, uses = plan.found, uses_of_epoch(plan, 1)
     train, reg, subject = found.train, found.regularization, held_out.of_subject(found, config)
-    texts = {sample.image_path: captions.whole_of(sample, config) for sample in subject + reg}
+    texts = {sample.image_path: captions.compared(sample, config) for sample in subject + reg}
     steps_of_epoch = -(-plan.batch_counts[0] // plan.batches_per_step)
     views = sum(sample.repeats for sample in train) / len(train) * plan.step_count / steps_of_epoch
     used = [folder for folder in found.folders if folder.image_count]
@@ -110,7 +110,7 @@ def statistics_of(plan: Plan, config: Config) -> TagStatistics | None:
         return None
     return tag_statistics.count(
         tag_statistics.Captioned(
-            sample.folder, f"{sample.folder}/{sample.image_path.name}", captions.whole_of(sample, config)
+            sample.folder, f"{sample.folder}/{sample.image_path.name}", captions.compared(sample, config)
         )
         for sample in written
     )

@@ -96,7 +96,58 @@ def test_tags_may_be_separated_by_something_else():
     texts = {
         process("a|b|c", seed=seed, caption_separator="|", shuffle_caption=True, keep_tokens=1) for seed in range(9)
     }
-    assert texts == {"a, b, c", "a, c, b"}
+    assert texts == {"a| b| c", "a| c| b"}
+
+
+def test_tags_keep_their_own_separator_wherever_they_are_moved():
+    """As in sd-scripts since its pull requests 2390 and 2391."""
+    for options in (
+        dict(shuffle_caption=True, keep_tokens=9),
+        dict(caption_tag_dropout_rate=1e-9),
+        dict(token_warmup_step=5, keep_tokens=9),
+        dict(keep_tokens_separator="|||"),
+    ):
+        text = "sks;red hair ;standing"
+        text = text.replace(";", "|||", 1) if "keep_tokens_separator" in options else text
+        expected = "sks; red hair; standing"
+        assert process(text, caption_separator=";", **options) == expected
+        assert captions.whole(text, Config(caption_separator=";", **options)) == expected
+    assert process("a, b", caption_separator=", ", shuffle_caption=True, keep_tokens=2) == "a, b"
+
+
+@pytest.mark.parametrize(
+    ("caption", "tags"),
+    [
+        ("(red hair:1.2), [hat], ((a)), ([b]:2)", ["red hair", "hat", "a", "b"]),
+        ("(red hair, (hat:1.1):1.2)", ["red hair", "hat"]),
+        ("((a:1.2):.5), ( b : 1 )", ["a", "b"]),
+        ("mash (arknights), a (b) c, (a) (b)", ["mash (arknights)", "a (b) c", "(a) (b)"]),
+        (r"\(x\), (\(y\):1.3), fox \(z\)", [r"\(x\)", r"\(y\)", r"fox \(z\)"]),
+        (":), :(, (o)_(o), a:1.2", [":)", ":(", "(o)_(o)", "a:1.2"]),
+    ],
+)
+def test_brackets_around_whole_tags_are_weights_and_others_are_letters(caption, tags):
+    assert [tag.text for tag in captions.weighted_tags(caption)] == tags
+    assert captions.tags(captions.unweighted(caption)) == tags
+
+
+def test_a_weight_over_several_tags_is_each_ones_own():
+    found = [str(tag) for tag in captions.weighted_tags("(red hair, [hat]:1.2), standing")]
+    assert found == ["(red hair:1.2)", "([hat]:1.2)", "standing"]
+
+
+def test_tags_are_compared_whatever_separates_or_weighs_them(tmp_path):
+    def compared(caption, **options):
+        return captions.compared(Sample(tmp_path, caption, 1, 1, "1_a", 1, False), Config(**options))
+
+    assert compared("sks;(red hair:1.2);hat, blue", caption_separator=";") == "sks, red hair, hat  blue"
+    assert compared(r"sks, (fox \(x\):1.2)", weighted_captions=True) == "sks, fox (x)"
+
+
+def test_brackets_of_taggers_are_trained_as_the_letters_they_stand_for():
+    assert process(r"mash \(arknights\), 1girl") == "mash (arknights), 1girl"
+    assert process(r"mash \(arknights\)", weighted_captions=True) == r"mash \(arknights\)"  # read with the weights
+    assert process(r"\(^o^)/") == r"\(^o^)/"
 
 
 def test_wildcards_choose_a_line_and_one_of_each_pair_of_braces():
@@ -146,6 +197,8 @@ def test_tag_frequency_counts_images_not_repeats(tmp_path):
     rows = [("10_a", "1Girl, smile"), ("10_a", "smile,\nsecond line"), ("2_b", "smile")]
     samples = [Sample(tmp_path, caption, 1, 1, folder, 10, False) for folder, caption in rows]
     assert captions.tag_frequency(samples) == {"10_a": {"1girl": 1, "smile": 2}, "2_b": {"smile": 1}}
+    samples = [Sample(tmp_path, caption, 1, 1, "1_a", 1, False) for caption in ("(Red hair:1.2), b", "red hair")]
+    assert captions.tag_frequency(samples) == {"1_a": {"red hair": 2, "b": 1}}
 
 
 def test_tags_are_counted_over_all_folders_by_number_or_by_name():

@@ -59,6 +59,28 @@ def test_the_trigger_word_stands_first_and_once():
     assert one("hat, b", "mytag", order="alphabetical") == "mytag, b, hat"
 
 
+@pytest.mark.parametrize(
+    ("edits", "after"),
+    [
+        (dict(delete=["red hair"]), "(hat:1.2), [b], mash (arknights)"),  # the weight over both stays on the other
+        (dict(replace=[Rule("red_hair", "ginger")]), "(ginger:1.2), (hat:1.2), [b], mash (arknights)"),
+        (dict(replace=[Rule("(hat:1.2)", "hat")]), "(red hair:1.2), hat, [b], mash (arknights)"),
+        (dict(replace=[Rule("b", "(b:1.5)")]), "(red hair:1.2), (hat:1.2), (b:1.5), mash (arknights)"),
+        (dict(add=["hat"]), "(red hair, hat:1.2), [b], mash (arknights)"),  # is there
+        (dict(delete=["mash (arknights)"]), "(red hair:1.2), (hat:1.2), [b]"),
+    ],
+)
+def test_a_tag_with_a_weight_is_the_tag_and_keeps_it(edits, after):
+    line = "(red hair, hat:1.2), [b], mash (arknights)"
+    assert one(line, **edits) == after
+    assert one(after, **edits) == after
+
+
+def test_a_trigger_word_with_a_weight_is_the_trigger_word():
+    assert one("hat, (My_Tag:1.3)", "my tag") == "(my tag:1.3), hat"
+    assert one("(mytag:1.3), hat", "mytag") == "(mytag:1.3), hat"
+
+
 def test_frequent_tags_come_first():
     lines = ["rare, smile, hat", "hat, smile", "hat"]
     edits = Edits(order="frequent first")

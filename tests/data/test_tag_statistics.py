@@ -53,7 +53,9 @@ def test_images_without_caption_count_in_no_share():
     assert whole.share(whole.tags["hat"]) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("tag", ["long_hair", "Long  Hair", " long hair", "ｌｏｎｇ hair"])
+@pytest.mark.parametrize(
+    "tag", ["long_hair", "Long  Hair", " long hair", "ｌｏｎｇ hair", "(long hair:1.2)", "[Long_hair]"]
+)
 def test_spellings_of_one_tag_are_one(tag):
     assert spelled(tag) == "long hair"
     assert spelled(r"star_\(sky\)") == "star (sky)"
@@ -200,6 +202,23 @@ def test_spellings_are_told_with_the_line_that_unites_them():
     assert '"t shirt -> t-shirt"' in one.cure
     capitals = advice(statistics(["mytag, Hat"] * 3 + ["mytag, hat"]), {"10_mytag": "mytag"})
     assert not any("spelled" in one.text for one in capitals)  # CLIP makes no difference
+
+
+def test_a_tag_with_a_weight_is_counted_as_the_tag_and_is_no_other_spelling():
+    """Of six images four weigh it: it is on all, and no cure would take the weights away."""
+    lines = [
+        "(red hair:1.2), hat",
+        "red hair, a",
+        "[red hair], b",
+        "((red hair)), c",
+        "red hair, d",
+        "(red hair, e:1.1)",
+    ]
+    whole = statistics([f"mytag, {line}" for line in lines])
+    assert whole.count(whole.tags["red hair"]) == 6
+    found = advice(whole, {"10_mytag": "mytag"})
+    assert about(found, "red hair")
+    assert not [one for one in found if "spelled differently" in one.text or "replace_tags" in one.cure]
 
 
 def test_tags_that_always_stand_together_are_told():
