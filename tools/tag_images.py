@@ -27,7 +27,7 @@ exclude_tags = None         # tags that are never written, such as ["signature",
 # ---- Seldom changed | 较少修改 ----
 rating_tags = False         # also write the rating (general, sensitive, ...) | 同时写入分级标签（general、sensitive 等）
 underscores = False         # write long_hair instead of long hair; emoticons such as ^_^ keep theirs | 写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变
-escape_brackets = False     # write \( and \) for brackets, as in a web UI's prompt; in a caption the \ would be learned with the tag | 标签里的括号写成 \( 和 \)，与 web UI 提示词一致；但写进标注文件时，\ 会跟着标签一起被学进去
+escape_brackets = False     # write \( and \) for brackets, as in a web UI's prompt; the training reads them as ( and ) | 标签里的括号写成 \( 和 \)，与 web UI 提示词一致；训练时按 ( 和 ) 读取
 picture_facts = True        # without a tagger: also add orientation, plain background and dominant color | 没有标签模型时，也写入画面方向、纯色背景和主色调
 batch_size = 4              # images tagged at once, 1~8 on a CPU, 8~32 on a GPU | 每批处理的图片数，CPU 用 1~8，显卡用 8~32
 models_dirs = None          # further folders with models, such as a web UI's ["D:/stable-diffusion-webui"]; None: the usual places | 另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置

@@ -29,8 +29,8 @@ BRACES = {"{{": "{", "}}": "}"}
 CLOSED = {")": "(", "]": "["}
 BRACKET = re.compile(r"\\.|[()\[\]]")  # or an escaped letter
 WEIGHT = r":\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*"
-LEADING = re.compile(r"[\s(\[]*")  # where a tag begins with brackets
-TRAILING = re.compile(rf"(?<!\\)(?:\s*(?:{WEIGHT})?[)\]])*\s*$")  # where it ends with some
+WEIGHT_AT_END = re.compile(rf"{WEIGHT}$")
+CLOSINGS = re.compile(rf"(?:\s*(?:{WEIGHT})?[)\]])*\s*")  # all that may follow a bracket which encloses a tag
 
 
 def decode(data: bytes) -> tuple[str, str]:
@@ -101,8 +101,9 @@ def weighted_tags(caption: str) -> list[WeightedTag]:
                 opened.append((mark, at, place))
             elif opened and CLOSED.get(mark) == opened[-1][0]:
                 bracket, first, begin = opened.pop()
-                if begin < LEADING.match(parts[first]).end() and place >= TRAILING.search(part).start():
-                    number = re.search(f"({WEIGHT}|)$", part[:place] if mark == ")" else "")[0]
+                if not parts[first][:begin].strip("([ ") and CLOSINGS.fullmatch(part, place + 1):
+                    weight = WEIGHT_AT_END.search(part[:place])
+                    number = weight[0] if weight and mark == ")" else ""
                     cuts[first].append(slice(begin, begin + 1))
                     cuts[at].append(slice(place - len(number), place + 1))
                     for one in around[first : at + 1]:

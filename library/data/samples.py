@@ -53,6 +53,13 @@ CAPTION_FAULTS = {
         ),
         "个标注文件含不可见字符（控制符、零宽空格等），已去除",
     ),
+    "escaped": (
+        (
+            r"caption has \( and \), as prompts do: trained as ( and ), which is what web UIs read them as",
+            r"captions have \( and \), as prompts do: trained as ( and ), which is what web UIs read them as",
+        ),
+        r"个标注文件含 \( 和 \)（提示词的写法）：按 ( 和 ) 训练，web UI 也这样读取",
+    ),
     "huge": (
         (
             f"caption file is longer than {LONGEST_CAPTION:,} characters, and is cut there",
@@ -472,6 +479,8 @@ def _captions_of(
             guessed.setdefault(encoding, []).append((path.name, line))
         if not line:
             faulty["empty"].append(path.name)
+        if captions.unescaped(line) != line:
+            faulty["escaped"].append(path.name)
         if "，" in line:
             faulty["Chinese commas"].append(path.name)
         if not all_lines and len(text.strip().splitlines()) > 1:
@@ -536,12 +545,20 @@ def _tell_orphans(names: list[str], used: set[str], folder: Folder, extension: s
     ending = folded(extension)
     orphans = [name for name in names if folded(name).endswith(ending) and name not in used]
     if orphans:
-        stems = [os.path.splitext(name)[0] for name in orphans]
-        wrong = next((stem for stem in stems if is_image(stem)), None)  # of "a.png.txt"
-        cure = ""
-        if wrong:
-            old, new = wrong + extension, os.path.splitext(wrong)[0] + extension
-            cure = say(f". Rename {old} to {new}", f"。请把 {old} 改名为 {new}")
+        stems = {folded(os.path.splitext(name)[0]) for name in names if is_image(name)}
+        there = {folded(name) for name in names}
+        free, taken = None, None
+        for name in orphans:  # "a.png.txt" would be "a.txt"
+            image = os.path.splitext(name)[0]
+            stem = os.path.splitext(image)[0]
+            if is_image(image) and folded(stem) in stems:
+                if folded(stem + extension) in there:
+                    taken = taken or (name, stem + extension)
+                else:
+                    free = free or (name, stem + extension)
+        cure = say(f". Rename {free[0]} to {free[1]}", f"。请把 {free[0]} 改名为 {free[1]}") if free else ""
+        if taken:
+            cure += _two_captions(*taken)
         warnings.append(
             say(
                 f"{folder.path}: {plural(len(orphans), 'caption file has', 'caption files have')} no image: "
@@ -638,4 +655,12 @@ def _encoding_was_guessed(folder: Folder, kind: str, named: list[tuple[str, str]
         f'"{line[:40]}". If the text is wrong, save them as UTF-8',
         f"{folder.path}：{len(named)} 个标注文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。"
         "如果文字不对，请另存为 UTF-8",
+    )
+
+
+def _two_captions(unread: str, read: str) -> str:
+    return say(
+        f". Compare {unread} with {read}, which exists too and is the one that is read: move what you want to keep "
+        f"into {read}, then delete {unread}",
+        f"。{unread} 与 {read} 同时存在，实际读取的是 {read}：请把要保留的内容并入 {read}，再删除 {unread}",
     )

@@ -168,8 +168,8 @@ class TagImages(Tool):
         english="write long_hair instead of long hair; emoticons such as ^_^ keep theirs",
         chinese="写成 long_hair 而不是 long hair；^_^ 之类的颜文字不变")
     escape_brackets: bool = option("seldom", False,
-        english="write \\( and \\) for brackets, as in a web UI's prompt; in a caption the \\ would be learned with the tag",
-        chinese="标签里的括号写成 \\( 和 \\)，与 web UI 提示词一致；但写进标注文件时，\\ 会跟着标签一起被学进去")
+        english="write \\( and \\) for brackets, as in a web UI's prompt; the training reads them as ( and )",
+        chinese="标签里的括号写成 \\( 和 \\)，与 web UI 提示词一致；训练时按 ( 和 ) 读取")
     picture_facts: bool = option("seldom", True,
         english="without a tagger: also add orientation, plain background and dominant color",
         chinese="没有标签模型时，也写入画面方向、纯色背景和主色调")

@@ -5,6 +5,7 @@ A thousand images take a tenth of a second. `examination` looks at the images to
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from library.contracts import Sample
 from library.files import sha256_of_file
-from library.messages import say
+from library.messages import plural, say
 from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding
@@ -79,6 +80,7 @@ def of_set(
             )
     if statistics:
         findings += of_tags(statistics, words, subject, texts)
+    findings += of_weights(subject, config)
     if not reg:
         text = say("no regularization images: faster, but overfits sooner", "没有正则化图片：更快，但更容易过拟合")
         return [*findings, Finding("green", "regularization", text)]
@@ -136,6 +138,24 @@ def of_tags(
         yield Finding(level, "captions", text, cure, tuple(images))
 
 
+def of_weights(subject: Sequence[Sample], config: Config) -> Iterator[Finding]:
+    """Weights that are trained as letters, or brackets that are trained as weights."""
+    from library.data import captions
+
+    doubtful: dict[Path, str] = {}  # image -> the first tag of its caption that is not trained as it looks
+    for sample in subject:
+        tags = captions.weighted_tags(captions.whole_of(sample, config))
+        if config.weighted_captions:
+            odd = [tag.text for tag in tags if re.search(r"(?<!\\)\(.*(?<!\\)\)", tag.text)]
+        else:
+            odd = [str(tag) for tag in tags if ":" in tag.after]
+        if odd:
+            doubtful[sample.image_path] = odd[0]
+    if doubtful:
+        text, cure = (_brackets_are_weights if config.weighted_captions else _weights_are_letters)(doubtful)
+        yield Finding("amber", "captions", text, cure, tuple(doubtful))
+
+
 def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
     """Images whose files are the same byte by byte. Only those of equal length and size are read."""
     alike: dict[tuple[int, int, int], list[Sample]] = {}
@@ -166,3 +186,31 @@ def short(plan: Plan, config: Config, notes: Sequence[str]) -> tuple[list[str], 
         f"doctor: {counts['red']} red, {counts['amber']} amber; python tools/doctor.py shows all, with images",
         f"体检：红色 {counts['red']} 项，黄色 {counts['amber']} 项；运行 python tools/doctor.py 查看全部（附图片）",
     )
+
+
+# ---- What is said ----
+
+
+def _weights_are_letters(doubtful: Mapping[Path, str]) -> tuple[str, str]:
+    tag = next(iter(doubtful.values()))
+    text = say(
+        f"{plural(len(doubtful), 'caption has', 'captions have')} weights such as `{tag}`, but weighted_captions is "
+        f"off: brackets and numbers are trained as letters. {doctor.names_of(doubtful)}",
+        f"{len(doubtful)} 个标注文件含权重，如 `{tag}`，但未启用 weighted_captions：括号和数字会被当作文字训练。"
+        f"{doctor.names_of(doubtful)}",
+    )
+    return text, say(
+        "Set weighted_captions = True, or remove the weights", "请设 weighted_captions = True，或去掉这些权重"
+    )
+
+
+def _brackets_are_weights(doubtful: Mapping[Path, str]) -> tuple[str, str]:
+    tag = next(iter(doubtful.values()))
+    escaped = re.sub(r"([()])", r"\\\1", tag)
+    text = say(
+        f"{plural(len(doubtful), 'caption has', 'captions have')} brackets within a tag, such as `{tag}`, which "
+        f"weighted_captions reads as a weight: {doctor.names_of(doubtful)}",
+        f"{len(doubtful)} 个标注文件的标签里含括号，如 `{tag}`，weighted_captions 会把它当作权重："
+        f"{doctor.names_of(doubtful)}",
+    )
+    return text, say(f"For plain brackets write `{escaped}`", f"普通括号请写成 `{escaped}`")

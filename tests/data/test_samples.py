@@ -119,6 +119,25 @@ def test_captions_of_no_image_are_told(tmp_path):
     assert "1 caption file has no image: x.png.txt. Rename x.png.txt to x.txt" in told(find_samples(tmp_path))
 
 
+def test_a_caption_is_not_to_be_renamed_over_another(tmp_path):
+    for name in ("x", "y"):
+        image(tmp_path / f"1_a/{name}.png")
+        (tmp_path / f"1_a/{name}.png.txt").write_text("smile")
+    (tmp_path / "1_a/X.TXT").write_text("hat")
+    (tmp_path / "1_a/z.png.txt").write_text("of no image at all")
+    text = told(find_samples(tmp_path))
+    assert "Rename y.png.txt to y.txt" in text
+    assert "Rename x.png.txt" not in text
+    assert "Compare x.png.txt with x.txt, which exists too and is the one that is read" in text
+    assert "to z.txt" not in text
+
+
+def test_brackets_as_in_prompts_are_told(tmp_path):
+    image(tmp_path / "1_a/x.png")
+    (tmp_path / "1_a/x.txt").write_text(r"mash \(arknights\)")
+    assert r"1 caption has \( and \), as prompts do: trained as ( and )" in told(find_samples(tmp_path))
+
+
 def test_neither_caption_nor_concept(tmp_path):
     image(tmp_path / "1_/x.png")
     assert "neither a caption file nor a concept" in told(find_samples(tmp_path))
