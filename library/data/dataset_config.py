@@ -21,10 +21,12 @@ from typing import NamedTuple
 from library.data.folders import Folder, same
 from library.files import JsonObject
 from library.messages import say
+from library.options import sd_scripts
 from library.options.checks import ConfigError, assignment, check_values, contradictions, doubts, nearest
-from library.options.config_files import tables_of
+from library.options.config_files import read_values, tables_of
 from library.options.declaration import declared, option
 from library.options.derived import changes_images
+from library.options.file_layouts import data_sets
 from library.options.training import OPTIONS, TRAINING, Config
 
 OF_SETS = (  # their images share buckets
@@ -123,7 +125,7 @@ class _Reader:
 
     def __init__(self, config: Config, file: Path):
         self.config, self.file = config, file
-        self.tables, self.text = tables_of(file)
+        self.file_tables, self.text = tables_of(file)
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.lines: dict[tuple[int, str], int] = {}  # (identity of the table, key) -> line
@@ -131,7 +133,8 @@ class _Reader:
         # (place of a value, what is doubtful) -> subsets for which that is so
         self._doubted: Counter[tuple[Hashable, str]] = Counter()
         self._inherited: Counter[Hashable] = Counter()  # place of a value -> subsets for which it holds
-        self._locate(self.tables)
+        self._locate(self.file_tables)
+        self.tables = data_sets(self.file_tables)
 
     def _locate(self, table: JsonObject) -> None:
         """Keys are met in the order of the file: the n-th of a name stands where the name is written the n-th time."""
@@ -147,7 +150,21 @@ class _Reader:
             for child in children:
                 self._locate(child)
 
+    def _tell_parameters(self) -> None:
+        """Say of the file's parameters which do not count, because it is no `config_file` or a flag has another."""
+        if self.tables is not self.file_tables:
+            values, where = read_values(self.file)
+            good, _, _ = check_values(TRAINING, *sd_scripts.translate(values, where)[:2])
+            idle = [
+                name
+                for name, value in good.items()
+                if name in OPTIONS and not OPTIONS[name].path and getattr(self.config, name) != value
+            ]
+            if idle:
+                self.notes.append(_are_not_read(self.file, idle))
+
     def described(self) -> Described:
+        self._tell_parameters()
         subsets: list[Folder] = []
         overrides: list[JsonObject] = []
         for key in self.tables:
@@ -301,3 +318,16 @@ class _Reader:
             if name in level.where:
                 line = f"{assignment(name, getattr(options, name), level.where)} {text}"
                 self._doubted[level.where[name], line] += 1
+
+
+# ---- what is said ----
+
+
+def _are_not_read(file: Path, names: list[str]) -> str:
+    listed = ", ".join(names)
+    return say(
+        f"{file.name}: not read from there: {listed}. As dataset_config a file gives data sets only; its parameters "
+        "count where it is the --config_file and no flag says otherwise",
+        f"{file.name}：未读取其中的 {listed}。作为 dataset_config 的文件只提供数据集；"
+        "把它用作 --config_file、且命令行没有另设时，这些参数才有效",
+    )

@@ -12,28 +12,31 @@ from pathlib import Path
 from library.messages import say
 from library.options.checks import ConfigError, from_text
 from library.options.declaration import Value, Values, Where
+from library.options.file_layouts import describes_data_sets, parameters
 from library.options.training import GROUPS, OPTIONS, SECRETS, Config
 
 
 def read_values(path: str | Path) -> tuple[Values, Where]:
     """The values of a file, ours or another trainer's, and where each stands: "x.toml:3".
 
-    Sections are flattened as in sd-scripts. A text stands for what it would on a command line ("1e-4", "true"), and an
-    empty one for nothing: windows write so.
+    Sections are flattened as in sd-scripts, and data sets beside them are its `dataset_config`. A text stands for what
+    it would on a command line ("1e-4", "true"), and an empty one for nothing: windows write so.
 
     Raises:
         ConfigError: the file cannot be read.
     """
     tables, text = tables_of(path := Path(path))
-    values: Values = {}
-    for name, value in tables.items():
-        values |= value if isinstance(value, dict) and name not in OPTIONS else {name: value}
+    values = parameters(tables)
     values = {
         name: from_text(name, value) if isinstance(value, str) and name in OPTIONS else value
         for name, value in values.items()
         if not (isinstance(value, str) and not value.strip())
     }
-    return values, {name: f"{path.name}:{_line_of(name, text)}" for name in values}
+    where = {name: f"{path.name}:{_line_of(name, text)}" for name in values}
+    if describes_data_sets(tables) and "dataset_config" not in values:
+        key = "datasets" if "datasets" in tables else "subsets"
+        values["dataset_config"], where["dataset_config"] = str(path), f"{path.name}:{_line_of(key, text)}"
+    return values, where
 
 
 def tables_of(path: Path) -> tuple[Values, str]:
@@ -86,7 +89,8 @@ def _json(name: str, raw: bytes) -> tuple[Values, str]:
 
 
 def _line_of(name: str, text: str) -> int:
-    found = re.search(rf"^[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*(=|:|\.|\])", text, re.MULTILINE)
+    header = r"(?:\[{1,2}[\w.-]*?\b)?"
+    found = re.search(rf"^[ \t]*{header}[\"']?{re.escape(name)}[\"']?[ \t]*(=|:|\.|\])", text, re.MULTILINE)
     return text.count("\n", 0, found.start()) + 1 if found else 1
 
 

@@ -71,6 +71,9 @@ RENAMED = {
     "lr": "learning_rate",
     "lr_restart_cycles": "lr_scheduler_num_cycles",
     "dropout": "network_dropout",
+    # LoRA_Easy_Training_Scripts
+    "warmup_ratio": "lr_warmup_steps",
+    "tag_occurrence": "tag_occurrence_txt_file",
     # sd-scripts' own earlier spelling
     "caption_extention": "caption_extension",
 }
@@ -387,6 +390,7 @@ REFUSED: dict[str, tuple[tuple[Scalar, ...], Reason]] = {
         ((), NETWORK_ARGUMENT),
     ),
     "unit": ((1,), NETWORK_ARGUMENT),
+    "train_mode": (("lora",), ("only LoRAs are trained here", "这里只训练 LoRA")),
     "lyco": (
         (),
         ('set network_module to "loha", "lokr" or "dora"', '请把 network_module 设为 "loha"、"lokr" 或 "dora"'),
