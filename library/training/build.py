@@ -49,6 +49,7 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
     log.info(memory.table(plan, device.torch_device, say("memory:", "显存：" if is_gpu else "内存：")))
     for line in ways_to_fit(run, attend, plan):
         run.note(line)
+    memory.refuse_spilling(device.torch_device)
 
     family = open_family(run, attend)
     latents, texts = fill_caches(run, family)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -257,7 +258,7 @@ def test_the_table_in_chinese_is_aligned_for_wide_letters():
 
 def test_what_is_free_is_less_than_what_there_is():
     free = memory.available(torch.device("cpu"))
-    assert free is None or 0 < free < 2**50
+    assert 0 < free < psutil.virtual_memory().total
 
 
 def test_weights_are_counted_in_their_number_format():
@@ -362,3 +363,24 @@ def test_what_is_predicted_for_a_true_size_run_is_what_it_takes():
 )
 def test_memory_that_ran_out_is_known_by_each_devices_error(error, is_full):
     assert memory.is_full(error) == is_full
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "hip", "share"),
+    [
+        ("win32", "11", None, 0.5),
+        ("linux", "5.15.153.1-microsoft-standard-WSL2", None, 0.5),
+        ("linux", "6.8", None, None),
+        ("win32", "11", "6.4", None),
+    ],
+)
+def test_where_nvidias_driver_would_spill_into_main_memory_torch_gets_a_limit(monkeypatch, system, release, hip, share):
+    limits = []
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(memory.platform, "release", lambda: release)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * MIB, 20 * MIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 * MIB)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda limit, device: limits.append(limit))
+    memory.refuse_spilling(torch.device("cuda"))
+    assert limits == ([] if share is None else [share])  # free, less a twentieth of all, and what torch holds already
