@@ -200,24 +200,26 @@ def read_subsets(
     warnings: list[str] = []
     folders: list[Folder] = []
     samples: list[Sample] = []
+    learnt_from = {subset.dataset for subset in subsets if not subset.is_regularization}
     for subset in subsets:
+        if subset.dataset not in learnt_from:
+            continue
         read_captions = reg_captions or not subset.is_regularization
         assert subset.options, "every subset has its own"
         reading = Reading.of(subset.options)
         samples += _read_whole(subset, reading, read_captions, masked_loss, memory, folders, problems, warnings)
     train = [sample for sample in samples if not sample.is_regularization]
-    regularization = [sample for sample in samples if sample.is_regularization]
+    trained = {sample.dataset for sample in train}
+    regularization = [sample for sample in samples if sample.is_regularization and sample.dataset in trained]
+    alone = sorted({subset.dataset for subset in subsets if subset.is_regularization} - trained)
     if not train and not problems:
         names = some([str(subset.metadata_file or subset.path) for subset in subsets])
-        problems.append(say(f"there is no usable image in {names}", f"{names} 中没有可用的图片"))
-    for dataset in sorted({one.dataset for one in regularization} - {one.dataset for one in train}):
-        warnings.append(
-            say(
-                f"data set {dataset + 1} contains regularization images only: they join the training images of "
-                "their own data set, and are never used",
-                f"第 {dataset + 1} 个数据集只有正则化图片：它们只与同一数据集的训练图片一起使用，因此不会用到",
-            )
-        )
+        problems.append(_nothing_to_train(names, bool(learnt_from)))
+    else:
+        warnings += [_regularization_alone(dataset + 1) for dataset in alone]
+    folders = [
+        replace(folder, image_count=0, caption_count=0) if folder.dataset in alone else folder for folder in folders
+    ]
     uses_alpha = any(subset.options.alpha_mask for subset in subsets if subset.options)
     _tell_missing_masks(samples, masked_loss, uses_alpha, problems, warnings)
     if problems:
@@ -612,6 +614,27 @@ def balanced_epochs(
 
 
 # ---- messages ----
+
+
+def _regularization_alone(number: int) -> Note:
+    line = say(
+        f"data set {number}: its regularization images are not used, because it has no training images. As in "
+        "sd-scripts, they join the training images of their own data set: move their [[datasets.subsets]] into the "
+        "[[datasets]] of those",
+        f"第 {number} 个数据集：没有训练图片，其中的正则化图片不会用到。与 sd-scripts 相同，正则化图片只与同一数据集的"
+        "训练图片一起使用：请把它的 [[datasets.subsets]] 移到训练图片所在的 [[datasets]] 里",
+    )
+    return Note(line, "red", topic="regularization")
+
+
+def _nothing_to_train(names: str, has_subsets: bool) -> str:
+    if has_subsets:
+        return say(f"there is no usable image in {names}", f"{names} 中没有可用的图片")
+    return say(
+        f"{names}: only regularization images (is_reg = true), so there is nothing to train. Add a "
+        "[[datasets.subsets]] with the training images",
+        f"{names}：只有正则化图片（is_reg = true），没有可训练的图片。请加上训练图片的 [[datasets.subsets]]",
+    )
 
 
 def _inner_folder(path: Path, is_of_companions: bool) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -327,15 +328,61 @@ def test_the_table_of_the_plan_tells_the_sets_apart(images):
     assert "in batches of 4 or 2" in table
 
 
-def test_a_set_of_regularization_images_alone_is_told(images):
-    text = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<one>'\n"
-    found = described(images, text + text.replace("one", "reg") + "is_reg = true\n")
+ALONE = """
+[[datasets]]
+[[datasets.subsets]]
+image_dir = '<one>'
+[[datasets]]
+[[datasets.subsets]]
+image_dir = '<reg>'
+is_reg = true
+"""
+
+
+def test_regularization_in_a_set_of_its_own_is_told_and_left_out_as_by_sd_scripts(images):
+    found = described(images, ALONE)
     read = samples.read_subsets(found.subsets, found.overrides)
-    assert "data set 2 contains regularization images only" in read.warnings[0]
-    assert planned(read, 64, 16).batch_counts == [2, 2]  # of the two images, of two buckets
-    alone = described(images, text.replace("one", "reg") + "is_reg = true\n")
-    with pytest.raises(UserError, match="no usable image in .*reg"):
-        samples.read_subsets(alone.subsets, alone.overrides)
+    (line,) = read.warnings
+    assert "data set 2: its regularization images are not used" in line
+    assert "move their [[datasets.subsets]] into the [[datasets]] of those" in line
+    assert line.level == "red"
+    made = planned(read, 64, 16)
+    assert made.batch_counts == [2, 2]  # of the two images, of two buckets
+    assert "regularization: none" in plan.plan_table(made, Config(max_train_epochs=2))
+    assert "never used" not in "\n".join(plan.check(made, Config(max_train_epochs=2)))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_regularization_beside_no_usable_training_image_is_told(images, broken):
+    alone = ALONE[ALONE.index("[[datasets]]\n", 5) :] if not broken else ALONE
+    for path in (images / "one").iterdir() if broken else ():
+        path.write_bytes(b"no image")
+    found = described(images, alone)
+    with pytest.raises(UserError) as error:
+        samples.read_subsets(found.subsets, found.overrides)
+    expected = "there is no usable image in" if broken else "only regularization images (is_reg = true), so there is"
+    assert expected in error.value.problems[0]
+
+
+def test_a_set_whose_training_images_are_all_broken_uses_no_regularization(images):
+    both = ALONE.replace(
+        "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<reg>'", "[[datasets.subsets]]\nimage_dir = '<reg>'"
+    )
+    shutil.copytree(images / "one", images / "three")
+    for path in (images / "one").iterdir():
+        path.write_bytes(b"no image")
+    found = described(images, both + "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '<three>'\n")
+    read = samples.read_subsets(found.subsets, found.overrides)
+    assert read.regularization == []
+    assert "regularization: none" in plan.plan_table(planned(read, 64, 16), Config(max_train_epochs=2))
+    assert any("data set 1: its regularization images are not used" in line for line in read.warnings)
+
+
+@pytest.mark.slow("a run of two epochs")
+def test_a_run_with_regularization_in_a_set_of_its_own_trains_and_says_so(run, images, capsys):
+    (images / "sets.toml").write_text(ALONE.replace("<one>", str(images / "one")).replace("<reg>", str(images / "reg")))
+    run(dataset_config=str(images / "sets.toml"), max_train_epochs=1, resolution=64)
+    assert "data set 2: its regularization images are not used" in capsys.readouterr().out
 
 
 # ---- batches ----
