@@ -6,6 +6,10 @@ Set before anything imports them: the libraries below us stay offline, and do no
 
 import os
 
+from library import start
+
+start.prepare()
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
