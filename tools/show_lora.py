@@ -271,9 +271,11 @@ def judge(shown: LoraSummary, tensors: dict, broken: list, factors: dict, names:
 
 def facts_of(shown: LoraSummary) -> dict[str, str]:
     """What the metadata tells, in the user's language."""
+    from library.diffusion import prompts
+
     facts = {}
     if shown.words:
-        facts[say("trigger words", "触发词")] = ", ".join(shown.words)
+        facts[say("trigger words", "触发词")] = prompts.typed(shown.words)
     for key, names in TOLD.items():
         value = shown.metadata.get(key, "")
         if value not in ("", "None", "{}"):

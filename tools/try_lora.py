@@ -358,6 +358,7 @@ def image_size(settings: TryLora, info) -> tuple[int, int]:
 
 def notes(job: Job, blueprint) -> list[str]:
     """What the user should know before it is drawn."""
+    from library.diffusion import prompts
     from library.storage import metadata
 
     lines = []
@@ -366,7 +367,7 @@ def notes(job: Job, blueprint) -> list[str]:
     for file in job.files:
         words = metadata.trigger_words(file.metadata)
         if words and not any(_plain(word) in text for word in words for text in texts):
-            listed = say(" or ", " 或 ").join(f'"{word}"' for word in words[:3])
+            listed = say(" or ", " 或 ").join(f'"{prompts.typed([word])}"' for word in words[:3])
             lines.append(
                 say(
                     f"{file.name} was trained with the word {listed}, which is in no prompt: it may have little effect",
@@ -712,11 +713,12 @@ def shown_cell(path: Path) -> ShownCell:
 
 
 def file_row(file: LoraFile) -> tuple[str, ...]:
+    from library.diffusion import prompts
     from library.storage import metadata
 
     return (
         file.path.name,
-        say(", ", "、").join(metadata.trigger_words(file.metadata)) or "-",
+        prompts.typed(metadata.trigger_words(file.metadata)) or "-",
         file.metadata.get("ss_base_model_version", "-"),
         f"{file.metadata.get('ss_network_dim', '-')} / {file.metadata.get('ss_network_alpha', '-')}",
         file.digest,

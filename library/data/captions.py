@@ -243,7 +243,8 @@ def tag_frequency(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
     for sample in samples:
         folder = counts.setdefault(sample.folder, {})
         for tag in weighted_tags(first_line(sample.caption).lower()):
-            folder[tag.text] = folder.get(tag.text, 0) + 1
+            text = unescaped(tag.text)
+            folder[text] = folder.get(text, 0) + 1
     return counts
 
 

@@ -5,19 +5,21 @@
     [word]           weight 1 / 1.1                       # ...               a remark, to the end of its line
     <lora:name:0.6>  a LoRA at strength 0.6; <lora:name:0.6:0.8>: 0.6 in the text encoder, 0.8 in the U-Net
 
-What the web UI knows beyond that (prompts that change on the way, AND, hypernetworks, ...) is refused by name: drawn as
-plain words it would give another image. Source: the behaviour of stable-diffusion-webui 1.10 (prompt_parser,
-extra_networks, its own examples are in the tests); no code.
+Previews and tools/try_lora.py read the same. What the web UI knows beyond that (prompts that change on the way, AND,
+hypernetworks, ...) is refused by name: drawn as plain words it would give another image. Source: the behaviour of
+stable-diffusion-webui 1.10 (prompt_parser, extra_networks, its own examples are in the tests); no code.
 """
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from library.contracts import WeightedPrompt
 from library.messages import UserError, say
 
 STRONGER = 1.1  # what a pair of round brackets multiplies by, and of square ones divides by
+LORA_KINDS = ("lora", "lyco")
 EXTRA = re.compile(r"<(\w+):([^>]+)>")
 TOKEN = re.compile(r"\\[()\[\]\\]|\\|[(\[\])]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|:|[^\\()\[\]:]+")
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
@@ -65,6 +67,51 @@ def parse(text: str, *, is_negative: bool = False) -> Prompt:
     return Prompt(weighted, loras)
 
 
+def literal(text: str) -> str | None:
+    """What to type for the web UI to read just this text, all of it at weight 1; None: there is no way to type it.
+
+    AND and BREAK in small letters are the same tokens. Not to be typed: # (begins a remark), <...:...>, and a number
+    behind a colon at the end.
+    """
+    small = re.sub(r"\b(AND|BREAK)\b", lambda match: match[0].lower(), text)
+    typed = re.sub(r"[\\()\[\]]", r"\\\g<0>", small)
+    try:
+        is_same = parse(typed) == Prompt([[(small, 1.0)] if small else []], [])
+    except UserError:
+        return None
+    return typed if is_same else None
+
+
+def typed(words: Iterable[str]) -> str:
+    """Words as they are typed into a web UI, with a comma between two; where there is no way, that is said."""
+    cannot = say("(cannot be typed)", "（无法输入）")
+    return ", ".join(literal(word) or f"{word} {cannot}" for word in words)
+
+
+def nearest_literal(text: str) -> str:
+    """As `literal`, without what cannot be typed."""
+    return literal(text) or literal(re.sub(r"[#<>:]", " ", text)) or ""
+
+
+def call(name: str, strength: float) -> str | None:
+    """What to type to apply a LoRA file; None: its name cannot be typed."""
+    typed = f"<lora:{name}:{strength:g}>"
+    try:
+        is_same = parse(typed) == Prompt([[]], [Lora(name, strength, strength)])
+    except UserError:
+        return None
+    return typed if is_same else None
+
+
+def loras(text: str) -> list[str]:
+    """The LoRAs that a prompt names, as they stand there."""
+    return [match[0] for match in EXTRA.finditer(text) if match[1] in LORA_KINDS]
+
+
+def without_loras(text: str) -> str:
+    return EXTRA.sub(lambda match: "" if match[1] in LORA_KINDS else match[0], text)
+
+
 def weights(caption: str) -> list[tuple[str, float]]:
     """A training caption's pieces of one weight each. Only brackets are read; all else are words, as in sd-scripts."""
     return [piece for section in _weighted(caption, []) for piece in section]
@@ -76,7 +123,7 @@ def _lora(match: re.Match[str], is_negative: bool, problems: list[str]) -> Lora 
     name, *values = match[2].split(":")
     named = dict(value.split("=", 1) for value in values if "=" in value)
     plain = [value for value in values if "=" not in value]
-    if kind not in ("lora", "lyco"):
+    if kind not in LORA_KINDS:
         problems.append(
             say(
                 f"{whole}: this is a {kind}, not a LoRA, and is not supported here. Remove it",

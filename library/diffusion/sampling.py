@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from library.contracts import Conditioning, Family, NoiseSpec
+from library.diffusion import prompts as prompt_syntax
 from library.diffusion.noise_schedules import alpha_bar, without_terminal_signal
 from library.diffusion.objectives import OBJECTIVES
 from library.diffusion.timesteps import LAWS
@@ -57,7 +58,10 @@ AS_WEB_UI = {"euler", "euler_a", "heun", "lms", "dpmsolver++", "k_euler", "k_eul
 
 @dataclass(frozen=True)
 class Prompt:
-    """One image to draw; the options of a line in a prompt file stand behind the fields."""
+    """One image to draw; the options of a line in a prompt file stand behind the fields.
+
+    The texts of a prompt file are in the web UI's writing, see `prompts`.
+    """
 
     text: str
     negative: str = ""  # --n
@@ -208,6 +212,11 @@ def _checked(prompt: Prompt) -> Prompt:
         raise ValueError(
             say("contains a broken character (\\ud8..); type it again.", "含有半个字符（\\ud8..），请重新填写。")
         )
+    try:
+        prompt_syntax.parse(prompt_syntax.without_loras(prompt.text))
+        prompt_syntax.parse(prompt_syntax.without_loras(prompt.negative), is_negative=True)
+    except UserError as error:
+        raise ValueError(say("; ", "；").join(error.problems)) from None
     for letter, side in (("w", prompt.width), ("h", prompt.height)):
         if side is not None and not 1 <= side <= LARGEST_SIDE:
             raise ValueError(
@@ -232,6 +241,19 @@ def _checked(prompt: Prompt) -> Prompt:
             say(f"--ss {prompt.sampler}: the samplers are {known}.", f"--ss {prompt.sampler}：可用的采样器有 {known}。")
         )
     return prompt
+
+
+def left_out(prompts: list[Prompt]) -> list[str]:
+    """What of these prompts a preview does not show, a line for each kind."""
+    texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
+    named = list(dict.fromkeys(lora for text in texts for lora in prompt_syntax.loras(text)))
+    remarks = list(dict.fromkeys(remark for text in texts for remark in re.findall(r"#.*", text)))
+    lines = []
+    if named:
+        lines.append(_loras_left_out(named))
+    if remarks:
+        lines.append(_remarks_left_out(remarks))
+    return lines
 
 
 def complete(prompts: list[Prompt], *, size: tuple[int, int], seed: int, sampler: str) -> list[Prompt]:
@@ -389,7 +411,7 @@ class Hires(NamedTuple):
 
 @torch.no_grad()
 def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
-    """Draw one image with the model as it is now.
+    """Draw one image of plain captions, encoded as in training, with the model as it is now.
 
     Args:
         family: the model, its adapters attached or not.
@@ -402,6 +424,19 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
     own = family.size_conditioning(image_sizes(*prompt.size, device))
     positive = family.encode_captions([prompt.text]) | own
     negative = family.encode_captions([prompt.negative]) | own if prompt.scale != 1 else None
+    return draw_told(family, prompt, positive, negative, device)
+
+
+@torch.no_grad()
+def draw_weighted(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
+    """As `draw`, of texts in the web UI's writing, encoded as there; LoRAs that they name are left out."""
+    own = family.size_conditioning(image_sizes(*prompt.size, device))
+    text, unwanted = prompt_syntax.without_loras(prompt.text), prompt_syntax.without_loras(prompt.negative)
+    positive = family.encode_weighted(prompt_syntax.parse(text).weighted) | own
+    negative = None
+    if prompt.scale != 1:
+        weighted = prompt_syntax.parse(unwanted, is_negative=True).weighted
+        negative = family.encode_weighted(weighted, is_negative=True) | own
     return draw_told(family, prompt, positive, negative, device)
 
 
@@ -505,3 +540,23 @@ def grid(rows: list[list[Image.Image]], gap: int = 4) -> Image.Image:
             left += image.width + gap
         top += height + gap
     return sheet
+
+
+# ---- What is said ----
+
+
+def _loras_left_out(named: list[str]) -> str:
+    listed = ", ".join(named)
+    return say(
+        f"sample_prompts: {listed} left out: previews show the LoRA that is being trained, alone. To draw several "
+        "together use tools/try_lora.py",
+        f"sample_prompts：{listed} 已略过：预览图只使用正在训练的这个 LoRA。要几个一起用，请用 tools/try_lora.py",
+    )
+
+
+def _remarks_left_out(remarks: list[str]) -> str:
+    listed = say(", ", "、").join(f'"{remark}"' for remark in remarks)
+    return say(
+        f"sample_prompts: {listed} left out: # begins a remark in a prompt, as in web UIs",
+        f"sample_prompts：{listed} 已略过：与 web UI 一样，提示词里 # 之后是注释",
+    )

@@ -18,6 +18,7 @@ from library.messages import plural, say
 from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding
+from library.training.invocation import trained_text, word_cannot_be_typed
 
 if TYPE_CHECKING:
     from library.data.plan import Plan
@@ -68,6 +69,7 @@ def of_set(
     ]
     for name, word in words.items():
         own = [sample for sample in subject if sample.folder == name and sample.caption_path]
+        findings += of_typing(word, config)
         if own and word:
             findings += doctor.trigger_word(
                 word,
@@ -136,6 +138,15 @@ def of_tags(
             if len(images) == len(own):
                 continue  # in all: `data.plan` says so
         yield Finding(level, "captions", text, cure, tuple(images))
+
+
+def of_typing(word: str, config: Config) -> Iterator[Finding]:
+    """Whether a trigger word can be typed into a web UI."""
+    from library.diffusion import prompts
+
+    text = trained_text(word, config.weighted_captions)
+    if prompts.literal(text) is None:
+        yield Finding("amber", "captions", word_cannot_be_typed(text))
 
 
 def of_weights(subject: Sequence[Sample], config: Config) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from library.messages import UserError, log, plural, say
 from library.training.caption_mismatch import tell_images
+from library.training.invocation import invocation
 from library.training.previews import last_previews, preview
 from library.training.report_facts import facts_of
 from library.training.report_page import ReportPage
@@ -254,8 +255,8 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
         advice: None: nothing was measured.
     """
     learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
-    words = sorted({one.text for one in run.plan.found.folders if one.text and not one.is_regularization})
-    invoked = ", ".join([f"<lora:{path.stem}:0.8>", *words])
+    texts = [folder.text for folder in run.plan.found.folders if not folder.is_regularization]
+    how = invocation(path.stem, texts, run.settings.weighted_captions)
     size = f"{path.stat().st_size / 2**20:.1f} MiB"
     lines = [
         say(
@@ -264,11 +265,12 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
         ),
         say(
             "To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and start the "
-            f"prompt with: {invoked}",
+            f"prompt with: {how.prompt}",
             f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），"
-            f"提示词以此开头：{invoked}",
+            f"提示词以此开头：{how.prompt}",
         ),
     ]
+    lines += how.notes
     lines += advice.lines() if advice else []
     if advice and best.exists():
         lines.append(say(f"that epoch's file: {best}", f"该轮的文件：{best}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -174,7 +175,8 @@ def resolve(
         notes += state.notices + changes_since(state, settings, data, device.dtype)
     elif name != settings.output_name:
         notes.append(_name_is_taken(settings, name))
-    prompts = sources.prompts or [sampling.Prompt(caption) for caption in typical_captions(planned, settings)]
+    notes += sampling.left_out(sources.prompts)
+    prompts = sources.prompts or [as_prompt(caption, settings) for caption in typical_captions(planned, settings)]
     size = planned.rule.width, planned.rule.height
     run = Run(
         asked=asked,
@@ -197,6 +199,18 @@ def resolve(
     )
     announce(run, notes)
     return run
+
+
+def as_prompt(caption: str, settings: Config) -> Prompt:
+    """A preview's prompt that says what a caption says."""
+    from library.diffusion import prompts, sampling
+
+    if settings.weighted_captions:
+        with suppress(UserError):  # it is in the same writing, but may have what is only words to the training
+            prompts.parse(caption)
+            return sampling.Prompt(caption)
+        caption = "".join(text for text, _ in prompts.weights(caption))
+    return sampling.Prompt(prompts.nearest_literal(caption))
 
 
 def decide(asked: Config, sources: Sources, plan: Plan, seed: int, process_count: int) -> Decided:

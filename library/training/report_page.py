@@ -22,6 +22,7 @@ from library.reporting.best_epoch import Recommendation
 from library.reporting.charts import Chart
 from library.reporting.pages import Figure
 from library.training.caption_mismatch import Ranked, ranked
+from library.training.invocation import invocation
 from library.training.report_charts import curves
 from library.training.report_facts import Facts, TagRow
 from library.training.report_history import History
@@ -99,6 +100,7 @@ class Usage(NamedTuple):
     file: str
     prompt: str  # in AUTOMATIC1111
     trigger_words: str
+    notes: list[str]  # what cannot be typed
 
 
 class PreviewRow(NamedTuple):
@@ -318,8 +320,7 @@ def file_of(facts: Facts, history: History, epoch: int) -> Path | None:
 
 def usage(facts: Facts, history: History, advice: Recommendation | None) -> Usage:
     file = (advice and file_of(facts, history, advice.epoch)) or facts.folder / f"{facts.name}.{facts.suffix}"
-    words = ", ".join(facts.trigger_words)
-    return Usage(file.name, ", ".join(filter(None, [f"<lora:{file.stem}:0.8>", words])), words)
+    return Usage(file.name, *invocation(file.stem, facts.trigger_words, facts.settings.weighted_captions))
 
 
 # ---- Previews ----

@@ -13,6 +13,7 @@ from diffusers.schedulers import scheduling_ddim as ddim
 from library.contracts import LatentSpace, NoiseSpec
 from library.diffusion import sampling
 from library.diffusion.sampling import Prompt
+from library.families import tiny
 from library.messages import UserError
 
 
@@ -356,3 +357,37 @@ def test_a_grid_holds_all_images_at_their_size():
     assert sheet.size == (16 + 2 + 16, 8 + 2 + 8)
     assert sheet.getpixel((0, 0)) == (0, 0, 0)
     assert sheet.getpixel((20, 0)) == (128, 128, 128)
+
+
+def test_weights_and_breaks_of_a_prompt_act_in_its_image():
+    """`(x:1.0)` is x; other weights, `[x]` and BREAK change the image, escaped brackets are letters."""
+    family = tiny("sd1")
+
+    def drawn(text, negative=""):
+        prompt = Prompt(text, negative, width=64, height=64, seed=1, step_count=2, sampler="euler")
+        return sampling.draw_weighted(family, prompt).tobytes()
+
+    plain = drawn("red circle, hat")
+    assert drawn("(red circle:1.0), hat") == plain
+    assert drawn("red circle, hat <lora:other:0.5>") != b""
+    assert drawn("<lora:other:0.5>red circle, hat") == plain
+    assert len({plain, *map(drawn, ("(red circle:1.5), hat", "[red circle], hat", "red circle BREAK hat"))}) == 4
+    assert drawn(r"red circle \(hat\)") != drawn("red circle (hat)")
+    assert drawn("red circle, hat", "(bad:1.0)") == drawn("red circle, hat", "bad") != drawn("red circle, hat", "[bad]")
+
+
+@pytest.mark.parametrize(
+    "line", ["a cat AND a dog", "a [cat:dog:0.5]", "a [cat|dog]", "a --n [b|c]", "<hypernet:x:1> a"]
+)
+def test_what_a_preview_cannot_do_is_refused_with_its_line(tmp_path, line):
+    (tmp_path / "p.txt").write_text(f"fine\n{line}\n")
+    with pytest.raises(UserError, match=r"p.txt:2: .*not supported"):
+        sampling.read_prompts(tmp_path / "p.txt")
+
+
+def test_what_a_preview_leaves_out_is_said():
+    prompts = sampling.prompts_of("a <lora:x:0.8>, <lyco:y> --n bad <lora:x:0.8>\nb # later\nc")
+    named, remark = sampling.left_out(prompts)
+    assert named.startswith("sample_prompts: <lora:x:0.8>, <lyco:y> left out")
+    assert '"# later" left out' in remark
+    assert sampling.left_out([Prompt("(a:1.2) BREAK b")]) == []
