@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from library.contracts import Batch, Family
 from library.messages import Stopped, UserError, exit_code, log, say, set_language
 from library.options import command_line, sd_scripts
-from library.options.checks import check
+from library.options.checks import check, missing
 from library.options.derived import trains_text_encoder
 from library.options.training import Config
 from library.training.build import build
@@ -53,7 +53,7 @@ def run_flags(argv: list[str]) -> int:
     """Check the flags and train, or write them into a file where that is asked."""
     argv, output = command_line.output_of(argv)
     values, where, notices, problems = sd_scripts.translate(*command_line.parse(argv))
-    config, warnings = check(values, where, problems)
+    config, warnings = check(values, where, problems if output else [*missing(values), *problems])
     if output:
         command_line.write_config(config, output)
         log.info(say(f"written: {output}", f"已写入 {output}"))

@@ -16,7 +16,7 @@ from pathlib import Path, PureWindowsPath
 from library import files
 from library.messages import UserError, exit_code, log, say
 from library.options import config_files, sd_scripts
-from library.options.checks import ConfigError, check, check_tool, choose_language
+from library.options.checks import ConfigError, check, check_tool, choose_language, is_delivered, place
 from library.options.declaration import PROJECT, AnyDeclared, Declared, Given, Scalar, Settings, Value, Values, Where
 from library.options.tools import TOOLS
 from library.options.training import OPTIONS, TRAINING, Config
@@ -272,6 +272,9 @@ def with_preset(values: Values, where: Where, preset: str | Path, folder: Path) 
     given = {name: value for name, value in given.items() if name not in skip}
     given, given_where, notices, problems = sd_scripts.translate(given, given_where)
     given = {name: value for name, value in given.items() if name not in skip}  # by its present name, too
+    model = "pretrained_model_name_or_path"
+    if model not in given and is_delivered(model, with_absolute_paths(values, folder).get(model)):
+        problems = [_needs_a_model(Path(preset), place(model, where)), *problems]
     return Given(values | with_absolute_paths(given, folder), where | given_where, notices, problems)
 
 
@@ -320,6 +323,13 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
 
 
 # ---- what is said ----
+
+
+def _needs_a_model(preset: Path, at: str) -> str:
+    return say(
+        f"{at} is still the built-in miniature, and {preset.name} names no base model: set your own",
+        f"{at} 还是自带的微型模型，{preset.name} 里也没有底模，请填写您自己的底模",
+    )
 
 
 def _is_set_again(first: str, at: str) -> str:

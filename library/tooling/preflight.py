@@ -114,11 +114,12 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
 def examine_parameters(examination: Examination, script: Path) -> set[str]:
     """Read and check the parameters; gives the names of those that have their defaults because they are wrong."""
     from library.options import config_files, parameter_block, sd_scripts
-    from library.options.checks import check_all
+    from library.options.checks import check_all, missing
 
     def values_of_script() -> Given:
         if script.suffix.lower() in (".toml", ".json"):
-            return sd_scripts.translate(*config_files.read_values(script))
+            given = sd_scripts.translate(*config_files.read_values(script))
+            return given._replace(problems=[*missing(given.values), *given.problems])
         return parameter_block.values_of(script, parameter_block.variables_of(script))
 
     given = examination.attempt("parameters", values_of_script)

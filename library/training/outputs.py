@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.messages import UserError, log, plural, say
+from library.options.checks import is_delivered
 from library.training.caption_mismatch import tell_images
 from library.training.invocation import invocation
 from library.training.previews import last_previews, preview
@@ -263,12 +264,7 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
             f"saved {path} ({size}; norm of the update: {learned})",
             f"已保存 {path}（{size}；更新量（范数）：{learned}）",
         ),
-        say(
-            "To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and start the "
-            f"prompt with: {how.prompt}",
-            f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），"
-            f"提示词以此开头：{how.prompt}",
-        ),
+        _how_to_use(how.prompt, run.settings.pretrained_model_name_or_path),
     ]
     lines += how.notes
     lines += advice.lines() if advice else []
@@ -285,3 +281,18 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
     if report.exists():
         lines.append(say(f"Full report: {report}", f"完整报告：{report}"))
     return "\n".join(lines)
+
+
+def _how_to_use(invoked: str, model: str) -> str:
+    if is_delivered("pretrained_model_name_or_path", model):
+        return say(
+            "It works with the built-in miniature only: tools/try_lora.py generates with it. For a web UI, set "
+            "your own base model as pretrained_model_name_or_path and train again",
+            "它只能与自带的微型模型配合：用 tools/try_lora.py 试画。"
+            "要在 web UI 里使用，请把 pretrained_model_name_or_path 设为您自己的底模，再训练一次",
+        )
+    return say(
+        "To use it: copy it to models/Lora (AUTOMATIC1111, Forge) or models/loras (ComfyUI), and start the "
+        f"prompt with: {invoked}",
+        f"使用方法：复制到 models/Lora（AUTOMATIC1111、Forge）或 models/loras（ComfyUI），提示词以此开头：{invoked}",
+    )

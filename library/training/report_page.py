@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from library.messages import say
+from library.options.checks import is_delivered
 from library.reporting import best_epoch, pages
 from library.reporting.best_epoch import Recommendation
 from library.reporting.charts import Chart
@@ -163,6 +164,7 @@ class Report(NamedTuple):
     answer: Answer
     progress: dict[str, str]
     usage: Usage
+    is_of_miniature: bool  # no other program can use it
     trigger_word_count: int
     previews: Previews
     strengths: Strengths | None
@@ -207,6 +209,7 @@ def content_of(facts: Facts, history: History, thumbnail: Thumbnail, now: float,
         answer=answer(facts, history, advice),
         progress=progress(facts, history),
         usage=usage(facts, history, advice),
+        is_of_miniature=is_delivered("pretrained_model_name_or_path", facts.settings.pretrained_model_name_or_path),
         trigger_word_count=len(facts.trigger_words),
         previews=previews(facts, history, advice, thumbnail),
         strengths=strengths(facts, history, thumbnail),

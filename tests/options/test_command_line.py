@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import train_network
 from library import messages
 from library.messages import set_language
 from library.options import command_line
@@ -183,3 +184,13 @@ def test_help_lists_every_flag_in_both_languages(capsys):
         for n in at:
             assert lines[n + 1].strip() == option.english
             assert lines[n + 2].strip() == option.chinese
+
+
+def test_a_command_or_file_without_a_base_model_asks_for_one(tmp_path, capsys):
+    (tmp_path / "x.toml").write_text("network_dim = 8\n", encoding="utf-8")
+    for flags in (["--network_dim=8"], ["--config_file", str(tmp_path / "x.toml")], []):
+        assert train_network.main(flags) == 2
+        told = capsys.readouterr().err
+        assert "pretrained_model_name_or_path is missing: the base model. On a command line: --pretrained_model" in told
+        assert "train_data_dir is missing: the folder that holds your folders of images" in told
+    assert train_network.main(["--device_plan", "print only"]) == 0

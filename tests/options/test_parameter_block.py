@@ -159,6 +159,11 @@ def edit(project, **settings):
     edit_block(project / SCRIPT, **settings)
 
 
+def own_model(project):
+    (project / "model.safetensors").touch()
+    edit(project, pretrained_model_name_or_path="model.safetensors")
+
+
 def start(project, *arguments, folder=None, language="en_US.UTF-8"):
     environment = os.environ | {"LANGUAGE": language, "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, str(project / SCRIPT), *arguments]
@@ -274,6 +279,8 @@ def test_presets_of_other_trainers_are_understood_and_wrong_ones_told(project):
         json.dumps({"net_dim": 6, "learning_rate": "0.0002", "epoch": "3", "max_resolution": "512,512"}), "utf-8"
     )
     edit(project, load_json_path="p.json", json_load_skip_list=["max_train_epochs"])
+    assert "is still the built-in miniature, and p.json names no base model: set your own" in start(project).stderr
+    own_model(project)
     assert start(project).returncode == 0
     config = runs(project)[-1][0]
     assert (config["network_dim"], config["learning_rate"], config["resolution"]) == (6, 2e-4, 512)
@@ -295,6 +302,7 @@ def test_the_queue_goes_on_after_a_failure_and_says_so_at_the_end(project):
     for name, values in presets.items():
         (queue / f"{name}.json").write_text(json.dumps(values), "utf-8")
     edit(project, multi_run_folder="queue", network_dim=11)
+    own_model(project)
     done = start(project)
     assert done.returncode == 1
     assert [(config["output_name"], config["network_dim"]) for config, _ in runs(project)] == [

@@ -27,7 +27,7 @@ STEPS, EPOCHS = 10, 4  # in an epoch, in all
 
 
 def facts(folder: Path, **changes) -> Facts:
-    config, _ = checks.check({"pretrained_model_name_or_path": "library/miniature/model"}, {})
+    config, _ = checks.check({"pretrained_model_name_or_path": __file__}, {})
     values = dict(
         name="it",
         folder=folder,
@@ -130,6 +130,13 @@ def test_the_page_says_which_epoch_to_use_with_its_file_and_how(tmp_path):
     sections += ["Where did this feature go?", "Speed and memory", "Plan and warnings", "Reproduce this run"]
     places = [text.index(words) for words in sections]
     assert places == sorted(places)
+
+
+def test_a_lora_of_the_miniature_is_for_no_other_program(tmp_path):
+    settings, _ = checks.check({}, {})
+    text = text_of(page_of(tmp_path, told_events(tmp_path, is_finished=True), facts(tmp_path, settings=settings)))
+    assert "it.safetensors works with the built-in miniature only: tools/try_lora.py generates with it" in text
+    assert "models/Lora" not in text
 
 
 def test_while_training_it_says_what_is_known_and_the_time_that_is_left(tmp_path):

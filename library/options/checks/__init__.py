@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 from library.messages import Note, UserError, plural, say
-from library.options.checks.doubtful import doubts, why_no_8bit_adam
+from library.options.checks.doubtful import doubts, is_delivered, why_no_8bit_adam
 from library.options.checks.impossible import contradictions
 from library.options.checks.values import (
     as_number,
@@ -30,8 +30,8 @@ from library.options.training import OPTIONS, TRAINING, Config
 
 __all__ = [
     "CheckResult", "ConfigError", "as_number", "asks", "assignment", "check", "check_all", "check_tool",
-    "check_values", "choose_language", "contradictions", "doubts", "from_text", "nearest", "no_effect", "place",
-    "quoted", "why_no_8bit_adam",
+    "check_values", "choose_language", "contradictions", "doubts", "from_text", "is_delivered", "missing", "nearest",
+    "no_effect", "place", "quoted", "why_no_8bit_adam",
 ]  # fmt: skip
 
 
@@ -124,6 +124,23 @@ def _without_replaced(values: Values, where: Where) -> tuple[Values, list[str]]:
     return {name: value for name, value in values.items() if name not in given}, lines
 
 
+def missing(values: Values) -> list[str]:
+    """What a command or a file must give: the built-in miniature is the parameter block's value, and nobody's default.
+
+    Args:
+        values: under their present names.
+    """
+    lines = []
+    if values.get("device_plan") == "print only":
+        return lines
+    if "pretrained_model_name_or_path" not in values:
+        lines.append(_is_missing("pretrained_model_name_or_path", "the base model", "底模", "models/model.safetensors"))
+    if not values.get("train_data_dir") and not values.get("dataset_config"):
+        what = "the folder that holds your folders of images"
+        lines.append(_is_missing("train_data_dir", what, "训练集目录，里面放图片文件夹", "train"))
+    return lines
+
+
 def check_values(declared: AnyDeclared, values: Values, where: Where) -> tuple[Values, list[str], set[str]]:
     """Each value by itself: those in order in their one spelling, all problems, and the names these are about."""
     good, problems, wrong = {}, [], set()
@@ -153,3 +170,13 @@ def check_tool(declared: Declared[Settings], values: Values, where: Where) -> Se
     if problems:
         raise ConfigError(problems)
     return settings
+
+
+# ---- what is said ----
+
+
+def _is_missing(name: str, english: str, chinese: str, example: str) -> str:
+    return say(
+        f"{name} is missing: {english}. On a command line: --{name} {example}; in a .toml: {name} = '{example}'",
+        f"缺少 {name}（{chinese}）。命令行写 --{name} {example}；.toml 里写 {name} = '{example}'",
+    )

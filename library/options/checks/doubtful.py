@@ -240,7 +240,7 @@ def captions_and_images(c: Config) -> Iterator[Rule]:
             ),
         )
     paths = ["pretrained_model_name_or_path", *([] if c.dataset_config else ["train_data_dir", "reg_data_dir"])]
-    miniature = [name for name in paths if _is_delivered(c, name)]
+    miniature = [name for name in paths if is_delivered(name, getattr(c, name))]
     if miniature and "train_data_dir" not in miniature:
         for name in miniature:
             yield (
@@ -255,10 +255,10 @@ def captions_and_images(c: Config) -> Iterator[Rule]:
             )
 
 
-def _is_delivered(config: Config, name: str) -> bool:
+def is_delivered(name: str, path: object) -> bool:
     """Whether a path is still the one of the built-in miniature."""
-    value, delivered = getattr(config, name), OPTIONS[name].default
-    return None not in (value, delivered) and os.path.abspath(value) == str(PROJECT / delivered)
+    delivered = OPTIONS[name].default
+    return isinstance(path, str) and delivered is not None and os.path.abspath(path) == str(PROJECT / delivered)
 
 
 def why_no_8bit_adam(device: str = "auto") -> str | None:
