@@ -165,8 +165,8 @@ def to_arguments(config: Config, **instead: Value) -> list[str]:
 
 def command(config: Config, **instead: Value) -> str:
     """The line that starts the same run from a shell, quoted for this system's; see `to_arguments`."""
-    is_ours = os.path.dirname(shutil.which("python") or "") == os.path.dirname(sys.executable)
-    python = "python" if is_ours else sys.executable
+    folders = {os.path.normcase(os.path.dirname(path)) for path in (shutil.which("python") or "", sys.executable)}
+    python = "python" if len(folders) == 1 else sys.executable
     script = "train_network.py" if Path.cwd() == PROJECT else str(PROJECT / "train_network.py")
     words = [python, script, *to_arguments(config, **instead)]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
