@@ -156,7 +156,7 @@ def _report(error: BaseException, config: Config, facts: Mapping[str, object], l
         (say("What happened", "发生了什么"), [cause_line(error)]),
         (say("Facts", "情况"), _listed(facts)),
         (say("Configuration", "参数"), _listed(dataclasses.asdict(config))),
-        (say("Versions", "版本"), _listed(_versions())),
+        (say("Versions", "版本"), _listed(versions())),
         (say("Last steps", "最后几步"), last_lines),
         (say("Traceback", "调用栈"), "".join(traceback.format_exception(error)).splitlines()),
     ]
@@ -171,17 +171,18 @@ def _listed(values: Mapping[str, object]) -> list[str]:
     return [f"{name} = {value!r}" if isinstance(value, str) else f"{name} = {value}" for name, value in masked.items()]
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0], "system": platform.platform()}
+def versions() -> dict[str, str]:
+    """Of Python, the system and the packages that matter; of torch's build only if torch was imported already."""
+    found = {"python": sys.version.split()[0], "system": platform.platform()}
     for package in ("torch", "diffusers", "transformers", "safetensors"):
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = say("not installed", "未安装")
+            found[package] = say("not installed", "未安装")
     if "torch" in sys.modules:  # importing it may be what crashed
         built_for = sys.modules["torch"].version
-        versions["torch built for"] = f"CUDA {built_for.cuda}, ROCm {built_for.hip}"
-    return versions
+        found["torch built for"] = f"CUDA {built_for.cuda}, ROCm {built_for.hip}"
+    return found
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

@@ -372,6 +372,7 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
         examination.findings.append(Finding("amber", "machine", text, cure))
     else:
         examination.findings.append(Finding("green", "machine", device.description))
+    examination.findings.append(Finding("green", "machine", system_line(device.description)))
     errors = len(examination.findings)
     examination.attempt("machine", self_test, device)
     if device.torch_device.type != "cpu" and len(examination.findings) == errors:
@@ -396,6 +397,14 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
     )
     examination.attempt("machine", examine_memory, examination, run)
     examination.attempt("parameters", examine_state, examination, run)
+
+
+def system_line(device: str) -> str:
+    """What a report of something wrong should quote."""
+    from library.reporting.crash_report import versions
+
+    facts = "; ".join([*(f"{name} {version}" for name, version in versions().items()), device])
+    return say(f"quote this if you report a problem: {facts}", f"报告问题时请附上这一行：{facts}")
 
 
 def examine_memory(examination: Examination, run: Run) -> None:

@@ -587,6 +587,13 @@ def test_what_a_device_says_is_red(case):
     case.sees("red", "machine", 'device = "cuda:77" is not there', machine=True)
 
 
+def test_a_line_to_quote_names_system_and_versions(case):
+    import torch
+
+    case.sees("green", "machine", "quote this if you report a problem: python 3.", machine=True)
+    case.sees("green", "machine", f"torch {torch.__version__}; diffusers ", machine=True)
+
+
 @pytest.mark.slow("plans the memory of a run")
 def test_memory_that_does_not_suffice_is_red_with_every_way_out(case, monkeypatch):
     from library.hardware import memory
