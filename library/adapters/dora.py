@@ -3,10 +3,12 @@
     W' = magnitude * (W + D) / norm(W + D),    D = alpha / rank * up @ down,    dW = W' - W
 
 The norm is that of each column, all weights that read one input, as the paper writes it; W is (m, n), magnitude
-(1, n). The file holds it as `dora_scale`, (1, n) or (1, n, 1, 1), beside `lora_down` and `lora_up`. Read that way by
-A1111, Forge, ComfyUI and LyCORIS (`wd_on_output=False`). With a number for each output instead, as in peft, A1111 would
-give another image, and ComfyUI and Forge a third one, since they then divide by the norm of W alone. diffusers drops
-`dora_scale` with a warning.
+(1, n). The file holds it as `dora_scale`, (1, n) or (1, n, 1, 1), beside `lora_down` and `lora_up`, always in float32:
+`lora_file.EXACT` says why. Read that way by A1111, Forge and ComfyUI. LyCORIS takes a number for each output unless it
+is told `wd_on_output=False`; so it goes on with such a file in a training of that setting, and its tools, which make
+their modules from a file alone, refuse it. With a number for each output, as in peft, A1111 would give another image,
+and ComfyUI and Forge a third one, since they then divide by the norm of W alone. diffusers drops `dora_scale` with a
+warning.
 
 `magnitude` starts as the norm of W and `up` at zero, so training starts at the base model exactly. The gradient does
 not go through the norm (section 4.3).

@@ -18,6 +18,10 @@ from library.storage.problems import explain_write_errors, one_line, refuse_non_
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of save_precision
 Renaming = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
+# Always float32: what a DoRA has learned of its magnitudes is a small part of them, which half precision rounds away.
+# A1111, Forge and ComfyUI then act by 6e-4 otherwise than trained, with bf16 by more than half.
+EXACT = ".dora_scale"
+
 RANK_TENSORS = {  # by which a kind of adapter is known in a file -> the one whose first dimension is the rank
     "lora_down.weight": "lora_down.weight",
     "hada_w1_a": "hada_w1_b",
@@ -34,7 +38,7 @@ def save_adapter(
         path: its suffix says the format, a key of FORMATS.
         tensors: under the names of the file, on any device.
         metadata: for .safetensors, which also gets the hashes by which web interfaces know it; the others hold none.
-        dtype: of the file; None: as they are.
+        dtype: of the file, but for what stands in EXACT; None: as they are.
 
     Raises:
         FloatingPointError: a tensor, which is named, holds infinities or NaN, if only in `dtype`; nothing is written.
@@ -42,7 +46,10 @@ def save_adapter(
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     refuse_non_finite(path, (name for name, tensor in tensors.items() if not tensor.isfinite().all()))
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    tensors = {
+        name: tensor.to(torch.float32 if name.endswith(EXACT) else dtype).contiguous()
+        for name, tensor in tensors.items()
+    }
     reason = say(' in this save_precision: use "bf16"', '，因为超出了 save_precision 的范围：请改用 "bf16"')
     refuse_non_finite(path, (name for name, tensor in tensors.items() if not tensor.isfinite().all()), reason)
     data = FORMATS[path.suffix](tensors, metadata or {})
@@ -54,7 +61,8 @@ def save_adapter(
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    return safetensors.torch.save(tensors, {**metadata, **sshs_hashes(safetensors.torch.save(tensors))})
+    of_training = {name: value for name, value in metadata.items() if name.startswith("ss_")}
+    return safetensors.torch.save(tensors, {**metadata, **sshs_hashes(safetensors.torch.save(tensors, of_training))})
 
 
 def _pickle(tensors: dict[str, Tensor], metadata: dict[str, str]) -> memoryview:
@@ -76,10 +84,10 @@ FORMATS: dict[str, Callable[[dict[str, Tensor], dict[str, str]], bytes | memoryv
 
 
 def sshs_hashes(serialised: bytes) -> dict[str, str]:
-    """The two hashes of a LoRA, from a .safetensors of its tensors alone, so that the metadata does not change them.
+    """The two hashes of a LoRA, from a .safetensors of its tensors and ss_* entries, as sd-scripts computes them.
 
-    sshs_model_hash: SHA-256 of everything behind the header; A1111 knows a LoRA by it. sshs_legacy_hash: the first 8
-    digits of the SHA-256 of 64 KiB at 1 MiB.
+    sshs_model_hash: SHA-256 of everything behind the header, so that the metadata does not change it; A1111 knows a
+    LoRA by it. sshs_legacy_hash: the first 8 digits of the SHA-256 of 64 KiB at 1 MiB, header and all.
     """
     header_size = int.from_bytes(serialised[:8], "little")
     return {

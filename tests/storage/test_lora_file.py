@@ -45,7 +45,7 @@ def test_what_is_saved_can_be_loaded(tmp_path, extension, precision):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_hashes_are_of_the_tensors_alone(tmp_path):
+def test_hashes_are_those_of_sd_scripts(tmp_path):
     tensors = {"lora_unet_a.lora_down.weight": torch.arange(400_000.0).reshape(4, 100_000)}
     path = tmp_path / "a.safetensors"
     save_adapter(path, tensors, {"ss_training_comment": "x" * 1000})
@@ -55,10 +55,25 @@ def test_hashes_are_of_the_tensors_alone(tmp_path):
     values = tensors["lora_unet_a.lora_down.weight"].numpy().tobytes()
     assert data[8 + header_size :] == values
     assert metadata["sshs_model_hash"] == hashlib.sha256(values).hexdigest()
-    alone = safetensors.torch.save(tensors)
-    assert metadata["sshs_legacy_hash"] == hashlib.sha256(alone[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8]
+    as_there = safetensors.torch.save(tensors, {"ss_training_comment": "x" * 1000})  # sd-scripts' way: ss_* count
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(as_there[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8]
+    save_adapter(path, tensors, {"ss_training_comment": "x" * 1000, "modelspec.title": "another"})
+    assert {key: metadata_of(path)[key] for key in metadata} == metadata  # what people edit later does not count
     save_adapter(path, tensors, {})
-    assert {key: metadata[key] for key in metadata_of(path)} == metadata_of(path)  # other metadata, same hashes
+    assert metadata_of(path)["sshs_model_hash"] == metadata["sshs_model_hash"]
+
+
+@pytest.mark.parametrize("precision", lora_file.PRECISIONS)
+def test_the_magnitudes_of_a_dora_stay_float32(tmp_path, precision):
+    """Half precision would round away what they have learned: a thousandth of their size, say."""
+    scale = torch.tensor([[1.0, 2.0, 3.0]]) * 1.001
+    tensors = lora() | {"lora_unet_conv1.dora_scale": scale}
+    save_adapter(tmp_path / "a.safetensors", tensors, dtype=lora_file.PRECISIONS[precision])
+    written = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert torch.equal(written["lora_unet_conv1.dora_scale"], scale)
+    assert {tensor.dtype for name, tensor in written.items() if not name.endswith("dora_scale")} == {
+        lora_file.PRECISIONS[precision]
+    }
 
 
 def test_a_file_without_alpha_means_alpha_is_the_rank(tmp_path):
