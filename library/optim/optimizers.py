@@ -226,7 +226,8 @@ def _plain(path: str, package: str | None = None, **defaults: Any) -> Row:
                 say(f"optimizer_args: {cls.__name__}: {error}", f"optimizer_args：{cls.__name__} 不接受：{error}")
             ) from error
         settings = ", ".join(f"{key}={value}" for key, value in args.items() if key != "fused")
-        return Built(optimizer, f"{cls.__module__}.{cls.__name__}({settings})", [])
+        told = f"({settings})" if settings else ""  # as sd-scripts writes it
+        return Built(optimizer, f"{cls.__module__}.{cls.__name__}{told}", [])
 
     return row
 

@@ -9,7 +9,8 @@ import base64
 import json
 import mimetypes
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from library.files import JsonObject, sha256, sha256_of_file
 from library.options.training import Config
 
 LYCORIS = {  # network_module -> the arguments by which LyCORIS knows it; lora is sd-scripts' own
-    "loha": {"algo": "loha"}, "lokr": {"algo": "lokr"}, "dora": {"algo": "lora", "dora_wd": "True"},
+    "loha": {"algo": "loha"}, "lokr": {"algo": "lokr"},
+    "dora": {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"},
 }  # fmt: skip
 
 NETWORK_ARGS = (  # options that are network_args in sd-scripts
@@ -75,6 +77,7 @@ class Run:
     model: ModelHashes
     vae: ModelHashes | None = None  # only where another VAE was given
     process_count: int = 1
+    decided: Mapping[str, object] = field(default_factory=dict)  # option -> what its "auto" came to in this run
 
 
 def build(config: Config, data: JsonObject, family_metadata: dict[str, str], run: Run) -> dict[str, str]:
@@ -92,7 +95,8 @@ def build(config: Config, data: JsonObject, family_metadata: dict[str, str], run
     """
     entries = {**_network(config), **family_metadata, **_modelspec(config, data["ss_resolution"], run)}
     if not config.no_metadata:
-        entries |= OFF | _of_config(config) | _of_run(run) | _of_batches(config, run)
+        decided = {f"ss_{name}": value for name, value in run.decided.items()}
+        entries |= OFF | _of_config(config) | decided | _of_run(run) | _of_batches(config, run)
         entries |= {
             name: json.dumps(value) if isinstance(value, (dict, list)) else value for name, value in data.items()
         }

@@ -35,6 +35,20 @@ def hashes_of(settings: Config) -> tuple[ModelHashes, ModelHashes | None]:
     return metadata.model_hashes(Path(settings.pretrained_model_name_or_path)), vae
 
 
+def what_auto_came_to(run: Run, training: Training) -> dict[str, object]:
+    """Of the options in the metadata those that device, memory and images decide."""
+    import torch
+
+    numbers = {torch.float32: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}
+    images, held = ({one.image_path for one in own} for own in (run.plan.found.train, run.plan.found.validation))
+    is_split = held and not run.settings.validation_data_dir
+    return {
+        "mixed_precision": numbers[run.machine.dtype],
+        "gradient_checkpointing": bool(training.blocks.recomputed),
+        "validation_split": round(len(held) / len(images | held), 4) if is_split else 0.0,
+    }
+
+
 class Saver:
     """Writes LoRAs and states into output_dir, and removes those that are too many.
 
@@ -102,6 +116,7 @@ class Saver:
                 model=self.model,
                 vae=self.vae,
                 process_count=self.run.processes.count,
+                decided=what_auto_came_to(self.run, self.training),
             ),
         )
         with self.training.averaged():

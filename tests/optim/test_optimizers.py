@@ -40,7 +40,9 @@ def test_every_optimizer_makes_a_loss_smaller(name):
 
 
 def test_optimizers_are_the_classes_they_are_named_after():
-    assert type(build("AdamW", groups(), learning_rate=1).optimizer) is torch.optim.AdamW
+    plain = build("AdamW", groups(), learning_rate=1)
+    assert type(plain.optimizer) is torch.optim.AdamW
+    assert plain.described_as == "torch.optim.adamw.AdamW"
     assert type(build("sgd", groups(), learning_rate=1).optimizer) is torch.optim.SGD
     nesterov = build("SGDNesterov", groups(), learning_rate=1, args={"momentum": 0.8}).optimizer.param_groups[0]
     assert (nesterov["momentum"], nesterov["nesterov"]) == (0.8, True)

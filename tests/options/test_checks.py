@@ -201,6 +201,11 @@ DOUBTFUL = [
         "prior_loss_weight = 0.0 leaves the regularization images without effect, they only take time; "
         "set reg_data_dir to None instead",
     ),
+    (
+        {"save_model_as": "ckpt"},
+        'save_model_as = "ckpt" has no room for metadata: programs and show_lora.py can\'t tell its trigger words, '
+        'base model or settings. "safetensors" has',
+    ),
     ({"color_aug": True}, "cache_latents is off, because color_aug changes the images at every use"),
     (
         {"optimizer_type": "AdamW8bit", "device": "cpu"},

@@ -86,6 +86,20 @@ def test_entries_have_the_values_of_sd_scripts(name, value):
     assert entries(**options)[name] == value
 
 
+def test_what_auto_came_to_is_told_and_not_the_word():
+    decided = {"mixed_precision": "bf16", "gradient_checkpointing": False, "validation_split": 0.1}
+    told = entries(run=dataclasses.replace(RUN, decided=decided))
+    assert {name: told[f"ss_{name}"] for name in decided} == {
+        "mixed_precision": "bf16", "gradient_checkpointing": "False", "validation_split": "0.1",
+    }  # fmt: skip
+    assert "auto" not in told.values()  # no other option that may be "auto" is told as asked
+
+
+def test_a_dora_tells_lycoris_along_which_side_its_norms_are():
+    args = json.loads(entries(network_module="dora")["ss_network_args"])
+    assert {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"}.items() <= args.items()
+
+
 def test_facts_of_the_data_set_are_json():
     full = entries()
     for name in ("ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_bucket_info"):

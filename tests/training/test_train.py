@@ -57,6 +57,7 @@ def test_the_file_holds_every_target_under_its_name_and_says_what_it_is(run, fam
     assert metadata["ss_network_dim"] == "2"
     assert metadata["ss_v2"] == str(family == "sd2")
     assert metadata["ss_output_name"] == "it"
+    assert "auto" not in metadata.values()
     assert json.loads(metadata["ss_tag_frequency"])["2_mytag"]["mytag"] == 3
     assert metadata["ss_steps"] == metadata["ss_max_train_steps"] == str(len(events(out)))
     assert len(metadata["sshs_model_hash"]) == 64

@@ -207,6 +207,8 @@ def precedence(c: Config) -> Iterator[Rule]:
                 f"优先于 save_every_n_epochs = {c.save_every_n_epochs}",
             ),
         )
+    if c.save_model_as != "safetensors":
+        yield (("save_model_as",), _no_room_for_metadata())
     if c.save_state_on_train_end and c.save_state:
         yield (
             ("save_state_on_train_end", "save_state"),
@@ -274,6 +276,14 @@ def why_no_8bit_adam(device: str = "auto") -> str | None:
     if importlib.util.find_spec("bitsandbytes") is None:
         return say("the package bitsandbytes is not installed", "没有安装 bitsandbytes")
     return None
+
+
+def _no_room_for_metadata() -> str:
+    return say(
+        "has no room for metadata: programs and show_lora.py can't tell its trigger words, base model or settings. "
+        '"safetensors" has',
+        "存不下元数据：各软件和 show_lora.py 都看不到触发词、底模与训练参数。safetensors 可以",
+    )
 
 
 SUBJECTS = (unusual_rates, precedence, unavailable, without_effect, captions_and_images)
