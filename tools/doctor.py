@@ -79,6 +79,8 @@ def examine(settings: Doctor) -> int:
         )
     )
     log.info(say(f"full report with images: {path}", f"全部结果（附图片）：{path}"))
+    if seen.system:
+        log.info(seen.system)
     return 0
 
 

@@ -55,6 +55,7 @@ class Examination:
     model: ModelInfo | None = None
     statistics: TagStatistics | None = None
     memory: str = ""  # the table of what the run will hold
+    system: str = ""  # a line with system and versions
 
     @property
     def config(self) -> Config:
@@ -372,7 +373,7 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
         examination.findings.append(Finding("amber", "machine", text, cure))
     else:
         examination.findings.append(Finding("green", "machine", device.description))
-    examination.findings.append(Finding("green", "machine", system_line(device.description)))
+    examination.system = system_line(device.description)
     errors = len(examination.findings)
     examination.attempt("machine", self_test, device)
     if device.torch_device.type != "cpu" and len(examination.findings) == errors:

@@ -590,8 +590,9 @@ def test_what_a_device_says_is_red(case):
 def test_a_line_to_quote_names_system_and_versions(case):
     import torch
 
-    case.sees("green", "machine", "quote this if you report a problem: python 3.", machine=True)
-    case.sees("green", "machine", f"torch {torch.__version__}; diffusers ", machine=True)
+    line = case.examine(machine=True).system
+    assert line.startswith("quote this if you report a problem: python 3.")
+    assert f"torch {torch.__version__}; diffusers " in line
 
 
 @pytest.mark.slow("plans the memory of a run")
