@@ -1,7 +1,8 @@
-"""Faces: by the detectors that OpenCV ships, or by a model of another program that lies on this machine.
+"""Faces: by MediaPipe's network, which comes along, or by a model of another program that lies on this machine.
 
-OpenCV's own know photographed faces, seen from the front or from the side and upright within 15 degrees or so; drawn
-ones need a model. To add a kind of model: a pattern, and a branch of `open_model`.
+The network knows photographed faces, upright within 30 degrees or so; drawn ones need a model. It looks at 192 pixels,
+so it is shown the image three times: whole, with room around it (it misses faces that fill what it sees), and in parts
+(for faces of people seen from head to foot). To add a kind of model: a pattern, and a branch of `open_model`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from library.images.region import Region, clipped, merged
+from library.images.region import Region, clipped, merged, overlap
 from library.messages import UserError, say
 
 if TYPE_CHECKING:
@@ -33,13 +34,16 @@ MODEL_PATTERNS = (
     "face_detection_yunet*.onnx",  # OpenCV's model zoo: photographed
 )
 
-FRONTAL, PROFILE, EYE = (f"haarcascade_{name}.xml" for name in ("frontalface_alt2", "profileface", "eye"))
-# A cascade answers many times around a true face and few times elsewhere. In 43 photos the nine large frontal faces had
-# 4 answers and more, other places up to 11; where eyes were found in the upper part too, all were faces.
-FRONTAL_ANSWERS, FRONTAL_ANSWERS_WITH_EYES, PROFILE_ANSWERS, ANIME_ANSWERS = 15, 3, 14, 5
-FRONTAL_SIDE, PROFILE_SIDE = 800, 480  # of the image they look at: their time grows with its area
-SMALLEST = 24  # pixels of a face there
-EYES_WIDTH, SMALLEST_EYE = 120, 18  # pixels that a face is brought to for finding its eyes
+NETWORK = Path(__file__).parent / "networks" / "face_detection_full_range.tflite"
+NETWORK_SIDE, CELLS = 192, 48  # pixels of the square that it sees, and how many places along a side may hold a face
+SURE, UNSURE = 0.6, 0.5  # of 25 faces in 9 photos it finds 17 and 21, and 1 and 2 that are none in 48
+# Close-ups are found with room around the image, where it is half as large; there only faces count of so much of its
+# shorter side. Small ones are found in parts of so much of width and height, where hubs and stars reach 0.70
+ROOM, CLOSE_UP, PART, SURE_IN_PART = 2, 0.3, 0.4, 0.75
+FOREHEAD = 0.15  # of a box's height, put above it: the network's reach from brows to chin
+NETWORK_OVERLAP = 0.3  # of the smaller box: two that share more are one face, the surer one
+
+ANIME_ANSWERS, ANIME_SIDE, SMALLEST = 5, 800, 24  # of the cascade: answers around a face, the image's side, the face's
 
 YOLO_SCORE, YOLO_OVERLAP = 0.3, 0.5  # ADetailer's confidence; boxes that share more are one face
 YOLO_SIDE = 640  # where the file leaves the size open
@@ -58,16 +62,20 @@ class Detector:
     detect: Detect
 
 
-def find_faces(image: np.ndarray, model: Detector | None = None) -> list[Region]:
+def find_faces(image: np.ndarray, model: Detector | None = None, *, unsure: bool = False) -> list[Region]:
     """Faces, the surest first.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        model: of `open_model`; None: OpenCV's own detectors.
+        model: of `open_model`; None: MediaPipe's network.
+        unsure: also what the network only thinks possible, whatever a model says: for what must not harm a face.
     """
     height, width = image.shape[:2]
-    detect = model.detect if model else _own("haar", _haar)
-    inside = [clipped(face, width, height) for face in detect(image)]
+    faces = model.detect(image) if model else []
+    if unsure or not model:
+        likely = _own("mediapipe", _mediapipe)(image)
+        faces = faces + [face for face in likely if unsure or face.score >= SURE]
+    inside = [clipped(face, width, height) for face in faces]
     return merged((face for face in inside if face), share=0.5)
 
 
@@ -133,28 +141,58 @@ def _per_thread(path: Path, made: Callable[[], Detect]) -> Detect:
     return lambda image: _own(path, made)(image)
 
 
-# ---- Cascades --------------------------------------------------------------------------------------------------------
+# ---- MediaPipe's network ---------------------------------------------------------------------------------------------
 
 
-def _haar() -> Detect:
-    """OpenCV's own: from the front, and from either side."""
+def _mediapipe() -> Detect:
+    """Bazarevsky et al. 2019, "BlazeFace", arXiv:1907.05047, in its full-range form; see networks/README.md."""
     import cv2
 
-    folder = cv2.data.haarcascades
-    frontal, profile, eye = (cv2.CascadeClassifier(folder + name) for name in (FRONTAL, PROFILE, EYE))
+    network = cv2.dnn.readNetFromTFLite(str(NETWORK))
+    names = network.getUnconnectedOutLayersNames()
+    place = (np.arange(CELLS) + 0.5) * NETWORK_SIDE / CELLS
+    middles = np.stack([np.tile(place, CELLS), np.repeat(place, CELLS)], 1)  # (2304, 2) x, y
+
+    def answers(image: np.ndarray, side: int, least: float) -> list[Region]:
+        """Faces in an image that is that long in the square which the network sees."""
+        framed, factor = _letterboxed(image, side, NETWORK_SIDE)
+        network.setInput(cv2.dnn.blobFromImage(framed, 1 / 127.5, mean=(127.5,) * 3))
+        outputs = {output.shape[-1]: output[0] for output in network.forward(names)}
+        scores = 1 / (1 + np.exp(-outputs[1][:, 0].clip(-50, 50)))
+        likely = scores >= least
+        boxes = outputs[16][likely, :4]  # then six points
+        boxes[:, :2] += middles[likely]
+        boxes[:, 1] -= FOREHEAD / 2 * boxes[:, 3]
+        boxes[:, 3] *= 1 + FOREHEAD
+        pairs = zip(_from_middles(boxes), scores[likely], strict=True)
+        return [_region(box, factor, score=float(score)) for box, score in pairs]
 
     def detect(image: np.ndarray) -> list[Region]:
-        width = image.shape[1]
-        found = [
-            face
-            for face in _answers(frontal, image, FRONTAL_SIDE, FRONTAL_ANSWERS_WITH_EYES)
-            if face.score >= _score(FRONTAL_ANSWERS) or _has_eyes(eye, image, face)
-        ]
-        found += _answers(profile, image, PROFILE_SIDE, PROFILE_ANSWERS)  # it knows one side only
-        mirrored = _answers(profile, image[:, ::-1], PROFILE_SIDE, PROFILE_ANSWERS)
-        return found + [face._replace(left=width - face.right) for face in mirrored]
+        height, width = image.shape[:2]
+        found = answers(image, NETWORK_SIDE, UNSURE)
+        close = answers(image, NETWORK_SIDE // ROOM, UNSURE)
+        found += [face for face in close if face.width >= CLOSE_UP * min(height, width)]
+        across, down = (max(1, round(PART * side)) for side in (width, height))
+        for top in sorted({0, (height - down) // 2, height - down}):
+            for left in sorted({0, (width - across) // 2, width - across}):
+                part = np.ascontiguousarray(image[top : top + down, left : left + across])
+                faces = answers(part, NETWORK_SIDE, SURE_IN_PART)
+                found += [face._replace(left=face.left + left, top=face.top + top) for face in faces]
+        return _surest(found)
 
     return detect
+
+
+def _surest(faces: list[Region]) -> list[Region]:
+    """One box for each face."""
+    kept: list[Region] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(overlap(face, other) < NETWORK_OVERLAP * min(face.area, other.area) for other in kept):
+            kept.append(face)
+    return kept
+
+
+# ---- Cascades --------------------------------------------------------------------------------------------------------
 
 
 def _cascade(path: Path) -> Detect:
@@ -163,41 +201,24 @@ def _cascade(path: Path) -> Detect:
     cascade = cv2.CascadeClassifier()
     if not cascade.load(str(path)):
         raise ValueError(say("no cascade of OpenCV", "不是 OpenCV 的级联分类器"))
-    return lambda image: _answers(cascade, image, FRONTAL_SIDE, ANIME_ANSWERS)
+    return lambda image: _answers(cascade, image)
 
 
-def _answers(cascade: cv2.CascadeClassifier, image: np.ndarray, side: int, fewest: int) -> list[Region]:
-    """Where a cascade answers at least so often, in an image whose longer side is that long."""
+def _answers(cascade: cv2.CascadeClassifier, image: np.ndarray) -> list[Region]:
+    """Where a cascade answers often enough: many times around a true face, few times elsewhere."""
     import cv2
 
-    small, factor = _shrunk(image, side)
+    small, factor = _shrunk(image, ANIME_SIDE)
     grey = cv2.equalizeHist(cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_RGB2GRAY))
-    boxes, counts = cascade.detectMultiScale2(grey, 1.1, fewest - 1, minSize=(SMALLEST, SMALLEST))
+    boxes, counts = cascade.detectMultiScale2(grey, 1.1, ANIME_ANSWERS - 1, minSize=(SMALLEST, SMALLEST))
     return [
-        _region(box, factor, score=_score(count)) for box, count in zip(boxes, counts, strict=True) if count >= fewest
+        _region(box, factor, score=float(count / (count + ANIME_ANSWERS)))
+        for box, count in zip(boxes, counts, strict=True)
+        if count >= ANIME_ANSWERS
     ]
 
 
-def _score(answers: int) -> float:
-    """0.5 for as many answers as are enough from the front, towards 1 for more."""
-    return float(answers / (answers + FRONTAL_ANSWERS))
-
-
-def _has_eyes(eye: cv2.CascadeClassifier, image: np.ndarray, face: Region) -> bool:
-    """Whether there are two eyes in the upper part of a face."""
-    import cv2
-
-    upper = face._replace(height=round(0.6 * face.height))
-    inside = clipped(upper, image.shape[1], image.shape[0])
-    if not inside:
-        return False
-    part = np.ascontiguousarray(image[inside.top : inside.bottom, inside.left : inside.right])
-    size = (EYES_WIDTH, max(1, round(EYES_WIDTH * inside.height / inside.width)))
-    grey = cv2.equalizeHist(cv2.resize(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), size))
-    return len(eye.detectMultiScale(grey, 1.05, 2, minSize=(SMALLEST_EYE, SMALLEST_EYE))) >= 2
-
-
-# ---- Networks --------------------------------------------------------------------------------------------------------
+# ---- Models of others ------------------------------------------------------------------------------------------------
 
 
 def _yunet(path: Path) -> Detect:
@@ -223,7 +244,7 @@ def _yolo(session: Session) -> Detect:
     kind = np.float16 if "float16" in given.type else np.float32
 
     def detect(image: np.ndarray) -> list[Region]:
-        framed, factor = _letterboxed(image, side)
+        framed, factor = _letterboxed(image, side, side)
         pixels = (framed.transpose(2, 0, 1)[None] / 255).astype(kind)
         boxes, scores = decoded(session.run(None, {given.name: pixels}))
         kept = cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), YOLO_SCORE, YOLO_OVERLAP)
@@ -260,12 +281,12 @@ def _from_middles(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], 1)
 
 
-def _letterboxed(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    """A square with the image in its upper left corner, and how much smaller the image is there."""
+def _letterboxed(image: np.ndarray, longer: int, side: int) -> tuple[np.ndarray, float]:
+    """A square with the image, that long, in its upper left corner, and how much smaller the image is there."""
     import cv2
 
     height, width = image.shape[:2]
-    factor = side / max(height, width)
+    factor = longer / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     framed = np.full((side, side, 3), GREY, np.uint8)
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
