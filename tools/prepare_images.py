@@ -21,8 +21,8 @@ resolution = 512                # training resolution the images are meant for: 
 # ---- Often changed | 经常修改 ----
 duplicates = "leave out"     # duplicates, at any size: "leave out" all but the best of each group, or "keep" them; both are shown | 重复的图片（包括大小不同的）："leave out" 每组只留最好的一张，"keep" 全部保留；两种都会列出
 trim_borders = True          # cut off plain borders and letterboxes | 裁掉单色边框和黑边
-text = "show"                # text and watermarks: "show" suggestions in the summary, "erase" them too (check the suggestions first), "off": don't look for any | 文字与水印："show" 只在结果页标出，"erase" 同时擦除（请先看标出的对不对），"off" 不查找
-background = "keep"          # what is behind the subject: "keep" it, a plain "colour", or "transparent"; by a local rembg model if there is one, else OpenCV's GrabCut, whose results need checking | 主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则用 OpenCV 的 GrabCut，结果需要过目
+text = "show"                # text and watermarks: "show" suggestions in the summary, "erase" them too (what lies over a face or much of the image only when regions names it), "off": don't look for any | 文字与水印："show" 只在结果页标出，"erase" 同时擦除（压在脸上或占画面较大的，须写进 regions 才擦），"off" 不查找
+background = "keep"          # what is behind the subject: "keep" it, a plain "colour", or "transparent"; by a local rembg model if there is one, else a small network for photographed people and GrabCut, whose results need checking | 主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则真人用自带的小模型、其余用 GrabCut，结果需要过目
 background_colour = "white"  # the colour of a plain background: a name such as "white" or "#rrggbb" | 纯色背景的颜色：名称如 "white"，或 "#rrggbb"
 faces = "keep"               # faces: "erase" them (for clothes without the wearer's face), "cut out" only them, or "recipe": cropped faces as training set and the full images as regularization | 人脸："erase" 擦除（训练衣服时不要模特的脸），"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化
 regions = None               # text file of more regions to erase, one per line: "photo 1.jpg: left, top, width, height" in pixels of the upright image or in %; None: none | 另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有
@@ -201,7 +201,7 @@ def _counts(survey: "Survey", left_out: dict[str, str], wanted: "list[Raw]") -> 
 
 def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list[str]]":
     """The models that are needed and there, and a line on each thing that they, or OpenCV, will do."""
-    from library.images import background, faces, local_models
+    from library.images import background, faces, local_models, text_regions
     from library.tooling.cleaning import Models
 
     def open_onnx(file: Path) -> local_models.Onnx:
@@ -209,10 +209,20 @@ def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list
 
     lines: list[str] = []
     face = subject = None
-    if settings.faces != "keep":
+    reads_text = settings.text != "off"
+    try:
+        if reads_text:
+            text_regions.open_reader()
+    except UserError as error:
+        if settings.text == "erase":
+            raise
+        lines.append(str(error))
+        reads_text = False
+    if settings.faces != "keep" or reads_text:
         found = local_models.find_models(faces.MODEL_PATTERNS, settings.models_dirs)
         face = _first(found, lambda file: faces.open_model(file, open_onnx), lines)
-        name = face.path.name if face else say("OpenCV's detectors of photographed faces", "OpenCV 自带的真人脸检测器")
+    if settings.faces != "keep":
+        name = face.path.name if face else say("MediaPipe's, for photographed faces", "MediaPipe，只认真人脸")
         lines.append(say(f"faces: {name}", f"人脸：{name}"))
     if settings.background != "keep":
         found = local_models.find_models(background.MODEL_PATTERNS, settings.models_dirs)
@@ -223,16 +233,17 @@ def _models(settings: PrepareImages, wanted: "list[Raw]") -> "tuple[Models, list
         else:
             lines.append(
                 say(
-                    "background: OpenCV's GrabCut, which guesses; check every image. A rembg model such as "
-                    "isnet-general-use.onnx in a folder of models_dirs works better",
-                    "背景：OpenCV 的 GrabCut，靠猜测，请逐张检查。把 isnet-general-use.onnx 等 rembg 模型放进 models_dirs "
-                    "所列目录，效果好得多",
+                    "background: MediaPipe's network for photographed people, GrabCut, which guesses, for all else; "
+                    "check every image. A rembg model such as isnet-general-use.onnx in a folder of models_dirs works "
+                    "better (isnet-anime.onnx for drawings)",
+                    "背景：真人用 MediaPipe，其余用 GrabCut（靠猜测），请逐张检查。把 isnet-general-use.onnx（二次元用 "
+                    "isnet-anime.onnx）等 rembg 模型放进 models_dirs 所列目录，效果好得多",
                 )
             )
     enlarger = None
     if settings.faces in ("cut out", "recipe") or any(raw.area < settings.resolution**2 for raw in wanted):
         enlarger = _enlarger(settings, lines)
-    return Models(face, subject, enlarger), lines
+    return Models(face, subject, enlarger, reads_text), lines
 
 
 def _first(files: list[Path], opened: Callable[[Path], Any], lines: list[str]) -> Any:

@@ -1,75 +1,111 @@
 """Text that lies over an image: site names, dates, watermarks, in any script, proposed for erasing.
 
-A small network of convolutions, run by OpenCV, says of every few pixels whether they are in a line of text; lines
-become rectangles. It was trained with text of 30 to 100 % opacity over drawn images and sample photos
-(tools/train_text_network.py). Text in steep slants, single signs and letters as light as their ground are not found.
+RapidOCR's detector proposes lines, and its recogniser reads them: what nobody can read is no text. Without the reading
+fur, eyes and cups are taken for text; with it hardly anything is, but for drawn eyes (`EYES`). Its models lie in its
+package (PP-OCRv6, Apache-2.0), so nothing is downloaded; `open_reader` is the only place that knows it.
 """
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from library.images.region import Region, clipped, merged
+from library.images.region import Region, clipped, grown, merged, overlap
+from library.messages import UserError, say
 
-NETWORK = Path(__file__).parent / "text_network.onnx"
-CELL = 4  # pixels across and down that the network judges together
-SIDE = 896  # of the image it looks at, the longer one: letters are then 10 to 70 pixels high, as it learnt them
+Reader = Any  # rapidocr.RapidOCR; what it gives is declared as a union of which one kind comes
+
+SIDE = 960  # of the image it looks at, the longer one
 LARGEST_FACTOR = 2.0  # smaller images are enlarged that much at most
-SMALLEST = 128  # of the longer side; in a smaller image two eyes look like "oo", and a line could hardly be read
-# Of 148 texts over 13 photos and 90 drawings that it was not trained with these find 93 %, and where there is no text
-# 0.4 places in a photo. With 0.7 in place of 0.82 it is 95 % and 1.8, with 0.86 89 % and 0.1 (tests/overlaid_text.py)
-LIKELY, SURE = 0.5, 0.82  # of a cell, to belong to a line; of a line, in the mean of its cells
-FEWEST_CELLS, SHORTEST = 6, 4  # of a line
+SMALLEST = 32  # of the shorter side; of a smaller image nobody could read a line
+SURE = 0.5  # of a line's reading
+FEWEST_LETTERS = 2  # letters or digits: the stars of a flag are read as "***"
+EYES, EYES_LENGTH = frozenset("0o〇69qcgdea8"), 3  # two drawn eyes are read as "00", "60"; so short and of these alone
+MARGIN = 0.1  # of a line's height: its shadow and outline lie outside the letters
+LARGEST = 0.05  # share of the image: what covers more is left to a person
 
-_of_thread = threading.local()  # OpenCV's networks may not be shared by threads
+_opening = threading.Lock()
 
 
 def find_text(image: np.ndarray) -> list[Region]:
-    """Where text or a watermark may be.
+    """Where text or a watermark is.
 
     Args:
         image: (H, W, 3) uint8, RGB.
+
+    Raises:
+        UserError: rapidocr or onnxruntime is missing or cannot run.
     """
     import cv2
 
     height, width = image.shape[:2]
-    if max(height, width) < SMALLEST:
+    if min(height, width) < SMALLEST:
         return []
-    text, factor = likelihood(image)
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats((text > LIKELY).astype(np.uint8), connectivity=8)
-    sums = np.bincount(labels.ravel(), weights=text.ravel(), minlength=count)
+    with _opening:
+        reader = open_reader()
+    factor = min(LARGEST_FACTOR, SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    read = reader(cv2.cvtColor(resized, cv2.COLOR_RGB2BGR))
     found = []
-    for number in range(1, count):
-        left, top, across, down, area = (int(value) for value in boxes[number])
-        score = float(sums[number]) / area
-        if score < SURE or area < FEWEST_CELLS or max(across, down) < SHORTEST:
+    for corners, words, score in zip(_listed(read.boxes), _listed(read.txts), _listed(read.scores), strict=True):
+        if score < SURE or not _is_text(words):
             continue
-        by = 0.25 * min(across, down) + 0.75  # the network was taught the middle of a line
-        box = Region(
-            int(np.floor((left - by) * CELL / factor)), int(np.floor((top - by) * CELL / factor)),
-            int(np.ceil((across + 2 * by) * CELL / factor)), int(np.ceil((down + 2 * by) * CELL / factor)),
-            min(1.0, score), "text",
-        )  # fmt: skip
-        inside = clipped(box, width, height)
+        left, top = (int(value) for value in np.floor(np.min(corners, axis=0) / factor))
+        right, bottom = (int(value) for value in np.ceil(np.max(corners, axis=0) / factor))
+        box = Region(left, top, right - left, bottom - top, min(1.0, float(score)), "text")
+        inside = clipped(grown(box, round(MARGIN * min(box.width, box.height))), width, height)
         found += [inside] if inside else []
     return merged(found)
 
 
-def likelihood(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Of every cell how likely it is in text, and by which factor the image was resized before it was cut into cells.
+def _is_text(words: str) -> bool:
+    letters = [letter for letter in words.casefold() if letter.isalnum()]
+    return len(letters) >= FEWEST_LETTERS and not (len(letters) <= EYES_LENGTH and EYES.issuperset(letters))
 
-    Cells (rows, columns) go on below and to the right of the image, up to a multiple of 32 pixels.
+
+def needs_a_person(text: Region, faces: list[Region], width: int, height: int) -> bool:
+    """Whether erasing it might spoil the image, whatever it is: it covers much of it, or part of a face."""
+    return text.area > LARGEST * width * height or any(overlap(text, face) for face in faces)
+
+
+@cache
+def open_reader() -> Reader:
+    """The detector and the recogniser, which threads share.
+
+    Raises:
+        UserError: rapidocr or onnxruntime is missing or cannot run.
     """
-    import cv2
+    try:
+        import rapidocr
 
-    height, width = image.shape[:2]
-    factor = min(LARGEST_FACTOR, SIDE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-    right, below = -size[0] % 32, -size[1] % 32
-    framed = cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_REPLICATE)
-    if not hasattr(_of_thread, "network"):
-        _of_thread.network = cv2.dnn.readNetFromONNX(str(NETWORK))
-    _of_thread.network.setInput(cv2.dnn.blobFromImage(framed))
-    return _of_thread.network.forward()[0, 0], factor
+        models = Path(rapidocr.__file__).parent / "models"
+        files = {part: next(models.glob(f"*_{part.lower()}_*.onnx")) for part in ("Det", "Cls", "Rec")}
+        options = {f"{part}.model_path": str(file) for part, file in files.items()}  # or it would download them
+        options |= {"Global.log_level": "critical", "Global.text_score": SURE, "Global.max_side_len": SIDE}
+        options |= {"Det.limit_type": "max", "Det.limit_side_len": SIDE}
+        options |= {"EngineConfig.onnxruntime.intra_op_num_threads": 1}  # there is a thread for each image
+        reader = rapidocr.RapidOCR(params=options)
+        reader(np.zeros((SMALLEST, SMALLEST, 3), np.uint8))  # only now it looks for onnxruntime
+    except StopIteration:
+        raise UserError(_without_reader(say("its models are missing", "缺少模型文件"))) from None
+    except Exception as error:  # also of a build of onnxruntime that does not fit this machine
+        raise UserError(_without_reader((str(error).splitlines() or [type(error).__name__])[0])) from error
+    return reader
+
+
+def _listed(values: Iterable[Any] | None) -> list[Any]:
+    return [] if values is None else list(values)
+
+
+def _without_reader(reason: str) -> str:
+    return say(
+        f"text cannot be looked for, because rapidocr does not run here ({reason}): pip install -r requirements.txt, "
+        'or set text = "off"',
+        f'无法查找文字：rapidocr 不能运行（{reason}）。请 pip install -r requirements.txt，或设 text = "off"',
+    )

@@ -60,11 +60,11 @@ class PrepareImages(Tool):
         english="cut off plain borders and letterboxes",
         chinese="裁掉单色边框和黑边")
     text: str = option("often", "show", choices=("off", "show", "erase"),
-        english="text and watermarks: \"show\" suggestions in the summary, \"erase\" them too (check the suggestions first), \"off\": don't look for any",
-        chinese='文字与水印："show" 只在结果页标出，"erase" 同时擦除（请先看标出的对不对），"off" 不查找')
+        english="text and watermarks: \"show\" suggestions in the summary, \"erase\" them too (what lies over a face or much of the image only when regions names it), \"off\": don't look for any",
+        chinese='文字与水印："show" 只在结果页标出，"erase" 同时擦除（压在脸上或占画面较大的，须写进 regions 才擦），"off" 不查找')
     background: str = option("often", "keep", choices=("keep", "colour", "transparent"),
-        english="what is behind the subject: \"keep\" it, a plain \"colour\", or \"transparent\"; by a local rembg model if there is one, else OpenCV's GrabCut, whose results need checking",
-        chinese='主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则用 OpenCV 的 GrabCut，结果需要过目')
+        english="what is behind the subject: \"keep\" it, a plain \"colour\", or \"transparent\"; by a local rembg model if there is one, else a small network for photographed people and GrabCut, whose results need checking",
+        chinese='主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则真人用自带的小模型、其余用 GrabCut，结果需要过目')
     background_colour: str = option("often", "white",
         english='the colour of a plain background: a name such as "white" or "#rrggbb"',
         chinese='纯色背景的颜色：名称如 "white"，或 "#rrggbb"')

@@ -20,7 +20,7 @@ from library.data import captions, decoding
 from library.data.folders import MASKS
 from library.files import JsonObject
 from library.images import background, borders, faces, manifest, quality, resizing, text_regions
-from library.images.region import Region, clipped, grown
+from library.images.region import Region, clipped, grown, overlap
 from library.messages import UserError, say
 from library.options.tools import PrepareImages
 from library.tooling.raw_images import Raw, on_colour
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from library.images.faces import Detector
     from library.images.local_models import Onnx
 
-VERSION = 1  # raise it when the same settings give another image: all are then made anew
+VERSION = 2  # raise it when the same settings give another image: all are then made anew
 LARGE = 16_000_000  # pixels; larger images are worked on one at a time, so that memory stays flat
 WHOLE = 250  # of 255; an image nowhere more transparent than this counts as opaque
+LEAST_OF_FACE = 0.5  # that must be left of a face for cutting it out
+AGREED = 0.9  # share of text that a person's own regions cover: it need not be asked about again
 ERASED_FACE_MARGIN = 0.15  # sides of the face: chin and hairline, but not the collar
 LEAST_SHOWN = 0.02  # share of the image; with less left it is not written
 PACKING = 2  # of PNG, 0 to 9: 6, the usual one, takes four times as long for files a tenth smaller
@@ -39,11 +41,12 @@ PACKING = 2  # of PNG, 0 to 9: 6, the usual one, takes four times as long for fi
 
 @dataclass(frozen=True)
 class Models:
-    """Models of other programs that were found; None: OpenCV's or Lanczos."""
+    """Models of other programs that were found; None: those that come along, or Lanczos."""
 
     face: Detector | None = None
     background: Onnx | None = None
     enlarger: resizing.Enlarger | None = None
+    reads_text: bool = True  # rapidocr runs here
 
     def names(self) -> dict[str, str]:
         """What each is called, for the manifest."""
@@ -82,7 +85,8 @@ class Cleaner:
         decides += [s.faces, s.denoise, [list(region)[:4] for region in self.regions.get(raw.name, ())]]
         names = self.models.names()
         decides += [names["background"]] if s.background != "keep" else []
-        decides += [names["face"]] if s.faces != "keep" else []
+        decides += [names["face"]] if s.faces != "keep" or s.text != "off" else []
+        decides += [] if self.models.reads_text else ["no reader"]
         decides += [s.face_margin] if self.cuts_faces else []
         if raw.area < s.resolution**2 or self.cuts_faces:
             decides += [s.upscale != "off", names["enlarger"]]
@@ -126,11 +130,12 @@ class Cleaner:
         Returns:
             Files, none of which is written yet, and a report for the summary, all of which JSON can hold:
             "trim" (left, top, right, bottom as shares of the raw image), "text" (left, top, width, height as shares
-            of the raw image, and score), "faces" (how many were found), "face_model" (that looked
-            for them; "": OpenCV's detectors), "size" (width, height by file), "enlarged" (times by file), "erased"
-            (share by file), "small" (files below the training size), "by" (the model that enlarged), "guessed" (whether
-            GrabCut removed the background, and no model), "doubtful" (no subject was found, the background stayed),
-            "gone" (nothing was left).
+            of the raw image, and score), "asks" (those of them that only a person may have erased, likewise), "faces"
+            (how many were found), "face_model" (that looked for them; "": MediaPipe's), "lost" (faces that were
+            erased, with the background or by the user's regions, and so not cut out), "size" (width, height by
+            file), "enlarged" (times by file), "erased" (share by file), "small" (files below the training size), "by"
+            (the model that enlarged), "guessed" (whether no model of the user's removed the background), "doubtful"
+            (no subject was found, or one without its face: the background stayed), "gone" (nothing was left).
 
         Raises:
             BrokenImage: it cannot be read any more.
@@ -156,22 +161,23 @@ class Cleaner:
         alpha = np.full(shown.shape[:2], 255, np.uint8) if alpha is None else alpha[part].copy()
 
         erased = [r._replace(left=r.left - trim.left, top=r.top - trim.top) for r in self.regions.get(raw.name, ())]
-        if s.text != "off":
-            found = text_regions.find_text(shown)
-            made.report["text"] = [
-                [(r.left + trim.left) / width, (r.top + trim.top) / height, r.width / width, r.height / height, r.score]
-                for r in found
-            ]
-            erased += found if s.text == "erase" else []
+        if s.text != "off" and self.models.reads_text:
+            text, asks = self._text(shown, erased)
+            made.report["text"], made.report["asks"] = (
+                [
+                    [(r.left + trim.left) / width, (r.top + trim.top) / height, r.width / width, r.height / height]
+                    + [r.score]
+                    for r in regions
+                ]
+                for regions in (text, asks)
+            )
+            erased += [region for region in text if region not in asks] if s.text == "erase" else []
         seen = faces.find_faces(shown, self.models.face) if s.faces != "keep" else []
-        if s.faces != "keep":
-            made.report["faces"] = len(seen)
-            made.report["face_model"] = self.models.names()["face"]
         if s.faces == "erase":
             erased += [grown(face, round(ERASED_FACE_MARGIN * max(face.width, face.height))) for face in seen]
         if s.background != "keep":
             subject = background.subject(shown, self.models.background)
-            if background.is_doubtful(subject):
+            if background.is_doubtful(subject) or (seen and not any(_is_left(face, subject) for face in seen)):
                 made.report["doubtful"] = True
             else:
                 alpha = np.minimum(alpha, subject)
@@ -180,6 +186,12 @@ class Cleaner:
             inside = clipped(region, shown.shape[1], shown.shape[0])
             if inside:
                 alpha[inside.top : inside.bottom, inside.left : inside.right] = 0
+        if self.cuts_faces:
+            left = [face for face in seen if _is_left(face, alpha)]
+            made.report["lost"], seen = len(seen) - len(left), left
+        if s.faces != "keep":
+            made.report["faces"] = len(seen)
+            made.report["face_model"] = self.models.names()["face"]
 
         file = self.full_file(stem)
         if file and not (s.faces == "recipe" and self.is_poor(raw)):
@@ -190,6 +202,19 @@ class Cleaner:
                 cut = np.s_[square.top : square.bottom, square.left : square.right]
                 self._finish(pixels[cut], alpha[cut], self.face_file(stem, number), made)
         return made
+
+    def _text(self, shown: np.ndarray, agreed: list[Region]) -> tuple[list[Region], list[Region]]:
+        """The text in an image, and which of it only a person may have erased.
+
+        Args:
+            agreed: the user's own regions; what they cover need not be asked about.
+        """
+        text, (height, width) = text_regions.find_text(shown), shown.shape[:2]
+        near = faces.find_faces(shown, self.models.face, unsure=True) if text else []
+        near = [grown(face, round(ERASED_FACE_MARGIN * max(face.width, face.height))) for face in near]
+        asks = [region for region in text if text_regions.needs_a_person(region, near, width, height)]
+        asks = [region for region in asks if all(overlap(region, own) < AGREED * region.area for own in agreed)]
+        return text, asks
 
     def _finish(self, pixels: np.ndarray, alpha: np.ndarray, file: str, made: Made) -> None:
         """Bring an image to its size and add it, with its mask, to what was made."""
@@ -229,6 +254,11 @@ class Cleaner:
                 image = Image.fromarray(on_colour(image, self.colour))
         made.files[file] = _png(image)
         made.report.setdefault("size", {})[file] = list(image.size)
+
+
+def _is_left(face: Region, alpha: np.ndarray) -> bool:
+    """Whether most of a face is still there, where alpha (H, W) is what is left of an image."""
+    return alpha[face.top : face.bottom, face.left : face.right].mean() >= LEAST_OF_FACE * 255
 
 
 def _png(image: Image.Image) -> bytes:

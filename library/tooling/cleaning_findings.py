@@ -158,15 +158,15 @@ def small(outcome: Outcome, settings: PrepareImages) -> Remark:
 
 
 def text(outcome: Outcome, settings: PrepareImages) -> Remark:
-    names = outcome.reporting("text")
     if settings.text == "erase":
+        reports = {name: outcome.records[name].report for name in outcome.reporting("text")}
         return Remark(
-            names,
+            [name for name, report in reports.items() if len(report["text"]) > len(report.get("asks", ()))],
             say("text or watermarks erased", "擦除了文字或水印"),
             say("Check in the summary that the boxes were right", "请在结果页查看框得是否都对"),
         )
     return Remark(
-        names,
+        outcome.reporting("text"),
         say("may contain text or a watermark", "可能有文字或水印"),
         say(
             'If the boxes in the summary are right: text = "erase". If only some are: write those into a regions file',
@@ -175,11 +175,35 @@ def text(outcome: Outcome, settings: PrepareImages) -> Remark:
     )
 
 
+def text_to_ask_about(outcome: Outcome, settings: PrepareImages) -> Remark:
+    return Remark(
+        outcome.reporting("asks") if settings.text == "erase" else (),
+        say(
+            "text over a face or a large part of the image, not erased without your yes",
+            "文字压在脸上或占画面较大，未经您同意不擦除",
+        ),
+        say(
+            "Look at it in the summary; the lines there that you agree with go into a text file that regions names",
+            "请看结果页；同意擦除的，把那里给出的行存成文本文件，再把 regions 设为该文件",
+        ),
+    )
+
+
 def no_subject(outcome: Outcome, settings: PrepareImages) -> Remark:
     return Remark(
         outcome.reporting("doubtful"),
-        say("no subject found, background kept", "没有找到主体，背景保留"),
+        say("no subject found, or one without its face; background kept", "没有找到主体，或主体丢了脸，背景保留"),
         say("Cut them out by hand, or leave them out", "请手动抠图，或不要用"),
+    )
+
+
+def lost_faces(outcome: Outcome, settings: PrepareImages) -> Remark:
+    return Remark(
+        outcome.reporting("lost"),
+        say(
+            "a face was erased with the background or by a region, and is not cut out", "有脸随背景或区域被擦除，未截取"
+        ),
+        say("If it was the subject's, erase less there", "如果那是主体的脸，请在该处少擦一些"),
     )
 
 
@@ -191,7 +215,7 @@ def no_face(outcome: Outcome, settings: PrepareImages) -> Remark:
     cure = say("Where there is one, handle it manually", "有脸的请手动处理")
     if not any(record.report.get("face_model") for record in records.values()):
         cure += say(
-            "; anime faces need lbpcascade_animeface.xml or a YOLO face model in a folder of models_dirs",
+            "; drawn faces need lbpcascade_animeface.xml or a YOLO face model in a folder of models_dirs",
             "；二次元脸需要在 models_dirs 所列目录放 lbpcascade_animeface.xml 或 YOLO 人脸模型",
         )
     if settings.faces in ("cut out", "recipe") and len(without) == len(records):
@@ -238,6 +262,6 @@ def stale(outcome: Outcome, settings: PrepareImages) -> Remark:
 
 
 CHECKS: tuple[Callable[[Outcome, PrepareImages], Remark], ...] = (
-    unusable, all_erased, blurred, noisy, much_enlarged, enlarged_without_model, small, text, no_subject, no_face,
-    not_for_regularization, animated, deleted, stale,
+    unusable, all_erased, blurred, noisy, much_enlarged, enlarged_without_model, small, text,
+    text_to_ask_about, no_subject, lost_faces, no_face, not_for_regularization, animated, deleted, stale,
 )  # fmt: skip

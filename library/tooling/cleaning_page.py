@@ -6,6 +6,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from library.data import decoding
+from library.files import JsonObject
 from library.images import quality
 from library.messages import say
 from library.options.tools import PrepareImages
@@ -16,7 +17,7 @@ from library.tooling.cleaning_findings import Outcome
 from library.tooling.raw_images import Group, Raw
 
 # shown of each: the page must open on a phone
-GROUPS, MEMBERS, MIRRORED, TEXTS, WORST, PAIRS, FACES, SKIPPED, NOTES = 24, 8, 50, 36, 12, 18, 60, 200, 50
+GROUPS, MEMBERS, MIRRORED, TEXTS, WORST, PAIRS, FACES, SKIPPED, NOTES, LINES = 24, 8, 50, 36, 12, 18, 60, 200, 50, 200
 FEWEST_RANKED = 3  # images; of fewer none are the worst
 
 
@@ -31,7 +32,7 @@ class ShownText(NamedTuple):
     """An image that may contain text."""
 
     figure: Figure
-    regions: list[str]  # as a regions file writes them, the surest first
+    regions: list[str]  # the surest, as a regions file writes them
 
 
 class Ranking(NamedTuple):
@@ -56,6 +57,7 @@ class PrepareImagesPage(NamedTuple):
     mirrored_count: int
     texts: list[ShownText]
     text_count: int
+    asks: list[str]  # lines for a regions file: text that is not erased without a person's yes
     faces: list[Figure]
     face_count: int
     most_faces: int
@@ -91,8 +93,11 @@ def build(outcome: Outcome, findings: list[Finding], settings: PrepareImages, ou
         group_count=len(outcome.groups),
         mirrored=[(first.name, second.name) for first, second in outcome.mirrored[:MIRRORED]],
         mirrored_count=len(outcome.mirrored),
-        texts=[shown_text(raw, outcome.records[raw.name].report["text"]) for raw in texts[:TEXTS]],
+        texts=[shown_text(raw, outcome.records[raw.name].report) for raw in texts[:TEXTS]],
         text_count=len(texts),
+        asks=[region_line(raw, box) for raw in texts for box in outcome.records[raw.name].report.get("asks", ())][
+            :LINES
+        ],
         faces=[pages.figure_of(output / file, file) for file in faces[:FACES] if (output / file).exists()],
         face_count=len(faces),
         most_faces=FACES,
@@ -150,17 +155,29 @@ def shown_group(group: Group, keeps: bool) -> ShownGroup:
 
 
 def by_text(outcome: Outcome) -> list[Raw]:
-    """Images that may contain text, the surest first."""
-    found = [raw for raw in outcome.worked if outcome.records[raw.name].report.get("text")]
-    return sorted(found, key=lambda raw: -max(box[4] for box in outcome.records[raw.name].report["text"]))
+    """Images that may contain text: those where a person is asked, and then the surest, first."""
+
+    def rank(raw: Raw) -> tuple[bool, float]:
+        report = outcome.records[raw.name].report
+        return not report.get("asks"), -max(box[4] for box in report["text"])
+
+    return sorted((raw for raw in outcome.worked if outcome.records[raw.name].report.get("text")), key=rank)
 
 
-def shown_text(raw: Raw, boxes: list[list[float]]) -> ShownText:
-    """Args: boxes: left, top, width, height as shares, and how sure each is."""
-    surest = sorted(boxes, key=lambda box: -box[4])[:3]
-    frames = [Box(left, top, width, height, f"{sureness:.0%}") for left, top, width, height, sureness in boxes]
-    regions = [", ".join(f"{100 * share:.1f}%" for share in box[:4]) for box in surest]
-    return ShownText(raw_figure(raw, "", frames), regions)
+def shown_text(raw: Raw, report: JsonObject) -> ShownText:
+    """Args: report: of `Cleaner.clean`."""
+    asks = report.get("asks", [])
+    surest = sorted(report["text"], key=lambda box: -box[4])[:3]
+    frames = [
+        Box(left, top, width, height, f"{sureness:.0%}{'?' if [left, top, width, height, sureness] in asks else ''}")
+        for left, top, width, height, sureness in report["text"]
+    ]
+    return ShownText(raw_figure(raw, "", frames), [region_line(raw, box) for box in surest])
+
+
+def region_line(raw: Raw, box: list[float]) -> str:
+    """A line of a regions file. box: left, top, width, height as shares, and more."""
+    return f"{raw.name}: " + ", ".join(f"{100 * share:.1f}%" for share in box[:4])
 
 
 def rankings(worked: list[Raw]) -> list[Ranking]:

@@ -32,7 +32,8 @@ def tool():
 def prepare(tool, tmp_path, monkeypatch, capsys):
     """prepare(option=value, ...) -> what it printed. Nothing is found in images unless a test says so."""
     monkeypatch.setattr(text_regions, "find_text", lambda image: [])
-    monkeypatch.setattr(faces, "find_faces", lambda image, model=None: [])
+    monkeypatch.setattr(text_regions, "open_reader", lambda: None)
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None, **more: [])
     monkeypatch.setattr("library.images.local_models.find_models", lambda patterns, extra=None: [])
 
     def prepare(**options):
@@ -151,7 +152,7 @@ def test_transparent_backgrounds_stay_so_and_hide_nothing(raw, prepare, tmp_path
 
 
 def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_regions, "find_text", lambda image: [Region(8, 60, 40, 12, 0.9, "text")])
+    monkeypatch.setattr(text_regions, "find_text", lambda image: [Region(8, 60, 40, 9, 0.9, "text")])
     said = prepare()
     assert "may contain text or a watermark: 7 (" in said
     assert 'class="box"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
@@ -160,10 +161,50 @@ def test_text_is_shown_and_erased_only_on_request(raw, prepare, tmp_path, monkey
     prepare(text="erase")
     clean, mask = (np.asarray(Image.open(tmp_path / "out" / name)) for name in ("角色 1.png", "masks/角色 1.png"))
     expected = np.full((80, 96), 255, np.uint8)
-    expected[60:72, 8:48] = 0
+    expected[60:69, 8:48] = 0
     assert np.array_equal(mask, expected)
     assert (clean[mask == 0] == 255).all()
     assert np.array_equal(clean[mask == 255], np.asarray(photo(1))[mask == 255])
+
+
+def test_text_over_a_face_or_much_of_the_image_is_erased_only_with_a_persons_yes(raw, prepare, tmp_path, monkeypatch):
+    boxes = [Region(8, 60, 20, 9, 0.9, "text"), Region(32, 24, 10, 5, 0.8, "text"), Region(0, 0, 96, 8, 0.7, "text")]
+    monkeypatch.setattr(text_regions, "find_text", lambda image: boxes)
+    monkeypatch.setattr(
+        faces,
+        "find_faces",
+        lambda image, model=None, unsure=False: [Region(30, 20, 20, 20, 0.55, "face")] if unsure else [],
+    )
+    said = prepare(text="erase", trim_borders=False)
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png"))
+    expected = np.full((80, 96), 255, np.uint8)
+    expected[60:69, 8:28] = 0
+    assert np.array_equal(mask, expected)
+    assert "not erased without your yes: 7 (" in said
+    page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.removeprefix("<pre>").startswith("角色 1.png: ")]
+    assert len(lines) == 2
+    (tmp_path / "yes.txt").write_text(lines[0].removeprefix("<pre>") + "\n", encoding="utf-8")  # to the face's
+    said = prepare(text="erase", trim_borders=False, regions=str(tmp_path / "yes.txt"))
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png"))
+    expected[24:29, 32:42] = 0
+    assert np.array_equal(mask, expected)
+    page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.removeprefix("<pre>").startswith("角色 1.png: ")]
+    assert len(lines) == 1  # nobody is asked twice
+
+
+def test_without_a_reader_text_is_not_shown_and_erasing_is_refused(raw, prepare, tmp_path, monkeypatch):
+    def missing():
+        raise UserError("text cannot be looked for")
+
+    monkeypatch.setattr(text_regions, "open_reader", missing)
+    monkeypatch.setattr(text_regions, "find_text", lambda image: pytest.fail("looked"))
+    assert "text cannot be looked for" in prepare()
+    assert (tmp_path / "out" / "角色 1.png").exists()
+    assert "text cannot" not in prepare(text="off", output_dir=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="text cannot be looked for"):
+        prepare(text="erase")
 
 
 def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_image(raw, prepare, tmp_path):
@@ -180,7 +221,7 @@ def test_regions_of_the_users_file_are_those_of_the_upright_untrimmed_image(raw,
 
 
 def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "find_faces", lambda image, model=None: [Region(30, 20, 20, 20, 0.9, "face")])
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None, **more: [Region(30, 20, 20, 20, 0.9, "face")])
     prepare(faces="erase")
     mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png"))
     assert (mask[20:40, 30:50] == 0).all()
@@ -195,7 +236,7 @@ def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
 
 
 def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "find_faces", lambda image, model=None: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None, **more: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
     said = prepare(faces="recipe")
     made = files(tmp_path / "out")
     assert {"train/角色 1_face1.png", "train/角色 1_face2.png", "reg/角色 1.png", "train/sub/film_face1.png"} <= made
@@ -209,10 +250,47 @@ def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepar
 
 
 @pytest.mark.parametrize("kind", ["recipe", "cut out"])
+def test_what_is_cut_out_as_a_face_still_has_one(raw, prepare, tmp_path, monkeypatch, kind):
+    """The face of one behind the subject goes with the background: it was written, as a square of plain colour."""
+    monkeypatch.setattr(
+        faces, "find_faces", lambda image, model=None, **more: [Region(x, 9, 15, 15, 0.9, "face") for x in (9, 60)]
+    )
+
+    def left_half(image, model=None):
+        return np.where(np.arange(image.shape[1]) < 48, 255, 0).astype(np.uint8)[None].repeat(len(image), 0)
+
+    monkeypatch.setattr(cleaning.background, "subject", left_half)
+    (tmp_path / "r.txt").write_text("photo.jpg_large: 0, 0, 30, 30\n", encoding="utf-8")
+    for name in ("large.bmp", "small.gif", "broken.jpg"):
+        (raw / name).unlink()
+    said = prepare(faces=kind, background="colour", trim_borders=False, regions=str(tmp_path / "r.txt"))
+    start = "train/" if kind == "recipe" else ""
+    made = {file for file in files(tmp_path / "out") if "_face" in file and "masks" not in file}
+    assert made == {f"{start}{name}_face1.png" for name in ("sub/turned", "sub/film", "角色 1")}
+    assert "a face was erased with the background or by a region, and is not cut out: 5 (" in said
+    assert "no face found: 2 (cut.png, photo.jpg_large)" in said
+
+
+def test_a_subject_without_its_face_is_none(raw, prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None, **more: [Region(9, 9, 15, 15, 0.9, "face")])
+
+    def below(image, model=None):
+        mask = np.full(image.shape[:2], 255, np.uint8)
+        mask[:25] = 0
+        return mask
+
+    monkeypatch.setattr(cleaning.background, "subject", below)
+    said = prepare(faces="recipe", background="colour")
+    assert "or one without its face; background kept: 7 (" in said
+    face = np.asarray(Image.open(tmp_path / "out" / "train" / "角色 1_face1.png"))
+    assert (face == 255).all(axis=2).mean() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["recipe", "cut out"])
 def test_a_face_recipe_without_a_face_is_red(raw, prepare, tmp_path, kind):
     said = prepare(faces=kind)
     assert "no face found in any image, so there is nothing to learn: 7 (" in said
-    assert "anime faces need" in said
+    assert "drawn faces need" in said
     page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
     assert "no face found in any image" in page[page.index("red") :]
 
@@ -220,11 +298,11 @@ def test_a_face_recipe_without_a_face_is_red(raw, prepare, tmp_path, kind):
 def test_whoever_has_a_face_model_is_not_told_to_get_one(raw, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(cleaning.Models, "names", lambda self: {"face": "yolo.onnx", "background": "", "enlarger": ""})
     monkeypatch.setattr(
-        faces, "find_faces", lambda image, model=None: [Region(9, 9, 15, 15, 0.9, "face")][image[0, 0, 0] % 2 :]
+        faces, "find_faces", lambda image, model=None, **more: [Region(9, 9, 15, 15, 0.9, "face")][image[0, 0, 0] % 2 :]
     )
     said = prepare(faces="recipe")
     assert "no face found: " in said
-    assert "anime faces need" not in said
+    assert "drawn faces need" not in said
 
 
 def test_backgrounds_removed_by_a_guess_are_shown_first(raw, prepare, tmp_path, monkeypatch):
@@ -332,7 +410,7 @@ def test_only_what_is_new_is_made_and_what_was_deleted_stays_away(raw, prepare, 
 
 
 def test_other_settings_make_anew_and_leave_nothing_of_the_earlier(raw, prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_regions, "find_text", lambda image: [Region(8, 60, 40, 12, 0.9, "text")])
+    monkeypatch.setattr(text_regions, "find_text", lambda image: [Region(8, 60, 40, 9, 0.9, "text")])
     prepare(text="erase")
     assert (tmp_path / "out" / "masks" / "角色 1.png").exists()
     prepare(text="off")
