@@ -214,14 +214,18 @@ class Adapters:
         Raises:
             UserError: the file's layers, ranks or alphas are not those of this run; says which, and what to set.
         """
-        problems = _missing_and_unexpected(self, tensors) or _mismatches(self, tensors)
-        if problems:
-            raise UserError(problems, say("the LoRA does not fit this run:", "该 LoRA 与本次训练的设置不符："))
+        self.refuse_others(tensors)
         for name, layer in self.layers.items():
             for ending, master in layer.file_tensors().items():
                 master.copy_(tensors[f"{name}.{ending}"])
         for flat in self.flat_parameters.values():
             flat.refresh()
+
+    def refuse_others(self, tensors: dict[str, Tensor]) -> None:
+        """Raise `load_state_dict`'s UserError where it would; no weights are needed for that."""
+        problems = _missing_and_unexpected(self, tensors) or _mismatches(self, tensors)
+        if problems:
+            raise UserError(problems, say("the LoRA does not fit this run:", "该 LoRA 与本次训练的设置不符："))
 
     def limit_norms(self, maximum: float) -> Tensor:
         """Shrink each layer's update whose norm is larger than `maximum`.

@@ -360,8 +360,9 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
     examination.attempt("parameters", optimizers.parse_args, config.optimizer_args)
     if config.sample_prompts:
         examination.attempt("parameters", sampling.prompts_of, config.sample_prompts)
+    start = None
     if config.network_weights:
-        examination.attempt("parameters", read_start, config, examination.model)
+        start = examination.attempt("parameters", read_start, config, examination.model)
     if device is None:
         return
     if device.torch_device.type == "cpu" and width >= FULL_WIDTH:
@@ -395,6 +396,7 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
         processes=ProcessGroup(),
         position=Position(),
         cache_folder=memory,
+        start=start,
     )
     examination.attempt("machine", examine_memory, examination, run)
     examination.attempt("parameters", examine_state, examination, run)

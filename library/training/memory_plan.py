@@ -26,6 +26,9 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
 
     Args:
         instead: options that count in place of the run's: what it would need then.
+
+    Raises:
+        UserError: `network_weights` does not fit the run.
     """
     import torch
 
@@ -41,6 +44,8 @@ def plan_memory(run: Run, attend: Attention, **instead: Any) -> MemoryPlan:
         pack_base(family)
     blocks = Blocks(is_random=has_dropout(settings))
     attached = attach(settings, family, attend, 0, blocks, run.start)
+    if run.start:
+        attached.refuse_others(run.start)  # here, before the model and the images are loaded
     batch_sizes = [instead.get("train_batch_size", own.batch_size) for own in run.plan.sets]
     shapes = {
         (size, *fit.bucket) for size, own in zip(batch_sizes, run.plan.sets, strict=True) for fit in own.fits.values()

@@ -537,6 +537,20 @@ def test_values_are_read_in_the_ways_people_write_them():
             "loraplus_lr_ratio = 4.0 is not possible with Prodigy, which finds one learning rate for all layers: "
             'use another, such as "AdamW", or leave this out',
         ),
+        *(
+            (
+                dict(optimizer_type=name, **rates),
+                f"text_encoder_lr = {shown} gives the parts different learning rates ({listed}), and {name} finds one "
+                "for all. Set unet_lr and text_encoder_lr to None (or one of them to 0, to freeze that part), and "
+                "learning_rate to 1",
+            )
+            for name, rates, shown, listed in (
+                ("Prodigy", dict(unet_lr=1, text_encoder_lr=0.5), "0.5", "1, 0.5"),
+                ("DAdaptLion", dict(text_encoder_lr=0.5), "0.5", "1, 0.5"),
+                ("DAdaptAdam", dict(learning_rate=0.5, unet_lr=1), "None", "1, 0.5"),
+                ("Prodigy", dict(text_encoder_lr=[1, 0.5]), "[1.0, 0.5]", "1, 0.5"),
+            )
+        ),
         (
             dict(network_reg_lrs=["a=1"], optimizer_type="Adafactor"),
             "network_reg_lrs = ['a=1'] is not possible with Adafactor, which finds one learning rate for all "
@@ -556,6 +570,20 @@ def test_values_are_read_in_the_ways_people_write_them():
 )
 def test_what_cannot_be_is_refused_with_its_cure(values, problem):
     assert problems_of(**values) == [problem]
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        dict(unet_lr=1, text_encoder_lr=1),
+        dict(unet_lr=1, text_encoder_lr=0),
+        dict(unet_lr=0, text_encoder_lr=1),
+        dict(unet_lr=1, text_encoder_lr=0.5, network_train_unet_only=True),
+        dict(learning_rate=0.7),
+    ],
+)
+def test_one_rate_for_all_parts_that_are_trained_is_possible(rates):
+    check(dict(optimizer_type="Prodigy", **rates), {})
 
 
 def test_what_has_no_effect_is_said():

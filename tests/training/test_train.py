@@ -250,6 +250,14 @@ def test_a_run_continues_from_a_lora_file(run):
         torch.testing.assert_close(ours[name], theirs[name].float(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow("trains")
+def test_a_lora_file_that_does_not_fit_is_told_before_the_model_is_loaded(run, monkeypatch):
+    weights = str(run(output="first", network_dim=2) / "it.safetensors")
+    monkeypatch.setattr("library.training.build.open_family", lambda *_: pytest.fail("the model is loaded"))
+    with pytest.raises(UserError, match="does not fit this run"):
+        run(output="second", network_dim=4, network_weights=weights)
+
+
 def test_a_family_may_write_another_layout_and_a_run_continues_from_it(run, monkeypatch):
     """diffusers' names without alpha; the numbers are those of the usual file, with the scale in them."""
     first = run(output="first", save_precision="float", text_encoder_lr=0)

@@ -14,6 +14,11 @@ from library.options.training import Config
 
 Rule = tuple[tuple[str, ...], str]
 
+FINDS_ONE_RATE = {  # optimizers that take one learning rate for all parts, in lower case
+    "prodigy", "dadaptation", "dadaptadampreprint", "dadaptadam", "dadaptadagrad", "dadaptadan", "dadaptadanip",
+    "dadaptlion", "dadaptsgd",
+}  # fmt: skip
+
 
 def contradictions(config: Config) -> Iterator[Rule]:
     """All of them."""
@@ -133,6 +138,11 @@ def learning_rates(c: Config) -> Iterator[Rule]:
                 f"不能与 {c.optimizer_type} 同用，它为所有层寻找同一个学习率：{cure_zh}，或去掉此项",
             ),
         )
+    if kind in FINDS_ONE_RATE and trains_denoiser(c) and trains_text_encoder(c):
+        of_text = c.text_encoder_lr if isinstance(c.text_encoder_lr, list) else [c.text_encoder_lr]
+        asked = [(c.learning_rate or 1.0) if rate is None else rate for rate in [c.unet_lr, *of_text]]
+        if len(rates := dict.fromkeys(rate for rate in asked if rate)) > 1:
+            yield ("text_encoder_lr", "unet_lr", "learning_rate", "optimizer_type"), _rates_differ(c, list(rates))
     if isinstance(c.text_encoder_lr, list) and len(c.text_encoder_lr) > 2:
         yield (
             ("text_encoder_lr",),
@@ -331,3 +341,16 @@ SUBJECTS = (
     noise_and_loss,
     buckets,
 )
+
+
+# ---- what is said ----
+
+
+def _rates_differ(c: Config, rates: list[float]) -> str:
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    return say(
+        f"gives the parts different learning rates ({listed}), and {c.optimizer_type} finds one for all. Set unet_lr "
+        "and text_encoder_lr to None (or one of them to 0, to freeze that part), and learning_rate to 1",
+        f"使各部分的学习率不同（{listed}），而 {c.optimizer_type} 为所有部分寻找同一个。"
+        "请把 unet_lr 和 text_encoder_lr 设为 None（或把其中一个设为 0 以冻结该部分），learning_rate 设为 1",
+    )
