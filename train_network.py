@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from library.contracts import Batch, Family
 from library.messages import Stopped, UserError, exit_code, log, say, set_language
-from library.options import command_line, sd_scripts
+from library.options import command_line, scripts, sd_scripts
 from library.options.checks import check, missing
 from library.options.derived import trains_text_encoder
 from library.options.training import Config
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 def run_flags(argv: list[str]) -> int:
     """Check the flags and train, or write them into a file where that is asked."""
-    argv, output = command_line.output_of(argv)
+    argv, output = command_line.output_of(scripts.flags_of(argv))
     values, where, notices, problems = sd_scripts.translate(*command_line.parse(argv))
     config, warnings = check(values, where, problems if output else [*missing(values), *problems])
     if output:

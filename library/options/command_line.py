@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from library.messages import say
-from library.options import config_files
+from library.options import config_files, scripts
 from library.options.checks import ConfigError, as_number, choose_language, from_text
 from library.options.declaration import PROJECT, Value, Values, Where
 from library.options.training import GROUPS, OPTIONS, SECRETS, Config
@@ -114,7 +114,8 @@ def output_of(argv: list[str]) -> tuple[list[str], Path | None]:
 def config_file(name: str) -> Path:
     """The file of `--config_file`; ".toml" may be omitted, as in sd-scripts."""
     file = Path(name)
-    return file if file.suffix.lower() in (".toml", ".json") or file.is_file() else Path(f"{file}.toml")
+    endings = (".toml", ".json", *scripts.OF_SHELLS, *config_files.OF_OTHERS)
+    return file if file.suffix.lower() in endings or file.is_file() else Path(f"{file}.toml")
 
 
 def write_config(config: Config, file: Path) -> None:

@@ -13,7 +13,10 @@ from library.messages import say
 from library.options.checks import ConfigError, from_text
 from library.options.declaration import Value, Values, Where
 from library.options.file_layouts import describes_data_sets, parameters
+from library.options.scripts import OF_SHELLS, is_of_a_shell
 from library.options.training import GROUPS, OPTIONS, SECRETS, Config
+
+OF_OTHERS = (".yaml", ".yml", ".py", ".txt")  # files in which other programs keep values
 
 
 def read_values(path: str | Path) -> tuple[Values, Where]:
@@ -41,6 +44,10 @@ def read_values(path: str | Path) -> tuple[Values, Where]:
 
 def tables_of(path: Path) -> tuple[Values, str]:
     """What a .toml or .json file holds, as it is nested, and its text. Raises ConfigError."""
+    if path.suffix.lower() in OF_SHELLS:
+        raise ConfigError([is_of_a_shell(path.name)])
+    if path.suffix.lower() in OF_OTHERS:
+        raise ConfigError([_is_no_list(path)])
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -136,3 +143,13 @@ def _literal(value: Value) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_literal, value))}]"
     return repr(value)
+
+
+# ---- what is said ----
+
+
+def _is_no_list(path: Path) -> str:
+    return say(
+        f"{path.name}: files of values are .toml or .json. Write what it sets as name = value into a .toml",
+        f"{path.name}：参数文件只能是 .toml 或 .json。请把其中的设置以 名称 = 值 的形式写进 .toml",
+    )
