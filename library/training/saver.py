@@ -43,7 +43,7 @@ def what_auto_came_to(run: Run, training: Training) -> dict[str, object]:
     images, held = ({one.image_path for one in own} for own in (run.plan.found.train, run.plan.found.validation))
     is_split = held and not run.settings.validation_data_dir
     return {
-        "mixed_precision": numbers[run.machine.dtype],
+        "mixed_precision": numbers[run.device.dtype],
         "gradient_checkpointing": bool(training.blocks.recomputed),
         "validation_split": round(len(held) / len(images | held), 4) if is_split else 0.0,
     }
