@@ -43,9 +43,11 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.files import free_path
-from library.messages import UserError, log, say
+from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ExtractLora
+
+CLAMPING_MATTERS = 0.01  # a share of the norm that is worth a line
 
 
 def main() -> int:
@@ -91,9 +93,9 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, provenance
 
     from library import families
     from library.lora_files import low_rank
-    from library.lora_files.merging import Factors
     from library.storage.lora_file import PRECISIONS
     from library.tooling import lora_files
+    from library.tooling.new_lora import NewLora
 
     pair = [Model(info) for info in infos]
     targets = [one for one in pair[0].targets if settings.conv_dim or not one.needs_conv_dim]
@@ -101,23 +103,25 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, provenance
     parts, notes = differing_parts(settings, pair, targets)
     for line in notes:
         log.warning(line)
-    dtype = PRECISIONS[settings.save_precision]
-    tensors, ranks, is_conv, kept = {}, {}, {}, {}
+    made, unclamped = NewLora(PRECISIONS[settings.save_precision]), []
+    same = 0  # layers
     wanted = [one for one in targets if one.part in parts]
     for one in tqdm(wanted, disable=None, desc=say("layers", "层")):
         name, shape = one.saved_as, one.layer.weight.shape
-        is_conv[name] = shape[2:].numel() > 1
-        ranks[name] = min(settings.conv_dim if is_conv[name] else settings.network_dim, *shape[:2])
-        change = difference(pair, name).reshape(shape)
-        apart = low_rank.of_matrix(change.flatten(1).to(device))
-        kept[name] = apart.kept(ranks[name])
-        rank = ranks[name]  # sd-scripts' split: all of the values in `up`; its clamping goes by both together
-        down, up = apart.right[:rank].float(), (apart.left[:, :rank] * apart.values[:rank]).float()
-        down, up = low_rank.clamped(down.cpu(), up.cpu(), settings.clamp_quantile)
-        like = Factors(change, change, None, 1.0)
-        tensors |= lora_files.file_tensors(name, down, up, float(rank), like, dtype)
-    alphas = {name: float(rank) for name, rank in ranks.items()}
-    entries = families.blueprint(infos[0]).metadata() | lora_files.describe_ranks(ranks, alphas, is_conv)
+        rank = min(settings.conv_dim if shape[2:].numel() > 1 else settings.network_dim, *shape[:2])
+        change = difference(pair, name)
+        if not change.any():
+            same += 1
+            continue
+        apart = low_rank.of_matrix(change.reshape(shape).flatten(1).to(device))
+        apart = low_rank.Decomposition(*(part.cpu() for part in apart))
+        # sd-scripts' split: all of the values in `up`; its clamping goes by both together
+        nearest = apart.right[:rank].float(), (apart.left[:, :rank] * apart.values[:rank]).float()
+        clamped = low_rank.clamped(*nearest, settings.clamp_quantile)
+        whole = apart.cut(len(apart.values))
+        made.add(name, clamped, float(rank), tuple(shape), whole=whole)
+        unclamped.append(low_rank.likeness(whole, nearest))
+    entries = families.blueprint(infos[0]).metadata() | made.metadata()
     entries |= {
         "ss_output_name": target.stem,
         "ss_network_dim": str(settings.network_dim),
@@ -127,16 +131,14 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, provenance
         **lora_files.merged_modelspec([info.path for info in infos], target.stem),
         lora_files.PROVENANCE: provenance,
     }
-    lora_files.save(target, tensors, entries)
-    least = min(kept, key=kept.get)
-    log.info(
-        say(
-            f"{len(ranks)} layers of {', '.join(parts)}; share of the difference kept (Frobenius norm): "
-            f"{mean(kept.values()):.1%} on average, lowest {kept[least]:.1%} ({least})",
-            f"{'、'.join(parts)} 共 {len(ranks)} 层；包含的差异（Frobenius 范数）："
-            f"平均 {mean(kept.values()):.1%}，最少 {kept[least]:.1%}（{least}）",
-        )
-    )
+    lora_files.save(target, made.tensors, entries)
+    log.info(say(f"{len(made.layers)} layers of {', '.join(parts)}", f"{'、'.join(parts)} 共 {len(made.layers)} 层"))
+    if same:
+        log.info(_same_in_both(same))
+    log.info(made.kept())
+    without = mean(one.kept for one in unclamped)
+    if without - mean(layer.likeness.kept for layer in made.layers.values()) > CLAMPING_MATTERS:
+        log.warning(_clamped(settings.clamp_quantile, without))
 
 
 class Model:
@@ -209,6 +211,26 @@ def differing_parts(settings: ExtractLora, pair: list, targets: list) -> tuple[l
     if not parts:
         raise UserError([say("the two models are the same: nothing to extract", "两个模型相同，没有可提取的"), *notes])
     return parts, notes
+
+
+# ---- in words ----
+
+
+def _same_in_both(count: int) -> str:
+    return say(
+        f"{plural(count, 'layer')} left out: the same in both models",
+        f"有 {count} 层在两个模型里相同，未写入",
+    )
+
+
+def _clamped(quantile: float, without: float) -> str:
+    from library.tooling.new_lora import percent
+
+    return say(
+        f"clamp_quantile = {quantile:g} cut much of it off: without clamping (clamp_quantile = 1) the file would hold "
+        f"{percent(without)} on average",
+        f"clamp_quantile = {quantile:g} 截掉了不少：不截断（clamp_quantile = 1）时平均可保留 {percent(without)}",
+    )
 
 
 if __name__ == "__main__":

@@ -99,12 +99,12 @@ def read_loras(paths: list[Path]) -> list:
 
 def into_one(settings: MergeLoras, files: list, target: Path, provenance: str) -> None:
     """One LoRA, side by side or cut to a rank."""
-    import torch
     from tqdm import tqdm
 
     from library.lora_files import low_rank
     from library.storage.lora_file import PRECISIONS
     from library.tooling import lora_files
+    from library.tooling.new_lora import NewLora
 
     family = lora_files.same_family(files)
     parts: dict[str, list] = {}  # layer -> (its matrices in a file, the file's weight)
@@ -114,38 +114,26 @@ def into_one(settings: MergeLoras, files: list, target: Path, provenance: str) -
                 parts.setdefault(name, []).append((factors, ratio))
     refuse_other_shapes(files, parts)
     dtype = PRECISIONS.get(settings.save_precision) or widest([file.dtype for file in files])
-    tensors, ranks, is_conv, kept = {}, {}, {}, {}
+    made = NewLora(dtype)
     for name, found in tqdm(parts.items(), disable=None, desc=say("merging", "合并")):
-        down, up = side_by_side(found)
-        is_conv[name] = len(found[0][0].shape()) > 2
+        whole = own = side_by_side(found)
+        is_conv = len(found[0][0].shape()) > 2
         if settings.method == "svd":
-            rank = settings.new_conv_rank if is_conv[name] and settings.new_conv_rank else settings.new_rank
-            apart = low_rank.of_product(down, up)
-            kept[name] = apart.kept(rank)
-            down, up = apart.cut(rank)
-        ranks[name] = len(down)
-        tensors |= lora_files.file_tensors(name, down, up, float(len(down)), likeliest(found), dtype)
-    entries = lora_files.merged_metadata(files, family, target.stem)
-    entries |= lora_files.describe_ranks(ranks, {name: float(rank) for name, rank in ranks.items()}, is_conv)
+            rank = settings.new_conv_rank if is_conv and settings.new_conv_rank else settings.new_rank
+            own = low_rank.of_product(*whole).cut(rank)
+        made.add(name, own, float(len(own[0])), likeliest(found).whole_shape(), whole=whole)
+    entries = lora_files.merged_metadata(files, family, target.stem) | made.metadata()
     weights = ", ".join(f"{file.path.stem} x {ratio:g}" for file, ratio in zip(files, settings.ratios, strict=True))
     entries["ss_training_comment"] = f"merged ({settings.method}) of {weights}"
-    lora_files.save(target, tensors, entries | {lora_files.PROVENANCE: provenance})
-    numbers = str(dtype).removeprefix("torch.")
+    lora_files.save(target, made.tensors, entries | {lora_files.PROVENANCE: provenance})
+    numbers, ranks = str(dtype).removeprefix("torch."), [layer.rank for layer in made.layers.values()]
     log.info(
         say(
-            f"{len(files)} LoRAs, {len(parts)} layers, rank {span(ranks.values())}, {numbers}",
-            f"{len(files)} 个 LoRA，{len(parts)} 层，秩 {span(ranks.values())}，{numbers}",
+            f"{len(files)} LoRAs, {len(parts)} layers, rank {span(ranks)}, {numbers}",
+            f"{len(files)} 个 LoRA，{len(parts)} 层，秩 {span(ranks)}，{numbers}",
         )
     )
-    if kept:
-        least = min(kept, key=kept.get)
-        mean = torch.tensor(list(kept.values())).mean()
-        log.info(
-            say(
-                f"Frobenius norm kept: {mean:.2%} on average, least {kept[least]:.2%} ({least})",
-                f"保留的 Frobenius 范数：平均 {mean:.2%}，最少 {kept[least]:.2%}（{least}）",
-            )
-        )
+    log.info(made.kept())
 
 
 def side_by_side(found: list) -> tuple:

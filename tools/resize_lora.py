@@ -31,10 +31,11 @@ output_dir = "output/resized"  # where the files and the summary go, under their
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import json
 import sys
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -44,21 +45,19 @@ from library.options import parameter_block
 from library.options.tools import TOOLS, ResizeLora
 from library.reporting import pages
 
+if TYPE_CHECKING:
+    from library.tooling.lora_files import LoraFile
+    from library.tooling.new_lora import NewLora
+
 PAGE = "summary.html"
+OF_RANKS = {  # arguments of a network that hold no longer once its ranks are others, or its kind is
+    "conv_dim", "conv_alpha", "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "rs_lora",
+    "network_reg_dims", "algo", "factor", "dora_wd", "wd_on_output",
+}  # fmt: skip
 
 
 def main() -> int:
     return parameter_block.run_tool(__file__, globals(), TOOLS["resize_lora.py"], run)
-
-
-class Layer(NamedTuple):
-    """What became of a layer."""
-
-    old_rank: int
-    rank: int
-    alpha: float
-    kept: float  # share of the Frobenius norm
-    is_conv: bool
 
 
 class Result(NamedTuple):
@@ -66,19 +65,17 @@ class Result(NamedTuple):
 
     source: Path
     target: Path
-    layers: dict[str, Layer]
-
-    @property
-    def old_ranks(self) -> list[int]:
-        return [layer.old_rank for layer in self.layers.values()]
+    old_ranks: dict[str, int]  # by layer
+    made: "NewLora"
 
     @property
     def ranks(self) -> list[int]:
-        return [layer.rank for layer in self.layers.values()]
+        return [layer.rank for layer in self.made.layers.values()]
 
     @property
     def kept(self) -> list[float]:
-        return [layer.kept for layer in self.layers.values()]
+        """Shares of the Frobenius norm, of the layers that had any."""
+        return [layer.likeness.kept for layer in self.made.layers.values() if layer.likeness] or [1.0]
 
 
 def run(settings: ResizeLora) -> int:
@@ -92,9 +89,8 @@ def run(settings: ResizeLora) -> int:
     results, left_out, done = [], [], 0
     for path in tqdm(paths, disable=None if len(paths) > 1 else True, desc=say("files", "文件")):
         folder = path.parent.relative_to(source) if source.is_dir() else Path()
-        target = Path(settings.output_dir) / folder / f"{path.stem}-{suffix(settings)}.safetensors"
         try:
-            if result := resized(settings, path, target):
+            if result := resized(settings, path, Path(settings.output_dir) / folder):
                 results.append(result)
                 log.info(result_line(result))
             else:
@@ -111,30 +107,38 @@ def run(settings: ResizeLora) -> int:
     return 0 if results or done else 2
 
 
-def suffix(settings: ResizeLora) -> str:
-    """What a result is called by, behind the file's name: its ranks, or how they were chosen."""
+def largest_ranks(made: "NewLora") -> tuple[int, int]:
+    """Of its layers, and of its 3x3 convolutions; 0: it has none."""
+    ranks: dict[bool, int] = {True: 0, False: 0}
+    for layer in made.layers.values():
+        ranks[layer.is_conv] = max(ranks[layer.is_conv], layer.rank)
+    return ranks[False], ranks[True]
+
+
+def suffix(settings: ResizeLora, made: "NewLora") -> str:
+    """What a result is called by, behind the file's name: the ranks that it has, or how they were chosen."""
     if settings.dynamic_method:
         return f"{settings.dynamic_method}-{settings.dynamic_param:g}"
-    conv = f"-conv{settings.new_conv_rank}" if settings.new_conv_rank else ""
-    return f"dim{settings.new_rank}{conv}"
+    plain, conv = largest_ranks(made)
+    return f"dim{plain or conv}" + (f"-conv{conv}" if settings.new_conv_rank and plain and conv else "")
 
 
-def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
+def resized(settings: ResizeLora, path: Path, folder: Path) -> Result | None:
     """Write a file's smaller copy; None: it was written before. Raises UserError."""
     from library.lora_files import low_rank
     from library.storage.lora_file import PRECISIONS
     from library.tooling import lora_files
+    from library.tooling.new_lora import NewLora
 
     conv_rank = settings.new_conv_rank or settings.new_rank
     provenance = lora_files.provenance(
         "resize_lora", [path], rank=settings.new_rank, conv_rank=conv_rank, method=settings.dynamic_method,
         target=settings.dynamic_param, precision=settings.save_precision,
     )  # fmt: skip
-    if lora_files.made_before(target, provenance):
+    if lora_files.made_in(folder, f"{path.stem}-", provenance):
         return None
     file = lora_files.read_lora(path)
-    dtype = PRECISIONS.get(settings.save_precision) or file.dtype
-    tensors, layers = {}, {}
+    made, old_ranks = NewLora(PRECISIONS.get(settings.save_precision) or file.dtype), {}
     for name, factors in lora_files.by_saved_name(file).items():
         down, up = factors.thin()
         apart = low_rank.of_product(down, up)
@@ -142,46 +146,51 @@ def resized(settings: ResizeLora, path: Path, target: Path) -> Result | None:
         rank = min(conv_rank if is_conv else settings.new_rank, len(apart.values))
         if settings.dynamic_method:
             rank = low_rank.choose_rank(apart.values, settings.dynamic_method, settings.dynamic_param, rank)
-        alpha = factors.scale * rank
-        layers[name] = Layer(len(down), rank, alpha, apart.kept(rank), is_conv)
-        tensors |= lora_files.file_tensors(name, *apart.cut(rank), alpha, factors, dtype)
-    target = free_path(target)
-    lora_files.save(target, tensors, described(settings, file.metadata, layers) | {lora_files.PROVENANCE: provenance})
-    return Result(path, target, layers)
+        old_ranks[name] = len(down)
+        made.add(
+            name, apart.cut(rank), factors.scale * rank, factors.whole_shape(), whole=(down, up * factors.scale)
+        )  # fmt: skip
+    target = free_path(folder / f"{path.stem}-{suffix(settings, made)}.safetensors")
+    entries = described(settings, file, made, max(old_ranks.values()))
+    lora_files.save(target, made.tensors, entries | {lora_files.PROVENANCE: provenance})
+    return Result(path, target, old_ranks, made)
 
 
-def described(settings: ResizeLora, entries: dict[str, str], layers: dict[str, Layer]) -> dict[str, str]:
+def described(settings: ResizeLora, file: "LoraFile", made: "NewLora", old: int) -> dict[str, str]:
     """The file's metadata, with what changed; in sd-scripts' words."""
-    from library.tooling import lora_files
-
-    old, comment = max(layer.old_rank for layer in layers.values()), entries.get("ss_training_comment", "")
-    ranks = lora_files.describe_ranks(
-        {name: layer.rank for name, layer in layers.items()},
-        {name: layer.alpha for name, layer in layers.items()},
-        {name: layer.is_conv for name, layer in layers.items()},
-    )
-    ranks["ss_network_module"] = entries.get("ss_network_module", ranks["ss_network_module"])
+    entries, ranks = file.metadata, made.metadata()
+    comment = entries.get("ss_training_comment", "")
+    if entries.get("ss_network_args"):
+        ranks["ss_network_args"] = other_arguments(entries["ss_network_args"], ranks.get("ss_network_args", "{}"))
     if settings.dynamic_method:
-        made = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
+        resized = f"Dynamic resize with {settings.dynamic_method}: {settings.dynamic_param} from {old}"
         ranks |= {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
     else:
-        conv = settings.new_conv_rank
-        of_conv = f" (conv: {conv})" if conv not in (None, settings.new_rank) else ""
-        made = f"dimension is resized from {old} to {settings.new_rank}{of_conv}"
-    return entries | ranks | {"ss_training_comment": f"{made}; {comment}" if comment else made}
+        plain, conv = largest_ranks(made)
+        of_conv = f" (conv: {conv})" if plain and conv not in (0, plain) else ""
+        resized = f"dimension is resized from {old} to {plain or conv}{of_conv}"
+    return entries | ranks | {"ss_training_comment": f"{resized}; {comment}" if comment else resized}
+
+
+def other_arguments(old: str, new: str) -> str:
+    """network_args without what no longer holds of the ranks and alphas, with what does."""
+    try:
+        kept = {name: value for name, value in json.loads(old).items() if name not in OF_RANKS}
+    except (ValueError, AttributeError):
+        kept = {}
+    return json.dumps(kept | json.loads(new))
 
 
 def result_line(result: Result) -> str:
     """One line: ranks, what is kept, sizes."""
     from library.tooling import lora_files
 
-    old, ranks, kept = result.old_ranks, result.ranks, result.kept
+    old, ranks = list(result.old_ranks.values()), result.ranks
     sizes = f"{lora_files.size(result.source)} -> {lora_files.size(result.target)}"
+    kept = result.made.kept()
     return say(
-        f"{result.target}: rank {span(old)} -> {span(ranks)} (mean {mean(ranks):.1f}), Frobenius norm kept: "
-        f"{mean(kept):.2%} on average, least {min(kept):.2%}; {sizes}",
-        f"{result.target}：秩 {span(old)} -> {span(ranks)}（平均 {mean(ranks):.1f}），保留的 Frobenius 范数："
-        f"平均 {mean(kept):.2%}，最少 {min(kept):.2%}；{sizes}",
+        f"{result.target}: rank {span(old)} -> {span(ranks)} (mean {mean(ranks):.1f}); {kept}; {sizes}",
+        f"{result.target}：秩 {span(old)} -> {span(ranks)}（平均 {mean(ranks):.1f}）；{kept}；{sizes}",
     )
 
 
@@ -214,15 +223,22 @@ def write_page(settings: ResizeLora, results: list[Result], left_out: list[str])
 def file_row(result: Result) -> tuple[str, ...]:
     """Name, ranks, what is kept, sizes."""
     from library.tooling import lora_files
+    from library.tooling.new_lora import percent
 
     ranks, kept = result.ranks, result.kept
-    shares = f"{mean(kept):.2%}", f"{min(kept):.2%}"
+    shares = percent(mean(kept)), percent(min(kept))
     sizes = lora_files.size(result.source), lora_files.size(result.target)
-    return (result.target.name, span(result.old_ranks), span(ranks), f"{mean(ranks):.1f}", *shares, *sizes)
+    old = span(list(result.old_ranks.values()))
+    return (result.target.name, old, span(ranks), f"{mean(ranks):.1f}", *shares, *sizes)
 
 
 def layers_of(result: Result) -> LayersOfFile:
-    rows = [(name, layer.old_rank, layer.rank, f"{layer.kept:.2%}") for name, layer in result.layers.items()]
+    from library.tooling.new_lora import percent
+
+    rows = [
+        (name, result.old_ranks[name], layer.rank, percent(layer.likeness.kept) if layer.likeness else "-")
+        for name, layer in result.made.layers.items()
+    ]
     return LayersOfFile(result.target.name, rows)
 
 

@@ -29,6 +29,10 @@ class Factors(NamedTuple):
         kernel = (self.down if self.mid is None else self.mid).shape[2:]
         return (len(self.up), self.down.shape[1], *(kernel if set(kernel) - {1} else ()))
 
+    def whole_shape(self) -> tuple[int, ...]:
+        """The same, with a kernel of one pixel where the file has one."""
+        return (len(self.up), self.down.shape[1], *(self.down if self.mid is None else self.mid).shape[2:])
+
     def thin(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """(r, n k k) down, with what is between, and (m, r) up: float32, scale * up @ down is the update."""
         down, up = self.down.to(device, torch.float32).flatten(1), self.up.to(device, torch.float32).flatten(1)

@@ -33,11 +33,33 @@ class Decomposition(NamedTuple):
         roots = self.values[:rank].sqrt()
         return roots[:, None] * self.right[:rank], self.left[:, :rank] * roots
 
-    def kept(self, rank: int) -> float:
-        """The share of the Frobenius norm that the first `rank` values hold; 1 of a zero matrix."""
-        squares = self.values.square()
-        whole = float(squares.sum())
-        return (float(squares[:rank].sum()) / whole) ** 0.5 if whole else 1.0
+
+class Likeness(NamedTuple):
+    """What a product holds of the update that it is to be."""
+
+    kept: float  # share of the Frobenius norm, at most what its error leaves; exactly cut: root of the kept squares
+    error: float  # Frobenius norm of what the two differ by, as a share of the update's
+
+
+def likeness(whole: tuple[Tensor, Tensor], written: tuple[Tensor, Tensor]) -> Likeness | None:
+    """Of up @ down as it was written, rounded and clamped, to what it was to be; None where that is zero.
+
+    By the small products of thin matrices, in float64: ‖A - B‖² = ‖A‖² - 2 <A, B> + ‖B‖².
+
+    Args:
+        whole, written: down (r, n) and up (m, r), each pair of a rank of its own.
+    """
+    (down, up), (down_w, up_w) = ([one.double() for one in pair] for pair in (whole, written))
+
+    def inner(a_up: Tensor, a_down: Tensor, b_up: Tensor, b_down: Tensor) -> float:
+        return float(((a_up.T @ b_up) * (a_down @ b_down.T)).sum())
+
+    square = inner(up, down, up, down)
+    if square <= 0:
+        return None
+    own = inner(up_w, down_w, up_w, down_w) / square
+    error = max(0.0, 1 - 2 * inner(up, down, up_w, down_w) / square + own)
+    return Likeness(max(0.0, min(own, 1 - error)) ** 0.5, error**0.5)
 
 
 def of_product(down: Tensor, up: Tensor) -> Decomposition:

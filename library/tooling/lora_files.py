@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -144,30 +144,6 @@ def same_family(files: Sequence[LoraFile]) -> FamilyFacts | None:
     return next((file.family for file in found.values()), None)
 
 
-def file_tensors(
-    name: str, down: Tensor, up: Tensor, alpha: float, like: Factors, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """A layer's tensors under the names of the file, in the file's type.
-
-    Args:
-        down: (r, n k k).
-        up: (m, r).
-        alpha: the update is alpha / r * up @ down. The type may round it: `up` makes up for that.
-        like: a file's matrices of the layer, which tell the shapes; a 1x1 convolution stays one.
-    """
-    import torch
-
-    outputs, inputs, *kernel = like.shape()
-    kernel = kernel or [1] * (like.down.dim() - 2)
-    rounded = torch.tensor(alpha, dtype=dtype)
-    factor = alpha / float(rounded) if float(rounded) else 1.0
-    return {
-        f"{name}.lora_down.weight": down.reshape(len(down), inputs, *kernel).to(dtype),
-        f"{name}.lora_up.weight": (up * factor).reshape(outputs, len(down), *[1] * len(kernel)).to(dtype),
-        f"{name}.alpha": rounded,
-    }
-
-
 def save(path: Path, tensors: dict[str, Tensor], entries: dict[str, str]) -> None:
     """Write a LoRA file, as a training does. Raises UserError."""
     from library.storage import lora_file
@@ -180,29 +156,6 @@ def save(path: Path, tensors: dict[str, Tensor], entries: dict[str, str]) -> Non
 
 
 # ---- What a file says of itself ----
-
-
-def describe_ranks(
-    ranks: Mapping[str, int], alphas: Mapping[str, float], is_conv: Mapping[str, bool]
-) -> dict[str, str]:
-    """ss_network_dim, ss_network_alpha and ss_network_args of these layers; "Dynamic" where they differ."""
-
-    def one(values: list[float]) -> str:
-        return f"{values[0]:g}" if len({round(value, 4) for value in values}) == 1 else "Dynamic"
-
-    def of(values: Mapping[str, float], conv: bool) -> list[float]:
-        return [value for name, value in values.items() if is_conv[name] == conv]
-
-    plain = all(is_conv.values())  # a file of nothing but 3x3 convolutions: their rank is the file's
-    entries = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": one(of(ranks, plain)),
-        "ss_network_alpha": one(of(alphas, plain)),
-    }
-    if of(ranks, True):
-        conv = {"conv_dim": one(of(ranks, True)), "conv_alpha": one(of(alphas, True))}
-        entries["ss_network_args"] = json.dumps(conv)
-    return entries
 
 
 def merged_metadata(files: Sequence[LoraFile], family: FamilyFacts | None, title: str) -> dict[str, str]:
@@ -268,6 +221,15 @@ def made_before(target: Path, wanted: str) -> Path | None:
         if metadata.of_file(file).get(PROVENANCE) == wanted:
             return path
     return None
+
+
+def made_in(folder: Path, beginning: str, wanted: str) -> Path | None:
+    """The file of this folder, with such a name, that was made with this provenance."""
+    from library.storage import metadata
+
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    named = [path for path in files if path.name.startswith(beginning)]
+    return next((path for path in named if metadata.of_file(path).get(PROVENANCE) == wanted), None)
 
 
 def size(path: Path) -> str:

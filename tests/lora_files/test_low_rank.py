@@ -36,9 +36,26 @@ def test_what_is_cut_is_away_by_the_root_of_the_dropped_squares(rank):
     assert cut_up.shape == (9, rank)
     away = torch.linalg.matrix_norm(matrix - cut_up @ cut_down)
     torch.testing.assert_close(away, found.values[rank:].square().sum().sqrt(), rtol=1e-6, atol=1e-10)
+    share = low_rank.likeness((down, up), (cut_down, cut_up))
     kept = torch.linalg.matrix_norm(cut_up @ cut_down) / torch.linalg.matrix_norm(matrix)
-    assert found.kept(rank) == pytest.approx(float(kept), rel=1e-9)
+    assert share.kept == pytest.approx(float(kept), rel=1e-9)
+    assert share.error == pytest.approx(float(away / torch.linalg.matrix_norm(matrix)), rel=1e-6, abs=1e-7)
     torch.testing.assert_close(cut_down.norm(dim=1), cut_up.norm(dim=0))  # neither leaves the range of fp16 first
+
+
+def test_what_was_clamped_or_added_is_not_called_kept():
+    """Of what is written counts what is right of it, and no more than there is of it."""
+    down, up = thin()
+    matrix = up.double() @ down.double()
+    for clamped in (low_rank.clamped(down, up, 0.9), low_rank.clamped(down, up, 0.6), (down, 1.5 * up), (down, -up)):
+        written = clamped[1].double() @ clamped[0].double()
+        own, error = (
+            torch.linalg.matrix_norm(one) / torch.linalg.matrix_norm(matrix) for one in (written, written - matrix)
+        )
+        share = low_rank.likeness((down, up), clamped)
+        assert share.error == pytest.approx(float(error), rel=1e-6)
+        assert share.kept == pytest.approx(min(float(own), max(0.0, 1 - float(error) ** 2) ** 0.5), rel=1e-6)
+        assert share.kept < 0.99
 
 
 def test_a_matrix_of_zeros_and_one_of_small_rank_are_no_trouble():
@@ -46,7 +63,7 @@ def test_a_matrix_of_zeros_and_one_of_small_rank_are_no_trouble():
     assert not nothing.values.any()
     assert not any(tensor.any() for tensor in nothing.cut(2))
     assert all(tensor.isfinite().all() for tensor in nothing)
-    assert nothing.kept(1) == 1
+    assert low_rank.likeness(nothing.cut(2), nothing.cut(1)) is None  # neither all nor nothing was kept
     down, up = thin(r=2)
     found = low_rank.of_matrix(up @ down)
     torch.testing.assert_close((found.cut(2)[1] @ found.cut(2)[0]).float(), up @ down, rtol=1e-5, atol=1e-5)

@@ -244,8 +244,8 @@ def test_merged_into_a_folder_it_is_a_folder(lora, run, tmp_path, capsys):
 def test_at_full_rank_nothing_is_lost_and_the_scale_stays(lora, run, tmp_path):
     path = lora("a", rank=4, alpha=2.0, conv=True)
     out = run(resize_lora, lora=str(path), new_rank=8)
-    same(updates(out / "a-dim8.safetensors"), updates(path))
-    tensors = load_file(out / "a-dim8.safetensors")
+    same(updates(out / "a-dim4.safetensors"), updates(path))
+    tensors = load_file(out / "a-dim4.safetensors")
     ranks = {name: len(t) for name, t in tensors.items() if name.endswith("lora_down.weight")}
     assert set(ranks.values()) == {4}
     assert {float(t) for name, t in tensors.items() if name.endswith("alpha")} == {2.0}
@@ -269,7 +269,7 @@ def test_resized_it_is_the_nearest_of_that_rank(lora, run, dtype, capsys):
     assert float(told[1]) == pytest.approx(100 * sum(shares) / len(shares), abs=0.01)
     assert float(told[2]) == pytest.approx(100 * min(shares), abs=0.01)
     assert next(iter(load_file(out / "a-dim3-conv2.safetensors").values())).dtype == dtype
-    assert f"{min(shares):.2%}" in (out / "summary.html").read_text(encoding="utf-8")
+    assert f"{told[2]}%" in (out / "summary.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("method", "target"), [("sv_ratio", 2.0), ("sv_fro", 0.9), ("sv_cumulative", 0.6)])
@@ -394,6 +394,39 @@ def test_extracted_with_fewer_ranks_it_is_the_nearest_and_clamped_as_sd_scripts_
         limit = torch.quantile(torch.cat([up.flatten(), down.flatten()]), 0.99)
         torch.testing.assert_close(clamped[f"{name}.lora_up.weight"], up.clamp(-limit, limit))
         torch.testing.assert_close(clamped[f"{name}.lora_down.weight"], down.clamp(-limit, limit))
+
+
+@pytest.mark.parametrize("precision", ["float", "bf16"])
+@pytest.mark.parametrize("quantile", [1, 0.99, 0.8])
+def test_what_extract_tells_is_what_its_file_holds(run, tmp_path, capsys, precision, quantile):
+    """Clamped, rounded, and without the layers that are the same in both models, which would hold all of nothing."""
+    changed = {name: t for name, t in random_lora(families.tiny("sd1"), rank=3).items() if "attn" in name}
+    base = tuned_model(tmp_path / "base.safetensors", "sd1", random_lora(families.tiny("sd1"), size=0))
+    tuned = tuned_model(tmp_path / "tuned.safetensors", "sd1", changed)
+    out = run(
+        extract_lora, model_org=str(base), model_tuned=str(tuned), network_dim=2, save_precision=precision,
+        device="cpu", clamp_quantile=quantile,
+    )  # fmt: skip
+    save_file(changed, tmp_path / "changed.safetensors")
+    added, found, shares = updates(tmp_path / "changed.safetensors"), updates(out / "extracted.safetensors"), []
+    assert added.keys() == found.keys()
+    for name, update in found.items():
+        own, error = (float(one.norm() / added[name].norm()) for one in (update, update - added[name]))
+        shares.append(min(own, (1 - error**2) ** 0.5))
+    said = capsys.readouterr().out
+    told = re.search(r"([\d.]+)% on average, least ([\d.]+)%", said)
+    assert float(told[1]) == pytest.approx(100 * sum(shares) / len(shares), abs=0.03)
+    assert float(told[2]) == pytest.approx(100 * min(shares), abs=0.03)
+    assert ("without clamping (clamp_quantile = 1) the file would hold" in said) == (quantile < 1)
+    assert re.search(r"\d+ layers left out: the same in both models", said)
+
+
+def test_the_name_of_a_resized_file_is_the_rank_that_it_has(lora, run):
+    out = run(resize_lora, lora=str(lora("a", rank=4, conv=True)), new_rank=16, new_conv_rank=2)
+    assert [path.name for path in out.glob("*.safetensors")] == ["a-dim4-conv2.safetensors"]
+    told = metadata.of_file(out / "a-dim4-conv2.safetensors")
+    assert told["ss_training_comment"] == "dimension is resized from 4 to 4 (conv: 2)"
+    assert told["ss_network_dim"] == "4"
 
 
 def test_a_text_encoder_that_hardly_differs_is_left_out(run, tmp_path, capsys):
