@@ -11,6 +11,7 @@ MAY_CHANGE = {  # between saving a training state and going on from it: where th
     "resume", "output_dir", "output_name", "logging_dir", "language", "cache_dir", "save_state", "training_comment",
     "max_data_loader_n_workers", "cache_latents_to_disk", "sample_prompts", "sample_every_n_epochs",
     "sample_every_n_steps", "sample_at_first", "sample_sampler", "tag_occurrence_txt_file", "save_last_n_epochs",
+    "save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio",
     "gradient_checkpointing", "lowram", "machine_rank", "main_process_ip", "main_process_port", "ddp_timeout",
     "validation_data_dir", "validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps",
     "vae_batch_size", "save_last_n_epochs_state", "save_last_n_steps", "save_last_n_steps_state",
@@ -20,6 +21,13 @@ MAY_CHANGE = {  # between saving a training state and going on from it: where th
     *(name for name in OPTIONS if name.startswith("metadata_")),
 }  # fmt: skip
 
+OF_THE_BEGINNING = {"network_weights", "initial_step", "initial_epoch", "skip_until_initial_step"}
+
+
+def todays(before: Values) -> Values:
+    """The configuration that a state holds, perhaps of an earlier version, under the names of today."""
+    return sd_scripts.translate(before, {}).values
+
 
 def differences(before: Values, config: Config) -> list[str]:
     """What was set otherwise when a training state was saved and changes the result of going on; one line each.
@@ -27,7 +35,7 @@ def differences(before: Values, config: Config) -> list[str]:
     Args:
         before: the state's configuration, perhaps of an earlier version, under the names of then.
     """
-    before = sd_scripts.translate(before, {}).values
+    before = todays(before)
     changed = [
         (name, before[name], now)
         for name, now in dataclasses.asdict(config).items()
@@ -35,9 +43,13 @@ def differences(before: Values, config: Config) -> list[str]:
     ]
     return [
         say(
-            f"{name} was {then!r} when the state was saved, and is {now!r} now: the result will not be that of an "
-            "unbroken run",
-            f"保存状态时 {name} 为 {then!r}，现在为 {now!r}：结果会与不中断的训练不同",
+            f"{name} was {then!r} when the state was saved, and is {now!r} now",
+            f"保存状态时 {name} 为 {then!r}，现在为 {now!r}",
         )
+        + (_not_used() if name in OF_THE_BEGINNING else "")
         for name, then, now in changed
     ]
+
+
+def _not_used() -> str:
+    return say(" (not used: the training state takes its place)", "（不起作用：以训练状态为准）")

@@ -21,6 +21,7 @@ from library.messages import log, plural, say
 from library.reporting.trackers import Tracker
 
 Event = JsonObject  # a line of run.jsonl
+Rates = dict[str, float | Tensor | None]  # by group of parameters; None: Adafactor's before its first step
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal to redraw
 READ_SECONDS = 1.0  # at most so long are losses left unread, so a NaN is seen soon
@@ -67,7 +68,7 @@ class RunLog:
         self.unwritten = bytearray()
         self.writer = writer
         self.bar = tqdm(total=step_count, initial=first_step, file=bar, disable=bar is None, dynamic_ncols=True)
-        self.waiting: list[tuple[int, int, Tensor, dict[str, float]]] = []
+        self.waiting: list[tuple[int, int, Tensor, Rates]] = []
         self.started = self.last_read = self.last_line = time.monotonic()
         self.first_step = first_step
 
@@ -119,7 +120,7 @@ class RunLog:
         """The lines of the last steps whose losses have been read, oldest first; for the report of a crash."""
         return list(self.recent)[-count:]
 
-    def losses(self, epoch: int, step: int, loss: Tensor, learning_rates: dict[str, float]) -> None:
+    def losses(self, epoch: int, step: int, loss: Tensor, learning_rates: Rates) -> None:
         """Take note of a step; its loss (a scalar tensor) is read when a line is due.
 
         Raises:
@@ -145,7 +146,6 @@ class RunLog:
         for epoch, step, loss, learning_rates in self.waiting:
             value = float(loss)
             self.epoch_losses.append(value)
-            # Adafactor, which sets its rate itself, has none before its first step and then a tensor
             rates = {f"lr/{name}": float(rate) for name, rate in learning_rates.items() if rate is not None}
             self.event("step", epoch=epoch, step=step, loss=value, **rates)
             if self.writer:

@@ -16,6 +16,11 @@ class RunLock:
     name: str  # of all files of the run
     lock: files.Lock
 
+    def move_to(self, other: "RunLock") -> None:
+        """Give the name up for another one that is held already."""
+        self.release()
+        self.name, self.lock = other.name, other.lock
+
     def release(self) -> None:
         """Give the name up and remove the lock file."""
         self.lock.release()

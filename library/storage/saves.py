@@ -8,6 +8,8 @@ from pathlib import Path
 from library import files
 from library.storage import lora_file, training_state
 
+_FORMATS = "|".join(map(re.escape, lora_file.FORMATS))
+
 
 def file_name(output_name: str, extension: str, *, epoch: int | None = None, step: int | None = None) -> str:
     """`name.safetensors`; of an epoch `name-000004.safetensors`; of a step `name-step00000500.safetensors`."""
@@ -45,6 +47,27 @@ def is_taken(output_dir: Path, output_name: str) -> bool:
 def free_name(output_dir: Path, output_name: str) -> str:
     """`output_name`, or `name-2`, `name-3`, ... if an earlier run used it: the name for all files of this run."""
     return next(name for name in files.numbered(output_name) if not is_taken(output_dir, name))
+
+
+def lies_beyond(output_dir: Path, output_name: str, position: training_state.Position) -> bool:
+    """Whether the folder holds what a run of this name would write over if it went on from there.
+
+    That is its result, what it saved after a later epoch or step, and the state of a run that is finished or further.
+    """
+    ours = re.compile(rf"{re.escape(output_name)}(?:-(\d{{6}})|-step(\d{{8}}))?({_FORMATS}|-state)", re.IGNORECASE)
+    for match in filter(None, map(ours.fullmatch, os.listdir(output_dir) if output_dir.is_dir() else ())):
+        epoch, step, ending = match.groups()
+        if epoch and int(epoch) >= position.epoch:
+            return True
+        if step and int(step) > position.global_step:
+            return True
+        if not (epoch or step):
+            state = training_state.described(output_dir / match[0]) if ending.lower() == "-state" else None
+            if not state and not (output_dir / match[0]).is_dir():
+                return True
+            if state and (state.facts.get("finished") or state.position.global_step > position.global_step):
+                return True
+    return False
 
 
 def expired_epoch(epoch: int, save_every_n_epochs: int, save_last_n_epochs: int | None) -> int | None:
@@ -90,7 +113,7 @@ def remove_oldest_epoch(output_dir: Path, output_name: str, keep: int) -> bool:
     Returns:
         Whether there was such an epoch.
     """
-    ours = re.compile(rf"{re.escape(output_name)}-(\d{{6}})(-state|\.({'|'.join(lora_file.FORMATS).replace('.', '')}))")
+    ours = re.compile(rf"{re.escape(output_name)}-(\d{{6}})(-state|{_FORMATS})")
     saves = [(int(match[1]), output_dir / match[0]) for match in map(ours.fullmatch, os.listdir(output_dir)) if match]
     epochs = sorted({epoch for epoch, _ in saves})
     if len(epochs) <= max(1, keep):

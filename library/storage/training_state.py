@@ -187,12 +187,18 @@ def candidates(output_dir: Path, output_name: str) -> list[Candidate]:
     Only their descriptions are read.
     """
     found = []
-    for folder in output_dir.glob("*-state"):
-        for newest in _generations(folder)[:1]:
-            name = str(newest.facts.get("config", {}).get("output_name"))
-            if name.casefold() == output_name.casefold():
-                found.append(Candidate(folder, Position(**newest.position), newest.facts, newest.saved_at))
+    for newest in filter(None, map(described, output_dir.glob("*-state"))):
+        name = str(newest.facts.get("config", {}).get("output_name"))
+        if name.casefold() == output_name.casefold():
+            found.append(newest)
     return sorted(found, key=lambda candidate: (candidate.saved_at, candidate.position.global_step), reverse=True)
+
+
+def described(folder: Path) -> Candidate | None:
+    """The newest state of a folder as its description tells it; None: there is no whole one."""
+    for newest in _generations(folder)[:1]:
+        return Candidate(folder, Position(**newest.position), newest.facts, newest.saved_at)
+    return None
 
 
 def newest_state(output_dir: Path, output_name: str, busy: Collection[str] = ()) -> State | None:

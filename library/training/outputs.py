@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Collection
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from library.reporting.best_epoch import Recommendation
+    from library.reporting.run_log import Rates
     from library.storage.metadata import ModelHashes
     from library.storage.training_state import Position
 
@@ -51,8 +53,11 @@ class Outputs:
         self.run, self.training, self.stop = run, training, stop
         self.saver = Saver(run, training, stop, hashes)
         self.ended_early = False  # by early_stop
-        if run.state is None:  # before all other files: a run of which only these are left could not be gone on with
-            self.saver.save_state(run.position)
+        self.saved_at_stop: Path | None = None  # the LoRA that was written when the user stopped the run
+        # Before all other files: a run of which only these are left could not be gone on with. Also of a run that goes
+        # on: what a step back returns to (see recovery) must hold what the user has changed.
+        self.saver.save_state(run.position, run.skipped)
+        take_over_log(run, self.saver.path(".run.jsonl"))
         memory_text = memory.table(training.memory, run.device.torch_device, say("planned:", "计划："))
         self.page_facts = facts_of(run, memory_text)
         self.page_problem = ""  # the last that was said
@@ -90,9 +95,7 @@ class Outputs:
         if self.run.position.global_step == 0 and self.run.settings.sample_at_first:
             self.preview("e000000")
 
-    def after_step(
-        self, position: Position, loss: Tensor, rates: dict[str, float], skipped: Collection[int]
-    ) -> Verdict:
+    def after_step(self, position: Position, loss: Tensor, rates: Rates, skipped: Collection[int]) -> Verdict:
         """Tell of a step, and save what is due after it."""
         settings, step = self.run.settings, position.global_step
         if step in skipped:
@@ -109,7 +112,7 @@ class Outputs:
         if is_due(step, settings.sample_every_n_steps):
             self.preview(f"{step:06d}")
         if self.stop.requested():
-            self.saver.save(position, by="step", skipped=skipped)
+            self.saved_at_stop = self.saver.save(position, by="step", skipped=skipped)
             self.saver.save_state(position, skipped)
             return Verdict.STOP
         if self.saver.state_is_due():
@@ -153,8 +156,9 @@ class Outputs:
         log.info(closing_words(self.run, path, norms, self.best, best_epoch.recommend(self.run_log.validations)))
 
     def stopped(self, position: Position) -> None:
-        """Say how to go on with a run that the user stopped."""
-        log.info(how_to_go_on(self.run, position))
+        """Say how to go on with a run that the user stopped, and whose LoRA and state were written and read back."""
+        assert self.saved_at_stop, "the loop ends before the plan's end where the user stops it"
+        log.info(how_to_go_on(self.run, position, self.saved_at_stop, self.saver.state_folder))
         self.run_log.event("stopped", step=position.global_step)
         self.write_page(is_due=True)
 
@@ -214,6 +218,20 @@ class Outputs:
             self.page_problem = reason
 
 
+def take_over_log(run: Run, path: Path) -> None:
+    """Let run.jsonl of a run that is gone on with under another name begin as that run's, if their steps are the same.
+
+    What it tells of later steps is cut when it is opened.
+    """
+    state = run.state
+    if state is None or run.position != state.position or run.settings.resume in (None, "auto", "new"):
+        return
+    earlier = Path(run.settings.resume).parent / f"{state.facts['name']}.run.jsonl"
+    is_beside = earlier.parent.resolve() == run.output_dir.resolve()  # else its images would be missing in the report
+    if is_beside and earlier.is_file() and not path.exists():
+        shutil.copyfile(earlier, path)
+
+
 def is_due(count: int, every: int | None) -> bool:
     """Whether the count of steps or epochs is a whole multiple; None: never."""
     return bool(every) and count % every == 0
@@ -230,8 +248,8 @@ def _ends_early(patience: int) -> str:
     )
 
 
-def how_to_go_on(run: Run, position: Position) -> str:
-    """That a run was stopped, and the command that goes on with it."""
+def how_to_go_on(run: Run, position: Position, path: Path, state: Path) -> str:
+    """That a run was stopped, what was saved, and the command that goes on with it."""
     from library.options import command_line
 
     done, steps = position.global_step, run.plan.step_count
@@ -241,8 +259,9 @@ def how_to_go_on(run: Run, position: Position) -> str:
         how_en = 'set resume = "auto" and start it again, or:'
         how_zh = '要接着训练，请设 resume = "auto" 再启动，或运行：'
     line = say(
-        f"stopped after step {done} of {steps}; LoRA and state are saved. To continue, {how_en}",
-        f"已在第 {done} 步停止（共 {steps} 步），LoRA 与训练状态已保存。{how_zh}",
+        f"stopped after step {done} of {steps}; saved the LoRA {path} and the training state {state}. "
+        f"To continue, {how_en}",
+        f"已在第 {done} 步停止（共 {steps} 步），已保存 LoRA {path} 与训练状态 {state}。{how_zh}",
     )
     return f"{line}\n{command_line.command(run.settings, resume='auto')}"
 

@@ -12,7 +12,19 @@ from library.messages import UserError, log, say
 from library.options.training import Config
 from library.training.dataset_findings import short
 from library.training.resolve import Decided, first_position, plan_data, settings_of
-from library.training.resuming import changes_since, find_state, fingerprint_of_data, lock_name, seed_of
+from library.training.resuming import (
+    begins_anew,
+    changes_since,
+    counted_anew,
+    find_state,
+    fingerprint_of_data,
+    keeps_its_name,
+    lock_free_name,
+    lock_name,
+    named_anew,
+    position_in,
+    seed_of,
+)
 from library.training.run import Run
 
 if TYPE_CHECKING:
@@ -164,17 +176,23 @@ def resolve(
     notes = [*notes, *sources.notes, *lines]
     if (settings.stop_text_encoder_training or 0) >= planned.step_count:
         notes.append(_text_encoder_never_stops(settings, planned))
+    data = fingerprint_of_data(planned)
     if state:
-        position = state.position
+        notes += state.notices + changes_since(state, settings, data, device.dtype)
+        position = position_in(planned, state, settings)
+        if position != state.position:
+            notes.append(counted_anew(planned, state, position))
+            if lock and keeps_its_name(settings, state):  # the steps of its files bear other numbers
+                lock.move_to(lock_free_name(settings))
+        name = processes.broadcast(lock.name if lock else None)
+        if name != state.facts["name"]:
+            notes.append(named_anew(settings, state, name))
     else:
         position = Position(*first_position(settings, planned))
         if settings.initial_step or settings.initial_epoch:
             notes.append(_begins_later(position))
-    data = fingerprint_of_data(planned)
-    if state:
-        notes += state.notices + changes_since(state, settings, data, device.dtype)
-    elif name != settings.output_name:
-        notes.append(_name_is_taken(settings, name))
+        if name != settings.output_name:
+            notes.append(begins_anew(settings, name))
     notes += sampling.left_out(sources.prompts)
     prompts = sources.prompts or [as_prompt(caption, settings) for caption in typical_captions(planned, settings)]
     size = planned.rule.width, planned.rule.height
@@ -381,11 +399,4 @@ def _begins_later(position: tuple[int, int, int]) -> str:
         "sd-scripts (a training state goes on exactly: see resume)",
         f"从第 {epoch} 轮、第 {step} 步之后开始；学习率调度从头开始，与 sd-scripts 相同"
         "（要完全接着训练请用训练状态，见 resume）",
-    )
-
-
-def _name_is_taken(settings: Config, name: str) -> str:
-    return say(
-        f"{settings.output_dir} already contains {settings.output_name}: this run is named {name}",
-        f"{settings.output_dir} 中已有 {settings.output_name}，本次的文件名为 {name}",
     )

@@ -46,7 +46,7 @@ class Recovery:
         self.run, self.training, self.outputs = run, training, outputs
         self.draw, self.backward = draw, backward
         self.position = run.position
-        self.skipped: set[int] = set(run.state.more.get("skipped", [])) if run.state else set()  # left out: NaN
+        self.skipped = set(run.skipped)
         self.until = 0  # steps up to this one are looked at closely, each on its own
 
     def say(self, line: str) -> None:

@@ -130,16 +130,23 @@ def first_position(config: Config, plan: Plan) -> tuple[int, int, int]:
     Raises:
         UserError: nothing is left to train from there.
     """
-    counts = plan.step_counts
-    step = config.initial_step or sum(counts[: (config.initial_epoch or 1) - 1])
+    step = config.initial_step or sum(plan.step_counts[: (config.initial_epoch or 1) - 1])
     if step >= plan.step_count or (config.initial_epoch or 1) > plan.epoch_count:
         raise UserError(_nothing_left(config, plan))
+    epoch, within = place_of_step(plan, step)
+    if not config.skip_until_initial_step:
+        step, within = step - within, 0
+    return epoch, within * plan.batches_per_step, step
+
+
+def place_of_step(plan: Plan, done: int) -> tuple[int, int]:
+    """The epoch, from 1, in which the step after `done` steps lies, and how many of its steps are done."""
+    assert done < plan.step_count, "the run is at its end"
     epoch = 1
-    while step >= sum(counts[:epoch]):
+    while done >= plan.step_counts[epoch - 1]:
+        done -= plan.step_counts[epoch - 1]
         epoch += 1
-    before = sum(counts[: epoch - 1])
-    within = step - before if config.skip_until_initial_step else 0
-    return epoch, within * plan.batches_per_step, before + within
+    return epoch, done
 
 
 # ---- What is said ----

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported when the parameters have been checked
     from library.lora_files.merging import Strength
     from library.optim.averages import Average
     from library.optim.optimizers import Settings
+    from library.reporting.run_log import Rates
     from library.storage.run_lock import RunLock
     from library.storage.training_state import Position, State
 
@@ -60,6 +61,12 @@ class Run:
     cache_folder: Path | None = None  # of latents and captions; None: in memory
     base_loras: list[Strength] = field(default_factory=list)  # what the base model gets first
     notes: list[str] = field(default_factory=list)  # said to the user, for the report to say again
+
+    @property
+    def skipped(self) -> set[int]:
+        """The steps behind the position whose batches were left out, because they gave NaN."""
+        numbers = self.state.more.get("skipped", []) if self.state else []
+        return {step for step in numbers if step <= self.position.global_step}
 
     @property
     def output_dir(self) -> Path:
@@ -100,9 +107,15 @@ class Training:
             yield
         self.adapters.refresh()
 
-    def rates(self) -> dict[str, float]:
-        """The learning rates of the step that comes, by the names of the parameter groups."""
-        return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+    def rates(self) -> Rates:
+        """The learning rates of the step that comes, by the names of the parameter groups.
+
+        Adafactor's is a tensor on the device that its schedule overwrites: a copy waits there until it is read.
+        """
+        import torch
+
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        return {name: rate.clone() if isinstance(rate, torch.Tensor) else rate for name, rate in rates.items()}
 
     def begin_step(self, step: int) -> bool:
         """Before each step, counted from 0: freeze the text encoders where it is time. Whether it is just now."""
@@ -114,12 +127,16 @@ class Training:
         return is_new
 
     def restore(self, state: State) -> None:
-        """Take over what a training state holds."""
+        """Go back to a training state of this run."""
         self.adapters.load_state_dict(state.adapter)
-        if self.average:
-            self.average.load(state.more.get("average"))
         self.optimizer.load_state_dict(state.optimizer)
         self.schedule.load_state_dict(state.schedule)
+        self.take_over_rest(state)
+
+    def take_over_rest(self, state: State) -> None:
+        """Take over what a training state holds beside the weights, the optimizer and the schedule."""
+        if self.average:
+            self.average.load(state.more.get("average"))
         device = next(iter(self.adapters.parameters())).device.type
         self.scaler = type(self.scaler)(device, enabled=self.scaler.is_enabled())  # the old one may be amid a step
         if state.scaler:  # saved in fp16

@@ -224,6 +224,8 @@ class Saver:
                 seed=run.seed,
                 config=dataclasses.asdict(run.settings),
                 data=run.data,
+                epoch_batches=dict(enumerate(run.plan.batch_counts, 1)).get(position.epoch),
+                optimizer=training.optimizer_text,
                 dtype=str(run.device.dtype).removeprefix("torch."),
                 session_id=self.session_id,
                 started_at=self.started_at,
