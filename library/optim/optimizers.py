@@ -19,6 +19,8 @@ from library.messages import UserError, say
 
 Group = dict[str, Any]  # "name", "params" and "lr"
 Settings = dict[str, Any]  # an optimizer's own, by name
+StateDict = dict[str, Any]  # what an optimizer's `state_dict()` gives: each has its own
+OF_SCHEDULES = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")  # what they keep in a group
 
 
 class Built(NamedTuple):
@@ -310,6 +312,63 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
         with torch.no_grad():  # to the bit: the way there and back rounds, and looking must not change what is learnt
             for parameter, values in zip(parameters, kept, strict=True):
                 parameter.copy_(values)
+
+
+def take_over(optimizer: Optimizer, saved: StateDict, args: Settings) -> list[str]:
+    """Go on with what an optimizer of the same class has learned; what the user asks for now stays as it is.
+
+    A group's settings (its rate, weight decay, betas, ...) are asked for; all else in it, such as the rate that Prodigy
+    has found, is learned. No schedule may have been made for the optimizer yet.
+
+    Args:
+        saved: `state_dict()` of the earlier optimizer.
+        args: the optimizer's own settings, from `parse_args`.
+
+    Returns:
+        Names of the groups that begin anew: they were not there, or held other tensors.
+    """
+    not_learned = {*inspect.signature(type(optimizer)).parameters, *args, *OF_SCHEDULES, "name", "params"}
+    groups_then = {group.get("name"): group for group in saved["param_groups"]}
+    now = optimizer.state_dict()
+    state: dict[int, Any] = {}
+    begun_anew = []
+    for group, described in zip(optimizer.param_groups, now["param_groups"], strict=True):
+        then = groups_then.get(group["name"], dict(params=[]))
+        places = dict(zip(described["params"], then["params"], strict=False))
+        kept = {place: saved["state"][earlier] for place, earlier in places.items() if earlier in saved["state"]}
+        of_parameter = dict(zip(described["params"], group["params"], strict=True))
+        is_same = len(then["params"]) == len(described["params"])
+        if not is_same or not all(_fits(kept[place], of_parameter[place]) for place in kept):
+            begun_anew.append(group["name"])
+            continue
+        state |= kept
+        described |= {key: value for key, value in then.items() if key not in not_learned}
+    optimizer.load_state_dict({**saved, **now, "state": state})
+    return begun_anew
+
+
+def _fits(state: dict[str, Any], parameter: nn.Parameter) -> bool:
+    """Whether what an optimizer remembers of a parameter may be of one of this shape."""
+    shapes = {value.shape for value in state.values() if isinstance(value, torch.Tensor) and value.dim()}
+    rows = parameter.shape[:-1]  # Adafactor's memory of a matrix
+    return not shapes or parameter.shape in shapes or rows in shapes
+
+
+def remembers_the_same(name: str, then: Settings, now: Settings, like: nn.Parameter) -> bool:
+    """Whether an optimizer finds in what it remembered with other settings all that it looks for: tried with a step.
+
+    Adam with amsgrad looks for one tensor more, Prodigy with another slice_p for tensors of another size.
+    """
+
+    def remembered(args: Settings) -> set[tuple[str, torch.Size | None]]:
+        parameter = nn.Parameter(torch.ones([8] * like.dim(), dtype=like.dtype, device=like.device))
+        parameter.grad = torch.ones_like(parameter)
+        group = dict(name="probe", params=[parameter], lr=1e-3)
+        probe = build(name, [group], learning_rate=1e-3, args=args).optimizer
+        probe.step()
+        return {(key, getattr(value, "shape", None)) for key, value in probe.state[parameter].items()}
+
+    return then == now or remembered(now) <= remembered(then)
 
 
 def is_schedule_free(optimizer: Optimizer) -> bool:

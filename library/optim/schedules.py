@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
@@ -173,6 +174,27 @@ def build(
             for group in optimizer.param_groups
         ],
     )
+
+
+def advance(schedule: LRScheduler, done: int) -> None:
+    """Bring a schedule that was just built to where it stands after so many steps.
+
+    Raises:
+        UserError: it does not reach so far.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of")  # that the optimizer has made no step yet
+        try:
+            for _ in range(done):
+                schedule.step()
+        except ValueError as error:  # OneCycleLR beyond its end
+            name = type(schedule).__name__
+            raise UserError(
+                say(
+                    f"lr_scheduler_type: {name} cannot go on after step {done}: {error}",
+                    f"lr_scheduler_type：{name} 无法从第 {done} 步继续：{error}",
+                )
+            ) from error
 
 
 def step_count_of(option: str, value: int | float | str, step_count: int) -> int:

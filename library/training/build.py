@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from library.contracts import Execution, Family
-from library.messages import log, say
+from library.messages import UserError, log, say
 from library.options.derived import has_dropout, trains_text_encoder
+from library.options.resuming import todays
 from library.options.training import Config
 from library.training.attach import attach, pack_base, param_group_rates
 from library.training.caches import fill_caches
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from library.adapters import Adapters
     from library.hardware.attention import Attention
     from library.optim.optimizers import Built
+    from library.storage.training_state import State
 
 
 def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[Tensor | None]]]) -> Training:
@@ -68,7 +70,9 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
 
     blocks = Blocks(plan.recomputed, is_random=has_dropout(settings))
     adapters = attach(settings, family, attend, run.seed, blocks, run.start)
-    if run.start:
+    if run.state:
+        load_weights(run.settings, run.state, adapters)
+    elif run.start:
         adapters.load_state_dict(run.start)
     built = build_optimizer(run, adapters)
     training = Training(
@@ -100,8 +104,17 @@ def build(run: Run, step_of: Callable[[Config, Family], Callable[..., Sequence[T
     if settings.cuda_graphs:
         record_steps(run, training)
     if run.state:
-        training.restore(run.state)
+        training.take_over_rest(run.state)
     return training
+
+
+def load_weights(settings: Config, state: State, adapters: Adapters) -> None:
+    """Take over what is trained from a training state. Raises UserError: it was trained with other sizes or parts."""
+    try:
+        adapters.load_state_dict(state.adapter)
+    except UserError as error:
+        stops = [] if trains_text_encoder(settings) else [_how_to_stop_text_encoder()]
+        raise UserError([*error.problems, *stops], _state_does_not_fit(state)) from None
 
 
 def open_family(run: Run, attend: Attention) -> Family:
@@ -137,7 +150,7 @@ def open_family(run: Run, attend: Attention) -> Family:
 
 
 def build_optimizer(run: Run, adapters: Adapters) -> Built:
-    """The optimizer, with a parameter group for each part and rate."""
+    """The optimizer, with a parameter group for each part and rate, and what it has learned in the run gone on with."""
     from library.optim import optimizers
 
     optimizer_type = run.settings.optimizer_type
@@ -151,14 +164,36 @@ def build_optimizer(run: Run, adapters: Adapters) -> Built:
     )
     for line in built.notices:
         run.note(line)
+    if run.state and (line := take_over_optimizer(run, run.state, built)):
+        run.note(line)
     return built
 
 
+def take_over_optimizer(run: Run, state: State, built: Built) -> str | None:
+    """Let the optimizer go on with what it has learned; the line that says what of it begins anew, if anything does."""
+    from library.optim import optimizers
+
+    optimizer, config, settings = built.optimizer, todays(state.facts["config"]), run.settings
+    name = settings.optimizer_type
+    is_same = str(config.get("optimizer_type")).lower() == name.lower()
+    if kind := state.facts.get("optimizer"):  # what was used, which need not be what was asked for
+        is_same = kind.partition("(")[0] == built.described_as.partition("(")[0]
+    if not is_same:
+        return _another_optimizer(str(config.get("optimizer_type")), name)
+    args_then = optimizers.parse_args(config.get("optimizer_args"))
+    first = optimizer.param_groups[0]["params"][0]
+    if not optimizers.remembers_the_same(name, args_then, run.optimizer_args, first):
+        return _other_memory(name)
+    begun_anew = optimizers.take_over(optimizer, state.optimizer, run.optimizer_args)
+    return _groups_begin_anew(name, begun_anew) if begun_anew else None
+
+
 def build_schedule(run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule, where the run begins in it: one that goes on, at its step, with the rates that are asked for."""
     from library.optim import optimizers, schedules
 
-    settings = run.settings
-    return schedules.build(
+    settings, state = run.settings, run.state
+    schedule = schedules.build(
         settings.lr_scheduler,
         optimizer,
         step_count=run.plan.step_count,
@@ -171,6 +206,14 @@ def build_schedule(run: Run, optimizer: torch.optim.Optimizer) -> torch.optim.lr
         path=settings.lr_scheduler_type,
         args=optimizers.parse_args(settings.lr_scheduler_args, "lr_scheduler_args"),
     )
+    if state:
+        # After initial_step, the schedule begins there. That it is behind the steps stays so.
+        behind = state.position.global_step - state.schedule.get("last_epoch", state.position.global_step)
+        schedules.advance(schedule, max(0, run.position.global_step - behind))
+        for group, then in zip(optimizer.param_groups, state.optimizer["param_groups"], strict=False):
+            if group.get("relative_step") and then.get("relative_step"):  # Adafactor's own rate, which is shown
+                group["lr"] = then["lr"]
+    return schedule
 
 
 def text_stops(config: Config, step_count: int) -> int | None:
@@ -224,3 +267,46 @@ def compile_blocks(run: Run, training: Training) -> None:
     compiler = Compiler(partial(print, flush=True), run.settings.dynamo_backend)
     for function, own in zip(fast.block_functions, plain.block_functions, strict=True):
         training.blocks.compile(function, compiler, own)
+
+
+# ---- What is said ----
+
+
+def _state_does_not_fit(state: State) -> str:
+    return say(
+        f"the training state of {state.facts['name']} (in the lines below: the file) does not fit this run:",
+        f"{state.facts['name']} 的训练状态（以下称“文件”）与本次训练的设置不符：",
+    )
+
+
+def _how_to_stop_text_encoder() -> str:
+    return say(
+        "To keep what the text encoder has learned and train it no further, leave text_encoder_lr as it was and set "
+        "stop_text_encoder_training = 1.",
+        "如果要保留文本编码器已学到的内容、但不再训练它，请保持 text_encoder_lr 不变，"
+        "并设 stop_text_encoder_training = 1。",
+    )
+
+
+def _another_optimizer(then: str, now: str) -> str:
+    return say(
+        f"optimizer_type was {then} when the state was saved: the LoRA goes on from there, but {now} begins anew and "
+        "knows nothing of the steps before",
+        f"保存状态时 optimizer_type 为 {then}：LoRA 接着训练，但 {now} 从头开始，不含此前各步的记忆（动量等）",
+    )
+
+
+def _other_memory(name: str) -> str:
+    return say(
+        f"with these optimizer_args {name} remembers other things than those in the state: the LoRA goes on from "
+        "there, but the optimizer begins anew",
+        f"改用这些 optimizer_args 后，{name} 需要的记忆（动量等）与状态中的不同：LoRA 接着训练，但优化器从头开始",
+    )
+
+
+def _groups_begin_anew(name: str, groups: list[str]) -> str:
+    listed = ", ".join(groups)
+    return say(
+        f"{name} begins anew for {listed}: the state has nothing of the same layers",
+        f"{name} 对 {listed} 从头开始：状态中没有相同各层的记忆",
+    )

@@ -1,5 +1,6 @@
 """Optimizers by name: what is built, what is said, and that Lion is its paper's algorithm."""
 
+import copy
 import sys
 
 import pytest
@@ -27,11 +28,15 @@ def take_steps(built, count=3):
         built.optimizer.step()
 
 
-@pytest.mark.parametrize("name", [*optimizers.OPTIMIZERS, "adamw", "LION", "torch.optim.RAdam"])
-def test_every_optimizer_makes_a_loss_smaller(name):
+def skip_unless_installed(name: str) -> None:
     for part, package in (("prodigy", "prodigyopt"), ("dadapt", "dadaptation"), ("schedulefree", "schedulefree")):
         if part in name.lower():
             pytest.importorskip(package)
+
+
+@pytest.mark.parametrize("name", [*optimizers.OPTIMIZERS, "adamw", "LION", "torch.optim.RAdam"])
+def test_every_optimizer_makes_a_loss_smaller(name):
+    skip_unless_installed(name)
     finds_its_rate = name.lower().startswith(optimizers.OWN_RATES)
     group = groups(lr=1.0 if finds_its_rate else 1e-2)
     before = float(group[0]["params"][0].detach().norm())
@@ -191,3 +196,67 @@ def test_a_saved_optimizer_goes_on_as_if_never_stopped(name):
 )
 def test_the_usual_rate_follows_the_optimizer_and_the_width(name, width, rate):
     assert optimizers.usual_learning_rate(name, width) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("name", [*optimizers.OPTIMIZERS, "torch.optim.RAdam"])
+def test_what_was_learned_is_taken_over_to_the_bit_and_what_is_asked_for_counts(name):
+    skip_unless_installed(name)
+    usual = 1.0 if name.lower().startswith(optimizers.OWN_RATES) else 1e-2
+
+    def built(rate=usual, **args):
+        return build(name, groups(rate), learning_rate=rate, args=args)
+
+    whole = built()
+    take_steps(whole, 3)
+    saved = copy.deepcopy(whole.optimizer.state_dict())
+    weights = whole.optimizer.param_groups[0]["params"][0].detach().clone()
+    for rate, args in ((usual, {}), (usual / 2, dict(weight_decay=0.25))):
+        now = built(rate, **args)
+        with torch.no_grad():
+            now.optimizer.param_groups[0]["params"][0].copy_(weights)
+        asked = {key: value for key, value in now.optimizer.param_groups[0].items() if key in ("lr", "weight_decay")}
+        assert optimizers.take_over(now.optimizer, copy.deepcopy(saved), args) == []
+        group = now.optimizer.param_groups[0]
+        assert {key: group[key] for key in asked} == asked
+        learned = {"d", "k", "weight_sum", "d_numerator", "numerator_weighted"} & saved["param_groups"][0].keys()
+        assert {key: group[key] for key in learned} == {key: saved["param_groups"][0][key] for key in learned}
+        if rate == usual:
+            take_steps(now, 2)
+            take_steps(whole, 2)
+            assert torch.equal(group["params"][0], whole.optimizer.param_groups[0]["params"][0])
+
+
+def test_what_a_schedule_kept_in_a_group_is_not_taken_over():
+    before, now = (build("AdamW", groups(rate), learning_rate=1).optimizer for rate in (1e-2, 1e-4))
+    torch.optim.lr_scheduler.OneCycleLR(before, max_lr=1e-2, total_steps=9)
+    assert optimizers.take_over(now, before.state_dict(), {}) == []
+    group = now.param_groups[0]
+    assert (group["lr"], group["betas"]) == (1e-4, (0.9, 0.999))
+    assert not {"initial_lr", "max_lr"} & group.keys()
+
+
+def test_groups_of_other_layers_begin_anew_and_are_named():
+    before = build("AdamW", groups(), learning_rate=1)
+    take_steps(before)
+    smaller = dict(name="unet", params=parameters([1.0, 2.0]), lr=1e-2)
+    now = build("AdamW", [smaller, dict(name="text_encoder", params=parameters([3.0]), lr=1e-2)], learning_rate=1)
+    assert optimizers.take_over(now.optimizer, before.optimizer.state_dict(), {}) == ["unet", "text_encoder"]
+    take_steps(now)
+
+
+@pytest.mark.parametrize(
+    ("name", "then", "now", "expected"),
+    [
+        ("AdamW", {}, dict(weight_decay=0.5, betas=(0.8, 0.9)), True),
+        ("AdamW", {}, dict(amsgrad=True), False),
+        ("AdamW", dict(amsgrad=True), {}, True),
+        ("SGD", {}, dict(momentum=0.9), False),
+        ("Prodigy", {}, dict(d_coef=2.0), True),
+        ("Prodigy", {}, dict(slice_p=3), False),
+        ("Adafactor", {}, dict(relative_step=False, scale_parameter=False), True),
+        ("Adafactor", {}, dict(beta1=0.9), False),
+    ],
+)
+def test_settings_that_want_something_else_remembered_are_known(name, then, now, expected):
+    skip_unless_installed(name)
+    assert optimizers.remembers_the_same(name, then, now, parameters([[1.0, 2.0]])[0]) is expected

@@ -1,11 +1,13 @@
 """Schedules against diffusers' and transformers'."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 from library.messages import UserError
-from library.optim.schedules import SHAPES, build, step_count_of
+from library.optim.schedules import SHAPES, advance, build, step_count_of
 
 
 def optimizer(*rates):
@@ -144,3 +146,26 @@ def test_a_saved_schedule_goes_on_where_it_was():
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     second.load_state_dict(first.state_dict())
     assert whole == half + rates(second, 9)
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "CosineAnnealingLR"])
+@pytest.mark.parametrize("done", [0, 1, 7, 20, 31])
+def test_a_schedule_that_is_advanced_has_the_bits_of_one_that_was_stepped(name, done):
+    """No state is asked: so another rate, length or class counts from the step on at which a run goes on."""
+    how = dict(step_count=20) | (dict(path=name, args=dict(T_max=20)) if name not in SHAPES else {})
+    stepped, advanced = (build(name, optimizer(1e-3, 1e-4), **how) for _ in range(2))
+    for _ in range(done):
+        stepped.optimizer.step()
+        stepped.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        advance(advanced, done)
+    for ours, theirs in zip(advanced.optimizer.param_groups, stepped.optimizer.param_groups, strict=True):
+        assert ours["lr"] == theirs["lr"] <= theirs["initial_lr"]
+    assert advanced.last_epoch == done
+
+
+def test_a_schedule_that_is_over_before_the_run_goes_on_is_an_error():
+    schedule = build("", optimizer(1e-3), step_count=20, path="OneCycleLR", args=dict(max_lr=1e-3, total_steps=5))
+    with pytest.raises(UserError, match="OneCycleLR cannot go on after step 7"):
+        advance(schedule, 7)

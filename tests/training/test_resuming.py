@@ -14,6 +14,7 @@ from library.storage import training_state
 from library.storage.training_state import Position, State
 from library.training import resuming
 from tests.conftest import draw_set, events
+from tests.training.test_train import same_weights
 
 
 def plan_of(batches: int, *, epochs: int | None = None, steps: int | None = None, group: int = 1) -> Plan:
@@ -193,6 +194,29 @@ def test_a_finished_runs_files_stay_and_an_added_image_is_trained_to_the_end(run
     with safe_open(out / "it-2.safetensors", "pt") as file:
         assert file.metadata()["ss_steps"] == "16"
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "expected"),
+    [
+        ({}, dict(learning_rate=1e-4), [1e-4] * 6),
+        (dict(lr_scheduler="cosine", max_train_epochs=1), dict(learning_rate=1e-4), [1e-4] * 6),
+        ({}, dict(lr_scheduler_type="CosineAnnealingLR", lr_scheduler_args=["T_max=6"]), [0.0, 6.7e-5, 2.5e-4]),
+        ({}, dict(optimizer_type="Lion", learning_rate=1e-4), [1e-4] * 6),
+    ],
+    ids=["rate", "schedule", "class", "optimizer"],
+)
+def test_what_is_asked_for_now_counts_from_the_next_step_on(run, images, then, now, expected):
+    """Of a run that was at its end, too: its last rate was 0."""
+    out = run(train_data_dir=images(4), **T0 | dict(max_train_epochs=1, save_state=True) | then)
+    options = T0 | dict(max_train_epochs=2) | now
+    run(train_data_dir=images(4), resume=str(out / "it-state"), **options)
+    rates = rates_of(out, "it-2")
+    assert rates[7] == pytest.approx([expected[0]] * 2, rel=0.01, abs=1e-12)
+    assert [rates[7 + at][0] for at in range(len(expected))] == pytest.approx(expected, rel=0.01, abs=1e-12)
+    with safe_open(out / "it-2.safetensors", "pt") as file:
+        assert float(file.metadata()["ss_learning_rate"]) == options["learning_rate"]
+    assert not same_weights(out / "it.safetensors", out / "it-2.safetensors")
 
 
 def test_auto_after_a_finished_run_says_what_it_does(run, images, capsys):
