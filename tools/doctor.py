@@ -23,8 +23,8 @@ similarity = 6        # how many of 64 hash bits may differ in the same image, u
 check_machine = True  # also check the device; imports torch, which takes a few seconds | 同时检查设备；需要导入 torch，耗时数秒
 
 # ---- Output | 输出 ----
-language = "auto"             # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = "output/doctor"  # where the page goes | 结果页的输出目录
+language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+output_dir = None  # where the page goes; None: output/doctor | 结果页的输出目录；None 表示 output/doctor
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----

@@ -16,9 +16,9 @@ changed, only shown. Edit the values below, then run this file; it takes no argu
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "output/prepared"  # folder of images with caption files beside them, including sub-folders | 带标注文件的图片目录，含子目录
-trigger_word = "mytag"          # trigger word, put first in every caption; None: none (the word of a [repeats]_[concept] folder is used instead) | 自己的触发词，放在每条标注的最前面；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）
-action = "show"                 # "show" what would change, "apply" it, or "undo" the last change that was applied | "show" 只显示将要做的改动，"apply" 执行，"undo" 撤销上一次执行的改动
+images_dir = None    # folder of images with caption files beside them, including sub-folders; None: output/prepared | 带标注文件的图片目录，含子目录；None 表示 output/prepared
+trigger_word = None  # trigger word, put first in every caption; None: that of lora_train_command_line.py; "": none (the word of a [repeats]_[concept] folder is used instead) | 触发词，放在每条标注的最前面；None 表示与 lora_train_command_line.py 相同；"" 表示不加（[重复次数]_[概念] 目录用目录名里的词）
+action = "show"      # "show" what would change, "apply" it, or "undo" the last change that was applied | "show" 只显示将要做的改动，"apply" 执行，"undo" 撤销上一次执行的改动
 
 # ---- Often changed | 经常修改 ----
 delete_tags = None   # tags to delete, so that their features move to the trigger word, such as ["school uniform", "short sleeves"]; * stands for any letters; None: none | 要删除的标签，其特征会转移到触发词上，如 ["school uniform", "short sleeves"]；* 代表任意字符；None 表示没有
@@ -32,8 +32,8 @@ order = "keep"              # order of the tags after the trigger word: "keep", 
 caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
-language = "auto"           # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
+language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+output_dir = None  # where the summary goes; None: output/tags | 结果页的输出目录；None 表示 output/tags
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -171,9 +171,9 @@ def planned(
             notes.append(
                 say(
                     f'trigger_word = "{settings.trigger_word}" is also added to the captions of '
-                    f"{folders.some(others)}. If each folder should keep its own word, set trigger_word = None",
+                    f'{folders.some(others)}. If each folder should keep its own word, set trigger_word = ""',
                     f'trigger_word = "{settings.trigger_word}" 也会写进 {folders.some(others)} 的标注。如果各目录要'
-                    "用自己的词，请设 trigger_word = None",
+                    '用自己的词，请设 trigger_word = ""',
                 )
             )
     lines = [None if image.caption is None else captions.first_line(image.caption) for image in images]

@@ -1,7 +1,7 @@
-"""Step 4: draw regularization images with the base model. Edit the values below, then run this file; it takes no
+"""Step 5: draw regularization images with the base model. Edit the values below, then run this file; it takes no
 arguments. Stop it at any time: started again, it goes on.
 
-第 4 步：用底模生成正则化图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。随时可以停止，再次运行会接着做。
+第 5 步：用底模生成正则化图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。随时可以停止，再次运行会接着做。
 """
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
@@ -15,9 +15,9 @@ arguments. Stop it at any time: started again, it goes on.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-pretrained_model_name_or_path = "library/miniature/model"  # the base model that you will train on: .safetensors, .ckpt or diffusers folder; default: the built-in miniature | 将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
-train_data_dir = "output/train"       # the folder that CONTAINS the folders named [repeats]_[concept], as in lora_train_command_line.py | 训练集目录，里面放 [重复次数]_[概念] 形式的文件夹，与 lora_train_command_line.py 中相同
-output_dir = "output/reg"             # where the regularization folders are made; it is then your reg_data_dir | 正则化图片的输出目录；之后把它填入 reg_data_dir
+pretrained_model_name_or_path = None  # the base model that you will train on: .safetensors, .ckpt or diffusers folder; None: that of lora_train_command_line.py | 将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；None 表示与 lora_train_command_line.py 相同
+train_data_dir = None                 # the folder that CONTAINS the folders named [repeats]_[concept]; None: that of lora_train_command_line.py, where "auto" is output/train | 训练集目录，里面放 [重复次数]_[概念] 形式的文件夹；None 表示与 lora_train_command_line.py 相同，其中 "auto" 即 output/train
+output_dir = None                     # where the regularization folders are made; None: output/reg, which reg_data_dir = "auto" takes | 正则化图片的输出目录；None 表示 output/reg，reg_data_dir = "auto" 用的就是它
 
 # ---- Often changed | 经常修改 ----
 prompts = "captions"    # what to generate: from the training images' "captions" without the trigger word, one image each, or from the "class words" below | 画什么："captions" 按每张训练图的标注（去掉触发词）各画一张，"class words" 只用下面的类别词
@@ -25,22 +25,22 @@ class_words = "1girl"   # what your subject is, such as "1girl" or "a photo of a
 remove_words = None     # more words to remove from the captions; the folders' trigger words always are; None: none | 另外要从标注中去掉的词；目录名里的词总会去掉；None 表示没有
 images_per_caption = 1  # images to generate per training image, usually 1 | 每张训练图对应生成的张数，常用 1
 negative_prompt = ""    # negative prompt, such as "lowres, bad anatomy"; empty: none | 反向提示词，如 "lowres, bad anatomy"；留空表示不用
-resolution = "auto"     # as in lora_train_command_line.py: "auto", 512, 768, 1024; each image gets the size of its training image's bucket | 与 lora_train_command_line.py 中相同："auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同
+resolution = None       # "auto", 512, 768, 1024; each image gets the size of its training image's bucket; None: that of lora_train_command_line.py | "auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同；None 表示与 lora_train_command_line.py 相同
 
 # ---- Seldom changed | 较少修改 ----
 sampler = "euler_a"         # sampler: euler_a, euler, ddim, dpmsolver++, heun, ... | 采样器：euler_a、euler、ddim、dpmsolver++、heun 等
 steps = 25                  # sampling steps, usually 20~30 | 采样步数，常用 20~30
 guidance_scale = 7.0        # CFG scale: how closely the prompt is followed, usually 5~8 | 提示词引导强度（CFG），常用 5~8
 seed = 1                    # same seed, same images | 随机种子，相同则图片相同
-clip_skip = None            # as in lora_train_command_line.py: 2 for anime models of SD 1.x | 与 lora_train_command_line.py 中相同：SD 1.x 二次元模型用 2
-vae = None                  # another VAE: file or folder; None: the base model's own | 外置 VAE：文件或文件夹；None 表示用底模自带的
+clip_skip = None            # 2 for anime models of SD 1.x; None: that of lora_train_command_line.py | SD 1.x 二次元模型用 2；None 表示与 lora_train_command_line.py 相同
+vae = None                  # another VAE: file or folder; None: that of lora_train_command_line.py, by default the base model's own | 外置 VAE：文件或文件夹；None 表示与 lora_train_command_line.py 相同，默认用底模自带的
 mixed_precision = "auto"    # arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device | 计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择
 device = "auto"             # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"
-enable_bucket = True        # these five as in lora_train_command_line.py, so that each image gets its bucket's size | 这五项与 lora_train_command_line.py 中相同，使每张图的尺寸与桶一致
-min_bucket_reso = None      # shortest side of a bucket; None: half of the resolution | 桶的最短边，None 表示分辨率的一半
-max_bucket_reso = None      # longest side of a bucket; None: twice the resolution | 桶的最长边，None 表示分辨率的两倍
-bucket_reso_steps = None    # sides of buckets are multiples of this, a multiple of 8; None: 64 (the miniature: 16) | 桶的边长是它的整数倍，须为 8 的倍数，None 表示 64（微型模型为 16）
-bucket_no_upscale = False   # smaller images get buckets of their own size | 不放大小图，按其自身大小分桶
+enable_bucket = None        # these five decide buckets, whose sizes the images get; None: those of lora_train_command_line.py | 这五项决定分桶，图片按桶的尺寸画；None 表示与 lora_train_command_line.py 相同
+min_bucket_reso = None      # shortest side of a bucket | 桶的最短边
+max_bucket_reso = None      # longest side of a bucket | 桶的最长边
+bucket_reso_steps = None    # sides of buckets are multiples of this, a multiple of 8 | 桶的边长是它的整数倍，须为 8 的倍数
+bucket_no_upscale = None    # smaller images get buckets of their own size | 不放大小图，按其自身大小分桶
 caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----

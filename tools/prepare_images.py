@@ -1,6 +1,6 @@
-"""Step 1 and 2: make a clean set of raw images. Edit the values below, then run this file; it takes no arguments.
+"""Step 2: make a clean set of raw images. Edit the values below, then run this file; it takes no arguments.
 
-第 1、2 步：把收集来的图片整理成干净的训练图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+第 2 步：把收集来的图片整理成干净的训练图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
 """
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
@@ -14,9 +14,9 @@
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "pictures"         # folder of raw images, including sub-folders; nothing in it is ever changed | 原始图片目录，含子目录；其中的文件绝不会被改动
-output_dir = "output/prepared"  # where the clean images, their masks and the summary go; made if missing | 整理后的图片、蒙版和结果页的输出目录，没有会自动建立
-resolution = 512                # training resolution the images are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL) | 这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024
+images_dir = None  # folder of raw images, including sub-folders; nothing in it is ever changed; None: that of lora_train_command_line.py | 原始图片目录，含子目录；其中的文件绝不会被改动；None 表示与 lora_train_command_line.py 相同
+output_dir = None  # where the clean images, their masks and the summary go; made if missing; None: output/prepared | 整理后的图片、蒙版和结果页的输出目录，没有会自动建立；None 表示 output/prepared
+resolution = None  # training resolution the images are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL); None: that of lora_train_command_line.py, where "auto" is the base model's own | 这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024；None 表示与 lora_train_command_line.py 相同，其中 "auto" 按底模决定
 
 # ---- Often changed | 经常修改 ----
 duplicates = "leave out"     # duplicates, at any size: "leave out" all but the best of each group, or "keep" them; both are shown | 重复的图片（包括大小不同的）："leave out" 每组只留最好的一张，"keep" 全部保留；两种都会列出
@@ -28,12 +28,13 @@ faces = "keep"               # faces: "erase" them (for clothes without the wear
 regions = None               # text file of more regions to erase, one per line: "photo 1.jpg: left, top, width, height" in pixels of the upright image or in %; None: none | 另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----
-face_margin = 0.5   # margin around a cropped face, as a multiple of the face's side, usually 0.3~1 | 截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1
-upscale = "auto"    # images that are too small: "auto" uses a local upscaler (web UI folders are searched), else Lanczos, which adds no detail; "lanczos"; "off"; or a model file | 太小的图片："auto" 优先用本地超分辨率模型（会查找 web UI 目录），没有则用 Lanczos（不会增加细节）；"lanczos"；"off"；或填模型文件
-denoise = 0.0       # strength of noise removal, usually 3~10; blurs a little, so only for noisy images; 0: none | 去噪强度，常用 3~10；会略微变糊，只用于噪点多的图；0 表示不去噪
-similarity = 6      # how many of 64 hash bits may differ between duplicates, usually 4~10; higher finds more, with more errors | 判为同一张图时 64 位哈希允许不同的位数，常用 4~10；越大找得越多，也越容易误判
-models_dirs = None  # further folders with models, such as a web UI's ["D:/stable-diffusion-webui"]; None: the usual places | 另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置
-device = "auto"     # where models run: "auto", "cpu", "cuda" (AMD too) | 模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）
+pretrained_model_name_or_path = None  # base model that the images are meant for, by which resolution "auto" is decided; None: that of lora_train_command_line.py | 这些图片将用于的底模，"auto" 的分辨率由它决定；None 表示与 lora_train_command_line.py 相同
+face_margin = 0.5                     # margin around a cropped face, as a multiple of the face's side, usually 0.3~1 | 截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1
+upscale = "auto"                      # images that are too small: "auto" uses a local upscaler (web UI folders are searched), else Lanczos, which adds no detail; "lanczos"; "off"; or a model file | 太小的图片："auto" 优先用本地超分辨率模型（会查找 web UI 目录），没有则用 Lanczos（不会增加细节）；"lanczos"；"off"；或填模型文件
+denoise = 0.0                         # strength of noise removal, usually 3~10; blurs a little, so only for noisy images; 0: none | 去噪强度，常用 3~10；会略微变糊，只用于噪点多的图；0 表示不去噪
+similarity = 6                        # how many of 64 hash bits may differ between duplicates, usually 4~10; higher finds more, with more errors | 判为同一张图时 64 位哈希允许不同的位数，常用 4~10；越大找得越多，也越容易误判
+models_dirs = None                    # further folders with models, such as a web UI's ["D:/stable-diffusion-webui"]; None: the usual places | 另外查找模型的目录，如 web UI 所在的 ["D:/stable-diffusion-webui"]；None 表示只查常用位置
+device = "auto"                       # where models run: "auto", "cpu", "cuda" (AMD too) | 模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）
 
 # ---- Output | 输出 ----
 language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
@@ -42,6 +43,7 @@ overwrite = False  # remake images that already exist; False: keep those made fr
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -54,6 +56,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from library import files
 from library.messages import UserError, log, plural, say
 from library.options import parameter_block
+from library.options.declaration import Values
 from library.options.tools import TOOLS, PrepareImages
 
 if TYPE_CHECKING:  # what decodes and cleans is imported when the parameters are found right
@@ -484,7 +487,27 @@ def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: P
 
 
 def main() -> int:
-    return parameter_block.run_tool(__file__, globals(), TOOLS["prepare_images.py"], prepare)
+    return parameter_block.run_tool(__file__, globals(), TOOLS["prepare_images.py"], prepare, with_side)
+
+
+def with_side(values: Values) -> Values:
+    """The values with a training size of the main block, "auto" or "768,512", as the side of a square. Raises UserError."""
+    from library import families
+
+    asked = values.get("resolution")
+    if isinstance(asked, str) and asked.strip().lower() == "auto":
+        model = families.inspect(values["pretrained_model_name_or_path"])
+        log.info(
+            say(
+                f"resolution {model.resolution}, as {model.path.name}",
+                f"分辨率 {model.resolution}，按 {model.path.name}",
+            )
+        )
+        return values | {"resolution": model.resolution}
+    sides = [side.strip() for side in asked.split(",")] if isinstance(asked, str) else []
+    if len(sides) == 2 and all(side.isdecimal() for side in sides):
+        return values | {"resolution": math.isqrt(int(sides[0]) * int(sides[1]))}
+    return values
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ read them. Edit the values below, then run this file; it takes no arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, including sub-folders; nothing is changed | LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件
+lora = None  # a LoRA file, or a folder: all LoRAs in it, including sub-folders; nothing is changed; None: what lora_train_command_line.py makes | LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件；None 表示 lora_train_command_line.py 的结果
 
 # ---- Seldom changed | 较少修改 ----
 pretrained_model_name_or_path = None  # base model whose layers the files are compared with; None: a model of the family they were made for | 用来核对各层的底模；None 表示按文件对应的系列核对
 
 # ---- Output | 输出 ----
-language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = "output/shown"  # where the page goes | 结果页的输出目录
+language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+output_dir = None  # where the page goes; None: output/shown | 结果页的输出目录；None 表示 output/shown
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----

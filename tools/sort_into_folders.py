@@ -1,7 +1,7 @@
-"""Step 5: put images and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
+"""Step 4: put images and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
 below, then run this file; it takes no arguments.
 
-第 5 步：把图片和标签放进 [重复次数]_[概念] 目录。默认是复制。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+第 4 步：把图片和标签放进 [重复次数]_[概念] 目录。默认是复制。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
 """
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
@@ -15,20 +15,20 @@ below, then run this file; it takes no arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "output/prepared"  # folder of images with their captions and masks | 图片及其标注、蒙版所在的目录
-output_dir = "output/train"     # where the [repeats]_[concept] folders are made; it is then your train_data_dir | 在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir
-concept = "mytag"               # the trigger word: a made-up one, the same as trigger_word in the captions | 触发词，请用自造的词，与标注里的 trigger_word 相同
+images_dir = None  # folder of images with their captions and masks; None: output/prepared | 图片及其标注、蒙版所在的目录；None 表示 output/prepared
+output_dir = None  # where the [repeats]_[concept] folders are made; None: output/train, which train_data_dir = "auto" takes | 在这里建立 [重复次数]_[概念] 目录；None 表示 output/train，train_data_dir = "auto" 用的就是它
+concept = None     # the trigger word: a made-up one, which stands in the captions; None: trigger_word of lora_train_command_line.py | 触发词，请用自造的词，标注里也要有它；None 表示与 lora_train_command_line.py 的 trigger_word 相同
 
 # ---- Often changed | 经常修改 ----
-repeats = None         # how often each image is used in an epoch; None: computed from the next three | 每轮中每张图的重复次数；None 表示按下面三项推算
-target_steps = 1500    # target number of training steps, usually 1000~3000; with regularization images it has about twice as many | 希望的训练步数，常用 1000~3000；使用正则化图片时约加倍
-max_train_epochs = 10  # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
-train_batch_size = 2   # as in lora_train_command_line.py | 与 lora_train_command_line.py 中相同
-action = "copy"        # "show" the plan only, "copy", "move", or "link" (no further disk space) | "show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）
-sub_folders = "auto"   # sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept | images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标注里都有 concept 这个词的才合并
+repeats = None           # how often each image is used in an epoch; None: computed from the next three | 每轮中每张图的重复次数；None 表示按下面三项推算
+target_steps = 1500      # target number of training steps, usually 1000~3000; with regularization images it has about twice as many | 希望的训练步数，常用 1000~3000；使用正则化图片时约加倍
+max_train_epochs = None  # None: that of lora_train_command_line.py | None 表示与 lora_train_command_line.py 相同
+train_batch_size = None  # None: that of lora_train_command_line.py | None 表示与 lora_train_command_line.py 相同
+action = "copy"          # "show" the plan only, "copy", "move", or "link" (no further disk space) | "show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）
+sub_folders = "auto"     # sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept | images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标注里都有 concept 这个词的才合并
 
 # ---- Seldom changed | 较少修改 ----
-pretrained_model_name_or_path = None  # base model whose tokenizer is used to check the trigger word; None: that of SD 1.x and SDXL | 底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器
+pretrained_model_name_or_path = None  # base model whose tokenizer is used to check the trigger word; None: that of lora_train_command_line.py | 底模，用其分词器检查触发词；None 表示与 lora_train_command_line.py 相同
 caption_extension = ".txt"            # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----

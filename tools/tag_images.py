@@ -14,8 +14,8 @@
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-images_dir = "output/prepared"  # folder of images, including sub-folders; a .txt is written beside each | 图片目录，含子目录；每张图旁边会写一个 .txt
-trigger_word = "mytag"          # trigger word, put before all tags; None: none (the word of a [repeats]_[concept] folder is used instead) | 自己的触发词，放在所有标签之前；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）
+images_dir = None    # folder of images, including sub-folders; a .txt is written beside each; None: output/prepared | 图片目录，含子目录；每张图旁边会写一个 .txt；None 表示 output/prepared
+trigger_word = None  # trigger word, put before all tags; None: that of lora_train_command_line.py; "": none (the word of a [repeats]_[concept] folder is used instead) | 触发词，放在所有标签之前；None 表示与 lora_train_command_line.py 相同；"" 表示不加（[重复次数]_[概念] 目录用目录名里的词）
 
 # ---- Often changed | 经常修改 ----
 tagger = "auto"             # a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the image only | WD 系标签模型：含 model.onnx 和 selected_tags.csv 的目录，或模型库名称如 "SmilingWolf/wd-swinv2-tagger-v3"；"auto"：有本地的就用；None：只用目录名和图片本身的信息
@@ -35,8 +35,8 @@ device = "auto"             # where the tagger runs: "auto", "cpu", "cuda" (AMD 
 caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
-language = "auto"           # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = "output/tags"  # where the summary goes | 结果页的输出目录
+language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+output_dir = None  # where the summary goes; None: output/tags | 结果页的输出目录；None 表示 output/tags
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----

@@ -15,14 +15,14 @@ arguments.
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-pretrained_model_name_or_path = "library/miniature/model"  # base model: .safetensors, .ckpt or diffusers folder; default: the built-in miniature | 底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
-loras = ["output/mytag.safetensors"]  # LoRA files to test, or names in lora_dir: one row of images per file and strength; None: only what the prompts name | 要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的
-prompts = ["mytag, standing, large, center, white background", "red circle, large, center, white background"]  # one column per prompt, with web UI syntax: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for more LoRAs from lora_dir | 每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA
+pretrained_model_name_or_path = None  # base model: .safetensors, .ckpt or diffusers folder; None: that of lora_train_command_line.py | 底模：.safetensors、.ckpt 文件或 diffusers 文件夹；None 表示与 lora_train_command_line.py 相同
+loras = None                          # LoRA files to test, or names in lora_dir: one row of images per file and strength; None: what lora_train_command_line.py makes; []: only what the prompts name | 要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示 lora_train_command_line.py 的结果；[] 表示只用提示词里写的
+prompts = None                        # one column per prompt; None: with and without the trigger word of lora_train_command_line.py; web UI syntax: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for more LoRAs from lora_dir | 每条一列；None 表示带与不带 lora_train_command_line.py 的触发词各一条；写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA
 
 # ---- Often changed | 经常修改 ----
 strengths = [0.0, 0.6, 1.0]  # strengths of each LoRA, usually 0.5~1; 0 shows the base model | 每个 LoRA 的强度，常用 0.5~1；0 表示只用底模
 negative_prompt = ""         # negative prompt, in the same syntax | 反向提示词，写法相同
-resolution = "auto"          # size of the images: "auto" (the base model's own), 512, or "width,height" | 图片尺寸："auto" 按底模，也可填 512 或 "宽,高"
+resolution = None            # size of the images: "auto" (the base model's own), 512, or "width,height"; None: that of lora_train_command_line.py | 图片尺寸："auto" 按底模，也可填 512 或 "宽,高"；None 表示与 lora_train_command_line.py 相同
 seeds = [1]                  # seeds; each makes its own grid | 随机种子，每个种子画一张对比图
 lora_dir = None              # where <lora:name:0.6> is looked for, such as the web UI's models/Lora; None: beside the files of loras | <lora:名称:0.6> 从哪里找，如 web UI 的 models/Lora；None 表示 loras 所在的目录
 
@@ -30,16 +30,16 @@ lora_dir = None              # where <lora:name:0.6> is looked for, such as the 
 sampler = "euler_a"       # sampler: euler_a, euler, ddim, dpmsolver++, heun, ... | 采样器：euler_a、euler、ddim、dpmsolver++、heun 等
 steps = 25                # sampling steps, usually 20~30 | 采样步数，常用 20~30
 guidance_scale = 7.0      # CFG scale: how closely the prompt is followed, usually 5~8 | 提示词引导强度（CFG），常用 5~8
-clip_skip = None          # 1 or None: realistic models; 2: anime models (NovelAI and its descendants); SDXL ignores it | 1 或 None 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项
+clip_skip = None          # 1: realistic models; 2: anime models (NovelAI and its descendants); SDXL ignores it; None: that of lora_train_command_line.py | 1 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项；None 表示与 lora_train_command_line.py 相同
 hires_scale = 1.0         # hires fix: generate again at this many times the size, usually 1.5~2; 1: off | 按此倍数放大后再画一遍（高清修复），常用 1.5~2；1 表示不用
 hires_strength = 0.5      # denoising strength of the hires fix, usually 0.3~0.6 | 高清修复的重绘幅度，常用 0.3~0.6
-vae = None                # another VAE: file or folder; None: the base model's own | 外置 VAE：文件或文件夹；None 表示用底模自带的
+vae = None                # another VAE: file or folder; None: that of lora_train_command_line.py, by default the base model's own | 外置 VAE：文件或文件夹；None 表示与 lora_train_command_line.py 相同，默认用底模自带的
 mixed_precision = "auto"  # arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device | 计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择
 device = "auto"           # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"
 
 # ---- Output | 输出 ----
-language = "auto"            # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = "output/tried"  # where the grids, single images and the summary go; no existing image is overwritten | 对比图、单张图和结果页的输出目录；不会覆盖已有的图
+language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+output_dir = None  # where the grids, single images and the summary go; no existing image is overwritten; None: output/tried | 对比图、单张图和结果页的输出目录；不会覆盖已有的图；None 表示 output/tried
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----

@@ -55,6 +55,13 @@ class Option:
     in_block: bool
     is_flag: bool
     is_secret: bool
+    delivered: Value
+    shared: str | tuple[str, ...] | None
+
+    @property
+    def in_script(self) -> Any:  # of the type of its field, or "auto"
+        """What the delivered block says; see `option`."""
+        return None if self.shared else self.default if self.delivered is None else self.delivered
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ def option(
     in_block: bool = True,
     is_flag: bool = True,
     is_secret: bool = False,
+    delivered: Value = None,
+    shared: str | tuple[str, ...] | None = None,
 ) -> Any:  # as dataclasses.field: the annotation beside it says the type
     """Declare one option.
 
@@ -103,6 +112,9 @@ def option(
         in_block: whether the parameter block shows it; rare options are flags only.
         is_flag: whether `train_network.py` takes it; what only the parameter block needs is not a flag.
         is_secret: a key or password: in no file that is written, and in no command that is printed.
+        delivered: what the delivered block says where that is not the default: a command has no delivered block.
+        shared: of a script in tools/: the block says None, which stands for this value of
+            lora_train_command_line.py: an option's name, or "{output_dir}/train"; of a list, a tuple. See `shared`.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     return field(default=default, metadata=metadata)

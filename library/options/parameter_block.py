@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 
 from library import files
 from library.messages import UserError, exit_code, log, say
-from library.options import config_files, sd_scripts
+from library.options import config_files, sd_scripts, shared, subject_presets
 from library.options.checks import ConfigError, check, check_tool, choose_language, is_delivered, place
 from library.options.declaration import PROJECT, AnyDeclared, Declared, Given, Scalar, Settings, Value, Values, Where
 from library.options.tools import TOOLS
@@ -33,6 +33,7 @@ HEADER = """
 #
 # fmt: off
 """
+MAIN = "lora_train_command_line.py"
 OF_PRESETS = {name for name, option in OPTIONS.items() if not option.is_flag}
 
 Train = Callable[[Config, list[str]], int]  # trains, prints the warnings first; gives the exit code
@@ -49,7 +50,7 @@ def block_text(declared: AnyDeclared = TRAINING) -> str:
         if not options:
             continue
         lines.append(f"# ---- {english} | {chinese} ----")
-        settings = [f"{option.name} = {literal(option.default)}" for option in options]
+        settings = [f"{option.name} = {literal(option.in_script)}" for option in options]
         width = min(36, max(map(len, settings)))  # one long name must not push all comments aside
         for setting, option in zip(settings, options, strict=True):
             lines.append(f"{setting:{width}}  # {option.english} | {option.chinese}")
@@ -71,7 +72,7 @@ def literal(value: Value | tuple[Scalar, ...]) -> str:
 
 def write_blocks() -> None:
     """Write the delivered blocks into all scripts that have one."""
-    write_block(PROJECT / "lora_train_command_line.py")
+    write_block(PROJECT / MAIN)
     for file, declared in TOOLS.items():
         write_block(PROJECT / "tools" / file, declared)
 
@@ -151,6 +152,8 @@ def with_absolute_paths(values: Values, folder: str | Path, declared: AnyDeclare
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         if not kind or not isinstance(value, str) or not value.isprintable() or value.strip().lower() in ("", "none"):
             continue
+        if options[name].delivered == value:  # "auto"
+            continue
         if value.startswith("~") or os.path.isabs(value) or PureWindowsPath(value).drive:
             continue
         path = os.path.join(folder, os.path.normpath(value))
@@ -217,22 +220,57 @@ def values_of(script: str | Path, variables: Values) -> Given:
     if _is_path(values.get("load_json_path"), os.path.isfile):
         values, where, more, more_problems = with_preset(values, where, values["load_json_path"], folder)
         notices, problems = notices + more, problems + more_problems
-    return Given(values, where, notices, problems)
+    preset = values.get("preset")
+    values, where, more = subject_presets.with_preset(preset, MAIN, values, where, TRAINING)
+    values, own = shared.with_own_folders(values, folder)
+    return Given(values, where, notices + more + own, problems)
+
+
+def main_of(script: str | Path) -> Path:
+    """lora_train_command_line.py of the project that holds a script of tools/."""
+    beside = Path(script).resolve().parent.parent / MAIN
+    return beside if beside.is_file() else PROJECT / MAIN
+
+
+def main_values(main: Path) -> Given:
+    """What lora_train_command_line.py says; "auto" stays. Raises ConfigError."""
+    values, where, _ = read_block(main, variables_of(main))
+    values, where, _, _ = sd_scripts.translate(values, where)
+    values = with_absolute_paths(values, main.parent)
+    if _is_path(values.get("load_json_path"), os.path.isfile):
+        values, where, _, _ = with_preset(values, where, values["load_json_path"], main.parent)
+    values, where, _ = subject_presets.with_preset(values.get("preset"), MAIN, values, where, TRAINING)
+    return Given(values, where, [], [])
 
 
 def run_tool(
-    script: str | Path, variables: Values, declared: Declared[Settings], work: Callable[[Settings], int]
+    script: str | Path,
+    variables: Values,
+    declared: Declared[Settings],
+    work: Callable[[Settings], int],
+    complete: Callable[[Values], Values] = lambda values: values,
 ) -> int:
     """Check the block of a script in tools/ and do its work, which takes the settings. Gives the exit code.
 
-    Relative paths are taken from the project's folder, as in lora_train_command_line.py.
+    Relative paths are taken from the project's folder, as in lora_train_command_line.py, which also says what the block
+    leaves to it.
+
+    Args:
+        complete: decides what only the script can decide, before the values are checked.
     """
 
     def checked() -> int:
         values, where, notices = read_block(script, variables)
-        settings = check_tool(declared, with_absolute_paths(values, PROJECT, declared), where)
-        for line in notices:
-            log.warning(line)
+        values = with_absolute_paths(values, PROJECT, declared)
+        main = main_values(main_of(script))
+        preset, name = main.values.get("preset"), Path(script).name
+        values, where, lines = subject_presets.with_preset(preset, name, values, where, declared)
+        values, where, line = shared.filled(values, where, declared, main, main_of(script).parent)
+        settings = check_tool(declared, complete(values), where)
+        for text in [*([line] if line else []), *lines]:
+            log.info(text)
+        for text in notices:
+            log.warning(text)
         return work(settings)
 
     return _run_program(checked, script, variables)

@@ -90,7 +90,7 @@ def _tables(declared: AnyDeclared, language: str, level: str) -> list[str]:
 def _row(option: Option, language: str, is_bold: bool) -> str:
     name = f"**`{option.name}`**" if is_bold else f"`{option.name}`"
     meaning = option.english if language == "english" else option.chinese
-    cells = [name, f"`{literal(option.default)}`", values_of(option, language), meaning]
+    cells = [name, f"`{literal(option.in_script)}`", values_of(option, language), meaning]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -107,7 +107,8 @@ def values_of(option: Option, language: str) -> str:
         kinds = [KINDS[kind][language] for kind in listed]
     limits = _limits(option)
     none = "; `None`" if language == "english" else "；`None`"
-    return ", ".join([*kinds, *([limits] if limits else [])]) + (none if NoneType in option.kinds else "")
+    may_be_none = NoneType in option.kinds or option.shared
+    return ", ".join([*kinds, *([limits] if limits else [])]) + (none if may_be_none else "")
 
 
 def _limits(option: Option) -> str:

@@ -38,20 +38,23 @@ class Tool:
 
 @dataclass(frozen=True)
 class PrepareImages(Tool):
-    """Step 1 and 2: make a clean set of raw images. Edit the values below, then run this file; it takes no arguments.
+    """Step 2: make a clean set of raw images. Edit the values below, then run this file; it takes no arguments.
 
-    第 1、2 步：把收集来的图片整理成干净的训练图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    第 2 步：把收集来的图片整理成干净的训练图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
 
-    images_dir: str = option("must", "pictures", path="folder",
-        english="folder of raw images, including sub-folders; nothing in it is ever changed",
-        chinese="原始图片目录，含子目录；其中的文件绝不会被改动")
-    output_dir: str = option("must", "output/prepared", path="output",
-        english="where the clean images, their masks and the summary go; made if missing",
-        chinese="整理后的图片、蒙版和结果页的输出目录，没有会自动建立")
-    resolution: int = option("must", 512, minimum=16, maximum=8192,
-        english="training resolution the images are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL)",
-        chinese="这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024")
+    images_dir: str = option("must", "pictures", path="folder", shared="images_dir",
+        english="folder of raw images, including sub-folders; nothing in it is ever changed; None: that of lora_train_command_line.py",
+        chinese="原始图片目录，含子目录；其中的文件绝不会被改动；None 表示与 lora_train_command_line.py 相同")
+    output_dir: str = option("must", "output/prepared", path="output", shared="{output_dir}/prepared",
+        english="where the clean images, their masks and the summary go; made if missing; None: output/prepared",
+        chinese="整理后的图片、蒙版和结果页的输出目录，没有会自动建立；None 表示 output/prepared")
+    resolution: int = option("must", 512, minimum=16, maximum=8192, shared="resolution",
+        english="training resolution the images are meant for: 512 (SD 1.x), 768 (SD 2.x v), 1024 (SDXL); None: that of lora_train_command_line.py, where \"auto\" is the base model's own",
+        chinese='这些图片将用于的训练分辨率：SD 1.x 为 512，SD 2.x v 为 768，SDXL 为 1024；None 表示与 lora_train_command_line.py 相同，其中 "auto" 按底模决定')
+    pretrained_model_name_or_path: str = option("seldom", "library/miniature/model", path="model", shared="pretrained_model_name_or_path",
+        english='base model that the images are meant for, by which resolution "auto" is decided; None: that of lora_train_command_line.py',
+        chinese='这些图片将用于的底模，"auto" 的分辨率由它决定；None 表示与 lora_train_command_line.py 相同')
 
     duplicates: str = option("often", "leave out", choices=("leave out", "keep"),
         english='duplicates, at any size: "leave out" all but the best of each group, or "keep" them; both are shown',
@@ -138,12 +141,12 @@ class TagImages(Tool):
     第 3 步：给每张图片打标签。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
 
-    images_dir: str = option("must", "output/prepared", path="folder",
-        english="folder of images, including sub-folders; a .txt is written beside each",
-        chinese="图片目录，含子目录；每张图旁边会写一个 .txt")
-    trigger_word: str | None = option("must", "mytag",
-        english="trigger word, put before all tags; None: none (the word of a [repeats]_[concept] folder is used instead)",
-        chinese="自己的触发词，放在所有标签之前；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）")
+    images_dir: str = option("must", "output/prepared", path="folder", shared="{output_dir}/prepared",
+        english="folder of images, including sub-folders; a .txt is written beside each; None: output/prepared",
+        chinese="图片目录，含子目录；每张图旁边会写一个 .txt；None 表示 output/prepared")
+    trigger_word: str | None = option("must", "mytag", shared="trigger_word",
+        english='trigger word, put before all tags; None: that of lora_train_command_line.py; "": none (the word of a [repeats]_[concept] folder is used instead)',
+        chinese='触发词，放在所有标签之前；None 表示与 lora_train_command_line.py 相同；"" 表示不加（[重复次数]_[概念] 目录用目录名里的词）')
 
     tagger: str | None = option("often", "auto",
         english='a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the image only',
@@ -185,9 +188,9 @@ class TagImages(Tool):
     caption_extension: str = option("seldom", ".txt",
         english="extension of the caption files, .txt or .caption",
         chinese="标注文件的扩展名，.txt 或 .caption")
-    output_dir: str = option("output", "output/tags", path="output",
-        english="where the summary goes",
-        chinese="结果页的输出目录")
+    output_dir: str = option("output", "output/tags", path="output", shared="{output_dir}/tags",
+        english="where the summary goes; None: output/tags",
+        chinese="结果页的输出目录；None 表示 output/tags")
 
 
 @dataclass(frozen=True)
@@ -199,12 +202,12 @@ class EditTags(Tool):
     修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
 
-    images_dir: str = option("must", "output/prepared", path="folder",
-        english="folder of images with caption files beside them, including sub-folders",
-        chinese="带标注文件的图片目录，含子目录")
-    trigger_word: str | None = option("must", "mytag",
-        english="trigger word, put first in every caption; None: none (the word of a [repeats]_[concept] folder is used instead)",
-        chinese="自己的触发词，放在每条标注的最前面；None 表示不加（[重复次数]_[概念] 目录用目录名里的词）")
+    images_dir: str = option("must", "output/prepared", path="folder", shared="{output_dir}/prepared",
+        english="folder of images with caption files beside them, including sub-folders; None: output/prepared",
+        chinese="带标注文件的图片目录，含子目录；None 表示 output/prepared")
+    trigger_word: str | None = option("must", "mytag", shared="trigger_word",
+        english='trigger word, put first in every caption; None: that of lora_train_command_line.py; "": none (the word of a [repeats]_[concept] folder is used instead)',
+        chinese='触发词，放在每条标注的最前面；None 表示与 lora_train_command_line.py 相同；"" 表示不加（[重复次数]_[概念] 目录用目录名里的词）')
     action: str = option("must", "show", choices=("show", "apply", "undo"),
         english='"show" what would change, "apply" it, or "undo" the last change that was applied',
         chinese='"show" 只显示将要做的改动，"apply" 执行，"undo" 撤销上一次执行的改动')
@@ -231,28 +234,28 @@ class EditTags(Tool):
     caption_extension: str = option("seldom", ".txt",
         english="extension of the caption files, .txt or .caption",
         chinese="标注文件的扩展名，.txt 或 .caption")
-    output_dir: str = option("output", "output/tags", path="output",
-        english="where the summary goes",
-        chinese="结果页的输出目录")
+    output_dir: str = option("output", "output/tags", path="output", shared="{output_dir}/tags",
+        english="where the summary goes; None: output/tags",
+        chinese="结果页的输出目录；None 表示 output/tags")
 
 
 @dataclass(frozen=True)
 class SortIntoFolders(Tool):
-    """Step 5: put images and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
+    """Step 4: put images and captions into [repeats]_[concept] folders. As delivered they are copied. Edit the values
     below, then run this file; it takes no arguments.
 
-    第 5 步：把图片和标签放进 [重复次数]_[概念] 目录。默认是复制。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
+    第 4 步：把图片和标签放进 [重复次数]_[概念] 目录。默认是复制。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
 
-    images_dir: str = option("must", "output/prepared", path="folder",
-        english="folder of images with their captions and masks",
-        chinese="图片及其标注、蒙版所在的目录")
-    output_dir: str = option("must", "output/train", path="output",
-        english="where the [repeats]_[concept] folders are made; it is then your train_data_dir",
-        chinese="在这里建立 [重复次数]_[概念] 目录；之后把它填入 train_data_dir")
-    concept: str = option("must", "mytag",
-        english="the trigger word: a made-up one, the same as trigger_word in the captions",
-        chinese="触发词，请用自造的词，与标注里的 trigger_word 相同")
+    images_dir: str = option("must", "output/prepared", path="folder", shared="{output_dir}/prepared",
+        english="folder of images with their captions and masks; None: output/prepared",
+        chinese="图片及其标注、蒙版所在的目录；None 表示 output/prepared")
+    output_dir: str = option("must", "output/train", path="output", shared="{output_dir}/train",
+        english='where the [repeats]_[concept] folders are made; None: output/train, which train_data_dir = "auto" takes',
+        chinese='在这里建立 [重复次数]_[概念] 目录；None 表示 output/train，train_data_dir = "auto" 用的就是它')
+    concept: str = option("must", "mytag", shared="trigger_word",
+        english="the trigger word: a made-up one, which stands in the captions; None: trigger_word of lora_train_command_line.py",
+        chinese="触发词，请用自造的词，标注里也要有它；None 表示与 lora_train_command_line.py 的 trigger_word 相同")
 
     repeats: int | None = option("often", None, minimum=1, maximum=1000,
         english="how often each image is used in an epoch; None: computed from the next three",
@@ -260,12 +263,12 @@ class SortIntoFolders(Tool):
     target_steps: int = option("often", 1500, minimum=1,
         english="target number of training steps, usually 1000~3000; with regularization images it has about twice as many",
         chinese="希望的训练步数，常用 1000~3000；使用正则化图片时约加倍")
-    max_train_epochs: int = option("often", 10, minimum=1,
-        english="as in lora_train_command_line.py",
-        chinese="与 lora_train_command_line.py 中相同")
-    train_batch_size: int = option("often", 2, minimum=1,
-        english="as in lora_train_command_line.py",
-        chinese="与 lora_train_command_line.py 中相同")
+    max_train_epochs: int = option("often", 10, minimum=1, shared="max_train_epochs",
+        english="None: that of lora_train_command_line.py",
+        chinese="None 表示与 lora_train_command_line.py 相同")
+    train_batch_size: int = option("often", 2, minimum=1, shared="train_batch_size",
+        english="None: that of lora_train_command_line.py",
+        chinese="None 表示与 lora_train_command_line.py 相同")
     action: str = option("often", "copy", choices=("show", "copy", "move", "link"),
         english='"show" the plan only, "copy", "move", or "link" (no further disk space)',
         chinese='"show" 只显示方案，"copy" 复制，"move" 移动，"link" 硬链接（不多占硬盘）')
@@ -273,9 +276,9 @@ class SortIntoFolders(Tool):
         english='sub-folders of images_dir: "concepts" of their own names, all "together" in one; "auto": together where their captions hold the word concept',
         chinese='images_dir 的子目录："concepts" 各以目录名为概念，"together" 合为一个；"auto"：标注里都有 concept 这个词的才合并')
 
-    pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
-        english="base model whose tokenizer is used to check the trigger word; None: that of SD 1.x and SDXL",
-        chinese="底模，用其分词器检查触发词；None 表示用 SD 1.x 与 SDXL 的分词器")
+    pretrained_model_name_or_path: str | None = option("seldom", None, path="model", shared="pretrained_model_name_or_path",
+        english="base model whose tokenizer is used to check the trigger word; None: that of lora_train_command_line.py",
+        chinese="底模，用其分词器检查触发词；None 表示与 lora_train_command_line.py 相同")
     caption_extension: str = option("seldom", ".txt",
         english="extension of the caption files, .txt or .caption",
         chinese="标注文件的扩展名，.txt 或 .caption")
@@ -301,21 +304,21 @@ class SortIntoFolders(Tool):
 
 @dataclass(frozen=True)
 class MakeRegImages(Tool):
-    """Step 4: draw regularization images with the base model. Edit the values below, then run this file; it takes no
+    """Step 5: draw regularization images with the base model. Edit the values below, then run this file; it takes no
     arguments. Stop it at any time: started again, it goes on.
 
-    第 4 步：用底模生成正则化图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。随时可以停止，再次运行会接着做。
+    第 5 步：用底模生成正则化图片。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。随时可以停止，再次运行会接着做。
     """
 
-    pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model",
-        english="the base model that you will train on: .safetensors, .ckpt or diffusers folder; default: the built-in miniature",
-        chinese="将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
-    train_data_dir: str = option("must", "output/train", path="folder",
-        english="the folder that CONTAINS the folders named [repeats]_[concept], as in lora_train_command_line.py",
-        chinese="训练集目录，里面放 [重复次数]_[概念] 形式的文件夹，与 lora_train_command_line.py 中相同")
-    output_dir: str = option("must", "output/reg", path="output",
-        english="where the regularization folders are made; it is then your reg_data_dir",
-        chinese="正则化图片的输出目录；之后把它填入 reg_data_dir")
+    pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model", shared="pretrained_model_name_or_path",
+        english="the base model that you will train on: .safetensors, .ckpt or diffusers folder; None: that of lora_train_command_line.py",
+        chinese="将要用来训练的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；None 表示与 lora_train_command_line.py 相同")
+    train_data_dir: str = option("must", "output/train", path="folder", shared="train_data_dir",
+        english="the folder that CONTAINS the folders named [repeats]_[concept]; None: that of lora_train_command_line.py, where \"auto\" is output/train",
+        chinese='训练集目录，里面放 [重复次数]_[概念] 形式的文件夹；None 表示与 lora_train_command_line.py 相同，其中 "auto" 即 output/train')
+    output_dir: str = option("must", "output/reg", path="output", shared="{output_dir}/reg",
+        english='where the regularization folders are made; None: output/reg, which reg_data_dir = "auto" takes',
+        chinese='正则化图片的输出目录；None 表示 output/reg，reg_data_dir = "auto" 用的就是它')
 
     prompts: str = option("often", "captions", choices=("captions", "class words"),
         english="what to generate: from the training images' \"captions\" without the trigger word, one image each, or from the \"class words\" below",
@@ -332,9 +335,9 @@ class MakeRegImages(Tool):
     negative_prompt: str = option("often", "",
         english='negative prompt, such as "lowres, bad anatomy"; empty: none',
         chinese='反向提示词，如 "lowres, bad anatomy"；留空表示不用')
-    resolution: int | str = option("often", "auto",
-        english="as in lora_train_command_line.py: \"auto\", 512, 768, 1024; each image gets the size of its training image's bucket",
-        chinese='与 lora_train_command_line.py 中相同："auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同')
+    resolution: int | str = option("often", "auto", shared="resolution",
+        english="\"auto\", 512, 768, 1024; each image gets the size of its training image's bucket; None: that of lora_train_command_line.py",
+        chinese='"auto"、512、768、1024；每张图的尺寸与对应训练图的桶相同；None 表示与 lora_train_command_line.py 相同')
 
     sampler: str = option("seldom", "euler_a", choices=SAMPLERS,
         english="sampler: euler_a, euler, ddim, dpmsolver++, heun, ...",
@@ -348,31 +351,31 @@ class MakeRegImages(Tool):
     seed: int = option("seldom", 1, minimum=0, maximum=2**32 - 1,
         english="same seed, same images",
         chinese="随机种子，相同则图片相同")
-    clip_skip: int | None = option("seldom", None, minimum=1, maximum=12,
-        english="as in lora_train_command_line.py: 2 for anime models of SD 1.x",
-        chinese="与 lora_train_command_line.py 中相同：SD 1.x 二次元模型用 2")
-    vae: str | None = option("seldom", None, path="model",
-        english="another VAE: file or folder; None: the base model's own",
-        chinese="外置 VAE：文件或文件夹；None 表示用底模自带的")
+    clip_skip: int | None = option("seldom", None, minimum=1, maximum=12, shared="clip_skip",
+        english="2 for anime models of SD 1.x; None: that of lora_train_command_line.py",
+        chinese="SD 1.x 二次元模型用 2；None 表示与 lora_train_command_line.py 相同")
+    vae: str | None = option("seldom", None, path="model", shared="vae",
+        english="another VAE: file or folder; None: that of lora_train_command_line.py, by default the base model's own",
+        chinese="外置 VAE：文件或文件夹；None 表示与 lora_train_command_line.py 相同，默认用底模自带的")
     mixed_precision: str = option("seldom", "auto", choices=("auto", "no", "fp16", "bf16"),
         english='arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device',
         chinese='计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择')
     device: str = option("seldom", "auto",
         english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
-    enable_bucket: bool = option("seldom", True,
-        english="these five as in lora_train_command_line.py, so that each image gets its bucket's size",
-        chinese="这五项与 lora_train_command_line.py 中相同，使每张图的尺寸与桶一致")
-    min_bucket_reso: int | None = option("seldom", None, minimum=16,
-        english="shortest side of a bucket; None: half of the resolution",
-        chinese="桶的最短边，None 表示分辨率的一半")
-    max_bucket_reso: int | None = option("seldom", None, minimum=16,
-        english="longest side of a bucket; None: twice the resolution",
-        chinese="桶的最长边，None 表示分辨率的两倍")
-    bucket_reso_steps: int | None = option("seldom", None, minimum=8,
-        english="sides of buckets are multiples of this, a multiple of 8; None: 64 (the miniature: 16)",
-        chinese="桶的边长是它的整数倍，须为 8 的倍数，None 表示 64（微型模型为 16）")
-    bucket_no_upscale: bool = option("seldom", False,
+    enable_bucket: bool = option("seldom", True, shared="enable_bucket",
+        english="these five decide buckets, whose sizes the images get; None: those of lora_train_command_line.py",
+        chinese="这五项决定分桶，图片按桶的尺寸画；None 表示与 lora_train_command_line.py 相同")
+    min_bucket_reso: int | None = option("seldom", None, minimum=16, shared="min_bucket_reso",
+        english="shortest side of a bucket",
+        chinese="桶的最短边")
+    max_bucket_reso: int | None = option("seldom", None, minimum=16, shared="max_bucket_reso",
+        english="longest side of a bucket",
+        chinese="桶的最长边")
+    bucket_reso_steps: int | None = option("seldom", None, minimum=8, shared="bucket_reso_steps",
+        english="sides of buckets are multiples of this, a multiple of 8",
+        chinese="桶的边长是它的整数倍，须为 8 的倍数")
+    bucket_no_upscale: bool = option("seldom", False, shared="bucket_no_upscale",
         english="smaller images get buckets of their own size",
         chinese="不放大小图，按其自身大小分桶")
     caption_extension: str = option("seldom", ".txt",
@@ -405,15 +408,15 @@ class TryLora(Tool):
     试用 LoRA：按提示词和强度画对比图。修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
 
-    pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model",
-        english="base model: .safetensors, .ckpt or diffusers folder; default: the built-in miniature",
-        chinese="底模：.safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
-    loras: list[str] | None = option("must", ("output/mytag.safetensors",),
-        english="LoRA files to test, or names in lora_dir: one row of images per file and strength; None: only what the prompts name",
-        chinese="要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示只用提示词里写的")
-    prompts: list[str] = option("must", ("mytag, standing, large, center, white background", "red circle, large, center, white background"),
-        english='one column per prompt, with web UI syntax: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for more LoRAs from lora_dir',
-        chinese='每条一列，写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
+    pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model", shared="pretrained_model_name_or_path",
+        english="base model: .safetensors, .ckpt or diffusers folder; None: that of lora_train_command_line.py",
+        chinese="底模：.safetensors、.ckpt 文件或 diffusers 文件夹；None 表示与 lora_train_command_line.py 相同")
+    loras: list[str] | None = option("must", ("output/mytag.safetensors",), shared=("{output_dir}/{output_name}.safetensors",),
+        english="LoRA files to test, or names in lora_dir: one row of images per file and strength; None: what lora_train_command_line.py makes; []: only what the prompts name",
+        chinese="要试的 LoRA 文件，或 lora_dir 里的名称：每个文件、每种强度画一行；None 表示 lora_train_command_line.py 的结果；[] 表示只用提示词里写的")
+    prompts: list[str] = option("must", ("mytag, standing, large, center, white background", "red circle, large, center, white background"), shared=("{trigger_word}, standing, white background", "standing, white background"),
+        english='one column per prompt; None: with and without the trigger word of lora_train_command_line.py; web UI syntax: "(word:1.2)", "[word]", "BREAK", "<lora:name:0.6>" for more LoRAs from lora_dir',
+        chinese='每条一列；None 表示带与不带 lora_train_command_line.py 的触发词各一条；写法与 web UI 相同："(词:1.2)"、"[词]"、"BREAK"，"<lora:名称:0.6>" 可再加 lora_dir 里的 LoRA')
 
     strengths: list[float] = option("often", (0.0, 0.6, 1.0),
         english="strengths of each LoRA, usually 0.5~1; 0 shows the base model",
@@ -421,9 +424,9 @@ class TryLora(Tool):
     negative_prompt: str = option("often", "",
         english="negative prompt, in the same syntax",
         chinese="反向提示词，写法相同")
-    resolution: int | str = option("often", "auto",
-        english="size of the images: \"auto\" (the base model's own), 512, or \"width,height\"",
-        chinese='图片尺寸："auto" 按底模，也可填 512 或 "宽,高"')
+    resolution: int | str = option("often", "auto", shared="resolution",
+        english="size of the images: \"auto\" (the base model's own), 512, or \"width,height\"; None: that of lora_train_command_line.py",
+        chinese='图片尺寸："auto" 按底模，也可填 512 或 "宽,高"；None 表示与 lora_train_command_line.py 相同')
     seeds: list[int] = option("often", (1,), minimum=0, maximum=2**32 - 1,
         english="seeds; each makes its own grid",
         chinese="随机种子，每个种子画一张对比图")
@@ -440,27 +443,27 @@ class TryLora(Tool):
     guidance_scale: float = option("seldom", 7.0, minimum=1, maximum=30,
         english="CFG scale: how closely the prompt is followed, usually 5~8",
         chinese="提示词引导强度（CFG），常用 5~8")
-    clip_skip: int | None = option("seldom", None, minimum=1, maximum=12,
-        english="1 or None: realistic models; 2: anime models (NovelAI and its descendants); SDXL ignores it",
-        chinese="1 或 None 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项")
+    clip_skip: int | None = option("seldom", None, minimum=1, maximum=12, shared="clip_skip",
+        english="1: realistic models; 2: anime models (NovelAI and its descendants); SDXL ignores it; None: that of lora_train_command_line.py",
+        chinese="1 用于写实模型，2 用于二次元模型（NovelAI 系）；SDXL 不用此项；None 表示与 lora_train_command_line.py 相同")
     hires_scale: float = option("seldom", 1.0, minimum=1, maximum=4,
         english="hires fix: generate again at this many times the size, usually 1.5~2; 1: off",
         chinese="按此倍数放大后再画一遍（高清修复），常用 1.5~2；1 表示不用")
     hires_strength: float = option("seldom", 0.5, minimum=0.05, maximum=1,
         english="denoising strength of the hires fix, usually 0.3~0.6",
         chinese="高清修复的重绘幅度，常用 0.3~0.6")
-    vae: str | None = option("seldom", None, path="model",
-        english="another VAE: file or folder; None: the base model's own",
-        chinese="外置 VAE：文件或文件夹；None 表示用底模自带的")
+    vae: str | None = option("seldom", None, path="model", shared="vae",
+        english="another VAE: file or folder; None: that of lora_train_command_line.py, by default the base model's own",
+        chinese="外置 VAE：文件或文件夹；None 表示与 lora_train_command_line.py 相同，默认用底模自带的")
     mixed_precision: str = option("seldom", "auto", choices=("auto", "no", "fp16", "bf16"),
         english='arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by the device',
         chinese='计算精度："no"（fp32）、"fp16"、"bf16"；"auto" 按设备选择')
     device: str = option("seldom", "auto",
         english='"auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too',
         chinese='计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"')
-    output_dir: str = option("output", "output/tried", path="output",
-        english="where the grids, single images and the summary go; no existing image is overwritten",
-        chinese="对比图、单张图和结果页的输出目录；不会覆盖已有的图")
+    output_dir: str = option("output", "output/tried", path="output", shared="{output_dir}/tried",
+        english="where the grids, single images and the summary go; no existing image is overwritten; None: output/tried",
+        chinese="对比图、单张图和结果页的输出目录；不会覆盖已有的图；None 表示 output/tried")
 
     def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What cannot be done; see `checks.check_tool`."""
@@ -647,15 +650,15 @@ class ShowLora(Tool):
     修改下面的参数，然后直接运行本文件，不需要任何命令行参数。
     """
 
-    lora: str = option("must", "output/mytag.safetensors", path="model",
-        english="a LoRA file, or a folder: all LoRAs in it, including sub-folders; nothing is changed",
-        chinese="LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件")
+    lora: str = option("must", "output/mytag.safetensors", path="model", shared="{output_dir}/{output_name}.safetensors",
+        english="a LoRA file, or a folder: all LoRAs in it, including sub-folders; nothing is changed; None: what lora_train_command_line.py makes",
+        chinese="LoRA 文件，或一个目录（查看其中所有 LoRA，含子目录）；不改动任何文件；None 表示 lora_train_command_line.py 的结果")
     pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
         english="base model whose layers the files are compared with; None: a model of the family they were made for",
         chinese="用来核对各层的底模；None 表示按文件对应的系列核对")
-    output_dir: str = option("output", "output/shown", path="output",
-        english="where the page goes",
-        chinese="结果页的输出目录")
+    output_dir: str = option("output", "output/shown", path="output", shared="{output_dir}/shown",
+        english="where the page goes; None: output/shown",
+        chinese="结果页的输出目录；None 表示 output/shown")
 
 
 @dataclass(frozen=True)
@@ -676,9 +679,9 @@ class Doctor(Tool):
     check_machine: bool = option("seldom", True,
         english="also check the device; imports torch, which takes a few seconds",
         chinese="同时检查设备；需要导入 torch，耗时数秒")
-    output_dir: str = option("output", "output/doctor", path="output",
-        english="where the page goes",
-        chinese="结果页的输出目录")
+    output_dir: str = option("output", "output/doctor", path="output", shared="{output_dir}/doctor",
+        english="where the page goes; None: output/doctor",
+        chinese="结果页的输出目录；None 表示 output/doctor")
 # fmt: on
 
 

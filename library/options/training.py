@@ -39,18 +39,28 @@ class Config:
     pretrained_model_name_or_path: str = option("must", "library/miniature/model", path="model",
         english="base model: .safetensors, .ckpt or diffusers folder of SD 1.x, SD 2.x or SDXL; default: the built-in miniature",
         chinese="底模：SD 1.x、SD 2.x 或 SDXL 的 .safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型")
-    train_data_dir: str = option("must", "library/miniature/train", path="folder",
-        english="the folder that CONTAINS the folders named [repeats]_[concept], such as 10_mytag; not such a folder itself",
-        chinese="训练集目录：里面放 [重复次数]_[概念] 形式的文件夹，如 10_mytag；填它们的上一级，不要填到里面")
-    reg_data_dir: str | None = option("must", "library/miniature/reg", path="folder",
-        english="regularization images, in folders of the same form; about doubles the steps; None: without (overfits sooner)",
-        chinese="正则化图片目录，结构与训练集相同；步数约加倍；None 表示不用（更容易过拟合）")
+    images_dir: str = option("must", "pictures", is_flag=False,
+        english="your raw images, including sub-folders, which tools/prepare_images.py cleans; nothing in it is ever changed",
+        chinese="您收集的原始图片所在的目录，含子目录，由 tools/prepare_images.py 整理；其中的文件绝不会被改动")
+    trigger_word: str | None = option("must", "mytag", is_flag=False,
+        english="the word that calls your subject up, a made-up one; the scripts in tools/ put it into captions and folder names; None: none",
+        chinese="触发词，请用自造的词；tools/ 里的脚本会把它写进标注和目录名；None 表示没有")
+    train_data_dir: str = option("must", "library/miniature/train", path="folder", delivered="auto",
+        english='the folder that CONTAINS the folders named [repeats]_[concept], such as 10_mytag; not such a folder itself; "auto": what tools/sort_into_folders.py made in output_dir/train; before that, the built-in miniature\'s',
+        chinese='训练集目录：里面放 [重复次数]_[概念] 形式的文件夹，如 10_mytag；填它们的上一级，不要填到里面；"auto"：tools/sort_into_folders.py 在 output_dir/train 里建好的；还没有时用自带的微型训练集')
+    reg_data_dir: str | None = option("must", "library/miniature/reg", path="folder", delivered="auto",
+        english='regularization images, in folders of the same form; about doubles the steps; "auto": what tools/make_reg_images.py made in output_dir/reg, if anything; None: without (overfits sooner)',
+        chinese='正则化图片目录，结构与训练集相同；步数约加倍；"auto"：tools/make_reg_images.py 在 output_dir/reg 里画好的，没有则不用；None 表示不用（更容易过拟合）')
     output_dir: str = option("must", "output", path="output",
         english="where the result goes; made if missing",
         chinese="输出目录，没有会自动建立")
     output_name: str = option("must", "mytag",
         english="name of the result, without extension",
         chinese="输出文件名，不带扩展名")
+
+    preset: str | None = option("must", None, choices=("character", "style", "garment", "face"), is_flag=False,
+        english='what you train: "character", "style", "garment" or "face" sets repeats, rank, epochs and tags here and in tools/ to what suits it, each named with its reason; what you changed stays, a value still as delivered counts as not set; None: nothing is set',
+        chinese='训练什么："character" 角色、"style" 画风、"garment" 服装、"face" 人脸；会为这里和 tools/ 设定合适的重复次数、秩、轮数和标签，并逐项说明理由；您改过的保持不变，仍是默认值的视为未填；None 表示不设定')
 
     # ---- often ----
     resolution: int | str = option("often", "auto",

@@ -53,7 +53,7 @@ def test_the_block_shows_every_option_once_with_its_default():
     names = {}
     exec(compile(parameter_block.block_text(), "block", "exec"), names)
     shown = {name: value for name, value in names.items() if not name.startswith("__")}
-    assert shown == {name: option.default for name, option in OPTIONS.items() if option.in_block}
+    assert shown == {name: option.in_script for name, option in OPTIONS.items() if option.in_block}
     assert all(
         f"# ---- {english} | {chinese} ----" in parameter_block.block_text() for english, chinese in GROUPS.values()
     )

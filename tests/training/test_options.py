@@ -437,6 +437,8 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     **dict.fromkeys(("dim_from_weights", "base_weights", "base_weights_multiplier", "ema_decay"), "test_learning.py"),
     "stop_text_encoder_training": "test_learning.py",
     **dict.fromkeys(("initial_epoch", "initial_step", "skip_until_initial_step"), "test_learning.py"),
+    **dict.fromkeys(("images_dir", "trigger_word"), "test_shared.py"),
+    "preset": "test_subject_presets.py",
     "save_json_folder": "test_block.py",
     "load_json_path": "test_block.py",
     "json_load_skip_list": "test_block.py",
