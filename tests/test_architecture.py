@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "library"
-GROUND = {"contracts", "files", "messages", "options", "start"}
+GROUND = {"contracts", "files", "text_encoding", "messages", "options", "start"}
 ASSEMBLY = {"training", "tooling"}  # where packages meet, beside train_network.py and tools/; none of them imports it
 EARLY = ["train_network.py", "library/training/*.py", "library/options/**/*.py", "library/contracts.py"]
 EARLY += ["library/messages.py", "library/hardware/rocm.py", "library/hardware/distributed.py"]

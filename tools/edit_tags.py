@@ -45,7 +45,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.data import captions, folders, image_folder, samples, tag_edits, tag_statistics
+from library import text_encoding
+from library.data import captions, folders, image_folder, tag_edits, tag_statistics
 from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.checks import nearest
@@ -94,7 +95,11 @@ def run(settings: EditTags) -> int:
     if settings.action == "undo":
         notes += taken_back(Path(settings.images_dir))
         edits = tag_edits.Edits(remove_duplicates=False)
-    found = image_folder.find_images(settings.images_dir, caption_extension=settings.caption_extension)
+    found = image_folder.find_images(
+        settings.images_dir,
+        caption_extension=settings.caption_extension,
+        must_be_sure=settings.action == "apply",
+    )
     notes += found.notes
     changes = planned(settings, edits, found, notes)
     if settings.action == "undo":
@@ -227,14 +232,14 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
         )
     by_encoding: dict[str, list[Change]] = {}
     for one in changes:
-        if not one.image.encoding.startswith("utf-8"):
+        if one.image.is_sure and not one.image.encoding.startswith("utf-8"):
             by_encoding.setdefault(one.image.encoding, []).append(one)
     for encoding, those in by_encoding.items():
         first, line = those[0].name, (those[0].before or "")[:40]
-        kind = samples.GUESSED_ENCODINGS.get(encoding, encoding.upper())
+        kind = text_encoding.NAMES.get(encoding, encoding.upper())
         doubt = (
             say(". If the text is wrong, save it as UTF-8 yourself first", "。如果文字不对，请先自行另存为 UTF-8")
-            if encoding in samples.GUESSED_ENCODINGS
+            if encoding in text_encoding.NAMES
             else ""
         )
         notes.append(

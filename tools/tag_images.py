@@ -97,7 +97,11 @@ class Results:
 def run(settings: TagImages) -> int:
     """Write the captions that are missing; the exit code is 0."""
     begun = time.monotonic()
-    found = image_folder.find_images(settings.images_dir, caption_extension=settings.caption_extension)
+    found = image_folder.find_images(
+        settings.images_dir,
+        caption_extension=settings.caption_extension,
+        must_be_sure=settings.existing == "add",
+    )
     notes = list(found.notes)
     images = to_do(found, settings, notes)
     model = find_model(settings) if images else None

@@ -4,16 +4,16 @@ The order of processing is sd-scripts'. To add a step: add it to `process` at it
 if it makes captions that cannot be listed beforehand.
 """
 
-import codecs
 import random
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from library import text_encoding
 from library.contracts import Sample
 from library.options.training import Config
 
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+NO_TEXT = "neither UTF-8, UTF-16 nor text in another encoding"
 
 # What nobody sees but the tokenizer does, as web pages and word processors leave it: soft hyphens, zero-width spaces,
 # marks of writing direction, tags. Joiners stay between letters beyond ASCII: Persian and some emoji are spelt so.
@@ -34,29 +34,15 @@ CLOSINGS = re.compile(rf"(?:\s*(?:{WEIGHT})?[)\]])*\s*")  # all that may follow 
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """The text of a caption file, and the encoding it was read in.
-
-    UTF-8 with or without byte-order mark, UTF-16 with one or recognisable by its zero bytes, then GB18030 (contains GBK
-    and GB2312), then Windows-1252. The last two are guesses: text of other encodings can pass for them, so whoever
-    calls shows the user what was read.
+    """The text of a single file, and the encoding it was read in. Of a folder's captions see `text_encoding.read_all`.
 
     Raises:
-        ValueError: none of these.
+        ValueError: no text in any encoding.
     """
-    if data.startswith(UTF16_MARKS):
-        encodings = ("utf-16",)
-    elif b"\0" in data:
-        encodings = ("utf-16-be",) if data[::2].count(0) > data[1::2].count(0) else ("utf-16-le",)
-    else:
-        encodings = ("utf-8-sig", "gb18030", "cp1252")
-    for encoding in encodings:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text, encoding
-    raise ValueError("neither UTF-8, UTF-16, GB18030 nor Windows-1252")
+    reading = text_encoding.read(data)
+    if reading is None:
+        raise ValueError(NO_TEXT)
+    return reading.text, reading.encoding
 
 
 def without_invisible(text: str) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from library import text_encoding
 from library.data import captions
 from library.data.decoding import UNREADABLE_EXTENSIONS
 from library.data.folders import entries, is_file, is_folder
 from library.data.image_names import holds_companions, is_image, some, sort_out
-from library.data.samples import CAPTION_EXTENSIONS, caption_file, folded
+from library.data.samples import CAPTION_EXTENSIONS, caption_file, encoding_is_doubtful, folded, no_text
 from library.messages import UserError, plural, say
 
 
@@ -24,6 +25,7 @@ class CaptionedImage(NamedTuple):
     caption_path: Path  # where its caption is, or would be
     caption: str | None = None  # all lines of the file; None: there is none
     encoding: str = "utf-8"  # the file was read in
+    is_sure: bool = True  # False: another encoding is as likely, so that nothing may be written over it
 
     @property
     def tags(self) -> list[str]:
@@ -44,8 +46,13 @@ class ImageFolder:
         return image.path.relative_to(self.folder).as_posix()
 
 
-def find_images(folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: bool = False) -> ImageFolder:
+def find_images(
+    folder: str | Path, *, caption_extension: str = ".txt", may_be_empty: bool = False, must_be_sure: bool = False
+) -> ImageFolder:
     """All images below a folder, without masks, control images and previews; links to folders are not followed.
+
+    Args:
+        must_be_sure: captions of doubtful encoding are refused, as they will be written anew.
 
     Raises:
         UserError: there is no image at all, unless that may be; or a caption that cannot be read: it would be lost if
@@ -64,7 +71,7 @@ def find_images(folder: str | Path, *, caption_extension: str = ".txt", may_be_e
     images: list[CaptionedImage] = []
     notes: list[str] = []
     problems: list[str] = []
-    _collect(folder, extension, images, notes, problems)
+    _collect(folder, extension, must_be_sure, images, notes, problems)
     if not images and not problems and not may_be_empty:
         problems.append(say(f"{folder}: contains no images", f"{folder}：里面没有图片"))
     if problems:
@@ -72,7 +79,14 @@ def find_images(folder: str | Path, *, caption_extension: str = ".txt", may_be_e
     return ImageFolder(folder, images, notes)
 
 
-def _collect(folder: Path, extension: str, images: list[CaptionedImage], notes: list[str], problems: list[str]) -> None:
+def _collect(
+    folder: Path,
+    extension: str,
+    must_be_sure: bool,
+    images: list[CaptionedImage],
+    notes: list[str],
+    problems: list[str],
+) -> None:
     try:
         listed = entries(folder)
     except UserError as error:  # of one sub-folder; the others are still of use
@@ -92,28 +106,30 @@ def _collect(folder: Path, extension: str, images: list[CaptionedImage], notes: 
     without: list[Path] = []
     listed_images = sort_out(folder, filter(is_image, names))
     notes += listed_images.lines(folder)
+    places: dict[Path, Path] = {}  # image -> where its caption is, or would be
+    contents: dict[Path, bytes] = {}  # of those that have one
     for name in listed_images.images:
         path = folder / name
         written = caption_file(path, files, extension)
-        caption_path = folder / written if written else path.with_suffix(extension)
+        places[path] = folder / written if written else path.with_suffix(extension)
         try:
-            text, encoding = captions.decode(caption_path.read_bytes()) if written else (None, "utf-8")
+            if written:
+                contents[path] = places[path].read_bytes()
+            else:
+                without.append(path)
         except OSError as error:
-            problems.append(
-                say(
-                    f"{caption_path}: cannot be read ({error.strerror or error}). Change its permissions",
-                    f"{caption_path}：无法读取（{error.strerror or error}）。请修改文件权限",
-                )
-            )
-            continue
-        except ValueError as error:
-            problems.append(
-                say(f"{caption_path}: {error}. Save it as UTF-8", f"{caption_path}：无法识别文字编码，请另存为 UTF-8")
-            )
-            continue
-        images.append(CaptionedImage(path, caption_path, text, encoding))
-        if not written:
-            without.append(path)
+            problems.append(_caption_is_unreadable(places.pop(path), error))
+    readings = dict(zip(contents, text_encoding.read_all(list(contents.values())), strict=True))
+    for path, caption_path in places.items():
+        if path not in readings:
+            images.append(CaptionedImage(path, caption_path))
+        elif reading := readings[path]:
+            images.append(CaptionedImage(path, caption_path, reading.text, reading.encoding, reading.is_sure))
+        else:
+            problems.append(no_text(caption_path))
+    doubtful = [(places[path].name, one) for path, one in readings.items() if one and not one.is_sure]
+    if doubtful:
+        (problems if must_be_sure else notes).append(encoding_is_doubtful(folder, doubtful))
     for ending in CAPTION_EXTENSIONS:
         others = [path.name for path in without if ending != extension.lower() and caption_file(path, files, ending)]
         if others:
@@ -128,4 +144,11 @@ def _collect(folder: Path, extension: str, images: list[CaptionedImage], notes: 
     for entry in listed:
         path = folder / entry.name
         if is_folder(entry) and not entry.is_symlink() and not holds_companions(path, listed_images.images):
-            _collect(path, extension, images, notes, problems)
+            _collect(path, extension, must_be_sure, images, notes, problems)
+
+
+def _caption_is_unreadable(path: Path, error: OSError) -> str:
+    return say(
+        f"{path}: cannot be read ({error.strerror or error}). Change its permissions",
+        f"{path}：无法读取（{error.strerror or error}）。请修改文件权限",
+    )

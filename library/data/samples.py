@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from library import text_encoding
 from library.contracts import Sample
 from library.data import captions, decoding, image_metadata, masks
 from library.data.buckets import pixels_of
@@ -30,6 +31,7 @@ from library.data.image_names import MASKS, folded, holds_companions, is_image, 
 from library.files import JsonObject
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
+from library.text_encoding import DecodedText
 
 CAPTION_EXTENSIONS = (".txt", ".caption", ".cap", ".tags", ".tag")  # what tools write beside images
 LONGEST_CAPTION = 10_000  # letters; 225 tokens, the most that can be seen, are about 1,000
@@ -73,7 +75,6 @@ CAPTION_FAULTS = {
     ),
 }
 INSPECTION = struct.Struct("<II?x")  # decoding.Inspection as it is remembered
-GUESSED_ENCODINGS = {"gb18030": "GB18030 (GBK)", "cp1252": "Windows-1252"}
 
 
 @dataclass(frozen=True)
@@ -459,25 +460,30 @@ def _captions_of(
     texts: dict[Path, tuple[str, Path]] = {}
     guessed: dict[str, list[tuple[str, str]]] = {}  # encoding -> names and texts
     faulty: dict[str, list[str]] = {fault: [] for fault in CAPTION_FAULTS}  # names of files
+    doubtful: list[tuple[str, DecodedText]] = []
+    contents: dict[Path, bytes] = {}  # of each image its caption file's
     for image, path in paths.items():
         try:
             with open(path, "rb", buffering=0) as file:  # a fifth faster than read_bytes
-                written, encoding = captions.decode(file.read())
+                contents[image] = file.read()
         except OSError as error:
             problems.append(_caption_is_unreadable(path, error))
+    for image, reading in zip(contents, text_encoding.read_all(list(contents.values())), strict=True):
+        path = paths[image]
+        if reading is None:
+            problems.append(no_text(path))
             continue
-        except ValueError as error:
-            problems.append(say(f"{path}: {error}. Save it as UTF-8", f"{path}：无法识别文字编码，请另存为 UTF-8"))
-            continue
-        text = captions.without_invisible(written)
-        if text != written:
+        encoding, text = reading.encoding, captions.without_invisible(reading.text)
+        if text != reading.text:
             faulty["invisible"].append(path.name)
         if len(text) > LONGEST_CAPTION:
             faulty["huge"].append(f"{path.name} ({len(text):,})")
             text = text.lstrip()[:LONGEST_CAPTION]
         texts[image] = (text.strip(), path)
         line = captions.first_line(text)
-        if encoding in GUESSED_ENCODINGS:
+        if not reading.is_sure:
+            doubtful.append((path.name, reading))
+        elif encoding in text_encoding.NAMES:
             guessed.setdefault(encoding, []).append((path.name, line))
         if not line:
             faulty["empty"].append(path.name)
@@ -488,7 +494,9 @@ def _captions_of(
         if not all_lines and len(text.strip().splitlines()) > 1:
             faulty["several lines"].append(path.name)
     for encoding, named in guessed.items():
-        warnings.append(_encoding_was_guessed(folder, GUESSED_ENCODINGS[encoding], named))
+        warnings.append(_encoding_was_guessed(folder, text_encoding.NAMES[encoding], named))
+    if doubtful:
+        warnings.append(Note(encoding_is_doubtful(folder.path, doubtful), "red", topic="captions"))
     for fault, names in faulty.items():
         if names:
             english, chinese = CAPTION_FAULTS[fault]
@@ -678,6 +686,26 @@ def _encoding_was_guessed(folder: Folder, kind: str, named: list[tuple[str, str]
         f'"{line[:40]}". If the text is wrong, save them as UTF-8',
         f"{folder.path}：{len(named)} 个标注文件不是 UTF-8，按 {kind} 读取，如 {name}：“{line[:40]}”。"
         "如果文字不对，请另存为 UTF-8",
+    )
+
+
+def no_text(path: Path) -> str:
+    return say(f"{path}: {captions.NO_TEXT}. Save it as UTF-8", f"{path}：无法识别文字编码，请另存为 UTF-8")
+
+
+def encoding_is_doubtful(folder: Path, doubtful: list[tuple[str, DecodedText]]) -> str:
+    """Names of caption files, and how they may be read."""
+    name, first = doubtful[0]
+    assert first.other_text is not None
+    one, other = (captions.first_line(text)[:40] for text in (first.text, first.other_text))
+    kind, other_kind = (text_encoding.NAMES.get(code, "UTF-8") for code in (first.encoding, first.other_encoding))
+    names = some([name for name, _ in doubtful])
+    return say(
+        f"{folder}: {plural(len(doubtful), 'caption is', 'captions are')} not UTF-8, and which encoding they are in is "
+        f'not certain: {names}. {name} reads "{one}" in {kind} and "{other}" in {other_kind}; the first is taken. Open '
+        "them in an editor (VS Code: Reopen with Encoding) and save them as UTF-8",
+        f"{folder}：{len(doubtful)} 个标注文件不是 UTF-8，而且无法确定是哪种编码：{names}。{name} 按 {kind} 是“{one}”，"
+        f"按 {other_kind} 是“{other}”，这里按前者读取。请用编辑器打开（VS Code：通过编码重新打开），另存为 UTF-8",
     )
 
 

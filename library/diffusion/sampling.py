@@ -13,7 +13,6 @@ Models of the objective "flow" are sampled by Euler's steps whichever sampler is
 musubi-tuner: most of the others are made for tables of timesteps.
 """
 
-import codecs
 import inspect
 import json
 import math
@@ -31,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from library import text_encoding
 from library.contracts import Conditioning, Family, NoiseSpec
 from library.diffusion import prompts as prompt_syntax
 from library.diffusion.noise_schedules import alpha_bar, without_terminal_signal
@@ -126,19 +126,13 @@ def read_prompts(path: Path, text: str | None = None) -> list[Prompt]:
 
 
 def _decoded(path: Path) -> str:
-    """The text of a file: UTF-8, UTF-16 with a byte-order mark, or GB18030 (GBK)."""
+    """The text of a file, in whatever encoding."""
     try:
-        content = path.read_bytes()
-        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "gb18030"):
-            try:
-                text = content.decode(encoding)
-            except UnicodeDecodeError:
-                continue
-            if "\0" not in text:
-                return text
+        reading = text_encoding.read(path.read_bytes())
     except OSError as error:
         raise UserError(say(f"{path}: cannot be read: {error}", f"{path}：无法读取：{error}")) from None
+    if reading:
+        return reading.text
     raise UserError(say(f"{path}: is not UTF-8 text. Save it as UTF-8.", f"{path}：不是 UTF-8 文本，请另存为 UTF-8。"))
 
 

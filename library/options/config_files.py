@@ -9,6 +9,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from library import text_encoding
 from library.messages import say
 from library.options.checks import ConfigError, from_text
 from library.options.declaration import Value, Values, Where
@@ -65,10 +66,8 @@ def tables_of(path: Path) -> tuple[Values, str]:
 
 
 def _toml(name: str, raw: bytes) -> tuple[Values, str]:
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("gb18030", errors="replace")  # Chinese Windows editors
+    reading = text_encoding.read(raw)
+    text = reading.text if reading else raw.decode("utf-8-sig", errors="replace")
     try:
         return tomllib.loads(text), text
     except tomllib.TOMLDecodeError as error:

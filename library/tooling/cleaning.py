@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageColor
 
+from library import text_encoding
 from library.data import captions, decoding
 from library.data.folders import MASKS
 from library.files import JsonObject
@@ -268,9 +269,13 @@ def _png(image: Image.Image) -> bytes:
 
 
 def caption(path: Path) -> bytes:
-    """A caption file as UTF-8. Raises UserError, naming it."""
+    """A caption file as UTF-8, or as it is where its encoding is not sure. Raises UserError, naming it."""
     try:
-        return captions.decode(path.read_bytes())[0].encode(errors="replace")
+        data = path.read_bytes()
+        reading = text_encoding.read(data)
+        if reading is None:
+            raise ValueError(captions.NO_TEXT)
+        return reading.text.encode(errors="replace") if reading.is_sure else data
     except (OSError, ValueError) as error:
         raise UserError(
             say(

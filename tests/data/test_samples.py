@@ -497,3 +497,19 @@ def test_without_rotation_every_epoch_is_the_first():
 
 def test_without_regularization_there_is_none():
     assert balance(rows(3, 2), [], epoch=2) == []
+
+
+def test_captions_of_a_folder_are_read_in_one_encoding_and_doubt_is_told_with_both_readings(tmp_path):
+    for name, text in (("a", "woman\u2019s hair"), ("b", "Pok\u00e9mon")):
+        image(tmp_path / f"1_a/{name}.png")
+        (tmp_path / f"1_a/{name}.txt").write_bytes(text.encode("cp1252"))
+    image(tmp_path / "1_b/c.png")
+    (tmp_path / "1_b/c.txt").write_bytes("교복".encode("cp949"))
+    found = find_samples(tmp_path)
+    assert [sample.caption for sample in found.train][:2] == ["woman\u2019s hair", "Pok\u00e9mon"]
+    assert '2 captions are not UTF-8 and read as Windows-1252, e.g. a.txt: "woman\u2019s hair"' in told(found)
+    (doubt,) = [line for line in found.warnings if "not certain" in line]
+    assert "1_b: 1 caption is not UTF-8" in doubt
+    assert 'c.txt reads "교복" in EUC-KR and "背汗" in GB18030 (GBK); the first is taken' in doubt
+    assert "save them as UTF-8" in doubt
+    assert doubt.level == "red"

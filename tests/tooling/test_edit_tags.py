@@ -271,3 +271,21 @@ def test_a_caption_in_gbk_becomes_utf8_also_where_no_tag_changes(folder, capsys)
     run(folder, action="apply")
     assert (folder / "照片 3.txt").read_text(encoding="utf-8") == "mytag, 帽子"
     assert "nothing to change" in run(folder, capsys, action="apply")
+
+
+def test_windows_1252_becomes_utf8_as_it_was_written(folder, capsys):
+    (folder / "a.txt").write_bytes("a woman\u2019s hat, Pok\u00e9mon".encode("cp1252"))
+    (folder / "照片 3.txt").write_bytes("a man\u2019s hat".encode("cp1252"))
+    run(folder, capsys, action="apply")
+    assert (folder / "a.txt").read_text(encoding="utf-8") == "mytag, a woman\u2019s hat, Pok\u00e9mon"
+    assert (folder / "照片 3.txt").read_text(encoding="utf-8") == "mytag, a man\u2019s hat"
+
+
+def test_a_guess_is_never_written_back(folder, capsys):
+    (folder / "照片 3.txt").write_bytes("교복".encode("cp949"))
+    before = files(folder)
+    said = run(folder, capsys)
+    assert "which encoding they are in is not certain: 照片 3.txt" in said
+    with pytest.raises(UserError, match=r"not certain: 照片 3\.txt.*save them as UTF-8"):
+        run(folder, capsys, action="apply")
+    assert files(folder) == before
