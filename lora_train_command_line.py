@@ -5,21 +5,21 @@
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
-# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+# SyntaxError at the start? A missing quote, “ ” ， for " , or \ without r: python tools/doctor.py says which.
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
-# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+# 启动时报 SyntaxError？多半是漏了引号、用了中文标点 “ ” ， 或路径没加 r：python tools/doctor.py 会用中文指出来。
 #
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-pretrained_model_name_or_path = "library/miniature/model"  # base model: .safetensors, .ckpt or diffusers folder of SD 1.x, SD 2.x or SDXL; default: the built-in miniature | 底模：SD 1.x、SD 2.x 或 SDXL 的 .safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
-images_dir = "pictures"               # your raw images, including sub-folders, which tools/prepare_images.py cleans; nothing in it is ever changed | 您收集的原始图片所在的目录，含子目录，由 tools/prepare_images.py 整理；其中的文件绝不会被改动
+pretrained_model_name_or_path = r"library/miniature/model"  # base model: .safetensors, .ckpt or diffusers folder of SD 1.x, SD 2.x or SDXL; default: the built-in miniature | 底模：SD 1.x、SD 2.x 或 SDXL 的 .safetensors、.ckpt 文件或 diffusers 文件夹；默认是自带的微型模型
+images_dir = r"pictures"              # your raw images, including sub-folders, which tools/prepare_images.py cleans; nothing in it is ever changed | 您收集的原始图片所在的目录，含子目录，由 tools/prepare_images.py 整理；其中的文件绝不会被改动
 trigger_word = "mytag"                # the word that calls your subject up, a made-up one; the scripts in tools/ put it into captions and folder names; None: none | 触发词，请用自造的词；tools/ 里的脚本会把它写进标注和目录名；None 表示没有
-train_data_dir = "auto"               # the folder that CONTAINS the folders named [repeats]_[concept], such as 10_mytag; not such a folder itself; "auto": what tools/sort_into_folders.py made in output_dir/train; before that, the built-in miniature's | 训练集目录：里面放 [重复次数]_[概念] 形式的文件夹，如 10_mytag；填它们的上一级，不要填到里面；"auto"：tools/sort_into_folders.py 在 output_dir/train 里建好的；还没有时用自带的微型训练集
-reg_data_dir = "auto"                 # regularization images, in folders of the same form; about doubles the steps; "auto": what tools/make_reg_images.py made in output_dir/reg, if anything; None: without (overfits sooner) | 正则化图片目录，结构与训练集相同；步数约加倍；"auto"：tools/make_reg_images.py 在 output_dir/reg 里画好的，没有则不用；None 表示不用（更容易过拟合）
-output_dir = "output"                 # where the result goes; made if missing | 输出目录，没有会自动建立
+train_data_dir = r"auto"              # the folder that CONTAINS the folders named [repeats]_[concept], such as 10_mytag; not such a folder itself; "auto": what tools/sort_into_folders.py made in output_dir/train; before that, the built-in miniature's | 训练集目录：里面放 [重复次数]_[概念] 形式的文件夹，如 10_mytag；填它们的上一级，不要填到里面；"auto"：tools/sort_into_folders.py 在 output_dir/train 里建好的；还没有时用自带的微型训练集
+reg_data_dir = r"auto"                # regularization images, in folders of the same form; about doubles the steps; "auto": what tools/make_reg_images.py made in output_dir/reg, if anything; None: without (overfits sooner) | 正则化图片目录，结构与训练集相同；步数约加倍；"auto"：tools/make_reg_images.py 在 output_dir/reg 里画好的，没有则不用；None 表示不用（更容易过拟合）
+output_dir = r"output"                # where the result goes; made if missing | 输出目录，没有会自动建立
 output_name = "mytag"                 # name of the result, without extension | 输出文件名，不带扩展名
 preset = None                         # what you train: "character", "style", "garment" or "face" sets repeats, rank, epochs and tags here and in tools/ to what suits it, each named with its reason; what you changed stays, a value still as delivered counts as not set; None: nothing is set | 训练什么："character" 角色、"style" 画风、"garment" 服装、"face" 人脸；会为这里和 tools/ 设定合适的重复次数、秩、轮数和标签，并逐项说明理由；您改过的保持不变，仍是默认值的视为未填；None 表示不设定
 

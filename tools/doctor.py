@@ -7,16 +7,16 @@ cure it. It reads lora_train_command_line.py and trains nothing. Run this file; 
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
-# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+# SyntaxError at the start? A missing quote, “ ” ， for " , or \ without r: python tools/doctor.py says which.
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
-# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+# 启动时报 SyntaxError？多半是漏了引号、用了中文标点 “ ” ， 或路径没加 r：python tools/doctor.py 会用中文指出来。
 #
 # fmt: off
 
 # ---- Often changed | 经常修改 ----
-script = "lora_train_command_line.py"  # the file whose parameters are checked: a copy of lora_train_command_line.py, or a .toml of train_network.py | 要检查的参数文件：lora_train_command_line.py 或它的副本，也可以是 train_network.py 的 .toml
+script = r"lora_train_command_line.py"  # the file whose parameters are checked: a copy of lora_train_command_line.py, or a .toml of train_network.py | 要检查的参数文件：lora_train_command_line.py 或它的副本，也可以是 train_network.py 的 .toml
 
 # ---- Seldom changed | 较少修改 ----
 similarity = 6        # how many of 64 hash bits may differ in the same image, usually 4~10 | 判为同一张图时 64 位哈希允许不同的位数，常用 4~10

@@ -6,17 +6,17 @@ below, then run this file; it takes no arguments.
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
-# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+# SyntaxError at the start? A missing quote, “ ” ， for " , or \ without r: python tools/doctor.py says which.
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
-# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+# 启动时报 SyntaxError？多半是漏了引号、用了中文标点 “ ” ， 或路径没加 r：python tools/doctor.py 会用中文指出来。
 #
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-model_org = "models/base.safetensors"  # the original model: .safetensors, .ckpt or diffusers folder | 原始模型：.safetensors、.ckpt 文件或 diffusers 文件夹
-model_tuned = "models/tuned.safetensors"  # the model that was made from it, of the same family (SD 1.x, SD 2.x, SDXL); both are read tensor by tensor | 在它基础上微调的模型，须是同一系列（SD 1.x、SD 2.x、SDXL）；两者都逐个张量读取
+model_org = r"models/base.safetensors"  # the original model: .safetensors, .ckpt or diffusers folder | 原始模型：.safetensors、.ckpt 文件或 diffusers 文件夹
+model_tuned = r"models/tuned.safetensors"  # the model that was made from it, of the same family (SD 1.x, SD 2.x, SDXL); both are read tensor by tensor | 在它基础上微调的模型，须是同一系列（SD 1.x、SD 2.x、SDXL）；两者都逐个张量读取
 
 # ---- Often changed | 经常修改 ----
 network_dim = 32  # rank, usually 16~128; larger contains more of the difference, larger file | 秩，常用 16~128；越大包含的差异越多，文件越大
@@ -28,10 +28,10 @@ clamp_quantile = 0.99  # values beyond this quantile are cut off, as sd-scripts 
 device = "auto"        # device for the computation: "auto", "cpu", "cuda" (AMD too); SDXL takes up to an hour on two CPU cores | 计算设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）；SDXL 在两核 CPU 上最长约一小时
 
 # ---- Output | 输出 ----
-language = "auto"                # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-save_precision = "fp16"          # number format of the file: "fp16" (half the size), "bf16", "float" | 文件精度："fp16"（小一半）、"bf16"、"float"
-output_name = "extracted"        # file name of the LoRA; no file is overwritten: a taken name gets -2, -3, ... | LoRA 的文件名；不会覆盖已有文件，重名时加 -2、-3……
-output_dir = "output/extracted"  # where the LoRA goes; made if missing | 结果的输出目录，没有会自动建立
+language = "auto"                 # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+save_precision = "fp16"           # number format of the file: "fp16" (half the size), "bf16", "float" | 文件精度："fp16"（小一半）、"bf16"、"float"
+output_name = "extracted"         # file name of the LoRA; no file is overwritten: a taken name gets -2, -3, ... | LoRA 的文件名；不会覆盖已有文件，重名时加 -2、-3……
+output_dir = r"output/extracted"  # where the LoRA goes; made if missing | 结果的输出目录，没有会自动建立
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----

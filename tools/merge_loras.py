@@ -6,11 +6,11 @@ it takes no arguments.
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
-# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+# SyntaxError at the start? A missing quote, “ ” ， for " , or \ without r: python tools/doctor.py says which.
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
-# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+# 启动时报 SyntaxError？多半是漏了引号、用了中文标点 “ ” ， 或路径没加 r：python tools/doctor.py 会用中文指出来。
 #
 # fmt: off
 
@@ -25,10 +25,10 @@ new_conv_rank = None                  # rank of 3x3 convolutions with "svd"; Non
 pretrained_model_name_or_path = None  # base model for "checkpoint": .safetensors, .ckpt or diffusers folder; it is read tensor by tensor and never changed | "checkpoint" 所用的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；逐个张量读取，原文件不会被改动
 
 # ---- Output | 输出 ----
-language = "auto"             # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-save_precision = None         # number format of the result: "fp16", "bf16", "float"; None: as in the files, in a checkpoint as it was | 结果的精度："fp16"、"bf16"、"float"；None 表示与原文件相同
-output_name = "merged"        # file name of the result; no file is overwritten: a taken name gets -2, -3, ... | 结果的文件名；不会覆盖已有文件，重名时加 -2、-3……
-output_dir = "output/merged"  # where the result goes; made if missing | 结果的输出目录，没有会自动建立
+language = "auto"              # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+save_precision = None          # number format of the result: "fp16", "bf16", "float"; None: as in the files, in a checkpoint as it was | 结果的精度："fp16"、"bf16"、"float"；None 表示与原文件相同
+output_name = "merged"         # file name of the result; no file is overwritten: a taken name gets -2, -3, ... | 结果的文件名；不会覆盖已有文件，重名时加 -2、-3……
+output_dir = r"output/merged"  # where the result goes; made if missing | 结果的输出目录，没有会自动建立
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----

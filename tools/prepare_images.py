@@ -5,11 +5,11 @@
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
-# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+# SyntaxError at the start? A missing quote, “ ” ， for " , or \ without r: python tools/doctor.py says which.
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
-# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+# 启动时报 SyntaxError？多半是漏了引号、用了中文标点 “ ” ， 或路径没加 r：python tools/doctor.py 会用中文指出来。
 #
 # fmt: off
 

@@ -6,17 +6,17 @@ file; it takes no arguments.
 
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\pictures\train", or / for \: "D:/pictures/train".
-# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+# SyntaxError at the start? A missing quote, “ ” ， for " , or \ without r: python tools/doctor.py says which.
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\图片\训练集"，或用 / 代替 \："D:/图片/训练集"。
-# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+# 启动时报 SyntaxError？多半是漏了引号、用了中文标点 “ ” ， 或路径没加 r：python tools/doctor.py 会用中文指出来。
 #
 # fmt: off
 
 # ---- Must edit | 必须修改 ----
-lora = "output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, including sub-folders; they are never changed | LoRA 文件，或一个目录（处理其中所有 LoRA，含子目录）；原文件不会被改动
-new_rank = 16                      # the new rank, usually 4~64; with dynamic_method, the maximum per layer | 新的秩，常用 4~64；使用 dynamic_method 时是每层的上限
+lora = r"output/mytag.safetensors"  # a LoRA file, or a folder: all LoRAs in it, including sub-folders; they are never changed | LoRA 文件，或一个目录（处理其中所有 LoRA，含子目录）；原文件不会被改动
+new_rank = 16                       # the new rank, usually 4~64; with dynamic_method, the maximum per layer | 新的秩，常用 4~64；使用 dynamic_method 时是每层的上限
 
 # ---- Often changed | 经常修改 ----
 dynamic_method = None  # choose each layer's rank by its singular values: "sv_ratio" (those above the largest / dynamic_param), "sv_fro" (as many as hold this share of the Frobenius norm), "sv_cumulative" (... of their sum); None: new_rank for all | 按奇异值给每层选秩："sv_ratio"（保留大于 最大值/dynamic_param 的）、"sv_fro"（保留到 Frobenius 范数的这一比例）、"sv_cumulative"（保留到奇异值总和的这一比例）；None 表示全部用 new_rank
@@ -24,9 +24,9 @@ dynamic_param = None   # for dynamic_method: sv_ratio 2~20, sv_fro 0.9~0.99, sv_
 new_conv_rank = None   # the same as new_rank for 3x3 convolutions; None: new_rank | 3x3 卷积层的 new_rank；None 表示与 new_rank 相同
 
 # ---- Output | 输出 ----
-language = "auto"              # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-save_precision = None          # number format of the files: "fp16", "bf16", "float"; None: as they are | 文件精度："fp16"、"bf16"、"float"；None 表示不变
-output_dir = "output/resized"  # where the files and the summary go, under their own names with the rank behind; none is overwritten | 结果和结果页的输出目录，文件名后面会加上秩；不会覆盖已有文件
+language = "auto"               # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+save_precision = None           # number format of the files: "fp16", "bf16", "float"; None: as they are | 文件精度："fp16"、"bf16"、"float"；None 表示不变
+output_dir = r"output/resized"  # where the files and the summary go, under their own names with the rank behind; none is overwritten | 结果和结果页的输出目录，文件名后面会加上秩；不会覆盖已有文件
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----

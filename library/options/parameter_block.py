@@ -7,17 +7,30 @@ The scripts in tools/ have blocks of the same form, declared in `tools` and run 
 import ast
 import json
 import os
+import re
 import sys
 import tokenize
 import traceback
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
+from warnings import catch_warnings
 
 from library import files
 from library.messages import UserError, exit_code, log, say
 from library.options import config_files, sd_scripts, shared, subject_presets
 from library.options.checks import ConfigError, check, check_tool, choose_language, is_delivered, place
-from library.options.declaration import PROJECT, AnyDeclared, Declared, Given, Scalar, Settings, Value, Values, Where
+from library.options.declaration import (
+    PROJECT,
+    AnyDeclared,
+    Declared,
+    Given,
+    Option,
+    Scalar,
+    Settings,
+    Value,
+    Values,
+    Where,
+)
 from library.options.tools import TOOLS
 from library.options.training import OPTIONS, TRAINING, Config
 
@@ -25,11 +38,11 @@ MARK = "# ---- Do not edit below | 请勿修改下方内容 ----"
 HEADER = """
 # Values are Python: 512, 10 * 2, 1e-4, "text", True, False, None (not given).
 # Windows paths need the r: r"D:\\pictures\\train", or / for \\: "D:/pictures/train".
-# A SyntaxError at the start: look in the line it names for a missing quote, or for “ ” ， in place of " ,
+# SyntaxError at the start? A missing quote, “ ” ， for " , or \\ without r: python tools/doctor.py says which.
 #
 # 参数值用 Python 写法：512、10 * 2、1e-4、"文字"、True、False、None（不填）。
 # Windows 路径前面要加 r：r"D:\\图片\\训练集"，或用 / 代替 \\："D:/图片/训练集"。
-# 启动时报 SyntaxError：请看它指出的那一行，是否漏了引号，或用了中文标点 “ ” ，
+# 启动时报 SyntaxError？多半是漏了引号、用了中文标点 “ ” ， 或路径没加 r：python tools/doctor.py 会用中文指出来。
 #
 # fmt: off
 """
@@ -50,12 +63,17 @@ def block_text(declared: AnyDeclared = TRAINING) -> str:
         if not options:
             continue
         lines.append(f"# ---- {english} | {chinese} ----")
-        settings = [f"{option.name} = {literal(option.in_script)}" for option in options]
+        settings = [f"{option.name} = {'r' * takes_raw_text(option)}{literal(option.in_script)}" for option in options]
         width = min(36, max(map(len, settings)))  # one long name must not push all comments aside
         for setting, option in zip(settings, options, strict=True):
             lines.append(f"{setting:{width}}  # {option.english} | {option.chinese}")
         lines.append("")
     return "\n".join([*lines, "# fmt: on", MARK, ""])  # else no formatter would look at what stands below
+
+
+def takes_raw_text(option: Option) -> bool:
+    """Whether a default stands as r"...": else "C:\\Users" typed over it is a SyntaxError, which nothing can catch."""
+    return isinstance(option.in_script, str) and bool(option.path or option.name.endswith("_dir"))
 
 
 def literal(value: Value | tuple[Scalar, ...]) -> str:
@@ -97,9 +115,10 @@ def read_block(script: str | Path, variables: Values) -> tuple[Values, Where, li
     script = Path(script)
     where: Where = {}
     warnings = []
+    typed: Values = {}
     with tokenize.open(script) as file:  # in the encoding that Python itself read it in
         source = file.read().partition(MARK)[0]
-    for statement in ast.parse(source).body:
+    for statement in parse(source).body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             continue  # names of their own
         nodes = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]  # also within if, for and with
@@ -112,7 +131,36 @@ def read_block(script: str | Path, variables: Values) -> tuple[Values, Where, li
             if name in where and is_plain:
                 warnings.append(_is_set_again(f"{where[name]}: {name}", at))
             where[name] = at
-    return {name: variables[name] for name in where}, where, warnings
+            typed.pop(name, None)
+            path = typed_path(source, statement.value) if isinstance(statement, ast.Assign) else None
+            if path is not None and path != variables[name] and str(variables[name]).isprintable():  # else check tells
+                typed[name] = path
+                warnings.append(_is_read_as_typed(f"{at}: {name}", path))
+    return {name: typed.get(name, variables[name]) for name in where}, where, warnings
+
+
+def parse(source: str) -> ast.Module:
+    """What Python makes of a block; what it warns of (\\p in quotes) it has said already, or the check will."""
+    with catch_warnings(action="ignore"):
+        return ast.parse(source)
+
+
+def typed_path(source: str, node: ast.expr | None) -> str | None:
+    """What stands in the plain quotes of a Windows path; Python reads "D:\\pics\\100_sks" as D:\\pics@_sks."""
+    text = ast.get_source_segment(source, node) or "" if isinstance(node, ast.Constant) else ""
+    found = re.fullmatch(r"""(["'])([A-Za-z]:\\(?!\\).*)\1""", text)
+    return found[2] if found and "\\\\" not in found[2] else None
+
+
+def check_syntax(script: str | Path) -> None:
+    """Raise ConfigError where the block of a script is not Python: the script itself could not say so."""
+    script = Path(script)
+    with tokenize.open(script) as file:
+        source = file.read().partition(MARK)[0]
+    try:
+        parse(source)
+    except SyntaxError as error:
+        raise ConfigError([_is_no_python(f"{script.name}:{error.lineno or 1}", error)]) from error
 
 
 def variables_of(script: str | Path) -> Values:
@@ -124,7 +172,9 @@ def variables_of(script: str | Path) -> Values:
         if not mark:
             raise ConfigError([_has_no_block(script)])
         variables = {"__file__": str(script), "__name__": "block"}
-        exec(compile(source, str(script), "exec"), variables)
+        with catch_warnings(action="ignore"):
+            code = compile(source, str(script), "exec")
+        exec(code, variables)
     except ConfigError:
         raise
     except SyntaxError as error:  # also an encoding that is none
@@ -381,11 +431,30 @@ def _has_no_block(script: Path) -> str:
     )
 
 
-def _is_no_python(at: str, error: SyntaxError) -> str:
+def _is_read_as_typed(at: str, path: str) -> str:
     return say(
-        f"{at}: not valid Python ({error.msg}). Check that line and the one before for a missing quote, or for "
-        "Chinese quotes or commas",
-        f"{at}：不合 Python 写法（{error.msg}）。请看这一行和上一行，是否漏了引号，或用了中文标点 “ ” ，",
+        f'{at} is read as r"{path}": in plain quotes \\ is special. Write the r',
+        f'{at} 按 r"{path}" 读取：普通引号里的 \\ 有特殊含义，请在前面加 r',
+    )
+
+
+def _is_no_python(at: str, error: SyntaxError) -> str:
+    line = re.sub(r"""r?("[^"]*"|'[^']*')""", "", error.text or "").partition("#")[
+        0
+    ]  # what is in quotes may be anything
+    if found := re.search("[“”‘’，：；（）＝\u3000]", line):
+        return say(
+            f'{at}: {found[0]} is no plain punctuation. Text stands in straight quotes: "text"; a comma is ,',
+            f'{at}：{found[0]} 是中文标点，请换成英文标点；文字要放在英文引号里："文字"',
+        )
+    if "unicode" in error.msg or ("unterminated" in error.msg and re.search(r"""\\["']""", error.text or "")):
+        return say(
+            f'{at}: \\ in quotes is special. Write a path as r"D:\\images" (no \\ at its end) or "D:/images"',
+            f'{at}：引号里的 \\ 有特殊含义。路径请写成 r"D:\\图片"（末尾不要有 \\）或 "D:/图片"',
+        )
+    return say(
+        f"{at}: not valid Python ({error.msg}). Check that line and the one before for a missing quote or bracket",
+        f"{at}：不合 Python 写法（{error.msg}）。请看这一行和上一行，是否漏了引号或括号",
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from library.contracts import Fit, Sample
 from library.messages import UserError, say
-from library.options.declaration import Given, Values, Where
+from library.options.declaration import PROJECT, Given, Values, Where
 from library.options.training import Config
 from library.reporting import findings as doctor
 from library.reporting.findings import Finding, of_line
@@ -86,6 +86,7 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
         with_machine: also try the device, which takes seconds.
     """
     examination = Examination()
+    examine_blocks(examination)
     wrong = examine_parameters(examination, script)
     if examination.checked is None:
         return examination
@@ -110,6 +111,16 @@ def examine(script: Path, *, similarity: int, with_machine: bool, progress: Prog
 
 
 # ---- parameters ----
+
+
+def examine_blocks(examination: Examination) -> None:
+    """Whether the scripts in tools/ are Python: where one is not, it cannot say so itself."""
+    from library.options import parameter_block
+    from library.options.tools import TOOLS
+
+    for script in (PROJECT / "tools" / name for name in TOOLS):
+        if script.is_file():
+            examination.attempt("parameters", parameter_block.check_syntax, script)
 
 
 def examine_parameters(examination: Examination, script: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from library.options import parameter_block
-from library.options.checks import check
+from library.options.checks import ConfigError, check
 from library.options.training import GROUPS, OPTIONS
 from tests.conftest import edit_block
 
@@ -332,3 +333,54 @@ def test_a_saved_preset_gives_the_same_configuration(tmp_path):
     }
     config, _ = check(given | {"optimizer_args": ["a=1"], "training_comment": "猫"}, {})
     assert check(*parameter_block.load_preset(parameter_block.save_preset(config, tmp_path / "presets")))[0] == config
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (
+            '"C:\\Users\\me\\train"',
+            r'\ in quotes is special. Write a path as r"D:\images" (no \ at its end) or "D:/images"',
+        ),
+        ('"C:\\x"', r"\ in quotes is special"),
+        ('r"C:\\train\\"', r"\ in quotes is special"),
+        ("“out”", "“ is no plain punctuation"),
+        ('"out”', "” is no plain punctuation"),
+        ('"out"，', "， is no plain punctuation"),
+        ("（1）", "（ is no plain punctuation"),
+        ('"out', "Check that line and the one before for a missing quote or bracket"),
+        ('"图片，“一”" 3', "not valid Python (invalid syntax)"),  # what is in quotes is no mistake
+    ],
+)
+def test_what_is_no_python_is_told_with_its_line(tmp_path, value, told):
+    script = tmp_path / "mine.py"
+    script.write_text(f"# mine\noutput_dir = {value}  # out | 目录\n{parameter_block.MARK}\n", encoding="utf-8")
+    for read in (parameter_block.check_syntax, parameter_block.variables_of):
+        with pytest.raises(ConfigError) as caught:
+            read(script)
+        (problem,) = caught.value.problems
+        assert problem.startswith("mine.py:2: ")
+        assert told in problem
+
+
+def test_a_windows_path_typed_over_a_delivered_one_is_python(project):
+    script = project / SCRIPT
+    text = script.read_text(encoding="utf-8")
+    for name in ("pretrained_model_name_or_path", "train_data_dir", "reg_data_dir", "output_dir"):
+        typed = rf"C:\Users\new\100_{name}"
+        text = re.sub(f'(?m)^({name} = r?)".*?"', lambda row, typed=typed: f'{row[1]}"{typed}"', text)
+    script.write_text(text, encoding="utf-8")
+    values = parameter_block.variables_of(script)
+    assert values["train_data_dir"] == r"C:\Users\new\100_train_data_dir"
+    assert values["output_dir"] == r"C:\Users\new\100_output_dir"
+
+
+@pytest.mark.parametrize("typed", [r"D:\pics\100_sks", r"D:\Home\x41"])
+def test_a_windows_path_in_plain_quotes_is_read_as_typed(tmp_path, typed):
+    script = tmp_path / "mine.py"
+    script.write_text(f'train_data_dir = "{typed}"\n{parameter_block.MARK}\n', encoding="utf-8")
+    variables = parameter_block.variables_of(script)
+    assert variables["train_data_dir"] != typed  # as Python reads it
+    values, _, (warning,) = parameter_block.read_block(script, variables)
+    assert values == {"train_data_dir": typed}
+    assert warning.startswith(f'mine.py:1: train_data_dir is read as r"{typed}"')

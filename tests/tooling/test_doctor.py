@@ -150,6 +150,18 @@ def test_no_length_given_is_told_once_and_the_rest_is_looked_at(case):
     assert case.examine().plan.epoch_count == 10
 
 
+def test_a_tool_whose_block_is_no_python_is_told(tmp_path, monkeypatch):
+    (tmp_path / "tools").mkdir()
+    block = f'# mine\nimages_dir = "C:\\Users\\me"\n{parameter_block.MARK}\n'
+    (tmp_path / "tools" / "tag_images.py").write_text(block, encoding="utf-8")
+    monkeypatch.setattr(preflight, "PROJECT", tmp_path)
+    examination = preflight.Examination()
+    preflight.examine_blocks(examination)
+    (finding,) = examination.findings
+    assert (finding.level, finding.topic) == ("red", "parameters")
+    assert finding.line.startswith("tag_images.py:2: \\ in quotes is special")
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
