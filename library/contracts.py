@@ -165,6 +165,7 @@ class FamilyFacts:
     file_marks: tuple[str, ...] = ()  # tensors by which a single file is known; (): see `families.recognise`
     is_v2: bool = False  # `ss_v2` of its LoRA files: SD 2.x
     chunk_tokens: int = 1  # its text encoders see multiples of so many of a caption's tokens
+    knows_english_only: bool = False  # its text encoders; other languages are fragments to them
     has_clip_skip: bool = False  # another than the last layer of its text encoder may be asked for
     saved_layout: str = "kohya"  # how its LoRA files are written, a key of `lora_files.layouts.LAYOUTS`
 

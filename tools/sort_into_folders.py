@@ -360,6 +360,7 @@ def checked(settings: SortIntoFolders, jobs: list[Job]) -> list[tag_statistics.A
     if Path(settings.images_dir).name != REG:  # regularization has other captions, or none
         statistics = tag_statistics.count(images)
         words = {job.word: job.word for job in jobs}
+        found += tag_statistics.about_language((image.caption or "" for image in images), words)
         found += tag_statistics.about_words(statistics, words, clip_text.is_everyday_word)
     for job in jobs:
         longer = [other.word for other in jobs if other is not job and _begins(other.word, job.word)]

@@ -358,6 +358,7 @@ def image_size(settings: TryLora, info) -> tuple[int, int]:
 
 def notes(job: Job, blueprint) -> list[str]:
     """What the user should know before it is drawn."""
+    from library.data import captions
     from library.diffusion import prompts
     from library.storage import metadata
 
@@ -398,12 +399,12 @@ def notes(job: Job, blueprint) -> list[str]:
                 f"resolution {width} x {height}：边长须为 8 的倍数，余数舍去",
             )
         )
-    chinese = [column.text for column in job.columns if re.search("[\u3400-\u9fff]", _plain(column.text))]
-    if chinese:
+    foreign = [column.text for column in job.columns if captions.foreign_script(_plain(column.text))]
+    if foreign and job.facts.knows_english_only:
         lines.append(
             say(
-                f'Stable Diffusion understands English words; it may not understand "{chinese[0]}"',
-                f"Stable Diffusion 只懂英文；“{chinese[0]}”里的中文它可能看不懂",
+                f'{job.facts.title} understands English only; it may not understand "{foreign[0]}"',
+                f"{job.facts.title} 只懂英文；“{foreign[0]}”它可能看不懂",
             )
         )
     return lines

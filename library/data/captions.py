@@ -6,6 +6,7 @@ if it makes captions that cannot be listed beforehand.
 
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -26,6 +27,12 @@ CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab an
 WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 BRACES = {"{{": "{", "}}": "}"}
 
+SCRIPTS = (  # the first that is met names the language
+    ("[\u3041-\u30fa]{2}|[\u3041-\u30fa][\u4e00-\u9fff]|[\u4e00-\u9fff][\u3041-\u30fa]", ("Japanese", "日文")),
+    ("[\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3]", ("Korean", "韩文")),
+    ("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]", ("Chinese", "中文")),
+    ("[\u0400-\u052f]{2}", ("Cyrillic letters", "西里尔字母")),
+)
 CLOSED = {")": "(", "]": "["}
 BRACKET = re.compile(r"\\.|[()\[\]]")  # or an escaped letter
 WEIGHT = r":\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*"
@@ -48,6 +55,21 @@ def decode(data: bytes) -> tuple[str, str]:
 def without_invisible(text: str) -> str:
     """The text without characters that nobody sees; control characters become spaces, as some separate words."""
     return JOINERS.sub("", INVISIBLE.sub("", CONTROLS.sub(" ", text)))
+
+
+def foreign_script(text: str) -> tuple[str, str] | None:
+    """What a text with words beyond the Latin letters is written in, in both languages; None: it has none.
+
+    A single letter, as in (ﾟДﾟ) or μ's, is no word.
+    """
+    plain = unicodedata.normalize("NFKC", text)  # of full-width letters the usual ones
+    for pattern, names in SCRIPTS:
+        if re.search(pattern, plain):
+            return names
+    for word in re.findall(r"[^\W\d_]{2,}", plain):
+        if sum(not unicodedata.name(letter, "LATIN").startswith("LATIN") for letter in word) > 1:
+            return "a script other than Latin", "非拉丁文字"
+    return None
 
 
 def first_line(caption: str) -> str:

@@ -273,6 +273,7 @@ def advice(
         token_counts: of each caption, its tokens.
     """
     found: list[Advice] = []
+    found += about_language((image.caption or "" for image in statistics.images), words.values())
     found += _about_captions(statistics, words)
     found += about_words(statistics, words, is_everyday_word)
     for folder in statistics.folders:
@@ -282,6 +283,30 @@ def advice(
     if token_counts:
         found += _about_lengths(statistics, token_counts)
     return sorted(found, key=lambda one: ("red", "amber", "green").index(one.level))
+
+
+def about_language(texts: Iterable[str], words: Iterable[str | None]) -> list[Advice]:
+    """Whether captions or trigger words are in another script than the text encoders of Stable Diffusion know.
+
+    Args:
+        texts: the captions.
+        words: the trigger words.
+    """
+    texts = [text for text in texts if text]
+    written = [word for word in dict.fromkeys(words) if word and captions.foreign_script(word)]
+    other = [tag for text in texts if (tag := _foreign_tag(text, written))]
+    if not other and not written:
+        return []
+    scripts = [captions.foreign_script(text) for text in (other or written)]
+    level = "red" if 2 * len(other) >= len(texts) > 0 or not other else "amber"
+    script = max(scripts, key=scripts.count) or ("", "")
+    return [Advice(level, *_not_english(other, len(texts), written, script))]
+
+
+def _foreign_tag(text: str, words: Iterable[str]) -> str | None:
+    """The first tag in another script, beside the trigger words."""
+    own = {spelled(word) for word in words}
+    return next((tag for tag in captions.tags(text) if spelled(tag) not in own and captions.foreign_script(tag)), None)
 
 
 def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) -> list[Advice]:
@@ -611,3 +636,36 @@ def _listed(tags: list[Tag]) -> str:
 def _shares(statistics: TagStatistics, tags: list[Tag], folder: str) -> str:
     """ "`hat` 40 %, `smile` 25 % and 3 more"."""
     return some([f"`{tag.text}` {statistics.share(tag, folder):.0%}".replace("%", " %") for tag in tags], SHOWN)
+
+
+def _not_english(tags: list[str], total: int, words: list[str], script: tuple[str, str]) -> tuple[str, str]:
+    """What is said of captions that the text encoders do not know the language of, and the cure.
+
+    Args:
+        tags: one of each such caption.
+        total: captions in all.
+        words: such trigger words.
+    """
+    listed = ", ".join(f"`{word}`" for word in words)
+    captions_en = f"{len(tags):,} of {plural(total, 'caption')} (such as `{tags[0]}`)" if tags else ""
+    captions_zh = f"{total:,} 个标注文件中的 {len(tags):,} 个（如 `{tags[0]}`）" if tags else ""
+    word_en = f"the trigger {'words' if len(words) > 1 else 'word'} {listed}" if words else ""
+    word_zh = f"触发词 {listed} " if words else ""
+    text = say(
+        f"{' and '.join(filter(None, [captions_en, word_en]))}: written in {script[0]}. The text encoders of SD 1.x, "
+        "2.x and SDXL know English only: they get fragments in place of these words, and little is learned by them",
+        f"{'、'.join(filter(None, [captions_zh, word_zh]))}用的是{script[1]}。SD 1.x、2.x、SDXL 的文本编码器只懂英文，"
+        "读到的只是零碎的字节，很难学到这些词上",
+    )
+    cures = []
+    if tags:
+        cures.append(say(
+            'Use English tags: tag_images.py writes them (existing = "replace")',
+            '请改用英文标签，可用 tag_images.py 重新打（existing = "replace"）',
+        ))  # fmt: skip
+    if words:
+        cures.append(say(
+            "Spell the trigger word in Latin letters (as xiaomei for 小美), in the folder's name and in the captions",
+            "触发词请改用拼音等拉丁字母（如 小美 写成 xiaomei），目录名和标注里都要改",
+        ))  # fmt: skip
+    return text, say(". ", "。").join(cures)

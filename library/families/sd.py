@@ -71,6 +71,7 @@ SD1 = FamilyFacts(
     version_prefix="sd_v1",
     context_width=768,
     chunk_tokens=clip_text.CHUNK,
+    knows_english_only=True,
     has_clip_skip=True,
 )
 SD2 = replace(

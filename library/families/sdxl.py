@@ -76,6 +76,7 @@ SDXL = FamilyFacts(
     version_prefix="sdxl",
     context_width=2048,
     chunk_tokens=clip_text.CHUNK,
+    knows_english_only=True,
     lora_marks=r"lora_te2_|text_encoder_2\.|lora_unet_(input|output)_blocks_",
 )
 FACTS = {"sdxl": SDXL}

@@ -252,6 +252,7 @@ def examine_set(examination: Examination, wrong: set[str]) -> Path | None:
 
 def examine_images(examination: Examination, memory: Path | None, similarity: int, progress: Progress) -> None:
     """Decode every image: which are the same, blurred, transparent; and what the captions and the plan tell."""
+    from library import families
     from library.data import held_out
     from library.data.file_index import facts_of
     from library.images import duplicates, generation_parameters, quality
@@ -285,9 +286,14 @@ def examine_images(examination: Examination, memory: Path | None, similarity: in
     for sample in found.regularization:
         if name := generation_parameters.model_of(sample.image_path):
             drawn_by[sample.image_path] = name
-    examination.statistics = statistics_of(plan, examination.config)
+    examination.statistics, model = statistics_of(plan, examination.config), examination.model
     examination.findings += of_set(
-        plan, examination.config, groups=groups, drawn_by=drawn_by, statistics=examination.statistics
+        plan,
+        examination.config,
+        groups=groups,
+        drawn_by=drawn_by,
+        statistics=examination.statistics,
+        knows_english_only=not model or families.facts_of(model.family).knows_english_only,
     )
     if examination.model:
         name = examination.model.path.name if examination.model.path.is_dir() else examination.model.path.stem

@@ -35,6 +35,7 @@ def of_set(
     groups: Sequence[Sequence[Sample]],
     drawn_by: Mapping[Path, str],
     statistics: TagStatistics | None,
+    knows_english_only: bool = True,
 ) -> list[Finding]:
     """What plan and captions tell, beyond what `plan.check` says of them. Reads no image.
 
@@ -42,6 +43,7 @@ def of_set(
         groups: images that are there more than once.
         drawn_by: regularization images that say which model drew them.
         statistics: from `statistics_of`; None: the tags are not looked at.
+        knows_english_only: of the base model, where that is known.
     """
     from library.data import captions, held_out, tag_statistics
     from library.data.plan import uses_of_epoch
@@ -83,6 +85,10 @@ def of_set(
     if statistics:
         findings += of_tags(statistics, words, subject, texts)
     findings += of_weights(subject, config)
+    if knows_english_only:
+        written = [texts[sample.image_path] for sample in subject + reg if sample.caption_path]
+        for level, text, cure, _ in tag_statistics.about_language(written, words.values()):
+            findings.append(Finding(level, "captions", text, cure))
     if not reg:
         text = say("no regularization images: faster, but overfits sooner", "没有正则化图片：更快，但更容易过拟合")
         return [*findings, Finding("green", "regularization", text)]
@@ -183,12 +189,21 @@ def exact_copies(samples: Iterable[Sample]) -> list[list[Sample]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def short(plan: Plan, config: Config, notes: Sequence[str]) -> tuple[list[str], str]:
+def short(
+    plan: Plan, config: Config, notes: Sequence[str], *, knows_english_only: bool = True
+) -> tuple[list[str], str]:
     """What every run says before it begins, beyond `notes`: the most urgent findings, and a line that counts all."""
     from library.data import held_out
 
     copies = exact_copies(held_out.of_subject(plan.found, config) + plan.found.regularization)
-    new = of_set(plan, config, groups=copies, drawn_by={}, statistics=statistics_of(plan, config))
+    new = of_set(
+        plan,
+        config,
+        groups=copies,
+        drawn_by={},
+        statistics=statistics_of(plan, config),
+        knows_english_only=knows_english_only,
+    )
     new = [finding for finding in doctor.in_order(new) if finding.level != "green"]
     counts = doctor.count(new + [doctor.of_line(line, "pictures") for line in notes])
     if not counts["red"] + counts["amber"]:

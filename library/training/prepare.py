@@ -254,9 +254,11 @@ def decide(asked: Config, sources: Sources, plan: Plan, seed: int, process_count
 
 def announce(run: Run, notes: list[str]) -> None:
     """Say what will happen."""
+    from library import families
     from library.data import plan
 
-    lines, counted = short(run.plan, run.settings, notes)
+    family = families.facts_of(run.model.family)
+    lines, counted = short(run.plan, run.settings, notes, knows_english_only=family.knows_english_only)
     log.info(plan.plan_table(run.plan, run.settings))
     log.info(_in_one_line(run))
     for line in notes + lines:

@@ -205,3 +205,25 @@ def test_tags_are_counted_over_all_folders_by_number_or_by_name():
     frequency = {"2_a": {"hat": 3, "cat": 1}, "1_b": {"hat": 1, "ant": 2}}
     assert captions.count_table(frequency).split() == ["4", "hat", "2", "ant", "1", "cat"]
     assert captions.count_table(frequency, is_alphabetical=True).split() == ["2", "ant", "1", "cat", "4", "hat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("红色头发", "Chinese"),
+        ("sks, 女孩", "Chinese"),
+        ("女の子", "Japanese"),
+        ("소녀", "Korean"),
+        ("девушка", "Cyrillic letters"),
+        ("κορίτσι", "a script other than Latin"),
+        ("فتاة", "a script other than Latin"),
+        ("caf\u00e9, Stra\u00dfe, \u0142", None),
+        ("\uff41\uff42\uff43\uff0c \u201cx\u201d, 3:4, \u00b5", None),  # full-width letters and commas
+        ("(ﾟДﾟ), (´･ω･`), μ's, 5 Ω, ノ", None),
+        ("smile \U0001f600 \u2764\ufe0f ^_^ ★ ♪ ½ ①", None),
+        ("", None),
+    ],
+)
+def test_texts_that_the_text_encoders_do_not_know_are_known_by_their_letters(text, script):
+    found = captions.foreign_script(text)
+    assert (found and found[0]) == script

@@ -6,6 +6,7 @@ import pytest
 
 from library.data.tag_statistics import (
     Captioned,
+    about_language,
     advice,
     count,
     fate,
@@ -14,6 +15,14 @@ from library.data.tag_statistics import (
     is_sentence,
     spelled,
 )
+from library.messages import set_language
+
+
+@pytest.fixture(autouse=True)
+def _english():
+    set_language("en")
+    yield
+    set_language("en")
 
 
 def statistics(captions, folder="10_mytag"):
@@ -253,3 +262,30 @@ def test_the_most_urgent_comes_first():
 
 def test_an_empty_set_has_no_advice():
     assert advice(count([]), {}) == []
+
+
+def test_captions_in_another_language_are_told_once_with_what_to_do():
+    lines = ["小美, 红色头发, 站着", "小美, 帽子", "小美, smile"]
+    (one,) = [one for one in advice(statistics(lines), {"10_mytag": "小美"}) if "English only" in one.text]
+    assert one.level == "red"
+    assert one.text.startswith(
+        "2 of 3 captions (such as `红色头发`) and the trigger word `小美`: written in Chinese. The text"
+    )
+    assert "tag_images.py" in one.cure
+    assert "xiaomei" in one.cure
+    set_language("zh")
+    (one,) = about_language(lines, ["小美"])
+    assert one.text.startswith("3 个标注文件中的 2 个（如 `红色头发`）、触发词 `小美` 用的是中文")
+
+
+def test_a_trigger_word_in_another_script_is_told_also_alone():
+    (one,) = about_language(["1girl, hat"], ["девушка", None, "mytag"])
+    assert one.text.startswith("the trigger word `девушка`: written in Cyrillic letters")
+    assert "tag_images" not in one.cure
+    assert about_language([], ["小美"])[0].level == "red"
+
+
+def test_a_few_foreign_words_are_a_lesser_matter_and_english_is_none():
+    (one,) = about_language(["hat, 帽子", "hat", "a", "b"], ["mytag"])
+    assert one.level == "amber"
+    assert not about_language(["caf\u00e9, ＡＢＣ， \U0001f600", ""], ["mytag", None])

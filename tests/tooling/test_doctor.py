@@ -684,6 +684,16 @@ def test_the_short_form_says_the_most_urgent_and_counts_all(case):
     assert dataset_findings.short(seen.plan, seen.config, [])[1].startswith("体检：红色 1 项，黄色 1 项")
 
 
+def test_chinese_captions_are_told_before_the_run_unless_the_base_model_knows_them(case):
+    rewrite(case, lambda image, text: "mytag, 红色的圆")
+    seen = case.examine()
+    assert [one.level for one in seen.findings if "know English only" in one.text] == ["red"]
+    lines, _ = dataset_findings.short(seen.plan, seen.config, [])
+    assert [line for line in lines if "12 of 24 captions (such as `红色的圆`)" in line]
+    lines, _ = dataset_findings.short(seen.plan, seen.config, [], knows_english_only=False)
+    assert not [line for line in lines if "English only" in line]
+
+
 def test_the_short_form_says_nothing_where_all_is_green(case):
     seen = case.examine()
     assert dataset_findings.short(seen.plan, seen.config, []) == ([], "")
