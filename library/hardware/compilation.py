@@ -41,9 +41,8 @@ class Compiler:
             fast: gives the same; used where the compiled one is not: previews, and blocks that were found wanting.
         """
         try:
-            compiled = torch.compile(  # pyrefly: ignore[no-matching-overload]  # its stubs lack the limit
-                plain, dynamic=False, fullgraph=True, backend=self.backend, recompile_limit=MOST_GRAPHS
-            )
+            torch._dynamo.config.recompile_limit = MOST_GRAPHS  # an argument of torch.compile since 2.13 only
+            compiled = torch.compile(plain, dynamic=False, fullgraph=True, backend=self.backend)
         except Exception as error:  # not on this system, or not with this Python
             self._give_up(_cause(error))
             return fast

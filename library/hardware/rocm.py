@@ -23,7 +23,7 @@ from library.messages import say
 TREE = Path("/sys/class/kfd/kfd/topology/nodes")  # of Linux's AMD driver: one folder per processor and card
 PCI = Path("/sys/bus/pci/devices")
 GATE = Path("/dev/kfd")  # what ROCm opens
-WANTED_TORCH = "2.13.0"  # of requirements-own-onnxruntime.txt
+WANTED_TORCH = "2.13.0"  # the highest of requirements-own-onnxruntime.txt
 
 # Graphics of a processor: they share the main memory and are seldom in any build of torch.
 INTEGRATED = (
