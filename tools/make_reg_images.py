@@ -128,12 +128,13 @@ def run(settings: MakeRegImages) -> int:
     for line in lines:
         log.info(line)
     path = write_summary(job, lines)
-    log.info(
-        say(
-            f"now set in lora_train_command_line.py: {reg_data_dir(settings)}",
-            f"接下来在 lora_train_command_line.py 中设置：{reg_data_dir(settings)}",
+    if parameter_block.still_to_set(__file__, {"reg_data_dir": settings.output_dir}):
+        log.info(
+            say(
+                f"now set in lora_train_command_line.py: {reg_data_dir(settings)}",
+                f"接下来在 lora_train_command_line.py 中设置：{reg_data_dir(settings)}",
+            )
         )
-    )
     log.info(say(f"summary: {path}", f"结果页：{path}"))
     return 0
 

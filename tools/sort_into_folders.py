@@ -41,13 +41,15 @@ overwrite = False  # replace files whose content differs, such as captions edite
 import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from library.data import captions, folder_sorting, folders, image_folder, tag_statistics
+from library import files
+from library.data import captions, folder_sorting, folders, image_folder, sorted_set, tag_statistics
 from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
@@ -77,6 +79,8 @@ class Job:
     fixed: int | None  # repeats that its source folder's name says
     repeats: int = 0
     differing: list[folder_sorting.File] = field(default_factory=list)  # something else is in their place
+    foreign: list[folder_sorting.File] = field(default_factory=list)  # of these, what was not put there by this tool
+    deleted: list[str] = field(default_factory=list)  # images of its folder that are in images_dir no longer
 
     def path(self, output: Path) -> Path:
         return output / f"{self.repeats}_{self.word}"
@@ -85,20 +89,28 @@ class Job:
 def run(settings: SortIntoFolders) -> int:
     """Plan, check, and do it; the exit code is 0."""
     notes: list[str] = []
-    jobs = planned(settings, notes)
+    jobs, gone = planned(settings, notes)
     refuse(settings, jobs)
     findings = checked(settings, jobs)
     for note in notes:
         log.warning(note)
     for line in plan_lines(settings, jobs):
         log.info(line)
-    log.info("\n".join(done(settings, jobs)))
+    log.info("\n".join(done(settings, jobs, gone)))
     for one in findings:
         if one.level != "green":
             log.info(f"- {one.text}" + (say(f". {one.cure}", f"。{one.cure}") if one.cure else ""))
-    log.info(say("now set in lora_train_command_line.py:", "接下来在 lora_train_command_line.py 中设置："))
-    for line in block_lines(settings):
-        log.info(f"  {line}")
+    if lines := block_lines(settings):
+        log.info(say("now set in lora_train_command_line.py:", "接下来在 lora_train_command_line.py 中设置："))
+        for line in lines:
+            log.info(f"  {line}")
+    else:
+        log.info(
+            say(
+                "next: lora_train_command_line.py, which trains these folders",
+                "接下来运行 lora_train_command_line.py，它会训练这些目录",
+            )
+        )
     page = write_page(settings, jobs, findings, notes)
     log.info(say(f"summary: {page}", f"结果页：{page}"))
     return 0
@@ -107,8 +119,8 @@ def run(settings: SortIntoFolders) -> int:
 # ---- the plan ----
 
 
-def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
-    """Every folder that shall be there, with its repeats. Raises UserError."""
+def planned(settings: SortIntoFolders, notes: list[str]) -> tuple[list[Job], list[Job]]:
+    """Every folder that shall be there, with its repeats; and those of which nothing is left. Raises UserError."""
     images, output = Path(settings.images_dir), Path(settings.output_dir)
     there = folder_sorting.numbered(output)
     found = image_folder.find_images(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
@@ -137,6 +149,15 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
             jobs.append(_job(stays, there, problems))
     if problems:
         raise UserError(problems)
+    record = sorted_set.read(output)
+    for job in jobs:
+        job.deleted = [name for name in job.others if record and record.is_copied(job.word, name, images)]
+        job.others = [name for name in job.others if name not in job.deleted]
+        job.names = [name for name in job.names if name not in job.deleted]
+    gone = [job for job in jobs if job.deleted and not job.names]
+    for job in gone:
+        job.repeats = job.there.repeats
+    jobs = [job for job in jobs if job not in gone]
     counts = {job.word: len(job.names) for job in jobs}
     kept = {job.word: job.fixed for job in jobs if job.fixed}
     if settings.repeats:
@@ -152,6 +173,11 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
         job.repeats = repeats[job.word]
         if job.there:
             job.differing = folder_sorting.differing(job.files, job.there.path)
+            job.foreign = [
+                file
+                for file in job.differing
+                if record is None or not record.is_as_copied(job.word, job.there.path / file.name)
+            ]
         if job.others and job.files:
             notes.append(
                 say(
@@ -161,7 +187,7 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> list[Job]:
                     f"{folders.some(job.others)}。不需要的请删除",
                 )
             )
-    return sorted(jobs, key=lambda job: folders.folded(job.word))
+    return sorted(jobs, key=lambda job: folders.folded(job.word)), gone
 
 
 def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], problems: list[str]) -> Job:
@@ -222,14 +248,14 @@ def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
     output = Path(settings.output_dir)
     problems = []
     for job in jobs:
-        if job.differing and not settings.overwrite:
-            names = folders.some([file.name for file in job.differing])
+        if job.foreign and not settings.overwrite:
+            names = folders.some([file.name for file in job.foreign])
             problems.append(
                 say(
-                    f"{job.there.path}: {plural(len(job.differing), 'file differs', 'files differ')} from "
+                    f"{job.there.path}: {plural(len(job.foreign), 'file differs', 'files differ')} from "
                     f"images_dir: {names}. Set overwrite = True to replace them (the old ones are kept in .backup), "
                     "or choose another output_dir",
-                    f"{job.there.path}：其中 {len(job.differing)} 个文件与 images_dir 里的内容不同：{names}。"
+                    f"{job.there.path}：其中 {len(job.foreign)} 个文件与 images_dir 里的内容不同：{names}。"
                     "要替换请设 overwrite = True（旧的存入 .backup），或换一个 output_dir",
                 )
             )
@@ -269,7 +295,7 @@ def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:
 # ---- doing it ----
 
 
-def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
+def done(settings: SortIntoFolders, jobs: list[Job], gone: list[Job]) -> list[str]:
     """Do what is to do, and say what it was. Raises UserError."""
     output = Path(settings.output_dir)
     renamed = [(job.there.path, job.path(output)) for job in jobs if job.there and job.there.path != job.path(output)]
@@ -281,6 +307,7 @@ def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         for old, new in renamed
     ]
     if settings.action == "show":
+        lines += [_is_removed(job.deleted, output / sorted_set.REMOVED) for job in [*jobs, *gone] if job.deleted]
         lines = [line.replace("renamed", "would be renamed").replace("：改名为", "：将改名为") for line in lines]
         return [
             *lines,
@@ -292,7 +319,9 @@ def done(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
     try:
         for old, new in renamed:
             old.rename(new)
+        lines += _removed([*jobs, *gone], output)
         count = _placed(settings, jobs)
+        _record(settings, jobs)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
@@ -333,6 +362,36 @@ def _placed(settings: SortIntoFolders, jobs: list[Job]) -> int:
         # a run that was killed may have put them there
         count = max(count, folder_sorting.take_away(files, Path(settings.images_dir)))
     return count
+
+
+def _removed(jobs: list[Job], output: Path) -> list[str]:
+    """Take out of the folders what was deleted in images_dir since, with caption and mask; says what it was."""
+    lines = []
+    for job in jobs:
+        for name in job.deleted:
+            stem = folders.folded(Path(name).stem)
+            for path in [*job.path(output).glob("*"), *job.path(output).glob(f"{folders.MASKS}/*")]:
+                if path.is_file() and folders.folded(path.stem) == stem:
+                    target = output / sorted_set.REMOVED / job.word / path.relative_to(job.path(output))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    path.rename(files.free_path(target))
+        if job.deleted:
+            lines.append(_is_removed(job.deleted, output / sorted_set.REMOVED))
+        for emptied in [*job.path(output).glob(folders.MASKS), job.path(output)] if job.deleted else []:
+            with suppress(OSError):  # something else is in it
+                emptied.rmdir()
+    return lines
+
+
+def _record(settings: SortIntoFolders, jobs: list[Job]) -> None:
+    """Remember what was copied and from where. What is moved has no source that could be deleted."""
+    output = Path(settings.output_dir)
+    if settings.action == "move":
+        (output / sorted_set.RECORD).unlink(missing_ok=True)
+        return
+    copies = {(job.word, file.name): (file.source, job.path(output) / file.name) for job in jobs for file in job.files}
+    if copies:
+        sorted_set.write(output, Path(settings.images_dir), copies)
 
 
 def _is_caption(file: folder_sorting.File) -> bool:
@@ -460,15 +519,13 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
 
 
 def block_lines(settings: SortIntoFolders) -> list[str]:
-    """What to set in lora_train_command_line.py."""
+    """What is still to be set in lora_train_command_line.py."""
     path = Path(settings.output_dir).as_posix()
     if Path(settings.images_dir).name == REG:
-        return [f'reg_data_dir = "{path}"']
-    return [
-        f'train_data_dir = "{path}"',
-        f"max_train_epochs = {settings.max_train_epochs}",
-        f"train_batch_size = {settings.train_batch_size}",
-    ]
+        return parameter_block.still_to_set(__file__, {"reg_data_dir": path})
+    epochs, batch = settings.max_train_epochs, settings.train_batch_size
+    wanted = {"train_data_dir": path, "max_train_epochs": epochs, "train_batch_size": batch}
+    return parameter_block.still_to_set(__file__, wanted)
 
 
 class FolderRow(NamedTuple):
@@ -540,6 +597,14 @@ def figures(job: Job, output: Path) -> list[pages.Figure]:
         places = [job.path(output) / name, *(file.source for file in job.files if file.name == name)]
         shown.append(pages.figure_of(next((path for path in places if path.exists()), places[0]), name))
     return shown
+
+
+def _is_removed(names: list[str], place: Path) -> str:
+    return say(
+        f"{plural(len(names), 'image is', 'images are')} no longer in images_dir under this word, so not trained: "
+        f"{folders.some(names)} (moved to {place})",
+        f"{len(names)} 张图片已不在 images_dir 的这个词下，不再参加训练：{folders.some(names)}（已移到 {place}）",
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ trigger_word = None  # trigger word, put before all tags; None: that of lora_tra
 tagger = "auto"             # a WD-style tagger: folder with model.onnx and selected_tags.csv, or a hub name such as "SmilingWolf/wd-swinv2-tagger-v3"; "auto": a local one if there is one; None: folder words and facts of the image only | WD 系标签模型：含 model.onnx 和 selected_tags.csv 的目录，或模型库名称如 "SmilingWolf/wd-swinv2-tagger-v3"；"auto"：有本地的就用；None：只用目录名和图片本身的信息
 general_threshold = 0.35    # confidence threshold for general tags, usually 0.25~0.5; lower gives more tags and more wrong ones | 一般标签的置信度下限，常用 0.25~0.5；越低标签越多，错的也越多
 character_threshold = 0.85  # confidence threshold for character names, usually 0.7~0.9; 1: none | 已知角色名的置信度下限，常用 0.7~0.9；1 表示不要角色名
-existing = "keep"           # images that already have tags: "keep" them, "add" what is missing, or "replace" them (the old ones go to .backup) | 已有标签的图片："keep" 不动，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）
+existing = "keep"           # images that already have tags: "keep" them, with the trigger word put first, "add" what is missing, or "replace" them (the old ones go to .backup) | 已有标签的图片："keep" 保留，只在最前面补上触发词，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）
 exclude_tags = None         # tags that are never written, such as ["signature", "watermark"]; None: none | 不写入的标签，如 ["signature", "watermark"]；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----
@@ -104,6 +104,14 @@ def run(settings: TagImages) -> int:
     )
     notes = list(found.notes)
     images = to_do(found, settings, notes)
+    without = without_word(found, settings)
+    # what is read by a guess of its encoding is not written anew unasked
+    lacking = [image for image in without if settings.trigger_word and image.encoding.startswith("utf-8")]
+    stay = [found.name(image) for image in without if image not in lacking]
+    if lacking:
+        notes.append(_word_is_put_first(settings.trigger_word, [found.name(image) for image in lacking]))
+    if stay:
+        notes.append(_word_is_missing(stay))
     model = find_model(settings) if images else None
     for note in notes:
         log.warning(note)
@@ -116,10 +124,16 @@ def run(settings: TagImages) -> int:
     )
     results = Results({image.path: image.caption for image in found.images if image.caption is not None})
     seconds, name = 0.0, wd.name_of(model) if model else None
-    if images:
+    if images or lacking:
         with Backup(found.folder, "tag_images") as backup:
             try:
-                if model:
+                for image in lacking:
+                    front = front_words(image.path, found.folder, settings)
+                    write_caption(image, new_caption(image, front, [], settings), backup, results)
+                    results.tagged.discard(image.path)
+                if not images:
+                    pass
+                elif model:
                     name = tag(images, found, settings, model, backup, results)
                 else:
                     describe(images, found, settings, backup, results)
@@ -147,7 +161,7 @@ def run(settings: TagImages) -> int:
 def stays(settings: TagImages) -> str:
     """What happens to tags that are there."""
     return {
-        "keep": say("kept as they are", "保持不动"),
+        "keep": say("kept", "保留"),
         "add": say("missing tags are added", "补上缺少的"),
         "replace": say("replaced", "将被替换"),
     }[settings.existing]
@@ -161,13 +175,9 @@ def to_do(found: image_folder.ImageFolder, settings: TagImages, notes: list[str]
     chosen: list[image_folder.CaptionedImage] = []
     owners: dict[str, str] = {}  # caption file -> the image whose it is
     shared: list[str] = []
-    without_word: list[str] = []  # stay as they are, and lack what stands first in all others
     for image in found.images:
         now = captions.first_line(image.caption or "")
         if settings.existing == "keep" and now:
-            front = front_words(image.path, found.folder, settings)
-            if not all(tag_statistics.has_word(now, word) for word in front):
-                without_word.append(found.name(image))
             continue
         if folded(image.caption_path.stem) != folded(image.path.stem):  # of the image it was cut out of
             image = image._replace(caption_path=image.path.with_suffix(image.caption_path.suffix))
@@ -186,16 +196,21 @@ def to_do(found: image_folder.ImageFolder, settings: TagImages, notes: list[str]
                 "两张中的一张改名",
             )
         )
-    if without_word:
-        notes.append(
-            say(
-                f"{plural(len(without_word), 'image keeps', 'images keep')} tags without the trigger word: "
-                f"{folders.some(without_word)}. tools/edit_tags.py can put it first everywhere",
-                f"{len(without_word)} 张图片保持原有标签，其中没有触发词：{folders.some(without_word)}。"
-                "tools/edit_tags.py 可给全部图片加在最前面",
-            )
-        )
     return chosen
+
+
+def without_word(found: image_folder.ImageFolder, settings: TagImages) -> list[image_folder.CaptionedImage]:
+    """The images whose tags are kept and lack what stands first in all others; not those of regularization."""
+    if settings.existing != "keep":
+        return []
+    lacking = []
+    for image in found.images:
+        now = captions.first_line(image.caption or "")
+        is_regularization = image.path.relative_to(found.folder).parts[0] == "reg"
+        front = front_words(image.path, found.folder, settings)
+        if now and not is_regularization and not all(tag_statistics.has_word(now, word) for word in front):
+            lacking.append(image)
+    return lacking
 
 
 def find_model(settings: TagImages) -> Path | None:
@@ -631,6 +646,25 @@ def unsure_images(results: Results) -> list[Path]:
 
 def sureness(probability: float) -> str:
     return say(f"{probability:.0%} sure", f"置信度 {probability:.0%}")
+
+
+# ---- what is said ----
+
+
+def _word_is_put_first(word: str, names: list[str]) -> str:
+    return say(
+        f"`{word}` is put first in {plural(len(names), 'caption')} that had tags without it: {folders.some(names)}",
+        f"{len(names)} 个已有标注文件里没有 `{word}`，已加在最前面：{folders.some(names)}",
+    )
+
+
+def _word_is_missing(names: list[str]) -> str:
+    return say(
+        f"{plural(len(names), 'image keeps', 'images keep')} tags without the trigger word: {folders.some(names)}. "
+        "tools/edit_tags.py can put it first everywhere",
+        f"{len(names)} 张图片保留原有标签，其中没有触发词：{folders.some(names)}。"
+        "tools/edit_tags.py 可给全部图片加在最前面",
+    )
 
 
 if __name__ == "__main__":

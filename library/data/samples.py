@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from library import text_encoding
 from library.contracts import Sample
-from library.data import captions, decoding, image_metadata, masks
+from library.data import captions, decoding, image_metadata, masks, sorted_set
 from library.data.buckets import pixels_of
 from library.data.file_index import facts_of
 from library.data.folders import (
@@ -25,6 +25,7 @@ from library.data.folders import (
     is_file,
     is_folder,
     numbered_folders,
+    repeats_and_text,
     same,
 )
 from library.data.image_names import MASKS, folded, holds_companions, is_image, some, sort_out
@@ -247,6 +248,10 @@ def _read_whole(
             used, folder = _read_entries(folder, place, entries, memory, warnings)
         else:
             used, folder = _read_folder(folder, place, extension, read_captions, lines, memory, problems, warnings)
+        if not folder.is_regularization:
+            used = _without_deleted(folder, used, warnings)
+            captioned = sum(1 for sample in used if sample.caption_path)
+            folder = replace(folder, image_count=len(used), caption_count=captioned)
         if reading.least:
             used = _without_small(folder, used, reading.least, warnings)
             captioned = sum(1 for sample in used if sample.caption_path)
@@ -258,6 +263,20 @@ def _read_whole(
         return []
     folders.append(folder)
     return used
+
+
+def _without_deleted(folder: Folder, samples: list[Sample], warnings: list[str]) -> list[Sample]:
+    """Those that were not deleted in the cleaned set which the folder is a copy of."""
+    record = sorted_set.read(folder.path.parent)
+    meaning = repeats_and_text(folder.path.name)
+    if record is None or meaning is None:
+        return samples
+    word = meaning[1].strip()
+    deleted = [sample.image_path for sample in samples if record.is_deleted(word, sample.image_path.name)]
+    if not deleted:
+        return samples
+    warnings.append(Note(_are_deleted(folder.path, record.images_dir, deleted), topic="pictures", images=deleted))
+    return [sample for sample in samples if sample.image_path not in deleted]
 
 
 def _without_small(folder: Folder, samples: list[Sample], least: int, warnings: list[str]) -> list[Sample]:
@@ -714,4 +733,13 @@ def _two_captions(unread: str, read: str) -> str:
         f". Compare {unread} with {read}, which exists too and is the one that is read: move what you want to keep "
         f"into {read}, then delete {unread}",
         f"。{unread} 与 {read} 同时存在，实际读取的是 {read}：请把要保留的内容并入 {read}，再删除 {unread}",
+    )
+
+
+def _are_deleted(folder: Path, images_dir: Path, images: list[Path]) -> str:
+    names = some([path.name for path in images])
+    return say(
+        f"{folder}: {plural(len(images), 'image was', 'images were')} deleted in {images_dir} since, so not trained: "
+        f"{names}",
+        f"{folder}：{len(images)} 张图片已在 {images_dir} 里删除，不参加训练：{names}",
     )

@@ -372,7 +372,7 @@ def about_words(
         texts = [(image, image.caption or "") for image in statistics.images if image.folder in own]
         without = [image.name for image, text in texts if image.caption is not None and not has_word(text, word)]
         total = sum(statistics.total(folder) for folder in own if folder in statistics.folders)
-        value = "None" if len(words) > 1 else _quoted(word)  # None: each [repeats]_[concept] folder's own word
+        value = _quoted("" if len(words) > 1 else word)  # "": each [repeats]_[concept] folder's own word
         cure = say(
             f'Run edit_tags.py over these folders with trigger_word = {value} and action = "apply"',
             f'请对这些目录运行 edit_tags.py，设 trigger_word = {value}、action = "apply"',

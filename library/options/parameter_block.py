@@ -293,6 +293,21 @@ def main_values(main: Path) -> Given:
     return Given(values, where, [], [])
 
 
+def still_to_set(script: str | Path, wanted: Values) -> list[str]:
+    """The lines that lora_train_command_line.py still lacks, so that it trains what a script of tools/ made."""
+    main = main_of(script)
+    known = shared.of_main(main_values(main))
+    return [
+        f"{name} = {literal(value)}"
+        for name, value in wanted.items()
+        if (
+            os.path.realpath(main.parent / value) != os.path.realpath(main.parent / str(known[name]))
+            if OPTIONS[name].path
+            else value != known[name]
+        )
+    ]
+
+
 def run_tool(
     script: str | Path,
     variables: Values,

@@ -33,9 +33,7 @@ def filled(values: Values, where: Where, declared: AnyDeclared, main: Given, fol
         folder: where that file lies: its relative paths are taken from there.
     """
     values, where = dict(values), dict(where)
-    known = {name: option.in_script for name, option in OPTIONS.items()} | main.values
-    if known["train_data_dir"] == AUTO:  # the miniature's own set is not what the scripts work on
-        known["train_data_dir"] = "{output_dir}/train".format_map(known)
+    known = of_main(main)
     told: dict[str, str] = {}
     for name, option in declared.options.items():
         if option.shared is None or values.get(name) is not None:
@@ -53,6 +51,15 @@ def filled(values: Values, where: Where, declared: AnyDeclared, main: Given, fol
             told[source] = f"{say(*LABELS[source])} {_short(value, folder)}"
     heading = say("from lora_train_command_line.py: ", "取自 lora_train_command_line.py：")
     return values, where, heading + say(", ", "，").join(told[name] for name in LABELS if name in told) if told else ""
+
+
+def of_main(main: Given) -> Values:
+    """All values of the main block, with "auto" folders as the scripts in tools/ make them."""
+    known = {name: option.in_script for name, option in OPTIONS.items()} | main.values
+    for name, folder in (("train_data_dir", "train"), ("reg_data_dir", "reg")):
+        if known[name] == AUTO:  # the miniature's own set is not what the scripts work on
+            known[name] = f"{known['output_dir']}/{folder}"
+    return known
 
 
 def _value(source: str | tuple[str, ...], known: Values) -> Any:  # of whichever option

@@ -158,8 +158,8 @@ class TagImages(Tool):
         english="confidence threshold for character names, usually 0.7~0.9; 1: none",
         chinese="已知角色名的置信度下限，常用 0.7~0.9；1 表示不要角色名")
     existing: str = option("often", "keep", choices=("keep", "add", "replace"),
-        english='images that already have tags: "keep" them, "add" what is missing, or "replace" them (the old ones go to .backup)',
-        chinese='已有标签的图片："keep" 不动，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）')
+        english='images that already have tags: "keep" them, with the trigger word put first, "add" what is missing, or "replace" them (the old ones go to .backup)',
+        chinese='已有标签的图片："keep" 保留，只在最前面补上触发词，"add" 补上缺少的，"replace" 换掉（旧的存入 .backup）')
     exclude_tags: list[str] | None = option("often", None,
         english='tags that are never written, such as ["signature", "watermark"]; None: none',
         chinese='不写入的标签，如 ["signature", "watermark"]；None 表示没有')

@@ -50,7 +50,7 @@ def files(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and ".backup" not in path.parts and path.suffix != ".html"
+        if path.is_file() and ".backup" not in path.parts and path.suffix != ".html" and path.name != ".sorted.json"
     }
 
 
@@ -136,13 +136,56 @@ def test_what_is_there_with_other_content_is_never_written_over_unasked(image_fo
     before = files(image_folder.parent)
     with pytest.raises(UserError) as caught:
         run(image_folder, repeats=8)
-    assert "2 files differ from images_dir: a.txt, b.txt. Set overwrite = True" in str(caught.value)
+    assert "1 file differs from images_dir: a.txt. Set overwrite = True" in str(caught.value)
     assert files(image_folder.parent) == before
     assert "2 files copied" in run(image_folder, capsys, repeats=6, overwrite=True)
     assert (made / "b.txt").read_text(encoding="utf-8") == "mytag, edited here"
     kept = {path.read_text(encoding="utf-8") for path in (image_folder.parent / "train" / ".backup").rglob("*.txt")}
     assert "edited there" in kept
     assert "Nothing to do" in run(image_folder, capsys, repeats=6, overwrite=True)
+
+
+def test_a_caption_edited_in_the_cleaned_set_takes_the_place_of_its_copy(image_folder, capsys):
+    run(image_folder, repeats=6)
+    (image_folder / "b.txt").write_text("mytag, edited here", encoding="utf-8")
+    assert "1 files copied" in run(image_folder, capsys, repeats=6)
+    train = image_folder.parent / "train"
+    assert (train / "6_mytag" / "b.txt").read_text(encoding="utf-8") == "mytag, edited here"
+    assert len(list((train / ".backup").rglob("*.txt"))) == 1
+    assert "Nothing to do" in run(image_folder, capsys, repeats=6)
+
+
+def test_an_image_deleted_in_the_cleaned_set_is_trained_no_longer(image_folder, capsys):
+    train = image_folder.parent / "train"
+    run(image_folder, repeats=6)
+    draw(train / "6_mytag", ["old.png"])  # somebody's own
+    (image_folder / "a.png").unlink()
+    found = samples.find_samples(train)  # also before it is sorted again
+    assert "a.png" not in {sample.image_path.name for sample in found.train}
+    assert len(found.train) == found.folders[0].image_count == 6
+    assert any("1 image was deleted in" in line and "a.png" in line for line in found.warnings)
+    said = run(image_folder, capsys, repeats=6)
+    assert "1 image is no longer in images_dir under this word, so not trained: a.png" in said
+    assert not list((train / "6_mytag").rglob("a.*"))
+    assert {path.name for path in (train / ".removed" / "mytag").iterdir()} == {"a.png", "a.txt", "masks"}
+    assert len(samples.find_samples(train).train) == 6
+
+
+def test_a_cleaned_set_that_is_gone_as_a_whole_takes_nothing_out(image_folder):
+    run(image_folder, repeats=6)
+    image_folder.rename(image_folder.parent / "elsewhere")
+    assert len(samples.find_samples(image_folder.parent / "train").train) == 6
+    (image_folder.parent / "elsewhere").rename(image_folder)
+    run(image_folder, repeats=6, action="move")
+    assert len(samples.find_samples(image_folder.parent / "train").train) == 6
+
+
+def test_another_trigger_word_takes_the_copies_along(image_folder):
+    run(image_folder, repeats=6)
+    run(image_folder, repeats=6, concept="ohwx", sub_folders="together")
+    train = image_folder.parent / "train"
+    assert [path.name for path in train.iterdir() if path.is_dir() and path.name[0] != "."] == ["6_ohwx"]
+    assert len(list((train / "6_ohwx").glob("*.png"))) == 6
 
 
 def test_images_there_that_come_from_elsewhere_are_named_and_counted(image_folder, capsys):
@@ -163,7 +206,8 @@ def test_sub_folders_become_concepts_or_not(tmp_path, capsys):
     draw(folder / "手机", ["1.png"], "mytag, sitting")
     draw(folder, ["1.png"], "mytag")
     run(folder, capsys)
-    assert {name.split("/")[0].partition("_")[2] for name in files(tmp_path / "train")} == {"catty", "doggo", "mytag"}
+    made = {name.split("/")[0].partition("_")[2] for name in files(tmp_path / "train")}
+    assert made == {"catty", "doggo", "mytag"}
     assert (tmp_path / "train" / "8_doggo" / "1.png").exists()  # keeps its number
     run(folder, sub_folders="concepts", output_dir=str(tmp_path / "each"))
     assert {path.name.partition("_")[2] for path in (tmp_path / "each").iterdir() if path.is_dir()} == {

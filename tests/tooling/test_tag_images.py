@@ -131,15 +131,27 @@ GBK = "角色, Long_Hair,".encode("gb18030")
 
 
 def test_kept_captions_stay_to_the_byte(run, images, model):
-    written = {"red.txt": GBK, "teal.txt": b"\xef\xbb\xbfsmile\r\nmore\r\n"}
+    written = {"red.txt": GBK, "teal.txt": b"\xef\xbb\xbfmytag, smile\r\nmore\r\n"}
     for name, data in written.items():
         (images / name).write_bytes(data)
     (images / "深 蓝.txt").write_bytes(b" \n")  # holds nothing
     said = run(tagger=model)
-    assert "2 with tags already (kept as they are)" in said
-    assert "2 images keep tags without the trigger word: red.png, teal.jpg." in said
+    assert "2 with tags already (kept)" in said
+    assert "1 image keeps tags without the trigger word: red.png." in said
     assert {name: (images / name).read_bytes() for name in written} == written
     assert caption(images / "深 蓝.webp") == expected(images / "深 蓝.webp")
+
+
+def test_kept_captions_get_the_trigger_word_and_it_can_be_undone(run, images, model):
+    """A photo's own caption file must not lead into "missing in the captions" of the next script."""
+    (images / "red.txt").write_bytes(b"smile, Long_Hair\nsecond line\n")
+    (images / "teal.txt").write_text("a photo of mytag in the rain", encoding="utf-8")
+    said = run(tagger=model)
+    assert "`mytag` is put first in 1 caption that had tags without it: red.png" in said
+    assert (images / "red.txt").read_text(encoding="utf-8").splitlines()[0] == "mytag, smile, Long_Hair"
+    assert caption(images / "teal.jpg") == "a photo of mytag in the rain"
+    assert "is put first" not in run(tagger=model)
+    undo(images)
 
 
 def test_add_adds_what_is_missing_and_replace_replaces_and_both_can_be_undone(run, images, model):
