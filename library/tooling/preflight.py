@@ -25,7 +25,7 @@ from library.reporting.findings import Finding, of_line
 from library.training.dataset_findings import of_set, statistics_of
 from library.training.prepare import find_set, read_start
 from library.training.resolve import plan_data, settings_of
-from library.training.resuming import changes_since, find_state, fingerprint_of_data
+from library.training.resuming import changes_since, find_state, fingerprint_of_data, position_in
 from library.training.run import Run
 
 if TYPE_CHECKING:
@@ -491,6 +491,8 @@ def examine_state(examination: Examination, run: Run) -> None:
             text = " ".join([heading, *map(str.strip, changes)])
             examination.findings.append(Finding("red", "parameters", text, cure.strip()))
             return
+        if config.resume != "auto":
+            position_in(run.plan, state, config)
         text = say(
             f"{state.facts['name']} was stopped after step {state.position.global_step}: the next start continues "
             "there",

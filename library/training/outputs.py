@@ -224,9 +224,9 @@ def take_over_log(run: Run, path: Path) -> None:
     What it tells of later steps is cut when it is opened.
     """
     state = run.state
-    if state is None or run.position != state.position or run.settings.resume in (None, "auto", "new"):
+    if state is None or run.goes_on or run.position != state.position:
         return
-    earlier = Path(run.settings.resume).parent / f"{state.facts['name']}.run.jsonl"
+    earlier = Path(run.settings.resume or "").parent / f"{state.facts['name']}.run.jsonl"
     is_beside = earlier.parent.resolve() == run.output_dir.resolve()  # else its images would be missing in the report
     if is_beside and earlier.is_file() and not path.exists():
         shutil.copyfile(earlier, path)

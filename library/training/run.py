@@ -72,6 +72,14 @@ class Run:
     def output_dir(self) -> Path:
         return Path(self.settings.output_dir)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is the run of its state, under its name and in its folder; else that state only begins it."""
+        if self.state is None or self.state.facts["name"] != self.name:
+            return False
+        resume = self.settings.resume or ""
+        return resume == "auto" or Path(resume).resolve().parent == self.output_dir.resolve()
+
     def note(self, line: str) -> None:
         """Say what the user should know of, and keep it."""
         self.notes.append(line)

@@ -61,7 +61,7 @@ class Saver:
         from library.data import plan
         from library.storage import lora_file
 
-        before = run.state.facts if run.state else {}
+        before = run.state.facts if run.state and run.goes_on else {}
         self.run, self.training, self.stop = run, training, stop
         self.session_id = before.get("session_id", secrets.randbelow(2**32))
         self.started_at = before.get("started_at", time.time())

@@ -185,6 +185,8 @@ def test_a_finished_runs_files_stay_and_an_added_image_is_trained_to_the_end(run
     options = T0 | dict(save_every_n_epochs=1, save_state=True)
     out = run(train_data_dir=images(4), **options)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with safe_open(out / "it.safetensors", "pt") as file:
+        first_session = file.metadata()["ss_session_id"]
     capsys.readouterr()
     run(train_data_dir=images(5), resume=str(out / "it-000001-state"), **T0)
     said = capsys.readouterr().out
@@ -193,6 +195,7 @@ def test_a_finished_runs_files_stay_and_an_added_image_is_trained_to_the_end(run
     assert list(rates_of(out, "it-2")) == list(range(9, 17))
     with safe_open(out / "it-2.safetensors", "pt") as file:
         assert file.metadata()["ss_steps"] == "16"
+        assert file.metadata()["ss_session_id"] != first_session
     assert {path: path.read_bytes() for path in before} == before
 
 
