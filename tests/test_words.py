@@ -3,6 +3,7 @@
 What people read speaks the language of this field. One row is what stood there once; what to write is beside it.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,30 @@ def test_the_reader_is_addressed_politely():
     assert not [
         str(path.relative_to(ROOT)) for path, text in texts.items() if "你" in text and "laboratory" not in str(path)
     ]
+
+
+COUNTED = re.compile(
+    r"\{(?:len\([^{}]*\)|\w*(?:count|total|number|steps|epochs)\w*)(?::,)?\} "
+    r"(?:images|layers|captions|files|tags|steps|epochs|folders|samples|times|LoRAs|presets|values|blocks)\b"
+)
+NEVER_ONE = (
+    "more than a concept",
+    "one is expected",
+    "Give each LoRA one",
+    "table.names",
+    "when_en",
+    "of {block_count}",
+    "> 1",
+)
+
+
+def test_what_is_counted_agrees_with_its_number():
+    """ "1 images": `plural(count, "image")` says both."""
+    lines = {
+        f"{path.name}:{number}": line
+        for path in SOURCES
+        if path.suffix == ".py" and path.parent != ROOT / "tests" and "tests" not in path.parts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if COUNTED.search(line) and not any(words in line for words in NEVER_ONE)
+    }
+    assert {place: line.strip() for place, line in lines.items() if "benchmark" not in place} == {}

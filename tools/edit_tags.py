@@ -276,7 +276,7 @@ def applied(settings: EditTags, changes: list[Change]) -> None:
             count = f"{kept.count:,} / {len(to_write):,}"
             log.info(
                 say(
-                    f'stopped: {count} files written. Run it again to continue, or set action = "undo"',
+                    f'stopped: {plural(count, "file")} written. Run it again to continue, or set action = "undo"',
                     f'已停止：写入了 {count} 个文件。再次运行会接着做，要撤销请设 action = "undo"',
                 )
             )
@@ -320,7 +320,7 @@ def totals(changes: list[Change]) -> list[str]:
     captioned = sum(one.before is not None for one in changes)
     lines = [
         say(
-            f"{len(changes):,} images, {captioned:,} with a caption",
+            f"{plural(len(changes), 'image')}, {captioned:,} with a caption",
             f"{len(changes):,} 张图片，{captioned:,} 张有标注",
         )
     ]

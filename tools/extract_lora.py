@@ -132,7 +132,11 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, provenance
         lora_files.PROVENANCE: provenance,
     }
     lora_files.save(target, made.tensors, entries)
-    log.info(say(f"{len(made.layers)} layers of {', '.join(parts)}", f"{'、'.join(parts)} 共 {len(made.layers)} 层"))
+    log.info(
+        say(
+            f"{plural(len(made.layers), 'layer')} of {', '.join(parts)}", f"{'、'.join(parts)} 共 {len(made.layers)} 层"
+        )
+    )
     if same:
         log.info(_same_in_both(same))
     log.info(made.kept())
@@ -181,7 +185,7 @@ def refuse_other_shapes(infos: list, pair: list) -> None:
     if odd:
         raise UserError(
             say(
-                f"{infos[0].path} and {infos[1].path}: {len(odd)} layers are not in both or differ in shape, such as "
+                f"{infos[0].path} and {infos[1].path}: {plural(len(odd), 'layer is', 'layers are')} not in both or differ in shape, such as "
                 f"{min(odd)}. One of the models was changed in its structure",
                 f"{infos[0].path} 与 {infos[1].path}：有 {len(odd)} 层不同时存在或形状不同，如 {min(odd)}。"
                 "其中一个模型的结构被改动过",

@@ -564,8 +564,9 @@ def rule_lines(job: Job) -> list[Note]:
     lines.append(
         Note(
             say(
-                f"total: {train} training samples, {reg} of regularization; an epoch uses {len(uses)} of "
-                f"{len(job.images)} regularization images, {often} times each, {samples} samples"
+                f"total: {plural(train, 'training sample')}, {reg} of regularization; an epoch uses {len(uses)} of "
+                f"{plural(len(job.images), 'regularization image')}, {often} {'time' if often == '1' else 'times'} each, "
+                f"{plural(samples, 'sample')}"
                 + ("; the others rotate in over the next epochs" if len(uses) < len(job.images) else ""),
                 f"合计：训练样本 {train} 个，正则化样本 {reg} 个；每轮使用 {len(job.images)} 张正则化图片中的 "
                 f"{len(uses)} 张，每张 {often} 次，共 {samples} 个样本"

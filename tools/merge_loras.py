@@ -40,7 +40,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.files import free_path
-from library.messages import UserError, log, say
+from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MergeLoras
 
@@ -129,7 +129,7 @@ def into_one(settings: MergeLoras, files: list, target: Path, provenance: str) -
     numbers, ranks = str(dtype).removeprefix("torch."), [layer.rank for layer in made.layers.values()]
     log.info(
         say(
-            f"{len(files)} LoRAs, {len(parts)} layers, rank {span(ranks)}, {numbers}",
+            f"{plural(len(files), 'LoRA')}, {plural(len(parts), 'layer')}, rank {span(ranks)}, {numbers}",
             f"{len(files)} 个 LoRA，{len(parts)} 层，秩 {span(ranks)}，{numbers}",
         )
     )
@@ -155,7 +155,7 @@ def refuse_other_shapes(files: list, parts: dict[str, list]) -> None:
         shapes = " / ".join(str(factors.shape()) for factors, _ in parts[odd[0]])
         raise UserError(
             say(
-                f"{len(odd)} layers have different shapes in the files, such as {odd[0]} ({shapes}): they are made for "
+                f"{plural(len(odd), 'layer has', 'layers have')} different shapes in the files, such as {odd[0]} ({shapes}): they are made for "
                 "different base models and cannot be merged",
                 f"有 {len(odd)} 层在各文件中形状不同，如 {odd[0]}（{shapes}）：它们对应不同的底模，不能合并",
             )
@@ -232,12 +232,12 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
         )  # fmt: skip
     log.info(
         say(
-            f"{len(files)} LoRAs into {len(changes)} layers; everything else is as it was",
+            f"{plural(len(files), 'LoRA')} into {plural(len(changes), 'layer')}; everything else is as it was",
             f"{len(files)} 个 LoRA 合并进 {len(changes)} 层，其余部分保持原样",
         )
         if settings.save_precision is None
         else say(
-            f"{len(files)} LoRAs into {len(changes)} layers; all numbers as {settings.save_precision}",
+            f"{plural(len(files), 'LoRA')} into {plural(len(changes), 'layer')}; all numbers as {settings.save_precision}",
             f"{len(files)} 个 LoRA 合并进 {len(changes)} 层，全部以 {settings.save_precision} 保存",
         )
     )

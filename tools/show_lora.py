@@ -37,7 +37,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library.contracts import FamilyFacts
-from library.messages import UserError, log, say
+from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ShowLora
 from library.reporting import findings, pages
@@ -228,7 +228,7 @@ def judge(shown: LoraSummary, tensors: dict, broken: list, factors: dict, names:
         find((
             "amber",
             say(
-                f"{len(zero)} of {len(factors)} layers add zero, such as {zero[0]}",
+                f"{len(zero)} of {plural(len(factors), 'layer')} {'adds' if len(zero) == 1 else 'add'} zero, such as {zero[0]}",
                 f"{len(factors)} 层中有 {len(zero)} 层的更新量是 0，如 {zero[0]}",
             ),
             "",
@@ -250,7 +250,7 @@ def judge(shown: LoraSummary, tensors: dict, broken: list, factors: dict, names:
         find((
             "red",
             say(
-                f"{len(strange)} of {len(names)} layers are in no {shown.line or 'such'} model, such as {strange[0]}",
+                f"{len(strange)} of {plural(len(names), 'layer')} {'is' if len(strange) == 1 else 'are'} in no {shown.line or 'such'} model, such as {strange[0]}",
                 f"{len(names)} 层中有 {len(strange)} 层不存在于 {shown.line or '该'} 模型，如 {strange[0]}",
             ),
             say(
@@ -294,7 +294,7 @@ def read_by(shown: LoraSummary) -> list[str]:
             count = len(reading.names)
             lines.append(
                 say(
-                    f"{program}: {count} layers are lost, such as {reading.names[0]}",
+                    f"{program}: {plural(count, 'layer is', 'layers are')} lost, such as {reading.names[0]}",
                     f"{program}：有 {count} 层读不到，如 {reading.names[0]}",
                 )
             )
@@ -327,7 +327,7 @@ def lines_of(shown: LoraSummary) -> list[str]:
     lines = [f"{shown.path}: {kind}, {line}, {shown.numbers}, {lora_files.size(shown.path)}"]
     lines += [f"  {name}{say(': ', '：')}{shorten(value)}" for name, value in facts_of(shown).items()]
     for part, count, rank, alpha in group_rows(shown):
-        english = f"{part}: {count} layers, rank {rank}, alpha {alpha}"
+        english = f"{part}: {plural(count, 'layer')}, rank {rank}, alpha {alpha}"
         lines.append("  " + say(english, f"{part}：{count} 层，秩 {rank}，alpha {alpha}"))
     if shown.norms:
         norms = "  ".join(f"{name} {norm}" for name, _, norm, _ in norm_rows(shown))

@@ -336,7 +336,9 @@ def done(settings: SortIntoFolders, jobs: list[Job], gone: list[Job]) -> list[st
         raise Stopped from None
     words = {"copy": ("copied", "复制"), "move": ("moved", "移动"), "link": ("linked", "链接")}[settings.action]
     if count:
-        lines.append(say(f"{count:,} files {words[0]} to {output}", f"{words[1]}了 {count:,} 个文件到 {output}"))
+        lines.append(
+            say(f"{plural(count, 'file')} {words[0]} to {output}", f"{words[1]}了 {count:,} 个文件到 {output}")
+        )
     return lines or [say("Nothing to do: everything is up to date.", "无需处理：都已是最新")]
 
 
@@ -476,7 +478,7 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         lines.append(
             say(
                 f"{job.repeats}_{job.word}: {plural(len(job.names), 'image')} x {plural(job.repeats, 'repeat')} x "
-                f"{plural(epochs, 'epoch')} / batch of {batch} = about {steps:,} steps",
+                f"{plural(epochs, 'epoch')} / batch of {batch} = about {plural(steps, 'step')}",
                 f"{job.repeats}_{job.word}：{len(job.names):,} 张 x 重复 {job.repeats} 次 x {epochs} 轮 / 每批 {batch} 张 "
                 f"= 约 {steps:,} 步",
             )
@@ -486,7 +488,7 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
     if Path(settings.images_dir).name == REG:
         lines.append(
             say(
-                f"regularization: {samples:,} samples an epoch; keep training repeats x training images at least "
+                f"regularization: {plural(samples, 'sample')} an epoch; keep training repeats x training images at least "
                 "that high",
                 f"正则化：每轮 {samples:,} 个样本；请让 训练重复次数 x 训练图片数 不小于它",
             )
@@ -494,7 +496,7 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         return lines
     lines.append(
         say(
-            f"about {steps:,} steps in total, target {settings.target_steps:,}; training batches by bucket, which "
+            f"about {plural(steps, 'step')} in total, target {settings.target_steps:,}; training batches by bucket, which "
             "adds a few, and prints the exact number at the start",
             f"合计约 {steps:,} 步，目标 {settings.target_steps:,} 步；训练按桶分批，会略多一些，开始前会给出准确数字",
         )

@@ -591,7 +591,7 @@ def settings_line(job: Job, seed: int) -> str:
         say(f"seed {seed}", f"种子 {seed}"),
         f"{job.size[0]}x{job.size[1]}",
         settings.sampler,
-        say(f"{settings.steps} steps", f"{settings.steps} 步"),
+        say(plural(settings.steps, "step"), f"{settings.steps} 步"),
         f"CFG {settings.guidance_scale:g}",
         job.info.path.name,
     ]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from library.contracts import BlockLayout, Target
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.options.training import Config
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def read_blocks(config: Config, layout: BlockLayout) -> tuple[Blocks, list[str]]
         if values is not None and len(values) != layout.count:
             problems.append(
                 say(
-                    f"{name} has {len(values)} values; this base model has {layout.count} blocks: {_told(layout)}",
+                    f"{name} has {plural(len(values), 'value')}; this base model has {layout.count} blocks: "
+                    f"{_told(layout)}",
                     f"{name} 有 {len(values)} 个值；此底模有 {layout.count} 块：{_told(layout)}",
                 )
             )
@@ -135,7 +136,7 @@ def read_blocks(config: Config, layout: BlockLayout) -> tuple[Blocks, list[str]]
             )
             notes.append(
                 say(
-                    f"{name} has {len(given)} values for {count} blocks: {what_en}",
+                    f"{name} has {plural(len(given), 'value')} for {plural(count, 'block')}: {what_en}",
                     f"{name} 有 {len(given)} 个值，应为 {count} 个：{what_zh}",
                 )
             )

@@ -516,7 +516,9 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
     )
     return [
         say(
-            f"regularization: {len(reg_uses)} of {total} images per epoch, {times} times each, {sum(reg_uses)} samples"
+            f"regularization: {len(reg_uses)} of {plural(total, 'image')} per epoch, {times} "
+            f"{'time' if times == '1' else 'times'} each, "
+            f"{plural(sum(reg_uses), 'sample')}"
             f"{turns}; {captions_used} (reg_captions = {found.reg_captions})",
             f"正则化图片：每轮使用 {total} 张中的 {len(reg_uses)} 张，每张 {times} 次，共 {sum(reg_uses)} 个样本"
             f"{turns}；{captions_used}（reg_captions = {found.reg_captions}）",
@@ -532,7 +534,9 @@ def _mask_lines(found: Found) -> list[str]:
     mean = sum(shares) / len(shares)
     return [
         say(
-            f"masks: {len(shares)} of {len(images)} images have one; on average {mean:.0%} of their area is trained",
+            f"masks: {len(shares)} of {plural(len(images), 'image')} {'has' if len(shares) == 1 else 'have'} one; on "
+            "average "
+            f"{mean:.0%} of their area is trained",
             f"蒙版：{len(images)} 张图片中有 {len(shares)} 张带蒙版，平均学习其面积的 {mean:.0%}",
         )
     ]
@@ -550,7 +554,9 @@ def _validation_lines(found: Found, config: Config) -> list[str]:
             )
         ]
     epochs, steps = config.validate_every_n_epochs or 1, config.validate_every_n_steps
-    when_en = ["every epoch" if epochs == 1 else f"every {epochs} epochs"] + ([f"every {steps} steps"] if steps else [])
+    when_en = ["every epoch" if epochs == 1 else f"every {epochs} epochs"] + (
+        [f"every {plural(steps, 'step')}"] if steps else []
+    )
     when_zh = ["每轮" if epochs == 1 else f"每 {epochs} 轮"] + ([f"每 {steps} 步"] if steps else [])
     count, source = len(found.validation), "validation_data_dir" if config.validation_data_dir else "validation_split"
     return [

@@ -323,7 +323,9 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
             Advice(
                 "amber",
                 say(
-                    f"{len(bare)} of {total} images have no tags besides the trigger word: {names}",
+                    f"{len(bare)} of {plural(total, 'image')} {'has' if len(bare) == 1 else 'have'} no tags besides "
+                    "the "
+                    f"trigger word: {names}",
                     f"{total} 张图片中有 {len(bare)} 张除触发词外没有标签：{names}",
                 ),
                 say(
@@ -338,7 +340,8 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
             Advice(
                 "amber",
                 say(
-                    f"{len(chinese)} captions contain Chinese commas, which don't separate tags: {some(chinese)}",
+                    f"{plural(len(chinese), 'caption contains', 'captions contain')} Chinese commas, which don't "
+                    f"separate tags: {some(chinese)}",
                     f"{len(chinese)} 个标注文件含中文逗号，不能分隔标签：{some(chinese)}",
                 ),
                 say(
@@ -353,7 +356,8 @@ def _about_captions(statistics: TagStatistics, words: Mapping[str, str | None]) 
             Advice(
                 "green",
                 say(
-                    f"{len(sentences)} captions look like sentences: {some(sentences)}. Only comma-separated tags "
+                    f"{plural(len(sentences), 'caption looks like a sentence', 'captions look like sentences')}: "
+                    f"{some(sentences)}. Only comma-separated tags "
                     "are counted here",
                     f"{len(sentences)} 个标注文件像是句子：{some(sentences)}。这里只统计逗号分隔的部分",
                 ),
@@ -379,13 +383,13 @@ def about_words(
         )
         if without and len(without) == total:
             text = say(
-                f"`{word}` is in none of the {total} captions: nothing would be learned for it",
+                f"`{word}` is in none of the {plural(total, 'caption')}: nothing would be learned for it",
                 f"{total} 个标注文件里都没有 `{word}`：什么都不会学到这个词上",
             )
             found.append(Advice("red", text, cure, (word,)))
         elif without:
             text = say(
-                f"`{word}` is missing in {len(without)} of {total} captions: {some(without)}",
+                f"`{word}` is missing in {len(without)} of {plural(total, 'caption')}: {some(without)}",
                 f"{total} 个标注文件中有 {len(without)} 个缺少 `{word}`：{some(without)}",
             )
             found.append(Advice("red", text, cure, (word,)))
@@ -515,7 +519,7 @@ def _inseparable(statistics: TagStatistics, folder: str, tags: list[Tag]) -> Ite
         return
     start, start_zh = _place(statistics, folder)
     listed = say("; ", "；").join(
-        f"{_listed(group)}{say(f' ({len_of} images)', f'（{len_of} 张）')}"
+        _listed(group) + say(f" ({plural(len_of, 'image')})", f"（{len_of} 张）")
         for group in together[:SHOWN]
         for len_of in [statistics.count(group[0], folder)]
     )
@@ -616,7 +620,8 @@ def _about_lengths(statistics: TagStatistics, token_counts: Callable[[list[str]]
         Advice(
             "amber",
             say(
-                f"{len(long):,} captions have more than the {TOKEN_LIMITS[0]} tokens that are read by default: {names}",
+                f"{plural(len(long), 'caption has', 'captions have')} more than the {TOKEN_LIMITS[0]} tokens that are "
+                f"read by default: {names}",
                 f"{len(long):,} 个标注文件超过默认读取的 {TOKEN_LIMITS[0]} 个 token：{names}",
             ),
             cure,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from library.contracts import FamilyFacts, Target
 from library.lora_files.factors import Factors, canonical, some
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 
 
 class Strength(NamedTuple):
@@ -69,7 +69,8 @@ def _misfit(
     if strange:
         told.append(
             say(
-                f"{len(strange)} of its {count} layers are not in this base model: {some(strange)}",
+                f"{len(strange)} of its {plural(count, 'layer')} {'is' if len(strange) == 1 else 'are'} not in this "
+                f"base model: {some(strange)}",
                 f"它的 {count} 层中有 {len(strange)} 层在底模里不存在：{some(strange)}",
             )
         )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.optim.optimizers import Settings
 
 POLYNOMIAL_END = 1e-7  # learning rate at which "polynomial" ends
@@ -147,7 +147,8 @@ def build(
     if warmup_steps + decay_steps > step_count:
         raise UserError(
             say(
-                f"lr_warmup_steps = {warmup} and lr_decay_steps = {decay} are more than the {step_count} steps of the "
+                f"lr_warmup_steps = {warmup} and lr_decay_steps = {decay} are more than the "
+                f"{plural(step_count, 'step')} of the "
                 "run. Lower one of them.",
                 f"lr_warmup_steps = {warmup} 与 lr_decay_steps = {decay} 之和超过总步数 {step_count}，请调小其中一个。",
             )
@@ -223,7 +224,8 @@ def step_count_of(option: str, value: int | float | str, step_count: int) -> int
     if steps >= step_count:
         raise UserError(
             say(
-                f"{option} = {value} ({steps} steps) is not less than the {step_count} steps of the whole run: "
+                f"{option} = {value} ({plural(steps, 'step')}) is not less than the {plural(step_count, 'step')} of "
+                "the run: "
                 "the learning rate would never reach its value. Lower it, or train longer.",
                 f"{option} = {value}（{steps} 步）不小于总步数 {step_count}，学习率永远达不到设定值。"
                 "请调小，或训练更久。",

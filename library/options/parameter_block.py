@@ -16,7 +16,7 @@ from pathlib import Path, PureWindowsPath
 from warnings import catch_warnings
 
 from library import files
-from library.messages import UserError, exit_code, log, say
+from library.messages import UserError, exit_code, log, plural, say
 from library.options import config_files, sd_scripts, shared, subject_presets
 from library.options.checks import ConfigError, check, check_tool, choose_language, is_delivered, place
 from library.options.declaration import (
@@ -418,7 +418,9 @@ def _run_queue(given: Given, folder: Path, train: Train) -> int:
         except OSError as error:  # it is trained all the same, and the next ones should be
             log.error(_stays_in_the_queue(preset, done, error))
     trained = len(presets) - len(failed)
-    log.info(say(f"{trained} of {len(presets)} presets trained", f"{len(presets)} 个预设中完成了 {trained} 个"))
+    log.info(
+        say(f"{trained} of {plural(len(presets), 'preset')} trained", f"{len(presets)} 个预设中完成了 {trained} 个")
+    )
     if failed:
         listed = ", ".join(failed)
         log.error(say(f"not trained: {listed}", f"未完成：{listed}"))

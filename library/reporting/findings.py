@@ -112,10 +112,11 @@ def steps(step_count: int, epoch_count: int, views: int, by_epochs: bool) -> Ite
         views: how often a training image is seen in all, on average.
         by_epochs: whether max_train_epochs decides, and not max_train_steps.
     """
+    seen = f"each image is seen about {plural(views, 'time')}" if views else "not even each image is seen"
+    seen_zh = f"每张图约看 {views} 次" if views else "连每张图看一次都不到"
     text = say(
-        f"{plural(step_count, 'step')} in {plural(epoch_count, 'epoch')}, each image is seen about "
-        f"{plural(views, 'time')}",
-        f"{epoch_count} 轮共 {step_count:,} 步，每张图约看 {views} 次",
+        f"{plural(step_count, 'step')} in {plural(epoch_count, 'epoch')}, {seen}",
+        f"{epoch_count} 轮共 {step_count:,} 步，{seen_zh}",
     )
     if FEW_STEPS <= step_count <= MANY_STEPS:
         yield Finding("green", "parameters", text)
@@ -254,7 +255,9 @@ def image_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
                 ),
             )
         else:
-            yield Finding("green", "pictures", say(f"{folder}: {number} images", f"{folder}：{number} 张图片"))
+            yield Finding(
+                "green", "pictures", say(f"{folder}: {plural(number, 'image')}", f"{folder}：{number} 张图片")
+            )
 
 
 def small_buckets(images: Mapping[tuple[int, int], Sequence[Path]], batch_size: int) -> Iterator[Finding]:
@@ -535,7 +538,8 @@ def regularization_rule(train: Sequence[tuple[str, int, int]], reg: Sequence[tup
             "green",
             "regularization",
             say(
-                f"{numbers}: an epoch uses {len(uses)} of {plural(reg_count, 'image')}, {each} times each",
+                f"{numbers}: an epoch uses {len(uses)} of {plural(reg_count, 'image')}, {each} "
+                f"{'time' if each == '1' else 'times'} each",
                 f"{numbers}：每轮使用 {reg_count} 张中的 {len(uses)} 张，每张 {each} 次",
             ),
         )

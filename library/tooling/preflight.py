@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from library.contracts import Fit, Sample
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.options.declaration import PROJECT, Given, Values, Where
 from library.options.training import Config
 from library.reporting import findings as doctor
@@ -143,7 +143,10 @@ def examine_parameters(examination: Examination, script: Path) -> set[str]:
     examination.note(result.problems, "parameters", "red")
     examination.note(notices + result.warnings, "parameters")
     if not result.problems:
-        text = say(f"{script.name}: all {len(values)} values are valid", f"{script.name}：{len(values)} 个参数都有效")
+        text = say(
+            f"{script.name}: {plural(len(values), 'value is', 'values are')} valid",
+            f"{script.name}：{len(values)} 个参数都有效",
+        )
         examination.findings.append(Finding("green", "parameters", text))
     if examination.config.multi_run_folder:
         examine_queue(examination, values, where, script)
@@ -171,7 +174,8 @@ def examine_queue(examination: Examination, values: Values, where: Where, script
             lines = [line if line.startswith(preset.name) else f"{preset.name}: {line}" for line in result.problems]
             examination.note(lines, "parameters", "red")
     text = say(
-        f"multi_run_folder: {len(presets)} presets are trained one after another; images and machine are checked "
+        f"multi_run_folder: {plural(len(presets), 'preset is', 'presets are')} trained one after another; images and "
+        "machine are checked "
         "with the values of this file",
         f"multi_run_folder：依次训练 {len(presets)} 个预设；图片与机器按本文件的参数检查",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from library.messages import log, say
+from library.messages import log, plural, say
 from library.reporting import pages
 from library.reporting.pages import Figure
 from library.training.resolve import settings_of
@@ -58,7 +58,7 @@ def show_dataset(run: Run) -> Path:
     count = sum(len(batch.figures) for batch in batches)
     log.info(
         say(
-            f"debug_dataset: {count} images with their captions: {path}. Nothing was trained",
+            f"debug_dataset: {plural(count, 'image')} with captions: {path}. Nothing was trained",
             f"debug_dataset：{count} 张图片及其标注见 {path}。没有进行训练",
         )
     )

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from library.messages import UserError, log, say
+from library.messages import UserError, log, plural, say
 from library.options.training import Config
 from library.training.dataset_findings import short
 from library.training.resolve import Decided, first_position, plan_data, settings_of
@@ -389,7 +389,7 @@ def _goes_on(run: Run) -> str:
 def _text_encoder_never_stops(settings: Config, plan: Plan) -> str:
     stop = settings.stop_text_encoder_training
     return say(
-        f"stop_text_encoder_training = {stop} has no effect: the run has {plan.step_count} steps",
+        f"stop_text_encoder_training = {stop} has no effect: the run has {plural(plan.step_count, 'step')}",
         f"stop_text_encoder_training = {stop} 不起作用：全程只有 {plan.step_count} 步",
     )
 

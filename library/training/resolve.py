@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 from library.options.derived import changes_images
 from library.options.training import Config
 
@@ -171,8 +171,9 @@ def _fewer_buckets(steps: list[int], bucket_count: int) -> str:
 def _nothing_left(config: Config, plan: Plan) -> str:
     name = "initial_step" if config.initial_step else "initial_epoch"
     return say(
-        f"{name} = {getattr(config, name)}: the whole run has {plan.epoch_count} epochs and {plan.step_count} "
-        "steps, so nothing is left to train. Raise max_train_epochs or max_train_steps, or lower this",
+        f"{name} = {getattr(config, name)}: the whole run has {plural(plan.epoch_count, 'epoch')} and "
+        f"{plural(plan.step_count, 'step')}, so nothing is left to train. Raise max_train_epochs or max_train_steps, "
+        "or lower this",
         f"{name} = {getattr(config, name)}：全程只有 {plan.epoch_count} 轮、{plan.step_count} 步，"
         "没有可训练的部分。请增大 max_train_epochs 或 max_train_steps，或减小此项",
     )

@@ -234,6 +234,11 @@ def test_doubts_of_the_check_are_amber(case):
             "10 steps in 1 epoch, each image is seen about 1 time: too few to learn much",
             "max_train_steps = 1500 is a usual length",
         ),
+        (
+            dict(max_train_steps=3),
+            "3 steps in 1 epoch, not even each image is seen: too few to learn much",
+            "max_train_steps = 1500 is a usual length",
+        ),
     ],
 )
 def test_unusual_lengths(case, values, text, cure):

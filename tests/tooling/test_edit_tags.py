@@ -81,7 +81,7 @@ def test_the_clothing_recipe_over_the_whole_set(folder, capsys):
     }
     assert "1 caption is read as GB18030 (GBK) and become UTF-8, e.g. 照片 3.png" in said
     assert "1 caption has Chinese commas" in said
-    assert "1 of 7 images have no tags besides the trigger word: none.png" in said
+    assert "1 of 7 images has no tags besides the trigger word: none.png" in said
 
 
 def test_applying_twice_changes_nothing_the_second_time(folder, capsys):

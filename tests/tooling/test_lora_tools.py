@@ -568,7 +568,7 @@ def test_nan_and_zeros_are_found(lora, tmp_path):
     assert "no metadata" in findings[-1][1]
     save_file(tensors | {name: tensors[name] * 0}, tmp_path / "some.safetensors")
     assert look(tmp_path / "some.safetensors").findings[0][:2] == (
-        "amber", f"1 of {len(tensors) // 3} layers add zero, such as {name.removesuffix('.lora_up.weight')}",
+        "amber", f"1 of {len(tensors) // 3} layers adds zero, such as {name.removesuffix('.lora_up.weight')}",
     )  # fmt: skip
 
 

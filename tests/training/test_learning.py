@@ -97,7 +97,7 @@ def test_lists_of_blocks_are_checked_against_the_base_model():
     assert blocks.factors == [0, 0.3, *[1.0] * 23]
     assert notes == [
         "down_lr_weight has 2 values for 12 blocks: 1 for the others",
-        "mid_lr_weight has 2 values for 1 blocks: the last are ignored",
+        "mid_lr_weight has 2 values for 1 block: the last are ignored",
     ]
     assert read_blocks(Config(up_lr_weight="zeros"), SDXL.blocks)[0].factors == [*[1.0] * 13, *[0.0] * 9, 1.0]
     with pytest.raises(UserError) as caught:
