@@ -45,11 +45,15 @@ def missing(name: str) -> str:
 
 def _too_old() -> str:
     wanted, present = (".".join(map(str, version[:2])) for version in (LEAST_PYTHON, sys.version_info))
+    linux, linux_zh = "", ""
+    if sys.platform == "linux":  # Ubuntu 20.04 has 3.8: the whole system is too old, above all for an AMD card
+        linux = " Ubuntu 24.04 has Python 3.12; what to upgrade in which order: docs/amd.md, An older system."
+        linux_zh = "Ubuntu 24.04 自带 Python 3.12；升级顺序见 docs/amd.zh-CN.md 的“旧系统”一节。"
     return (
         f"This program needs Python {wanted} or newer; {sys.executable} is {present}. Install a newer one from "
-        f"https://www.python.org, and make the virtual environment with it (README, Installation).\n"
+        f"https://www.python.org, and make the virtual environment with it (README, Installation).{linux}\n"
         f"本程序需要 Python {wanted} 或更新版本，而 {sys.executable} 是 {present}。"
-        f"请从 https://www.python.org 安装新版本，并用它重新建立虚拟环境（见 README 的安装一节）。"
+        f"请从 https://www.python.org 安装新版本，并用它重新建立虚拟环境（见 README 的安装一节）。{linux_zh}"
     )
 
 

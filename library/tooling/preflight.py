@@ -359,7 +359,7 @@ def examine_output(examination: Examination) -> None:
 
 def examine_machine(examination: Examination, memory: Path | None) -> None:
     """The card, torch, whether it computes right, and whether memory and disk suffice. Imports torch."""
-    from library.hardware import rocm
+    from library.hardware import old_system, rocm
 
     config = examination.config
     if config.device not in ("cpu", "mps"):
@@ -369,6 +369,7 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
         settings = rocm.plan(there, os.environ, torch, sys.platform)
         examination.note(map(rocm.line, settings), "machine", "green")
         examination.note(rocm.advice(there, torch, rocm.vendors(), may_open), "machine", "red")
+        examination.note(old_system.advice(old_system.read_system()), "machine", "red")
         rocm.prepare_environment()  # so that the device is tried as the run will use it
     from library.diffusion import sampling
     from library.hardware.device import choose, self_test
