@@ -54,7 +54,7 @@ TOLD = {  # in the metadata -> what it is called
     "ss_resolution": ("resolution", "分辨率"),
     "ss_total_batch_size": ("batch", "批大小"),
     "ss_learning_rate": ("learning rate", "学习率"),
-    "ss_unet_lr": ("U-Net learning rate", "U-Net 学习率"),
+    "ss_unet_lr": ("denoiser learning rate", "去噪网络学习率"),
     "ss_text_encoder_lr": ("text encoder learning rate", "文本编码器学习率"),
     "ss_lr_scheduler": ("schedule", "学习率调度"),
     "ss_optimizer": ("optimizer", "优化器"),

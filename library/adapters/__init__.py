@@ -390,8 +390,8 @@ def _shape(tensor: Tensor) -> str:
 def _not_in_the_file(names: list[str]) -> str:
     return say(
         f"{_some(names)} not in the file. If it was trained with fewer parts of the model, train the same: "
-        "text_encoder_lr = 0 for a U-Net only one, conv_dim = None for one without convolutions.",
-        f"文件中缺少 {_some(names)}。如果它训练的部分较少，请保持一致：只含 U-Net 的设 text_encoder_lr = 0，"
+        "text_encoder_lr = 0 for one of the denoiser alone, conv_dim = None for one without convolutions.",
+        f"文件中缺少 {_some(names)}。如果它训练的部分较少，请保持一致：只含去噪网络的设 text_encoder_lr = 0，"
         "不含卷积层的设 conv_dim = None。",
     )
 

@@ -79,11 +79,11 @@ class Config:
         english="learning rate, usually 5e-5~2e-4 (Lion a third, Prodigy 1); None: by model and optimizer, 1e-4 for AdamW on SD",
         chinese="学习率，常用 5e-5~2e-4（Lion 用三分之一，Prodigy 用 1）；None 表示按底模和优化器决定，SD 配 AdamW 为 1e-4")
     unet_lr: float | None = option("often", None, minimum=0,
-        english="U-Net's own learning rate, usually None; None: as learning_rate; 0: do not train it",
-        chinese="U-Net 学习率，常用 None；None 表示同 learning_rate，0 表示不训练")
+        english="learning rate of the denoiser (the U-Net), usually None; None: as learning_rate; 0: do not train it",
+        chinese="去噪网络（U-Net）的学习率，常用 None；None 表示同 learning_rate，0 表示不训练")
     text_encoder_lr: float | list[float] | None = option("often", None, minimum=0,
-        english="text encoder's own learning rate, usually half of U-Net's to the same; None: as learning_rate; 0: do not train it (faster); SDXL: [1e-5, 5e-6] for its two",
-        chinese="文本编码器学习率，常用 U-Net 的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）；SDXL 有两个，可写 [1e-5, 5e-6]")
+        english="text encoder's own learning rate, usually half of the denoiser's to the same; None: as learning_rate; 0: do not train it (faster); SDXL: [1e-5, 5e-6] for its two",
+        chinese="文本编码器学习率，常用去噪网络的一半到相同；None 表示同 learning_rate，0 表示不训练（更快）；SDXL 有两个，可写 [1e-5, 5e-6]")
     network_dim: int = option("often", 32, minimum=1,
         english="rank, usually 4~128; larger learns more, overfits sooner, and makes a larger file",
         chinese="秩，常用 4~128；越大学得越多，也越容易过拟合，文件越大")
@@ -117,8 +117,8 @@ class Config:
         english="share of the LoRA's inner values dropped while training, 0.1~0.5; less overfitting, slower learning; None: none",
         chinese="训练时随机丢弃 LoRA 内部值的比例，0.1~0.5；减轻过拟合，但学得更慢；None 表示不丢弃")
     network_train_unet_only: bool = option("network", False,
-        english="train only the U-Net; faster, less memory",
-        chinese="只训练 U-Net；更快，更省显存")
+        english="train only the denoiser (the U-Net); faster, less memory",
+        chinese="只训练去噪网络（U-Net）；更快，更省显存")
     network_train_text_encoder_only: bool = option("network", False,
         english="train only the text encoder; learns far less",
         chinese="只训练文本编码器；能学到的少得多")
@@ -223,8 +223,8 @@ class Config:
         english="LoRA+: the second of a layer's two matrices learns this many times faster, usually 4~16; None: off",
         chinese="LoRA+：每层两个矩阵中的第二个以此倍数的学习率训练，常用 4~16；None 表示不用")
     loraplus_unet_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
-        english="the same for the U-Net alone; None: as loraplus_lr_ratio",
-        chinese="只对 U-Net 的倍数；None 表示同 loraplus_lr_ratio")
+        english="the same for the denoiser (the U-Net) alone; None: as loraplus_lr_ratio",
+        chinese="只对去噪网络（U-Net）的倍数；None 表示同 loraplus_lr_ratio")
     loraplus_text_encoder_lr_ratio: float | None = option("learning", None, above=0, in_block=False,
         english="the same for the text encoder alone; None: as loraplus_lr_ratio",
         chinese="只对文本编码器的倍数；None 表示同 loraplus_lr_ratio")
@@ -458,8 +458,8 @@ class Config:
         english="record a step for each shape of batch and start it as one (NVIDIA); same result, checked at its first use; needs memory; not yet tested on a GPU by us",
         chinese="按批次形状录制训练步并整体启动（NVIDIA）；结果相同，首次使用时会核对；占显存；我们尚未在显卡上试过")
     torch_compile: bool = option("performance", False, in_block=False,
-        english="compile the U-Net's blocks: each size of image takes minutes at first and more memory; whether it is faster depends on the device",
-        chinese="编译 U-Net 的各个模块：每种图片尺寸首次需数分钟，并多占显存；是否更快取决于设备")
+        english="compile the denoiser's blocks: each size of image takes minutes at first and more memory; whether it is faster depends on the device",
+        chinese="编译去噪网络的各个模块：每种图片尺寸首次需数分钟，并多占显存；是否更快取决于设备")
     dynamo_backend: str = option("performance", "inductor", choices=("inductor", "aot_eager", "eager"), in_block=False,
         english="what torch_compile compiles with: inductor; the others are for finding errors",
         chinese="torch_compile 使用的后端：inductor；其余用于排查错误")

@@ -107,10 +107,10 @@ class GenerationFamily:
             numbers = str(next(self.family.modules()["denoiser"].parameters()).dtype).removeprefix("torch.")
             raise UserError(
                 say(
-                    f'the U-Net gives NaN in {numbers}: the image would be black. Set mixed_precision = "no"'
+                    f'the denoiser gives NaN in {numbers}: the image would be black. Set mixed_precision = "no"'
                     + (', or "bf16"' if numbers == "float16" else "")
                     + "; if that doesn't help, the base model is damaged",
-                    f'U-Net 在 {numbers} 精度下算出 NaN，会画成全黑。请设 mixed_precision = "no"'
+                    f'去噪网络在 {numbers} 精度下算出 NaN，会画成全黑。请设 mixed_precision = "no"'
                     + (' 或 "bf16"' if numbers == "float16" else "")
                     + "；仍不行则说明底模已损坏",
                 )
@@ -147,8 +147,8 @@ class GenerationFamily:
                 self.is_tight = True
             log.warning(
                 say(
-                    "low memory: the U-Net is moved out for the VAE at each image, somewhat slower",
-                    "显存紧张，每次解码时 U-Net 先移出显存，略慢",
+                    "low memory: the denoiser is moved out for the VAE at each image, somewhat slower",
+                    "显存紧张，每次解码时去噪网络先移出显存，略慢",
                 )
             )
         # outside of `except`: its traceback would hold the tensors of the failed pass

@@ -510,7 +510,7 @@ def test_a_vae_that_overflows_goes_on_in_float32(tiny_model, monkeypatch, capsys
     assert "goes on in float32" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("latents", "told"), [(float("nan"), "the U-Net gives NaN"), (0.0, "the VAE gives NaN")])
+@pytest.mark.parametrize(("latents", "told"), [(float("nan"), "the denoiser gives NaN"), (0.0, "the VAE gives NaN")])
 def test_a_black_image_is_an_error_with_its_cure(tiny_model, monkeypatch, latents, told):
     family = generate.open_for_generation(tiny_model("sd1"), CPU)
     monkeypatch.setattr(family.family, "decode_latents", lambda latents: torch.full((1, 3, 32, 32), float("nan")))
