@@ -101,7 +101,7 @@ device = "auto"                      # "auto", "cpu", "cuda", "cuda:1" (the seco
 num_processes = 1                    # processes on this machine, one for each GPU; a step then sees that many batches; 1: one device | 本机进程数，每块显卡一个；每步处理相应倍数的批次；1 表示单卡
 
 # ---- Output: previews while training | 输出：训练中的预览图 ----
-sample_prompts = None         # file with a prompt per line (.txt), or .toml, .json, or the prompt itself; None: prompts from the captions of the set | 预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；None 表示用训练集的标注
+sample_prompts = None         # file with a prompt per line (.txt), or .toml, .json, or the prompt itself, with weights as in a web UI: (word:1.2); None: prompts from the captions of the set | 预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；权重写法与 web UI 相同，如 (词:1.2)；None 表示用训练集的标注
 sample_every_n_epochs = None  # generate previews every n epochs; each takes as long as some steps; None: only at the end; 0: never | 每几轮画一次预览；每次要花几步的时间；None 表示只在最后画，0 表示不画
 sample_every_n_steps = None   # generate previews every n steps; None: not by steps | 每几步画一次预览；None 表示不按步数
 sample_at_first = False       # also generate them before training, to compare | 训练前也画一次，便于比较

@@ -101,14 +101,14 @@ def without(caption: str, words: Sequence[str]) -> str:
     if not any(stands_in(word, line) for word in words):
         return line
     left = []
-    for tag in captions.tags(unicodedata.normalize("NFC", line)):
-        shorter = tag
+    for tag in captions.weighted_tags(unicodedata.normalize("NFC", line)):
+        shorter = tag.text
         for word in _words(words):
             shorter = _spelled(word).sub(" ", shorter)
-        if shorter != tag:
+        if shorter != tag.text:
             shorter = re.sub(r"\s+", " ", shorter).strip(" _")
         if shorter:
-            left.append(shorter)
+            left.append(str(tag._replace(text=shorter)))
     return ", ".join(left)
 
 

@@ -656,9 +656,10 @@ def _not_english(tags: list[str], total: int, words: list[str], script: tuple[st
     captions_zh = f"{total:,} 个标注文件中的 {len(tags):,} 个（如 `{tags[0]}`）" if tags else ""
     word_en = f"the trigger {'words' if len(words) > 1 else 'word'} {listed}" if words else ""
     word_zh = f"触发词 {listed} " if words else ""
+    where = " and ".join(filter(None, [captions_en, word_en]))
     text = say(
-        f"{' and '.join(filter(None, [captions_en, word_en]))}: written in {script[0]}. The text encoders of SD 1.x, "
-        "2.x and SDXL know English only: they get fragments in place of these words, and little is learned by them",
+        f"{script[0]} in place of English: {where}. The text encoders of SD 1.x, 2.x and SDXL know English only: they "
+        "get fragments in place of these words, and little is learned by them",
         f"{'、'.join(filter(None, [captions_zh, word_zh]))}用的是{script[1]}。SD 1.x、2.x、SDXL 的文本编码器只懂英文，"
         "读到的只是零碎的字节，很难学到这些词上",
     )

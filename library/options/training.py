@@ -515,8 +515,8 @@ class Config:
 
     # ---- previews ----
     sample_prompts: str | None = option("preview", None, path="prompts",
-        english="file with a prompt per line (.txt), or .toml, .json, or the prompt itself; None: prompts from the captions of the set",
-        chinese="预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；None 表示用训练集的标注")
+        english="file with a prompt per line (.txt), or .toml, .json, or the prompt itself, with weights as in a web UI: (word:1.2); None: prompts from the captions of the set",
+        chinese="预览提示词文件：.txt 每行一条，或 .toml、.json；也可直接写提示词；权重写法与 web UI 相同，如 (词:1.2)；None 表示用训练集的标注")
     sample_every_n_epochs: int | None = option("preview", None, minimum=0,
         english="generate previews every n epochs; each takes as long as some steps; None: only at the end; 0: never",
         chinese="每几轮画一次预览；每次要花几步的时间；None 表示只在最后画，0 表示不画")

@@ -269,7 +269,7 @@ def test_captions_in_another_language_are_told_once_with_what_to_do():
     (one,) = [one for one in advice(statistics(lines), {"10_mytag": "小美"}) if "English only" in one.text]
     assert one.level == "red"
     assert one.text.startswith(
-        "2 of 3 captions (such as `红色头发`) and the trigger word `小美`: written in Chinese. The text"
+        "Chinese in place of English: 2 of 3 captions (such as `红色头发`) and the trigger word `小美`. The text"
     )
     assert "tag_images.py" in one.cure
     assert "xiaomei" in one.cure
@@ -280,7 +280,7 @@ def test_captions_in_another_language_are_told_once_with_what_to_do():
 
 def test_a_trigger_word_in_another_script_is_told_also_alone():
     (one,) = about_language(["1girl, hat"], ["девушка", None, "mytag"])
-    assert one.text.startswith("the trigger word `девушка`: written in Cyrillic letters")
+    assert one.text.startswith("Cyrillic letters in place of English: the trigger word `девушка`")
     assert "tag_images" not in one.cure
     assert about_language([], ["小美"])[0].level == "red"
 

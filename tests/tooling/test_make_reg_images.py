@@ -83,6 +83,7 @@ def drawn(folder: Path) -> dict[str, bytes]:
         ("my tag, tag, my", ["tag", "my tag"], "my"),
         ("  mytag,  hat \nsecond line", ["mytag"], "hat"),
         ("Hat,smile , (word:1.2)", ["mytag", "", " "], "Hat,smile , (word:1.2)"),
+        ("(mytag:1.3), (my hat, mytag cap:1.2)", ["mytag"], "(my hat:1.2), (cap:1.2)"),
         ("a+b, hat", ["a+b"], "hat"),
         ("", ["mytag"], ""),
     ],
