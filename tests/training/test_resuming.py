@@ -8,9 +8,9 @@ import pytest
 from safetensors import safe_open
 
 from library.data.plan import Plan
-from library.messages import UserError
+from library.messages import Stopped, UserError
 from library.options.training import Config
-from library.storage import training_state
+from library.storage import lora_file, training_state
 from library.storage.training_state import Position, State
 from library.training import resuming
 from tests.conftest import draw_set, events
@@ -205,11 +205,11 @@ def test_a_finished_runs_files_stay_and_an_added_image_is_trained_to_the_end(run
         ({}, dict(learning_rate=1e-4), [1e-4] * 6),
         (dict(lr_scheduler="cosine", max_train_epochs=1), dict(learning_rate=1e-4), [1e-4] * 6),
         ({}, dict(lr_scheduler_type="CosineAnnealingLR", lr_scheduler_args=["T_max=6"]), [0.0, 6.7e-5, 2.5e-4]),
-        ({}, dict(optimizer_type="Lion", learning_rate=1e-4), [1e-4] * 6),
+        (dict(optimizer_type="Lion"), dict(optimizer_type="AdamW", learning_rate=1e-4), [1e-4] * 6),
     ],
     ids=["rate", "schedule", "class", "optimizer"],
 )
-def test_what_is_asked_for_now_counts_from_the_next_step_on(run, images, then, now, expected):
+def test_what_is_asked_for_now_counts_from_the_next_step_on(run, images, capsys, then, now, expected):
     """Of a run that was at its end, too: its last rate was 0."""
     out = run(train_data_dir=images(4), **T0 | dict(max_train_epochs=1, save_state=True) | then)
     options = T0 | dict(max_train_epochs=2) | now
@@ -220,6 +220,21 @@ def test_what_is_asked_for_now_counts_from_the_next_step_on(run, images, then, n
     with safe_open(out / "it-2.safetensors", "pt") as file:
         assert float(file.metadata()["ss_learning_rate"]) == options["learning_rate"]
     assert not same_weights(out / "it.safetensors", out / "it-2.safetensors")
+    is_another = "optimizer_type" in now
+    assert is_another is ("the LoRA goes on from there, but AdamW begins anew" in capsys.readouterr().out)
+
+
+def test_what_is_told_as_saved_when_the_user_stops_is_there(run, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "STOP").touch()
+    with pytest.raises(Stopped):
+        run(train_data_dir=images(4), **T0)
+    said = capsys.readouterr().out
+    lora, state = out / "it-step00000001.safetensors", out / "it-state"
+    assert f"stopped after step 1 of 12; saved the LoRA {lora} and the training state {state}" in said
+    assert lora_file.load_adapter(lora)
+    assert training_state.load_state(state).position == Position(1, 1, 1)
 
 
 def test_auto_after_a_finished_run_says_what_it_does(run, images, capsys):
