@@ -97,7 +97,7 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, provenance
     from library.tooling import lora_files
     from library.tooling.new_lora import NewLora
 
-    pair = [Model(info) for info in infos]
+    pair = [lora_files.BaseModel(info) for info in infos]
     targets = [one for one in pair[0].targets if settings.conv_dim or not one.needs_conv_dim]
     refuse_other_shapes(infos, pair)
     parts, notes = differing_parts(settings, pair, targets)
@@ -143,26 +143,6 @@ def extract(settings: ExtractLora, infos: list, device, target: Path, provenance
     without = mean(one.kept for one in unclamped)
     if without - mean(layer.likeness.kept for layer in made.layers.values()) > CLAMPING_MATTERS:
         log.warning(_clamped(settings.clamp_quantile, without))
-
-
-class Model:
-    """A model's layers by name, each weight read when it is asked for."""
-
-    def __init__(self, info):
-        from library import families
-        from library.families.rewriting import Reader
-
-        family = families.blueprint(info)
-        self.targets = family.targets()
-        stored = families.stored_weights(info, family)
-        self.stored = {target.saved_as: stored[target.layer] for target in self.targets}
-        self.readers = {file: Reader(file) for file in {place.file for place in self.stored.values()}}
-
-    def read(self, name: str):
-        """A layer's weight, float32."""
-        file, source = self.stored[name]
-        tensor = self.readers[file].read(source.name)
-        return (tensor if source.third is None else tensor.chunk(3)[source.third]).float()
 
 
 def difference(pair: list, name: str):

@@ -22,7 +22,7 @@ method = "concat"                     # "concat": one LoRA, exact, its rank is t
 # ---- Often changed | 经常修改 ----
 new_rank = 32                         # rank with "svd", usually 16~128 | "svd" 的秩，常用 16~128
 new_conv_rank = None                  # rank of 3x3 convolutions with "svd"; None: new_rank | "svd" 时 3x3 卷积层的秩；None 表示与 new_rank 相同
-pretrained_model_name_or_path = None  # base model for "checkpoint": .safetensors, .ckpt or diffusers folder; it is read tensor by tensor and never changed | "checkpoint" 所用的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；逐个张量读取，原文件不会被改动
+pretrained_model_name_or_path = None  # base model for "checkpoint", and for DoRA files: .safetensors, .ckpt or diffusers folder; it is read tensor by tensor and never changed | "checkpoint" 以及 DoRA 文件所用的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；逐个张量读取，原文件不会被改动
 
 # ---- Output | 输出 ----
 language = "auto"              # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
@@ -58,12 +58,13 @@ def run(settings: MergeLoras) -> int:
         told = [say(f"loras: {path}: there is no such file", f"loras：{path}：没有这个文件") for path in missing]
         raise UserError(told)
     into_model = settings.method == "checkpoint"
-    base = Path(settings.pretrained_model_name_or_path) if into_model else None
+    model = Path(settings.pretrained_model_name_or_path) if settings.pretrained_model_name_or_path else None
+    base = model if into_model else None
     name = settings.output_name + (".safetensors" if base is None or base.is_file() else "")
     target = Path(settings.output_dir) / name
     ranks = dict(rank=settings.new_rank, conv_rank=settings.new_conv_rank) if settings.method == "svd" else {}
     provenance = lora_files.provenance(
-        "merge_loras", [*paths, *([base] if base else [])], ratios=settings.ratios, method=settings.method,
+        "merge_loras", [*paths, *([model] if model else [])], ratios=settings.ratios, method=settings.method,
         precision=settings.save_precision, **ranks,
     )  # fmt: skip
     if made := lora_files.made_before(target, provenance):
@@ -71,12 +72,13 @@ def run(settings: MergeLoras) -> int:
             say(f"nothing to do: {made} was made of these files already", f"无需处理：{made} 已由这些文件合并而成")
         )
         return 0
-    files = read_loras(paths)
+    # of a weight of 0 nothing is in the result, and so nothing in its metadata
+    parts = [(file, ratio) for file, ratio in zip(read_loras(paths), settings.ratios, strict=True) if ratio]
     target = free_path(target)
     if base:
-        into_checkpoint(settings, files, base, target, provenance)
+        into_checkpoint(settings, parts, base, target, provenance)
     else:
-        into_one(settings, files, target, provenance)
+        into_one(settings, parts, target, provenance)
     log.info(say(f"written: {target} ({size_text(target)})", f"已写入：{target}（{size_text(target)}）"))
     return 0
 
@@ -97,8 +99,8 @@ def read_loras(paths: list[Path]) -> list:
     return files
 
 
-def into_one(settings: MergeLoras, files: list, target: Path, provenance: str) -> None:
-    """One LoRA, side by side or cut to a rank."""
+def into_one(settings: MergeLoras, weighted: list, target: Path, provenance: str) -> None:
+    """One LoRA of files, each with its weight: side by side, or cut to a rank."""
     from tqdm import tqdm
 
     from library.lora_files import low_rank
@@ -106,26 +108,34 @@ def into_one(settings: MergeLoras, files: list, target: Path, provenance: str) -
     from library.tooling import lora_files
     from library.tooling.new_lora import NewLora
 
+    files = [file for file, _ in weighted]
     family = lora_files.same_family(files)
-    parts: dict[str, list] = {}  # layer -> (its matrices in a file, the file's weight)
-    for file, ratio in zip(files, settings.ratios, strict=True):
-        for name, factors in lora_files.by_saved_name(file).items():
-            if ratio:
-                parts.setdefault(name, []).append((factors, ratio))
+    model = lora_files.base_for(files, settings.pretrained_model_name_or_path)
+    if settings.pretrained_model_name_or_path and model is None:
+        log.info(_model_not_needed())
+    parts: dict[str, list] = {}  # layer -> (what a file adds to it, the file's weight)
+    for file, ratio in weighted:
+        for name, update in lora_files.by_saved_name(file).items():
+            parts.setdefault(name, []).append((update, ratio))
     refuse_other_shapes(files, parts)
+    embeddings: dict = {}
+    for file in files:
+        if file.bundled:
+            embeddings = file.bundled | embeddings
+            log.info(lora_files.bundled_note(file.path.name, file.embeddings, "kept in the result", "会保留在结果里"))
     dtype = PRECISIONS.get(settings.save_precision) or widest([file.dtype for file in files])
     made = NewLora(dtype)
     for name, found in tqdm(parts.items(), disable=None, desc=say("merging", "合并")):
-        whole = own = side_by_side(found)
+        whole = own = side_by_side(name, found, model)
         is_conv = len(found[0][0].shape()) > 2
         if settings.method == "svd":
             rank = settings.new_conv_rank if is_conv and settings.new_conv_rank else settings.new_rank
             own = low_rank.of_product(*whole).cut(rank)
         made.add(name, own, float(len(own[0])), likeliest(found).whole_shape(), whole=whole)
-    entries = lora_files.merged_metadata(files, family, target.stem) | made.metadata()
-    weights = ", ".join(f"{file.path.stem} x {ratio:g}" for file, ratio in zip(files, settings.ratios, strict=True))
+    entries = lora_files.merged_metadata(weighted, family, target.stem) | made.metadata()
+    weights = ", ".join(f"{file.path.stem} x {ratio:g}" for file, ratio in weighted)
     entries["ss_training_comment"] = f"merged ({settings.method}) of {weights}"
-    lora_files.save(target, made.tensors, entries | {lora_files.PROVENANCE: provenance})
+    lora_files.save(target, made.tensors | embeddings, entries | {lora_files.PROVENANCE: provenance})
     numbers, ranks = str(dtype).removeprefix("torch."), [layer.rank for layer in made.layers.values()]
     log.info(
         say(
@@ -134,19 +144,25 @@ def into_one(settings: MergeLoras, files: list, target: Path, provenance: str) -
         )
     )
     log.info(made.kept())
+    if settings.method == "concat" and any(file.is_whole for file in files):
+        log.info(_exact_is_large(max(ranks)))
 
 
-def side_by_side(found: list) -> tuple:
+def side_by_side(name: str, found: list, model) -> tuple:
     """(R, n k k) down and (m, R) up, float32: up @ down is the sum of ratio * scale * up @ down of all."""
     import torch
 
-    thin = [(*factors.thin(), factors.scale * ratio) for factors, ratio in found]
+    weights = (model.weight_for(name, update) if model else None for update, _ in found)
+    thin = [
+        (*update.thin(weight=weight), update.scale * ratio)
+        for (update, ratio), weight in zip(found, weights, strict=True)
+    ]
     return torch.cat([down for down, _, _ in thin]), torch.cat([up * scale for _, up, scale in thin], dim=1)
 
 
 def likeliest(found: list):
-    """The file's matrices that tell the layer's shape: of a 1x1 convolution one that is written as such."""
-    return max((factors for factors, _ in found), key=lambda factors: factors.down.dim())
+    """The file's update that tells the layer's shape: of a 1x1 convolution one that is written as such."""
+    return max((update for update, _ in found), key=lambda update: len(update.whole_shape()))
 
 
 def refuse_other_shapes(files: list, parts: dict[str, list]) -> None:
@@ -177,7 +193,7 @@ def span(numbers) -> str:
     return f"{low}" if low == high else f"{low}~{high}"
 
 
-def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path, provenance: str) -> None:
+def into_checkpoint(settings: MergeLoras, weighted: list, base: Path, target: Path, provenance: str) -> None:
     """A copy of the base model with the LoRAs in its weights, tensor by tensor."""
     from tqdm import tqdm
 
@@ -192,8 +208,17 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
     log.info(families.describe(info))
     family = families.blueprint(info)
     targets = family.layers()
-    problems, found = [], []
+    files, problems, found = [file for file, _ in weighted], [], []
     for file in files:
+        if file.bundled:
+            log.warning(
+                lora_files.bundled_note(
+                    file.path.name,
+                    file.embeddings,
+                    "a checkpoint can't hold it, only the LoRA is merged",
+                    "底模文件放不下它，只合并 LoRA 部分",
+                )
+            )
         try:
             own = merging.fit(file.path.name, file.factors, targets, made_for=file.family, base=family.facts)
             found.append(own)
@@ -211,8 +236,8 @@ def into_checkpoint(settings: MergeLoras, files: list, base: Path, target: Path,
         )
     updates: dict = {}
     layers = {target.saved_as: target.layer for target in targets}
-    for by_layer, ratio in zip(found, settings.ratios, strict=True):
-        for name, factors in by_layer.items() if ratio else ():
+    for by_layer, (_, ratio) in zip(found, weighted, strict=True):
+        for name, factors in by_layer.items():
             updates.setdefault(layers[name], []).append((factors, ratio))
     stored = families.stored_weights(info, family)
     changes = {stored[layer]: partial(merging.with_updates, updates=own) for layer, own in updates.items()}
@@ -248,6 +273,24 @@ def size_text(path: Path) -> str:
 
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return disk.mib(sum(file.stat().st_size for file in files))
+
+
+# ---- in words ----
+
+
+def _model_not_needed() -> str:
+    return say(
+        "pretrained_model_name_or_path is not needed here: no file is a DoRA",
+        "这里用不到 pretrained_model_name_or_path：没有 DoRA 文件",
+    )
+
+
+def _exact_is_large(rank: int) -> str:
+    return say(
+        f"a LoHa, LoKr or DoRA as an exact LoRA takes up to rank {rank}. "
+        'method = "svd" with new_rank makes a smaller file',
+        f'LoHa、LoKr、DoRA 要精确地写成 LoRA，秩最高要到 {rank}。用 method = "svd" 加 new_rank 可以得到较小的文件',
+    )
 
 
 if __name__ == "__main__":

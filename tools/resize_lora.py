@@ -23,6 +23,9 @@ dynamic_method = None  # choose each layer's rank by its singular values: "sv_ra
 dynamic_param = None   # for dynamic_method: sv_ratio 2~20, sv_fro 0.9~0.99, sv_cumulative 0.7~0.95; larger keeps more | dynamic_method 的参数：sv_ratio 用 2~20，sv_fro 用 0.9~0.99，sv_cumulative 用 0.7~0.95；越大保留越多
 new_conv_rank = None   # the same as new_rank for 3x3 convolutions; None: new_rank | 3x3 卷积层的 new_rank；None 表示与 new_rank 相同
 
+# ---- Seldom changed | 较少修改 ----
+pretrained_model_name_or_path = None  # for DoRA files, which become a LoRA: the base model they were trained on; it is never changed | 用于 DoRA 文件（会变成 LoRA）：训练时的底模；原文件不会被改动
+
 # ---- Output | 输出 ----
 language = "auto"               # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
 save_precision = None           # number format of the files: "fp16", "bf16", "float"; None: as they are | 文件精度："fp16"、"bf16"、"float"；None 表示不变
@@ -130,29 +133,32 @@ def resized(settings: ResizeLora, path: Path, folder: Path) -> Result | None:
     from library.tooling import lora_files
     from library.tooling.new_lora import NewLora
 
-    conv_rank = settings.new_conv_rank or settings.new_rank
+    conv_rank, model = settings.new_conv_rank or settings.new_rank, settings.pretrained_model_name_or_path
     provenance = lora_files.provenance(
-        "resize_lora", [path], rank=settings.new_rank, conv_rank=conv_rank, method=settings.dynamic_method,
+        "resize_lora", [path, *([Path(model)] if model else [])], rank=settings.new_rank, conv_rank=conv_rank, method=settings.dynamic_method,
         target=settings.dynamic_param, precision=settings.save_precision,
     )  # fmt: skip
     if lora_files.made_in(folder, f"{path.stem}-", provenance):
         return None
     file = lora_files.read_lora(path)
     made, old_ranks = NewLora(PRECISIONS.get(settings.save_precision) or file.dtype), {}
+    base = lora_files.base_for([file], model)
     for name, factors in lora_files.by_saved_name(file).items():
-        down, up = factors.thin()
+        down, up = factors.thin(weight=base.weight_for(name, factors) if base else None)
         apart = low_rank.of_product(down, up)
         is_conv = len(factors.shape()) > 2
         rank = min(conv_rank if is_conv else settings.new_rank, len(apart.values))
         if settings.dynamic_method:
             rank = low_rank.choose_rank(apart.values, settings.dynamic_method, settings.dynamic_param, rank)
-        old_ranks[name] = len(down)
+        old_ranks[name] = factors.rank or len(down)
         made.add(
             name, apart.cut(rank), factors.scale * rank, factors.whole_shape(), whole=(down, up * factors.scale)
         )  # fmt: skip
     target = free_path(folder / f"{path.stem}-{suffix(settings, made)}.safetensors")
     entries = described(settings, file, made, max(old_ranks.values()))
-    lora_files.save(target, made.tensors, entries | {lora_files.PROVENANCE: provenance})
+    if file.bundled:
+        log.info(lora_files.bundled_note(file.path.name, file.embeddings, "kept in the result", "会保留在结果里"))
+    lora_files.save(target, made.tensors | file.bundled, entries | {lora_files.PROVENANCE: provenance})
     return Result(path, target, old_ranks, made)
 
 

@@ -28,9 +28,12 @@ output_dir = None  # where the page goes; None: output/shown | 结果页的输�
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
 
+import json
+import math
 import re
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +46,10 @@ from library.options.tools import TOOLS, ShowLora
 from library.reporting import findings, pages
 
 PAGE = "summary.html"
+PLAUSIBLE = 1e-3, 20  # alpha / rank outside of it is a mistake
+OF_LAYERS = (  # arguments of a network that give layers sizes of their own
+    "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "network_reg_dims",
+)  # fmt: skip
 TOLD = {  # in the metadata -> what it is called
     "ss_output_name": ("name", "名称"),
     "ss_sd_model_name": ("trained on", "训练底模"),
@@ -81,8 +88,8 @@ class Group:
     """Layers of a part with the same rank and alpha."""
 
     part: str
-    rank: int
-    alpha: float
+    rank: int | None  # None: it has none, such as a LoKr of whole matrices
+    alpha: float | None
     is_conv: bool
     count: int = 0
 
@@ -97,7 +104,9 @@ class LoraSummary:
     line: str | None
     words: list[str]
     numbers: str  # types of its tensors
+    embeddings: list[str] = field(default_factory=list)  # that it holds besides
     groups: list[Group] = field(default_factory=list)
+    layer_norms: dict[str, float] = field(default_factory=dict)  # of the updates, where they are known
     norms: dict[str, tuple[int, float]] = field(default_factory=dict)  # block -> layers, norm of their updates
     readings: dict = field(default_factory=dict)  # program -> readers.Reading
     is_compared: bool = False  # with a base model's layers
@@ -127,42 +136,56 @@ def run(settings: ShowLora) -> int:
 
 
 class Known:
-    """The names of layers in base models, worked out once for each family."""
+    """The layers of base models, worked out once for each family."""
 
     def __init__(self, model: str | None):
         self.model = model
-        self.names: dict = {}
+        self.layers: dict = {}
 
-    def of(self, family: FamilyFacts | None) -> set[str] | None:
-        """All names, in every writing, of the base model's layers; None: nothing tells which."""
+    def of(self, family: FamilyFacts | None, names: list[str]) -> tuple[list | None, str | None]:
+        """The base model's layers, and what it is called; None: nothing tells which.
+
+        Args:
+            names: of a file's layers, by which the built-in miniature is known.
+        """
         from library import families
-        from library.lora_files import layouts
+        from library.tooling import lora_files
 
-        if self.model is None and family is None:
-            return None
-        key = None if self.model else family.name
-        if key not in self.names:
-            if self.model:
-                model = families.blueprint(families.inspect(self.model))
-            else:
-                model = families.architecture(family.name)
-            self.names[key] = set(layouts.by_name(model.layers()))
-        return self.names[key]
+        if self.model:
+            if None not in self.layers:
+                self.layers[None] = families.blueprint(families.inspect(self.model)).layers()
+            return self.layers[None], family and family.title
+        if family is None:
+            return None, None
+        if family.name not in self.layers:
+            self.layers[family.name] = families.architecture(family.name).layers()
+        if small := lora_files.miniature_layers(family, names):
+            return small, say(f"the built-in miniature ({family.title})", f"自带的微型模型（{family.title}）")
+        return self.layers[family.name], family.title
+
+    @cached_property
+    def weights(self):
+        """A `lora_files.BaseModel`; None: no model was given."""
+        from library import families
+        from library.tooling import lora_files
+
+        return lora_files.BaseModel(families.inspect(self.model)) if self.model else None
 
 
 def read_lora(path: Path, known: Known) -> LoraSummary:
     """Read one file. Raises UserError: it is no adapter."""
     from library import families
+    from library.adapters import sizes
     from library.lora_files import layouts, merging, readers
-    from library.lora_files.factors import read_factors
+    from library.lora_files.factors import UNDERSTOOD, canonical, read_factors
     from library.storage import metadata
     from library.tooling import lora_files
 
-    tensors, entries = lora_files.load(path)
+    tensors, bundled, entries = lora_files.load(path)
     others = layouts.other_kinds(tensors)
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     factors = {}
-    if not others and not broken:
+    if not broken and set(others) <= set(UNDERSTOOD):
         factors = read_factors(path.name, tensors, entries)
     names = list(dict.fromkeys(layouts.layer_of(name) for name in tensors))
     plain = any(re.search(r"lora_(down|A)\.|lora\.down\.", name) for name in tensors) and "DoRA" not in others
@@ -173,32 +196,62 @@ def read_lora(path: Path, known: Known) -> LoraSummary:
     else:  # by the metadata and the names alone
         family = merging.family_of(dict.fromkeys(names), entries, families.all_facts())
     numbers = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
-    shown = LoraSummary(path, entries, kinds, family and family.title, metadata.trigger_words(entries), numbers)
-    layers = known.of(family)
+    targets, line = known.of(family, names)
+    layers = None if targets is None else set(layouts.by_name(targets))
+    shown = LoraSummary(path, entries, kinds, line, metadata.trigger_words(entries), numbers)
+    shown.embeddings = layouts.bundled_names(bundled)
     shown.is_compared = layers is not None
     shown.readings = readers.readings(kinds, names, layers)
-    for name, found in factors.items():
-        count(shown, name, found)
+    places = {target.saved_as: target.layer for target in targets or ()}
+    for name, update in factors.items():
+        own = canonical({name: update}, targets or ())[0]  # by the names of the model's layers
+        is_conv = len(update.shape()) > 2
+        norm = None
+        for saved_as, part in own.items():
+            shaped = part.shaped(tuple(places[saved_as].weight.shape))
+            is_conv = is_conv or (shaped is not None and len(shaped.shape()) > 2)
+            if part.needs_weight and shaped and known.weights:
+                norm = float(shaped.update("cpu", known.weights.read(saved_as)).norm())
+        if not update.needs_weight:
+            norm = norm_of(update)
+        alpha = tensors.get(f"{name}.alpha")
+        count(shown, name, norm, Group(sizes.part_of(name), update.rank, alpha_of(update, alpha), is_conv))
     judge(shown, tensors, broken, factors, names, layers)
     return shown
 
 
-def count(shown: LoraSummary, name: str, factors) -> None:
-    """Put a layer into its group and its block."""
-    import torch
+def norm_of(update) -> float:
+    """The Frobenius norm of what is added to a layer."""
+    from library.lora_files.factors import Factors
 
+    if not isinstance(update, Factors):
+        return float(update.update("cpu").norm())
+    down, up = (part.double() for part in update.thin())
+    square = float(((up.T @ up) * (down @ down.T)).sum())  # of r x r products
+    return max(0.0, square) ** 0.5 * abs(update.scale)
+
+
+def alpha_of(update, tensor) -> float | None:
+    """As the file has it; that of a LoRA may stand in its metadata."""
+    from library.lora_files.factors import Factors
+
+    if isinstance(update, Factors):
+        return update.scale * update.rank
+    return float(tensor) if tensor is not None else None
+
+
+def count(shown: LoraSummary, name: str, norm: float | None, group: Group) -> None:
+    """Put a layer into its group and its block."""
     from library.adapters import sizes
 
-    down, up = factors.thin()
-    square = float(((up.T.double() @ up.double()) * (down.double() @ down.double().T)).sum())  # of r x r products
-    norm = max(0.0, square) ** 0.5 * abs(factors.scale)
-    at = sizes.block_name(name)
-    layers, whole = shown.norms.get(at, (0, 0.0))
-    shown.norms[at] = (layers + 1, float(torch.tensor([whole, norm], dtype=torch.float64).norm()))
-    group = Group(sizes.part_of(name), len(down), factors.scale * len(down), len(factors.shape()) > 2)
+    if norm is not None:
+        at = sizes.block_name(name)
+        layers, whole = shown.norms.get(at, (0, 0.0))
+        shown.norms[at] = (layers + 1, math.hypot(whole, norm))
+        shown.layer_norms[name] = norm
     for other in shown.groups:
         alike = (other.part, other.rank, other.is_conv) == (group.part, group.rank, group.is_conv)
-        if alike and abs(other.alpha - group.alpha) < 1e-3 * abs(group.alpha) + 1e-9:
+        if alike and math.isclose(other.alpha or 0, group.alpha or 0, rel_tol=1e-3, abs_tol=1e-9):
             other.count += 1
             return
     group.count = 1
@@ -217,7 +270,7 @@ def judge(shown: LoraSummary, tensors: dict, broken: list, factors: dict, names:
             ),
             say("Its training failed: use an earlier file of it.", "训练当时已失败：请换用它较早的文件。"),
         ))  # fmt: skip
-    zero = [name for name, found in factors.items() if not (found.up.any() and found.down.any() and found.scale)]
+    zero = [name for name, norm in shown.layer_norms.items() if norm == 0]
     if factors and len(zero) == len(factors):
         find((
             "red",
@@ -233,18 +286,19 @@ def judge(shown: LoraSummary, tensors: dict, broken: list, factors: dict, names:
             ),
             "",
         ))  # fmt: skip
+    elif len(shown.layer_norms) < len(factors):
+        find(("green", _needs_weights(), ""))
     elif factors:
         find(("green", say("no NaN, and every layer adds something", "没有 NaN，每层都有更新量"), ""))
     elif not broken:
         find((
             "amber",
-            say(
-                f"it is a {' / '.join(shown.kinds)}: ranks and norms are shown only for LoRA and LoCon; "
-                "merge_loras.py and resize_lora.py don't support it",
-                f"这是 {' / '.join(shown.kinds)}：秩与范数只对 LoRA、LoCon 显示；merge_loras.py、resize_lora.py 不支持它",
-            ),
+            _not_understood(" / ".join(shown.kinds)),
             "",
         ))  # fmt: skip
+    shown.findings += odd_sizes(shown)
+    if shown.embeddings:
+        find(("green", _bundled(shown.embeddings), ""))
     strange = [name for name in names if layers is not None and name not in layers]
     if strange:
         find((
@@ -266,7 +320,98 @@ def judge(shown: LoraSummary, tensors: dict, broken: list, factors: dict, names:
         ))  # fmt: skip
 
 
+def odd_sizes(shown: LoraSummary) -> list[tuple[str, str, str]]:
+    """Ranks and alphas that can hardly be meant, or that the metadata deny."""
+    odd = []
+    for group in shown.groups:
+        if group.rank and group.alpha and not PLAUSIBLE[0] <= abs(group.alpha) / group.rank <= PLAUSIBLE[1]:
+            odd.append(("amber", *_odd_alpha(group)))
+    told = shown.metadata
+    try:
+        args = json.loads(told.get("ss_network_args", "{}"))
+    except ValueError:
+        args = {}
+    if not isinstance(args, dict) or any(args.get(name) for name in OF_LAYERS):
+        return odd  # layers have sizes of their own
+    for is_conv, values in ((False, told), (True, args)):
+        names = ("conv_dim", "conv_alpha") if is_conv else ("ss_network_dim", "ss_network_alpha")
+        own = [group for group in shown.groups if group.is_conv == is_conv and group.rank]
+        if not own:
+            continue
+        rank = _number(values.get(names[0]))
+        largest = max(group.rank or 0 for group in own)
+        if rank and rank != largest:
+            odd.append(("amber", *_denied(names[0], f"{rank:g}", say("rank", "秩"), f"{largest}")))
+        alpha = _number(values.get(names[1]))
+        if args.get("rs_lora") == "True" and alpha:
+            alpha *= largest**0.5
+        alphas = [group.alpha for group in own if group.alpha is not None and group.rank == largest]
+        if rank == largest and alpha and alphas and not any(math.isclose(alpha, one, rel_tol=0.01) for one in alphas):
+            odd.append(("amber", *_denied(names[1], f"{alpha:g}", "alpha", f"{alphas[0]:g}")))
+    return odd
+
+
+def _number(text: str | None) -> float | None:
+    """None: it is none, such as "Dynamic"."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
 # ---- in words ----
+
+
+def _odd_alpha(group: Group) -> tuple[str, str]:
+    scale = (group.alpha or 0) / (group.rank or 1)
+    return (
+        say(
+            f"{plural(group.count, 'layer')} of {group.part}: alpha {group.alpha:g} at rank {group.rank} multiplies "
+            f"the update by {scale:g}; usual is 0.01 to 2",
+            f"{group.part} 有 {group.count} 层：秩 {group.rank} 配 alpha {group.alpha:g}，更新量会乘以 {scale:g}，"
+            "常见的是 0.01~2",
+        ),
+        say(
+            "The file was probably changed by a tool that lost the alpha. If the images break, try other strengths.",
+            "可能是某个工具写错了 alpha。如果画面崩坏，请换别的强度试试。",
+        ),
+    )
+
+
+def _denied(name: str, told: str, what: str, own: str) -> tuple[str, str]:
+    return (
+        say(
+            f"its metadata say {name} = {told}, its layers have {what} {own}",
+            f"元数据写着 {name} = {told}，而各层的 {what} 是 {own}",
+        ),
+        say(
+            "The file was changed afterwards; programs go by the layers.",
+            "文件后来被改动过；各软件以各层的数值为准。",
+        ),
+    )
+
+
+def _needs_weights() -> str:
+    return say(
+        "no NaN; what a DoRA adds depends on the base model: set pretrained_model_name_or_path to see its norms",
+        "没有 NaN；DoRA 的更新量取决于底模：设 pretrained_model_name_or_path 才能算出范数",
+    )
+
+
+def _not_understood(kinds: str) -> str:
+    return say(
+        f"it is a {kinds}: its ranks and norms are not shown; merge_loras.py and resize_lora.py don't support it",
+        f"这是 {kinds}：不显示它的秩与范数；merge_loras.py、resize_lora.py 不支持它",
+    )
+
+
+def _bundled(embeddings: list[str]) -> str:
+    names = ", ".join(embeddings)
+    return say(
+        f"it also holds the embedding{'' if len(embeddings) == 1 else 's'} {names}: A1111 loads it with the LoRA, "
+        "other programs use the LoRA alone",
+        f"它还带有嵌入模型 {names}：A1111 会随 LoRA 一起载入，其他软件只用 LoRA 部分",
+    )
 
 
 def facts_of(shown: LoraSummary) -> dict[str, str]:
@@ -305,7 +450,15 @@ def read_by(shown: LoraSummary) -> list[str]:
 
 def group_rows(shown: LoraSummary) -> list[list[object]]:
     conv = say(" (3x3)", "（3x3）")
-    return [[group.part + conv * group.is_conv, group.count, group.rank, f"{group.alpha:g}"] for group in shown.groups]
+    return [
+        [
+            group.part + conv * group.is_conv,
+            group.count,
+            "-" if group.rank is None else group.rank,
+            "-" if group.alpha is None else f"{group.alpha:g}",
+        ]
+        for group in shown.groups
+    ]
 
 
 def norm_rows(shown: LoraSummary) -> list[list[object]]:

@@ -68,7 +68,7 @@ from library.reporting import pages
 
 if TYPE_CHECKING:
     from library.contracts import Target
-    from library.lora_files.factors import Factors
+    from library.lora_files.whole import LayerUpdate
 
 SAY_ESTIMATE = 20  # seconds that are worth an estimate
 LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")
@@ -324,16 +324,13 @@ def lora_file(path: Path) -> LoraFile:
         raise UserError(say(f"{path}: cannot be read ({reason})", f"{path}：无法读取（{reason}）")) from error
 
 
-def fitting_factors(file: LoraFile, layers: "list[Target]", base: FamilyFacts) -> "dict[str, Factors]":
+def fitting_factors(file: LoraFile, layers: "list[Target]", base: FamilyFacts) -> "dict[str, LayerUpdate]":
     """A file's matrices, which fit these layers of a base model. Raises UserError."""
-    from library.families.table import all_facts
     from library.lora_files import merging
-    from library.lora_files.factors import read_factors
-    from library.storage import lora_file
+    from library.tooling import lora_files
 
-    found = read_factors(file.path.name, lora_file.read_tensors(file.path), file.metadata)
-    made_for = merging.family_of(found, file.metadata, all_facts())
-    return merging.fit(file.path.name, found, layers, made_for=made_for, base=base)
+    read = lora_files.read_lora(file.path)
+    return merging.fit(file.path.name, read.factors, layers, made_for=read.family, base=base)
 
 
 def rows_of(settings: TryLora, files: list[LoraFile]) -> list[Row]:
@@ -361,6 +358,7 @@ def notes(job: Job, blueprint) -> list[str]:
     from library.data import captions
     from library.diffusion import prompts
     from library.storage import metadata
+    from library.tooling import lora_files
 
     lines = []
     texts = [_plain(column.text) for column in job.columns]
@@ -375,6 +373,9 @@ def notes(job: Job, blueprint) -> list[str]:
                     f"{file.name} 训练时的触发词是 {listed}，提示词里都没有写，可能看不出效果",
                 )
             )
+        if embeddings := lora_files.embeddings_in(file.path):
+            what = "only the LoRA is used here", "这里只用 LoRA 部分"
+            lines.append(lora_files.bundled_note(file.name, embeddings, *what))
         theirs = file.metadata.get("ss_base_model_version", ours)
         if theirs not in (ours, "None"):
             lines.append(

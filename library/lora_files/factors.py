@@ -5,24 +5,47 @@ known, strange = canonical(factors, layers)    by ours
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from library.contracts import Target
-from library.lora_files.layouts import KOHYA_ENDINGS, by_name, fused_names, layer_of, other_kinds, split_name
+from library.lora_files import whole
+from library.lora_files.layouts import (
+    KOHYA_ENDINGS,
+    MAGNITUDE,
+    by_name,
+    fused_names,
+    layer_of,
+    other_kinds,
+    split_name,
+    without_bundled,
+)
+from library.lora_files.whole import LayerUpdate
 from library.messages import UserError, say
 
+UNDERSTOOD = ("LoHa", "LoKr", "DoRA")  # of `layouts.OTHER_KINDS`
 
-class Factors(NamedTuple):
-    """What a file holds for one layer."""
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What a LoRA or LoCon file holds for one layer: the `LayerUpdate` that is a product of two thin matrices."""
 
     down: Tensor  # (r, n) or (r, n, k, k); (r, n, 1, 1) with `mid`
     up: Tensor  # (m, r) or (m, r, 1, 1)
     mid: Tensor | None  # (r, r, k, k): LyCORIS' convolutions in three steps
     scale: float  # alpha / rank
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+    @property
+    def needs_weight(self) -> bool:
+        return False
 
     def shape(self) -> tuple[int, ...]:
         """Of the update; a kernel of one pixel is left out."""
@@ -33,30 +56,35 @@ class Factors(NamedTuple):
         """The same, with a kernel of one pixel where the file has one."""
         return (len(self.up), self.down.shape[1], *(self.down if self.mid is None else self.mid).shape[2:])
 
-    def thin(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    def shaped(self, shape: tuple[int, ...]) -> "Factors | None":
+        """Itself, where it fits such a layer; that of a 1x1 convolution may be written as of a linear one."""
+        plain = tuple(shape) if set(shape[2:]) - {1} else tuple(shape[:2])
+        return self if self.shape() == plain else None
+
+    def thin(self, device: torch.device | str = "cpu", weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(r, n k k) down, with what is between, and (m, r) up: float32, scale * up @ down is the update."""
         down, up = self.down.to(device, torch.float32).flatten(1), self.up.to(device, torch.float32).flatten(1)
         if self.mid is not None:
             down = torch.einsum("ijkl,jn->inkl", self.mid.to(device, torch.float32), down).flatten(1)
         return down, up
 
-    def update(self, device: torch.device | str) -> Tensor:
+    def update(self, device: torch.device | str, weight: Tensor | None = None) -> Tensor:
         """What is added to the layer's weight at strength 1, float32, in `shape`."""
         down, up = self.thin(device)
         return (up @ down).mul_(self.scale).reshape(self.shape())
 
     def rows(self, first: int, count: int) -> "Factors":
         """Of some of the layer's outputs."""
-        return self._replace(up=self.up[first : first + count])
+        return replace(self, up=self.up[first : first + count])
 
 
 def read_factors(
     name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> dict[str, Factors]:
-    """A file's matrices by the layer's name in it.
+) -> dict[str, LayerUpdate]:
+    """What a file adds to each layer, by the layer's name in it.
 
-    Names and orders of kohya's sd-scripts, LyCORIS (LoCon), diffusers and peft are understood. A missing alpha is the
-    rank, which leaves the product as it is.
+    Names and orders of kohya's sd-scripts, LyCORIS (LoCon, LoHa, LoKr, DoRA), diffusers and peft are understood. A
+    missing alpha is the rank, which leaves the product as it is.
 
     Args:
         name: of the file, for messages.
@@ -65,25 +93,48 @@ def read_factors(
     Raises:
         UserError: it is another kind of adapter, which is named, or no adapter; or it is damaged.
     """
-    if kinds := other_kinds(tensors):
+    tensors, _ = without_bundled(tensors)
+    if kinds := [kind for kind in other_kinds(tensors) if kind not in UNDERSTOOD]:
         raise UserError(_other_kind(name, kinds))
     refuse_strangers(name, tensors)
-    layers: dict[str, dict[str | None, Tensor]] = {}  # layer -> what of it, None: of another kind -> its tensor
+    layers: dict[str, dict[str, Tensor]] = {}  # layer -> what of it -> its tensor
     for key, tensor in tensors.items():
         layer, part = split_name(key)
+        if part is None:
+            layer = layer_of(key)
+            part = "magnitude" if re.search(f"({MAGNITUDE})$", key) else key[len(layer) + 1 :]
         layers.setdefault(layer, {})[part] = tensor
     alphas = _peft_alphas(name, metadata or {})
-    found, damaged = {}, []
+    updates, damaged = {}, []
     for layer, parts in layers.items():
-        if not _is_whole(parts):
+        update = _update_of(parts, alphas.get(layer.partition(".")[0]))
+        if update is None:
             damaged.append(layer)
-            continue
-        rank = parts["down"].shape[0]
-        alpha = float(parts["alpha"]) if "alpha" in parts else alphas.get(layer.partition(".")[0], rank)
-        found[layer] = Factors(parts["down"], parts["up"], parts.get("mid"), alpha / rank)
+        else:
+            updates[layer] = update
     if damaged:
         raise UserError(_damaged(name, damaged))
-    return found
+    return updates
+
+
+def _update_of(parts: Mapping[str, Tensor], usual_alpha: float | None) -> LayerUpdate | None:
+    """Of the parts of one layer; None: they are damaged."""
+    if not all(bool(tensor.isfinite().all()) for tensor in parts.values()):
+        return None
+    if "alpha" in parts and parts["alpha"].numel() != 1:
+        return None
+    update: LayerUpdate | None
+    if "down" in parts or "up" in parts:
+        if not _is_whole(parts):
+            return None
+        rank = parts["down"].shape[0]
+        alpha = float(parts["alpha"]) if "alpha" in parts else usual_alpha or rank
+        update = Factors(parts["down"], parts["up"], parts.get("mid"), alpha / rank)
+    else:
+        update = whole.of_parts(parts)
+    if update is not None and "magnitude" in parts:
+        return whole.rescaled(update, parts["magnitude"])
+    return update
 
 
 def refuse_strangers(name: str, keys: Collection[str]) -> None:
@@ -100,15 +151,13 @@ def refuse_strangers(name: str, keys: Collection[str]) -> None:
         )
 
 
-def _is_whole(parts: dict[str | None, Tensor]) -> bool:
+def _is_whole(parts: Mapping[str, Tensor]) -> bool:
     down, up, mid = parts.get("down"), parts.get("up"), parts.get("mid")
     if down is None or up is None or down.dim() < 2 or up.dim() < 2:
         return False
-    if up.shape[1:].numel() != down.shape[0] or ("alpha" in parts and parts["alpha"].numel() != 1):
+    if up.shape[1:].numel() != down.shape[0]:
         return False
-    if mid is not None and (mid.shape[:2] != (up.shape[1], down.shape[0]) or down.shape[1:].numel() != down.shape[1]):
-        return False
-    return all(bool(tensor.isfinite().all()) for tensor in parts.values())
+    return mid is None or (mid.shape[:2] == (up.shape[1], down.shape[0]) and down.shape[1:].numel() == down.shape[1])
 
 
 def _peft_alphas(name: str, metadata: Mapping[str, str]) -> dict[str, float]:
@@ -130,17 +179,21 @@ def _peft_alphas(name: str, metadata: Mapping[str, str]) -> dict[str, float]:
         return {}
 
 
-def canonical(factors: Mapping[str, Factors], targets: Iterable[Target]) -> tuple[dict[str, Factors], list[str]]:
+def canonical(
+    factors: Mapping[str, LayerUpdate], targets: Iterable[Target]
+) -> tuple[dict[str, LayerUpdate], list[str]]:
     """A file's matrices by `Target.saved_as`, and the names that no layer of the model has.
 
     What a file has for several layers in one, as the original model keeps them, is taken apart.
     """
     layers = by_name(targets)
-    known: dict[str, Factors] = {}
+    known: dict[str, LayerUpdate] = {}
     strange = []
     for name, own in factors.items():
         found = layers.get(name, [])
-        if not found or any(target.saved_as in known for target in found):  # or named twice
+        is_fused = any(name in fused_names(target) for target in found)
+        # unknown, or named twice, or norms that go over several layers
+        if not found or any(target.saved_as in known for target in found) or (is_fused and own.needs_weight):
             strange.append(name)
             continue
         for target in found:
@@ -155,12 +208,14 @@ def in_our_writing(
 ) -> dict[str, Tensor]:
     """The tensors of any adapter file by `Target.saved_as` and kohya's endings, as a training writes and reads them.
 
-    What belongs to no layer of the model keeps its name. Arguments as in `read_factors`.
+    What belongs to no layer of the model keeps its name; embeddings that a file holds besides are left out. Arguments
+    as in `read_factors`.
 
     Raises:
         UserError: each layer of the file has a strength of its own, in peft's writing.
     """
     layers, alphas = by_name(targets), _peft_alphas(name, metadata or {})
+    tensors, _ = without_bundled(tensors)
     ours: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         layer, part = layer_of(str(key)), split_name(str(key))[1]  # a pickle may have keys of any kind
@@ -186,10 +241,9 @@ def some(names: Sequence[str]) -> str:
 
 def _other_kind(name: str, kinds: list[str]) -> str:
     return say(
-        f"{name}: is a {' / '.join(kinds)}: its update is not a product of two thin matrices, as in LoRA "
-        "and LoCon. Such files can't be used for generation, merged or resized here yet",
-        f"{name}：这是 {' / '.join(kinds)}，它的更新量不像 LoRA、LoCon 那样是两个小矩阵的乘积，"
-        "暂不支持用它画图、合并或改秩",
+        f"{name}: is a {' / '.join(kinds)}. LoRA, LoCon, LoHa, LoKr and DoRA can be used for generation, merged and "
+        "resized here, this can't",
+        f"{name}：这是 {' / '.join(kinds)}。画图、合并、改秩支持 LoRA、LoCon、LoHa、LoKr、DoRA，不支持这一种",
     )
 
 

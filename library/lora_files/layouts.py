@@ -8,7 +8,7 @@ and in `names_of`.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,11 +22,18 @@ ENDINGS = {ending: part for part, ending in KOHYA_ENDINGS.items()} | {
     ".lora_A.weight": "down", ".lora_B.weight": "up",  # peft, diffusers
     ".lora.down.weight": "down", ".lora.up.weight": "up",  # diffusers' older files
 }  # fmt: skip
+MAGNITUDE = r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?"
 OTHER_KINDS = {  # at the end of a tensor's name -> kind of adapter
-    r"\.hada_\w+": "LoHa", r"\.lokr_\w+": "LoKr", r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?": "DoRA",
+    r"\.hada_\w+": "LoHa", r"\.lokr_\w+": "LoKr", MAGNITUDE: "DoRA",
     r"\.oft_\w+(\.weight)?": "OFT", r"\.on_input": "IA3", r"\.diff(_b)?": "full", r"\.[wb]_norm": "norm",
     r"\.[ab][12]\.weight": "GLoRA",
 }  # fmt: skip
+
+
+BUNDLED = re.compile(r"bundle_emb\.([^.]+)\.")  # an embedding in the same file: OneTrainer, A1111's PR 13568
+
+
+T = TypeVar("T")  # a tensor, or its shape
 
 
 class Layout(NamedTuple):
@@ -70,6 +77,17 @@ def layer_of(key: str) -> str:
     """The layer that a tensor of any kind of adapter belongs to, by its name in the file; the name itself: of none."""
     layer, part = split_name(key)
     return layer if part else re.sub(f"({'|'.join(OTHER_KINDS)})$", "", key)
+
+
+def without_bundled(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
+    """A file's tensors without those of embeddings that it carries besides, and these."""
+    bundled = {key: tensor for key, tensor in tensors.items() if BUNDLED.match(str(key))}
+    return {key: tensor for key, tensor in tensors.items() if key not in bundled}, bundled
+
+
+def bundled_names(keys: Iterable[str]) -> list[str]:
+    """The embeddings that a file carries besides, by what is typed in a prompt to use them."""
+    return sorted({found[1] for key in keys if (found := BUNDLED.match(key))})
 
 
 def other_kinds(keys: Iterable[str]) -> list[str]:

@@ -7,7 +7,8 @@
     here the weights are the base model's again
 
 As web UIs do it: each layer's weight becomes W + strength * alpha / rank * up @ down, worked out in float32 and rounded
-once to the weight's own type. (In training the update runs beside the layer: `adapters/lora.py`.)
+once to the weight's own type. Of LoHa, LoKr and DoRA it is the matrix of `whole.py`; what a DoRA adds goes by the base
+model's W, whatever other files add. (In training the update runs beside the layer: `adapters/lora.py`.)
 """
 
 import re
@@ -18,26 +19,27 @@ import torch
 from torch import Tensor, nn
 
 from library.contracts import FamilyFacts, Target
-from library.lora_files.factors import Factors, canonical, some
+from library.lora_files.factors import canonical, some
+from library.lora_files.whole import LayerUpdate
 from library.messages import UserError, plural, say
 
 
 class Strength(NamedTuple):
     """A file and how strongly it acts."""
 
-    factors: Mapping[str, Factors]  # by `Target.saved_as`
+    factors: Mapping[str, LayerUpdate]  # by `Target.saved_as`
     text_encoder: float
     unet: float
 
 
 def fit(
     name: str,
-    factors: Mapping[str, Factors],
+    factors: Mapping[str, LayerUpdate],
     targets: Iterable[Target],
     *,
     made_for: FamilyFacts | None = None,
     base: FamilyFacts | None = None,
-) -> dict[str, Factors]:
+) -> dict[str, LayerUpdate]:
     """A file's matrices by `Target.saved_as`.
 
     Args:
@@ -51,10 +53,16 @@ def fit(
     """
     layers = {target.saved_as: target for target in targets}
     known, strange = canonical(factors, layers.values())
-    misshapen = [layer for layer, own in known.items() if own.shape() != _plain_shape(layers[layer].layer.weight)]
+    fitting, misshapen = {}, []
+    for layer, own in known.items():
+        shaped = own.shaped(tuple(layers[layer].layer.weight.shape))
+        if shaped is None:
+            misshapen.append(layer)
+        else:
+            fitting[layer] = shaped
     if strange or misshapen:
         raise UserError(_misfit(name, len(factors), strange, misshapen, made_for, base))
-    return known
+    return fitting
 
 
 def _misfit(
@@ -100,7 +108,7 @@ def _misfit(
 
 
 def family_of(
-    factors: Mapping[str, Factors | None], metadata: Mapping[str, str], families: Collection[FamilyFacts]
+    factors: Mapping[str, LayerUpdate | None], metadata: Mapping[str, str], families: Collection[FamilyFacts]
 ) -> FamilyFacts | None:
     """The family of base models that a file was made for, as its metadata or its layers tell; None: nothing does.
 
@@ -116,14 +124,8 @@ def family_of(
         if facts.lora_marks and any(re.match(facts.lora_marks, layer) for layer in factors):
             return facts
     cross = [own for layer, own in factors.items() if own and re.search(r"attn2[._]to_[kv]$", layer)]
-    widths = {own.down.shape[1] for own in cross}
+    widths = {own.shape()[1] for own in cross}
     return next((facts for facts in families if {facts.context_width} == widths), None)
-
-
-def _plain_shape(weight: Tensor) -> tuple[int, ...]:
-    """A layer's shape; that of a 1x1 convolution is a linear layer's, for files are written in both ways."""
-    kernel = tuple(weight.shape[2:])
-    return (*weight.shape[:2], *(kernel if set(kernel) - {1} else ()))
 
 
 # ---- Models ----
@@ -154,7 +156,7 @@ class Merging:
 
         All layers must be known: see `fit`.
         """
-        wanted: dict[nn.Linear | nn.Conv2d, list[tuple[Factors, float]]] = {}
+        wanted: dict[nn.Linear | nn.Conv2d, list[tuple[LayerUpdate, float]]] = {}
         for lora in loras:
             for name, factors in lora.factors.items():
                 target = self.layers[name]
@@ -172,9 +174,9 @@ class Merging:
             weight.copy_(with_updates(self._originals[layer].to(weight.device), updates))
 
 
-def with_updates(weight: Tensor, updates: Iterable[tuple[Factors, float]]) -> Tensor:
+def with_updates(weight: Tensor, updates: Iterable[tuple[LayerUpdate, float]]) -> Tensor:
     """A weight with what files add to it, each at its strength; float32, to be rounded once."""
     total = weight.to(torch.float32, copy=True)
     for factors, strength in updates:
-        total += factors.update(weight.device).mul_(strength).reshape(weight.shape)
+        total += factors.update(weight.device, weight).mul_(strength).reshape(weight.shape)
     return total

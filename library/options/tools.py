@@ -506,8 +506,8 @@ class MergeLoras(Tool):
         english='rank of 3x3 convolutions with "svd"; None: new_rank',
         chinese='"svd" 时 3x3 卷积层的秩；None 表示与 new_rank 相同')
     pretrained_model_name_or_path: str | None = option("often", None, path="model",
-        english='base model for "checkpoint": .safetensors, .ckpt or diffusers folder; it is read tensor by tensor and never changed',
-        chinese='"checkpoint" 所用的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；逐个张量读取，原文件不会被改动')
+        english='base model for "checkpoint", and for DoRA files: .safetensors, .ckpt or diffusers folder; it is read tensor by tensor and never changed',
+        chinese='"checkpoint" 以及 DoRA 文件所用的底模：.safetensors、.ckpt 文件或 diffusers 文件夹；逐个张量读取，原文件不会被改动')
     save_precision: str | None = option("output", None, choices=PRECISIONS,
         english='number format of the result: "fp16", "bf16", "float"; None: as in the files, in a checkpoint as it was',
         chinese='结果的精度："fp16"、"bf16"、"float"；None 表示与原文件相同')
@@ -531,10 +531,6 @@ class MergeLoras(Tool):
         if self.method == "checkpoint" and self.pretrained_model_name_or_path is None:
             yield ("method", "pretrained_model_name_or_path"), say(
                 "needs a base model: set pretrained_model_name_or_path", "需要底模：请设 pretrained_model_name_or_path")
-        if self.method != "checkpoint" and self.pretrained_model_name_or_path is not None:
-            yield ("pretrained_model_name_or_path", "method"), say(
-                f'has no effect with method = "{self.method}". Set method = "checkpoint" to merge into it, or this to None',
-                f'在 method = "{self.method}" 时不起作用。要合并进底模请设 method = "checkpoint"，否则请设为 None')
         if self.method != "svd" and self.new_conv_rank is not None:
             yield ("new_conv_rank", "method"), say(
                 'has no effect without method = "svd". Set it to None', '没有 method = "svd" 就不起作用。请设为 None')
@@ -564,6 +560,9 @@ class ResizeLora(Tool):
     new_conv_rank: int | None = option("often", None, minimum=1, maximum=1280,
         english="the same as new_rank for 3x3 convolutions; None: new_rank",
         chinese="3x3 卷积层的 new_rank；None 表示与 new_rank 相同")
+    pretrained_model_name_or_path: str | None = option("seldom", None, path="model",
+        english="for DoRA files, which become a LoRA: the base model they were trained on; it is never changed",
+        chinese="用于 DoRA 文件（会变成 LoRA）：训练时的底模；原文件不会被改动")
     save_precision: str | None = option("output", None, choices=PRECISIONS,
         english='number format of the files: "fp16", "bf16", "float"; None: as they are',
         chinese='文件精度："fp16"、"bf16"、"float"；None 表示不变')

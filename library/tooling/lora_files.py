@@ -7,9 +7,10 @@ that is run again finds its own work and does nothing.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from library.contracts import FamilyFacts
-    from library.lora_files.factors import Factors
+    from library.contracts import FamilyFacts, ModelInfo, Target
+    from library.families.rewriting import Reader
+    from library.lora_files.whole import LayerUpdate
 
 ENDINGS = (".safetensors", ".pt", ".ckpt")
 PROVENANCE = "lora_recipe"  # in the metadata
@@ -35,9 +37,29 @@ class LoraFile(NamedTuple):
 
     path: Path
     metadata: dict[str, str]
-    factors: dict[str, Factors]  # by its own names
+    factors: dict[str, LayerUpdate]  # by its own names
     family: FamilyFacts | None  # that it was made for; None: nothing tells
     dtype: torch.dtype  # of its matrices
+    bundled: dict[str, Tensor]  # of embeddings in the same file
+
+    @property
+    def embeddings(self) -> list[str]:
+        """What is typed in a prompt to use them."""
+        from library.lora_files.layouts import bundled_names
+
+        return bundled_names(self.bundled)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether some of it is no product of thin matrices: LoHa, LoKr, DoRA."""
+        from library.lora_files.factors import Factors
+
+        return any(not isinstance(update, Factors) for update in self.factors.values())
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it takes the base model to know what it adds."""
+        return any(update.needs_weight for update in self.factors.values())
 
 
 def from_project(entry: str) -> Path:
@@ -66,14 +88,23 @@ def find_loras(path: Path) -> list[Path]:
     return found
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of an adapter of any kind; a model of gigabytes is refused before it is read.
+class Loaded(NamedTuple):
+    """The tensors of an adapter of any kind."""
+
+    tensors: dict[str, Tensor]
+    bundled: dict[str, Tensor]  # of embeddings that the file holds besides
+    metadata: dict[str, str]
+
+
+def load(path: Path) -> Loaded:
+    """Read an adapter of any kind; a model of gigabytes is refused before it is read.
 
     Raises:
         UserError: the file is damaged, or no adapter.
     """
     from library.families.weights_file import read_header
     from library.lora_files.factors import refuse_strangers
+    from library.lora_files.layouts import without_bundled
     from library.storage import lora_file, metadata
 
     names = None
@@ -81,30 +112,85 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with suppress(UserError):  # of a damaged file `read_tensors` tells more fittingly
             names = read_header(path).shapes
     if names is not None:
-        refuse_strangers(path.name, names)
-    tensors = lora_file.read_tensors(path)
+        refuse_strangers(path.name, without_bundled(names)[0])
+    tensors, bundled = without_bundled(lora_file.read_tensors(path))
     refuse_strangers(path.name, tensors)
-    return tensors, metadata.of_file(path)
+    return Loaded(tensors, bundled, metadata.of_file(path))
+
+
+def embeddings_in(path: Path) -> list[str]:
+    """The names of the embeddings that a file holds besides a LoRA, by its header; [] where it has none that says."""
+    from library.families.weights_file import read_header
+    from library.lora_files.layouts import bundled_names
+
+    with suppress(UserError):
+        return bundled_names(read_header(path).shapes)
+    return []
 
 
 def read_lora(path: Path) -> LoraFile:
-    """Read a LoRA or LoCon of any trainer. Raises UserError: it is no such file, which is told."""
+    """Read a LoRA, LoCon, LoHa, LoKr or DoRA of any trainer. Raises UserError: it is no such file, which is told."""
     from library import families
     from library.lora_files import merging
     from library.lora_files.factors import read_factors
 
-    tensors, entries = load(path)
-    found = read_factors(path.name, tensors, entries)
-    dtype = next(iter(found.values())).down.dtype
-    return LoraFile(path, entries, found, merging.family_of(found, entries, families.all_facts()), dtype)
+    tensors, bundled, entries = load(path)
+    updates = read_factors(path.name, tensors, entries)
+    family = merging.family_of(updates, entries, families.all_facts())
+    dtypes = [tensor.dtype for tensor in tensors.values() if tensor.dim() > 1]
+    numbers = max(set(dtypes), key=dtypes.count)  # magnitudes may have another
+    return LoraFile(path, entries, updates, family, numbers, bundled)
 
 
-def by_saved_name(file: LoraFile) -> dict[str, Factors]:
-    """A file's matrices by sd-scripts' names, which every program reads; these are what most files have.
+def by_saved_name(file: LoraFile) -> dict[str, LayerUpdate]:
+    """What a file adds, by sd-scripts' names, which every program reads; these are what most files have.
 
     Raises:
         UserError: a layer's name is none that we know.
     """
+    known = _renamed(file)
+    if not (file.family and file.is_whole):
+        return known
+    # Neither a LoHa nor a LoKr tells whether its inputs are those of a larger kernel: the model does.
+    kernels = {target.saved_as: tuple(target.layer.weight.shape[2:]) for target in layers_of(file.family, known)}
+    return {name: _with_kernel(update, kernels.get(name, ())) for name, update in known.items()}
+
+
+def _with_kernel(update: LayerUpdate, kernel: tuple[int, ...]) -> LayerUpdate:
+    outputs, inputs, *own = update.whole_shape()
+    if own or not kernel:
+        return update
+    return update.shaped((outputs, inputs // math.prod(kernel), *kernel)) or update
+
+
+def layers_of(family: FamilyFacts, names: Collection[str]) -> list[Target]:
+    """The layers of this family's model; of the built-in miniature where these names are its own and not the family's.
+
+    Args:
+        names: of layers, in a file.
+    """
+    from library import families
+
+    return miniature_layers(family, names) or families.architecture(family.name).layers()
+
+
+def miniature_layers(family: FamilyFacts, names: Collection[str]) -> list[Target] | None:
+    """Those of the built-in miniature, if these names are its own and not its family's."""
+    from library import families
+    from library.lora_files.layouts import by_name
+    from library.options.training import Config
+
+    if set(names) <= by_name(families.architecture(family.name).layers()).keys():
+        return None
+    with suppress(UserError):  # somebody removed it
+        info = families.inspect(PROJECT / Config().pretrained_model_name_or_path)
+        small = families.blueprint(info).layers()
+        if info.family == family.name and set(names) <= by_name(small).keys():
+            return small
+    return None
+
+
+def _renamed(file: LoraFile) -> dict[str, LayerUpdate]:
     strange = [name for name in file.factors if not name.startswith("lora_")]
     if file.family:  # names of another writing lie in none of its blocks
         prefix, blocks = file.family.parts["denoiser"].prefix, file.family.blocks
@@ -113,10 +199,9 @@ def by_saved_name(file: LoraFile) -> dict[str, Factors]:
         return file.factors
     known, others = {}, list(file.factors)
     if file.family:
-        from library import families
         from library.lora_files.factors import canonical
 
-        known, others = canonical(file.factors, families.architecture(file.family.name).layers())
+        known, others = canonical(file.factors, layers_of(file.family, file.factors))
     title = file.family and file.family.title
     if unknown := [name for name in others if name in strange]:
         raise UserError(
@@ -155,11 +240,68 @@ def save(path: Path, tensors: dict[str, Tensor], entries: dict[str, str]) -> Non
         raise UserError(f"{error}{reason}") from error
 
 
+class BaseModel:
+    """A base model's layers by name, each weight read when it is asked for.
+
+    Args:
+        info: from `families.inspect`.
+    """
+
+    def __init__(self, info: ModelInfo):
+        from library import families
+        from library.families.rewriting import Reader
+
+        family = families.blueprint(info)
+        self.info = info
+        self.targets = family.targets()
+        stored = families.stored_weights(info, family)
+        self.stored = {target.saved_as: stored[target.layer] for target in family.layers() if target.layer in stored}
+        self.readers: dict[Path, Reader] = {file: Reader(file) for file in {one.file for one in self.stored.values()}}
+
+    def read(self, name: str) -> Tensor:
+        """A layer's weight, float32."""
+        file, source = self.stored[name]
+        tensor = self.readers[file].read(source.name)
+        return (tensor if source.third is None else tensor.chunk(3)[source.third]).float()
+
+    def weight_for(self, name: str, update: LayerUpdate) -> Tensor | None:
+        """Of the layer that this is to change, where that decides what is added."""
+        return self.read(name) if update.needs_weight else None
+
+
+def base_for(files: Sequence[LoraFile], model: str | None) -> BaseModel | None:
+    """The base model that DoRA files among these need; None: none does.
+
+    Raises:
+        UserError: there is no such model, or it does not fit them.
+    """
+    from library import families
+    from library.lora_files import merging
+
+    wanting = [file for file in files if file.needs_weights]
+    if not wanting:
+        return None
+    if model is None:
+        raise UserError([_needs_weights(file.path) for file in wanting])
+    info = families.inspect(Path(model))
+    layers, facts = families.blueprint(info).layers(), families.facts_of(info.family)
+    for file in wanting:
+        merging.fit(file.path.name, file.factors, layers, made_for=file.family, base=facts)
+    return BaseModel(info)
+
+
 # ---- What a file says of itself ----
 
 
-def merged_metadata(files: Sequence[LoraFile], family: FamilyFacts | None, title: str) -> dict[str, str]:
-    """What the files say in common: the base model, and the tags of all, so that trigger words are still offered."""
+def merged_metadata(
+    weighted: Sequence[tuple[LoraFile, float]], family: FamilyFacts | None, title: str
+) -> dict[str, str]:
+    """What the files say in common: the base model, and the tags of all, so that trigger words are still offered.
+
+    Args:
+        weighted: the files, each with its weight, which is not 0; a negative one takes away what its tags call up.
+    """
+    files = [file for file, _ in weighted]
     entries: dict[str, str] = {"ss_output_name": title}
     if family:
         entries |= {"ss_base_model_version": family.base_model_version, "ss_v2": str(family.is_v2)}
@@ -168,18 +310,33 @@ def merged_metadata(files: Sequence[LoraFile], family: FamilyFacts | None, title
         told = {file.metadata[name] for file in files if name in file.metadata}
         if len(told) == 1:
             entries[name] = told.pop()
-    frequencies: dict[str, dict[str, int]] = {}
+    for name in ("ss_tag_frequency", "ss_reg_dataset_dirs"):  # by the second one knows which tags call up nothing
+        if table := _added([file for file, weight in weighted if weight > 0], name):
+            entries[name] = json.dumps(table, ensure_ascii=False)
+    return entries | merged_modelspec([file.path for file in files], title)
+
+
+def _added(files: Sequence[LoraFile], name: str) -> dict[str, dict[str, object]]:
+    """Tables by folder in the metadata of several files, their counts added; of files of one training once."""
+    tables: dict[str, dict[str, object]] = {}
+    trainings = set()
     for file in files:
+        training = file.metadata.get("ss_session_id")
+        if training in trainings:
+            continue
+        trainings |= {training} - {None, "None"}
         try:
-            table = json.loads(file.metadata.get("ss_tag_frequency", "{}"))
+            table = json.loads(file.metadata.get(name, "{}"))
         except ValueError:
             continue
         for folder, counts in table.items() if isinstance(table, dict) else ():
             if isinstance(counts, dict):
-                frequencies.setdefault(folder, {}).update(counts)
-    if frequencies:
-        entries["ss_tag_frequency"] = json.dumps(frequencies, ensure_ascii=False)
-    return entries | merged_modelspec([file.path for file in files], title)
+                own = tables.setdefault(folder, {})
+                for key, count in counts.items():
+                    before = own.get(key, 0)
+                    is_sum = isinstance(before, int) and isinstance(count, int) and key != "n_repeats"
+                    own[key] = before + count if is_sum else count
+    return tables
 
 
 def merged_modelspec(paths: Sequence[Path], title: str) -> dict[str, str]:
@@ -236,3 +393,23 @@ def size(path: Path) -> str:
     """A file's size as a person reads it."""
     count = path.stat().st_size
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
+
+
+# ---- In words ----
+
+
+def _needs_weights(path: Path) -> str:
+    return say(
+        f"{path}: is a DoRA, whose update goes by the weights of the base model it was trained on. Set "
+        "pretrained_model_name_or_path to that model",
+        f"{path}：这是 DoRA，它的更新量取决于训练时底模的权重。请把 pretrained_model_name_or_path 设为那个底模",
+    )
+
+
+def bundled_note(name: str, embeddings: Sequence[str], english: str, chinese: str) -> str:
+    """That a file of this name holds embeddings, and what becomes of them."""
+    names = ", ".join(embeddings)
+    return say(
+        f"{name} also holds the embedding{'' if len(embeddings) == 1 else 's'} {names}: {english}",
+        f"{name} 还带有嵌入模型 {names}：{chinese}",
+    )

@@ -57,6 +57,7 @@ class Sources:
     prompts: list[Prompt]  # none: the captions of the set are taken
     state: State | None
     start: dict[str, Tensor] | None
+    bundled: dict[str, Tensor]
     optimizer_args: Settings
     base_loras: list[Strength]
     cache_folder: Path | None
@@ -121,6 +122,8 @@ def read_sources(asked: Config, processes: ProcessGroup) -> Sources:
     attempt(make_folder, Path(asked.output_dir))
     state = attempt(find_state, asked) if processes.is_first else None
     start = attempt(read_start, asked, model) if asked.network_weights else None
+    bundled, lines = (attempt(read_bundled, asked) if start else None) or ({}, [])
+    notes += lines
     prompts = attempt(sampling.prompts_of, asked.sample_prompts) if asked.sample_prompts else None
     optimizer_args = attempt(optimizers.parse_args, asked.optimizer_args)
     attempt(optimizers.parse_args, asked.lr_scheduler_args, "lr_scheduler_args")
@@ -145,6 +148,7 @@ def read_sources(asked: Config, processes: ProcessGroup) -> Sources:
         prompts=prompts or [],
         state=state,
         start=start,
+        bundled=bundled,
         optimizer_args=optimizer_args,
         base_loras=base_loras,
         cache_folder=cache_folder,
@@ -210,6 +214,7 @@ def resolve(
         data=data,
         optimizer_args=sources.optimizer_args,
         start=sources.start,
+        bundled=sources.bundled,
         state=state,
         lock=lock,
         cache_folder=sources.cache_folder,
@@ -318,13 +323,29 @@ def read_start(asked: Config, model: ModelInfo | None) -> dict[str, Tensor]:
     """The tensors of the LoRA to begin with, whoever wrote it. Raises UserError."""
     from library import families
     from library.lora_files.factors import in_our_writing
+    from library.lora_files.layouts import without_bundled
     from library.storage import lora_file, metadata
 
     path = Path(asked.network_weights or "")
     if model is None:  # which is told already
-        return lora_file.load_adapter(path)
+        return lora_file.load_adapter(path, lambda own: without_bundled(own)[0])
     layers = families.blueprint(model, asked.max_token_length).layers()
     return lora_file.load_adapter(path, lambda own: in_our_writing(path.name, own, layers, metadata.of_file(path)))
+
+
+def read_bundled(asked: Config) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of embeddings in the LoRA to begin with, which its training leaves as they are; what is said."""
+    from library.lora_files.layouts import without_bundled
+    from library.storage import lora_file
+    from library.tooling import lora_files
+
+    path = Path(asked.network_weights or "")
+    names = lora_files.embeddings_in(path)
+    if not names:
+        return {}, []
+    _, bundled = without_bundled(lora_file.read_tensors(path))
+    english, chinese = "not trained, and kept in the files of this run", "不参与训练，会原样保留在本次训练的文件里"
+    return bundled, [lora_files.bundled_note(path.name, names, english, chinese)]
 
 
 def read_base(asked: Config, model: ModelInfo) -> list[Strength]:
@@ -341,6 +362,9 @@ def read_base(asked: Config, model: ModelInfo) -> list[Strength]:
     for name, strength in zip(paths, strengths, strict=False):
         try:
             file = lora_files.read_lora(Path(name))
+            if file.bundled:
+                english, chinese = "only the LoRA goes into the base model", "只有 LoRA 部分合并进底模"
+                log.warning(lora_files.bundled_note(file.path.name, file.embeddings, english, chinese))
             factors = merging.fit(name, file.factors, layers, made_for=file.family, base=base)
             found.append(merging.Strength(factors, strength, strength))
         except UserError as error:

@@ -56,6 +56,7 @@ class Run:
     data: str = ""  # changes with the images, captions and folders
     optimizer_args: Settings = field(default_factory=dict)  # keywords of whatever optimizer the user names
     start: dict[str, Tensor] | None = None  # tensors of the LoRA file to begin with
+    bundled: dict[str, Tensor] = field(default_factory=dict)  # of embeddings in that file, for those of this run
     state: State | None = None  # to go on from
     lock: RunLock | None = None  # on the name; None in all processes but the first
     cache_folder: Path | None = None  # of latents and captions; None: in memory

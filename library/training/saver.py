@@ -120,7 +120,7 @@ class Saver:
             ),
         )
         with self.training.averaged():
-            tensors = self._file_tensors()
+            tensors = self._file_tensors() | self.run.bundled
             size = sum(tensor.nbytes for tensor in tensors.values())
             self.write(path, size, lambda: lora_file.save_adapter(path, tensors, entries, self.dtype))
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from library import families
+from library import adapters, families
 from library.adapters import sizes
 from library.families.clip_text import clip_merges
 from library.lora_files import merging
@@ -115,6 +115,124 @@ def test_concatenation_adds_the_ranks_and_says_so(lora, run, capsys):
     assert told["sshs_model_hash"].startswith(metadata.web_ui_hash(out / "merged.safetensors"))
     assert "2 LoRAs, " in (said := capsys.readouterr().out)
     assert "rank 2~5, float32" in said
+
+
+def adapter_file(path, kind, *, seed=0, **options):
+    """A file of another kind for a tiny model, with every value random, and what it adds to each layer."""
+    model = families.tiny("sd1")
+    attached = adapters.attach(model.targets(), module=kind, rank=2, alpha=1.0, conv_rank=2, conv_alpha=1.0, **options)
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, tensor in attached.state_dict().items():
+        change = 0.3 * torch.randn(tensor.shape, generator=draw)
+        tensors[name] = tensor if name.endswith("alpha") else (tensor + change).abs() if "dora" in name else change
+    lora_file.save_adapter(path, tensors, {"ss_base_model_version": "sd_v1", "ss_network_args": '{"algo": "x"}'})
+    attached.load_state_dict(load_file(path))
+    added = {name: layer.matrix(*layer.masters()).detach() for name, layer in attached.layers.items()}
+    attached.detach_from_model()
+    return path, added
+
+
+def base_model(path):
+    save_file({name: t.clone().contiguous() for name, t in original_layout(families.tiny("sd1")).items()}, path)
+    return path
+
+
+def same_matrices(found, expected, atol=2e-4):
+    assert found.keys() == expected.keys()
+    for name, update in found.items():
+        torch.testing.assert_close(update.flatten(1), expected[name], rtol=1e-3, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("method", ["concat", "svd"])
+def test_lokr_loha_and_dora_merge_with_a_lora_into_the_exact_sum(lora, run, tmp_path, method, capsys):
+    """What each adds to its layer in training: W + D of the trained adapters, at full rank."""
+    first = lora("a", conv=True)
+    others = {kind: adapter_file(tmp_path / f"{kind}.safetensors", kind) for kind in ("loha", "lokr", "dora")}
+    paths = [str(first), *(str(path) for path, _ in others.values())]
+    out = run(
+        merge_loras, loras=paths, ratios=[0.5, 1, -0.5, 1], method=method, new_rank=1280, save_precision="float",
+        pretrained_model_name_or_path=str(base_model(tmp_path / "base.safetensors")),
+    )  # fmt: skip
+    expected = {name: 0.5 * update.flatten(1) for name, update in updates(first).items()}
+    for (_, added), ratio in zip(others.values(), (1, -0.5, 1), strict=True):
+        expected = {name: expected[name] + ratio * matrix for name, matrix in added.items()}
+    same_matrices(updates(out / "merged.safetensors"), expected)
+    shapes = {name: t.shape[2:] for name, t in load_file(out / "merged.safetensors").items() if "lora_down" in name}
+    assert {tuple(shape) for name, shape in shapes.items() if re.search(r"resnets_\d_conv\d\.", name)} == {(3, 3)}
+    assert ("as an exact LoRA takes up to rank" in capsys.readouterr().out) == (method == "concat")
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr", "dora"])
+def test_other_kinds_go_into_a_checkpoint_and_become_a_lora_of_a_rank(run, tmp_path, kind):
+    path, added = adapter_file(tmp_path / "a.safetensors", kind)
+    base = base_model(tmp_path / "base.safetensors")
+    model = dict(pretrained_model_name_or_path=str(base))
+    out = run(merge_loras, loras=[str(path)], ratios=[0.5], method="checkpoint", **model)
+    before, after = (
+        families.open_model(one, dtype=torch.float32, vae_dtype=torch.float32, configs=TINY["sd1"])
+        for one in (base, out / "merged.safetensors")
+    )
+    for one, other in zip(before.targets(), after.targets(), strict=True):
+        expected = one.layer.weight.flatten(1) + 0.5 * added[one.saved_as]
+        torch.testing.assert_close(other.layer.weight.flatten(1), expected, rtol=1e-4, atol=1e-5)
+    out = run(resize_lora, lora=str(path), new_rank=2, save_precision="float", **(model if kind == "dora" else {}))
+    for name, update in updates(out / "a-dim2.safetensors").items():
+        values = torch.linalg.svdvals(added[name].double())
+        away = torch.linalg.vector_norm(update.flatten(1).double() - added[name])
+        torch.testing.assert_close(away, values[2:].square().sum().sqrt(), rtol=1e-3, atol=1e-4)
+    told = metadata.of_file(out / "a-dim2.safetensors")
+    assert (told["ss_network_module"], told["ss_network_dim"]) == ("networks.lora", "2")
+    assert "algo" not in told["ss_network_args"]
+
+
+def test_a_dora_without_its_base_model_is_told_what_it_needs(run, tmp_path):
+    path, _ = adapter_file(tmp_path / "a.safetensors", "dora")
+    with pytest.raises(UserError, match="is a DoRA, .* Set pretrained_model_name_or_path to that model"):
+        run(merge_loras, loras=[str(path)], ratios=[1.0])
+    run(resize_lora, 2, lora=str(path))
+
+
+def test_tags_of_one_folder_add_up_and_a_file_of_weight_0_leaves_none(lora, run):
+    def of(word, count, session):
+        return {
+            "ss_base_model_version": "sd_v1", "ss_session_id": session,
+            "ss_tag_frequency": json.dumps({"10_x": {"red": count, word: count}, "1_reg": {"girl": 5}}),
+            "ss_reg_dataset_dirs": json.dumps({"1_reg": {"n_repeats": 1, "img_count": 5}}),
+        }  # fmt: skip
+
+    paths = [lora("a", entries=of("a", 20, "1")), lora("b", entries=of("b", 30, "2"), seed=1)]
+    paths += [lora("c", entries=of("c", 7, "3"), seed=2), lora("d", entries=of("d", 4, "4"), seed=3)]
+    paths += [lora("e", entries=of("a", 20, "1"), seed=4)]  # another epoch of the first
+    out = run(merge_loras, loras=[str(path) for path in paths], ratios=[0.5, 0.5, 0, -0.3, 0.2])
+    told = metadata.of_file(out / "merged.safetensors")
+    assert json.loads(told["ss_tag_frequency"])["10_x"] == {"red": 50, "a": 20, "b": 30}
+    assert "girl" not in metadata.trigger_words(told)
+    assert told["modelspec.merged_from"] == "a, b, d, e"
+
+
+def test_an_embedding_in_a_file_stays_in_what_is_made_of_it(lora, run, tmp_path, capsys):
+    """OneTrainer and A1111 put it beside the LoRA: merged, resized and shown is the LoRA."""
+    path = lora("a")
+    bundled = {"bundle_emb.sks.string_to_param.*": torch.ones(2, 32), "bundle_emb.hat.clip_l": torch.ones(1, 32)}
+    save_file(load_file(path) | bundled, tmp_path / "b.safetensors", metadata.of_file(path))
+    out = run(merge_loras, loras=[str(path), str(tmp_path / "b.safetensors")], ratios=[0.5, 0.5])
+    said = "b.safetensors also holds the embeddings hat, sks: "
+    assert f"{said}kept in the result" in capsys.readouterr().out
+    assert bundled.keys() <= load_file(out / "merged.safetensors").keys()
+    assert read_factors("x", load_file(out / "merged.safetensors")).keys() == updates(path).keys()
+    run(resize_lora, lora=str(tmp_path / "b.safetensors"), new_rank=1)
+    assert f"{said}kept in the result" in capsys.readouterr().out
+    assert bundled.keys() <= load_file(out / "b-dim1.safetensors").keys()
+    base = base_model(tmp_path / "base.safetensors")
+    run(
+        merge_loras, loras=[str(tmp_path / "b.safetensors")], ratios=[1.0], method="checkpoint", output_name="model",
+        pretrained_model_name_or_path=str(base),
+    )  # fmt: skip
+    assert f"{said}a checkpoint can't hold it" in capsys.readouterr().out
+    shown = look(tmp_path / "b.safetensors", base)
+    assert [level for level, text, _ in shown.findings if "it also holds the embeddings hat, sks" in text] == ["green"]
+    assert not any(level == "red" for level, _, _ in shown.findings)
 
 
 def test_cut_to_a_rank_it_is_the_nearest_and_what_is_kept_is_told(lora, run, capsys):
@@ -309,14 +427,14 @@ def test_a_folder_is_resized_file_by_file_and_what_is_no_lora_is_named(lora, run
     (tmp_path / "set" / "狐 狸").mkdir(parents=True)
     lora("a", rank=4).rename(tmp_path / "set" / "a.safetensors")
     lora("b", rank=4, seed=1).rename(tmp_path / "set" / "狐 狸" / "b.safetensors")
-    save_file({"lora_unet_x.hada_w1_a": torch.ones(2, 2)}, tmp_path / "set" / "loha.safetensors")
+    save_file({"lora_unet_x.oft_blocks": torch.ones(2, 2)}, tmp_path / "set" / "oft.safetensors")
     (tmp_path / "set" / "broken.safetensors").write_bytes(b"\x00" * 20)
     save_file({"emb_params": torch.ones(3, 768)}, tmp_path / "set" / "embedding.safetensors")
     out = run(resize_lora, lora=str(tmp_path / "set"), new_rank=2)
     kept = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert kept == {"a-dim2.safetensors", "狐 狸/b-dim2.safetensors", "summary.html"}
     said = capsys.readouterr().out
-    assert "left out: loha.safetensors: is a LoHa" in said
+    assert "left out: oft.safetensors: is a OFT" in said
     assert "broken.safetensors: cannot be read" in said
     assert "embedding.safetensors: is no LoRA" in said
     run(resize_lora, lora=str(tmp_path / "set"), new_rank=2)
@@ -540,9 +658,7 @@ def test_what_programs_do_not_read_is_told(lora, tmp_path, tiny_model):
 @pytest.mark.parametrize(
     ("ends", "kind", "programs"),
     [
-        (["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"], "LoHa", ["A1111", "Forge", "ComfyUI"]),
-        (["lokr_w1", "lokr_w2"], "LoKr", ["A1111", "Forge", "ComfyUI"]),
-        (["lora_down.weight", "lora_up.weight", "dora_scale"], "DoRA", ["A1111", "Forge", "ComfyUI"]),
+        (["oft_blocks"], "OFT", ["A1111", "ComfyUI"]),
         (["on_input"], "IA3", ["A1111"]),
     ],
 )
