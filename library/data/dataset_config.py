@@ -26,7 +26,7 @@ from library.options.checks import ConfigError, assignment, check_values, contra
 from library.options.config_files import read_values, tables_of
 from library.options.declaration import declared, option
 from library.options.derived import changes_images
-from library.options.file_layouts import data_sets
+from library.options.file_layouts import data_sets, describes_data_sets, is_configuration
 from library.options.training import OPTIONS, TRAINING, Config
 
 OF_SETS = (  # their images share buckets
@@ -103,6 +103,8 @@ def read_dataset_config(config: Config) -> Described:
     """
     assert config.dataset_config
     reader = _Reader(config, Path(config.dataset_config))
+    if is_configuration(reader.file_tables) and not describes_data_sets(reader.file_tables):
+        raise ConfigError([_is_a_configuration(reader.file)])
     described = reader.described()
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -321,6 +323,13 @@ class _Reader:
 
 
 # ---- what is said ----
+
+
+def _is_a_configuration(file: Path) -> str:
+    return say(
+        f"{file.name} holds parameters and no data sets ([[datasets]]): give it as --config_file, or as load_json_path",
+        f"{file.name} 里是参数，没有数据集（[[datasets]]）：请把它用作 --config_file 或 load_json_path",
+    )
 
 
 def _are_not_read(file: Path, names: list[str]) -> str:

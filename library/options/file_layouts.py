@@ -50,39 +50,52 @@ def data_sets(tables: Values) -> Values:
         general = {
             name: value
             for table in tables.values()
-            if isinstance(table, dict)
-            for name, value in table.get("dataset_args", {}).items()
+            for name, value in _table(_table(table).get("dataset_args")).items()
             if _is_given(value)
         }
-        for subset in tables.get("subsets", ()):
+        for subset in filter(None, map(_table, tables.get("subsets", ()))):
             for name in [name for name, value in subset.items() if name == "name" or not _is_given(value)]:
                 del subset[name]
         return {"general": general, "datasets": [{"subsets": tables.get("subsets", [])}]}
     own = {key: value for key, value in tables.items() if key in ("general", "datasets")}
     rest = {key: value for key, value in tables.items() if key not in own}
     general = own.get("general")
-    names = {sd_scripts.RENAMED.get(name, name) for name in parameters(rest)}
-    if not OF_RUNS & names and not (isinstance(general, dict) and "pretrained_model_name_or_path" in general):
+    if not is_configuration(rest) and "pretrained_model_name_or_path" not in _table(general):
         return tables  # nothing that only a run has: whatever else stands there is a mistake
     if isinstance(general, dict):
         own["general"] = {name: value for name, value in general.items() if name in OF_SETS_ALONE}
     return own
 
 
+def is_configuration(tables: Values) -> bool:
+    """Whether there is a parameter that only a run has."""
+    return bool(OF_RUNS & {sd_scripts.RENAMED.get(name, name) for name in parameters(tables)})
+
+
+def _table(value: object) -> Values:
+    return value if isinstance(value, dict) else {}
+
+
 def _by_window(tables: Values) -> Values:
     """What LoRA_Easy_Training_Scripts sends to its trainer ("args", "dataset") in the layout of what it saves."""
     args, sets = tables.get("args"), tables.get("dataset")
     if not isinstance(args, dict) or not isinstance(sets, dict):
+        if isinstance(sets, dict) and isinstance(
+            sets.get("subsets"), list
+        ):  # [[dataset.subsets]] of people's own files
+            return tables | {
+                "dataset": {key: sets[key] for key in sets if key != "subsets"},
+                "subsets": sets["subsets"],
+            }
         return tables
     parts = [part for part in args.keys() | sets.keys() if part != "subsets"]
-    saved = {part: {"args": args.get(part, {}), "dataset_args": sets.get(part, {})} for part in sorted(parts)}
+    saved = {part: {"args": args.get(part), "dataset_args": sets.get(part)} for part in sorted(parts)}
     return {**saved, "subsets": sets.get("subsets", [])}
 
 
 def _is_of_easy_scripts(tables: Values) -> bool:
-    return any(
-        isinstance(table, dict) and any(isinstance(table.get(key), dict) for key in ("args", "dataset_args"))
-        for table in tables.values()
+    return isinstance(tables.get("subsets"), list) or any(
+        isinstance(_table(table).get(key), dict) for table in tables.values() for key in ("args", "dataset_args")
     )
 
 
@@ -95,7 +108,7 @@ def _easy_parameters(tables: Values) -> Values:
     values: Values = {}
     for key, table in tables.items():
         if isinstance(table, dict):
-            values |= table.get("args", {}) if {"args", "dataset_args"} & table.keys() else table
+            values |= _table(table.get("args")) if {"args", "dataset_args"} & table.keys() else table
         elif key != "subsets":
             values[key] = table
     network = values.get("network_args")

@@ -390,6 +390,16 @@ REFUSED: dict[str, tuple[tuple[Scalar, ...], Reason]] = {
         ((), NETWORK_ARGUMENT),
     ),
     "unit": ((1,), NETWORK_ARGUMENT),
+    **dict.fromkeys(
+        ("dataset", "datasets", "subsets", "args"),
+        (
+            (),
+            (
+                "data sets are written as tables headed [[datasets]], their folders as [[datasets.subsets]]",
+                "数据集请写成以 [[datasets]] 开头的表，其中的目录写成 [[datasets.subsets]]",
+            ),
+        ),
+    ),
     "train_mode": (("lora",), ("only LoRAs are trained here", "这里只训练 LoRA")),
     "lyco": (
         (),

@@ -137,6 +137,35 @@ def test_what_easy_training_scripts_sends_to_its_trainer_is_taken_too(read):
     assert sets == saved_sets
 
 
+@pytest.mark.parametrize("header", ["[[subsets]]", "[dataset]\ntrain_batch_size = 2\n[[dataset.subsets]]"])
+def test_folders_under_other_headings_are_taken(read, header):
+    text = f'pretrained_model_name_or_path = "<model>"\n{header}\nimage_dir = "<images>"\nnum_repeats = 3\n'
+    _, sets = read(text)
+    assert [subset.repeats for subset in sets.subsets] == [3]
+
+
+def test_data_sets_under_no_known_heading_are_answered(read):
+    with pytest.raises(ConfigError, match=r"dataset is not supported: data sets are written as tables headed"):
+        read('pretrained_model_name_or_path = "<model>"\n[[dataset]]\nimage_dir = "<images>"\n')
+
+
+def test_a_configuration_given_as_data_sets_is_told_in_one_line(tmp_path):
+    (tmp_path / "x.toml").write_text("learning_rate = 1e-4\nbucket_no_upscale = true\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        read_dataset_config(Config(dataset_config=str(tmp_path / "x.toml")))
+    assert caught.value.problems == [
+        "x.toml holds parameters and no data sets ([[datasets]]): give it as --config_file, or as load_json_path"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["subsets = [1]", "[a]\nargs = 1\ndataset_args = 2", "args = 1\n[dataset]\nsubsets = [2]"]
+)
+def test_a_file_of_no_known_form_is_no_traceback(read, text):
+    with pytest.raises(ConfigError):
+        read(f'pretrained_model_name_or_path = "<model>"\n{text}\n')
+
+
 @pytest.mark.parametrize("text", [BESIDE_PARAMETERS, EASY_SCRIPTS])
 def test_a_mistake_in_a_subset_is_told_at_its_line(read, text):
     line = text.replace("keep_tokens", "keep_token").splitlines().index("keep_token = 1") + 1
