@@ -154,11 +154,14 @@ def whole_of(sample: Sample, config: Config) -> str:
 
 def compared(sample: Sample, config: Config) -> str:
     """The caption of an image as its tags are compared: whole, without weights, a comma between two tags."""
-    own = sample.options or config
-    text, separator = whole_of(sample, config), own.caption_separator
-    if separator != ",":
-        text = ", ".join(tag.replace(",", " ") for tag in _split(text, own))
-    return unescaped(unweighted(text))
+    return unescaped(unweighted(_with_commas(whole_of(sample, config), sample.options or config)))
+
+
+def _with_commas(text: str, config: Config) -> str:
+    """The same tags with commas between them, whatever separates them."""
+    if config.caption_separator == ",":
+        return text
+    return ", ".join(tag.replace(",", " ") for tag in _split(text, config))
 
 
 def process(caption: str, config: Config, *, rng: random.Random, epoch: int, warmup: float = 1.0) -> str:
@@ -245,12 +248,18 @@ def _has_choice(caption: str) -> bool:
     return is_choice or sum(1 for line in caption.splitlines() if line.strip()) > 1
 
 
-def tag_frequency(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: images with it}} in lower case, whatever the repeats: ss_tag_frequency."""
+def tag_frequency(samples: Iterable[Sample], config: Config | None = None) -> dict[str, dict[str, int]]:
+    """{folder: {tag: images with it}} in lower case, whatever the repeats: ss_tag_frequency.
+
+    Args:
+        config: the run's, which may have a separator of its own; None: a comma.
+    """
+    config = config or Config()
     counts: dict[str, dict[str, int]] = {}
     for sample in samples:
         folder = counts.setdefault(sample.folder, {})
-        for tag in weighted_tags(first_line(sample.caption).lower()):
+        line = _with_commas(first_line(sample.caption), sample.options or config)
+        for tag in weighted_tags(line.lower()):
             text = unescaped(tag.text)
             folder[text] = folder.get(text, 0) + 1
     return counts

@@ -244,7 +244,7 @@ def metadata(plan: Plan) -> JsonObject:
     return entries | {
         "ss_dataset_dirs": of_kind[False],
         "ss_reg_dataset_dirs": of_kind[True],
-        "ss_tag_frequency": captions.tag_frequency(found.train + found.regularization),
+        "ss_tag_frequency": captions.tag_frequency(found.train + found.regularization, plan.sets[0].config),
         "ss_bucket_info": _bucket_info(plan.sets[0], plan.reg_rotate),
     }
 
@@ -295,7 +295,7 @@ def _set_metadata(plan: Plan, at: int) -> JsonObject:
         "min_bucket_reso": rule.minimum,
         "max_bucket_reso": rule.maximum,
         "skip_image_resolution": own.config.skip_image_resolution,
-        "tag_frequency": captions.tag_frequency(own.train + own.regularization),
+        "tag_frequency": captions.tag_frequency(own.train + own.regularization, own.config),
         "bucket_info": _bucket_info(own, plan.reg_rotate),
         "subsets": subsets,
     }

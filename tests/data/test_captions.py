@@ -199,6 +199,8 @@ def test_tag_frequency_counts_images_not_repeats(tmp_path):
     assert captions.tag_frequency(samples) == {"10_a": {"1girl": 1, "smile": 2}, "2_b": {"smile": 1}}
     samples = [Sample(tmp_path, caption, 1, 1, "1_a", 1, False) for caption in ("(Red hair:1.2), b", "red hair")]
     assert captions.tag_frequency(samples) == {"1_a": {"red hair": 2, "b": 1}}
+    samples = [Sample(tmp_path, "sks; red hair", 1, 1, "1_a", 1, False)]
+    assert captions.tag_frequency(samples, Config(caption_separator=";")) == {"1_a": {"sks": 1, "red hair": 1}}
 
 
 def test_tags_are_counted_over_all_folders_by_number_or_by_name():
