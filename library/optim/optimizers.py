@@ -53,14 +53,7 @@ def build(name: str, groups: list[Group], *, learning_rate: float | None, args: 
     if name.lower() not in of_lower:
         near = [of_lower[key] for key in difflib.get_close_matches(name.lower(), of_lower, 2)]
         hint = say(f" Did you mean {' or '.join(near)}?", f"是否想写 {'、'.join(near)}？") if near else ""
-        raise UserError(
-            say(
-                f"optimizer_type = {name}: there is no such optimizer.{hint} There are: {', '.join(OPTIMIZERS)}, "
-                "and any import path such as package.module.Class.",
-                f"optimizer_type = {name}：没有这种优化器。{hint}可用：{'、'.join(OPTIMIZERS)}，或 Python 导入路径，"
-                "如 package.module.Class。",
-            )
-        )
+        raise UserError(_no_such_optimizer(name, hint))
     return OPTIMIZERS[of_lower[name.lower()]](groups, learning_rate, args)
 
 
@@ -149,14 +142,7 @@ def learning_rates(
     rates = {part: learning_rate if rate is None else rate for part, rate in rates.items()}
     trained = {part: rate for part, rate in rates.items() if rate > 0}
     if not trained:
-        raise UserError(
-            say(
-                f"nothing would be trained: the learning rates of {', '.join(rates) or 'all parts'} are 0. "
-                "Set unet_lr or text_encoder_lr above 0.",
-                f"没有任何部分会被训练：{'、'.join(rates) or '各部分'}的学习率都是 0。"
-                "请把 unet_lr 或 text_encoder_lr 设为大于 0。",
-            )
-        )
+        raise UserError(_nothing_to_train(rates))
     return trained
 
 
@@ -241,15 +227,7 @@ def _finds_its_rate(path: str, package: str) -> Row:
     def row(groups: list[Group], learning_rate: float | None, args: Settings) -> Built:
         rates = {group["lr"] for group in groups}
         if len(rates) > 1:
-            raise UserError(
-                say(
-                    f"{name} finds one learning rate for all parts, but they were given {_listed(rates)}. Set unet_lr "
-                    "and text_encoder_lr to None (or one of them to 0, to freeze that part), and learning_rate = 1.",
-                    f"{name} 为所有部分寻找同一个学习率，但设置了不同的值：{_listed(rates)}。"
-                    "请把 unet_lr 和 text_encoder_lr 设为 None（或把其中一个设为 0 以冻结该部分），"
-                    "learning_rate 设为 1。",
-                )
-            )
+            raise UserError(_one_rate_for_all(name, rates))
         built = _plain(path, package)(groups, learning_rate, args)
         rate = rates.pop()
         if rate < 0.1:
@@ -282,14 +260,7 @@ def _schedule_free(path: str) -> Row:
     def row(groups: list[Group], learning_rate: float | None, args: Settings) -> Built:
         built = _plain(path, "schedulefree")(groups, learning_rate, args)
         cast(ScheduleFree, built.optimizer).train()
-        built.notices.append(
-            say(
-                f"{path.rpartition('.')[2]} needs no schedule: lr_scheduler and lr_warmup_steps are not used "
-                '(optimizer_args = ["warmup_steps=100"] warms up)',
-                f"{path.rpartition('.')[2]} 不需要学习率调度：lr_scheduler 与 lr_warmup_steps 不起作用"
-                '（预热请用 optimizer_args = ["warmup_steps=100"]）',
-            )
-        )
+        built.notices.append(_needs_no_schedule(path.rpartition(".")[2]))
         return built
 
     return row
@@ -381,14 +352,7 @@ def _adafactor(groups: list[Group], learning_rate: float | None, args: Settings)
     if not args.get("relative_step", True):
         return row(groups, learning_rate, args)
     built = row([{**group, "lr": None} for group in groups], None, {"relative_step": True, **args})
-    built.notices.append(
-        say(
-            "Adafactor sets the learning rate itself, so learning_rate, unet_lr, text_encoder_lr and lr_scheduler are "
-            'not used. To use them: optimizer_args = ["relative_step=False", "scale_parameter=False"].',
-            "Adafactor 自行决定学习率，learning_rate、unet_lr、text_encoder_lr、lr_scheduler 不起作用。"
-            '如要使用它们：optimizer_args = ["relative_step=False", "scale_parameter=False"]。',
-        )
-    )
+    built.notices.append(_adafactor_sets_the_rate())
     return built
 
 
@@ -505,3 +469,52 @@ def _check_args(cls: type[Any], args: Settings) -> None:
 
 def _listed(numbers: Iterable[float]) -> str:
     return ", ".join(f"{number:g}" for number in sorted(numbers))
+
+
+# ---- What is said ----
+
+
+def _no_such_optimizer(name: str, hint: str) -> str:
+    return say(
+        f"optimizer_type = {name}: there is no such optimizer.{hint} There are: {', '.join(OPTIMIZERS)}, "
+        "and any import path such as package.module.Class.",
+        f"optimizer_type = {name}：没有这种优化器。{hint}可用：{'、'.join(OPTIMIZERS)}，或 Python 导入路径，"
+        "如 package.module.Class。",
+    )
+
+
+def _nothing_to_train(rates: dict[str, float]) -> str:
+    return say(
+        f"nothing would be trained: the learning rates of {', '.join(rates) or 'all parts'} are 0. "
+        "Set unet_lr or text_encoder_lr above 0.",
+        f"没有任何部分会被训练：{'、'.join(rates) or '各部分'}的学习率都是 0。"
+        "请把 unet_lr 或 text_encoder_lr 设为大于 0。",
+    )
+
+
+def _one_rate_for_all(name: str, rates: Iterable[float]) -> str:
+    return say(
+        f"{name} finds one learning rate for all parts, but they were given {_listed(rates)}. Set unet_lr "
+        "and text_encoder_lr to None (or one of them to 0, to freeze that part), and learning_rate = 1.",
+        f"{name} 为所有部分寻找同一个学习率，但设置了不同的值：{_listed(rates)}。"
+        "请把 unet_lr 和 text_encoder_lr 设为 None（或把其中一个设为 0 以冻结该部分），"
+        "learning_rate 设为 1。",
+    )
+
+
+def _needs_no_schedule(name: str) -> str:
+    return say(
+        f"{name} needs no schedule: lr_scheduler and lr_warmup_steps are not used "
+        '(optimizer_args = ["warmup_steps=100"] warms up)',
+        f"{name} 不需要学习率调度：lr_scheduler 与 lr_warmup_steps 不起作用"
+        '（预热请用 optimizer_args = ["warmup_steps=100"]）',
+    )
+
+
+def _adafactor_sets_the_rate() -> str:
+    return say(
+        "Adafactor sets the learning rate itself, so learning_rate, unet_lr, text_encoder_lr and lr_scheduler are "
+        'not used. To use them: optimizer_args = ["relative_step=False", "scale_parameter=False"].',
+        "Adafactor 自行决定学习率，learning_rate、unet_lr、text_encoder_lr、lr_scheduler 不起作用。"
+        '如要使用它们：optimizer_args = ["relative_step=False", "scale_parameter=False"]。',
+    )

@@ -124,14 +124,7 @@ def build(
 
         return AdafactorSchedule(optimizer)
     if name == "adafactor":
-        raise UserError(
-            say(
-                "lr_scheduler = adafactor shows the learning rate that Adafactor sets itself, and this optimizer "
-                "does not. Use optimizer_type = Adafactor (without relative_step=False), or another schedule.",
-                "lr_scheduler = adafactor 只用于显示 Adafactor 自行决定的学习率，当前优化器并不如此。请使用 "
-                "optimizer_type = Adafactor（不加 relative_step=False），或换一种调度。",
-            )
-        )
+        raise UserError(_not_for_this_optimizer())
     if name not in SHAPES and name != "piecewise_constant":
         names = [*SHAPES, "piecewise_constant"]
         near = difflib.get_close_matches(name, names, 1)
@@ -145,25 +138,11 @@ def build(
     warmup_steps = step_count_of("lr_warmup_steps", warmup, step_count)
     decay_steps = step_count_of("lr_decay_steps", decay, step_count)
     if warmup_steps + decay_steps > step_count:
-        raise UserError(
-            say(
-                f"lr_warmup_steps = {warmup} and lr_decay_steps = {decay} are more than the "
-                f"{plural(step_count, 'step')} of the "
-                "run. Lower one of them.",
-                f"lr_warmup_steps = {warmup} 与 lr_decay_steps = {decay} 之和超过总步数 {step_count}，请调小其中一个。",
-            )
-        )
+        raise UserError(_longer_than_the_run(warmup, decay, step_count))
     if name == "piecewise_constant":
         return LambdaLR(optimizer, _pieces(str((args or {}).get("step_rules", ""))))
     if name == "constant" and warmup_steps:
-        raise UserError(
-            say(
-                f"lr_scheduler = constant has no warmup, but lr_warmup_steps = {warmup}. Use lr_scheduler = "
-                "constant_with_warmup, or lr_warmup_steps = 0.",
-                f"lr_scheduler = constant 没有预热，但 lr_warmup_steps = {warmup}。请用 lr_scheduler = "
-                "constant_with_warmup，或设 lr_warmup_steps = 0。",
-            )
-        )
+        raise UserError(_constant_has_no_warmup(warmup))
     return LambdaLR(
         optimizer,
         [
@@ -222,15 +201,7 @@ def step_count_of(option: str, value: int | float | str, step_count: int) -> int
             )
         )
     if steps >= step_count:
-        raise UserError(
-            say(
-                f"{option} = {value} ({plural(steps, 'step')}) is not less than the {plural(step_count, 'step')} of "
-                "the run: "
-                "the learning rate would never reach its value. Lower it, or train longer.",
-                f"{option} = {value}（{steps} 步）不小于总步数 {step_count}，学习率永远达不到设定值。"
-                "请调小，或训练更久。",
-            )
-        )
+        raise UserError(_never_reached(option, value, steps, step_count))
     return steps
 
 
@@ -241,14 +212,7 @@ def _pieces(rules: str) -> Callable[[int], float]:
         ends = sorted((int(end), float(factor)) for factor, end in (rule.split(":") for rule in earlier))
         final = float(last)
     except ValueError:
-        raise UserError(
-            say(
-                f'lr_scheduler = piecewise_constant: step_rules "{rules}" is not understood. Write lr_scheduler_args = '
-                "[\"step_rules='1:100,0.1:200,0.01'\"]: factor 1 up to step 100, 0.1 up to step 200, then 0.01.",
-                f'lr_scheduler = piecewise_constant：step_rules "{rules}" 无法识别。请写 lr_scheduler_args = '
-                "[\"step_rules='1:100,0.1:200,0.01'\"]：前 100 步系数为 1，到 200 步为 0.1，之后为 0.01。",
-            )
-        ) from None
+        raise UserError(_rules_not_understood(rules)) from None
     return lambda step: next((factor for end, factor in ends if step < end), final)
 
 
@@ -287,3 +251,51 @@ def _factor(shape: Callable[[int, Course], float], course: Course, rises_from: f
         return shape(step, course)
 
     return factor
+
+
+# ---- What is said ----
+
+
+def _not_for_this_optimizer() -> str:
+    return say(
+        "lr_scheduler = adafactor shows the learning rate that Adafactor sets itself, and this optimizer "
+        "does not. Use optimizer_type = Adafactor (without relative_step=False), or another schedule.",
+        "lr_scheduler = adafactor 只用于显示 Adafactor 自行决定的学习率，当前优化器并不如此。请使用 "
+        "optimizer_type = Adafactor（不加 relative_step=False），或换一种调度。",
+    )
+
+
+def _longer_than_the_run(warmup: int | float | str, decay: int | float | str, step_count: int) -> str:
+    return say(
+        f"lr_warmup_steps = {warmup} and lr_decay_steps = {decay} are more than the "
+        f"{plural(step_count, 'step')} of the "
+        "run. Lower one of them.",
+        f"lr_warmup_steps = {warmup} 与 lr_decay_steps = {decay} 之和超过总步数 {step_count}，请调小其中一个。",
+    )
+
+
+def _constant_has_no_warmup(warmup: int | float | str) -> str:
+    return say(
+        f"lr_scheduler = constant has no warmup, but lr_warmup_steps = {warmup}. Use lr_scheduler = "
+        "constant_with_warmup, or lr_warmup_steps = 0.",
+        f"lr_scheduler = constant 没有预热，但 lr_warmup_steps = {warmup}。请用 lr_scheduler = "
+        "constant_with_warmup，或设 lr_warmup_steps = 0。",
+    )
+
+
+def _never_reached(option: str, value: int | float | str, steps: int, step_count: int) -> str:
+    return say(
+        f"{option} = {value} ({plural(steps, 'step')}) is not less than the {plural(step_count, 'step')} of "
+        "the run: "
+        "the learning rate would never reach its value. Lower it, or train longer.",
+        f"{option} = {value}（{steps} 步）不小于总步数 {step_count}，学习率永远达不到设定值。请调小，或训练更久。",
+    )
+
+
+def _rules_not_understood(rules: str) -> str:
+    return say(
+        f'lr_scheduler = piecewise_constant: step_rules "{rules}" is not understood. Write lr_scheduler_args = '
+        "[\"step_rules='1:100,0.1:200,0.01'\"]: factor 1 up to step 100, 0.1 up to step 200, then 0.01.",
+        f'lr_scheduler = piecewise_constant：step_rules "{rules}" 无法识别。请写 lr_scheduler_args = '
+        "[\"step_rules='1:100,0.1:200,0.01'\"]：前 100 步系数为 1，到 200 步为 0.1，之后为 0.01。",
+    )
