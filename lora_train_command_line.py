@@ -123,6 +123,8 @@ logging_dir = None                    # also write TensorBoard curves here; None
 tag_occurrence_txt_file = True        # write the count of all tags beside the result | 在输出目录写出标签统计
 sort_tag_occurrence_alphabetically = False  # that list sorted by name, not by count | 标签统计按名称排序，而不是按次数
 language = "auto"                     # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"                   # open the report in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开报告："auto" 有屏幕时打开，True，False
+notify_at_end = "auto"                # announce the end of a training of ten minutes or more by a sound and a message: "auto" where there is a screen, True, False | 训练超过十分钟时，结束后以提示音和桌面消息通知："auto" 有屏幕时通知，True，False
 
 # ---- Output: presets and queues | 输出：预设与队列 ----
 save_json_folder = None     # keep these parameters as a .json preset in this folder; None: not | 把本次参数存为 .json 预设的目录；None 表示不存

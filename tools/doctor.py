@@ -23,8 +23,9 @@ similarity = 6        # how many of 64 hash bits may differ in the same image, u
 check_machine = True  # also check the device; imports torch, which takes a few seconds | 同时检查设备；需要导入 torch，耗时数秒
 
 # ---- Output | 输出 ----
-language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = None  # where the page goes; None: output/doctor | 结果页的输出目录；None 表示 output/doctor
+language = "auto"    # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"  # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
+output_dir = None    # where the page goes; None: output/doctor | 结果页的输出目录；None 表示 output/doctor
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from library.messages import log, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, Doctor
-from library.reporting import findings, pages
+from library.reporting import desktop, findings, pages
 from library.reporting.findings import Finding
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def examine(settings: Doctor) -> int:
         )
     )
     log.info(say(f"full report with images: {path}", f"全部结果（附图片）：{path}"))
+    desktop.open_page(path, settings.open_pages)
     if seen.system:
         log.info(seen.system)
     return 0

@@ -29,6 +29,7 @@ device = "auto"        # device for the computation: "auto", "cpu", "cuda" (AMD 
 
 # ---- Output | 输出 ----
 language = "auto"                 # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"               # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
 save_precision = "fp16"           # number format of the file: "fp16" (half the size), "bf16", "float" | 文件精度："fp16"（小一半）、"bf16"、"float"
 output_name = "extracted"         # file name of the LoRA; no file is overwritten: a taken name gets -2, -3, ... | LoRA 的文件名；不会覆盖已有文件，重名时加 -2、-3……
 output_dir = r"output/extracted"  # where the LoRA goes; made if missing | 结果的输出目录，没有会自动建立

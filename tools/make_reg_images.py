@@ -44,8 +44,9 @@ bucket_no_upscale = None    # smaller images get buckets of their own size | 不
 caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
-language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-overwrite = False  # regenerate images whose settings or captions changed; False: list them and generate nothing | 设置或标注改过之后，重画已有的图；False：只指出哪些不符，不画任何图
+language = "auto"    # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"  # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
+overwrite = False    # regenerate images whose settings or captions changed; False: list them and generate nothing | 设置或标注改过之后，重画已有的图；False：只指出哪些不符，不画任何图
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -66,7 +67,7 @@ from library import files
 from library.messages import Note, Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, MakeRegImages
-from library.reporting import pages
+from library.reporting import desktop, pages
 
 SAY_ESTIMATE = 30  # seconds that are worth an estimate
 MOST_BESIDE = 3  # images shown beside a training image
@@ -136,6 +137,7 @@ def run(settings: MakeRegImages) -> int:
             )
         )
     log.info(say(f"summary: {path}", f"结果页：{path}"))
+    desktop.open_page(path, settings.open_pages)
     return 0
 
 

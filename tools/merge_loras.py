@@ -26,6 +26,7 @@ pretrained_model_name_or_path = None  # base model for "checkpoint", and for DoR
 
 # ---- Output | 输出 ----
 language = "auto"              # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"            # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
 save_precision = None          # number format of the result: "fp16", "bf16", "float"; None: as in the files, in a checkpoint as it was | 结果的精度："fp16"、"bf16"、"float"；None 表示与原文件相同
 output_name = "merged"         # file name of the result; no file is overwritten: a taken name gets -2, -3, ... | 结果的文件名；不会覆盖已有文件，重名时加 -2、-3……
 output_dir = r"output/merged"  # where the result goes; made if missing | 结果的输出目录，没有会自动建立

@@ -37,8 +37,9 @@ models_dirs = None                    # further folders with models, such as a w
 device = "auto"                       # where models run: "auto", "cpu", "cuda" (AMD too) | 模型运行的设备："auto"、"cpu"、"cuda"（AMD 也写 cuda）
 
 # ---- Output | 输出 ----
-language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-overwrite = False  # remake images that already exist; False: keep those made from the same image with the same settings, anything else in their place is an error | 已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错
+language = "auto"    # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"  # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
+overwrite = False    # remake images that already exist; False: keep those made from the same image with the same settings, anything else in their place is an error | 已有的图片重新生成；False：来源与设置都相同的保留，位置被其他文件占用则报错
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -91,7 +92,7 @@ def prepare(settings: PrepareImages) -> int:
     import cv2
 
     from library.images.manifest import Manifest
-    from library.reporting import pages
+    from library.reporting import desktop, pages
     from library.tooling import cleaning_findings, cleaning_page, raw_images
 
     cv2.setNumThreads(1)  # a thread for each image is faster than all threads for one
@@ -158,6 +159,7 @@ def prepare(settings: PrepareImages) -> int:
         log.info(line)
     summary = pages.write(output / PAGE, cleaning_page.build(outcome, findings, settings, output))
     log.info(say(f"summary: {summary}", f"请查看 {summary}"))
+    desktop.open_page(summary, settings.open_pages)
     return 0
 
 

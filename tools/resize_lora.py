@@ -28,6 +28,7 @@ pretrained_model_name_or_path = None  # for DoRA files, which become a LoRA: the
 
 # ---- Output | 输出 ----
 language = "auto"               # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"             # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
 save_precision = None           # number format of the files: "fp16", "bf16", "float"; None: as they are | 文件精度："fp16"、"bf16"、"float"；None 表示不变
 output_dir = r"output/resized"  # where the files and the summary go, under their own names with the rank behind; none is overwritten | 结果和结果页的输出目录，文件名后面会加上秩；不会覆盖已有文件
 
@@ -46,7 +47,7 @@ from library.files import free_path
 from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ResizeLora
-from library.reporting import pages
+from library.reporting import desktop, pages
 
 if TYPE_CHECKING:
     from library.tooling.lora_files import LoraFile
@@ -107,6 +108,7 @@ def run(settings: ResizeLora) -> int:
     if results:
         path = write_page(settings, results, left_out)
         log.info(say(f"summary: {path}", f"结果页：{path}"))
+        desktop.open_page(path, settings.open_pages)
     return 0 if results or done else 2
 
 

@@ -22,8 +22,9 @@ lora = None  # a LoRA file, or a folder: all LoRAs in it, including sub-folders;
 pretrained_model_name_or_path = None  # base model whose layers the files are compared with; None: a model of the family they were made for | 用来核对各层的底模；None 表示按文件对应的系列核对
 
 # ---- Output | 输出 ----
-language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = None  # where the page goes; None: output/shown | 结果页的输出目录；None 表示 output/shown
+language = "auto"    # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"  # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
+output_dir = None    # where the page goes; None: output/shown | 结果页的输出目录；None 表示 output/shown
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -43,7 +44,7 @@ from library.contracts import FamilyFacts
 from library.messages import UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, ShowLora
-from library.reporting import findings, pages
+from library.reporting import desktop, findings, pages
 
 PAGE = "summary.html"
 PLAUSIBLE = 1e-3, 20  # alpha / rank outside of it is a mistake
@@ -132,6 +133,7 @@ def run(settings: ShowLora) -> int:
         return 2
     path = write_page(settings, shown, left_out)
     log.info(say(f"summary: {path}", f"结果页：{path}"))
+    desktop.open_page(path, settings.open_pages)
     return 0
 
 

@@ -32,8 +32,9 @@ pretrained_model_name_or_path = None  # base model whose tokenizer is used to ch
 caption_extension = ".txt"            # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
-language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-overwrite = False  # replace files whose content differs, such as captions edited since; the old files go to .backup; False: list them and do nothing | 替换内容不同的文件，如之后又改过的标注，旧的存入 .backup；False：只指出哪些不同，不做任何改动
+language = "auto"    # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"  # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
+overwrite = False    # replace files whose content differs, such as captions edited since; the old files go to .backup; False: list them and do nothing | 替换内容不同的文件，如之后又改过的标注，旧的存入 .backup；False：只指出哪些不同，不做任何改动
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -53,7 +54,7 @@ from library.data import captions, folder_sorting, folders, image_folder, sorted
 from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
-from library.reporting import pages
+from library.reporting import desktop, pages
 from library.storage import undo
 
 PAGE = "folders.html"  # beside the numbered folders; the training passes it over
@@ -113,6 +114,7 @@ def run(settings: SortIntoFolders) -> int:
         )
     page = write_page(settings, jobs, findings, notes)
     log.info(say(f"summary: {page}", f"结果页：{page}"))
+    desktop.open_page(page, settings.open_pages)
     return 0
 
 

@@ -35,8 +35,9 @@ device = "auto"             # where the tagger runs: "auto", "cpu", "cuda" (AMD 
 caption_extension = ".txt"  # extension of the caption files, .txt or .caption | 标注文件的扩展名，.txt 或 .caption
 
 # ---- Output | 输出 ----
-language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = None  # where the summary goes; None: output/tags | 结果页的输出目录；None 表示 output/tags
+language = "auto"    # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"  # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
+output_dir = None    # where the summary goes; None: output/tags | 结果页的输出目录；None 表示 output/tags
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -63,7 +64,7 @@ from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TagImages
-from library.reporting import pages
+from library.reporting import desktop, pages
 from library.storage.undo import Backup
 
 MODEL_FILES = ("*.onnx",)
@@ -153,6 +154,7 @@ def run(settings: TagImages) -> int:
         log.info(line)
     path = write_summary(found, settings, results, name, notes)
     log.info(say(f"summary: {path}", f"结果页：{path}"))
+    desktop.open_page(path, settings.open_pages)
     if results.stopped:
         raise Stopped
     return 0

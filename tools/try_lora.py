@@ -38,8 +38,9 @@ mixed_precision = "auto"  # arithmetic: "no" (fp32), "fp16", "bf16"; "auto": by 
 device = "auto"           # "auto", "cpu", "cuda", "cuda:1", "mps"; AMD (ROCm) is "cuda" too | 计算设备："auto"、"cpu"、"cuda"、"cuda:1"、"mps"；AMD（ROCm）也写 "cuda"
 
 # ---- Output | 输出 ----
-language = "auto"  # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
-output_dir = None  # where the grids, single images and the summary go; no existing image is overwritten; None: output/tried | 对比图、单张图和结果页的输出目录；不会覆盖已有的图；None 表示 output/tried
+language = "auto"    # language of the messages: "auto" (by the system), "en", "zh" | 提示语言："auto"（按系统）、"en"、"zh"
+open_pages = "auto"  # open the page in the browser at the end: "auto" where there is a screen, True, False | 结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False
+output_dir = None    # where the grids, single images and the summary go; no existing image is overwritten; None: output/tried | 对比图、单张图和结果页的输出目录；不会覆盖已有的图；None 表示 output/tried
 
 # fmt: on
 # ---- Do not edit below | 请勿修改下方内容 ----
@@ -64,7 +65,7 @@ from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.declaration import PROJECT
 from library.options.tools import TOOLS, TryLora
-from library.reporting import pages
+from library.reporting import desktop, pages
 
 if TYPE_CHECKING:
     from library.contracts import Target
@@ -184,6 +185,7 @@ def run(settings: TryLora) -> int:
         log.info(say(f"grid: {path}", f"对比图：{path}"))
     summary = write_summary(job, grids)
     log.info(say(f"summary: {summary}", f"结果页：{summary}"))
+    desktop.open_page(summary, settings.open_pages)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Whether a Linux with an AMD card is too old for today's torch, and what to upgrade, in which order.
 
-torch's ROCm builds bring ROCm itself along; of the system they need a kernel whose driver knows the card, and Python. An
-older ROCm in /opt is no help and can be in the way. The figures are AMD's and Ubuntu's; no such machine was at hand.
+torch's ROCm builds bring ROCm itself along; of the system they need a kernel whose driver knows the card, and Python.
+An older ROCm in /opt is no help and can be in the way. The figures are AMD's and Ubuntu's; no such machine was at hand.
 """
 
 import os
@@ -80,11 +80,11 @@ def _upgrade(old: str) -> str:
     return say(
         f"too old for today's torch on an AMD card: {old}. Upgrade in this order: 1. remove the old driver and ROCm "
         "(sudo amdgpu-uninstall); 2. Ubuntu 24.04, whose kernel knows the card and which has Python 3.12; 3. sudo "
-        "usermod -aG render,video $USER, log in again; 4. a new virtual environment, and in it torch for rocm7.2, which "
-        "brings ROCm along; 5. pip install -r requirements.txt (docs/amd.md)",
+        "usermod -aG render,video $USER, log in again; 4. a new virtual environment, and in it torch for rocm7.2, "
+        "which brings ROCm along; 5. pip install -r requirements.txt (docs/amd.md)",
         f"系统太旧，AMD 显卡用不了现在的 torch：{old}。请按此顺序升级：1. 卸载旧驱动和 ROCm（sudo amdgpu-uninstall）；"
-        "2. 升级到 Ubuntu 24.04，其内核支持该显卡，并自带 Python 3.12；3. sudo usermod -aG render,video $USER，重新登录；"
-        "4. 新建虚拟环境，在其中安装 rocm7.2 版的 torch，ROCm 已包含在内；5. pip install -r requirements.txt"
+        "2. 升级到 Ubuntu 24.04，其内核支持该显卡，并自带 Python 3.12；3. sudo usermod -aG render,video $USER，"
+        "重新登录；4. 新建虚拟环境，在其中安装 rocm7.2 版的 torch，ROCm 已包含在内；5. pip install -r requirements.txt"
         "（见 docs/amd.zh-CN.md）",
     )
 

@@ -34,6 +34,9 @@ class Tool:
     language: str = option("output", "auto", choices=("auto", "en", "zh"),
         english='language of the messages: "auto" (by the system), "en", "zh"',
         chinese='提示语言："auto"（按系统）、"en"、"zh"')
+    open_pages: bool | str = option("output", "auto", choices=("auto", True, False),
+        english='open the page in the browser at the end: "auto" where there is a screen, True, False',
+        chinese='结束时在浏览器里打开结果页："auto" 有屏幕时打开，True，False')
 
 
 @dataclass(frozen=True)

@@ -665,6 +665,12 @@ class Config:
     language: str = option("output", "auto", choices=("auto", "en", "zh"),
         english='language of the messages: "auto" (by the system), "en", "zh"',
         chinese='提示语言："auto"（按系统）、"en"、"zh"')
+    open_pages: bool | str = option("output", "auto", choices=("auto", True, False),
+        english='open the report in the browser at the end: "auto" where there is a screen, True, False',
+        chinese='结束时在浏览器里打开报告："auto" 有屏幕时打开，True，False')
+    notify_at_end: bool | str = option("output", "auto", choices=("auto", True, False),
+        english='announce the end of a training of ten minutes or more by a sound and a message: "auto" where there is a screen, True, False',
+        chinese='训练超过十分钟时，结束后以提示音和桌面消息通知："auto" 有屏幕时通知，True，False')
 
     # ---- presets: only the parameter block needs them ----
     save_json_folder: str | None = option("presets", None, path="output", is_flag=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Collection
 from enum import IntEnum
 from pathlib import Path
@@ -141,7 +142,7 @@ class Outputs:
         Raises:
             UserError: what was trained is not finite.
         """
-        from library.reporting import best_epoch
+        from library.reporting import best_epoch, desktop
 
         try:
             path = self.saver.save(position)
@@ -154,6 +155,9 @@ class Outputs:
         self.write_page(is_due=True)
         self.saver.end_states(position)
         log.info(closing_words(self.run, path, norms, self.best, best_epoch.recommend(self.run_log.validations)))
+        settings = self.run.settings
+        desktop.open_page(self.saver.path(".report.html"), settings.open_pages)
+        desktop.announce_end(self.run.name, time.time() - self.saver.started_at, settings.notify_at_end)
 
     def stopped(self, position: Position) -> None:
         """Say how to go on with a run that the user stopped, and whose LoRA and state were written and read back."""

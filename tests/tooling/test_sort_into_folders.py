@@ -148,7 +148,7 @@ def test_what_is_there_with_other_content_is_never_written_over_unasked(image_fo
 def test_a_caption_edited_in_the_cleaned_set_takes_the_place_of_its_copy(image_folder, capsys):
     run(image_folder, repeats=6)
     (image_folder / "b.txt").write_text("mytag, edited here", encoding="utf-8")
-    assert "1 files copied" in run(image_folder, capsys, repeats=6)
+    assert "1 file copied" in run(image_folder, capsys, repeats=6)
     train = image_folder.parent / "train"
     assert (train / "6_mytag" / "b.txt").read_text(encoding="utf-8") == "mytag, edited here"
     assert len(list((train / ".backup").rglob("*.txt"))) == 1

@@ -439,6 +439,7 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     **dict.fromkeys(("initial_epoch", "initial_step", "skip_until_initial_step"), "test_learning.py"),
     **dict.fromkeys(("images_dir", "trigger_word"), "test_shared.py"),
     "preset": "test_subject_presets.py",
+    **dict.fromkeys(("open_pages", "notify_at_end"), "test_desktop.py"),
     "save_json_folder": "test_block.py",
     "load_json_path": "test_block.py",
     "json_load_skip_list": "test_block.py",
