@@ -175,8 +175,8 @@ def changes_since(state: State, settings: Config, data: str, dtype: torch.dtype)
 
 def _counts_from_here_on() -> str:
     return say(
-        "these changes count from here on",
-        "以上改动从现在起生效",
+        "these changes count from here on, unless noted otherwise",
+        "以上改动从现在起生效（另有说明的除外）",
     )
 
 
