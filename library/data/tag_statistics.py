@@ -208,7 +208,7 @@ def count(images: Iterable[Captioned]) -> TagStatistics:
         if image.caption is None:
             continue
         folders[image.folder] |= 1 << at
-        for text in dict.fromkeys(tag.text for tag in captions.weighted_tags(image.caption)):
+        for text in dict.fromkeys(captions.unescaped(tag.text) for tag in captions.weighted_tags(image.caption)):
             key = spelled(text)
             bits[key] = bits.get(key, 0) | 1 << at
             written = spellings.setdefault(key, {})
