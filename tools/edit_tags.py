@@ -278,7 +278,7 @@ def applied(settings: EditTags, changes: list[Change]) -> None:
             count = f"{kept.count:,} / {len(to_write):,}"
             log.info(
                 say(
-                    f'stopped: {count} files written. Run it again to continue, or set action = "undo"',
+                    f'stopped: {kept.count:,} of {plural(len(to_write), "file")} written. Run it again to continue, or set action = "undo"',
                     f'已停止：写入了 {count} 个文件。再次运行会接着做，要撤销请设 action = "undo"',
                 )
             )

@@ -198,7 +198,7 @@ def test_a_run_that_was_stopped_can_be_continued_and_undone(folder, capsys, monk
     monkeypatch.setattr(undo.Backup, "write", write)
     with pytest.raises(Stopped):
         run(folder, capsys, action="apply", **RECIPE)
-    assert "stopped: 3 / 7 files written" in capsys.readouterr().out
+    assert "stopped: 3 of 7 files written" in capsys.readouterr().out
     monkeypatch.undo()
     assert "applied to 4 files" in run(folder, capsys, action="apply", **RECIPE)
     run(folder, action="undo")
