@@ -239,11 +239,7 @@ def length_and_schedule(c: Config) -> Iterator[Rule]:
     if c.max_train_steps is not None and c.lr_warmup_steps >= c.max_train_steps:
         yield (
             ("lr_warmup_steps", "max_train_steps"),
-            say(
-                f"is not less than max_train_steps = {c.max_train_steps}: the learning rate would never reach its "
-                "value. Lower it, or train longer.",
-                f"不小于 max_train_steps = {c.max_train_steps}：学习率永远达不到设定值。请调小它，或训练更久。",
-            ),
+            _warmup_is_too_long(c.max_train_steps),
         )
     if c.lr_scheduler == "adafactor" and c.optimizer_type.lower() != "adafactor":
         yield (
@@ -344,6 +340,14 @@ SUBJECTS = (
 
 
 # ---- what is said ----
+
+
+def _warmup_is_too_long(step_count: int) -> str:
+    return say(
+        f"is not less than max_train_steps = {step_count}: the learning rate would never reach its value. Lower it, or "
+        "train longer.",
+        f"不小于 max_train_steps = {step_count}：学习率永远达不到设定值。请调小它，或训练更久。",
+    )
 
 
 def _rates_differ(c: Config, rates: list[float]) -> str:
