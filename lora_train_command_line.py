@@ -20,7 +20,7 @@ trigger_word = "mytag"                # the word that calls your subject up, a m
 train_data_dir = r"auto"              # the folder that CONTAINS the folders named [repeats]_[concept], such as 10_mytag; not such a folder itself; "auto": what tools/sort_into_folders.py made in output_dir/train; before that, the built-in miniature's | 训练集目录：里面放 [重复次数]_[概念] 形式的文件夹，如 10_mytag；填它们的上一级，不要填到里面；"auto"：tools/sort_into_folders.py 在 output_dir/train 里建好的；还没有时用自带的微型训练集
 reg_data_dir = r"auto"                # regularization images, in folders of the same form; about doubles the steps; "auto": what tools/make_reg_images.py made in output_dir/reg, if anything; None: without (overfits sooner) | 正则化图片目录，结构与训练集相同；步数约加倍；"auto"：tools/make_reg_images.py 在 output_dir/reg 里画好的，没有则不用；None 表示不用（更容易过拟合）
 output_dir = r"output"                # where the result goes; made if missing | 输出目录，没有会自动建立
-output_name = "mytag"                 # name of the result, without extension | 输出文件名，不带扩展名
+output_name = "auto"                  # name of the result, without extension; "auto": the trigger word | 输出文件名，不带扩展名；"auto" 表示用触发词
 preset = None                         # what you train: "character", "style", "garment" or "face" sets repeats, rank, epochs and tags here and in tools/ to what suits it, each named with its reason; what you changed stays, a value still as delivered counts as not set; None: nothing is set | 训练什么："character" 角色、"style" 画风、"garment" 服装、"face" 人脸；会为这里和 tools/ 设定合适的重复次数、秩、轮数和标签，并逐项说明理由；您改过的保持不变，仍是默认值的视为未填；None 表示不设定
 
 # ---- Often changed | 经常修改 ----

@@ -1,4 +1,4 @@
-"""The whole way: sixty messy images through the tools into a LoRA and images of it, editing only the blocks."""
+"""The whole way: three edits in one file, and sixty messy images go through the tools into a LoRA and images of it."""
 
 import shutil
 from collections import Counter
@@ -45,40 +45,27 @@ def person(tmp_path_factory):
     person = Person(tmp_path_factory.mktemp("person"))
     person.made = messy_images.make(person.home / "收集的 pictures")
     person.raw = contents(person.home / "收集的 pictures")
-    at = {name: str(person.home / name) for name in ("prepared", "train", "reg", "out", "tried", "page")}
-    person.runs(
-        "tools/prepare_images.py",
-        images_dir=str(person.home / "收集的 pictures"),
-        output_dir=at["prepared"],
-        resolution=64,
-        text="erase",
+    # the three edits, and what makes it quick
+    edit_block(
+        person.home / "lora_train_command_line.py",
+        pretrained_model_name_or_path=MODEL,
+        images_dir="收集的 pictures",
+        trigger_word="ohwx",
     )
-    tags = dict(images_dir=at["prepared"], output_dir=at["page"], tagger=None, existing="add")
-    person.runs("tools/tag_images.py", **tags)
-    edits = dict(images_dir=at["prepared"], output_dir=at["page"], delete_tags=["teal*"], action="show")
-    person.runs("tools/edit_tags.py", **edits)
-    person.runs("tools/edit_tags.py", **(edits | {"action": "apply", "delete_tags": None}))
-    person.runs("tools/sort_into_folders.py", images_dir=at["prepared"], output_dir=at["train"], target_steps=150)
-    person.runs(
-        "tools/make_reg_images.py",
-        train_data_dir=at["train"],
-        output_dir=at["reg"],
-        steps=4,
-        class_words="red circle",
-        device="cpu",
-    )
-    training = dict(train_data_dir=at["train"], reg_data_dir=at["reg"], output_dir=at["out"], max_train_epochs=2)
-    edit_block(person.home / "lora_train_command_line.py", **training, device="cpu", sample_every_n_epochs=0)
-    person.runs("tools/doctor.py", script=str(person.home / "lora_train_command_line.py"), output_dir=at["page"])
+    edit_block(person.home / "lora_train_command_line.py", max_train_epochs=2, device="cpu", sample_every_n_epochs=0)
+    person.runs("tools/prepare_images.py", text="erase")
+    person.runs("tools/tag_images.py", tagger=None)
+    person.runs("tools/edit_tags.py", delete_tags=["teal*"])
+    person.runs("tools/sort_into_folders.py", target_steps=150)
+    person.runs("tools/edit_tags.py", action="apply")
+    deleted = images(person.home / "output" / "prepared")[0]
+    deleted.unlink()
+    person.deleted = deleted.name
+    person.runs("tools/sort_into_folders.py")
+    person.runs("tools/make_reg_images.py", steps=4, class_words="red circle", device="cpu")
+    person.runs("tools/doctor.py")
     person.runs("lora_train_command_line.py")
-    person.runs(
-        "tools/try_lora.py",
-        loras=[str(person.home / "out" / "mytag.safetensors")],
-        prompts=["mytag, standing, white background", "(red circle:1.2)"],
-        output_dir=at["tried"],
-        steps=4,
-        device="cpu",
-    )
+    person.runs("tools/try_lora.py", steps=4, device="cpu")
     return person
 
 
@@ -97,21 +84,21 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_prepared(person):
     broken = [name for name, kind in person.made.items() if kind in ("truncated", "empty", "not an image", "elongated")]
     assert all(Path(name).name in said for name in broken)
     unique = len(person.made) - counts["duplicate"] - len(broken)
-    assert len(images(person.home / "prepared")) == unique
+    assert len(images(person.home / "output" / "prepared")) == unique - 1  # one was deleted there
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")
 def test_every_image_has_a_caption_that_begins_with_the_trigger_word(person):
-    train = images(person.home / "train")
+    train = images(person.home / "output" / "train")
     captions = [path.with_suffix(".txt").read_text(encoding="utf-8") for path in train]
-    assert len(train) == len(images(person.home / "prepared"))
-    assert all(caption.startswith("mytag") for caption in captions)
+    assert len(train) == len(images(person.home / "output" / "prepared"))
+    assert all(caption.startswith("ohwx") for caption in captions)
     assert sum("角色" in caption for caption in captions) == 2  # from files in GBK
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")
 def test_stamps_are_erased_and_masked(person):
-    masks = list((person.home / "train").rglob("masks/*.png"))
+    masks = list((person.home / "output" / "train").rglob("masks/*.png"))
     stamped = [path for path in masks if "stamped" in path.name]
     assert len(stamped) >= 4
     for path in stamped:
@@ -121,16 +108,30 @@ def test_stamps_are_erased_and_masked(person):
 
 @pytest.mark.slow("prepares sixty pictures and trains")
 def test_a_regularization_image_belongs_to_every_training_image(person):
-    train, reg = images(person.home / "train"), images(person.home / "reg")
+    train, reg = images(person.home / "output" / "train"), images(person.home / "output" / "reg")
     assert len(reg) == len(train)
-    assert not any("mytag" in path.with_suffix(".txt").read_text(encoding="utf-8") for path in reg)
+    assert not any("ohwx" in path.with_suffix(".txt").read_text(encoding="utf-8") for path in reg)
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")
 def test_the_lora_and_its_grid_are_there(person):
-    assert (person.home / "out" / "mytag.safetensors").stat().st_size > 100_000
+    assert (person.home / "output" / "mytag.safetensors").stat().st_size > 100_000
     assert "1 problem" not in person.said["lora_train_command_line.py"]
-    assert list((person.home / "tried").rglob("*.png"))
+    assert list((person.home / "output" / "tried").rglob("*.png"))
+
+
+@pytest.mark.slow("prepares sixty pictures and trains")
+def test_an_image_deleted_where_it_is_looked_at_is_not_trained(person):
+    assert person.deleted not in {path.name for path in images(person.home / "output" / "train")}
+
+
+@pytest.mark.slow("prepares sixty pictures and trains")
+def test_each_script_says_what_it_takes_from_the_one_file(person):
+    for file in ("prepare_images", "tag_images", "sort_into_folders", "make_reg_images", "try_lora"):
+        assert "from lora_train_command_line.py: " in person.said[f"tools/{file}.py"], file
+    assert "trigger word ohwx" in person.said["tools/sort_into_folders.py"]
+    assert "raw images 收集的 pictures" in person.said["tools/prepare_images.py"]
+    assert 'train_data_dir = "auto"' in person.said["lora_train_command_line.py"]
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")

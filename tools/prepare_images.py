@@ -471,9 +471,9 @@ def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: P
     else:
         lines = [
             say(
-                f'next: tools/tag_images.py with images_dir = "{output}", then tools/edit_tags.py and '
+                f"next: delete in {output} what you don't want, then run tools/tag_images.py and "
                 "tools/sort_into_folders.py",
-                f'接下来：tools/tag_images.py，images_dir = "{output}"；然后 tools/edit_tags.py、tools/sort_into_folders.py',
+                f"接下来：在 {output} 里删除不要的图，然后运行 tools/tag_images.py、tools/sort_into_folders.py",
             )
         ]
     if masked:

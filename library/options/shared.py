@@ -59,7 +59,13 @@ def of_main(main: Given) -> Values:
     for name, folder in (("train_data_dir", "train"), ("reg_data_dir", "reg")):
         if known[name] == AUTO:  # the miniature's own set is not what the scripts work on
             known[name] = f"{known['output_dir']}/{folder}"
-    return known
+    return known | {"output_name": _name(known)}
+
+
+def _name(values: Values) -> Any:  # whatever stands there
+    """The name of the result: "auto" is the trigger word."""
+    is_auto = values.get("output_name") == AUTO
+    return values.get("trigger_word") or OPTIONS["output_name"].default if is_auto else values.get("output_name")
 
 
 def _value(source: str | tuple[str, ...], known: Values) -> Any:  # of whichever option
@@ -95,6 +101,8 @@ def with_own_folders(values: Values, folder: Path) -> tuple[Values, list[str]]:
     if values.get("reg_data_dir") == AUTO:
         ours = str(drawn) if is_set(drawn) else None
         values["reg_data_dir"] = miniature["reg_data_dir"] if is_miniature else ours
+    if "output_name" in values:
+        values["output_name"] = _name(values)
     if values.get("dataset_config"):
         return values, []
     lines = []

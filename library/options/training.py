@@ -54,9 +54,9 @@ class Config:
     output_dir: str = option("must", "output", path="output",
         english="where the result goes; made if missing",
         chinese="输出目录，没有会自动建立")
-    output_name: str = option("must", "mytag",
-        english="name of the result, without extension",
-        chinese="输出文件名，不带扩展名")
+    output_name: str = option("must", "mytag", delivered="auto",
+        english='name of the result, without extension; "auto": the trigger word',
+        chinese='输出文件名，不带扩展名；"auto" 表示用触发词')
 
     preset: str | None = option("must", None, choices=("character", "style", "garment", "face"), is_flag=False,
         english='what you train: "character", "style", "garment" or "face" sets repeats, rank, epochs and tags here and in tools/ to what suits it, each named with its reason; what you changed stays, a value still as delivered counts as not set; None: nothing is set',

@@ -47,7 +47,7 @@ def test_three_edits_in_the_main_block_reach_every_script(tmp_path):
     assert of["sort_into_folders.py"].output_dir == of["make_reg_images.py"].train_data_dir
     assert of["make_reg_images.py"].pretrained_model_name_or_path == str(model)
     trial, _ = settings("try_lora.py", tmp_path, **main)
-    assert trial.loras == [str(tmp_path / "output" / "mytag.safetensors")]
+    assert trial.loras == [str(tmp_path / "output" / "ohwx.safetensors")]
     assert trial.prompts == ["ohwx, standing, white background", "standing, white background"]
 
 
@@ -101,6 +101,16 @@ def test_auto_is_the_miniature_until_there_are_folders_of_ones_own(tmp_path):
     assert decided(tmp_path, reg_data_dir=None)[:2] == (own, None)
     other = str(tmp_path / "elsewhere")
     assert decided(tmp_path, train_data_dir=other) == (other, drawn, "")
+
+
+def test_the_result_is_named_after_the_trigger_word_unless_it_has_a_name(tmp_path):
+    def name(**values):
+        return shared.with_own_folders(values, tmp_path)[0].get("output_name")
+
+    assert name(output_name="auto", trigger_word="ohwx") == "ohwx"
+    assert name(output_name="auto", trigger_word=None) == "mytag"
+    assert name(output_name="mine", trigger_word="ohwx") == "mine"
+    assert name(trigger_word="ohwx") is None
 
 
 def test_the_miniatures_images_beside_ones_own_are_told(tmp_path):
