@@ -47,16 +47,17 @@ def data_sets(tables: Values) -> Values:
     The tables of subsets are those that were given, so that the place of each is still known.
     """
     if _is_of_easy_scripts(tables := _by_window(tables)):
+        subsets = found if isinstance(found := tables.get("subsets"), list) else []
         general = {
             name: value
             for table in tables.values()
             for name, value in _table(_table(table).get("dataset_args")).items()
             if _is_given(value)
         }
-        for subset in filter(None, map(_table, tables.get("subsets", ()))):
+        for subset in filter(None, map(_table, subsets)):
             for name in [name for name, value in subset.items() if name == "name" or not _is_given(value)]:
                 del subset[name]
-        return {"general": general, "datasets": [{"subsets": tables.get("subsets", [])}]}
+        return {"general": general, "datasets": [{"subsets": subsets}]}
     own = {key: value for key, value in tables.items() if key in ("general", "datasets")}
     rest = {key: value for key, value in tables.items() if key not in own}
     general = own.get("general")

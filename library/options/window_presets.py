@@ -48,7 +48,7 @@ def unfold(given: Given) -> None:
     _read_texts_of_flags(given)
     for name in ("optimizer_args", "lr_scheduler_args", "network_args"):
         if isinstance(text := given.values.get(name), str):
-            given.values[name] = shlex.split(text) if '"' in text else text.split()
+            given.values[name] = shlex.split(text) if '"' in text and text.count('"') % 2 == 0 else text.split()
     _drop_what_is_switched_off(given.values)
     if "LoRA_type" in given.values:  # kohya_ss
         fill_zeros(given)

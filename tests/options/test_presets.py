@@ -74,7 +74,7 @@ enable_base_weight = false
 base_weights = "nowhere.safetensors"
 [optimizer]
 unet_lr = 1e-4
-text_encoder_lr = 1e-5
+text_encoder_lr = 1e-4
 learning_rate = "1e-4"
 optimizer_type = "Prodigy"
 prodigy_d0 = ""
@@ -261,7 +261,7 @@ def test_a_zero_that_is_no_number_is_told(read):
 def test_a_preset_of_lora_scripts_is_taken(read):
     config, lines = read("p.toml", LORA_SCRIPTS)
     expected = dict(
-        network_dim=32, network_alpha=16.0, down_lr_weight=None, base_weights=None, unet_lr=1e-4, text_encoder_lr=1e-5,
+        network_dim=32, network_alpha=16.0, down_lr_weight=None, base_weights=None, unet_lr=1e-4, text_encoder_lr=1e-4,
         learning_rate=1e-4, optimizer_type="Prodigy", optimizer_args=["weight_decay=0.01", "d_coef=2.0"],
         lr_scheduler_num_cycles=2, mixed_precision="bf16", max_token_length=225, seed=5, save_n_epoch_ratio=None,
         sample_prompts="1girl, solo --n lowres --w 512 --h 768 --l 7 --s 24 --d 2333", sample_every_n_epochs=2,
@@ -316,6 +316,12 @@ def test_the_variables_of_train_sh_choose_the_kind_of_network(pasted):
     config, _ = pasted(TRAIN_SH | {"network_module": "lycoris.kohya", "algo": "loha", "train_unet_only": 1})
     assert (config.network_module, config.conv_dim, config.conv_alpha) == ("loha", 4, 4.0)
     assert config.network_train_unet_only
+
+
+@pytest.mark.parametrize("name", ["optimizer_args", "lr_scheduler_args", "network_args"])
+@pytest.mark.parametrize("value", ['"', 'a="1', 1, {}, [[]], None])
+def test_arguments_of_no_known_form_are_no_traceback(name, value):
+    sd_scripts.translate({name: value, f"{name}_custom": value, "LoRA_type": "Standard"}, {})
 
 
 def test_prompts_of_a_preset_are_drawn():
