@@ -381,7 +381,8 @@ def examine_machine(examination: Examination, memory: Path | None) -> None:
     device = examination.attempt("machine", choose, config.device, config.mixed_precision, width)
     examination.attempt("parameters", optimizers.parse_args, config.optimizer_args)
     if config.sample_prompts:
-        examination.attempt("parameters", sampling.prompts_of, config.sample_prompts)
+        prompts = examination.attempt("parameters", sampling.prompts_of, config.sample_prompts)
+        examination.findings += [of_line(line, "parameters") for line in sampling.left_out(prompts or [])]
     start = None
     if config.network_weights:
         start = examination.attempt("parameters", read_start, config, examination.model)

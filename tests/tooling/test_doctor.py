@@ -699,6 +699,12 @@ def test_chinese_captions_are_told_before_the_run_unless_the_base_model_knows_th
     assert not [line for line in lines if "English only" in line]
 
 
+def test_what_previews_leave_out_is_told(case):
+    case.values["sample_prompts"] = "a red circle <lora:other:0.5>"
+    (line,) = [one.line for one in case.examine(machine=True).findings if "<lora:other:0.5>" in one.line]
+    assert line.startswith("sample_prompts: <lora:other:0.5> left out: previews show the LoRA that is being trained")
+
+
 def test_the_short_form_says_nothing_where_all_is_green(case):
     seen = case.examine()
     assert dataset_findings.short(seen.plan, seen.config, []) == ([], "")
