@@ -15,7 +15,9 @@ from library.lora_files import merging
 from library.lora_files.factors import read_factors
 from library.messages import UserError, set_language
 from library.options.checks import ConfigError, check_tool
+from library.options.declaration import PROJECT
 from library.options.tools import TOOLS
+from library.options.training import Config
 from library.storage import lora_file, metadata
 from library.tooling import lora_files
 from tests.conftest import write_diffusers_folder
@@ -669,6 +671,57 @@ def test_other_kinds_are_named_and_who_reads_them(tmp_path, ends, kind, programs
     assert shown.kinds == [kind]
     assert [program for program, reading in shown.readings.items() if reading.is_whole] == programs
     assert f"it is a {kind}" in " ".join(text for _, text, _ in shown.findings)
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "dora"])
+def test_a_result_of_the_default_run_is_the_built_in_miniatures(monkeypatch, tmp_path, kind):
+    """Its layers are not those of SD 1.x, whose name it bears; of each kind ranks and norms are shown."""
+    monkeypatch.undo()  # true sizes
+    model = PROJECT / Config().pretrained_model_name_or_path
+    layers = families.blueprint(families.inspect(model)).targets()
+    few = [target for target in layers if target.part != "denoiser" or "transformer" not in target.saved_as][:40]
+    for target in few:
+        target.layer.to_empty(device="cpu").weight.data.fill_(0.1)
+    attached = adapters.attach(few, module=kind, rank=2, alpha=1.0, conv_rank=2, conv_alpha=1.0)
+    ones = {name: t if "alpha" in name else torch.ones_like(t) for name, t in attached.state_dict().items()}
+    attached.load_state_dict(ones)
+    lora_file.save_adapter(tmp_path / "a.safetensors", ones, {"ss_base_model_version": "sd_v1"})
+    shown = look(tmp_path / "a.safetensors", model if kind == "dora" else None)
+    assert kind == "dora" or shown.line == "the built-in miniature (SD 1.x)"
+    assert [level for level, _, _ in shown.findings] == ["green"]
+    assert len(shown.layer_norms) == len(few)
+    for name, layer in attached.layers.items() if kind != "dora" else ():
+        assert shown.layer_norms[name] == pytest.approx(float(layer.norm()), rel=1e-4)
+    assert any(group.is_conv for group in shown.groups)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "entries", "told"),
+    [
+        (4096.0, {}, "alpha 4096 at rank 4 multiplies the update by 1024"),
+        (1e-4, {}, "alpha 0.0001 at rank 4 multiplies the update by 2.5e-05"),
+        (
+            2.0,
+            {"ss_network_dim": "32", "ss_network_alpha": "2"},
+            "its metadata say ss_network_dim = 32, its layers have rank 4",
+        ),
+        (2.0, {"ss_network_dim": "4", "ss_network_alpha": "16"}, "ss_network_alpha = 16, its layers have alpha 2"),
+        (
+            2.0,
+            {"ss_network_dim": "4", "ss_network_alpha": "2", "ss_network_args": '{"conv_dim": "8", "conv_alpha": "2"}'},
+            "its metadata say conv_dim = 8, its layers have rank 4",
+        ),
+        (2.0, {"ss_network_dim": "4", "ss_network_alpha": "2.0"}, None),
+        (4.0, {"ss_network_dim": "4", "ss_network_alpha": "2", "ss_network_args": '{"rs_lora": "True"}'}, None),
+        (2.0, {"ss_network_dim": "8", "ss_network_args": '{"block_dims": "4,8"}'}, None),
+        (2.0, {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}, None),
+    ],
+)
+def test_sizes_that_cannot_be_or_that_the_metadata_deny_are_told(lora, tiny_model, alpha, entries, told):
+    path = lora("a", rank=4, alpha=alpha, conv=True, entries={"ss_base_model_version": "sd_v1"} | entries)
+    odd = [text for level, text, _ in look(path, tiny_model("sd1")).findings if level == "amber"]
+    assert bool(odd) == bool(told)
+    assert told is None or told in odd[0]
 
 
 def test_nan_and_zeros_are_found(lora, tmp_path):
