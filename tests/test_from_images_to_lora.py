@@ -74,7 +74,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.png") if "masks" not in path.parts)
+    aside = {"masks", ".removed"}
+    return sorted(path for path in folder.rglob("*.png") if aside.isdisjoint(path.parts))
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")

@@ -49,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from library import text_encoding
 from library.data import captions, folders, image_folder, tag_edits, tag_statistics
 from library.messages import Stopped, UserError, log, plural, say
-from library.options import parameter_block
+from library.options import parameter_block, subject_presets
 from library.options.checks import nearest
 from library.options.tools import TOOLS, EditTags
 from library.reporting import desktop, pages
@@ -220,6 +220,8 @@ def check(edits: tag_edits.Edits, changes: list[Change], notes: list[str]) -> No
         raise UserError(problems)
     tags = sorted({tag for one in changes for tag in one.tags[0]})
     for option, pattern in tag_edits.unused(edits, [*tags, *words]):
+        if option == "delete_tags" and edits.delete == subject_presets.GARMENT_TAGS:
+            continue  # no set has all that a preset names
         meant = nearest(pattern, tags)
         hint = say(f"; the nearest is `{meant}`", f"；最接近的是 `{meant}`") if meant and "*" not in pattern else ""
         notes.append(say(f"{option}: `{pattern}` is in no caption{hint}", f"{option}：没有标签是 `{pattern}`{hint}"))

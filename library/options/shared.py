@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from library.messages import say
+from library.messages import Note, say
 from library.options.declaration import AnyDeclared, Given, Values, Where
 from library.options.training import OPTIONS
 
@@ -105,12 +105,13 @@ def with_own_folders(values: Values, folder: Path) -> tuple[Values, list[str]]:
         values["output_name"] = _name(values)
     if values.get("dataset_config"):
         return values, []
-    lines = []
+    lines: list[str] = []
     if is_auto and not is_miniature:
         also = values["reg_data_dir"]
-        lines.append(_trains_own(_short(own, folder), _short(also, folder) if also else None))
+        text = _trains_own(_short(own, folder), _short(also, folder) if also else None)
+        lines.append(Note(text, "green"))
     elif is_miniature and is_set(own):
-        lines.append(_own_is_not_trained(_short(own, folder)))
+        lines.append(Note(_own_is_not_trained(_short(own, folder)), "red"))
     elif is_miniature and (output / "prepared").is_dir():
         lines.append(_is_not_sorted(_short(output / "prepared", folder)))
     return values, lines

@@ -6,7 +6,7 @@ reason. Garment and face are the recipes that many guides pass on; a preset is a
 
 from typing import NamedTuple
 
-from library.messages import say
+from library.messages import Note, say
 from library.options.declaration import AnyDeclared, Value, Values, Where
 
 TRAIN, SORT = "lora_train_command_line.py", "sort_into_folders.py"
@@ -101,7 +101,7 @@ def with_preset(
     """
     values, where, lines = dict(values), dict(where), []
     rows = PRESETS.get(preset, []) if isinstance(preset, str) else []
-    kept = []
+    kept: list[str] = []
     for row in rows:
         if row.script != script:
             continue
@@ -113,12 +113,13 @@ def with_preset(
         if is_own:
             continue
         values[row.name] = list(row.value) if isinstance(row.value, list) else row.value
-        lines.append(_sets(preset, row))
+        lines.append(Note(_sets(preset, row), "green"))
         if row.value != value:
             where[row.name] = say(f'preset "{preset}"', f'预设 "{preset}"')
     if kept:
         listed = ", ".join(kept)
-        lines.append(say(f'preset "{preset}": yours stays: {listed}', f'预设 "{preset}"：保留您填的 {listed}'))
+        text = say(f'preset "{preset}": yours stays: {listed}', f'预设 "{preset}"：保留您填的 {listed}')
+        lines.append(Note(text, "green"))
     return values, where, lines
 
 

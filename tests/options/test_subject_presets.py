@@ -61,3 +61,19 @@ def test_the_recipes_of_garment_and_face_are_as_passed_on():
 @pytest.mark.parametrize("preset", [None, "garments", 3])
 def test_no_preset_sets_nothing(preset):
     assert with_preset(preset, TRAIN, {"network_dim": 32}, {}, TRAINING) == ({"network_dim": 32}, {}, [])
+
+
+def test_tags_of_a_preset_that_no_caption_has_are_not_told_one_by_one(tmp_path, capsys):
+    from PIL import Image
+
+    from library.options.checks import check_tool
+    from library.options.subject_presets import GARMENT_TAGS
+    from tools import edit_tags
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("mytag, white shirt, smile", encoding="utf-8")
+    values = dict(images_dir=str(tmp_path), output_dir=str(tmp_path / "page"), delete_tags=list(GARMENT_TAGS))
+    edit_tags.run(check_tool(TOOLS["edit_tags.py"], values, {}))
+    said = capsys.readouterr().out
+    assert "is in no caption" not in said
+    assert "white shirt (1)" in said
