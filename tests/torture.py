@@ -45,6 +45,8 @@ MINIATURE = Path(train_network.__file__).parent / "library" / "miniature"
 CONTEXT = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
 SECONDS = 120  # a child that takes longer has hung
 NAME = "it"
+PROMPTS = "prompts.txt"
+PREVIEWS = dict(sample_every_n_steps=7, sample_every_n_epochs=3)  # of 2 sampling steps each: see `draw_data`
 
 # ---- A run and its children ----
 
@@ -56,6 +58,7 @@ def draw_data(root: Path) -> None:
         for path in sorted((MINIATURE / source).rglob("*.png"))[:count]:
             for file in (path, path.with_suffix(".txt")):
                 shutil.copy(file, root / folder)
+    (root / PROMPTS).write_text("mytag, standing --s 2", encoding="utf-8")
 
 
 class Run:
@@ -74,7 +77,7 @@ class Run:
             train_data_dir=str(data / "train"), reg_data_dir=str(data / "reg"), output_dir=str(self.out),
             cache_dir=str(folder / "cache"), output_name=NAME, network_dim=4, network_alpha=4.0, train_batch_size=2,
             max_train_epochs=3, save_every_n_epochs=1, sample_every_n_epochs=0, device="cpu", language="en",
-            text_encoder_lr=0.0, save_precision="float",
+            text_encoder_lr=0.0, save_precision="float", sample_prompts=str(data / PROMPTS),
         ) | options  # fmt: skip
 
     def start(self, *sabotage: Callable[["Run"], None], **changed) -> multiprocessing.Process:
@@ -516,7 +519,7 @@ VARIANTS = (
     dict(save_state=True),
     dict(
         text_encoder_lr=1e-4, shuffle_caption=True, network_dropout=0.2, flip_aug=True, gradient_accumulation_steps=2,
-        sample_every_n_steps=7, sample_every_n_epochs=3,
+        **PREVIEWS,
     ),
 )  # fmt: skip
 
@@ -623,7 +626,7 @@ for place, options in (
     ("gather", {}),
     ("clip", {}),
     ("optimizer step", {}),
-    ("preview", dict(sample_every_n_steps=7, sample_every_n_epochs=3)),
+    ("preview", PREVIEWS),
 ):
     is_rounded = place in ("encode", "captions")  # one by one instead of in batches
     case("oom", place, is_short=place in ("second batch", "optimizer step"))(
@@ -736,7 +739,7 @@ for what, options in (
     ("state", {}),
     ("description", {}),
     ("run.jsonl", {}),
-    ("previews", dict(sample_every_n_steps=7, sample_every_n_epochs=3)),
+    ("previews", PREVIEWS),
 ):
     case("disk", f"full at the {what}", is_short=what == "state")(partial(_full_case, what, options))
 
