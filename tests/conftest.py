@@ -5,8 +5,10 @@ import os
 import random
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: two workers share two cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; our children inherit it
@@ -15,7 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 import pytest
 from PIL import Image, ImageDraw
 
-from library.messages import set_language
+from library.messages import say, set_language
 from library.options.parameter_block import MARK
 from tests import held_files
 
@@ -50,6 +52,48 @@ def windows_keeps_held_files(request, monkeypatch):
     """What our code holds it neither removes nor replaces: `tests/held_files.py`."""
     if request.path.parent.name in UNDER_THE_RULE and sys.platform == "linux":
         held_files.install(monkeypatch)
+
+
+class Reading:
+    """Options, and which of them were read."""
+
+    def __init__(self, settings):
+        self.settings, self.read = settings, {}
+
+    def __getattr__(self, name):
+        value = self.read[name] = getattr(self.settings, name)
+        return value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def count_memory_once():
+    """What a run needs in memory, a third of a small run's time, is counted once for all that need the same.
+
+    These are the runs that are the same in every option that was read in counting, and in model, buckets and device.
+    """
+    from library.training import build, memory_plan
+
+    plain, known = build.plan_memory, []
+
+    def plan_memory(run, attend):
+        sets = [(own.batch_size, {fit.bucket for fit in own.fits.values()}) for own in run.plan.sets]
+        facts = run.model, run.device.torch_device, run.device.dtype, attend, sets, say("en", "zh")
+        for plan, own_facts, options in known:
+            if (
+                run.start is None
+                and own_facts == facts
+                and all(getattr(run.settings, name) == value for name, value in options.items())
+            ):
+                return plan
+        reading = Reading(run.settings)
+        with mock.patch.object(memory_plan, "settings_of", lambda asked, instead: asked):
+            plan = plain(replace(run, settings=reading), attend)
+        if run.start is None:  # else it depends on a file
+            known.append((plan, facts, reading.read))
+        return plan
+
+    with mock.patch.object(build, "plan_memory", plan_memory):
+        yield
 
 
 def write_diffusers_folder(path: Path, family) -> Path:
