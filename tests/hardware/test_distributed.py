@@ -117,9 +117,9 @@ def must_be_the_same(many: Path, one: Path) -> None:
 
 @pytest.mark.slow("trains three times in two processes")
 def test_stopped_by_a_file_they_save_together_and_go_on_exactly(train, started, tmp_path):
-    whole, _, _ = train("whole", 2, max_train_epochs=15)
+    whole, _, _ = train("whole", 2, max_train_epochs=8)
     folder = tmp_path / "cut"
-    processes = started("cut", 2, max_train_epochs=15)
+    processes = started("cut", 2, max_train_epochs=8)
     end = time.monotonic() + 60
     while not (folder / "it.run.jsonl").exists() and time.monotonic() < end:
         time.sleep(0.01)
@@ -129,7 +129,7 @@ def test_stopped_by_a_file_they_save_together_and_go_on_exactly(train, started, 
     assert "stopped after step" in ended[0][1]
     assert (folder / "it-state").exists()
     assert not (folder / "it.safetensors").exists()
-    _, code, said = train("cut", 2, max_train_epochs=15)
+    _, code, said = train("cut", 2, max_train_epochs=8)
     assert code == 0, said
     assert "continuing it" in said
     assert losses(folder) == losses(whole)
