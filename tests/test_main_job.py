@@ -47,7 +47,7 @@ def with_and_without(finished):
 
     @torch.no_grad()
     def draw(captions, strength):
-        """All at once, each from its own seed: what `sampling.draw` draws one by one, in a third of the time."""
+        """All at once, each from its own seed: what `sampling.generate` draws one by one, in a third of the time."""
         attached.multiplier = strength
         count = len(captions)
         sizes = family.size_conditioning(sampling.image_sizes(64, 64).expand(count, -1))

@@ -323,7 +323,7 @@ def out_of_memory(place: str, times: int, run: Run) -> None:
         "gather": lambda: _wrap(adapters.Adapters, "gather", fault.raise_oom),
         "clip": lambda: _wrap(torch.nn.utils, "clip_grad_norm_", fault.raise_oom),
         "optimizer step": lambda: _wrap(torch.amp.GradScaler, "step", after=after_step),
-        "preview": lambda: _wrap(sampling, "draw", fault.raise_oom),
+        "preview": lambda: _wrap(sampling, "generate_weighted", fault.raise_oom),
     }[place]()
 
 

@@ -450,7 +450,7 @@ def generate_missing(job: Job) -> None:
                     )
                     around.enter_context(job.device.tuning())
                 try:
-                    image = sampling.draw(family, prompt, device)
+                    image = sampling.generate(family, prompt, device)
                 except UserError as error:
                     raise UserError([f"{one.path.name}: {problem}" for problem in error.problems]) from error
             write_image(job, one, image)

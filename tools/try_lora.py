@@ -517,10 +517,10 @@ def generate_missing(job: Job, missing: list[Cell]) -> None:
                 sampler=settings.sampler,
             )
             if count:
-                image = sampling.draw_told(family, prompt, *told, device, hires)
+                image = sampling.generate_encoded(family, prompt, *told, device, hires)
             else:
                 with job.device.tuning():
-                    image = sampling.draw_told(family, prompt, *told, device, hires)
+                    image = sampling.generate_encoded(family, prompt, *told, device, hires)
             cell.path = write(settings, number + count, cell, image)
             bar.update()
             taken = time.perf_counter() - began

@@ -404,7 +404,7 @@ class Hires(NamedTuple):
 
 
 @torch.no_grad()
-def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
+def generate(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
     """Draw one image of plain captions, encoded as in training, with the model as it is now.
 
     Args:
@@ -418,12 +418,12 @@ def draw(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> 
     own = family.size_conditioning(image_sizes(*prompt.size, device))
     positive = family.encode_captions([prompt.text]) | own
     negative = family.encode_captions([prompt.negative]) | own if prompt.scale != 1 else None
-    return draw_told(family, prompt, positive, negative, device)
+    return generate_encoded(family, prompt, positive, negative, device)
 
 
 @torch.no_grad()
-def draw_weighted(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
-    """As `draw`, of texts in the web UI's writing, encoded as there; LoRAs that they name are left out."""
+def generate_weighted(family: Family, prompt: Prompt, device: torch.device | str = "cpu") -> Image.Image:
+    """As `generate`, of texts in the web UI's writing, encoded as there; LoRAs that they name are left out."""
     own = family.size_conditioning(image_sizes(*prompt.size, device))
     text, unwanted = prompt_syntax.without_loras(prompt.text), prompt_syntax.without_loras(prompt.negative)
     positive = family.encode_weighted(prompt_syntax.parse(text).weighted) | own
@@ -431,7 +431,7 @@ def draw_weighted(family: Family, prompt: Prompt, device: torch.device | str = "
     if prompt.scale != 1:
         weighted = prompt_syntax.parse(unwanted, is_negative=True).weighted
         negative = family.encode_weighted(weighted, is_negative=True) | own
-    return draw_told(family, prompt, positive, negative, device)
+    return generate_encoded(family, prompt, positive, negative, device)
 
 
 def image_sizes(width: int, height: int, device: torch.device | str = "cpu") -> Tensor:
@@ -440,7 +440,7 @@ def image_sizes(width: int, height: int, device: torch.device | str = "cpu") -> 
 
 
 @torch.no_grad()
-def draw_told(
+def generate_encoded(
     family: Family,
     prompt: Prompt,
     positive: Conditioning,

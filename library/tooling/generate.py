@@ -3,7 +3,7 @@
 device = choose_device(name, mixed_precision, info.width)     before anything imports torch
 family = open_for_generation(path, device, vae=..., clip_skip=...)
 with memory_errors_explained():
-    image = sampling.draw(family, prompt, device.torch_device)
+    image = sampling.generate(family, prompt, device.torch_device)
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def choose_device(device: str, mixed_precision: str, width: int) -> Device:
 def open_for_generation(
     path: str | Path, device: Device, *, vae: str | None = None, clip_skip: int | None = None
 ) -> GenerationFamily:
-    """Load a base model onto the device, ready for `sampling.draw`; what the user should know is printed.
+    """Load a base model onto the device, ready for `sampling.generate`; what the user should know is printed.
 
     Raises:
         UserError: it is no model that can be drawn with, or it does not fit into the device's memory.

@@ -66,7 +66,7 @@ def sample_images(
         for strength in strengths:
             training.adapters.multiplier = strength
             with training.averaged():
-                rows.append([sampling.draw_weighted(training.family, prompt, device) for prompt in run.prompts])
+                rows.append([sampling.generate_weighted(training.family, prompt, device) for prompt in run.prompts])
     except RuntimeError as error:
         if not memory.is_full(error):
             raise

@@ -57,7 +57,7 @@ SAMPLERS = [name for name in sampling.SAMPLERS if not name.startswith("k_") and 
 def test_every_sampler_reaches_the_image_of_a_perfect_model(sampler, objective, zero_terminal_snr):
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     family = PerfectFamily(objective, answer, zero_terminal_snr)
-    sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=30, scale=1, sampler=sampler))
+    sampling.generate(family, Prompt("a", width=64, height=64, seed=1, step_count=30, scale=1, sampler=sampler))
     assert (family.drawn - answer).abs().mean() < 0.1 * answer.abs().mean()
 
 
@@ -78,7 +78,7 @@ class PerfectFlow(PerfectFamily):
 def test_flow_reaches_the_image_of_a_perfect_model_exactly(sampler, step_count):
     answer = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     family = PerfectFlow(answer, shift=3.0)
-    sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=step_count, scale=1, sampler=sampler))
+    sampling.generate(family, Prompt("a", width=64, height=64, seed=1, step_count=step_count, scale=1, sampler=sampler))
     torch.testing.assert_close(family.drawn, answer, rtol=1e-4, atol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_flow_reaches_the_image_of_a_perfect_model_exactly(sampler, step_count):
 def test_flow_begins_at_pure_noise_and_takes_the_shifted_steps_of_diffusers(spec, shift):
     """Of the FLUX pipeline: sigmas from 1 to 1 / n, shifted by exp(mu) of the 16 tokens of this image."""
     family = PerfectFlow(torch.zeros(1, 4, 8, 8), **spec)
-    sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=4, scale=1, sampler="euler"))
+    sampling.generate(family, Prompt("a", width=64, height=64, seed=1, step_count=4, scale=1, sampler="euler"))
     even = [1, 0.75, 0.5, 0.25]
     expected = [1000 * shift * point / (1 + (shift - 1) * point) for point in even]
     assert family.times == pytest.approx(expected, rel=1e-3)
@@ -101,7 +101,7 @@ def test_latents_are_those_of_the_family(monkeypatch):
     monkeypatch.setattr(family, "facts", SimpleNamespace(latents=LatentSpace(16, 16)))
     told = family.encode_captions(["a"])
     prompt = Prompt("a", width=64, height=64, seed=1, step_count=2, scale=1, sampler="euler")
-    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
+    sampling.generate_encoded(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
     assert family.drawn.shape == (1, 16, 6, 6)
     shift = math.exp(0.5 + (16 - 256) * 0.65 / 3840)
     assert family.times[1] == pytest.approx(1000 * shift * 0.5 / (1 + (shift - 1) * 0.5), rel=1e-4)
@@ -118,7 +118,7 @@ def test_flow_draws_a_second_time_from_a_noisy_image():
         family.answer = torch.nn.functional.interpolate(answer, noisy.shape[2:])
         return once(noisy, t, told)
 
-    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
+    sampling.generate_encoded(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
     torch.testing.assert_close(family.drawn, family.answer, rtol=1e-4, atol=1e-4)
     assert family.times == [1000, 750, 500, 250, 500, 375, 250, 125]
 
@@ -217,7 +217,7 @@ def test_samplers_take_the_web_uis_steps(sampler, hires):
     family, steps = CurvedFamily(), 7
     told = family.encode_captions(["a"])
     prompt = Prompt("a", width=64, height=64, seed=5, step_count=steps, scale=1, sampler=sampler)
-    sampling.draw_told(family, prompt, told, None, hires=hires)
+    sampling.generate_encoded(family, prompt, told, None, hires=hires)
 
     def predict(noisy, t):
         return family.predict(noisy, t, told)
@@ -279,7 +279,7 @@ def test_the_second_drawing_tells_sdxl_its_own_size():
     family = Sized("epsilon", torch.zeros(1))
     told = family.encode_captions([""]) | family.size_conditioning(sampling.image_sizes(64, 48))
     prompt = Prompt("", width=64, height=48, seed=1, step_count=2, scale=1, sampler="euler")
-    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(2, 0.5))
+    sampling.generate_encoded(family, prompt, told, None, hires=sampling.Hires(2, 0.5))
     assert seen == [((6, 8), [48, 64, 0, 0, 48, 64])] * 2 + [((12, 16), [96, 128, 0, 0, 96, 128])] * 2
 
 
@@ -296,7 +296,7 @@ def test_every_sampler_draws_a_second_time(sampler):
         family.answer = torch.nn.functional.interpolate(answer, noisy.shape[2:])
         return once(noisy, t, told)
 
-    sampling.draw_told(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
+    sampling.generate_encoded(family, prompt, told, None, hires=sampling.Hires(1.5, 0.5))
     assert family.drawn.shape == (1, 4, 12, 12)
     assert (family.drawn - family.answer).abs().mean() < 0.15 * answer.abs().mean()
 
@@ -304,7 +304,7 @@ def test_every_sampler_draws_a_second_time(sampler):
 def test_drawing_disturbs_no_random_stream_of_the_training():
     before = torch.get_rng_state()
     family = PerfectFamily("epsilon", torch.zeros(1, 4, 8, 8))
-    sampling.draw(family, Prompt("a", width=64, height=64, seed=1, step_count=3, sampler="euler_a"))
+    sampling.generate(family, Prompt("a", width=64, height=64, seed=1, step_count=3, sampler="euler_a"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -365,7 +365,7 @@ def test_weights_and_breaks_of_a_prompt_act_in_its_image():
 
     def drawn(text, negative=""):
         prompt = Prompt(text, negative, width=64, height=64, seed=1, step_count=2, sampler="euler")
-        return sampling.draw_weighted(family, prompt).tobytes()
+        return sampling.generate_weighted(family, prompt).tobytes()
 
     plain = drawn("red circle, hat")
     assert drawn("(red circle:1.0), hat") == plain

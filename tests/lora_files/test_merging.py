@@ -276,7 +276,7 @@ def ours(family, loras, prompt, seed=3):
             family.encode_weighted(prompts.parse(prompt).weighted) | sizes,
             family.encode_weighted([], is_negative=True) | sizes,
         )
-        sampling.draw_told(family, wanted, *told)
+        sampling.generate_encoded(family, wanted, *told)
     return drawn[0]
 
 

@@ -271,7 +271,7 @@ def test_the_second_run_has_nothing_to_do(make, monkeypatch, capsys):
 
 def test_a_stopped_run_goes_on_with_what_is_missing(make, tmp_path, monkeypatch, capsys):
     whole = drawn(make("whole"))
-    draw, count = sampling.draw, []
+    draw, count = sampling.generate, []
 
     def stopping(*arguments):
         count.append(1)
@@ -279,7 +279,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(make, tmp_path, monkeypatch,
             raise KeyboardInterrupt
         return draw(*arguments)
 
-    monkeypatch.setattr(sampling, "draw", stopping)
+    monkeypatch.setattr(sampling, "generate", stopping)
     with pytest.raises(Stopped):
         make()
     assert "stopped: 2 of 4 images done. Run it again to continue" in capsys.readouterr().out
@@ -484,8 +484,8 @@ def test_drawing_is_what_diffusers_own_forward_draws(tiny_model):
     for name in ("sd1", "sd2", "sdxl"):
         path = tiny_model(name)
         prompt = sampling.Prompt("hat", width=64, height=48, seed=3, step_count=2, sampler="euler_a")
-        ours = sampling.draw(generate.open_for_generation(path, CPU), prompt)
-        theirs = sampling.draw(families.open_model(path, dtype=torch.float32), prompt)
+        ours = sampling.generate(generate.open_for_generation(path, CPU), prompt)
+        theirs = sampling.generate(families.open_model(path, dtype=torch.float32), prompt)
         assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1, name
 
 
