@@ -293,6 +293,17 @@ def main_values(main: Path) -> Given:
     return Given(values, where, [], [])
 
 
+def _main_for(script: str | Path, declared: AnyDeclared) -> Given:
+    """What the main block says; of one that cannot be read, what a script needs that only writes beside its output."""
+    try:
+        return main_values(main_of(script))
+    except ConfigError:
+        shares = [option.shared for option in declared.options.values() if option.shared]
+        if any(not str(source).startswith("{output_dir}/") for source in shares):
+            raise
+        return Given({}, {}, [], [])  # doctor.py says on its page what is wrong with the block
+
+
 def still_to_set(script: str | Path, wanted: Values) -> list[str]:
     """The lines that lora_train_command_line.py still lacks, so that it trains what a script of tools/ made."""
     main = main_of(script)
@@ -327,7 +338,7 @@ def run_tool(
     def checked() -> int:
         values, where, notices = read_block(script, variables)
         values = with_absolute_paths(values, PROJECT, declared)
-        main = main_values(main_of(script))
+        main = _main_for(script, declared)
         preset, name = main.values.get("preset"), Path(script).name
         values, where, lines = subject_presets.with_preset(preset, name, values, where, declared)
         values, where, line = shared.filled(values, where, declared, main, main_of(script).parent)

@@ -4,7 +4,7 @@ import pytest
 
 from library.messages import set_language
 from library.options import parameter_block, shared
-from library.options.checks import check_tool
+from library.options.checks import ConfigError, check_tool
 from library.options.declaration import PROJECT, Given
 from library.options.tools import TOOLS
 from library.options.training import OPTIONS
@@ -137,3 +137,12 @@ def test_the_step_numbers_of_the_scripts_are_those_of_the_readmes():
             text = (PROJECT / readme).read_text(encoding="utf-8")
             section = text.partition(f"### {number}.")[2].partition("\n### ")[0]
             assert f"python tools/{file}" in section, (file, readme)
+
+
+def test_the_doctor_runs_where_the_main_block_cannot_be_read_and_the_others_say_why(tmp_path):
+    (tmp_path / "tools").mkdir()
+    (tmp_path / MAIN).write_text(f'images_dir = "half\n{parameter_block.MARK}\n', encoding="utf-8")
+    script = tmp_path / "tools" / "doctor.py"
+    assert parameter_block._main_for(script, TOOLS["doctor.py"]).values == {}
+    with pytest.raises(ConfigError, match=MAIN):
+        parameter_block._main_for(script, TOOLS["tag_images.py"])

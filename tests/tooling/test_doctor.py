@@ -731,7 +731,7 @@ def tool(case, tmp_path):
     def run(**environment) -> subprocess.CompletedProcess:
         delivered = (PROJECT / "tools" / "doctor.py").read_text(encoding="utf-8")
         text = delivered.replace('"lora_train_command_line.py"', repr(str(case.script())), 1)
-        text = text.replace('"output/doctor"', repr(str(tmp_path / "page")), 1)
+        text = text.replace("output_dir = None", f"output_dir = {str(tmp_path / 'page')!r}", 1)
         text = text.replace("check_machine = True", "check_machine = False", 1)
         text = text.replace("str(Path(__file__).resolve().parent.parent)", repr(str(PROJECT)))
         (tmp_path / "doctor.py").write_text(text, encoding="utf-8")
