@@ -473,19 +473,8 @@ def _token_findings(settings: SortIntoFolders, words: list[str]) -> list[tag_sta
 def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
     """The arithmetic, and the rule of regularization, a line each."""
     epochs, batch = settings.max_train_epochs, settings.train_batch_size
-    lines = []
-    for job in jobs:
-        samples = len(job.names) * job.repeats
-        steps = folder_sorting.step_count(samples, epochs, batch)
-        lines.append(
-            say(
-                f"{job.repeats}_{job.word}: {plural(len(job.names), 'image')} x {plural(job.repeats, 'repeat')} x "
-                f"{plural(epochs, 'epoch')} / batch of {batch} = about {plural(steps, 'step')}",
-                f"{job.repeats}_{job.word}：{len(job.names):,} 张 x 重复 {job.repeats} 次 x {epochs} 轮 / 每批 {batch} 张 "
-                f"= 约 {steps:,} 步",
-            )
-        )
     samples = sum(len(job.names) * job.repeats for job in jobs)
+    lines = [concept_line(job, samples, epochs, batch) for job in jobs]
     steps = folder_sorting.step_count(samples, epochs, batch)
     if Path(settings.images_dir).name == REG:
         lines.append(
@@ -520,6 +509,18 @@ def plan_lines(settings: SortIntoFolders, jobs: list[Job]) -> list[str]:
         )
     )
     return lines
+
+
+def concept_line(job: Job, all_samples: int, epochs: int, batch: int) -> str:
+    """How often a folder's images are used, and which share of the training they are."""
+    samples = len(job.names) * job.repeats
+    steps, share = folder_sorting.step_count(samples, epochs, batch), samples / max(1, all_samples)
+    return say(
+        f"{job.repeats}_{job.word}: {plural(len(job.names), 'image')} x {plural(job.repeats, 'repeat')} x "
+        f"{plural(epochs, 'epoch')} / batch of {batch} = about {plural(steps, 'step')}, {share:.0%} of the training",
+        f"{job.repeats}_{job.word}：{len(job.names):,} 张 x 重复 {job.repeats} 次 x {epochs} 轮 / 每批 {batch} 张 "
+        f"= 约 {steps:,} 步，占训练的 {share:.0%}",
+    )
 
 
 def block_lines(settings: SortIntoFolders) -> list[str]:

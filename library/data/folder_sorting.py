@@ -28,6 +28,8 @@ from library.data.image_names import MASKS, folded
 from library.data.tag_statistics import has_word
 from library.files import replacing
 
+MOST_UNEVEN = 5  # how much more often an image of a small concept is used than one of the largest
+
 
 class File(NamedTuple):
     """A file and where it shall be, below its concept's folder."""
@@ -143,7 +145,10 @@ def numbered(folder: Path) -> list[Numbered]:
 def proposed(
     counts: dict[str, int], fixed: dict[str, int], *, steps: int, epochs: int, batch_size: int
 ) -> dict[str, int]:
-    """Repeats of each concept with which the training has about so many steps, and each concept weighs alike.
+    """Repeats of each concept with which the training has about so many steps.
+
+    Each concept weighs alike, but no image is used more than MOST_UNEVEN times as often as those of the largest one: a
+    single image that strayed into a folder of its own must not become half of the training.
 
     Args:
         counts: word -> images.
@@ -151,8 +156,10 @@ def proposed(
     """
     free = [word for word in counts if word not in fixed]
     samples = steps * batch_size / epochs - sum(counts[word] * number for word, number in fixed.items())
-    each = max(0.0, samples) / max(1, len(free))
-    return fixed | {word: min(MANY_REPEATS, max(1, round(each / max(1, counts[word])))) for word in free}
+    largest = max((counts[word] for word in free), default=0)
+    uses = {word: min(MOST_UNEVEN, largest / max(1, counts[word])) for word in free}  # against one of the largest's
+    each = max(0.0, samples) / max(1.0, sum(uses[word] * counts[word] for word in free))
+    return fixed | {word: min(MANY_REPEATS, max(1, round(each * uses[word]))) for word in free}
 
 
 def step_count(samples: int, epochs: int, batch_size: int) -> int:

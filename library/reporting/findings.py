@@ -35,6 +35,7 @@ TOPICS = {  # in the page's order
 
 FEW_IMAGES, MANY_IMAGES = 10, 200  # of a concept; the usual is 20 to 100
 FEW_STEPS, USUAL_STEPS, MANY_STEPS = 400, 1500, 6000
+MANY_VIEWS = 300  # of one image in a training: beyond, it is learned by heart
 MANY_EPOCHS = 40  # beyond, more repeats are the better way to more steps: each epoch saves, draws and shuffles
 MUCH_TRANSPARENT = 0.02  # a share of the image; less is the smooth edge of a drawing
 ENOUGH_REGULARIZATION = 0.8  # images, as a share of the training images; as many are wanted, nearly so do as well
@@ -134,9 +135,12 @@ def steps(step_count: int, epoch_count: int, views: int, by_epochs: bool) -> Ite
             f"设 max_train_epochs = {epochs} 约为 {epochs * per_epoch:,.0f} 步；常用 1000~3000",
         )
     elif epochs:
+        factor = min(USUAL_STEPS / step_count, max(1.0, MANY_VIEWS / max(1, views)))
+        more = factor < USUAL_STEPS / step_count  # else the same few images would be seen more often than is of use
         cure = say(
-            f"Raise the repeats (the number the folder names begin with) about {USUAL_STEPS / step_count:.0f} times",
-            f"请把目录名开头的重复次数增加到约 {USUAL_STEPS / step_count:.0f} 倍",
+            f"Multiply the repeats (the number the folder names begin with) by about {factor:.0f}"
+            + ", and collect more images" * more,
+            f"请把目录名开头的重复次数增加到约 {factor:.0f} 倍" + "，并收集更多图片" * more,
         )
     else:
         cure = say(

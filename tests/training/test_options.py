@@ -6,7 +6,9 @@ a row fails the last test of this file.
 
 import json
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -421,7 +423,7 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     "lr_scheduler_args": "lr_scheduler_type above",
     "resume": "test_train.py::test_a_continued_run_gives_the_bits_of_an_unbroken_one, test_survival.py",
     **dict.fromkeys(
-        ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_processes.py"
+        ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"), "test_distributed.py"
     ),
     **dict.fromkeys(("torch_compile", "dynamo_backend"), "test_the_compiler_gets_the_blocks_and_the_backend"),
     **dict.fromkeys(
@@ -429,8 +431,8 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     ),
     **{name: "test_metadata.py" for name in OPTIONS if name.startswith("metadata_") and name not in EFFECTS},
     "console_log_simple": "test_console.py",
-    "ddp_timeout": "test_processes.py",
-    "vae_batch_size": "test_pictures_are_encoded_so_many_at_once",
+    "ddp_timeout": "test_distributed.py",
+    "vae_batch_size": "test_images_are_encoded_so_many_at_once",
     "device_plan": "test_the_device_plan_is_shown_without_training",
     "lowram": "test_lowram_loads_straight_to_the_device",
     "max_data_loader_n_workers": "test_the_number_of_reading_threads_is_the_users",
@@ -440,10 +442,10 @@ ELSEWHERE = {  # seen by a test of another file, or by one below
     **dict.fromkeys(("images_dir", "trigger_word"), "test_shared.py"),
     "preset": "test_subject_presets.py",
     **dict.fromkeys(("open_pages", "notify_at_end"), "test_desktop.py"),
-    "save_json_folder": "test_block.py",
-    "load_json_path": "test_block.py",
-    "json_load_skip_list": "test_block.py",
-    "multi_run_folder": "test_block.py",
+    "save_json_folder": "test_parameter_block.py",
+    "load_json_path": "test_parameter_block.py",
+    "json_load_skip_list": "test_parameter_block.py",
+    "multi_run_folder": "test_parameter_block.py",
 }
 
 
@@ -583,6 +585,11 @@ def test_the_number_of_reading_threads_is_the_users(run, monkeypatch):
 def test_every_option_is_driven_to_the_place_that_uses_it():
     assert set(EFFECTS) | set(ELSEWHERE) == set(OPTIONS)
     assert not set(EFFECTS) & set(ELSEWHERE)
+    files = {file.name: file.read_text(encoding="utf-8") for file in Path(__file__).parents[1].rglob("test_*.py")}
+    for place in ELSEWHERE.values():
+        assert set(re.findall(r"test_\w+\.py", place)) <= files.keys()
+        for test in re.findall(r"\btest_\w+\b(?!\.py)", place):
+            assert any(f"def {test}(" in text for text in files.values()), test
 
 
 def test_save_precision_and_format_hold_the_same_numbers(run):
