@@ -58,7 +58,7 @@ def person(tmp_path_factory):
     person.runs("tools/edit_tags.py", delete_tags=["teal*"])
     person.runs("tools/sort_into_folders.py", target_steps=150)
     person.runs("tools/edit_tags.py", action="apply")
-    deleted = images(person.home / "output" / "prepared")[0]
+    deleted = images(person.home / "output" / "prepared")[-1]
     deleted.unlink()
     person.deleted = deleted.name
     person.runs("tools/sort_into_folders.py")
