@@ -158,7 +158,8 @@ def planned(
     settings: EditTags, edits: tag_edits.Edits, found: image_folder.ImageFolder, notes: list[str]
 ) -> list[Change]:
     """What becomes of every caption. Raises UserError."""
-    images = [image for image in found.images if not is_regularization(image, found)]
+    regularization = image_folder.beside_training(found)
+    images = [image for image in found.images if image.path not in regularization]
     left_out = len(found.images) - len(images)
     if left_out:
         notes.append(
@@ -189,12 +190,6 @@ def planned(
         Change(image, found.name(image), word, line, None if line is None and not new else new)
         for image, word, line, new in zip(images, words, lines, after, strict=True)
     ]
-
-
-def is_regularization(image: image_folder.CaptionedImage, found: image_folder.ImageFolder) -> bool:
-    """Whether it lies in a folder `reg` beside the training images, as faces = "recipe" leaves them."""
-    first = image.path.relative_to(found.folder).parts[0]
-    return first == "reg" and any(other.path.relative_to(found.folder).parts[0] != "reg" for other in found.images)
 
 
 def concept_of(image: image_folder.CaptionedImage) -> str | None:

@@ -442,30 +442,18 @@ def _next_steps(settings: PrepareImages, records: "dict[str, Record]", output: P
     if settings.faces == "recipe":
         face_count = sum(file.startswith("train/") for file in files)
         body_count = len(files) - face_count
-        repeats = 10
-        reg_repeats = max(1, min(repeats // 2, repeats * face_count // max(1, body_count)))
         lines = [
             say(
-                f'faces = "recipe": {face_count} cropped faces in {output / "train"} are the training set, '
-                f"{body_count} full images in {output / 'reg'} the regularization, which gives the faces their body",
-                f"人脸配方：{output / 'train'} 里的 {face_count} 张脸作训练集，{output / 'reg'} 里的 {body_count} "
-                "张完整图片作正则化，让脸带上自己的身体",
+                f'faces = "recipe": {plural(face_count, "cropped face is", "cropped faces are")} the training set '
+                f"({output / 'train'}), {plural(body_count, 'full image', 'full images')} the regularization, which "
+                f"gives the faces their body ({output / 'reg'})",
+                f"人脸配方：{face_count} 张脸作训练集（{output / 'train'}），{body_count} 张完整图片作正则化，"
+                f"让脸带上自己的身体（{output / 'reg'}）",
             ),
             say(
-                f'1. tools/tag_images.py with images_dir = "{output / "train"}": only the faces get tags',
-                f'1. tools/tag_images.py，images_dir = "{output / "train"}"：只给脸打标签',
-            ),
-            say(
-                f'2. tools/sort_into_folders.py twice with the same concept: images_dir = "{output / "train"}" with '
-                f'repeats = {repeats}, then images_dir = "{output / "reg"}" with another output_dir and repeats = '
-                f"{reg_repeats} ({repeats} x {face_count} >= {reg_repeats} x {body_count})",
-                f'2. tools/sort_into_folders.py 运行两次，concept 相同：先 images_dir = "{output / "train"}"、'
-                f'repeats = {repeats}，再 images_dir = "{output / "reg"}"、换一个 output_dir、repeats = {reg_repeats}'
-                f"（{repeats} x {face_count} >= {reg_repeats} x {body_count}）",
-            ),
-            say(
-                "3. the two output_dir are train_data_dir and reg_data_dir of lora_train_command_line.py",
-                "3. 两个 output_dir 分别填入 lora_train_command_line.py 的 train_data_dir 和 reg_data_dir",
+                "next: delete there what you don't want, then run tools/tag_images.py, which tags the faces alone, and "
+                "tools/sort_into_folders.py, which sorts both",
+                "接下来：删除不要的图，然后运行 tools/tag_images.py（只给脸打标签）、tools/sort_into_folders.py（两部分一起整理）",
             ),
         ]
     else:

@@ -43,7 +43,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import files
 from library.data import captions, folder_sorting, folders, image_folder, sorted_set, tag_statistics
+from library.data.folders import REG
 from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block
 from library.options.tools import TOOLS, SortIntoFolders
@@ -60,7 +61,6 @@ from library.storage import undo
 PAGE = "folders.html"  # beside the numbered folders; the training passes it over
 THUMBNAILS = 8  # images shown of each concept
 MANY_TOKENS = 6  # a word of more is spelt out to the model rather than known
-REG = "reg"
 
 
 def main() -> int:
@@ -88,7 +88,30 @@ class Job:
 
 
 def run(settings: SortIntoFolders) -> int:
-    """Plan, check, and do it; the exit code is 0."""
+    """Sort the set; or, as faces = "recipe" left them, the faces and then the same person's full images beside them."""
+    folder = Path(settings.images_dir)
+    found = image_folder.find_images(folder, caption_extension=settings.caption_extension, may_be_empty=True)
+    if not image_folder.is_face_recipe(found):
+        sort(settings)
+        return 0
+    jobs = sort(replace(settings, images_dir=str(folder / "train"), sub_folders="together"))
+    bodies = sum(image.path.is_relative_to(folder / REG) for image in found.images)
+    samples, most = sum(len(job.names) * job.repeats for job in jobs), max(job.repeats for job in jobs)
+    sort(
+        replace(
+            settings,
+            images_dir=str(folder / REG),
+            output_dir=str(Path(settings.output_dir).parent / REG),
+            sub_folders="together",
+            repeats=max(1, min(most // 2, samples // bodies)),  # below the faces', and none is left unused
+            open_pages=False,
+        )
+    )
+    return 0
+
+
+def sort(settings: SortIntoFolders) -> list[Job]:
+    """Plan, check, and do it."""
     notes: list[str] = []
     jobs, gone = planned(settings, notes)
     refuse(settings, jobs)
@@ -115,7 +138,7 @@ def run(settings: SortIntoFolders) -> int:
     page = write_page(settings, jobs, findings, notes)
     log.info(say(f"summary: {page}", f"结果页：{page}"))
     desktop.open_page(page, settings.open_pages)
-    return 0
+    return jobs
 
 
 # ---- the plan ----
@@ -126,7 +149,6 @@ def planned(settings: SortIntoFolders, notes: list[str]) -> tuple[list[Job], lis
     images, output = Path(settings.images_dir), Path(settings.output_dir)
     there = folder_sorting.numbered(output)
     found = image_folder.find_images(images, caption_extension=settings.caption_extension, may_be_empty=bool(there))
-    refuse_faces_and_bodies(images, found)
     notes += found.notes
     concepts = folder_sorting.concepts(found, settings.concept, settings.sub_folders)
     problems = []
@@ -226,23 +248,6 @@ def _job(concept: folder_sorting.Concept, there: list[folder_sorting.Numbered], 
     others = [name for name in own[0].images if folders.folded(name) not in ours] if own else []
     there_already = own[0] if own else None
     return Job(word, concept.images, files, concept.names + others, others, there_already, concept.repeats)
-
-
-def refuse_faces_and_bodies(images: Path, found: image_folder.ImageFolder) -> None:
-    """The two folders of faces = "recipe" are a training set and its regularization, not two concepts. Raises UserError."""
-    firsts = {image.path.relative_to(found.folder).parts[0] for image in found.images}
-    if firsts == {"train", REG}:
-        raise UserError(
-            say(
-                f'{images} contains a training set and its regularization images (faces = "recipe" of '
-                "prepare_images.py). Sort them one after the other, with the same concept: images_dir = "
-                f'"{(images / "train").as_posix()}" first, then images_dir = "{(images / REG).as_posix()}" with '
-                "another output_dir, which is your reg_data_dir",
-                f"{images} 里是训练集和它的正则化图片（prepare_images.py 的人脸配方）。请用同一个 concept 分两次整理："
-                f'先 images_dir = "{(images / "train").as_posix()}"，再 images_dir = "{(images / REG).as_posix()}" '
-                "并换一个 output_dir，后者就是 reg_data_dir",
-            )
-        )
 
 
 def refuse(settings: SortIntoFolders, jobs: list[Job]) -> None:

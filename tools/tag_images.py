@@ -56,6 +56,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from library.data import captions, decoding, folders, image_folder, tag_statistics, threads
+from library.data.folders import REG
 from library.data.samples import folded
 from library.images import local_models
 from library.images import tagger as wd
@@ -177,9 +178,12 @@ def to_do(found: image_folder.ImageFolder, settings: TagImages, notes: list[str]
     chosen: list[image_folder.CaptionedImage] = []
     owners: dict[str, str] = {}  # caption file -> the image whose it is
     shared: list[str] = []
+    bodies = image_folder.beside_training(found)
+    if bodies:
+        notes.append(_bodies_get_none(len(bodies)))
     for image in found.images:
         now = captions.first_line(image.caption or "")
-        if settings.existing == "keep" and now:
+        if image.path in bodies or (settings.existing == "keep" and now):
             continue
         if folded(image.caption_path.stem) != folded(image.path.stem):  # of the image it was cut out of
             image = image._replace(caption_path=image.path.with_suffix(image.caption_path.suffix))
@@ -205,12 +209,11 @@ def without_word(found: image_folder.ImageFolder, settings: TagImages) -> list[i
     """The images whose tags are kept and lack what stands first in all others; not those of regularization."""
     if settings.existing != "keep":
         return []
-    lacking = []
+    lacking, bodies = [], image_folder.beside_training(found)
     for image in found.images:
         now = captions.first_line(image.caption or "")
-        is_regularization = image.path.relative_to(found.folder).parts[0] == "reg"
         front = front_words(image.path, found.folder, settings)
-        if now and not is_regularization and not all(tag_statistics.has_word(now, word) for word in front):
+        if now and image.path not in bodies and not all(tag_statistics.has_word(now, word) for word in front):
             lacking.append(image)
     return lacking
 
@@ -666,6 +669,14 @@ def _word_is_missing(names: list[str]) -> str:
         "tools/edit_tags.py can put it first everywhere",
         f"{len(names)} 张图片保留原有标签，其中没有触发词：{folders.some(names)}。"
         "tools/edit_tags.py 可给全部图片加在最前面",
+    )
+
+
+def _bodies_get_none(count: int) -> str:
+    return say(
+        f'{plural(count, "full image", "full images")} in {REG}/ (faces = "recipe") get no tags: as regularization '
+        "they need none",
+        f"{REG}/ 里的 {count} 张完整图片（人脸配方）不打标签：作正则化用不需要标签",
     )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from library import text_encoding
 from library.data import captions
 from library.data.decoding import UNREADABLE_EXTENSIONS
-from library.data.folders import entries, is_file, is_folder
+from library.data.folders import REG, entries, is_file, is_folder
 from library.data.image_names import holds_companions, is_image, some, sort_out
 from library.data.samples import CAPTION_EXTENSIONS, caption_file, encoding_is_doubtful, folded, no_text
 from library.messages import UserError, plural, say
@@ -44,6 +44,17 @@ class ImageFolder:
     def name(self, image: CaptionedImage) -> str:
         """An image's path below the folder, as a person would write it."""
         return image.path.relative_to(self.folder).as_posix()
+
+
+def beside_training(found: ImageFolder) -> set[Path]:
+    """The images in a folder `reg` beside others: regularization, as faces = "recipe" leaves a person's full images."""
+    inside = {image.path for image in found.images if image.path.relative_to(found.folder).parts[0] == REG}
+    return inside if len(inside) < len(found.images) else set()
+
+
+def is_face_recipe(found: ImageFolder) -> bool:
+    """Whether a folder is what faces = "recipe" of prepare_images.py made: faces in train/, full images in reg/."""
+    return {image.path.relative_to(found.folder).parts[0] for image in found.images} == {"train", REG}
 
 
 def find_images(

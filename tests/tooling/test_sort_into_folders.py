@@ -226,15 +226,17 @@ def test_a_sub_folder_within_a_concept_keeps_its_images_apart(tmp_path):
     }  # fmt: skip
 
 
-def test_the_face_recipe_is_explained_and_each_half_can_be_sorted(tmp_path, capsys):
-    folder = draw(tmp_path / "prepared", ["train/f.png"])
-    draw(folder, ["reg/body.png"], None)
-    with pytest.raises(UserError, match=r"training set and its regularization.*prepared/train.*prepared/reg"):
-        run(folder)
-    assert "train_data_dir" in run(folder / "train", capsys, repeats=10, output_dir=str(tmp_path / "train"))
-    said = run(folder / "reg", capsys, repeats=5, output_dir=str(tmp_path / "reg"))
-    assert f'reg_data_dir = "{(tmp_path / "reg").as_posix()}"' in said
-    assert (tmp_path / "reg" / "5_mytag" / "body.png").exists()
+def test_the_face_recipe_becomes_a_training_set_and_its_regularization_of_one_word(tmp_path, capsys):
+    folder = draw(tmp_path / "prepared", [f"train/f{n}.png" for n in range(4)])
+    draw(folder, [f"reg/body{n}.png" for n in range(6)], None)
+    said = run(folder, capsys, repeats=10, output_dir=str(tmp_path / "train"))
+    assert len(list((tmp_path / "train" / "10_mytag").glob("f*.png"))) == 4
+    assert len(list((tmp_path / "reg" / "5_mytag").glob("body*.png"))) == 6  # half as often, as guides have it
+    assert not list((tmp_path / "reg").rglob("*.txt"))
+    assert "5_mytag: 6 images x 5 repeats" in said
+    draw(folder, [f"reg/more{n}.png" for n in range(14)], None)
+    run(folder, repeats=10, output_dir=str(tmp_path / "train"))
+    assert len(list((tmp_path / "reg" / "2_mytag").glob("*.png"))) == 20  # 2 x 20 are not more than 10 x 4
 
 
 # ---- repeats ----

@@ -94,6 +94,16 @@ def test_captions_are_what_the_tagger_sees(run, images, model):
     assert 'action = "undo"' in said
 
 
+def test_the_full_images_of_the_face_recipe_get_no_tags(run, images, model):
+    for name, folder in zip(COLOURS, ("train", "train", "reg", "reg"), strict=True):
+        (images / folder).mkdir(exist_ok=True)
+        (images / name).rename(images / folder / Path(name).name)
+    said = run(tagger=model)
+    assert {path.parent.name for path in images.rglob("*.txt")} == {"train"}
+    assert "2 full images in reg/" in said
+    assert "2 captions written" in said
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 256])
 def test_the_batch_changes_nothing(run, images, model, batch_size):
     run(tagger=model, batch_size=batch_size, general_threshold=0.2, character_threshold=0.5)
