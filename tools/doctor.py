@@ -140,7 +140,7 @@ def page_of(settings: Doctor, seen: "Examination") -> DoctorPage:
     counts = findings.count(seen.findings)
     numbers: dict[str, object] = {findings.level_name(level): counts[level] for level in ("red", "amber")}
     if seen.plan:
-        found = seen.plan.found
+        found = seen.plan.samples
         numbers |= {
             say("images", "图片"): len(found.train),
             say("regularization", "正则化"): len(found.regularization),
@@ -193,7 +193,7 @@ def tag_rows(seen: "Examination") -> list[TagRow]:
     statistics = seen.statistics
     if not statistics:
         return []
-    words = {folder.name: folder.text for folder in seen.plan.found.folders if not folder.is_regularization}
+    words = {folder.name: folder.text for folder in seen.plan.samples.folders if not folder.is_regularization}
     word = next(iter(words.values())) if len(set(words.values())) == 1 else None
     return [
         TagRow(

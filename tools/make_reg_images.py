@@ -88,7 +88,7 @@ class Job:
     settings: MakeRegImages
     info: Any  # families.ModelInfo
     device: Any  # hardware.device.Device
-    found: Any  # data.samples.Found, of the training set
+    samples: Any  # data.samples.Samples, of the training set
     fits: dict  # path -> contracts.Fit, of the training images
     images: list  # of data.regularization.Wanted
     shares: list  # of data.regularization.Share
@@ -559,7 +559,7 @@ def rule_lines(job: Job) -> list[Note]:
             )
         )
     train, reg = (sum(getattr(share, name) for share in job.shares) for name in ("train_samples", "reg_samples"))
-    uses = balance(job.found.train, regularization.as_samples(job.images, job.shares))
+    uses = balance(job.samples.train, regularization.as_samples(job.images, job.shares))
     times = sorted({count for _, count in uses})
     often = f"{times[0]}" if len(times) == 1 else f"{times[0]}~{times[-1]}"
     samples = sum(count for _, count in uses)

@@ -54,12 +54,12 @@ def captions_wanted(plan: Plan, config: Config) -> list[str] | None:
 def latents_measured(plan: Plan) -> list[Wanted]:
     """The same of the images that are not learnt, to be filled apart: latents depend by a hair on the images that
     they are encoded with, and those of the training must not depend on these."""
-    return [(sample, plan.fit(sample), False) for sample in plan.found.validation]
+    return [(sample, plan.fit(sample), False) for sample in plan.samples.validation]
 
 
 def captions_measured(plan: Plan) -> list[str]:
     """Their captions, to be filled apart as well."""
-    return sorted({sample.caption for sample in plan.found.validation})
+    return sorted({sample.caption for sample in plan.samples.validation})
 
 
 class Dataset:

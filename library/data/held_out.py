@@ -15,7 +15,7 @@ from typing import NamedTuple
 from library.contracts import Sample
 from library.data import captions
 from library.data.folders import Folder, images_in, numbered_folders, repeats_and_text, some, subfolders
-from library.data.samples import Found, read_subsets
+from library.data.samples import Samples, read_subsets
 from library.files import sha256_of_file
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
@@ -64,7 +64,7 @@ def scope(held_out: int, regularization: int, samples: float, every: int | None)
     return Scope(held_out, regularization, count, every or max(1, math.ceil(images * count / passes)))
 
 
-def of_subject(found: Found, config: Config) -> list[Sample]:
+def of_subject(found: Samples, config: Config) -> list[Sample]:
     """The user's images, learnt or held out of them: what is to be said of a set is said of all."""
     return found.train + ([] if config.validation_data_dir else found.validation)
 
@@ -86,8 +86,8 @@ def fixed(samples: list[Sample], config: Config) -> list[Sample]:
     return [replace(sample, caption=captions.whole_of(sample, config), options=of(sample)) for sample in samples]
 
 
-def split(found: Found, share: float | str, seed: int) -> Found:
-    """Move a share of the training images to `Found.validation`; never regularization images.
+def split(found: Samples, share: float | str, seed: int) -> Samples:
+    """Move a share of the training images to `Samples.validation`; never regularization images.
 
     Whole images leave: all their repeats, and copies of them. Each folder gives its share of them, and keeps at least
     one. The choice follows from the names of folders and images and from the seed: it is the same on every system.
@@ -159,8 +159,8 @@ def _too_few(share: float, total: int, can_be_more: bool) -> Note:
     return Note(line, "red")
 
 
-def find_held_out(folder: str, found: Found, config: Config, memory: Path | None) -> Found:
-    """Read the images of `validation_data_dir` into `Found.validation`.
+def find_held_out(folder: str, found: Samples, config: Config, memory: Path | None) -> Samples:
+    """Read the images of `validation_data_dir` into `Samples.validation`.
 
     Args:
         folder: holds `[repeats]_[concept]` folders (repeats do not count), or images directly.

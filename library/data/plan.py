@@ -22,7 +22,7 @@ from library.data import captions
 from library.data.buckets import BucketRule, fit
 from library.data.folders import Folder, some
 from library.data.held_out import AUTO_LEAST
-from library.data.samples import Found, balance, balanced_epochs
+from library.data.samples import Samples, balance, balanced_epochs
 from library.files import JsonObject
 from library.messages import Note, UserError, plural, say
 from library.options.training import Config
@@ -61,7 +61,7 @@ class SetPlan:
 class Plan:
     """What the run will see. Epochs count from 1, steps are optimizer steps."""
 
-    found: Found
+    samples: Samples
     sets: list[SetPlan]
     reg_rotate: bool
     batch_counts: list[int]  # of each epoch
@@ -101,7 +101,7 @@ class Plan:
 
 
 def make_plan(
-    found: Found, config: Config, *rules: BucketRule, whole_batches: bool = False, process_count: int = 1
+    found: Samples, config: Config, *rules: BucketRule, whole_batches: bool = False, process_count: int = 1
 ) -> Plan:
     """Count the batches and steps of every epoch.
 
@@ -155,7 +155,7 @@ def make_plan(
     return Plan(found, sets, config.reg_rotate, batch_counts, step_counts, used, batches_per_step, whole_batches)
 
 
-def _sets(found: Found, configs: list[Config], rules: Sequence[BucketRule]) -> list[SetPlan]:
+def _sets(found: Samples, configs: list[Config], rules: Sequence[BucketRule]) -> list[SetPlan]:
     train, regularization, validation = (
         [samples]
         if len(configs) == 1
@@ -201,7 +201,7 @@ def batches_of_epoch(plan: Plan, seed: int, epoch: int) -> list[list[Sample]]:
 
 def typical_captions(plan: Plan, config: Config, count: int = 4) -> list[str]:
     """A few captions to draw previews of: half of the training images (the new), half of regularization (the old)."""
-    found = plan.found
+    found = plan.samples
     new, old = (
         list(dict.fromkeys(captions.whole_of(sample, config) for sample in samples if sample.caption))
         for samples in (found.train, found.regularization)
@@ -216,7 +216,7 @@ def metadata(plan: Plan) -> JsonObject:
 
     Where `dataset_config` describes several data sets, each tells its own sizes, buckets and subsets (`ss_datasets`).
     """
-    found = plan.found
+    found = plan.samples
     entries = {
         "ss_num_train_images": sum(sample.repeats for sample in found.train),
         "ss_num_reg_images": sum(sample.repeats for sample in found.regularization),  # before balancing
@@ -272,7 +272,7 @@ def _bucket_info(own: SetPlan, rotate: bool) -> JsonObject:
 def _set_metadata(plan: Plan, at: int) -> JsonObject:
     """An entry of ss_datasets."""
     own, rule = plan.sets[at], plan.sets[at].rule
-    folders = [folder for folder in plan.found.folders if folder.dataset == at]
+    folders = [folder for folder in plan.samples.folders if folder.dataset == at]
     subsets = []
     for folder in folders:
         options = folder.options
@@ -314,12 +314,12 @@ def check(
         token_counts: of each caption, its tokens and how many of them the text encoder sees.
         is_everyday_word: whether the base model's tokenizer knows a word, so that it means something already.
     """
-    warnings = list(plan.found.warnings)
+    warnings = list(plan.samples.warnings)
     warnings += _check_sizes(plan)
     warnings += _check_concepts(plan, config, is_everyday_word)
     if token_counts:
         warnings += _check_lengths(plan, config, token_counts)
-    unused = len(plan.found.train + plan.found.regularization) - len(plan.samples_used)
+    unused = len(plan.samples.train + plan.samples.regularization) - len(plan.samples_used)
     if unused:
         cure = (
             say("More epochs would reach them", "增加轮数才会用到")
@@ -327,8 +327,8 @@ def check(
             else say("reg_rotate = True rotates them", "设 reg_rotate = True 可轮流使用")
         )
         line = say(
-            f"{unused} of {len(plan.found.regularization)} regularization images are never used. {cure}",
-            f"{len(plan.found.regularization)} 张正则化图片中有 {unused} 张始终不会用到。{cure}",
+            f"{unused} of {len(plan.samples.regularization)} regularization images are never used. {cure}",
+            f"{len(plan.samples.regularization)} 张正则化图片中有 {unused} 张始终不会用到。{cure}",
         )
         warnings.append(Note(line, topic="regularization"))
     return warnings
@@ -372,11 +372,11 @@ def _check_sizes(plan: Plan) -> list[str]:
 def _check_concepts(plan: Plan, config: Config, is_everyday_word: Callable[[str], bool] | None) -> list[str]:
     """The concept word should be new to the base model, and must stand in the captions to be learnt."""
     warnings: list[str] = []
-    for place, folder in enumerate(plan.found.folders):
+    for place, folder in enumerate(plan.samples.folders):
         word = folder.text.strip()
         if folder.is_regularization or not word or not folder.image_count:
             continue
-        texts = [captions.whole_of(sample, config) for sample in plan.found.train if sample.subset == place]
+        texts = [captions.whole_of(sample, config) for sample in plan.samples.train if sample.subset == place]
         if not any(_plain(word) in _plain(text) for text in texts):
             line = say(
                 f'{folder.path}: "{word}" is in none of its captions, so nothing is learned for that word '
@@ -438,7 +438,7 @@ class Overview(NamedTuple):
 
 def overview(plan: Plan, config: Config) -> Overview:
     """What will be trained, in the user's language."""
-    found = plan.found
+    found = plan.samples
     uses = uses_of_epoch(plan, 1)
     reg_uses = [count for sample, count in uses if sample.is_regularization]
     lines = [
@@ -463,7 +463,7 @@ def _folder_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
             say("captions", "标注"),
         ]
     ]
-    for place, folder in enumerate(plan.found.folders):
+    for place, folder in enumerate(plan.samples.folders):
         name = say(f"set {folder.dataset + 1}: ", f"数据集 {folder.dataset + 1}：") if len(plan.sets) > 1 else ""
         name += folder.name + (say(" (regularization)", "（正则化）") if folder.is_regularization else "")
         without = folder.image_count - folder.caption_count
@@ -496,7 +496,7 @@ def _bucket_rows(plan: Plan, uses: list[tuple[Sample, int]]) -> list[list[str]]:
     return rows
 
 
-def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
+def _reg_lines(found: Samples, plan: Plan, reg_uses: list[int]) -> list[str]:
     total = len(found.regularization)
     if not total:
         return [say("regularization: none", "正则化图片：无")]
@@ -526,7 +526,7 @@ def _reg_lines(found: Found, plan: Plan, reg_uses: list[int]) -> list[str]:
     ]
 
 
-def _mask_lines(found: Found) -> list[str]:
+def _mask_lines(found: Samples) -> list[str]:
     images = found.train + found.regularization
     shares = [sample.mask.share for sample in images if sample.mask]
     if not shares:
@@ -542,7 +542,7 @@ def _mask_lines(found: Found) -> list[str]:
     ]
 
 
-def _validation_lines(found: Found, config: Config) -> list[str]:
+def _validation_lines(found: Samples, config: Config) -> list[str]:
     if not found.validation:
         if config.validation_split != "auto":
             return []

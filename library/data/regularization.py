@@ -20,7 +20,7 @@ from typing import NamedTuple
 from library.contracts import Fit, Sample
 from library.data import captions
 from library.data.folders import Folder
-from library.data.samples import Found, folded
+from library.data.samples import Samples, folded
 from library.files import sha256
 
 LONGEST_NAME = 180  # bytes; systems take 255, and what is behind it needs some
@@ -113,7 +113,7 @@ def without(caption: str, words: Sequence[str]) -> str:
 
 
 def wanted(
-    found: Found,
+    found: Samples,
     fits: dict[Path, Fit],
     output_dir: Path,
     *,

@@ -79,7 +79,7 @@ INSPECTION = struct.Struct("<II?x")  # decoding.Inspection as it is remembered
 
 
 @dataclass(frozen=True)
-class Found:
+class Samples:
     """Everything usable below the two folders, in sorted order, and what the user should know about the rest."""
 
     train: list[Sample]
@@ -127,7 +127,7 @@ def find_samples(
     masks_dir: Path | None = None,
     least: int = 0,
     memory: Path | None = None,
-) -> Found:
+) -> Samples:
     """Find and check all images and captions. Threads decode every image once, to find broken ones.
 
     Args:
@@ -178,7 +178,7 @@ def find_samples(
     _tell_missing_masks(sum(samples.values(), []), masked_loss, alpha_mask, problems, warnings)
     if problems:  # what was noticed on the way may be the cause
         raise UserError(problems + warnings)
-    return Found(samples["train_data_dir"], samples["reg_data_dir"], folders, warnings, reg_captions)
+    return Samples(samples["train_data_dir"], samples["reg_data_dir"], folders, warnings, reg_captions)
 
 
 def read_subsets(
@@ -188,12 +188,12 @@ def read_subsets(
     reg_captions: bool = True,
     masked_loss: bool | str = "auto",
     memory: Path | None = None,
-) -> Found:
+) -> Samples:
     """As `find_samples`, of the folders and metadata files that `dataset_config` or `in_json` names.
 
     Args:
         subsets: each with its options.
-        overrides: of each data set; see `Found`.
+        overrides: of each data set; see `Samples`.
 
     Raises:
         UserError: as `find_samples`.
@@ -226,7 +226,7 @@ def read_subsets(
     _tell_missing_masks(samples, masked_loss, uses_alpha, problems, warnings)
     if problems:
         raise UserError(problems + warnings)
-    return Found(train, regularization, folders, warnings, reg_captions, overrides)
+    return Samples(train, regularization, folders, warnings, reg_captions, overrides)
 
 
 def _read_whole(

@@ -263,7 +263,7 @@ def examine_images(examination: Examination, memory: Path | None, similarity: in
 
     plan = examination.plan
     assert plan, "there is no use in looking at images that nobody can train"
-    found = plan.found
+    found = plan.samples
     samples = held_out.of_subject(found, examination.config) + found.regularization
     paths = list(dict.fromkeys(sample.image_path for sample in samples))  # one may be in several data sets
     with progress(len(paths)) as bar:
@@ -463,7 +463,7 @@ def examine_memory(examination: Examination, run: Run) -> None:
         parameter_count=sum(parameter.numel() for parameter in attached.parameters()),
         epoch_count=plan.epoch_count,
         step_count=plan.step_count,
-        keeps_best=config.keep_best and bool(plan.found.validation),
+        keeps_best=config.keep_best and bool(plan.samples.validation),
         preview_count=4,
         preview_pixels=plan.rule.area,
         cache_folder=run.cache_folder if config.cache_latents else None,

@@ -36,7 +36,7 @@ def tell_images(run: Run, training: Training, run_log: RunLog) -> None:
     from library.hardware import memory
 
     config = run.settings
-    unique = {sample.image_path: sample for sample in held_out.of_subject(run.plan.found, config)}
+    unique = {sample.image_path: sample for sample in held_out.of_subject(run.plan.samples, config)}
     scope = extent(len(unique), samples_trained(run))
     if scope.images < LEAST:
         return

@@ -48,7 +48,7 @@ def of_set(
     from library.data import captions, held_out, tag_statistics
     from library.data.plan import uses_of_epoch
 
-    found, uses = plan.found, uses_of_epoch(plan, 1)
+    found, uses = plan.samples, uses_of_epoch(plan, 1)
     train, reg, subject = found.train, found.regularization, held_out.of_subject(found, config)
     texts = {sample.image_path: captions.compared(sample, config) for sample in subject + reg}
     steps_of_epoch = -(-plan.batch_counts[0] // plan.batches_per_step)
@@ -115,7 +115,7 @@ def statistics_of(plan: Plan, config: Config) -> TagStatistics | None:
     """The tags of the subject's images, as they are trained; None where there are none to count."""
     from library.data import captions, held_out, tag_statistics
 
-    written = [sample for sample in held_out.of_subject(plan.found, config) if sample.caption_path]
+    written = [sample for sample in held_out.of_subject(plan.samples, config) if sample.caption_path]
     if not written or len(written) > MOST_TAGGED:
         return None
     return tag_statistics.count(
@@ -195,7 +195,7 @@ def short(
     """What every run says before it begins, beyond `notes`: the most urgent findings, and a line that counts all."""
     from library.data import held_out
 
-    copies = exact_copies(held_out.of_subject(plan.found, config) + plan.found.regularization)
+    copies = exact_copies(held_out.of_subject(plan.samples, config) + plan.samples.regularization)
     new = of_set(
         plan,
         config,

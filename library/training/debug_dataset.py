@@ -47,8 +47,8 @@ def show_dataset(run: Run) -> Path:
     plan, batches = run.plan, first_batches(run)
     content = DebugDatasetPage(
         name=run.name,
-        image_count=len(plan.found.train),
-        regularization_count=len(plan.found.regularization),
+        image_count=len(plan.samples.train),
+        regularization_count=len(plan.samples.regularization),
         batch_count=plan.batch_counts[0],
         step_count=plan.step_count,
         batches=batches,

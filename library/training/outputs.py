@@ -279,7 +279,7 @@ def closing_words(run: Run, path: Path, norms: dict[str, float], best: Path, adv
         advice: None: nothing was measured.
     """
     learned = ", ".join(f"{part} {norm:.2f}" for part, norm in norms.items())
-    texts = [folder.text for folder in run.plan.found.folders if not folder.is_regularization]
+    texts = [folder.text for folder in run.plan.samples.folders if not folder.is_regularization]
     how = invocation(path.stem, texts, run.settings.weighted_captions)
     size = f"{path.stat().st_size / 2**20:.1f} MiB"
     lines = [

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from library.contracts import FamilyFacts, ModelInfo
     from library.data.buckets import BucketRule
     from library.data.plan import Plan
-    from library.data.samples import Found
+    from library.data.samples import Samples
     from library.diffusion.sampling import Prompt
     from library.hardware.device import Device
     from library.hardware.distributed import ProcessGroup
@@ -50,7 +50,7 @@ R = TypeVar("R")
 class Sources:
     """What was read: the files that the options name, and the device."""
 
-    found: Found
+    samples: Samples
     model: ModelInfo
     device: Device
     rules: list[BucketRule]  # of each data set
@@ -141,7 +141,7 @@ def read_sources(asked: Config, processes: ProcessGroup) -> Sources:
     assert device is not None
     assert optimizer_args is not None
     return Sources(
-        found=found,
+        samples=found,
         model=model,
         device=device,
         rules=[rule for rule in rules if rule],
@@ -174,7 +174,7 @@ def resolve(
 
     model, device = sources.model, sources.device
     planned, of_data, lines = plan_data(
-        asked, sources.found, model, sources.rules, seed=seed, device=device, process_count=processes.count
+        asked, sources.samples, model, sources.rules, seed=seed, device=device, process_count=processes.count
     )
     settings = settings_of(asked, of_data, decide(asked, sources, planned, seed, processes.count))
     notes = [*notes, *sources.notes, *lines]
@@ -274,7 +274,7 @@ def announce(run: Run, notes: list[str]) -> None:
         log.info(_goes_on(run))
 
 
-def find_set(asked: Config, memory: Path | None) -> Found:
+def find_set(asked: Config, memory: Path | None) -> Samples:
     """The images and captions that a configuration names; see `samples.find_samples`.
 
     Args:

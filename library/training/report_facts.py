@@ -91,7 +91,7 @@ def facts_of(run: Run, memory: str) -> Facts:
     from library.data import captions, held_out, plan
 
     settings, planned = run.settings, run.plan
-    folders = [folder for folder in planned.found.folders if not folder.is_regularization]
+    folders = [folder for folder in planned.samples.folders if not folder.is_regularization]
     statistics = statistics_of(planned, settings)
     rows = tag_rows(statistics, {folder.name: folder.text.strip() or None for folder in folders}) if statistics else []
     return Facts(
@@ -100,7 +100,7 @@ def facts_of(run: Run, memory: str) -> Facts:
         suffix=settings.save_model_as,
         settings=settings,
         step_counts=list(planned.step_counts),
-        held_out_count=len(planned.found.validation),
+        held_out_count=len(planned.samples.validation),
         family=families.facts_of(run.model.family).title,
         model="/".join(run.model.path.resolve().parts[-2 if run.model.path.is_dir() else -1 :]),
         machine=run.device.description,
@@ -112,7 +112,7 @@ def facts_of(run: Run, memory: str) -> Facts:
         tag_count=len(statistics.tags) if statistics else 0,
         images={
             f"{one.folder}/{one.image_path.name}": TrainedImage(one.image_path, captions.whole_of(one, settings))
-            for one in held_out.of_subject(planned.found, settings)
+            for one in held_out.of_subject(planned.samples, settings)
         },
         notes=run.notes,
         command=command_line.command(settings),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from library.data.buckets import BucketRule
     from library.data.held_out import Scope
     from library.data.plan import Plan
-    from library.data.samples import Found
+    from library.data.samples import Samples
     from library.hardware.device import Device
 
 Decided = dict[str, Any]  # option -> its value; of every kind that options have
@@ -39,7 +39,7 @@ def settings_of(asked: Config, *decided: Decided) -> Config:
 
 def plan_data(
     asked: Config,
-    found: Found,
+    found: Samples,
     model: ModelInfo,
     rules: Sequence[BucketRule],
     *,
@@ -74,7 +74,7 @@ def plan_data(
         if coarser != list(rules):
             planned = plan.make_plan(found, asked, *coarser, **how)
             notes.append(_fewer_buckets([rule.step for rule in coarser], len(planned.sizes)))
-    if planned.found.validation:
+    if planned.samples.validation:
         decided["validate_every_n_epochs"] = validation_scope(asked, planned).every
 
     counts = families.token_counts(model, [captions.whole_of(sample, asked) for sample in planned.samples_used])
@@ -116,7 +116,7 @@ def validation_scope(config: Config, plan: Plan) -> Scope:
 
     samples = plan.batch_size * plan.batches_per_step * plan.step_count / plan.epoch_count
     regularization = sum(sample.is_regularization for sample in plan.samples_used)
-    return held_out.scope(len(plan.found.validation), regularization, samples, config.validate_every_n_epochs)
+    return held_out.scope(len(plan.samples.validation), regularization, samples, config.validate_every_n_epochs)
 
 
 def first_position(config: Config, plan: Plan) -> tuple[int, int, int]:

@@ -144,8 +144,8 @@ def fingerprint_of_data(plan: Plan) -> str:
         for sample in plan.samples_used
     ]
     facts += [
-        (folder.dataset, plan.found.overrides[folder.dataset], dataset_config.values_of(folder.options))
-        for folder in plan.found.folders
+        (folder.dataset, plan.samples.overrides[folder.dataset], dataset_config.values_of(folder.options))
+        for folder in plan.samples.folders
         if folder.options
     ]
     return sha256(repr(facts).encode()).hex()

@@ -40,7 +40,7 @@ def what_auto_came_to(run: Run, training: Training) -> dict[str, object]:
     import torch
 
     numbers = {torch.float32: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}
-    images, held = ({one.image_path for one in own} for own in (run.plan.found.train, run.plan.found.validation))
+    images, held = ({one.image_path for one in own} for own in (run.plan.samples.train, run.plan.samples.validation))
     is_split = held and not run.settings.validation_data_dir
     return {
         "mixed_precision": numbers[run.device.dtype],
@@ -296,7 +296,7 @@ def check_disk(run: Run, training: Training) -> None:
         parameter_count=sum(parameter.numel() for parameter in training.adapters.parameters()),
         epoch_count=plan.epoch_count,
         step_count=plan.step_count,
-        keeps_best=settings.keep_best and bool(plan.found.validation),
+        keeps_best=settings.keep_best and bool(plan.samples.validation),
         preview_count=len(sizes),
         preview_pixels=max(sizes, default=0),
     )

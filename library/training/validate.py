@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def measured_epochs(settings: Config, plan: Plan) -> list[int]:
     """The epochs whose end is validated: every n-th, and the last."""
     every, count = settings.validate_every_n_epochs or 1, plan.epoch_count
-    return sorted({*range(every, count + 1, every), count}) if plan.found.validation else []
+    return sorted({*range(every, count + 1, every), count}) if plan.samples.validation else []
 
 
 def validate(
@@ -35,7 +35,7 @@ def validate(
         by: which of them was due.
         step: 0: the unchanged model is measured, whatever LoRA the run began with.
     """
-    if not run.plan.found.validation:
+    if not run.plan.samples.validation:
         return
     run_log.read()  # of losses that are not finite nothing is measured
     if run_log.is_validated(step):  # as steps were due, or before the run was interrupted: nothing has changed since
@@ -101,9 +101,9 @@ def measured_samples(run: Run) -> MeasuredSamples:
     def some(samples: list[Sample], count: int) -> list[Sample]:
         return [samples[place] for place in validation.sample_of(len(samples), count, seed)]
 
-    held = some(plan.found.validation, scope.held_out)
+    held = some(plan.samples.validation, scope.held_out)
     regularization = some([one for one in plan.samples_used if one.is_regularization], scope.regularization)
-    partners = held_out.beside(held, plan.found.train, bucket_in(plan), seed)
+    partners = held_out.beside(held, plan.samples.train, bucket_in(plan), seed)
     return MeasuredSamples(*(held_out.fixed(samples, settings) for samples in (held, partners, regularization)))
 
 

@@ -18,7 +18,7 @@ from library.data.buckets import BucketRule, resolve_resolution
 from library.data.cache import LatentCache, TextCache
 from library.data.dataset import Dataset, captions_wanted, latents_wanted
 from library.data.folders import Folder
-from library.data.samples import Found, find_samples
+from library.data.samples import Samples, find_samples
 from library.messages import UserError
 from library.options.training import Config
 
@@ -108,7 +108,7 @@ def imagined(amounts, is_regularization):
 @settings(max_examples=60, deadline=None)
 @given(AMOUNTS, st.one_of(st.just([]), AMOUNTS), st.integers(1, 5), st.integers(1, 4), st.booleans())
 def test_every_sample_is_seen_as_often_as_promised_and_steps_are_exact(train, reg, batch_size, epoch, rotate):
-    found = Found(imagined(train, False), imagined(reg, True), [])
+    found = Samples(imagined(train, False), imagined(reg, True), [])
     plan, _ = make(found, train_batch_size=batch_size, max_train_epochs=4, reg_rotate=rotate)
     batches = planning.batches_of_epoch(plan, 1, epoch)
     seen = Counter(sample for batch in batches for sample in batch)
@@ -127,8 +127,8 @@ def test_steps_of_the_guides_example():
     """30 images x 6 repeats x 10 epochs at batch 1 are 1800 steps; with regularization images 3600."""
     train = [Sample(Path(f"t{index}"), "", 64, 64, "6_cloths", 6, False) for index in range(30)]
     reg = [Sample(Path(f"r{index}"), "", 64, 64, "1_cloths", 1, True) for index in range(300)]
-    assert make(Found(train, [], []), train_batch_size=1, max_train_epochs=10)[0].step_count == 1800
-    assert make(Found(train, reg, []), train_batch_size=1, max_train_epochs=10)[0].step_count == 3600
+    assert make(Samples(train, [], []), train_batch_size=1, max_train_epochs=10)[0].step_count == 1800
+    assert make(Samples(train, reg, []), train_batch_size=1, max_train_epochs=10)[0].step_count == 3600
 
 
 def test_a_step_sees_the_batches_of_all_processes(found):
@@ -380,7 +380,7 @@ def test_a_concept_that_no_caption_names_is_told(found):
 def test_spaces_and_underscores_are_the_same_concept(tmp_path):
     folder = Folder(tmp_path / "1_my tag", 1, "my tag", False, 1, 1)
     sample = Sample(folder.path / "a.png", "My_tag, red", 64, 64, folder.name, 1, False)
-    plan, config = make(Found([sample], [], [folder]))
+    plan, config = make(Samples([sample], [], [folder]))
     assert planning.check(plan, config) == []
 
 

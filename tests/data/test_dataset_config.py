@@ -264,7 +264,7 @@ def imagined(count: int, size: tuple[int, int], dataset: int = 0, *, repeats: in
     ]
 
 
-def planned(found: samples.Found, model_resolution: int = 512, size_step: int = 64, **options) -> plan.Plan:
+def planned(found: samples.Samples, model_resolution: int = 512, size_step: int = 64, **options) -> plan.Plan:
     config = Config(**{"max_train_epochs": 2, "reg_rotate": False} | options)
     rules = [resolve_resolution(own, model_resolution, size_step) for own in found.configs(config)]
     return plan.make_plan(found, config, *rules)
@@ -287,7 +287,7 @@ def test_regularization_images_are_balanced_within_each_data_set(first):
     for dataset, (wanted, count, repeats, *_) in enumerate((first, second)):
         train += imagined(wanted, (512, 512), dataset)
         reg += imagined(count, (512, 512), dataset, repeats=repeats, is_reg=True)
-    found = planned(samples.Found(train, reg, [], overrides=[{}, {}]), train_batch_size=1)
+    found = planned(samples.Samples(train, reg, [], overrides=[{}, {}]), train_batch_size=1)
     uses = [(sample, count) for sample, count in plan.uses_of_epoch(found, 1) if sample.is_regularization]
     for dataset, (*_, images_used, sample_count) in enumerate((first, second)):
         own = [count for sample, count in uses if sample.dataset == dataset]
@@ -304,7 +304,7 @@ def test_each_data_set_has_buckets_and_batches_of_its_own():
         dict(resolution=512, train_batch_size=4, **limits[0]),
         dict(resolution=1024, train_batch_size=2, **limits[1]),
     ]
-    found = planned(samples.Found(train, [], [], overrides=overrides))
+    found = planned(samples.Samples(train, [], [], overrides=overrides))
     for sample in train:
         assert found.fit(sample).bucket == sizes[sample.width, sample.height][sample.dataset]
     batches = plan.batches_of_epoch(found, 7, 1)
@@ -388,7 +388,7 @@ def test_a_run_with_regularization_in_a_set_of_its_own_trains_and_says_so(run, i
 # ---- batches ----
 
 
-def batches_of(read: samples.Found, config: Config, *rules: BucketRule, seed: int = 7) -> list:
+def batches_of(read: samples.Samples, config: Config, *rules: BucketRule, seed: int = 7) -> list:
     made = plan.make_plan(read, config, *rules)
     latents = LatentCache(None, "vae")
     latents.fill(latents_wanted(made, config), lambda pixels: torch.nn.functional.avg_pool2d(pixels, 8))
@@ -490,7 +490,7 @@ def test_a_run_of_two_data_sets_is_that_of_two_plans_made_by_hand(run, images, m
         def batches(self, epoch, start=0, process=0, of=1):
             for wanted in plan.batches_of_epoch(self.planned, self.seed, epoch):
                 made, of_set = self.plans[wanted[0].dataset]
-                known = {one.image_path: one for one in made.found.train + made.found.regularization}
+                known = {one.image_path: one for one in made.samples.train + made.samples.regularization}
                 samples_of_batch = [known[one.image_path.resolve()] for one in wanted]
                 monkeypatch.setattr(module, "batches_of_epoch", lambda *_, one=samples_of_batch: [one])
                 yield from module_dataset(made, of_set, self.seed, **self.inputs).batches(1)

@@ -486,7 +486,7 @@ def test_an_everyday_word_is_amber(case):
 
 def test_images_that_are_held_out_are_looked_at_too(case):
     case.values |= dict(validation_split=0.5)
-    held = {sample.image_path for sample in case.examine().plan.found.validation}
+    held = {sample.image_path for sample in case.examine().plan.samples.validation}
     assert len(held) == 6
     for image in held:
         case.caption(image).write_text("standing, center", encoding="utf-8")
@@ -716,7 +716,7 @@ def test_the_short_form_says_nothing_where_all_is_green(case):
 def test_copies_are_found_without_decoding_and_only_candidates_are_read(case, monkeypatch):
     first = case.images[0]
     shutil.copy(first, case.train / "copy.png")
-    samples = case.examine().plan.found.train
+    samples = case.examine().plan.samples.train
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
     read = []
     whole = Path.read_bytes

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from library.contracts import NoiseSpec, Sample
 from library.data import held_out
 from library.data.folders import Folder
-from library.data.samples import Found
+from library.data.samples import Samples
 from library.diffusion import losses, validation
 from library.diffusion.noise import Process
 from library.diffusion.validation import Measured, MeasuredBatch
@@ -141,7 +141,7 @@ def test_batches_are_of_one_kind_and_hold_every_image_once():
 # ---- which images ----
 
 
-def found_of(root: Path, *counts: int, repeats: int = 3) -> Found:
+def found_of(root: Path, *counts: int, repeats: int = 3) -> Samples:
     """Folders of files of so many different images; one regularization image."""
     samples, folders = [], []
     for subset, count in enumerate(counts):
@@ -154,7 +154,7 @@ def found_of(root: Path, *counts: int, repeats: int = 3) -> Found:
         folders.append(Folder(own, repeats, f"c{subset}", False, image_count=count))
     reg = Sample(root / "reg.png", "", 64, 64, "1_reg", 1, True, subset=len(counts))
     reg.image_path.write_bytes(b"reg")
-    return Found(samples, [reg], [*folders, Folder(root, 1, "reg", True, image_count=1)])
+    return Samples(samples, [reg], [*folders, Folder(root, 1, "reg", True, image_count=1)])
 
 
 @pytest.mark.parametrize(("counts", "share"), [((20,), 0.1), ((30, 10), 0.2), ((4, 4, 4), 0.25), ((1, 9), 0.3)])
