@@ -24,7 +24,7 @@ trim_borders = True          # cut off plain borders and letterboxes | 裁掉单
 text = "show"                # text and watermarks: "show" suggestions in the summary, "erase" them too (what lies over a face or much of the image only when regions names it), "off": don't look for any | 文字与水印："show" 只在结果页标出，"erase" 同时擦除（压在脸上或占画面较大的，须写进 regions 才擦），"off" 不查找
 background = "keep"          # what is behind the subject: "keep" it, a plain "colour", or "transparent"; by a local rembg model if there is one, else a small network for photographed people and GrabCut, whose results need checking | 主体之外的背景："keep" 保留，"colour" 换成纯色，"transparent" 变透明；有本地 rembg 模型就用它，否则真人用自带的小模型、其余用 GrabCut，结果需要过目
 background_colour = "white"  # the colour of a plain background: a name such as "white" or "#rrggbb" | 纯色背景的颜色：名称如 "white"，或 "#rrggbb"
-faces = "keep"               # faces: "erase" them (for clothes without the wearer's face), "cut out" only them, or "recipe": cropped faces as training set and the full images as regularization | 人脸："erase" 擦除（训练衣服时不要模特的脸），"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化
+faces = "keep"               # faces: "erase" them (for clothes without the wearer's face), "erase head" with the hair, "cut out" only them, or "recipe": cropped faces as training set and the full images as regularization | 人脸："erase" 擦除（训练衣服时不要模特的脸），"erase head" 连头发一起擦除，"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化
 regions = None               # text file of more regions to erase, one per line: "photo 1.jpg: left, top, width, height" in pixels of the upright image or in %; None: none | 另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有
 
 # ---- Seldom changed | 较少修改 ----

@@ -43,6 +43,8 @@ ROOM, CLOSE_UP, PART, SURE_IN_PART = 2, 0.3, 0.4, 0.75
 FOREHEAD = 0.15  # of a box's height, put above it: the network's reach from brows to chin
 NETWORK_OVERLAP = 0.3  # of the smaller box: two that share more are one face, the surer one
 
+HEAD = 0.5, 0.75, 0.1  # sides of a face to each side of it, above and below: hair, a bun, the chin
+
 ANIME_ANSWERS, ANIME_SIDE, SMALLEST = 5, 800, 24  # of the cascade: answers around a face, the image's side, the face's
 
 YOLO_SCORE, YOLO_OVERLAP = 0.3, 0.5  # ADetailer's confidence; boxes that share more are one face
@@ -126,6 +128,17 @@ def around(face: Region, size: tuple[int, int], margin: float) -> Region:
     top = round(face.top + (face.height - side) / 2)
     return face._replace(
         left=min(max(0, left), width - side), top=min(max(0, top), height - side), width=side, height=side
+    )
+
+
+def head(face: Region) -> Region:
+    """The head with its hair, down to the chin; it may hang over the image. Hair on the shoulders is not in it."""
+    aside, above, below = (round(share * max(face.width, face.height)) for share in HEAD)
+    return face._replace(
+        left=face.left - aside,
+        top=face.top - above,
+        width=face.width + 2 * aside,
+        height=face.height + above + below,
     )
 
 

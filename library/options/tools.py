@@ -74,9 +74,9 @@ class PrepareImages(Tool):
     background_colour: str = option("often", "white",
         english='the colour of a plain background: a name such as "white" or "#rrggbb"',
         chinese='纯色背景的颜色：名称如 "white"，或 "#rrggbb"')
-    faces: str = option("often", "keep", choices=("keep", "erase", "cut out", "recipe"),
-        english="faces: \"erase\" them (for clothes without the wearer's face), \"cut out\" only them, or \"recipe\": cropped faces as training set and the full images as regularization",
-        chinese='人脸："erase" 擦除（训练衣服时不要模特的脸），"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化')
+    faces: str = option("often", "keep", choices=("keep", "erase", "erase head", "cut out", "recipe"),
+        english="faces: \"erase\" them (for clothes without the wearer's face), \"erase head\" with the hair, \"cut out\" only them, or \"recipe\": cropped faces as training set and the full images as regularization",
+        chinese='人脸："erase" 擦除（训练衣服时不要模特的脸），"erase head" 连头发一起擦除，"cut out" 只截取脸部，"recipe"：脸部作训练集、完整图片作正则化')
     regions: str | None = option("often", None, path="file",
         english='text file of more regions to erase, one per line: "photo 1.jpg: left, top, width, height" in pixels of the upright image or in %; None: none',
         chinese='另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有')

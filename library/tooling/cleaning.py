@@ -176,6 +176,8 @@ class Cleaner:
         seen = faces.find_faces(shown, self.models.face) if s.faces != "keep" else []
         if s.faces == "erase":
             erased += [grown(face, round(ERASED_FACE_MARGIN * max(face.width, face.height))) for face in seen]
+        elif s.faces == "erase head":
+            erased += [faces.head(face) for face in seen]
         if s.background != "keep":
             subject = background.subject(shown, self.models.background)
             if background.is_doubtful(subject) or (seen and not any(_is_left(face, subject) for face in seen)):

@@ -235,6 +235,15 @@ def test_faces_are_erased_or_cut_out(raw, prepare, tmp_path, monkeypatch):
     assert np.abs(np.asarray(face).astype(int) - expected).mean() < 1
 
 
+def test_a_head_is_erased_with_its_hair(raw, prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "find_faces", lambda image, model=None, **more: [Region(30, 30, 20, 20, 0.9, "face")])
+    prepare(faces="erase head")
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "角色 1.png"))
+    expected = np.full((80, 96), 255, np.uint8)
+    expected[15:52, 20:60] = 0
+    assert np.array_equal(mask, expected)
+
+
 def test_the_face_recipe_makes_a_training_set_and_its_regularization(raw, prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(faces, "find_faces", lambda image, model=None, **more: [Region(9, 9, 15, 15, 0.9, "face")] * 2)
     said = prepare(faces="recipe")
