@@ -29,6 +29,7 @@ regions = None               # text file of more regions to erase, one per line:
 
 # ---- Seldom changed | 较少修改 ----
 pretrained_model_name_or_path = None  # base model that the images are meant for, by which resolution "auto" is decided; None: that of lora_train_command_line.py | 这些图片将用于的底模，"auto" 的分辨率由它决定；None 表示与 lora_train_command_line.py 相同
+frames_per_video = 20                 # sharp, unlike frames taken from each video in images_dir, spread over it; 0: leave videos out | 从 images_dir 的每个视频里最多取多少张清晰、互不相同、均匀分布的画面；0 表示不用视频
 face_margin = 0.5                     # margin around a cropped face, as a multiple of the face's side, usually 0.3~1 | 截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1
 upscale = "auto"                      # images that are too small: "auto" uses a local upscaler (web UI folders are searched), else Lanczos, which adds no detail; "lanczos"; "off"; or a model file | 太小的图片："auto" 优先用本地超分辨率模型（会查找 web UI 目录），没有则用 Lanczos（不会增加细节）；"lanczos"；"off"；或填模型文件
 denoise = 0.0                         # strength of noise removal, usually 3~10; blurs a little, so only for noisy images; 0: none | 去噪强度，常用 3~10；会略微变糊，只用于噪点多的图；0 表示不去噪
@@ -98,7 +99,14 @@ def prepare(settings: PrepareImages) -> int:
     cv2.setNumThreads(1)  # a thread for each image is faster than all threads for one
     output, thread_count = Path(settings.output_dir), min(8, os.cpu_count() or 1)
     names, survey = raw_images.find_raw_images(Path(settings.images_dir))
-    regions = _regions(settings, names)
+    videos = raw_images.take_frames(
+        names,
+        survey,
+        count=settings.frames_per_video,
+        resolution=settings.resolution,
+        memory=output / ".cache" / "frames",
+    )
+    regions = _regions(settings, names, survey)
     try:
         with Manifest(output) as manifest:
             with _bar(len(names), say("looking", "查看")) as bar:
@@ -113,7 +121,7 @@ def prepare(settings: PrepareImages) -> int:
             left_out = _left_out(groups) if settings.duplicates == "leave out" else {}
             wanted = [raw for raw in survey.images if raw.name not in left_out]
             models, lines = _models(settings, wanted)
-            for line in (_counts(survey, left_out, wanted), *lines):
+            for line in (*videos, _counts(survey, left_out, wanted), *lines):
                 log.info(line)
             plan = _plan(settings, wanted, manifest, models, regions)
             _work(plan, survey, manifest, output, thread_count)
@@ -169,7 +177,7 @@ def _bar(total: int, text: str) -> Any:
     return tqdm(total=total, desc=text, disable=None, file=sys.stderr, leave=False)
 
 
-def _regions(settings: PrepareImages, names: list[str]) -> "dict[str, list[Region]]":
+def _regions(settings: PrepareImages, names: list[str], survey: "Survey") -> "dict[str, list[Region]]":
     """The user's own regions to erase."""
     if settings.regions is None:
         return {}
@@ -186,7 +194,7 @@ def _regions(settings: PrepareImages, names: list[str]) -> "dict[str, list[Regio
 
     @cache
     def size_of(name: str) -> tuple[int, int]:
-        return decoding.raw(Path(settings.images_dir) / name, area=1)[0][:2]
+        return decoding.raw(survey.path(name), area=1)[0][:2]
 
     return regions_file.read_regions(text, names, size_of, file.name)
 

@@ -81,6 +81,9 @@ class PrepareImages(Tool):
         english='text file of more regions to erase, one per line: "photo 1.jpg: left, top, width, height" in pixels of the upright image or in %; None: none',
         chinese='另外要擦除的区域，文本文件，每行一处："照片1.jpg: 左, 上, 宽, 高"，单位为像素（按摆正后的图）或 %；None 表示没有')
 
+    frames_per_video: int = option("seldom", 20, minimum=0, maximum=500,
+        english="sharp, unlike frames taken from each video in images_dir, spread over it; 0: leave videos out",
+        chinese="从 images_dir 的每个视频里最多取多少张清晰、互不相同、均匀分布的画面；0 表示不用视频")
     face_margin: float = option("seldom", 0.5, minimum=0, maximum=3,
         english="margin around a cropped face, as a multiple of the face's side, usually 0.3~1",
         chinese="截取脸部时四周留出的空间，以脸的边长为单位，常用 0.3~1")

@@ -4,6 +4,7 @@ The look decodes JPEGs at a fraction of their size, and what was found is rememb
 thousand images reads none of them.
 """
 
+import io
 import os
 import struct
 from collections.abc import Callable, Iterable
@@ -18,17 +19,17 @@ from library.data.file_index import facts_of
 from library.data.folders import entries, is_file, is_folder
 from library.data.image_names import folded, holds_companions, some, sort_out
 from library.data.samples import CAPTION_EXTENSIONS
-from library.images import borders, duplicates, quality
+from library.images import borders, duplicates, quality, video_frames
 from library.images.manifest import Manifest, digest_of
-from library.messages import UserError, say
+from library.messages import UserError, plural, say
 
 FACTS = struct.Struct("<32s2I?4f2fQQ192sx")
 FACTS_FORMAT = 1  # raise it when a look finds out something else
 
 NO_IMAGES = {  # endings that are not tried
     *CAPTION_EXTENSIONS, ".json", ".jsonl", ".csv", ".html", ".htm", ".md", ".py", ".ini", ".db", ".npz", ".pt", ".log",
-    ".zip", ".rar", ".7z", ".tar", ".gz", ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mp3", ".pdf", ".svg", ".eps",
-    ".psb", ".xmp", ".safetensors", ".ckpt", ".doc", ".docx", ".exe", ".url", ".lnk",
+    ".zip", ".rar", ".7z", ".tar", ".gz", ".mp3", ".pdf", ".svg", ".eps",
+    ".psb", ".xmp", ".safetensors", ".ckpt", ".doc", ".docx", ".exe", ".url", ".lnk", *video_frames.EXTENSIONS,
 }  # fmt: skip
 PLUGINS = {  # what teaches Pillow these
     ".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin", ".avif": "pillow-avif-plugin",
@@ -74,20 +75,26 @@ class Survey:
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why
     notes: list[str] = field(default_factory=list)
     captions: dict[str, Path] = field(default_factory=dict)  # image's name -> its caption file
+    videos: list[str] = field(default_factory=list)
+    paths: dict[str, Path] = field(default_factory=dict)  # of images that do not lie in the folder: a video's frames
+
+    def path(self, name: str) -> Path:
+        """Where an image lies."""
+        return self.paths.get(name, self.folder / name)
 
 
 def find_raw_images(folder: Path) -> tuple[list[str], Survey]:
     """Names of all files that may be images, sorted, and a survey with their captions and what is passed over.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, and no video either.
     """
     survey, names, passed = Survey(folder), [], {}
     _collect(folder, "", names, survey, passed)
     if passed:
         listed = ", ".join(f"{ending or '-'} ({count})" for ending, count in sorted(passed.items()))
         survey.notes.append(say(f"skipped, not images: {listed}", f"以下文件不是图片，未处理：{listed}"))
-    if not names:
+    if not names and not survey.videos:
         raise UserError([say(f"images_dir: no images in {folder}", f"images_dir：{folder} 里没有图片"), *survey.notes])
     return names, survey
 
@@ -105,6 +112,7 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
     if known.masks:
         survey.notes.append(_masks_are_not_taken(folder, sorted(known.masks.values())))
     images = set(known.images)
+    stems = {folded(os.path.splitext(name)[0]) for name in images}
     for entry in listed:
         if not is_file(entry) or (endings[entry.name] not in NO_IMAGES and entry.name not in images):
             continue
@@ -116,6 +124,11 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
                 f"{ending} cannot be read here: {english}save it as .png or .jpg",
                 f"无法读取 {ending}：{chinese}另存为 .png 或 .jpg",
             )
+        elif ending in video_frames.EXTENSIONS:
+            if folded(os.path.splitext(entry.name)[0]) in stems:
+                survey.notes.append(_moving_photo(name))
+            else:
+                survey.videos.append(name)
         elif ending in NO_IMAGES:
             if ending not in CAPTION_EXTENSIONS:
                 passed[ending] = passed.get(ending, 0) + 1
@@ -130,6 +143,59 @@ def _collect(folder: Path, below: str, names: list[str], survey: Survey, passed:
             survey.notes.append(_masks_are_not_taken(folder, [entry.name]))
         elif is_folder(entry) and not entry.is_symlink():
             _collect(folder / entry.name, f"{below}{entry.name}/", names, survey, passed)
+
+
+def take_frames(names: list[str], survey: Survey, *, count: int, resolution: int, memory: Path) -> list[str]:
+    """Images of the videos join the others; they are kept, so that the next run has them at once.
+
+    Args:
+        count: of each video at most.
+        memory: folder for the frames.
+
+    Returns:
+        What became of each video.
+
+    Raises:
+        UserError: there is no image, nor a frame of a video.
+    """
+    lines = []
+    for name in survey.videos if count else ():
+        path = survey.folder / name
+        below, ending = os.path.splitext(name)
+        try:
+            facts = path.stat()
+            key = digest_of(repr((name, facts.st_size, facts.st_mtime_ns, count, resolution)).encode())
+            made = _frames(path, memory / key, count, resolution)
+        except (OSError, ValueError) as error:
+            survey.skipped[name] = str(error)
+            continue
+        lines.append(_frames_of(name, len(made)))
+        own = {f"{below}_{ending[1:]}_{file.stem}.png": file for file in made}
+        survey.paths |= own
+        names += own
+    if survey.videos and not count:
+        lines.append(_no_frames(len(survey.videos)))
+    survey.notes += lines
+    names.sort()
+    if not names:
+        reasons = [f"{name}: {why}" for name, why in survey.skipped.items()]
+        raise UserError([*reasons, *survey.notes], say("no usable images:", "没有可用的图片："))
+    return lines
+
+
+def _frames(video: Path, folder: Path, count: int, resolution: int) -> list[Path]:
+    """The files of a video's frames, made where they are not there."""
+    from library import files
+
+    done = folder / "done"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for frame in video_frames.frames(video, count, resolution):
+            data = io.BytesIO()
+            decoding.Image.fromarray(frame.image).save(data, "PNG", compress_level=1)
+            files.write(folder / f"{frame.number:06}.png", data.getvalue())
+        files.write(done, b"")
+    return sorted(folder.glob("*.png"))
 
 
 def inspect(
@@ -162,7 +228,7 @@ def inspect(
         finally:
             told()
 
-    paths = [survey.folder / name for name in names]
+    paths = [survey.path(name) for name in names]
     kind = f"raw{FACTS_FORMAT}x{resolution}x{int(trims)}"
     found = facts_of(paths, facts, folder=memory, kind=kind, thread_count=thread_count)
     unknown: dict[str, int] = {}
@@ -292,4 +358,24 @@ def _masks_are_not_taken(folder: Path, names: list[str]) -> str:
         f"{folder}: masks and control images are left out: {some(names)}. A mask fits an image as it is: after "
         "cleaning, put those you still need beside the clean images",
         f"{folder}：蒙版和控制图未处理：{some(names)}。蒙版只适用于原样的图片，仍然需要的请在整理之后放到新图片旁边",
+    )
+
+
+def _moving_photo(name: str) -> str:
+    return say(
+        f"{name}: skipped: it has the name of an image, as the moving part of a phone's photo",
+        f"{name}：未处理：与同名图片一起，是手机实况照片的动态部分",
+    )
+
+
+def _frames_of(name: str, count: int) -> str:
+    if not count:
+        return say(f"{name}: no sharp frame was found in this video", f"{name}：该视频里没有找到清晰的画面")
+    return say(f"{name}: {plural(count, 'frame')} of this video taken", f"{name}：从该视频取了 {count} 张画面")
+
+
+def _no_frames(count: int) -> str:
+    return say(
+        f"{plural(count, 'video')} not used, because frames_per_video = 0",
+        f"有 {count} 个视频未使用（frames_per_video = 0）",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from library.images import faces, resizing, text_regions
 from library.images.region import Region
@@ -378,6 +378,67 @@ def test_a_model_that_is_there_enlarges_the_small(raw, prepare, tmp_path, monkey
     mean = np.asarray(photo(6, 40, 30)).mean()
     assert np.asarray(Image.open(tmp_path / "out" / "small.png")).mean() == pytest.approx(mean / 2, rel=0.05)
     assert np.array_equal(Image.open(tmp_path / "out" / "角色 1.png"), photo(1))
+
+
+def video(path, scenes, seconds=2.0, rate=10):
+    """A film that stays at each image for so long; a scene is blurred by motion but for one frame of five."""
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, scenes[0].size)
+    for scene in scenes:
+        for number in range(round(seconds * rate)):
+            image = scene if number % 5 == 1 else scene.filter(ImageFilter.GaussianBlur(4))
+            writer.write(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
+    writer.release()
+
+
+def sharp(seed):
+    """A drawing with hard edges."""
+    rng, image = np.random.default_rng(seed), photo(seed, 320, 240)
+    pen = ImageDraw.Draw(image)
+    for _ in range(12):
+        x, y = (int(value) for value in rng.integers(0, 200, 2))
+        pen.rectangle((x, y, x + 60, y + 40), fill=tuple(int(value) for value in rng.integers(0, 255, 3)))
+    return image
+
+
+def test_a_video_gives_sharp_frames_spread_over_it_and_none_twice(prepare, tmp_path):
+    video(tmp_path / "raw" / "试穿.mp4", [sharp(1), sharp(2), sharp(1), sharp(3)])
+    before = states(tmp_path / "raw")
+    said = prepare(frames_per_video=8, resolution=256)
+    assert "试穿.mp4: 3 frames of this video taken" in said
+    made = sorted(file for file in files(tmp_path / "out") if file.endswith(".png"))
+    assert len(made) == 3
+    for file, expected in zip(made, (sharp(1), sharp(2), sharp(3)), strict=True):
+        frame = Image.open(tmp_path / "out" / file)
+        assert np.abs(np.asarray(frame).astype(int) - np.asarray(expected.resize(frame.size))).mean() < 12, file
+    assert "3 used" in said
+    assert "blurred" not in said
+    assert states(tmp_path / "raw") == before
+    said = prepare(frames_per_video=8, resolution=256)
+    assert "nothing to do: 3 clean images are up to date" in said
+
+
+def test_videos_are_left_out_on_request_and_those_of_moving_photos_always(prepare, tmp_path):
+    save(photo(1), tmp_path / "raw" / "IMG_1.jpg")
+    video(tmp_path / "raw" / "IMG_1.mp4", [sharp(1)], seconds=0.5)
+    video(tmp_path / "raw" / "a.mp4", [sharp(2)], seconds=0.5)
+    (tmp_path / "raw" / "b.mp4").write_bytes(b"nothing")
+    said = prepare(frames_per_video=0)
+    assert "2 videos not used, because frames_per_video = 0" in said
+    assert "moving part of a phone" in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+    said = prepare(frames_per_video=1)
+    assert "a.mp4: 1 frame of this video taken" in said
+    assert "could not be used: 1 (b.mp4)" in said
+    assert {file for file in files(tmp_path / "out") if file.endswith(".png")} == {"IMG_1.png", "a_mp4_000001.png"}
+
+
+def test_a_folder_of_an_unreadable_video_is_told(prepare, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "b.mp4").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"b\.mp4: no video that OpenCV can read"):
+        prepare()
 
 
 # ---- again ----
