@@ -12,7 +12,7 @@ BLURRED = 2.0  # pixels at the training size from which an image is told to be b
 NOISY = 8.0  # grey levels at the training size; film grain has 2 to 5, a phone in the dark 5 to 15
 
 LEAST_ENLARGEMENT = 1.4  # times in each direction; of less a copy keeps too much to tell
-MOST_KEPT = 0.58  # see `was_enlarged`: 0.65 to 1.5 for genuine images, 0.17 to 0.55 for enlarged ones, JPEG or not
+MOST_DAMPED = -0.2  # see `was_enlarged`: -0.05 and more for genuine images, -0.4 and less for enlarged ones
 
 EDGE_SHARE = 0.002  # of the pixels are steeper than what counts as the strongest edge
 LEAST_EDGE = 1.5  # grey levels a pixel: less than the noise of a JPEG is no edge
@@ -87,26 +87,35 @@ def noise(grey: np.ndarray) -> float:
 
 
 def was_enlarged(larger: np.ndarray, smaller: np.ndarray) -> bool:
-    """Whether the larger of two copies holds nothing that the smaller does not: it was made from it.
+    """Whether the larger of two copies was made from the smaller, and so holds nothing more.
+
+    Shrinking damps a copy just below its own limit, enlarging damps the enlarged one there. So at the same frequencies,
+    up to the smaller copy's limit, the spectrum of the copy that was made is the steeper one. One image alone cannot
+    tell: what is soft, or was saved as JPEG, is steep as well.
 
     Args:
         larger, smaller: (H, W, 3) uint8, the same image; False where they differ by less than LEAST_ENLARGEMENT.
-
-    What the larger loses when it is brought to the smaller's size and back is compared with what the smaller loses when
-    it is shrunk as much. In photos and drawings each octave holds a good part of the one below; an enlarged copy holds
-    only the traces of its compression.
     """
-    import cv2
-
-    def lost(image: np.ndarray, size: tuple[int, int]) -> float:
-        grey = grey_of(image)
-        small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-        back = cv2.resize(small, grey.shape[::-1], interpolation=cv2.INTER_CUBIC)
-        return float(np.sqrt(np.mean((grey - back) ** 2)))
-
     high, wide = smaller.shape[:2]
-    factor = min(larger.shape[0] / high, larger.shape[1] / wide)
-    if factor < LEAST_ENLARGEMENT:
+    if min(larger.shape[0] / high, larger.shape[1] / wide) < LEAST_ENLARGEMENT:
         return False
-    below = lost(smaller, (max(1, round(wide / factor)), max(1, round(high / factor))))
-    return lost(larger, (wide, high)) < MOST_KEPT * below
+    return _steepness(grey_of(larger), (wide, high)) - _steepness(grey_of(smaller), (wide, high)) < MOST_DAMPED
+
+
+def _steepness(grey: np.ndarray, limit: tuple[int, int]) -> float:
+    """How much more power an image has just below a limit than at less than half of it, as a logarithm.
+
+    Args:
+        grey: (H, W) float32.
+        limit: width and height in pixels of the copy whose highest frequency is meant.
+    """
+    high, wide = grey.shape
+    window = np.hanning(high)[:, None] * np.hanning(wide)
+    power = np.abs(np.fft.rfft2((grey - grey.mean()) * window.astype(np.float32))) ** 2
+    down = np.fft.fftfreq(high, 1 / high)[:, None] / (limit[1] / 2)
+    across = np.fft.rfftfreq(wide, 1 / wide) / (limit[0] / 2)
+    radius = np.hypot(across, down)  # 1: the limit
+    low, near = ((radius >= start) & (radius < stop) for start, stop in ((0.3, 0.5), (0.75, 0.95)))
+    if not (low.any() and near.any()):  # a few pixels
+        return 0.0
+    return float(np.log(power[near].mean() + 1e-6) - np.log(power[low].mean() + 1e-6))

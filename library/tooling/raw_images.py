@@ -326,7 +326,7 @@ def _was_enlarged(larger: Raw, others: Iterable[Raw], manifest: Manifest) -> boo
     smaller = next((raw for raw in others if raw.area * quality.LEAST_ENLARGEMENT**2 <= 1.02 * larger.area), None)
     if smaller is None:
         return False
-    question = f"enlarged {larger.digest} {smaller.digest}"
+    question = f"damped {larger.digest} {smaller.digest}"
     if question not in manifest.answers:
         try:
             manifest.remember(question, quality.was_enlarged(*(_inside(raw) for raw in (larger, smaller))))
