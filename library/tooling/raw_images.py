@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from library.data import decoding
 from library.data.file_index import facts_of
 from library.data.folders import entries, is_file, is_folder
 from library.data.image_names import folded, holds_companions, some, sort_out
 from library.data.samples import CAPTION_EXTENSIONS
+from library.data.threads import in_order
 from library.images import borders, duplicates, quality, video_frames
 from library.images.manifest import Manifest, digest_of
 from library.messages import UserError, plural, say
 
+DETAIL_AREA = duplicates.DETAIL_SIDE**2  # pixels that are enough to compare two images in detail
 FACTS = struct.Struct("<32s2I?4f2fQQ192sx")
 FACTS_FORMAT = 1  # raise it when a look finds out something else
 
@@ -299,16 +302,45 @@ def groups(survey: Survey, similarity: int, manifest: Manifest) -> list[Group]:
     """
     images = survey.images
     fingerprints = duplicates.Fingerprints([raw.fingerprint for raw in images])
+    pairs, left = duplicates.candidates(fingerprints, similarity)
+    if left:
+        survey.notes.append(_pairs_are_left(len(pairs), left))
+    also = _same_in_detail(images, pairs, manifest)
     found = []
-    for numbers in duplicates.groups(fingerprints, similarity):
+    for numbers in duplicates.groups(fingerprints, similarity, also):
         best_first = _best_first([images[number] for number in numbers], manifest)
         of = {raw.name: number for raw, number in zip([images[n] for n in numbers], numbers, strict=True)}
-        kept = duplicates.kept(fingerprints, [of[raw.name] for raw in best_first], similarity)
+        kept = duplicates.kept(fingerprints, [of[raw.name] for raw in best_first], similarity, also)
         caption = next((survey.captions[raw.name] for raw in best_first if raw.name in survey.captions), None)
         if caption:
             survey.captions.setdefault(best_first[0].name, caption)
         found.append(Group(best_first, {images[number].name for number in kept}))
     return found
+
+
+def _same_in_detail(images: list[Raw], pairs: list[duplicates.Pair], manifest: Manifest) -> list[duplicates.Pair]:
+    """Those of the pairs that are copies, though one is cut or bears a watermark; what was found out is remembered."""
+
+    def details(number: int) -> duplicates.Details | None:
+        try:
+            return duplicates.details(_inside(images[number], DETAIL_AREA))
+        except decoding.BrokenImage:  # changed since it was looked at; it will be told when it is worked on
+            return None
+
+    questions = {pair: "copies " + " ".join(sorted(images[number].digest for number in pair)) for pair in pairs}
+    new = [pair for pair in pairs if questions[pair] not in manifest.answers]
+    wanted = sorted({number for pair in new for number in pair})
+    threads = min(8, os.cpu_count() or 1)
+    known: dict[int, duplicates.Details | None] = {}
+    with tqdm(total=len(wanted), disable=None, leave=False, desc=say("comparing", "比对")) as bar:
+        for number, found in zip(wanted, in_order(details, wanted, threads), strict=True):
+            known[number] = found
+            bar.update()
+    for pair in new:
+        one, other = (known[number] for number in pair)
+        is_same = one is not None and other is not None and duplicates.show_the_same(one, other)
+        manifest.remember(questions[pair], is_same)
+    return [pair for pair in pairs if manifest.answers[questions[pair]]]
 
 
 def _best_first(members: list[Raw], manifest: Manifest) -> list[Raw]:
@@ -335,13 +367,14 @@ def _was_enlarged(larger: Raw, others: Iterable[Raw], manifest: Manifest) -> boo
     return manifest.answers[question]
 
 
-def _inside(raw: Raw) -> np.ndarray:
-    pixels = on_colour(decoding.raw(raw.path)[1], (255, 255, 255))
+def _inside(raw: Raw, area: int | None = None) -> np.ndarray:
+    """An image within its borders; see `decoding.raw`."""
+    pixels = on_colour(decoding.raw(raw.path, area=area)[1], (255, 255, 255))
     height, width = pixels.shape[:2]
     left, top, right, bottom = (
         round(share * side) for share, side in zip(raw.trim, (width, height, width, height), strict=True)
     )
-    return pixels[top:bottom, left:right]
+    return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def mirrored(images: list[Raw], similarity: int) -> list[tuple[Raw, Raw]]:
@@ -378,4 +411,13 @@ def _no_frames(count: int) -> str:
     return say(
         f"{plural(count, 'video')} not used, because frames_per_video = 0",
         f"有 {count} 个视频未使用（frames_per_video = 0）",
+    )
+
+
+def _pairs_are_left(count: int, left: int) -> str:
+    return say(
+        f"duplicates: cropped or watermarked copies were looked for among the {count:,} most similar pairs of images; "
+        f"{left:,} others were not compared. Smaller folders are searched completely",
+        f"重复图片：裁剪过或带水印的副本只在最相近的 {count:,} 对图片里查找，另有 {left:,} 对没有比对。"
+        "图片少一些就会全部比对",
     )

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from library.images import borders, duplicates, manifest, quality, regions_file, resizing
 from library.messages import UserError
@@ -20,6 +20,13 @@ def textured(seed, width=480, height=360):
             np.stack([np.asarray(Image.fromarray(grid[..., c]).resize((width, height), 3)) for c in range(3)], -1)
         )
     return Image.fromarray((128 + sum(layers)).clip(0, 255).astype(np.uint8))
+
+
+def photographed(seed, blur=0.0, width=480, height=360):
+    """Something at every scale down to the pixel, as a camera gives it, or softer."""
+    grain = np.random.default_rng(seed).normal(0, 9, (height, width, 1))
+    image = Image.fromarray((np.asarray(textured(seed, width, height)) + grain).clip(0, 255).astype(np.uint8))
+    return image.filter(ImageFilter.GaussianBlur(blur))
 
 
 def as_jpeg(image, quality=75):
@@ -107,7 +114,66 @@ def test_ten_thousand_images_are_compared_within_seconds():
     looks = duplicates.Fingerprints([duplicates.Fingerprint(value, value, bytes(192)) for value in bits])
     start = time.process_time()
     assert len(duplicates.groups(looks, 6)) == 100
+    assert len(duplicates.candidates(looks, 6)[0]) <= duplicates.MOST_PAIRS
     assert time.process_time() - start < 20  # 1 to 2; a Python loop over all pairs would take a minute
+
+
+def details_of(image):
+    return duplicates.details(np.asarray(image.convert("RGB")))
+
+
+def with_text(image, at, text="COPYRIGHT", opacity=255, size=28):
+    layer = Image.new("RGBA", image.size)
+    ImageDraw.Draw(layer).text(at, text, fill=(255, 255, 255, opacity), font=ImageFont.load_default(size))
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
+
+
+COPIES = {
+    "cut on all sides": lambda image: image.crop((48, 36, 432, 324)),
+    "cut on one side": lambda image: image.crop((48, 0, 480, 360)),
+    "watermark": lambda image: with_text(image, (250, 320)),
+    "banner": lambda image: ImageDraw.Draw(image).rectangle((0, 325, 480, 360), fill="black") or image,
+    "lightened": lambda image: image.point(lambda value: min(255, value * 1.12)),
+    "cut and saved": lambda image: as_jpeg(image.crop((30, 20, 480, 360)), 60),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_that_was_cut_or_bears_a_watermark_is_found_in_detail(copy):
+    image = photographed(1, blur=0.5)
+    copied = COPIES[copy](image.copy())
+    assert duplicates.show_the_same(details_of(image), details_of(copied))
+    assert duplicates.show_the_same(details_of(copied), details_of(image))
+    assert not duplicates.show_the_same(details_of(photographed(2, blur=0.5)), details_of(copied))
+
+
+def test_a_close_up_another_hair_colour_or_another_middle_is_another_image():
+    image = photographed(1, blur=0.5)
+    close_up = image.crop((120, 90, 300, 225))
+    recoloured = image.copy()
+    hair = image.crop((100, 20, 220, 110))
+    recoloured.paste(Image.merge("RGB", [hair.split()[at] for at in (2, 0, 1)]), (100, 20))
+    changed = image.copy()
+    changed.paste(photographed(7).crop((0, 0, 130, 130)), (170, 110))
+    for other in (close_up, recoloured, changed, image.rotate(40)):
+        assert not duplicates.show_the_same(details_of(image), details_of(other))
+    assert not duplicates.show_the_same(*(details_of(figure(ink=ink)) for ink in ((200, 0, 0), (0, 66, 180))))
+
+
+def test_pairs_found_in_detail_join_groups_and_what_is_like_the_best_goes():
+    looks = looks_of(textured(1), textured(2), textured(3), textured(2))
+    assert duplicates.groups(looks, 6, [(0, 1)]) == [[0, 1, 3]]
+    assert duplicates.kept(looks, [0, 1, 3], 6, [(0, 1)]) == [0, 3]
+    assert duplicates.kept(looks, [1, 0, 3], 6, [(0, 1)]) == [1]
+
+
+def test_the_nearest_pairs_are_compared_in_detail_and_no_more_than_there_is_time_for(monkeypatch):
+    bits = [0, 0b1, (1 << 12) - 1, (1 << 20) - 1, (1 << 60) - 1]
+    looks = duplicates.Fingerprints([duplicates.Fingerprint(value, value, bytes(192)) for value in bits])
+    nearest = [(2, 3), (1, 2), (0, 2), (1, 3), (0, 3)]  # 8, 11, 12, 19 and 20 bits; 0 and 1 are the same anyway
+    assert duplicates.candidates(looks, 6) == (nearest, 0)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 3)
+    assert duplicates.candidates(looks, 6) == ([(2, 3), (1, 2)], 3)
 
 
 # ---- quality ----
@@ -133,13 +199,6 @@ def test_noise_is_measured_in_grey_levels():
 
 def test_a_plain_image_has_no_edges():
     assert quality.blur(np.full((64, 64), 200, np.float32)) == float("inf")
-
-
-def photographed(seed, blur=0.0, width=480, height=360):
-    """Something at every scale down to the pixel, as a camera gives it, or softer."""
-    grain = np.random.default_rng(seed).normal(0, 9, (height, width, 1))
-    image = Image.fromarray((np.asarray(textured(seed, width, height)) + grain).clip(0, 255).astype(np.uint8))
-    return image.filter(ImageFilter.GaussianBlur(blur))
 
 
 @pytest.mark.parametrize("factor", [1.5, 2.5])

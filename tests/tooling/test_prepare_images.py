@@ -125,6 +125,37 @@ def test_a_messy_folder_becomes_a_clean_set(raw, prepare, tmp_path):
         assert words in page
 
 
+def test_a_cropped_and_a_watermarked_copy_of_a_photo_are_left_out_and_asked_about_once(prepare, tmp_path, monkeypatch):
+    from library.images import duplicates
+    from tests.images.test_cleaning import photographed, with_text
+
+    folder = tmp_path / "raw"
+    image = photographed(1, blur=0.5)
+    save(image.crop((40, 0, 480, 360)), folder / "cropped.png")
+    save(image, folder / "whole.png")
+    save(with_text(image, (250, 320)), folder / "z marked.png")
+    save(photographed(2, blur=0.5), folder / "other.png")
+    assert "4 raw images: 0 skipped, 2 left out as duplicates, 2 used" in prepare()
+    kept = {name for name in files(tmp_path / "out") if name.endswith(".png")}
+    assert kept in ({"whole.png", "other.png"}, {"z marked.png", "other.png"})  # which of two as large, bytes decide
+    monkeypatch.setattr(duplicates, "details", None)  # what was found out is remembered
+    assert "2 left out as duplicates" in prepare()
+
+
+def test_a_soft_photo_is_not_taken_for_an_enlarged_one(prepare, tmp_path):
+    """The larger of two copies stays, unless it was made from the smaller."""
+    from tests.images.test_cleaning import photographed
+
+    soft = photographed(1, blur=0.7)
+    small = photographed(2, blur=0.7).resize((240, 180), Image.Resampling.LANCZOS)
+    save(soft, tmp_path / "raw/genuine.png")
+    save(soft.resize((240, 180), Image.Resampling.LANCZOS), tmp_path / "raw/shrunk.png")
+    save(small, tmp_path / "raw/small.png")
+    save(small.resize((480, 360), Image.Resampling.BICUBIC), tmp_path / "raw/enlarged.png")
+    prepare()
+    assert {name for name in files(tmp_path / "out") if name.endswith(".png")} == {"genuine.png", "small.png"}
+
+
 def test_what_is_transparent_becomes_the_colour_and_black_in_the_mask(raw, prepare, tmp_path):
     prepare(background_colour="#00ff00", trim_borders=False)
     clean = np.asarray(Image.open(tmp_path / "out" / "cut.png"))
