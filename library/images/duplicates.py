@@ -2,28 +2,29 @@
 
 An image is compared by 64 bits of its coarsest light and dark, which survive resizing and compression, and, because
 those bits are blind to colour, by the mean colours of an 8 x 8 grid: the same drawing with other hair is another
-image. A copy that was cut or bears a watermark differs in both: of the pairs whose bits are not too far apart, it is
-found by laying one image over the other (`show_the_same`).
+image. A copy that was cut or bears a watermark differs in both. Of such pairs the nearest by their bits are compared in
+detail: features that lie alike, and the same colours there.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 GRID = 8  # cells across and down whose mean colours are kept
 COLOUR_STEP = 20  # grey levels by which a cell's channel may differ; saving a JPEG at quality 40 changes 3
-MOST_BITS = 22  # of pairs that are laid over one another: 40 of 41 cut copies, and 1 of 80 other pairs, are as near
-MOST_PAIRS = 20_000  # of them, the nearest; about a minute
-DETAIL_SIDE = 480  # pixels of the longer side, in detail
-LEAST_POINTS = 35  # that lie on one another in copies; of 820 other pairs none had as many
-LEAST_COMMON = 0.5  # of the larger image's area; less is a close-up
-MOST_TURNED, MARGIN, CELL = 3, 0.15, 20  # degrees; share of each side where a banner may be; pixels
-MOST_OTHER = 0.03  # of the cells within the margin may have another colour
+FAR_BITS = 26  # of 64 may differ where images are compared in detail: 16 to 28 do if a tenth is cut on all sides
+MOST_PAIRS = 10_000  # are compared in detail, the nearest first: half a minute of one core
+DETAIL_SIDE = 480  # pixels of the longer side at which features are looked for
+LEAST_ALIKE = 35  # features that lie alike; 820 pairs of other photos had 31 at most, cut copies 100 and more
+CELLS, CELL = 12, 8  # cells across and down in which colours are compared, and pixels of a cell
+LEAST_COMMON = 0.55  # share of each image that both show: cut by a tenth on all sides 0.64 is left; a close-up has less
+MOST_COVERED = 0.2  # share of the cells that may show something else, as under a banner
+MOST_COVERED_INSIDE = 0.04  # in the middle, where another expression is another image
+MOST_RECOLOURED = 0.02  # with the same edges in another colour: other hair is another image
+MOST_TURNED = 10  # degrees
 MOST_CHANGED = 9  # of the grid's 192 values may differ more, as at contrasty edges that moved by a few pixels
-
-
-Pair = tuple[int, int]  # numbers of two images
 
 
 class Fingerprint(NamedTuple):
@@ -84,16 +85,133 @@ class Fingerprints:
         return int(np.bitwise_count(self.bits[one] ^ self.bits[other]))
 
 
-def groups(fingerprints: Fingerprints, most_bits: int, also: Iterable[Pair] = ()) -> list[list[int]]:
+class Details(NamedTuple):
+    """What is compared of two images that may be cut, or bear a watermark."""
+
+    size: tuple[int, int]  # width and height at which the features were found
+    points: np.ndarray  # (N, 2) float32
+    features: np.ndarray | None  # (N, 32) uint8; None: it has none
+    small: np.ndarray  # (CELLS * CELL, CELLS * CELL, 3) uint8, the whole image
+
+
+def details(image: np.ndarray) -> Details:
+    """What is compared in detail of an image (H, W, 3) uint8."""
+    import cv2
+
+    scale = min(1.0, DETAIL_SIDE / max(image.shape[:2]))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    points, features = cv2.ORB.create(500).detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
+    small = cv2.resize(image, (CELLS * CELL, CELLS * CELL), interpolation=cv2.INTER_AREA)
+    return Details(size, np.array([point.pt for point in points], np.float32).reshape(-1, 2), features, small)
+
+
+def show_the_same(one: Details, other: Details) -> bool:
+    """Whether two images are copies of one, though one is cut or bears a watermark or a banner.
+
+    Source: Rublee et al. 2011, "ORB: an efficient alternative to SIFT or SURF", with the similarity of most matches.
+    """
+    import cv2
+
+    if one.features is None or other.features is None:
+        return False
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(one.features, other.features)
+    if len(matches) < LEAST_ALIKE:
+        return False
+    here = one.points[[match.queryIdx for match in matches]]
+    there = other.points[[match.trainIdx for match in matches]]
+    cv2.setRNGSeed(0)
+    move, is_alike = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=3)
+    if move is None or is_alike.sum() < LEAST_ALIKE:
+        return False
+    if abs(math.degrees(math.atan2(move[1, 0], move[0, 0]))) > MOST_TURNED:
+        return False
+    return _same_colours(one, other, move)
+
+
+def _same_colours(one: Details, other: Details, move: np.ndarray) -> bool:
+    """Whether what both show has the same colours, but for what was laid over it.
+
+    Args:
+        move: (2, 3) from a place in `one` to that in `other`, at the size of their features.
+    """
+    import cv2
+
+    side = CELLS * CELL
+    to_one, to_other = (np.diag([side / width, side / height, 1.0]) for width, height in (one.size, other.size))
+    whole = np.vstack([move, [0, 0, 1]])
+    small_move = (to_other @ whole @ np.linalg.inv(to_one))[:2]
+    how = dict(flags=cv2.INTER_AREA | cv2.WARP_INVERSE_MAP)
+    seen = cv2.warpAffine(np.full((side, side), 255, np.uint8), small_move, (side, side), **how)
+    shown = cv2.warpAffine(other.small, small_move, (side, side), **how).astype(np.float32)
+    own = one.small.astype(np.float32)
+    is_common = _cells(seen[..., None]).mean(axis=(2, 3))[..., 0] > 250
+    common = float((seen > 250).mean())  # of `one`; of `other` it is as much larger or smaller as a pixel is
+    growth = abs(float(np.linalg.det(small_move[:, :2])))
+    if not is_common.any() or common < LEAST_COMMON or common * growth < LEAST_COMMON:
+        return False
+    first, second = _cells(own), _cells(shown)
+    brighter = np.median((first.mean(axis=(2, 3, 4)) / (second.mean(axis=(2, 3, 4)) + 1))[is_common])
+    second = second * np.clip(brighter, 0.75, 1.33)  # one that was lightened is a copy, too
+    change = np.abs(first.mean(axis=(2, 3)) - second.mean(axis=(2, 3))).max(axis=-1)
+    is_other = is_common & (change > COLOUR_STEP)
+    has_same_edges = _likeness(first.mean(axis=-1), second.mean(axis=-1)) > 0.7
+    inside = slice(CELLS // 4, CELLS - CELLS // 4)
+    covered = is_other & ~has_same_edges
+    return bool(
+        (is_other & has_same_edges).sum() <= MOST_RECOLOURED * is_common.sum()
+        and covered.sum() <= MOST_COVERED * is_common.sum()
+        and covered[inside, inside].sum() <= MOST_COVERED_INSIDE * is_common.sum()
+    )
+
+
+def _cells(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> (CELLS, CELLS, CELL, CELL, C)."""
+    return image.reshape(CELLS, CELL, CELLS, CELL, -1).swapaxes(1, 2)
+
+
+def _likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(CELLS, CELLS) correlation of the cells of two grey images; 1 where both are flat."""
+    first, second = (cells - cells.mean(axis=(2, 3), keepdims=True) for cells in (first, second))
+    powers = [(cells**2).mean(axis=(2, 3)) for cells in (first, second)]
+    is_flat = np.maximum(*powers) < 9
+    return np.where(is_flat, 1.0, (first * second).mean(axis=(2, 3)) / np.sqrt(powers[0] * powers[1] + 1e-3))
+
+
+Pair = tuple[int, int]
+
+
+def candidates(fingerprints: Fingerprints, most_bits: int) -> tuple[list[Pair], int]:
+    """The pairs that are worth a comparison in detail, the nearest first, and how many more there would be.
+
+    Those that are the same by their fingerprints are not among them.
+    """
+    bits = fingerprints.bits
+    counts = np.zeros(65, np.int64)
+    for number in range(len(bits)):
+        counts += np.bincount(np.bitwise_count(bits[number + 1 :] ^ bits[number]), minlength=65)
+    so_far = counts.cumsum()
+    limit = max(-1, int((so_far[: FAR_BITS + 1] <= MOST_PAIRS).sum()) - 1)
+    pairs: list[tuple[int, int, int]] = []
+    for number in range(len(bits)) if limit >= 0 else ():
+        rest = np.arange(number + 1, len(bits))
+        distances = np.bitwise_count(bits[rest] ^ bits[number])
+        near = rest[distances <= limit]
+        same = set(fingerprints.like(number, near, most_bits).tolist())
+        pairs += [(int(distances[at - number - 1]), number, int(at)) for at in near if at not in same]
+    return [(first, second) for _, first, second in sorted(pairs)], int(so_far[FAR_BITS] - so_far[limit] * (limit >= 0))
+
+
+def groups(fingerprints: Fingerprints, most_bits: int, pairs: Collection[Pair] = ()) -> list[list[int]]:
     """Numbers of images that hang together by likeness, two or more in each group, in order.
 
     One pass of numpy for each image: 10,000 take about a second, and as many pairs as there may be are never listed.
 
     Args:
-        also: pairs that are alike, though their fingerprints are not.
+        pairs: numbers of further images that are the same.
     """
-    partners = _partners(also)
     left = np.arange(len(fingerprints.bits))
+    others = _others(pairs)
     found = []
     while len(left):
         group, waiting = [], [int(left[0])]
@@ -101,8 +219,7 @@ def groups(fingerprints: Fingerprints, most_bits: int, also: Iterable[Pair] = ()
         while waiting:
             number = waiting.pop()
             group.append(number)
-            near = fingerprints.like(number, left, most_bits)
-            near = np.union1d(near, np.intersect1d(left, partners.get(number, [])).astype(left.dtype))
+            near = _near(fingerprints, number, left, most_bits, others)
             if len(near):
                 waiting += near.tolist()
                 left = left[~np.isin(left, near, assume_unique=True)]
@@ -111,15 +228,7 @@ def groups(fingerprints: Fingerprints, most_bits: int, also: Iterable[Pair] = ()
     return found
 
 
-def _partners(pairs: Iterable[Pair]) -> dict[int, list[int]]:
-    partners: dict[int, list[int]] = {}
-    for one, other in pairs:
-        partners.setdefault(one, []).append(other)
-        partners.setdefault(other, []).append(one)
-    return partners
-
-
-def kept(fingerprints: Fingerprints, group: Sequence[int], most_bits: int, also: Iterable[Pair] = ()) -> list[int]:
+def kept(fingerprints: Fingerprints, group: Sequence[int], most_bits: int, pairs: Collection[Pair] = ()) -> list[int]:
     """Which of a group stay, so that every other is like one of them.
 
     A group may be a chain, as the frames of a film are: its ends are not alike, and leaving out all but one would lose
@@ -127,108 +236,32 @@ def kept(fingerprints: Fingerprints, group: Sequence[int], most_bits: int, also:
 
     Args:
         group: the best first.
-        also: as in `groups`.
+        pairs: as for `groups`.
     """
-    partners = _partners(also)
     stay, left = [], np.array(group)
+    others = _others(pairs)
     while len(left):
         best = int(left[0])
         stay.append(best)
-        near = fingerprints.like(best, left, most_bits)
-        left = left[~np.isin(left, [*near.tolist(), *partners.get(best, []), best])]
+        near = _near(fingerprints, best, left, most_bits, others)
+        left = left[~np.isin(left, [*near.tolist(), best])]
     return stay
 
 
-def candidates(fingerprints: Fingerprints, most_bits: int) -> tuple[list[Pair], int]:
-    """Pairs that may be copies though they are not alike by `most_bits`, the nearest first.
-
-    Returns:
-        The pairs, and how many more there are: at most about MOST_PAIRS can be compared in reasonable time.
-    """
-    bits = fingerprints.bits
-    counts = np.zeros(65, np.int64)  # pairs by how many bits differ
-    for number in range(len(bits)):
-        counts += np.bincount(np.bitwise_count(bits[number + 1 :] ^ bits[number]), minlength=65)
-    within = np.cumsum(counts[: MOST_BITS + 1])
-    reach = int(np.searchsorted(within, MOST_PAIRS, side="right")) - 1
-    pairs: list[tuple[int, int, int]] = []
-    for number in range(len(bits)):
-        after = np.arange(number + 1, len(bits))
-        distances = np.bitwise_count(bits[after] ^ bits[number])
-        near = after[distances <= reach] if reach >= 0 else after[:0]
-        for other in np.setdiff1d(near, fingerprints.like(number, near, most_bits)).tolist():
-            pairs.append((int(distances[other - number - 1]), number, other))
-    left = int(within[-1] - within[reach]) if reach >= 0 else int(within[-1])
-    return [(one, other) for _, one, other in sorted(pairs)], left
+def _others(pairs: Collection[Pair]) -> dict[int, list[int]]:
+    others: dict[int, list[int]] = {}
+    for first, second in pairs:
+        others.setdefault(first, []).append(second)
+        others.setdefault(second, []).append(first)
+    return others
 
 
-class Details(NamedTuple):
-    """What of an image is laid over another one."""
-
-    image: np.ndarray  # (H, W, 3) uint8, the longer side DETAIL_SIDE at most
-    points: np.ndarray  # (N, 2) float32, where something is recognised
-    marks: np.ndarray  # (N, 32) uint8, by what
-
-
-def details(image: np.ndarray) -> Details:
-    """What is needed to lay an image (H, W, 3) uint8 over another one.
-
-    Source: Rublee et al. 2011, "ORB: an efficient alternative to SIFT or SURF", as in OpenCV.
-    """
-    import cv2
-
-    scale = min(1.0, DETAIL_SIDE / max(image.shape[:2]))
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    finder = cv2.ORB.create(nfeatures=500, fastThreshold=5)  # 5: also what is soft has corners
-    points, marks = finder.detectAndCompute(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), None)
-    if marks is None:
-        return Details(small, np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
-    return Details(small, np.array([point.pt for point in points], np.float32), marks)
-
-
-def show_the_same(one: Details, other: Details) -> bool:
-    """Whether two images are copies, one of them cut or with something written at its edge.
-
-    The second is laid over the first by what is recognised in both. Enough of it must fit, upright, at most half of an
-    image may be missing, and within a margin the colours must agree, but for brightness and contrast of the whole.
-    """
-    import cv2
-
-    if min(len(one.points), len(other.points)) < LEAST_POINTS:
-        return False
-    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(other.marks, one.marks)
-    if len(matches) < LEAST_POINTS:
-        return False
-    ours = one.points[[match.trainIdx for match in matches]]
-    theirs = other.points[[match.queryIdx for match in matches]]
-    cv2.setRNGSeed(0)
-    over, fits = cv2.estimateAffinePartial2D(theirs, ours, method=cv2.RANSAC, ransacReprojThreshold=3)
-    if over is None or int(fits.sum()) < LEAST_POINTS:
-        return False
-    turned = abs(np.degrees(np.arctan2(over[1, 0], over[0, 0])))
-    return bool(turned <= MOST_TURNED) and _colours_agree(one.image, other.image, over)
-
-
-def _colours_agree(one: np.ndarray, other: np.ndarray, over: np.ndarray) -> bool:
-    import cv2
-
-    height, width = one.shape[:2]
-    whole = np.full(other.shape[:2], 255, np.uint8)
-    laid, there = (cv2.warpAffine(image, over, (width, height)) for image in (other, whole))
-    scaled = other.shape[0] * other.shape[1] * float(np.linalg.det(over[:, :2]))
-    if np.count_nonzero(there) < LEAST_COMMON * max(scaled, height * width):
-        return False
-    rows, columns = (np.flatnonzero(there.max(axis=axis)) for axis in (1, 0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    down, across = round(MARGIN * (bottom - top)), round(MARGIN * (right - left))
-    part = np.s_[top + down : bottom - down, left + across : right - across]
-    size = [max(1, side // CELL) for side in one[part].shape[1::-1]]
-    cells = [cv2.resize(image[part], size, interpolation=cv2.INTER_AREA).astype(np.float32) for image in (one, laid)]
-    ours, theirs = (cell.reshape(-1, 3) for cell in cells)
-    contrast = ours.std(0).mean() / max(1e-3, theirs.std(0).mean())
-    theirs = (theirs - theirs.mean(0)) * contrast + ours.mean(0)
-    return bool((np.abs(ours - theirs).max(1) > COLOUR_STEP).mean() <= MOST_OTHER)
+def _near(
+    fingerprints: Fingerprints, number: int, among: np.ndarray, most_bits: int, others: dict[int, list[int]]
+) -> np.ndarray:
+    near = fingerprints.like(number, among, most_bits)
+    also = others.get(number)
+    return near if also is None else np.union1d(near, among[np.isin(among, also)])
 
 
 def mirrored_pairs(fingerprints: Fingerprints, most_bits: int) -> list[tuple[int, int]]:
