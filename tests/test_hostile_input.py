@@ -763,14 +763,14 @@ CASES |= {
         "p.json:1: network_dim", "p.json:1: seed", "p.json:1: output_name", "p.json:1: train_data_dir",
     ),
     # Python refuses these before any line of ours runs; what it says names the line.
-    "block: a missing quote": refused(script('output_name = "mytag"', 'output_name = "mytag'), "line ", "unterminated"),
-    "block: Chinese quotes": refused(script('output_name = "mytag"', "output_name = “mytag”"), "line ", "'“' (U+201C)"),
+    "block: a missing quote": refused(script('output_name = "auto"', 'output_name = "mytag'), "line ", "unterminated"),
+    "block: Chinese quotes": refused(script('output_name = "auto"', "output_name = “mytag”"), "line ", "'“' (U+201C)"),
     "block: a Windows path with \\U": refused(
-        script('output_name = "mytag"', 'output_name = "C:\\Users"'), "line ", "unicodeescape"
+        script('output_name = "auto"', 'output_name = "C:\\Users"'), "line ", "unicodeescape"
     ),
     "block: a Chinese comma": refused(script("train_batch_size = 2", "train_batch_size = 2，"), "line ", "U+FF0C"),
     "block: a Windows path with \\n": refused(
-        script('output_name = "mytag"', 'output_name = "mytag"; output_dir = "C:\\new"'), "a line break", r'r"C:\new"'
+        script('output_name = "auto"', 'output_name = "mytag"; output_dir = "C:\\new"'), "a line break", r'r"C:\new"'
     ),
     # ---- the whole program ----
     "program: names and captions of every kind": warned(

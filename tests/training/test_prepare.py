@@ -1,7 +1,6 @@
 """LoRA files that a run begins with: of other kinds, and with embeddings beside the layers."""
 
 import dataclasses
-import logging
 
 import torch
 from safetensors.torch import save_file
@@ -36,14 +35,16 @@ def test_the_lora_to_begin_with_is_read_and_its_embedding_kept(tmp_path):
     assert notes == ["a.safetensors also holds the embedding sks: not trained, and kept in the files of this run"]
 
 
-def test_files_of_every_kind_may_be_base_weights(tmp_path, caplog):
+def test_files_of_every_kind_may_be_base_weights(tmp_path, capsys):
     kinds, layers = ("lora", "loha", "lokr", "dora"), set()
     paths = [tmp_path / f"{kind}.safetensors" for kind in kinds]
     for path, kind in zip(paths, kinds, strict=True):
         info, layers = with_an_embedding(path, kind)
     asked = dataclasses.replace(Config(), base_weights=[str(path) for path in paths], base_weights_multiplier=[0.5])
-    with caplog.at_level(logging.WARNING, "lora"):
-        strengths = prepare.read_base(asked, info)
+    strengths = prepare.read_base(asked, info)
     assert [one.unet for one in strengths] == [0.5, 1.0, 1.0, 1.0]
     assert all(one.factors.keys() == layers for one in strengths)
-    assert "dora.safetensors also holds the embedding sks: only the LoRA goes into the base model" in caplog.text
+    assert (
+        "dora.safetensors also holds the embedding sks: only the LoRA goes into the base model"
+        in capsys.readouterr().out
+    )
