@@ -47,7 +47,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from library import text_encoding
-from library.data import captions, folders, image_folder, tag_edits, tag_statistics
+from library.data import captions, folders, image_folder, tag_edits, tag_statistics, tag_views
 from library.messages import Stopped, UserError, log, plural, say
 from library.options import parameter_block, subject_presets
 from library.options.checks import nearest
@@ -388,12 +388,9 @@ def advised(statistics: tag_statistics.TagStatistics, changes: list[Change]) -> 
         tokenizer = clip_text.build_tokenizer(clip_text.clip_merges())
         return [len(ids) for ids in clip_text.caption_tokens(tokenizer, lines)]
 
-    return tag_statistics.advice(
-        statistics,
-        {folder_of(one): one.word for one in changes},
-        is_everyday_word=clip_text.is_everyday_word,
-        token_counts=token_counts,
-    )
+    words = {folder_of(one): one.word for one in changes}
+    known = dict(is_everyday_word=clip_text.is_everyday_word, token_counts=token_counts)
+    return [*tag_statistics.advice(statistics, words, **known), *tag_views.advice(statistics)]
 
 
 class ChangedCaption(NamedTuple):

@@ -130,9 +130,10 @@ def of_tags(
     statistics: TagStatistics, words: Mapping[str, str], subject: Sequence[Sample], texts: Mapping[Path, str]
 ) -> Iterator[Finding]:
     """What the tags will do; what `data.samples` and `data.plan` say of captions is left to them."""
-    from library.data import tag_statistics
+    from library.data import tag_statistics, tag_views
 
-    for level, text, cure, tags in tag_statistics.advice(statistics, {name: words[name] or None for name in words}):
+    named = {name: words[name] or None for name in words}
+    for level, text, cure, tags in [*tag_statistics.advice(statistics, named), *tag_views.advice(statistics)]:
         if not tags:
             continue
         images: list[Path] = []
