@@ -11,5 +11,6 @@ from library import start
 start.prepare()
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("FOR_DISABLE_CONSOLE_CTRL_HANDLER", "1")  # Windows, conda: MKL's runtime would end us at Ctrl-C
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -210,5 +210,5 @@ def as_samples(images: Sequence[Wanted], shares: Sequence[Share]) -> list[Sample
             repeats=repeats[one.path.parent.name],
             is_regularization=True,
         )
-        for one in sorted(images, key=lambda one: one.path)
+        for one in sorted(images, key=lambda one: one.path.parts)  # as the training does on every system
     ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from library.images import local_models
 from library.messages import UserError, say
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _person(small: np.ndarray) -> np.ndarray | None:
     import cv2
 
     if not hasattr(_of_thread, "network"):
-        _of_thread.network = cv2.dnn.readNetFromTFLite(str(NETWORK))
+        _of_thread.network = cv2.dnn.readNetFromTFLite(local_models.content(NETWORK))
     _of_thread.network.setInput(cv2.dnn.blobFromImage(small, 1 / 255, (NETWORK_SIDE, NETWORK_SIDE)))
     person = _of_thread.network.forward().reshape(NETWORK_SIDE, NETWORK_SIDE)
     unsure = ((person > 0.2) & (person < 0.8)).sum()

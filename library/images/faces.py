@@ -7,6 +7,7 @@ so it is shown the image three times: whole, with room around it (it misses face
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from library.images import local_models
 from library.images.region import Region, clipped, merged, overlap
 from library.messages import UserError, say
 
@@ -161,7 +163,7 @@ def _mediapipe() -> Detect:
     """Bazarevsky et al. 2019, "BlazeFace", arXiv:1907.05047, in its full-range form; see networks/README.md."""
     import cv2
 
-    network = cv2.dnn.readNetFromTFLite(str(NETWORK))
+    network = cv2.dnn.readNetFromTFLite(local_models.content(NETWORK))
     names = network.getUnconnectedOutLayersNames()
     place = (np.arange(CELLS) + 0.5) * NETWORK_SIDE / CELLS
     middles = np.stack([np.tile(place, CELLS), np.repeat(place, CELLS)], 1)  # (2304, 2) x, y
@@ -212,7 +214,12 @@ def _cascade(path: Path) -> Detect:
     import cv2
 
     cascade = cv2.CascadeClassifier()
-    if not cascade.load(str(path)):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    is_read = False
+    with contextlib.suppress(cv2.error, SystemError):  # the latter where it is no XML
+        storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        is_read = cascade.read(storage.getFirstTopLevelNode())
+    if not is_read:
         raise ValueError(say("no cascade of OpenCV", "不是 OpenCV 的级联分类器"))
     return lambda image: _answers(cascade, image)
 
@@ -237,7 +244,10 @@ def _answers(cascade: cv2.CascadeClassifier, image: np.ndarray) -> list[Region]:
 def _yunet(path: Path) -> Detect:
     import cv2
 
-    network = cv2.FaceDetectorYN.create(str(path), "", (YUNET_SIDE, YUNET_SIDE), YUNET_SCORE, YUNET_OVERLAP)
+    size = (YUNET_SIDE, YUNET_SIDE)
+    network = cv2.FaceDetectorYN.create(
+        "onnx", local_models.content(path), np.zeros(0, np.uint8), size, YUNET_SCORE, YUNET_OVERLAP
+    )
 
     def detect(image: np.ndarray) -> list[Region]:
         small, factor = _shrunk(image, YUNET_SIDE)

@@ -16,6 +16,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from library.messages import UserError, say
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,11 @@ def _programs(parent: Path) -> list[Path]:
         return sorted(path for path in parent.iterdir() if path.name.lower().startswith(USUAL))
     except OSError:  # no such drive, or it may not be read
         return []
+
+
+def content(path: Path) -> np.ndarray:
+    """A file as OpenCV takes it: its own way of opening one fails on Windows below a folder with a Chinese name."""
+    return np.frombuffer(path.read_bytes(), np.uint8)
 
 
 def find_models(patterns: Iterable[str], extra: Iterable[str] | None = None) -> list[Path]:
