@@ -85,7 +85,9 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_prepared(person):
     broken = [name for name, kind in person.made.items() if kind in ("truncated", "empty", "not an image", "elongated")]
     assert all(Path(name).name in said for name in broken)
     unique = len(person.made) - counts["duplicate"] - len(broken)
-    assert len(images(person.home / "output" / "prepared")) == unique - 1  # one was deleted there
+    assert (
+        len(images(person.home / "output" / "prepared")) == unique - 2
+    )  # one was deleted there, and two are the same in two frames
 
 
 @pytest.mark.slow("prepares sixty pictures and trains")
@@ -101,7 +103,7 @@ def test_every_image_has_a_caption_that_begins_with_the_trigger_word(person):
 def test_stamps_are_erased_and_masked(person):
     masks = list((person.home / "output" / "train").rglob("masks/*.png"))
     stamped = [path for path in masks if "stamped" in path.name]
-    assert len(stamped) >= 4
+    assert len(stamped) >= 3  # of five; what lies over the figure is a person's to decide
     for path in stamped:
         darkest, lightest = Image.open(path).convert("L").getextrema()
         assert (darkest, lightest) == (0, 255)

@@ -19,9 +19,10 @@ MOST_PAIRS = 10_000  # are compared in detail, the nearest first: half a minute 
 DETAIL_SIDE = 480  # pixels of the longer side at which features are looked for
 LEAST_ALIKE = 35  # features that lie alike; 820 pairs of other photos had 31 at most, cut copies 100 and more
 CELLS, CELL = 12, 8  # cells across and down in which colours are compared, and pixels of a cell
-LEAST_COMMON = 0.55  # share of each image that both show: cut by a tenth on all sides 0.64 is left; a close-up has less
-MOST_COVERED = 0.2  # share of the cells that may show something else, as under a banner
-MOST_COVERED_INSIDE = 0.04  # in the middle, where another expression is another image
+LEAST_COMMON = 0.6  # share of each image that both show: cut by a tenth on all sides 0.64 is left; a close-up has less
+BAND = 2  # rows of cells at top and bottom, a sixth of the height each, where a copy may show something else
+PLAIN = 3  # grey levels: a cell that varies less shows nothing
+MOST_COVERED = 0.02  # share of the other cells, but for plain ones: more is another pose or expression
 MOST_RECOLOURED = 0.02  # with the same edges in another colour: other hair is another image
 MOST_TURNED = 10  # degrees
 MOST_CHANGED = 9  # of the grid's 192 values may differ more, as at contrasty edges that moved by a few pixels
@@ -156,12 +157,13 @@ def _same_colours(one: Details, other: Details, move: np.ndarray) -> bool:
     change = np.abs(first.mean(axis=(2, 3)) - second.mean(axis=(2, 3))).max(axis=-1)
     is_other = is_common & (change > COLOUR_STEP)
     has_same_edges = _likeness(first.mean(axis=-1), second.mean(axis=-1)) > 0.7
-    inside = slice(CELLS // 4, CELLS - CELLS // 4)
     covered = is_other & ~has_same_edges
+    rows = np.flatnonzero(is_common.any(axis=1))
+    covered[rows[:BAND]] = covered[rows[-BAND:]] = False  # where banners and site names are
+    is_plain = np.maximum(first.std(axis=(2, 3)).max(axis=-1), second.std(axis=(2, 3)).max(axis=-1)) < PLAIN
+    telling = int((is_common & ~(is_plain & ~is_other)).sum())  # a ground of one colour proves nothing
     return bool(
-        (is_other & has_same_edges).sum() <= MOST_RECOLOURED * is_common.sum()
-        and covered.sum() <= MOST_COVERED * is_common.sum()
-        and covered[inside, inside].sum() <= MOST_COVERED_INSIDE * is_common.sum()
+        (is_other & has_same_edges).sum() <= MOST_RECOLOURED * telling and covered.sum() <= MOST_COVERED * telling
     )
 
 
