@@ -90,12 +90,11 @@ class Job:
 def run(settings: SortIntoFolders) -> int:
     """Sort the set; or, as faces = "recipe" left them, the faces and then the same person's full images beside them."""
     folder = Path(settings.images_dir)
-    found = image_folder.find_images(folder, caption_extension=settings.caption_extension, may_be_empty=True)
-    if not image_folder.is_face_recipe(found):
+    if not image_folder.is_face_recipe(folder):
         sort(settings)
         return 0
     jobs = sort(replace(settings, images_dir=str(folder / "train"), sub_folders="together"))
-    bodies = sum(image.path.is_relative_to(folder / REG) for image in found.images)
+    bodies = len(image_folder.find_images(folder / REG).images)
     samples, most = sum(len(job.names) * job.repeats for job in jobs), max(job.repeats for job in jobs)
     sort(
         replace(

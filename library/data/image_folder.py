@@ -12,7 +12,7 @@ from typing import NamedTuple
 from library import text_encoding
 from library.data import captions
 from library.data.decoding import UNREADABLE_EXTENSIONS
-from library.data.folders import REG, entries, is_file, is_folder
+from library.data.folders import REG, entries, images_in, is_file, is_folder, subfolders
 from library.data.image_names import holds_companions, is_image, some, sort_out
 from library.data.samples import CAPTION_EXTENSIONS, caption_file, encoding_is_doubtful, folded, no_text
 from library.messages import UserError, plural, say
@@ -52,9 +52,10 @@ def beside_training(found: ImageFolder) -> set[Path]:
     return inside if len(inside) < len(found.images) else set()
 
 
-def is_face_recipe(found: ImageFolder) -> bool:
+def is_face_recipe(folder: Path) -> bool:
     """Whether a folder is what faces = "recipe" of prepare_images.py made: faces in train/, full images in reg/."""
-    return {image.path.relative_to(found.folder).parts[0] for image in found.images} == {"train", REG}
+    names = {path.name for path in subfolders(folder)} if folder.is_dir() else set()
+    return names == {"train", REG} and not images_in(folder)
 
 
 def find_images(
