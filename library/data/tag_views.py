@@ -3,6 +3,7 @@
 A pose that no image shows cannot be learned. To have another view known: add a row to VIEWS.
 """
 
+from library.data.image_names import some
 from library.data.tag_statistics import Advice, TagStatistics, spelled
 from library.messages import plural, say
 
@@ -74,8 +75,8 @@ def _no_image_shows(missing: list[tuple[str, str]]) -> tuple[str, str]:
 def _phone(count: int, names: list[str]) -> tuple[str, str]:
     return (
         say(
-            f"{plural(count, 'image has', 'images have')} a phone, as the tags tell: {', '.join(names[:5])}",
-            f"从标签看，{count} 张图片里有手机：{'、'.join(names[:5])}",
+            f"{plural(count, 'image has', 'images have')} a phone, as the tags tell: {some(names)}",
+            f"从标签看，{count} 张图片里有手机：{some(names)}",
         ),
         say(
             "A phone before a face is learned with it: erase the face there (regions in prepare_images.py)",
@@ -87,8 +88,8 @@ def _phone(count: int, names: list[str]) -> tuple[str, str]:
 def _mirror(count: int, names: list[str]) -> tuple[str, str]:
     return (
         say(
-            f"{plural(count, 'image has', 'images have')} a mirror, as the tags tell: {', '.join(names[:5])}",
-            f"从标签看，{count} 张图片里有镜子：{'、'.join(names[:5])}",
+            f"{plural(count, 'image has', 'images have')} a mirror, as the tags tell: {some(names)}",
+            f"从标签看，{count} 张图片里有镜子：{some(names)}",
         ),
         say(
             "Erase its frame and what is around it (regions in prepare_images.py): the two sides don't fit together",

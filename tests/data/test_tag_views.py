@@ -33,5 +33,6 @@ def test_a_phone_and_a_mirror_are_named_with_their_images():
     phone, mirror = advice("dress, holding phone", "dress, mirror, selfie", "dress")
     assert phone.text == "2 images have a phone, as the tags tell: 0.png, 1.png"
     assert mirror.text == "1 image has a mirror, as the tags tell: 1.png"
+    assert advice(*["dress, selfie"] * 7)[0].text.endswith("4.png and 2 more")
     assert "regions" in phone.cure
     assert "frame" in mirror.cure
