@@ -94,7 +94,9 @@ def run(settings: SortIntoFolders) -> int:
         sort(settings)
         return 0
     jobs = sort(replace(settings, images_dir=str(folder / "train"), sub_folders="together"))
-    bodies = len(image_folder.find_images(folder / REG).images)
+    bodies = len(image_folder.find_images(folder / REG, may_be_empty=True).images)
+    if not bodies:  # all of them were deleted: faces alone are a set, too
+        return 0
     samples, most = sum(len(job.names) * job.repeats for job in jobs), max(job.repeats for job in jobs)
     sort(
         replace(

@@ -237,6 +237,10 @@ def test_the_face_recipe_becomes_a_training_set_and_its_regularization_of_one_wo
     draw(folder, [f"reg/more{n}.png" for n in range(14)], None)
     run(folder, repeats=10, output_dir=str(tmp_path / "train"))
     assert len(list((tmp_path / "reg" / "2_mytag").glob("*.png"))) == 20  # 2 x 20 are not more than 10 x 4
+    for image in (folder / "reg").glob("*.png"):
+        image.unlink()
+    run(folder, repeats=10, output_dir=str(tmp_path / "faces alone" / "train"))
+    assert [path.name for path in (tmp_path / "faces alone").iterdir()] == ["train"]
 
 
 # ---- repeats ----
